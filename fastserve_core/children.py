@@ -1,0 +1,132 @@
+"""Child processes that share our environment, report through JSON, and die with their parent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from fastserve_core.errors import FastServeError, StageFailed, UserError
+from fastserve_core.events import Event, from_json, to_json
+from fastserve_core.threads import thread_environment
+
+POLL_SECONDS = 0.5
+EVENT_SECONDS = 0.05
+QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+
+def quiet_environment(offline: bool = True) -> None:
+    """Set what keeps dependencies from phoning home; what the user set stays."""
+    for name, value in (QUIET | (OFFLINE if offline else {})).items():
+        os.environ.setdefault(name, value)
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """End this process soon after its parent has ended, however that ended (SIGKILL too).
+
+    A thread that looks at the parent's id is portable, and unlike Linux's death signal it does not
+    fire when only the parent's *thread* that started us ends.
+    """
+    expected = parent if parent is not None else os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == expected:
+            time.sleep(POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10 * POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
+
+
+def call(
+    module: str, request: Mapping[str, Any], threads: int, tell: Callable[[Event], None] = lambda _: None
+) -> Any:
+    """Run ``python -m module`` on a JSON request and return its JSON answer.
+
+    The child uses ``answer`` below, and ``event_writer(events)`` with the path it is given as ``events`` to
+    tell what happens meanwhile. Its ``FastServeError`` is raised here again with its exit code; anything
+    else it fails with becomes ``StageFailed`` with the end of what it printed.
+    """
+    with tempfile.TemporaryDirectory(prefix="fastserve-") as scratch:
+        asked, answered, events, output = (
+            Path(scratch, name) for name in ("request.json", "answer.json", "events.jsonl", "output.txt")
+        )
+        asked.write_text(json.dumps({**request, "events": events}, default=str), encoding="utf-8")
+        events.touch()
+        with output.open("wb") as printed, events.open(encoding="utf-8") as told:
+            child = subprocess.Popen(
+                [sys.executable, "-m", module, str(asked), str(answered)],
+                env=os.environ | thread_environment(threads),
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                _listen(child, told, tell)
+            finally:
+                child.kill()  # only an interrupted parent finds it still running
+                child.wait()
+        if not answered.is_file():
+            end = output.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+            raise StageFailed(f"{module} ended with exit code {child.returncode}:\n{end}")
+        result = json.loads(answered.read_text(encoding="utf-8"))
+    if "error" in result:
+        kind = UserError if result["exit_code"] == UserError.exit_code else StageFailed
+        raise kind(result["error"])
+    return result["value"]
+
+
+def _listen(child: subprocess.Popen[bytes], told: TextIO, tell: Callable[[Event], None]) -> None:
+    """Pass on the child's events until it has ended and all are read."""
+    line, ended = "", False
+    while True:
+        part = told.readline()
+        line += part
+        if line.endswith("\n"):
+            tell(from_json(json.loads(line)))
+            line = ""
+        elif not part:
+            if ended:
+                return
+            try:
+                child.wait(timeout=EVENT_SECONDS)
+                ended = True
+            except subprocess.TimeoutExpired:
+                pass
+
+
+def event_writer(path: str | Path) -> Callable[[Event], None]:
+    """A function that hands events to the process that waits in ``call``; for the child and its children."""
+
+    def emit(event: Event) -> None:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(to_json(event)) + "\n")
+
+    return emit
+
+
+def answer(function: Any) -> None:
+    """The child's side of ``call``: read the request, run the function on it, write the answer."""
+    die_with_parent()
+    asked, answered = map(Path, sys.argv[1:3])
+    try:
+        result: dict[str, Any] = {"value": function(**json.loads(asked.read_text(encoding="utf-8")))}
+    except FastServeError as error:
+        result = {"error": str(error), "exit_code": error.exit_code}
+    answered.write_text(json.dumps(result, default=str), encoding="utf-8")

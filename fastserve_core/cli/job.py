@@ -1,0 +1,119 @@
+"""The main job: Hydra composes the config from the command line, and the run is executed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastserve_core.cli import guarded
+from fastserve_core.configs import GROUPS, check_choices, config_dir, use_plugin_configs
+from fastserve_core.errors import BadOption, BadPlan, Collector, FastServeError, suggest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compose and run; returns the worst exit code of the jobs (a sweep has several)."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise BadPlan(
+            "WORLD_SIZE is set: torchrun would run the whole pipeline once a rank. "
+            "Start FastServe by itself: the trainer launches its ranks (train.torch_ddp.nproc)"
+        )
+    overrides = check_choices(list(arguments))
+    return run_hydra(overrides)
+
+
+def run_hydra(overrides: list[str]) -> int:
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    codes = [0]
+
+    def job(cfg: DictConfig) -> None:
+        codes.append(guarded(lambda: _run(cfg)))
+
+    # Hydra would print its own message and exit with 1; with this it raises, and we say what is wrong
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = ["fastserve", *overrides]
+    use_plugin_configs()
+    decorated = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)
+    try:
+        decorated()
+    except (HydraException, OmegaConfBaseException) as error:
+        _explain(overrides, error)
+        raise BadOption(_first_lines(error)) from error
+    except OSError as error:
+        raise BadOption(f"the run's folder cannot be written: {error}") from error
+    if codes[-1] == 130:
+        raise KeyboardInterrupt
+    return max(codes)
+
+
+def _run(cfg: DictConfig) -> int:
+    from hydra.core.hydra_config import HydraConfig
+
+    from fastserve_core.children import quiet_environment
+    from fastserve_core.execute import execute
+
+    hydra = HydraConfig.get()
+    quiet_environment(offline=cfg.model.kind != "hub" and cfg.data.source != "hub")
+    fixed = frozenset(override.partition("=")[0].lstrip("+~") for override in hydra.overrides.task)
+    execute(cfg, Path(hydra.runtime.output_dir), fixed)
+    return 0
+
+
+def _explain(overrides: list[str], error: Exception) -> None:
+    """Raise every override that names nothing, with "did you mean", when that is what stopped Hydra."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    plain = [one for one in overrides if not one.startswith("-")]
+    chosen = [one for one in plain if one.partition("=")[0].lstrip("+") in GROUPS]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            cfg = compose("config", overrides=chosen)
+    except Exception:
+        return  # the choices themselves do not compose: Hydra's own message says why
+    faults = Collector()
+    for override in plain:
+        with faults.collect():
+            if override not in chosen and not override.startswith(("+", "hydra")):
+                _check_path(cfg, override)
+    faults.raise_if_any()
+
+
+def _check_path(cfg: DictConfig, override: str) -> None:
+    key, equals, _ = override.lstrip("~").partition("=")
+    if not equals and not override.startswith("~"):
+        raise BadOption(f"'{override}' is no option=value, and no command either")
+    node: Any = cfg
+    walked: list[str] = []
+    for part in key.split("."):
+        if not hasattr(node, "keys"):
+            raise BadOption(f"{'.'.join(walked)} is a value and has no '{part}'")
+        if part not in node:
+            where = ".".join(walked) or "the config"
+            raise BadOption(_unknown(where, part, list(map(str, node)), walked))
+        walked.append(part)
+        node = node._get_node(part)
+        node = node if hasattr(node, "keys") and not node._is_none() else None
+
+
+def _unknown(where: str, part: str, known: list[str], walked: list[str]) -> str:
+    if not known and walked[:1] and walked[0] in ("tune", "train", "compress", "serve", "observe"):
+        return f"{where} has no '{part}': no such plugin is chosen; add +plugin={part}"
+    return f"{where} has no option '{part}'{suggest(part, known)}"
+
+
+def _first_lines(error: Exception) -> str:
+    """Hydra's message without the part about its own debugging switch."""
+    if isinstance(error, FastServeError):
+        return str(error)
+    lines = [line for line in str(error).splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
+    return "\n".join(lines[:4])

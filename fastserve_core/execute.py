@@ -1,0 +1,107 @@
+"""The command line's run from a composed config: check, prepare, plan, the stages, the record, the server."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from fastserve_core.data import prepare
+from fastserve_core.errors import BadModel, BadPlan, FastServeError, writing
+from fastserve_core.events import Preflight, RunFinished
+from fastserve_core.files import write_text
+from fastserve_core.model import resolve
+from fastserve_core.pipeline import Pipeline
+from fastserve_core.record import Record
+from fastserve_core.settings import Settings, read_settings
+from fastserve_core.store import Store
+
+SPACE_FACTOR = 4
+"""A run holds the weights, two checkpoints with the optimizer's state, and the compressed forms."""
+
+
+def execute(cfg: DictConfig, folder: Path, fixed: frozenset[str] = frozenset()) -> Record:
+    """Run the chosen stages; writes ``config.yaml`` and ``run.json`` into the folder.
+
+    Raises ``FastServeError``; a failed run's record says so and keeps the stages that were done.
+    """
+    settings = read_settings(cfg, fixed)
+    if not any(settings.registry.of(stage) for stage in ("tune", "train", "compress", "serve")):
+        raise BadPlan("no stage is chosen: add plugins, e.g. '+plugin=[torch_ddp,neural_compressor]'")
+    with writing("the run's folder", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
+    record = Record(folder, settings.task.name, settings.general.seed, command=" ".join(sys.argv[1:]))
+    try:
+        pipeline = start(settings, record)
+        run_stages(pipeline)
+    except BaseException as error:
+        record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        record.error = str(error)
+        if not isinstance(error, FastServeError) or error.exit_code != 2 or record.stages:
+            record.write()
+        raise
+    record.status = "done"
+    record.write()
+    settings.registry.tell(RunFinished(folder, record.as_json()))
+    serve(pipeline)
+    return record
+
+
+def start(settings: Settings, record: Record) -> Pipeline:
+    """Everything that is checked before the first stage: data, model, disk, memory."""
+    store = Store(settings.home)
+    data = None
+    if settings.needs_data:
+        data = prepare(settings.data, settings.task, store, lambda text: print(text, file=sys.stderr))
+        record.describe_data(data)
+    model = resolve(settings.model, settings.task, data, store, settings.general.seed)
+    store.check_space(SPACE_FACTOR * folder_size(model.folder))
+    pipeline = Pipeline(settings, store, data, model, record)
+    for trainer in settings.registry.of("train"):
+        run = pipeline.run_for(store.home, model)
+        estimate: Preflight | None = settings.registry.call(trainer, "preflight", optional=True, run=run)
+        if estimate is not None:
+            _check_memory(estimate, settings)
+            pipeline.tell(estimate)
+    return pipeline
+
+
+def _check_memory(estimate: Preflight, settings: Settings) -> None:
+    if settings.general.preflight.enforce and estimate.memory_bytes > estimate.available_bytes:
+        raise BadModel(
+            f"training is expected to need {estimate.memory_bytes / 1e9:.1f} GB of memory, and this machine has "
+            f"{estimate.available_bytes / 1e9:.1f} GB available: take a smaller batch or model, "
+            "or set preflight.enforce=false to try"
+        )
+
+
+def folder_size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+
+
+def run_stages(pipeline: Pipeline) -> None:
+    """tune, train and compress, as far as they have plugins."""
+    registry = pipeline.settings.registry
+    found = pipeline.tune() if registry.of("tune") else None
+    if registry.of("train"):
+        pipeline.train(found)
+    if registry.of("compress"):
+        pipeline.compress()
+
+
+def serve(pipeline: Pipeline) -> None:
+    """Serve the best model until a signal comes, if a server is chosen."""
+    for active in pipeline.settings.registry.of("serve"):
+        work = pipeline.record.folder / "serve"
+        work.mkdir(exist_ok=True)
+        server = pipeline.settings.registry.call(active, "serve", run=pipeline.run_for(work, pipeline.model))
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            pass  # a signal is how a server is ended
+        finally:
+            server.stop()
+            shutil.rmtree(work, ignore_errors=True)

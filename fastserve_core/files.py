@@ -1,0 +1,60 @@
+"""Small files, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fastserve_core.errors import writing
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside the file, then rename: a reader sees the old text or the new one, never half."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with writing(path.name, path.parent), partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        with writing(path.name, path.parent):
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``write_text`` of a value as indented JSON."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's files and their names to the disk, so that a rename publishes what is really there."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_symlink():
+            continue
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder so that the target appears whole: through a partial folder beside it."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with writing(f"a copy of {source.name}", target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, partial)
+            if target.exists():
+                shutil.rmtree(target)
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

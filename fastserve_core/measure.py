@@ -1,0 +1,108 @@
+"""The one measurement that follows every stage: quality, latency, throughput, size, memory.
+
+It runs in a process of its own (``python -m fastserve_core.measure``), so that memory is the model's and
+threads are what the policy says.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastserve_core.artifact import Artifact, load_artifact
+from fastserve_core.children import answer, call, event_writer
+from fastserve_core.data import Prepared, load
+from fastserve_core.events import Event, Progress
+from fastserve_core.predictor import Predictor, by_length
+from fastserve_core.task import Encoded, Row
+from fastserve_core.threads import threads_per_process
+
+LATENCY_REQUESTS, LATENCY_SECONDS = 200, 4.0
+THROUGHPUT_BATCHES, THROUGHPUT_ROWS, THROUGHPUT_SECONDS = (8, 32, 64), 512, 3.0
+WARMUP = 5
+GENERATED = {"max_new_tokens": 16}
+"""A generative task is timed over this many new tokens."""
+
+
+def measure(artifact: Artifact, data: Prepared, tell: Callable[[Event], None]) -> dict[str, Any]:
+    """The measures of INTERFACES.md's ``run.json`` for one artifact on this machine."""
+    threads = threads_per_process()
+    request = {"artifact": artifact.folder, "data": data.folder, "threads": threads}
+    measures: dict[str, Any] = call("fastserve_core.measure", request, threads, tell)
+    return measures
+
+
+def measure_here(artifact: str, data: str, threads: int, events: str) -> dict[str, Any]:
+    """The measurement itself, in this process."""
+    tell = event_writer(events)
+    prepared, model = load(Path(data)), load_artifact(Path(artifact))
+    predictor = Predictor(model, threads)
+    validation = prepared.rows("validation")
+    encoded = predictor.encode(validation[:THROUGHPUT_ROWS])
+    tell(Progress("measuring", 0, 3))
+    times = latencies(predictor, encoded)
+    tell(Progress("measuring", 1, 3))
+    rate = throughput(predictor, encoded)
+    tell(Progress("measuring", 2, 3))
+    measures = {
+        "quality": _rounded(predictor.score(prepared.rows("test"))),
+        "quality_validation": _rounded(predictor.score(validation)),
+        "latency_ms_p50": round(statistics.median(times), 3),
+        "latency_ms_p99": round(sorted(times)[int(0.99 * (len(times) - 1))], 3),
+        "throughput_per_s": round(rate, 1),
+        "size_bytes": model.size_bytes,
+        "peak_memory_bytes": _peak_memory(),
+        "threads": threads,
+    }
+    predictor.close()
+    return measures
+
+
+def latencies(predictor: Predictor, encoded: Sequence[Encoded]) -> list[float]:
+    """Milliseconds for single inputs, one after another, warm; from token ids to the answer."""
+    for one in encoded[:WARMUP]:
+        predictor.answer([one], GENERATED)
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < LATENCY_REQUESTS and (time.perf_counter() - start < LATENCY_SECONDS or not times):
+        one = encoded[len(times) % len(encoded)]
+        begin = time.perf_counter()
+        predictor.answer([one], GENERATED)
+        times.append(1000 * (time.perf_counter() - begin))
+    return times
+
+
+def throughput(predictor: Predictor, encoded: Sequence[Encoded]) -> float:
+    """Inputs a second with the best of some batch sizes, batches of similar length."""
+    best = 0.0
+    for size in THROUGHPUT_BATCHES:
+        batches = [[encoded[place] for place in places] for places in by_length(encoded, size)]
+        predictor.answer(batches[-1], GENERATED)
+        answered, start = 0, time.perf_counter()
+        # middle batches first: where time runs out, what was timed is of typical length
+        for batch in sorted(batches, key=lambda one: abs(len(one[0]) - len(batches[len(batches) // 2][0]))):
+            answered += len(predictor.answer(batch, GENERATED))
+            if time.perf_counter() - start > THROUGHPUT_SECONDS:
+                break
+        best = max(best, answered / (time.perf_counter() - start))
+    return best
+
+
+
+def _rounded(scores: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in scores.items()}
+
+
+def _peak_memory() -> int:
+    """The most memory this process ever held; Linux counts in KiB, macOS in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+if __name__ == "__main__":
+    answer(measure_here)

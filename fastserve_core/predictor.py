@@ -1,0 +1,80 @@
+"""The one way from inputs to answers: the task's encode, an engine, the task's decode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastserve_core.artifact import Artifact, load_artifact
+from fastserve_core.options import typed
+from fastserve_core.registry import provide
+from fastserve_core.task import Arrays, Encoded, Engine, Row, Task
+from fastserve_core.threads import threads_per_process
+
+
+def load_task(name: str, options: Mapping[str, Any], labels: Sequence[str] = ()) -> Task:
+    """The task of that name with its options, raising ``UnknownName`` or ``BadOption``."""
+    kind = provide("fastserve.tasks", name)
+    task: Task = kind(typed(kind.Options, options, "task"), labels)
+    return task
+
+
+def load_engine(artifact: Artifact, threads: int) -> Engine:
+    """The engine that the artifact's manifest names. Use it in the thread that calls this."""
+    engine: Engine = provide("fastserve.engines", artifact.engine)(artifact.folder, threads)
+    return engine
+
+
+class Predictor:
+    """Answers for one artifact. ``encode`` may run in any thread, ``answer`` only in the one that made this."""
+
+    def __init__(self, artifact: Artifact | Path, threads: int | None = None) -> None:
+        self.artifact = load_artifact(artifact) if isinstance(artifact, Path) else artifact
+        manifest = self.artifact.manifest
+        self.task = load_task(manifest.task, manifest.task_options, manifest.labels)
+        self.encode = self.task.encoder(self.artifact.folder)
+        self.threads = threads or threads_per_process()
+        self.engine = load_engine(self.artifact, self.threads)
+
+    def predict(self, inputs: Sequence[Any], batch_size: int = 32) -> list[dict[str, Any]]:
+        """The answers to raw inputs (texts, pairs or mappings), in their order."""
+        encoded = self.encode([self.task.read_input(value) for value in inputs])
+        answers: list[dict[str, Any]] = [{}] * len(encoded)
+        for batch in by_length(encoded, batch_size):
+            for place, one in zip(batch, self.answer([encoded[place] for place in batch]), strict=True):
+                answers[place] = one
+        return answers
+
+    def answer(self, batch: Sequence[Encoded], options: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """The answers to one encoded batch; ``options`` are a generative task's own (``max_new_tokens`` …)."""
+        if self.task.generative:
+            merged = {**vars(self.task.options), **(options or {})}
+            return self.task.decode(self.engine.generate(self.task.prompts(batch), merged), batch)
+        return self.task.decode(self.engine.run(self.task.collate(batch)), batch)
+
+    def score(self, rows: Sequence[Row], batch_size: int = 32) -> dict[str, float]:
+        """The task's measures over labelled rows."""
+        encoded = self.encode(rows)
+        evidence: list[Any] = []
+        for places in by_length(encoded, batch_size):
+            batch = [encoded[place] for place in places]
+            evidence += self.task.evidence(self.engine.run(self.task.collate(batch)), batch)
+        return self.task.score(evidence)
+
+    def warmup(self, inputs: Sequence[Any]) -> None:
+        """Answer a few inputs, so that the first caller does not pay for lazy set-up."""
+        for value in inputs:
+            self.predict([value])
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def by_length(encoded: Sequence[Encoded], batch_size: int) -> list[list[int]]:
+    """Positions in batches of similar length, so that little is padded."""
+    order: list[int] = sorted(range(len(encoded)), key=lambda place: len(encoded[place]))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+__all__ = ["Arrays", "Predictor", "by_length", "load_engine", "load_task"]

@@ -1,0 +1,73 @@
+"""``run.json``: what a run did, written anew after every stage so that a killed run has one too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastserve_core.data import Prepared
+from fastserve_core.errors import UserError
+from fastserve_core.files import read_json, write_json
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage's line in ``run.json``; ``status`` is done, reused, rejected or failed."""
+
+    stage: str
+    plugin: str
+    version: str
+    status: str
+    seconds: float
+    artifact: str = ""
+    digest: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    found: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Record:
+    """The whole of ``run.json``."""
+
+    folder: Path
+    task: str
+    seed: int
+    command: str = ""
+    status: str = "running"
+    best: str = ""
+    error: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    stages: list[StageRecord] = field(default_factory=list)
+
+    def describe_data(self, data: Prepared) -> None:
+        self.data = {
+            "fingerprint": data.fingerprint,
+            "rows": dict(data.counts),
+            "labels": list(data.labels),
+            "bad_rows": len(data.bad_rows),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        shown = {name: value for name, value in asdict(self).items() if name != "folder"}
+        return {"schema": SCHEMA} | shown
+
+    def write(self) -> None:
+        write_json(self.folder / "run.json", self.as_json())
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The ``run.json`` of a run's folder; raises ``UserError`` when it is none."""
+    path = folder if folder.name == "run.json" else folder / "run.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is no run: it has no run.json")
+    try:
+        record: dict[str, Any] = read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return record

@@ -1,0 +1,221 @@
+"""Finds installed plugins without importing them, and activates the chosen ones."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from fastserve_core.errors import MissingPackage, PluginRefused, UnknownName
+from fastserve_core.hookspecs import API_VERSION, CHAINED, OBSERVE, PROJECT, STAGES, Hooks
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+GROUP = "fastserve.plugins"
+DISTRIBUTION = "fastserve-core"
+PLACES = (*STAGES, OBSERVE)
+
+
+@dataclass(frozen=True)
+class PluginEntry:
+    """An installed plugin, known by its packaging metadata alone."""
+
+    name: str
+    entry_point: EntryPoint
+
+    @property
+    def package(self) -> str:
+        return self.entry_point.module.partition(".")[0]
+
+    @property
+    def distribution(self) -> str:
+        return self.entry_point.dist.name if self.entry_point.dist else "unknown"
+
+    @property
+    def version(self) -> str:
+        return self.entry_point.dist.version if self.entry_point.dist else "0"
+
+    @property
+    def source(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+    @property
+    def config_dir(self) -> Path | None:
+        """The plugin's own Hydra configs. A top-level find_spec imports nothing."""
+        spec = importlib.util.find_spec(self.package)
+        roots = spec.submodule_search_locations if spec else None
+        folders = [Path(root, "conf") for root in roots or ()]
+        return next((folder for folder in folders if folder.is_dir()), None)
+
+    @property
+    def install_hint(self) -> str:
+        extra = f"{DISTRIBUTION}[{self.name}]" if self.distribution == DISTRIBUTION else self.distribution
+        return f"pip install '{extra}'"
+
+
+@cache
+def all_entry_points() -> EntryPoints:
+    """Every entry point of the environment; read once, since each reading opens every distribution."""
+    return entry_points()
+
+
+def installed() -> dict[str, PluginEntry]:
+    """Every installed plugin by name; imports none of them."""
+    found: dict[str, PluginEntry] = {}
+    for entry_point in all_entry_points().select(group=GROUP):
+        entry = PluginEntry(entry_point.name, entry_point)
+        other = found.get(entry.name)
+        if other is not None and other.entry_point.value != entry_point.value:
+            raise PluginRefused(f"two distributions call a plugin '{entry.name}': {other.source} and {entry.source}")
+        found[entry.name] = entry
+    return found
+
+
+def provide(group: str, name: str) -> Any:
+    """The task, data source or engine of that name (``group`` is ``fastserve.tasks`` and so on)."""
+    candidates = {one.name: one for one in all_entry_points().select(group=group)}
+    kind = group.partition(".")[2].rstrip("s")
+    if name not in candidates:
+        raise UnknownName(kind, name, candidates)
+    try:
+        return candidates[name].load()
+    except ImportError as error:
+        raise MissingPackage(f"the {kind} '{name}' could not be imported: {error}") from error
+
+
+def blocked_by_environment() -> set[str]:
+    return set(filter(None, os.environ.get("FASTSERVE_BLOCK_PLUGINS", "").split(",")))
+
+
+def load_plugin(entry: PluginEntry) -> Any:
+    """The plugin's class, imported and checked: API version, identity, and required packages."""
+    try:
+        kind = entry.entry_point.load()
+    except (ImportError, AttributeError) as error:
+        raise PluginRefused(f"plugin '{entry.name}' ({entry.source}) could not be imported: {error}") from error
+    built_for = getattr(kind, "api_version", None)
+    if built_for != API_VERSION:
+        raise PluginRefused(
+            f"plugin '{entry.name}' ({entry.source}) is built for plugin API {built_for}; "
+            f"this FastServe has API {API_VERSION}"
+        )
+    if not hasattr(kind, "Options"):
+        raise PluginRefused(f"plugin '{entry.name}' ({entry.source}) has no Options dataclass")
+    missing = missing_packages(getattr(kind, "requires", ()))
+    if missing:
+        raise MissingPackage(f"plugin '{entry.name}' needs {', '.join(missing)}: {entry.install_hint}")
+    return kind
+
+
+def missing_packages(names: Iterable[str]) -> list[str]:
+    """Those that are not installed; imports none."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+@dataclass(frozen=True)
+class Active:
+    """A plugin in its place, with its typed options."""
+
+    place: str
+    name: str
+    version: str
+    plugin: Any
+    options: Any
+
+    @property
+    def path(self) -> str:
+        return f"{self.place}.{self.name}"
+
+
+class Registry:
+    """The activated plugins of one run."""
+
+    def __init__(self, blocked: Iterable[str] = ()) -> None:
+        self._hooks = pluggy.PluginManager(PROJECT)
+        self._hooks.add_hookspecs(Hooks)
+        self._active: dict[str, list[Active]] = {place: [] for place in PLACES}
+        self._blocked = {*blocked, *blocked_by_environment()}
+
+    def activate(self, place: str, name: str, options: Mapping[str, Any] | DictConfig | None) -> Active:
+        """Import the plugin, check it and its options, and put it into the place."""
+        from fastserve_core.options import typed
+
+        known = installed()
+        if name not in known:
+            raise UnknownName("plugin", name, known, advice="; is its package installed?")
+        if name in self._blocked:
+            raise PluginRefused(f"plugin '{name}' is blocked, yet '{place}' asks for it")
+        if self._active[place] and place in STAGES and place not in CHAINED:
+            other = self._active[place][0].name
+            raise PluginRefused(f"stage '{place}' takes one plugin, but '{other}' and '{name}' are chosen")
+        kind = load_plugin(known[name])
+        checked = typed(kind.Options, options, f"{place}.{name}")
+        plugin = kind(checked)
+        self._register(plugin, place, name)
+        active = Active(place, name, known[name].version, plugin, checked)
+        self._active[place].append(active)
+        return active
+
+    def listen(self, observer: object) -> None:
+        """Add an observer that is no installed plugin (the caller's own object)."""
+        self._register(observer, OBSERVE, f"{type(observer).__name__}-{id(observer)}")
+
+    def of(self, place: str) -> list[Active]:
+        """The plugins in a place, in the order they were chosen."""
+        return list(self._active[place])
+
+    def call(self, active: Active, verb: str, optional: bool = False, **arguments: Any) -> Any:
+        """Run one plugin's verb, with every observer's wrappers around it and no other stage plugin."""
+        everyone = [one for place in STAGES for one in self._active[place]]
+        others = [one.plugin for one in everyone if one is not active]
+        result = self._hooks.subset_hook_caller(verb, others)(**arguments)
+        if result is None and not optional:
+            raise PluginRefused(f"plugin '{active.path}' returned nothing from '{verb}'")
+        return result
+
+    @contextmanager
+    def with_options(self, active: Active, changes: Mapping[str, Any]) -> Iterator[Active]:
+        """The same plugin with some options replaced, in its place for the length of the block."""
+        self._hooks.unregister(active.plugin)
+        changed = self._changed(active, changes)
+        spot = self._active[active.place].index(active)
+        try:
+            self._active[active.place][spot] = changed
+            self._register(changed.plugin, active.place, active.name)
+            yield changed
+        finally:
+            self._hooks.unregister(changed.plugin)
+            self._active[active.place][spot] = active
+            self._register(active.plugin, active.place, active.name)
+
+    def _changed(self, active: Active, changes: Mapping[str, Any]) -> Active:
+        from fastserve_core.options import typed
+
+        values = asdict(active.options) | dict(changes)
+        options = typed(type(active.options), values, active.path)
+        return replace(active, options=options, plugin=type(active.plugin)(options))
+
+    def tell(self, event: object) -> None:
+        """Hand an event to every observer."""
+        self._hooks.hook.observe(event=event)
+
+    def _register(self, plugin: object, place: str, name: str) -> None:
+        if type(plugin).__hash__ is not object.__hash__:
+            raise PluginRefused(f"plugin '{name}' must compare by identity: a dataclass needs eq=False")
+        try:
+            self._hooks.register(plugin, f"{place}.{name}")
+            self._hooks.check_pending()
+        except pluggy.PluginValidationError as error:
+            self._hooks.unregister(name=f"{place}.{name}")
+            raise PluginRefused(f"plugin '{name}' does not fit the hook specs: {error}") from error
+        if not any(caller.name == place for caller in self._hooks.get_hookcallers(plugin) or ()) and place in STAGES:
+            raise PluginRefused(f"plugin '{name}' implements no '{place}'")

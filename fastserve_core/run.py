@@ -1,0 +1,119 @@
+"""What a verb is given and what it gives back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from fastserve_core.artifact import TRAINABLE, Artifact
+from fastserve_core.data import Prepared
+from fastserve_core.errors import BadPlan
+from fastserve_core.events import Event
+from fastserve_core.task import Task
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much training an attempt may use; ``None`` means what the trainer's options say."""
+
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An artifact that is not yet published: files in the run's work folder and what loads them.
+
+    ``scores`` are the task's measures on the validation split, where the plugin took them anyway.
+    """
+
+    folder: Path
+    engine: str = "torch"
+    form: str = TRAINABLE
+    labels: tuple[str, ...] | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a trial of the trainer gave: the task's objective (higher is better) and what it cost."""
+
+    objective: float
+    scores: Mapping[str, float]
+    steps: int
+    seconds: float
+
+
+class Server(Protocol):
+    """A running server."""
+
+    url: str
+
+    def wait(self) -> None:
+        """Block until the server ends; raises ``StageFailed`` when it crashed."""
+
+    def stop(self) -> None:
+        """Drain and end it."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a tuner asks ``run.attempt`` for."""
+
+    number: int
+    options: Mapping[str, Any]
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a verb needs: the model so far, the data, a folder to work in, and someone to tell.
+
+    ``folder`` survives a kill: what a verb left there last time it finds again. ``trainer`` holds the
+    trainer's options by path and ``fixed`` the paths that the user set (a tuner leaves them alone); both are
+    empty for other verbs.
+    """
+
+    model: Artifact
+    task: Task
+    folder: Path
+    seed: int
+    threads: int
+    emit: Callable[[Event], None]
+    source: Prepared | None = None
+    budget: Budget = field(default_factory=Budget)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    fixed: frozenset[str] = frozenset()
+    attempting: Callable[[Trial], Attempt] | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def data(self) -> Prepared:
+        """The splits; raises ``BadPlan`` when the run was given none."""
+        if self.source is None:
+            raise BadPlan("this stage needs data: give data.train=FILE or data=NAME")
+        return self.source
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels by their number: the data's, else those the model already has."""
+        return self.data.labels if self.source is not None else self.model.manifest.labels
+
+    def fresh_folder(self, name: str = "draft") -> Path:
+        """An empty folder in the work folder; what a killed attempt left in it is gone."""
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def attempt(self, number: int, options: Mapping[str, Any], budget: Budget) -> Attempt:
+        """Have the trainer do one trial with some options replaced; for tuners.
+
+        Options are by path (``train.torch_ddp.lr``). Raises ``StageFailed`` when the trial fails.
+        """
+        if self.attempting is None:
+            raise BadPlan("only a tuner's run can make attempts")
+        return self.attempting(Trial(number, options, budget))

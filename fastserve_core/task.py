@@ -1,0 +1,142 @@
+"""What a task, a data source and an engine are: the protocols that their providers fill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from fastserve_core.data import DataOptions
+    from fastserve_core.model import ModelSpec
+
+Row = dict[str, Any]
+"""One example by column: ``text``, ``text_pair``, ``label``, ``tokens``, ``tags``."""
+
+Arrays = dict[str, "np.ndarray[Any, Any]"]
+"""Named arrays: what goes into an engine and what comes out."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a task reads, under the name the task knows it by."""
+
+    name: str
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One input as token ids; ``target`` is there when the row was labelled.
+
+    ``inputs`` are equally long lists by the model's input name. ``memo`` is what the task needs again to
+    decode (word positions, say).
+    """
+
+    inputs: Mapping[str, Sequence[int]]
+    target: Any = None
+    memo: Any = None
+
+    def __len__(self) -> int:
+        return len(self.inputs["input_ids"])
+
+
+class Encoder(Protocol):
+    """Turns rows into token ids; made once for a model folder, used from any thread."""
+
+    def __call__(self, rows: Sequence[Row]) -> list[Encoded]: ...
+
+
+class Task(Protocol):
+    """Everything that depends on what is asked of the model, and on nothing else."""
+
+    name: ClassVar[str]
+    Options: ClassVar[type]
+    columns: ClassVar[tuple[Column, ...]]
+    head: ClassVar[str]
+    """How the class name of a Hugging Face model for this task ends."""
+    generative: ClassVar[bool]
+    """Answers come from ``Engine.generate`` rather than from one pass."""
+
+    options: Any
+    labels: Sequence[str]
+
+    def __init__(self, options: Any, labels: Sequence[str] = ()) -> None: ...
+
+    def check(self, row: Row) -> str | None:
+        """Why the row cannot be used, or ``None``; may bring the row into its normal form."""
+
+    def find_labels(self, rows: Sequence[Row]) -> list[str]:
+        """The labels in the training rows, in their order; raises ``BadData`` when they cannot be learnt."""
+
+    def stratum(self, row: Row) -> str:
+        """Rows of one stratum are spread evenly over the splits."""
+
+    def read_input(self, value: Any) -> Row:
+        """A row of what a caller of predict gives: a text, a pair, a mapping; raises ``BadData``."""
+
+    def encoder(self, folder: Path) -> Encoder:
+        """The encoder for the tokenizer in a model folder."""
+
+    def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
+        """Padded arrays of shape (batch, longest); with ``labels`` when targets are asked for."""
+
+    def prompts(self, batch: Sequence[Encoded]) -> Arrays:
+        """The arrays for ``Engine.generate``: padded on the left."""
+
+    def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
+        """The answers to a batch, as the caller of predict sees them."""
+
+    def evidence(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
+        """What ``score`` needs of each row of a labelled batch."""
+
+    def score(self, evidence: Sequence[Any]) -> dict[str, float]:
+        """The task's measures over a whole split."""
+
+    def objective(self, scores: Mapping[str, float]) -> float:
+        """The one number that choices are made by; higher is better."""
+
+    def scratch(self, spec: ModelSpec, rows: Sequence[Row], folder: Path) -> None:
+        """Write the config of an untrained model, and a tokenizer learnt from the rows, into a folder."""
+
+    def build(self, folder: Path) -> nn.Module:
+        """The torch model of a folder with this task's head; random weights where the folder has none."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One raw record of a source: where it stands, and either its values or why it cannot be read."""
+
+    where: str
+    values: Mapping[str, Any] | None
+    fault: str = ""
+
+
+class DataSource(Protocol):
+    """Where rows come from."""
+
+    def fingerprint(self, options: DataOptions, downloads: Path) -> str:
+        """A hash of the bytes that the rows come from; quick, and without reading them as rows."""
+
+    def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[Record]]:
+        """The records of each split that the source has (``train``, ``validation``, ``test``)."""
+
+
+class Engine(Protocol):
+    """Named arrays in, named arrays out, for one model folder. Use it in the thread that made it."""
+
+    requires: ClassVar[tuple[str, ...]]
+
+    def __init__(self, folder: Path, threads: int) -> None: ...
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """One pass; inputs that the model does not take are left out."""
+
+    def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
+        """Continue each row of ``input_ids`` (left-padded); returns ``ids`` of the new tokens."""
+
+    def close(self) -> None: ...

@@ -1,0 +1,117 @@
+"""Rows from CSV, TSV, JSONL and Parquet files, each with the place it stands at."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastserve_core.data import SPLITS
+from fastserve_core.errors import BadData, MissingPackage, suggest
+from fastserve_core.hashing import hash_file, stable_hash
+from fastserve_core.task import Record
+
+if TYPE_CHECKING:
+    from fastserve_core.data import DataOptions
+
+FIELD_LIMIT = 10_000_000
+
+
+class Files:
+    """``data.train``, ``data.validation`` and ``data.test`` are paths; a missing split is cut from train."""
+
+    def fingerprint(self, options: DataOptions, downloads: Path) -> str:
+        return stable_hash({split: hash_file(path) for split, path in _paths(options).items()})
+
+    def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[Record]]:
+        return {split: READERS[path.suffix.lower()](path) for split, path in _paths(options).items()}
+
+
+def _paths(options: DataOptions) -> dict[str, Path]:
+    given = {split: getattr(options, split) for split in SPLITS}
+    if not given["train"]:
+        raise BadData("no training data is given: set data.train=FILE, or choose a demo set, e.g. data=movie_reviews")
+    paths = {split: Path(path).expanduser().absolute() for split, path in given.items() if path}
+    for split, path in paths.items():
+        if not path.is_file():
+            near = path.parent.iterdir() if path.parent.is_dir() else ()
+            raise BadData(f"data.{split}: the file {path} does not exist{suggest(path.name, [one.name for one in near])}")
+        if path.suffix.lower() not in READERS:
+            raise BadData(f"data.{split}: {path.name} is none of {', '.join(READERS)}")
+        if path.stat().st_size == 0:
+            raise BadData(f"data.{split}: the file {path} is empty")
+    return paths
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The file's lines as text; a byte that is not UTF-8 is said with its line."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise BadData(
+                    f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8: save the file as UTF-8, "
+                    "e.g. with 'iconv -f latin1 -t utf-8'"
+                ) from error
+            yield text.removeprefix(codecs.BOM_UTF8.decode("utf-8")) if number == 1 else text
+
+
+def _separated(delimiter: str) -> Callable[[Path], Iterator[Record]]:
+    def read(path: Path) -> Iterator[Record]:
+        csv.field_size_limit(FIELD_LIMIT)
+        reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
+        try:
+            header = next(reader)
+            for row in reader:
+                where = f"{path}:{reader.line_num}"
+                if not row:
+                    continue
+                if len(row) != len(header):
+                    yield Record(where, None, f"{len(row)} fields, but the header has {len(header)}")
+                else:
+                    yield Record(where, dict(zip(header, row, strict=True)))
+        except csv.Error as error:
+            raise BadData(f"{path}:{reader.line_num}: {error}") from error
+
+    return read
+
+
+def _json_lines(path: Path) -> Iterator[Record]:
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            yield Record(where, None, f"no JSON: {error}")
+            continue
+        yield Record(where, value) if isinstance(value, dict) else Record(where, None, "no JSON object")
+
+
+def _parquet(path: Path) -> Iterator[Record]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise MissingPackage("a Parquet file needs pyarrow: pip install 'fastserve-core[data]'") from error
+    try:
+        number = 0
+        for batch in parquet.ParquetFile(path).iter_batches():
+            values: dict[str, Any]
+            for values in batch.to_pylist():
+                number += 1
+                yield Record(f"{path} row {number}", values)
+    except ArrowException as error:
+        raise BadData(f"{path} is no Parquet file: {error}") from error
+
+
+READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+    ".csv": _separated(","),
+    ".tsv": _separated("\t"),
+    ".jsonl": _json_lines,
+    ".parquet": _parquet,
+}

@@ -1,0 +1,54 @@
+"""Tunes the trainer's options with Nevergrad's gradient-free optimizers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fastserve_core import hookimpl
+from fastserve_core.errors import BadOption
+from fastserve_core.run import Run
+
+
+@dataclass
+class Options:
+    """``trial_steps`` are the training steps of one trial; ``steps`` bounds those of all trials together.
+
+    ``space`` names the options to search by path, each as ``[low, high]``, ``{log: [low, high]}``,
+    ``{int: [low, high]}`` or ``{choice: [a, b, …]}``; null takes the learning rate and the batch size.
+    ``patience`` stops after that many trials without gain.
+    """
+
+    trials: int = 6
+    trial_steps: int = 60
+    steps: int | None = None
+    patience: int | None = None
+    optimizer: str = "NGOpt"
+    space: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "trial_steps", "steps", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadOption(f"tune.nevergrad.{name} must be at least 1, not {value}")
+        if self.steps is not None and self.steps < self.trial_steps:
+            raise BadOption(
+                f"tune.nevergrad.steps={self.steps} is less than one trial (trial_steps={self.trial_steps})"
+            )
+
+
+class NevergradTuner:
+    """The tuner."""
+
+    api_version: ClassVar[int] = 1
+    requires: ClassVar[tuple[str, ...]] = ("nevergrad", "numpy")
+    Options: ClassVar[type] = Options
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @hookimpl
+    def tune(self, run: Run) -> dict[str, Any]:
+        from fastserve_nevergrad.search import search
+
+        return search(run, self.options)

@@ -1,0 +1,1 @@
+"""Inference engines: load an artifact, answer a batch."""

@@ -1,0 +1,50 @@
+"""The torch engine: any Hugging Face folder, in fp32, as transformers runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fastserve_core.errors import BadArtifact
+from fastserve_core.files import read_json
+from fastserve_core.task import Arrays
+
+
+class TorchEngine:
+    """Always there; the reference that other engines are compared with."""
+
+    requires: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        import torch
+        import transformers
+
+        torch.set_num_threads(threads)
+        name = (read_json(folder / "config.json").get("architectures") or ["?"])[0]
+        kind = getattr(transformers, name, None)
+        if kind is None:
+            raise BadArtifact(f"{folder} is of class {name}, which transformers {transformers.__version__} lacks")
+        self._torch = torch
+        self._model = kind.from_pretrained(folder, use_safetensors=True).eval()
+        self._takes = set(signature(self._model.forward).parameters)
+
+    def run(self, inputs: Arrays) -> Arrays:
+        with self._torch.inference_mode():
+            logits = self._model(**self._tensors(inputs)).logits
+        return {"logits": logits.float().numpy()}
+
+    def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
+        tensors = self._tensors(inputs)
+        temperature = float(options.get("temperature", 0.0))
+        sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+        with self._torch.inference_mode():
+            ids = self._model.generate(**tensors, max_new_tokens=int(options["max_new_tokens"]), **sampling)
+        return {"ids": ids[:, tensors["input_ids"].shape[1] :].numpy()}
+
+    def close(self) -> None:
+        del self._model
+
+    def _tensors(self, inputs: Arrays) -> dict[str, Any]:
+        return {name: self._torch.from_numpy(array) for name, array in inputs.items() if name in self._takes}

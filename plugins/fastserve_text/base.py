@@ -1,0 +1,76 @@
+"""What the text tasks share: columns, padding, reading a caller's input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fastserve_core.errors import BadData
+from fastserve_core.task import Arrays, Column, Encoded, Row
+
+from fastserve_text.encoding import pad
+
+if TYPE_CHECKING:
+    from fastserve_core.model import ModelSpec
+    from torch import nn
+
+
+def text_fault(row: Row, name: str = "text") -> str | None:
+    """Why the row's text cannot be used."""
+    value = row.get(name)
+    if not isinstance(value, str):
+        return f"'{name}' is missing" if value is None else f"'{name}' is {type(value).__name__}, not text"
+    return None if value.strip() else f"'{name}' is empty"
+
+
+class TextTask:
+    """The base of the text tasks; what differs is in the subclasses."""
+
+    columns: ClassVar[tuple[Column, ...]] = (Column("text"),)
+    head: ClassVar[str]
+    generative: ClassVar[bool] = False
+    scratch_class: ClassVar[str]
+
+    def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
+        self.options = options
+        self.labels = list(labels)
+        self.padding: dict[str, int] = {"input_ids": 0}
+
+    def find_labels(self, rows: Sequence[Row]) -> list[str]:
+        return []
+
+    def stratum(self, row: Row) -> str:
+        return ""
+
+    def read_input(self, value: Any) -> Row:
+        row = dict(value) if isinstance(value, Mapping) else {"text": value}
+        if fault := text_fault(row):
+            raise BadData(f"an input cannot be used: {fault}")
+        return row
+
+    def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
+        return pad(batch, self.padding, targets)
+
+    def prompts(self, batch: Sequence[Encoded]) -> Arrays:
+        return self.collate(batch)
+
+    def scratch(self, spec: ModelSpec, rows: Sequence[Row], folder: Path) -> None:
+        from fastserve_text.building import write_scratch
+
+        write_scratch(spec, self.texts(rows), folder, "LMHeadModel" if spec.name == "gpt2" else self.head)
+
+    def texts(self, rows: Sequence[Row]) -> list[str]:
+        """Every text of the rows, for learning a tokenizer."""
+        return [row[name] for row in rows for name in ("text", "text_pair") if isinstance(row.get(name), str)]
+
+    def build(self, folder: Path) -> nn.Module:
+        from fastserve_text.building import build_model
+
+        return build_model(folder, self.head, self.labels)
+
+
+def sorted_labels(labels: set[str]) -> list[str]:
+    """Labels in a stable order: by number where all are whole numbers, else by text."""
+    numeric = all(label.lstrip("-").isdecimal() for label in labels)
+    return sorted(labels, key=int) if numeric else sorted(labels)

@@ -1,0 +1,107 @@
+"""Hugging Face models with a task's head, and models and tokenizers from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastserve_core.errors import BadModel, BadOption, suggest
+from fastserve_core.files import write_json
+
+if TYPE_CHECKING:
+    from fastserve_core.model import ModelSpec
+    from torch import nn
+
+SPECIAL = {"bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], "gpt2": ["<|endoftext|>"]}
+MIN_FREQUENCY = 2
+
+
+def build_model(folder: Path, head: str, labels: Sequence[str]) -> nn.Module:
+    """The folder's model with the head; new weights where the folder has none (they follow torch's seed).
+
+    Raises ``BadModel`` when transformers has no such head for the model, or cannot read the weights.
+    """
+    import transformers
+
+    kind = getattr(transformers, "AutoModel" + head)
+    naming: dict[str, Any] = {}
+    if labels:
+        by_number = dict(enumerate(labels))
+        naming = {"id2label": by_number, "label2id": {label: number for number, label in by_number.items()}}
+    try:
+        if not any(folder.glob("*.safetensors")):
+            config = transformers.AutoConfig.from_pretrained(folder, **naming)
+            return kind.from_config(config)  # type: ignore[no-any-return]
+        return kind.from_pretrained(  # type: ignore[no-any-return]
+            folder, **naming, ignore_mismatched_sizes=True, use_safetensors=True, attn_implementation="eager"
+        )
+    except (ValueError, KeyError, OSError) as error:
+        raise BadModel(f"{folder} cannot be loaded as a model for {head[3:]}: {error}") from error
+
+
+def write_scratch(spec: ModelSpec, texts: Sequence[str], folder: Path, head: str) -> None:
+    """The config of an untrained model, and a tokenizer of its kind learnt from the texts."""
+    makers = {"bert": _bert, "gpt2": _gpt2}
+    if spec.name not in makers:
+        raise BadOption(f"no model from scratch is called '{spec.name}'{suggest(spec.name, makers)}")
+    if not texts:
+        raise BadModel("a tokenizer cannot be learnt from no texts")
+    tokenizer = _learn(spec, texts)
+    config = makers[spec.name](spec, tokenizer.get_vocab_size())
+    config["architectures"] = [config.pop("prefix") + head]
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = SPECIAL[spec.name]
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=False))
+    if spec.name == "gpt2":
+        names = dict.fromkeys(("pad_token", "unk_token", "bos_token", "eos_token"), special[0])
+    write_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": spec.max_positions, **names},
+    )
+    write_json(folder / "config.json", config)
+
+
+def _learn(spec: ModelSpec, texts: Sequence[str]) -> Any:
+    """WordPiece for BERT (Devlin et al. 2018), byte-level BPE for GPT-2 (Radford et al. 2019)."""
+    from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
+
+    learner: Any = BertWordPieceTokenizer() if spec.name == "bert" else ByteLevelBPETokenizer()
+    learner.train_from_iterator(
+        texts,
+        vocab_size=spec.vocab_size,
+        min_frequency=MIN_FREQUENCY,
+        special_tokens=SPECIAL[spec.name],
+        show_progress=False,
+    )
+    return learner
+
+
+def _bert(spec: ModelSpec, vocab_size: int) -> dict[str, Any]:
+    return {
+        "prefix": "Bert",
+        "model_type": "bert",
+        "vocab_size": vocab_size,
+        "hidden_size": spec.dim,
+        "num_attention_heads": spec.num_heads,
+        "num_hidden_layers": spec.num_layers,
+        "intermediate_size": spec.hidden_size,
+        "max_position_embeddings": spec.max_positions,
+        "pad_token_id": 0,
+    }
+
+
+def _gpt2(spec: ModelSpec, vocab_size: int) -> dict[str, Any]:
+    return {
+        "prefix": "GPT2",
+        "model_type": "gpt2",
+        "vocab_size": vocab_size,
+        "n_embd": spec.dim,
+        "n_head": spec.num_heads,
+        "n_layer": spec.num_layers,
+        "n_inner": spec.hidden_size,
+        "n_positions": spec.max_positions,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    }

@@ -1,0 +1,87 @@
+"""The next token: training on plain text, and text that goes on from a prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fastserve_core.errors import BadData, BadOption
+from fastserve_core.task import Arrays, Encoded, Encoder, Row
+
+from fastserve_text.base import TextTask, text_fault
+from fastserve_text.encoding import load_tokenizer, pad, pad_id
+
+
+@dataclass
+class Options:
+    """``max_length`` is in tokens; ``temperature`` 0 always takes the likeliest token."""
+
+    max_length: int = 128
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_length < 4:
+            raise BadOption(f"task.max_length must be at least 4 tokens, not {self.max_length}")
+        if self.max_new_tokens < 1:
+            raise BadOption(f"task.max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        if self.temperature < 0:
+            raise BadOption(f"task.temperature must be 0 or more, not {self.temperature}")
+
+
+class CausalLM(TextTask):
+    name: ClassVar[str] = "causal_lm"
+    Options: ClassVar[type] = Options
+    head: ClassVar[str] = "ForCausalLM"
+    generative: ClassVar[bool] = True
+
+    def check(self, row: Row) -> str | None:
+        return text_fault(row)
+
+    def encoder(self, folder: Path) -> Encoder:
+        self.tokenizer = tokenizer = load_tokenizer(folder, self.options.max_length)
+        self.padding["input_ids"] = pad_id(folder, tokenizer)
+
+        def encode(rows: Sequence[Row]) -> list[Encoded]:
+            encoded = []
+            for one in tokenizer.encode_batch([row["text"] for row in rows]):
+                if len(one.ids) == 0:
+                    raise BadData("an input cannot be used: it has no tokens that the model knows")
+                inputs = {"input_ids": one.ids, "attention_mask": one.attention_mask}
+                encoded.append(Encoded(inputs, list(one.ids)))
+            return encoded
+
+        return encode
+
+    def prompts(self, batch: Sequence[Encoded]) -> Arrays:
+        # generation appends on the right
+        return pad(batch, self.padding, targets=False, left=True)
+
+    def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
+        return [
+            {"text": self.tokenizer.decode(ids, skip_special_tokens=True), "tokens": len(ids)}
+            for ids in outputs["ids"].tolist()
+        ]
+
+    def evidence(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
+        """Per row: the summed negative log-likelihood of its tokens but the first, and their number."""
+        import numpy as np
+
+        found = []
+        for logits, one in zip(outputs["logits"], batch, strict=True):
+            rows = logits[: len(one)]
+            shifted = rows - rows.max(axis=-1, keepdims=True)
+            logs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+            targets = np.asarray(one.target[1:])
+            found.append((float(-logs[np.arange(len(targets)), targets].sum()), len(targets)))
+        return found
+
+    def score(self, evidence: Sequence[Any]) -> dict[str, float]:
+        loss = sum(one[0] for one in evidence) / max(1, sum(one[1] for one in evidence))
+        return {"loss": loss, "perplexity": math.exp(min(loss, 50.0))}
+
+    def objective(self, scores: Mapping[str, float]) -> float:
+        return -scores["loss"]

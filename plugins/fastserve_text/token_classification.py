@@ -1,0 +1,140 @@
+"""A tag for every word: named entities, slots, parts of speech."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fastserve_core.errors import BadData
+from fastserve_core.task import Arrays, Column, Encoded, Encoder, Row
+
+from fastserve_text import text_classification
+from fastserve_text.base import TextTask, sorted_labels
+from fastserve_text.encoding import IGNORED, load_tokenizer, pad_id, softmax
+
+
+@dataclass
+class Options(text_classification.Options):
+    """``max_length`` is in tokens, of which a word may have several; words beyond it get the tag ``O``."""
+
+
+@dataclass(frozen=True)
+class Memo:
+    """What decoding needs: the words, and which token is the first of which word."""
+
+    words: Sequence[str]
+    first: Mapping[int, int]
+    tags: Sequence[str]
+
+
+class TokenClassification(TextTask):
+    name: ClassVar[str] = "token_classification"
+    Options: ClassVar[type] = Options
+    columns: ClassVar[tuple[Column, ...]] = (Column("tokens"), Column("tags"))
+    head: ClassVar[str] = "ForTokenClassification"
+
+    def check(self, row: Row) -> str | None:
+        for name in ("tokens", "tags"):
+            value = row.get(name)
+            if isinstance(value, str):
+                row[name] = value = value.split()
+            if not isinstance(value, list) or not value:
+                return f"'{name}' is empty or no list of words"
+            row[name] = [str(one) for one in value]
+        if len(row["tokens"]) != len(row["tags"]):
+            return f"{len(row['tokens'])} tokens but {len(row['tags'])} tags"
+        return None
+
+    def find_labels(self, rows: Sequence[Row]) -> list[str]:
+        found = {tag for row in rows for tag in row["tags"]}
+        if len(found) < 2:
+            raise BadData(f"all tags of the training rows are '{next(iter(found))}': two are needed")
+        return sorted_labels(found)
+
+    def stratum(self, row: Row) -> str:
+        return " ".join(sorted({tag for tag in row["tags"] if tag != "O"})[:1])
+
+    def read_input(self, value: Any) -> Row:
+        given = value.get("tokens", value.get("text")) if isinstance(value, Mapping) else value
+        words = given.split() if isinstance(given, str) else given
+        if not isinstance(words, (list, tuple)) or not words or not all(isinstance(one, str) for one in words):
+            raise BadData("an input cannot be used: give a text, or a list of words as 'tokens'")
+        return {"tokens": list(words)}
+
+    def texts(self, rows: Sequence[Row]) -> list[str]:
+        return [" ".join(row["tokens"]) for row in rows]
+
+    def encoder(self, folder: Path) -> Encoder:
+        tokenizer = load_tokenizer(folder, self.options.max_length)
+        self.padding["input_ids"] = pad_id(folder, tokenizer)
+        numbers = {label: number for number, label in enumerate(self.labels)}
+
+        def one_row(row: Row, encoding: Any) -> Encoded:
+            first: dict[int, int] = {}
+            for place, word in enumerate(encoding.word_ids):
+                if word is not None and word not in first:
+                    first[word] = place
+            target = None
+            if "tags" in row:
+                target = [IGNORED] * len(encoding.ids)
+                for word, place in first.items():
+                    target[place] = numbers[row["tags"][word]]
+            inputs = {
+                "input_ids": encoding.ids,
+                "attention_mask": encoding.attention_mask,
+                "token_type_ids": encoding.type_ids,
+            }
+            return Encoded(inputs, target, Memo(row["tokens"], first, row.get("tags", ())))
+
+        def encode(rows: Sequence[Row]) -> list[Encoded]:
+            encodings = tokenizer.encode_batch([row["tokens"] for row in rows], is_pretokenized=True)
+            return [one_row(row, encoding) for row, encoding in zip(rows, encodings, strict=True)]
+
+        return encode
+
+    def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
+        answers = []
+        for scores, one in zip(softmax(outputs["logits"]), batch, strict=True):
+            memo: Memo = one.memo
+            found = []
+            for number, word in enumerate(memo.words):
+                place = memo.first.get(number)
+                best = int(scores[place].argmax()) if place is not None else None
+                tag = self.labels[best] if best is not None else "O"
+                score = float(scores[place][best]) if best is not None else 0.0
+                found.append({"word": word, "tag": tag, "score": score})
+            answers.append({"tags": [word["tag"] for word in found], "words": found, "entities": entities(found)})
+        return answers
+
+    def evidence(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
+        answers = self.decode(outputs, batch)
+        return [(answer["tags"], list(one.memo.tags)) for answer, one in zip(answers, batch, strict=True)]
+
+    def score(self, evidence: Sequence[Any]) -> dict[str, float]:
+        from seqeval.metrics import accuracy_score, f1_score
+
+        guesses, truth = [list(column) for column in zip(*evidence, strict=True)]
+        scores = {"accuracy": float(accuracy_score(truth, guesses))}
+        if any(tag[:2] in ("B-", "I-") for row in truth for tag in row):
+            scores["f1"] = float(f1_score(truth, guesses, zero_division=0))
+        return scores
+
+    def objective(self, scores: Mapping[str, float]) -> float:
+        return scores.get("f1", scores["accuracy"])
+
+
+def entities(words: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Runs of ``B-x I-x …`` tags as ``{"type", "text", "start", "end"}``; positions are in words."""
+    found: list[dict[str, Any]] = []
+    open_type = ""
+    for number, word in enumerate(words):
+        prefix, _, kind = word["tag"].partition("-")
+        if kind and (prefix == "B" or kind != open_type):
+            found.append({"type": kind, "text": word["word"], "start": number, "end": number + 1})
+        elif kind:
+            found[-1]["text"] += f" {word['word']}"
+            found[-1]["end"] = number + 1
+        open_type = kind
+    return found

@@ -1,0 +1,91 @@
+"""What training will take, said before it starts; without torch, so that a reused run does not load it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastserve_core.data import Prepared
+from fastserve_core.events import Preflight
+from fastserve_core.files import read_json
+from fastserve_core.run import Run
+from fastserve_core.threads import available_memory
+
+if TYPE_CHECKING:
+    from fastserve_torch_ddp import Options
+
+SAMPLE = 300
+BASE_BYTES = 600_000_000
+"""A rank before it has a model: the interpreter, torch and transformers."""
+STATE_BYTES = 16
+"""A parameter's weight, gradient and Adam's two moments in fp32."""
+ACTIVATION_FLOATS = 34
+"""Floats kept for the backward pass, for each token, layer and unit of width (Korthikanti et al. 2022)."""
+FLOPS_PER_S_CORE = 2.0e11
+"""What one core of a CPU with bf16 matrix units reached in training here; older ones take several times longer."""
+
+
+def estimate(run: Run, options: Options) -> Preflight:
+    """Rows, tokens an epoch, parameters, memory and time; time is right within a factor of a few."""
+    config = read_json(run.model.folder / "config.json")
+    layers, width = _first(config, "num_hidden_layers", "n_layer"), _first(config, "hidden_size", "n_embd")
+    parameters, embedded = count_parameters(run.model.folder, config, layers, width)
+    tokens_a_row, rows = _tokens_a_row(run), run.data.counts["train"]
+    tokens = round(tokens_a_row * rows)
+    ranks = options.nproc or 1
+    batch_tokens = options.batch_size / options.gradient_accumulation_steps * tokens_a_row * 2
+    memory = ranks * (BASE_BYTES + STATE_BYTES * parameters) + 4 * ACTIVATION_FLOATS * batch_tokens * layers * width
+    flops = 6 * (parameters - embedded) * tokens * options.epochs
+    return Preflight(
+        rows=rows,
+        tokens=tokens,
+        parameters=parameters,
+        memory_bytes=round(memory),
+        available_bytes=available_memory(),
+        seconds=round(flops / (FLOPS_PER_S_CORE * run.threads), 1),
+    )
+
+
+def count_parameters(folder: Path, config: Mapping[str, Any], layers: int, width: int) -> tuple[int, int]:
+    """All parameters and those of embedding tables: from the weights' header, or from the dimensions."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        vocabulary = int(config.get("vocab_size", 0)) * width
+        inner = _first(config, "intermediate_size", "n_inner", default=4 * width)
+        return vocabulary + layers * (4 * width * width + 2 * width * inner), vocabulary
+    total = embedded = 0
+    for path in files:
+        for name, tensor in _header(path).items():
+            size = 1
+            for dimension in tensor["shape"]:
+                size *= dimension
+            total += size
+            embedded += size if "embeddings.weight" in name or name.endswith(("wte.weight", "wpe.weight")) else 0
+    return total, embedded
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """A safetensors file's own table of contents."""
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, Any] = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    return header
+
+
+def _first(config: Mapping[str, Any], *names: str, default: int = 0) -> int:
+    return next((int(config[name]) for name in names if config.get(name) is not None), default)
+
+
+def _tokens_a_row(run: Run) -> float:
+    rows = _sample(run.data)
+    return sum(len(one) for one in run.task.encoder(run.model.folder)(rows)) / max(1, len(rows))
+
+
+def _sample(data: Prepared) -> list[dict[str, Any]]:
+    """The first rows of train, which the cut has shuffled."""
+    with (data.folder / "train.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line) for line, _ in zip(lines, range(SAMPLE), strict=False)]
