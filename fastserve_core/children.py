@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from fastserve_core.errors import FastServeError, StageFailed, UserError
 from fastserve_core.events import Event, from_json, to_json
-from fastserve_core.threads import thread_environment
+from fastserve_core.threads import WAITING, thread_environment
 
 POLL_SECONDS = 0.5
 EVENT_SECONDS = 0.05
@@ -31,8 +31,8 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 
 
 def quiet_environment(offline: bool = True) -> None:
-    """Set what keeps dependencies from phoning home; what the user set stays."""
-    for name, value in (QUIET | (OFFLINE if offline else {})).items():
+    """Set what keeps dependencies from phoning home and their threads from spinning; what the user set stays."""
+    for name, value in (QUIET | WAITING | (OFFLINE if offline else {})).items():
         os.environ.setdefault(name, value)
 
 
@@ -54,9 +54,7 @@ def die_with_parent(parent: int | None = None) -> None:
     threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
 
 
-def call(
-    module: str, request: Mapping[str, Any], threads: int, tell: Callable[[Event], None] = lambda _: None
-) -> Any:
+def call(module: str, request: Mapping[str, Any], threads: int, tell: Callable[[Event], None] = lambda _: None) -> Any:
     """Run ``python -m module`` on a JSON request and return its JSON answer.
 
     The child uses ``answer`` below, and ``event_writer(events)`` with the path it is given as ``events`` to

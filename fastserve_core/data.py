@@ -121,9 +121,7 @@ def _write(folder: Path, splits: dict[str, list[Row]], labels: list[str], bad: l
         with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in splits[split])
     counts = {split: len(splits[split]) for split in SPLITS}
-    write_json(
-        folder / "data.json", {"fingerprint": fingerprint, "counts": counts, "labels": labels, "bad_rows": bad}
-    )
+    write_json(folder / "data.json", {"fingerprint": fingerprint, "counts": counts, "labels": labels, "bad_rows": bad})
 
 
 def check_and_cut(

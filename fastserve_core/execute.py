@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -10,16 +11,27 @@ from omegaconf import DictConfig, OmegaConf
 
 from fastserve_core.data import prepare
 from fastserve_core.errors import BadModel, BadPlan, FastServeError, writing
-from fastserve_core.events import Preflight, RunFinished
+from fastserve_core.events import Event, Preflight, RunFinished, Step
 from fastserve_core.files import write_text
+from fastserve_core.hookspecs import hookimpl
 from fastserve_core.model import resolve
 from fastserve_core.pipeline import Pipeline
 from fastserve_core.record import Record
 from fastserve_core.settings import Settings, read_settings
 from fastserve_core.store import Store
 
+log = logging.getLogger("fastserve")
+
 SPACE_FACTOR = 4
 """A run holds the weights, two checkpoints with the optimizer's state, and the compressed forms."""
+
+
+class Log:
+    """Writes what happens to the run's ``fastserve.log``."""
+
+    @hookimpl
+    def observe(self, event: Event) -> None:
+        log.log(logging.DEBUG if isinstance(event, Step) else logging.INFO, "%s", event)
 
 
 def execute(cfg: DictConfig, folder: Path, fixed: frozenset[str] = frozenset()) -> Record:
@@ -28,6 +40,7 @@ def execute(cfg: DictConfig, folder: Path, fixed: frozenset[str] = frozenset()) 
     Raises ``FastServeError``; a failed run's record says so and keeps the stages that were done.
     """
     settings = read_settings(cfg, fixed)
+    settings.registry.listen(Log())
     if not any(settings.registry.of(stage) for stage in ("tune", "train", "compress", "serve")):
         raise BadPlan("no stage is chosen: add plugins, e.g. '+plugin=[torch_ddp,neural_compressor]'")
     with writing("the run's folder", folder):
@@ -46,7 +59,7 @@ def execute(cfg: DictConfig, folder: Path, fixed: frozenset[str] = frozenset()) 
     record.status = "done"
     record.write()
     settings.registry.tell(RunFinished(folder, record.as_json()))
-    serve(pipeline)
+    serve(pipeline, folder)
     return record
 
 
@@ -60,13 +73,19 @@ def start(settings: Settings, record: Record) -> Pipeline:
     model = resolve(settings.model, settings.task, data, store, settings.general.seed)
     store.check_space(SPACE_FACTOR * folder_size(model.folder))
     pipeline = Pipeline(settings, store, data, model, record)
-    for trainer in settings.registry.of("train"):
-        run = pipeline.run_for(store.home, model)
-        estimate: Preflight | None = settings.registry.call(trainer, "preflight", optional=True, run=run)
-        if estimate is not None:
-            _check_memory(estimate, settings)
-            pipeline.tell(estimate)
+    check_estimates(pipeline)
     return pipeline
+
+
+def check_estimates(pipeline: Pipeline) -> None:
+    """Say what training will take, and refuse what would not fit into memory."""
+    registry = pipeline.settings.registry
+    for trainer in registry.of("train"):
+        run = pipeline.run_for(pipeline.store.home, pipeline.model)
+        estimate: Preflight | None = registry.call(trainer, "preflight", optional=True, run=run)
+        if estimate is not None:
+            pipeline.tell(estimate)
+            _check_memory(estimate, pipeline.settings)
 
 
 def _check_memory(estimate: Preflight, settings: Settings) -> None:
@@ -92,10 +111,10 @@ def run_stages(pipeline: Pipeline) -> None:
         pipeline.compress()
 
 
-def serve(pipeline: Pipeline) -> None:
+def serve(pipeline: Pipeline, folder: Path) -> None:
     """Serve the best model until a signal comes, if a server is chosen."""
     for active in pipeline.settings.registry.of("serve"):
-        work = pipeline.record.folder / "serve"
+        work = folder / "serve"
         work.mkdir(exist_ok=True)
         server = pipeline.settings.registry.call(active, "serve", run=pipeline.run_for(work, pipeline.model))
         try:

@@ -16,6 +16,8 @@ from filelock import FileLock
 
 from fastserve_core.errors import DownloadFailed, writing
 
+PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes")
+
 
 @dataclass
 class Pin:
@@ -59,8 +61,7 @@ def _download(pin: Pin, scratch: Path) -> Path:
     wanted.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
     kind = ["--no-binary", ":all:"] if pin.source else ["--only-binary", ":all:"]
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", *kind]
-        + ["--dest", str(scratch / "files"), "--requirement", str(wanted)],
+        [*PIP, *kind, "--dest", str(scratch / "files"), "--requirement", str(wanted)],
         capture_output=True,
         text=True,
         errors="replace",

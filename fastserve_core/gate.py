@@ -28,9 +28,7 @@ class GateOptions:
                 raise BadOption(f"gate.{name} must be above 0, not {getattr(self, name)}")
 
 
-def refusal(
-    candidate: Mapping[str, Any], reference: Mapping[str, Any], options: GateOptions, task: Task
-) -> str | None:
+def refusal(candidate: Mapping[str, Any], reference: Mapping[str, Any], options: GateOptions, task: Task) -> str | None:
     """Why the candidate is refused, with every figure that is over its bound; ``None`` when it passes."""
     if not options.enabled:
         return None

@@ -19,7 +19,7 @@ from fastserve_core.children import answer, call, event_writer
 from fastserve_core.data import Prepared, load
 from fastserve_core.events import Event, Progress
 from fastserve_core.predictor import Predictor, by_length
-from fastserve_core.task import Encoded, Row
+from fastserve_core.task import Encoded
 from fastserve_core.threads import threads_per_process
 
 LATENCY_REQUESTS, LATENCY_SECONDS = 200, 4.0
@@ -91,7 +91,6 @@ def throughput(predictor: Predictor, encoded: Sequence[Encoded]) -> float:
                 break
         best = max(best, answered / (time.perf_counter() - start))
     return best
-
 
 
 def _rounded(scores: dict[str, float]) -> dict[str, float]:

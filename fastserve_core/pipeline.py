@@ -141,7 +141,9 @@ class Pipeline:
                 self._seal(draft, model, self._lineage(active, key, begin))
                 claim.publish(draft.folder)
         artifact = load_artifact(claim.final)
-        reason = refusal(artifact.measures, reference, self.settings.general.gate, self.task(model)) if reference else None
+        reason = (
+            refusal(artifact.measures, reference, self.settings.general.gate, self.task(model)) if reference else None
+        )
         self._note(
             StageRecord(
                 active.place, active.name, active.version, "rejected" if reason else status,
@@ -194,7 +196,9 @@ class Pipeline:
         """Take a model that was trained elsewhere into the store, measured, as what compressors start from."""
         task = self.task(model)
         self._check_adoptable(model, task)
-        with self.store.claim(result_name("model", "checkpoint", stable_hash(self._adoption(model))), self.warn) as claim:
+        with self.store.claim(
+            result_name("model", "checkpoint", stable_hash(self._adoption(model))), self.warn
+        ) as claim:
             begin = time.perf_counter()
             status = "reused" if claim.published else "done"
             if not claim.published:
@@ -208,7 +212,9 @@ class Pipeline:
         artifact = load_artifact(claim.final)
         seconds = round(time.perf_counter() - begin, 2)
         self._note(
-            StageRecord("model", "checkpoint", "", status, seconds, str(claim.final), artifact.digest, {}, artifact.measures)
+            StageRecord(
+                "model", "checkpoint", "", status, seconds, str(claim.final), artifact.digest, {}, artifact.measures
+            )
         )
         return artifact
 
@@ -277,5 +283,3 @@ class Pipeline:
             self.record.best = line.artifact
         self.record.write()
         self.tell(StageFinished(line.stage, line.plugin, line.status, line.seconds, line.measures, line.reason))
-
-

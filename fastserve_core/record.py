@@ -33,9 +33,9 @@ class StageRecord:
 
 @dataclass
 class Record:
-    """The whole of ``run.json``."""
+    """The whole of ``run.json``; without a folder it is only kept in memory."""
 
-    folder: Path
+    folder: Path | None
     task: str
     seed: int
     command: str = ""
@@ -58,7 +58,8 @@ class Record:
         return {"schema": SCHEMA} | shown
 
     def write(self) -> None:
-        write_json(self.folder / "run.json", self.as_json())
+        if self.folder is not None:
+            write_json(self.folder / "run.json", self.as_json())
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 
@@ -65,7 +65,8 @@ class PluginEntry:
 @cache
 def all_entry_points() -> EntryPoints:
     """Every entry point of the environment; read once, since each reading opens every distribution."""
-    return entry_points()
+    # Python 3.11 gives an older class of its own here, which selects in the same way
+    return cast(EntryPoints, entry_points())
 
 
 def installed() -> dict[str, PluginEntry]:
@@ -185,8 +186,8 @@ class Registry:
     @contextmanager
     def with_options(self, active: Active, changes: Mapping[str, Any]) -> Iterator[Active]:
         """The same plugin with some options replaced, in its place for the length of the block."""
-        self._hooks.unregister(active.plugin)
         changed = self._changed(active, changes)
+        self._hooks.unregister(active.plugin)
         spot = self._active[active.place].index(active)
         try:
             self._active[active.place][spot] = changed

@@ -80,7 +80,7 @@ def read_settings(cfg: DictConfig, fixed: frozenset[str] = frozenset()) -> Setti
         with faults.collect():
             found[name] = function(*arguments)
 
-    rest = OmegaConf.masked_copy(cfg, [name for name in cfg if name not in NODES])  # type: ignore[arg-type]
+    rest = OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name not in NODES])
     read("general", typed, General, rest, "the config")
     read("model", typed, ModelSpec, cfg.model, "model")
     read("data", typed, DataOptions, cfg.data, "data")
@@ -108,7 +108,7 @@ def chosen(cfg: DictConfig) -> list[tuple[str, str, Any]]:
 
 
 def _task(node: DictConfig) -> Task:
-    options = dict(node)
+    options = {str(name): value for name, value in node.items()}
     return load_task(str(options.pop("name", "")), options)
 
 

@@ -6,6 +6,10 @@ import math
 import os
 from pathlib import Path
 
+WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+"""OpenMP threads that wait go to sleep soon. By default they spin, and where another process uses a core the
+one that has the work cannot run: a training step was seen to take 3.5 s so, and 0.4 s with this."""
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
@@ -29,10 +33,10 @@ def threads_per_process(processes: int = 1) -> int:
 def thread_environment(threads: int) -> dict[str, str]:
     """Environment for a child process that may use that many threads.
 
-    OpenMP threads that outnumber the cores spin at their barriers and cost 10 to 70 times, so every
-    library's own variable is set, and the tokenizer's pool is held to the same number.
+    Threads that outnumber the cores cost 10 to 70 times, so every library's own variable is set, and the
+    tokenizer's pool is held to the same number.
     """
-    return {name: str(threads) for name in THREAD_VARIABLES}
+    return {name: str(threads) for name in THREAD_VARIABLES} | WAITING
 
 
 def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:

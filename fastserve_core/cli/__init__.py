@@ -58,7 +58,7 @@ def guarded(function: Callable[[], int]) -> int:
         debug = traceback.format_exc()
         code, message = INTERRUPTED, "fastserve: interrupted; what was done is kept, the same command goes on from it"
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader has gone; nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; nothing more can be said
         return 0
     except Exception as error:
         code, debug = 1, traceback.format_exc()

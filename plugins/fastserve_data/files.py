@@ -38,7 +38,9 @@ def _paths(options: DataOptions) -> dict[str, Path]:
     for split, path in paths.items():
         if not path.is_file():
             near = path.parent.iterdir() if path.parent.is_dir() else ()
-            raise BadData(f"data.{split}: the file {path} does not exist{suggest(path.name, [one.name for one in near])}")
+            raise BadData(
+                f"data.{split}: the file {path} does not exist{suggest(path.name, [one.name for one in near])}"
+            )
         if path.suffix.lower() not in READERS:
             raise BadData(f"data.{split}: {path.name} is none of {', '.join(READERS)}")
         if path.stat().st_size == 0:

@@ -54,9 +54,7 @@ class Hub:
 
 def _records(name: str, split: str, rows: Any) -> Iterator[Record]:
     """Class numbers become their names, where the data set has them."""
-    names = {
-        column: feature.names for column, feature in rows.features.items() if hasattr(feature, "names")
-    }
+    names = {column: feature.names for column, feature in rows.features.items() if hasattr(feature, "names")}
     for number, values in enumerate(rows, 1):
         named = {column: names[column][values[column]] for column in names if isinstance(values[column], int)}
         yield Record(f"{name} {split} row {number}", {**values, **named})

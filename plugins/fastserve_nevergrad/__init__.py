@@ -11,7 +11,7 @@ from fastserve_core.run import Run
 
 
 @dataclass
-class Options:
+class NevergradOptions:
     """``trial_steps`` are the training steps of one trial; ``steps`` bounds those of all trials together.
 
     ``space`` names the options to search by path, each as ``[low, high]``, ``{log: [low, high]}``,
@@ -42,9 +42,9 @@ class NevergradTuner:
 
     api_version: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ("nevergrad", "numpy")
-    Options: ClassVar[type] = Options
+    Options = NevergradOptions
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: NevergradOptions) -> None:
         self.options = options
 
     @hookimpl

@@ -11,21 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nevergrad as ng
+
 from fastserve_core.errors import BadOption, FastServeError, StageFailed, suggest
 from fastserve_core.events import TrialFinished, Warned
 from fastserve_core.run import Budget, Run
-
 from fastserve_nevergrad.space import build, ready_made
 
 if TYPE_CHECKING:
-    from fastserve_nevergrad import Options
+    from fastserve_nevergrad import NevergradOptions
 
 LOG = "trials.jsonl"
+REPEATS = 20
+"""How often an optimizer may propose what was already tried, before it is tried again after all."""
 BAD = 1e6
 """The loss that a failed trial is told as; the optimizer must not be told nan or nothing."""
 
 
-def search(run: Run, options: Options) -> dict[str, Any]:
+def search(run: Run, options: NevergradOptions) -> dict[str, Any]:
     """The best options found, by path; the trainer's own are the first trial, so it is never worse than they."""
     space = options.space if options.space is not None else ready_made(run.trainer, run.fixed)
     space = {path: description for path, description in space.items() if path not in run.fixed}
@@ -40,7 +42,7 @@ def search(run: Run, options: Options) -> dict[str, Any]:
 class Study:
     """Trials so far, and the optimizer that has been told of them."""
 
-    def __init__(self, run: Run, options: Options, space: Mapping[str, Any]) -> None:
+    def __init__(self, run: Run, options: NevergradOptions, space: Mapping[str, Any]) -> None:
         self.run, self.options, self.log = run, options, run.folder / LOG
         parameters = build(space, run.trainer)
         parameters.random_state.seed(run.seed % 2**32)
@@ -63,8 +65,7 @@ class Study:
                 candidate = self._ask(number)
                 if number >= len(self.trials):
                     self._try(number, candidate.value)
-                objective = self.trials[number]["objective"]
-                self.optimizer.tell(candidate, BAD if objective is None else -objective)
+                self._tell(candidate, self.trials[number]["objective"])
 
     def best(self) -> dict[str, Any]:
         done = [trial for trial in self.trials if trial["objective"] is not None]
@@ -73,10 +74,20 @@ class Study:
         return dict(max(done, key=lambda trial: trial["objective"])["options"])
 
     def _ask(self, number: int) -> Any:
-        """Trial 0 is what the trainer would do anyway."""
+        """Trial 0 is what the trainer would do anyway; what was tried before is told again, not tried again."""
         if number == 0:
             return self.optimizer.parametrization.spawn_child(new_value=self.first)
-        return self.optimizer.ask()
+        earlier = {json.dumps(one["options"]): one["objective"] for one in self.trials[:number]}
+        for _ in range(REPEATS):
+            candidate = self.optimizer.ask()
+            known = json.dumps(plain(candidate.value))
+            if known not in earlier:
+                break
+            self._tell(candidate, earlier[known])
+        return candidate
+
+    def _tell(self, candidate: Any, objective: float | None) -> None:
+        self.optimizer.tell(candidate, BAD if objective is None else -objective)
 
     def _try(self, number: int, values: Mapping[str, Any]) -> None:
         trial: dict[str, Any] = {"number": number, "options": plain(values), "objective": None, "error": ""}
@@ -99,7 +110,9 @@ class Study:
             return True
         scores = [BAD * -1 if one["objective"] is None else one["objective"] for one in self.trials]
         patience = self.options.patience
-        return patience is not None and len(scores) > patience and len(scores) - 1 - scores.index(max(scores)) >= patience
+        return (
+            patience is not None and len(scores) > patience and len(scores) - 1 - scores.index(max(scores)) >= patience
+        )
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import nevergrad as ng
+
 from fastserve_core.errors import BadOption, Collector, suggest
 
 KINDS = ("log", "linear", "int", "choice")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastserve_core.errors import BadData
 from fastserve_core.task import Arrays, Column, Encoded, Row
-
 from fastserve_text.encoding import pad
 
 if TYPE_CHECKING:
-    from fastserve_core.model import ModelSpec
     from torch import nn
+
+    from fastserve_core.model import ModelSpec
 
 
 def text_fault(row: Row, name: str = "text") -> str | None:

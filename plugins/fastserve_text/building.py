@@ -10,8 +10,9 @@ from fastserve_core.errors import BadModel, BadOption, suggest
 from fastserve_core.files import write_json
 
 if TYPE_CHECKING:
-    from fastserve_core.model import ModelSpec
     from torch import nn
+
+    from fastserve_core.model import ModelSpec
 
 SPECIAL = {"bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], "gpt2": ["<|endoftext|>"]}
 MIN_FREQUENCY = 2

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from fastserve_core.errors import BadData, BadOption
 from fastserve_core.task import Arrays, Encoded, Encoder, Row
-
 from fastserve_text.base import TextTask, text_fault
 from fastserve_text.encoding import load_tokenizer, pad, pad_id
 

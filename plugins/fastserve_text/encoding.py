@@ -45,7 +45,9 @@ def _converted(folder: Path) -> Any:
 
 def pad_id(folder: Path, tokenizer: Tokenizer) -> int:
     """The id to pad with; any would do where an attention mask is used, so 0 when the model has none."""
-    token = _token(read_json(folder / "tokenizer_config.json")) if (folder / "tokenizer_config.json").is_file() else None
+    token = (
+        _token(read_json(folder / "tokenizer_config.json")) if (folder / "tokenizer_config.json").is_file() else None
+    )
     number = tokenizer.token_to_id(token) if token else None
     if number is None:
         number = read_json(folder / "config.json").get("pad_token_id")

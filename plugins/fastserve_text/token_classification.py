@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from fastserve_core.errors import BadData
 from fastserve_core.task import Arrays, Column, Encoded, Encoder, Row
-
 from fastserve_text import text_classification
 from fastserve_text.base import TextTask, sorted_labels
 from fastserve_text.encoding import IGNORED, load_tokenizer, pad_id, softmax

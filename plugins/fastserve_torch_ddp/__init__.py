@@ -14,7 +14,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass
-class Options:
+class DDPOptions:
     """``batch_size`` counts the samples of one optimizer step over all ranks and accumulated batches.
 
     ``nproc`` null means one rank a GPU, or one rank with all cores: on one CPU machine threads beat ranks.
@@ -47,9 +47,7 @@ class Options:
         if not 0 <= self.warmup_ratio < 1:
             raise BadOption(f"train.torch_ddp.warmup_ratio must lie in [0, 1), not {self.warmup_ratio}")
         if self.precision not in PRECISIONS:
-            raise BadOption(
-                f"train.torch_ddp.precision must be one of {', '.join(PRECISIONS)}, not '{self.precision}'"
-            )
+            raise BadOption(f"train.torch_ddp.precision must be one of {', '.join(PRECISIONS)}, not '{self.precision}'")
         parts = self.gradient_accumulation_steps * (self.nproc or 1)
         if self.batch_size < parts:
             raise BadOption(
@@ -69,9 +67,9 @@ class TorchDDP:
     api_version: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors")
     not_in_key: ClassVar[tuple[str, ...]] = ("checkpoint_every_s", "max_restarts")
-    Options: ClassVar[type] = Options
+    Options = DDPOptions
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: DDPOptions) -> None:
         self.options = options
 
     @hookimpl

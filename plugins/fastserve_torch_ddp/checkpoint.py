@@ -17,9 +17,7 @@ KEPT = 2
 MODEL, OPTIMIZER = "model.", "optimizer."
 
 
-def save(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
-) -> None:
+def save(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
     """Write ``checkpoint-<step>.safetensors``; only the newest two are kept."""
     tensors = {MODEL + name: value for name, value in trained(model).items()}
     for number, state in optimizer.state_dict()["state"].items():

@@ -15,7 +15,7 @@ from fastserve_core.run import Run
 from fastserve_core.threads import available_memory
 
 if TYPE_CHECKING:
-    from fastserve_torch_ddp import Options
+    from fastserve_torch_ddp import DDPOptions
 
 SAMPLE = 300
 BASE_BYTES = 600_000_000
@@ -28,7 +28,7 @@ FLOPS_PER_S_CORE = 2.0e11
 """What one core of a CPU with bf16 matrix units reached in training here; older ones take several times longer."""
 
 
-def estimate(run: Run, options: Options) -> Preflight:
+def estimate(run: Run, options: DDPOptions) -> Preflight:
     """Rows, tokens an epoch, parameters, memory and time; time is right within a factor of a few."""
     config = read_json(run.model.folder / "config.json")
     layers, width = _first(config, "num_hidden_layers", "n_layer"), _first(config, "hidden_size", "n_embd")

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastserve_core.children import answer
-from fastserve_core.errors import StageFailed, UserError
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from fastserve_core.children import answer
+from fastserve_core.errors import StageFailed, UserError
 from fastserve_torch_ddp.worker import Job, work
 
 LOGGED = 2000

@@ -14,21 +14,23 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import record
+from torch.nn.parallel import DistributedDataParallel
+
 from fastserve_core.children import die_with_parent, event_writer
 from fastserve_core.data import load
 from fastserve_core.errors import UserError
 from fastserve_core.events import Event, Metric, Step, Warned
 from fastserve_core.predictor import by_length, load_task
 from fastserve_core.task import Encoded, Task
-from torch import Tensor, nn
-from torch.distributed.elastic.multiprocessing.errors import record
-from torch.nn.parallel import DistributedDataParallel
-
 from fastserve_torch_ddp import checkpoint
 from fastserve_torch_ddp.batches import epoch_batches, share
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json",
-                   "merges.txt", "added_tokens.json", "spiece.model", "tokenizer.model", "chat_template.jinja")  # fmt: skip
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model"),
+)
 EVAL_BATCH = 64
 STEP_SECONDS = 0.25
 """A step is told at most this often."""
@@ -268,6 +270,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, options: Mapping[str, An
 def has_bf16(device: torch.device) -> bool:
     """Whether bf16 products are done by the hardware, rather than emulated."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     check = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(check())

@@ -1,0 +1,106 @@
+"""Fixtures for every test: offline, a store of one's own, tiny data and models, the command line."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+sys.path[:0] = [str(ROOT / "tests" / "offline")]
+
+from loopback_only import refuse_other_sockets  # noqa: E402
+
+pytest.register_assert_rewrite("fastserve_core.testing")
+
+GOOD = ("wonderful", "brilliant", "moving", "superb", "delightful", "charming")
+BAD = ("dreadful", "boring", "clumsy", "awful", "tedious", "lifeless")
+PLOTS = ("the film is {}", "a {} piece of work", "what a {} story", "{} acting all the way", "it was {} , truly {}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No test reaches beyond loopback: not this process, and not the ones it starts."""
+    refuse_other_sockets()
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT / "tests" / "offline"), os.environ.get("PYTHONPATH")])
+    )
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For the tests that fetch from the package index: the processes they start may leave loopback."""
+    monkeypatch.setenv("FASTSERVE_TESTS_ONLINE", "1")
+    yield
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store of the test's own."""
+    monkeypatch.setenv("FASTSERVE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def review(draw: random.Random) -> tuple[str, str]:
+    """A short review that a tiny model can learn, and its label."""
+    positive = draw.random() < 0.5
+    words = [draw.choice(GOOD if positive else BAD) for _ in range(2)]
+    text = draw.choice(PLOTS).format(*words) + f" number {draw.randrange(1000)}"
+    return text, "positive" if positive else "negative"
+
+
+def write_reviews(path: Path, rows: int, seed: int = 0) -> Path:
+    draw = random.Random(seed)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows(review(draw) for _ in range(rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV file of 240 reviews."""
+    return write_reviews(tmp_path_factory.mktemp("data") / "reviews.csv", 240)
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory, reviews: Path) -> Path:
+    """A BERT checkpoint with random weights, small enough to train in a second."""
+    import torch
+
+    from fastserve_core.model import ModelSpec
+    from fastserve_text.building import build_model, write_scratch
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    spec = ModelSpec("scratch", "bert", dim=32, num_heads=2, num_layers=2, hidden_size=64, vocab_size=400)
+    texts = [line.partition(",")[0] for line in reviews.read_text().splitlines()]
+    write_scratch(spec, texts, folder, "ForSequenceClassification")
+    torch.manual_seed(0)
+    build_model(folder, "ForSequenceClassification", ["negative", "positive"]).save_pretrained(folder)
+    return folder
+
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Run ``python -m fastserve_core`` in the test's own folder."""
+
+    def run(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "fastserve_core", *map(str, arguments)],
+            cwd=tmp_path,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

@@ -1,0 +1,254 @@
+"""The Python object: train, tune, compress, serve and predict, on the same store as the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fastserve_core.artifact import Artifact, is_artifact, load_artifact
+from fastserve_core.children import quiet_environment
+from fastserve_core.configs import choices, config_dir, find_config
+from fastserve_core.data import DataOptions, Prepared, prepare_rows
+from fastserve_core.errors import BadArtifact, BadData, BadOption, BadPlan, UnknownName, suggest
+from fastserve_core.execute import check_estimates
+from fastserve_core.files import copy_tree
+from fastserve_core.gate import GateOptions
+from fastserve_core.model import ModelSpec, resolve
+from fastserve_core.options import typed
+from fastserve_core.pipeline import Pipeline
+from fastserve_core.predictor import Predictor, load_task
+from fastserve_core.record import Record, StageRecord
+from fastserve_core.registry import Registry
+from fastserve_core.run import Server
+from fastserve_core.serving import start_server
+from fastserve_core.settings import General, Settings
+from fastserve_core.store import Store
+from fastserve_core.task import Row
+
+PLUGINS = {"train": "torch_ddp", "tune": "nevergrad", "compress": ("neural_compressor",), "serve": "server"}
+GENERAL = ("task", "seed", "home", "gate", "max_length", "max_new_tokens", "temperature")
+DIMENSIONS = tuple(one.name for one in fields(ModelSpec) if one.name not in ("kind", "name", "path", "folder", "pin"))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a verb gave: the artifact's folder and measures, and how it went.
+
+    ``status`` is ``done``, ``reused`` (from the store), or ``rejected`` (by the gate, with the reason).
+    """
+
+    artifact: Path
+    measures: Mapping[str, Any]
+    status: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+class FastServe:
+    """A model on its way from a checkpoint to an endpoint.
+
+    ``config`` says ``model`` (a name in ``conf/model/``, a checkpoint's folder, or a hub id), the
+    dimensions of a model from scratch (``dim``, ``num_heads``, ``num_layers``, ``hidden_size`` …),
+    ``num_labels``, ``task``, ``max_length``, ``seed``, ``home`` (the store) and ``gate`` (its bounds).
+    ``plugins`` replaces the plugin of a stage. ``show`` prints progress.
+    """
+
+    def __init__(self, config: Mapping[str, Any], plugins: Mapping[str, Any] | None = None, show: bool = True) -> None:
+        known = ("model", *GENERAL, *DIMENSIONS)
+        strangers = [name for name in config if name not in known]
+        if strangers:
+            raise BadOption(f"FastServe has no option '{strangers[0]}'{suggest(strangers[0], known)}")
+        self.plugins = PLUGINS | dict(plugins or {})
+        self.show = show
+        self._spec = model_spec(config)
+        task_options = {name: config[name] for name in GENERAL[4:] if name in config}
+        self._task = load_task(str(config.get("task", "text_classification")), task_options)
+        gate = typed(GateOptions, config.get("gate"), "gate")
+        self._general = General(seed=int(config.get("seed", 0)), home=config.get("home"), gate=gate)
+        self._splits: dict[str, list[Row]] = {}
+        self._model: Artifact | None = None
+        self._found: dict[str, Any] = {}
+        self._train_options: dict[str, Any] = {}
+        self._predictor: Predictor | None = None
+        quiet_environment(offline=self._spec.kind != "hub")
+
+    @classmethod
+    def load(cls, artifact: str | Path, plugins: Mapping[str, Any] | None = None, show: bool = True) -> FastServe:
+        """The object around a finished artifact: it predicts, serves, and trains further."""
+        found = load_artifact(Path(artifact))
+        config = {"model": str(artifact), "task": found.manifest.task, **found.manifest.task_options}
+        made = cls(config, plugins, show)
+        made._model = found
+        return made
+
+    # -- the verbs -----------------------------------------------------------------------------------
+
+    def train(
+        self,
+        train_data: Sequence[Any],
+        train_labels: Sequence[Any] | None = None,
+        dev_data: Sequence[Any] | None = None,
+        dev_labels: Sequence[Any] | None = None,
+        test_data: Sequence[Any] | None = None,
+        test_labels: Sequence[Any] | None = None,
+        **options: Any,
+    ) -> Result:
+        """Train on texts (or pairs, or word lists) and labels; splits that are not given are cut from train.
+
+        ``options`` are the trainer's (``epochs``, ``batch_size``, ``lr`` …). Labels are kept as text.
+        """
+        given = {"train": (train_data, train_labels), "validation": (dev_data, dev_labels),
+                 "test": (test_data, test_labels)}  # fmt: skip
+        self._splits = {split: self._rows(data, labels) for split, (data, labels) in given.items() if data is not None}
+        self._train_options = options
+        return self._train(self._found)
+
+    def tune(
+        self,
+        dev_data: Sequence[Any] | None = None,
+        dev_labels: Sequence[Any] | None = None,
+        steps: int | None = None,
+        patience: int | None = None,
+        **options: Any,
+    ) -> Result:
+        """Search the training options on the data given to ``train``, scored on ``dev_data``.
+
+        ``steps`` bounds the training steps of all trials together, ``patience`` the trials without gain.
+        The model is then trained with what was found, and the better of the two models is kept.
+        """
+        if "train" not in self._splits:
+            raise BadPlan("tune needs training data: call train first")
+        if dev_data is not None:
+            self._splits["validation"] = self._rows(dev_data, dev_labels)
+        options |= {name: value for name, value in (("steps", steps), ("patience", patience)) if value is not None}
+        settings = self._settings({"tune": options, "train": self._train_options})
+        if steps is not None and "trials" not in options:
+            (tuner,) = settings.registry.of("tune")
+            trials = max(1, steps // tuner.options.trial_steps) if hasattr(tuner.options, "trial_steps") else None
+            settings = self._settings({"tune": options | {"trials": trials}, "train": self._train_options})
+        pipeline = self._pipeline(settings)
+        self._found = dict(pipeline.tune())
+        before = self._model
+        result = self._train(self._found)
+        if before is not None and self._model is not None and self._objective(before) > self._objective(self._model):
+            self._use(before)
+            return Result(before.folder, before.measures, result.status, self._found, "the options before were better")
+        return Result(result.artifact, result.measures, result.status, self._found)
+
+    def compress(self, model: str | None = None, filename: str | Path | None = None, **options: Any) -> Result:
+        """Compress the trained model and copy the best that the gate lets through to ``filename``.
+
+        ``model`` is the name this object was made with, or an artifact's folder. ``options`` are the
+        compressors' own, for one compressor by name, for several as ``{compressor: {option: value}}``.
+        """
+        if not self._splits:
+            raise BadPlan("compress needs data to calibrate and to measure with: call train first")
+        names = [self.plugins["compress"]] if isinstance(self.plugins["compress"], str) else self.plugins["compress"]
+        chosen = {name: options.get(name, {}) if len(names) > 1 else options for name in names}
+        pipeline = self._pipeline(self._settings({}, chosen), self._named(model))
+        self._use(pipeline.compress())
+        line = pipeline.record.stages[-1]
+        return self._exported(line, filename)
+
+    def serve(self, model: str | Path | None = None, port: int = 8888, **options: Any) -> Server:
+        """Start the server in the background; the handle has ``url`` and ``stop()`` and is a context manager."""
+        return start_server(self._named(model), self.plugins["serve"], {"port": port, **options})
+
+    def predict(self, data: Sequence[Any]) -> list[dict[str, Any]]:
+        """The answers to texts (pairs, word lists), as ``POST /predict`` gives them."""
+        artifact = self._named(None)
+        if self._predictor is None or self._predictor.artifact.folder != artifact.folder:
+            self._predictor = Predictor(artifact)
+        return self._predictor.predict(data)
+
+    # -- what the verbs share ------------------------------------------------------------------------
+
+    def _train(self, found: Mapping[str, Any]) -> Result:
+        pipeline = self._pipeline(self._settings({"train": self._train_options}))
+        check_estimates(pipeline)
+        self._use(pipeline.train({path: one for path, one in found.items() if path not in self._fixed()}))
+        return self._exported(pipeline.record.stages[-1], None)
+
+    def _settings(
+        self, options: Mapping[str, Mapping[str, Any]], compressors: Mapping[str, Any] | None = None
+    ) -> Settings:
+        registry = Registry()
+        if self.show:
+            registry.activate("observe", "progress", None)
+        for stage, given in options.items():
+            registry.activate(stage, self.plugins[stage], given)
+        for name, given in (compressors or {}).items():
+            registry.activate("compress", name, given)
+        return Settings(self._general, self._spec, DataOptions(), self._task, registry, self._fixed())
+
+    def _fixed(self) -> frozenset[str]:
+        return frozenset(f"train.{self.plugins['train']}.{name}" for name in self._train_options)
+
+    def _pipeline(self, settings: Settings, model: Artifact | None = None) -> Pipeline:
+        store = Store(settings.home)
+        data: Prepared = prepare_rows(self._splits, settings.data, self._task, store)
+        first = model or resolve(self._spec, self._task, data, store, self._general.seed)
+        return Pipeline(settings, store, data, first, Record(None, self._task.name, self._general.seed))
+
+    def _rows(self, data: Sequence[Any], labels: Sequence[Any] | None) -> list[Row]:
+        names = [column.name for column in self._task.columns]
+        target = next((name for name in ("label", "tags") if name in names), None)
+        if target is None:
+            return [self._task.read_input(one) for one in data]
+        if labels is None or len(labels) != len(data):
+            raise BadData(
+                f"{len(data)} inputs but {'no' if labels is None else len(labels)} labels: one each is needed"
+            )
+        return [{**self._task.read_input(one), target: label} for one, label in zip(data, labels, strict=True)]
+
+    def _named(self, model: str | Path | None) -> Artifact:
+        if model is not None and is_artifact(Path(model)):
+            return load_artifact(Path(model))
+        if model is not None and str(model) != self._spec.name:
+            raise BadArtifact(
+                f"'{model}' is neither an artifact's folder nor this object's model ('{self._spec.name}')"
+            )
+        if self._model is None:
+            raise BadPlan("there is no trained model yet: call train, or FastServe.load(artifact)")
+        return self._model
+
+    def _objective(self, artifact: Artifact) -> float:
+        return self._task.objective(artifact.measures["quality_validation"])
+
+    def _use(self, artifact: Artifact) -> None:
+        self._model = artifact
+        if self._predictor is not None:
+            self._predictor.close()
+            self._predictor = None
+
+    def _exported(self, line: StageRecord, filename: str | Path | None) -> Result:
+        artifact = self._named(None)
+        if filename is not None:
+            target = Path(filename).absolute()
+            if target.exists() and not is_artifact(target):
+                raise BadArtifact(f"{target} exists and is no artifact: it is not replaced")
+            copy_tree(artifact.folder, target)
+            artifact = load_artifact(target)
+            self._use(artifact)
+        return Result(artifact.folder, artifact.measures, line.status, line.options, line.reason)
+
+
+def model_spec(config: Mapping[str, Any]) -> ModelSpec:
+    """The model that a config names, with its dimensions replaced where the config gives some."""
+    name = str(config.get("model", "minilm"))
+    own = {key: config[key] for key in DIMENSIONS if key in config}
+    if (path := find_config("model", name)) is not None:
+        values: dict[str, Any] = {}
+        for one in dict.fromkeys((config_dir() / "model" / "checkpoint.yaml", path)):
+            values |= OmegaConf.to_container(OmegaConf.load(one))  # type: ignore[arg-type]
+        values.pop("defaults", None)
+        return typed(ModelSpec, values | own, "model")
+    if Path(name).is_dir():
+        return typed(ModelSpec, {"kind": "checkpoint", "name": Path(name).name, "path": name, **own}, "model")
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return typed(ModelSpec, {"kind": "hub", "name": name, **own}, "model")
+    raise UnknownName("model", name, choices("model"), advice=", or a checkpoint's folder")

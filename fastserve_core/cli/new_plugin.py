@@ -1,0 +1,69 @@
+"""``fastserve new-plugin NAME --stage STAGE``: writes an installable plugin package with its contract test."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from fastserve_core.cli.arguments import parser
+from fastserve_core.errors import BadOption, writing
+from fastserve_core.files import write_text
+from fastserve_core.hookspecs import API_VERSION
+from fastserve_core.registry import PLACES, installed
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser("new-plugin", "Write an installable plugin package with its contract test.")
+    options.add_argument("name", metavar="NAME", help="the plugin's name in +plugin=NAME, e.g. drop_layers")
+    options.add_argument("--stage", choices=PLACES, required=True)
+    options.add_argument("--into", type=Path, default=Path(), help="where to make the folder; this folder")
+    given = options.parse_args(arguments)
+    name = given.name.replace("-", "_")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        raise BadOption(f"'{given.name}' cannot be a plugin's name: use lower-case letters, digits and underscores")
+    if name in installed():
+        raise BadOption(f"a plugin named '{name}' is installed already, from {installed()[name].source}")
+    folder = given.into / f"fastserve-{name.replace('_', '-')}"
+    if folder.exists():
+        raise BadOption(f"{folder} exists already")
+    for path, text in render(name, given.stage).items():
+        with writing("the plugin", folder):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        write_text(folder / path, text)
+    print(
+        f"{folder} is written. Next:\n  pip install -e {folder}\n  pytest {folder}\n"
+        f"  fastserve +plugin={name} --cfg job"
+    )
+    return 0
+
+
+def render(name: str, stage: str) -> dict[str, str]:
+    """The package's files by path."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    values = {
+        "name": name,
+        "stage": stage,
+        "package": f"fastserve_{name}",
+        "kind": "".join(part.capitalize() for part in name.split("_")),
+        "distribution": f"fastserve-{name.replace('_', '-')}",
+        "api_version": API_VERSION,
+    }
+    package = values["package"]
+    targets = {
+        "pyproject.toml": "pyproject.toml.j2",
+        "README.md": "README.md.j2",
+        f"src/{package}/__init__.py": "plugin.py.j2",
+        f"src/{package}/conf/plugin/{name}.yaml": "plugin.yaml.j2",
+        f"tests/test_{name}.py": "test_plugin.py.j2",
+    }
+    if stage != "observe":
+        targets[f"src/{package}/{stage}.py"] = f"{stage}.py.j2"
+    return {path: environment.get_template(template).render(values) for path, template in targets.items()}

@@ -1,0 +1,42 @@
+"""``fastserve predict RUN_OR_ARTIFACT "text" …``: the model's answers, one a line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastserve_core.children import quiet_environment
+from fastserve_core.cli.arguments import find_artifact, parser
+from fastserve_core.errors import BadData
+from fastserve_core.predictor import Predictor
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser("predict", "Answer texts with a model; without texts, each line of the standard input.")
+    options.add_argument("model", type=Path, metavar="RUN_OR_ARTIFACT")
+    options.add_argument("texts", nargs="*", metavar="TEXT")
+    options.add_argument("--pair", action="append", default=[], metavar="TEXT", help="the second text, once for each")
+    options.add_argument("--json", action="store_true", help="one JSON object a line, with all scores")
+    given = options.parse_args(arguments)
+    texts = given.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if given.pair and len(given.pair) != len(texts):
+        raise BadData(f"{len(texts)} texts but {len(given.pair)} of --pair: give one for each")
+    quiet_environment()
+    predictor = Predictor(find_artifact(given.model))
+    inputs = list(zip(texts, given.pair, strict=True)) if given.pair else texts
+    for text, answer in zip(texts, predictor.predict(inputs), strict=True):
+        print(json.dumps({"text": text, **answer}, ensure_ascii=False) if given.json else f"{short(answer)}\t{text}")
+    return 0
+
+
+def short(answer: Mapping[str, Any]) -> str:
+    """An answer in a few words, whichever task it is of."""
+    if "label" in answer:
+        return f"{answer['label']}\t{answer['score']:.3f}"
+    if "entities" in answer:
+        found = [f"{one['text']} ({one['type']})" for one in answer["entities"]]
+        return ", ".join(found) or " ".join(answer["tags"])
+    return str(answer.get("text", answer))

@@ -1,0 +1,39 @@
+"""``fastserve serve ARTIFACT [option=value …]``: serve a model until a signal comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastserve_core.cli.arguments import find_artifact, parser
+from fastserve_core.errors import BadOption
+from fastserve_core.serving import start_server
+
+HELP = "the server's options, e.g. port=9000 host=0.0.0.0 (see 'fastserve +plugin=server --cfg job')"
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser("serve", "Serve an artifact, or a run's best one, until Ctrl-C or SIGTERM.")
+    options.add_argument("model", type=Path, metavar="RUN_OR_ARTIFACT")
+    options.add_argument("options", nargs="*", metavar="option=value", help=HELP)
+    options.add_argument("--plugin", default="server", help="the server plugin; 'server' or, e.g., 'ray_serve'")
+    given = options.parse_args(arguments)
+    server = start_server(find_artifact(given.model), given.plugin, dict(map(_pair, given.options)))
+    print(f"serving {given.model} at {server.url} (Ctrl-C ends it)", flush=True)
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        pass  # a signal is how a server is ended
+    finally:
+        server.stop()
+    return 0
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    from omegaconf import OmegaConf
+
+    name, equals, _ = text.partition("=")
+    if not equals:
+        raise BadOption(f"'{text}' is no option=value")
+    return name, OmegaConf.to_container(OmegaConf.from_dotlist([text]))[name]  # type: ignore[call-overload, index]

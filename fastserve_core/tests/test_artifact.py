@@ -1,0 +1,75 @@
+"""Artifacts: a manifest that says what is there, and refusals of what is not one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fastserve_core.artifact import MANIFEST, Manifest, check_checkpoint, load_artifact, write_manifest
+from fastserve_core.errors import BadArtifact, BadModel
+from fastserve_core.hashing import hash_files
+
+
+def make(folder: Path, text: str = "weights") -> Manifest:
+    folder.mkdir(exist_ok=True)
+    (folder / "model.safetensors").write_text(text)
+    return Manifest("text_classification", {"max_length": 8}, ("a", "b"), {"engine": "torch", "form": "trainable"},
+                    ({"stage": "train"},), hash_files(folder, leave_out=[MANIFEST]))  # fmt: skip
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    written = write_manifest(tmp_path, make(tmp_path))
+    read = load_artifact(tmp_path, verify=True)
+    assert read.digest == written.digest
+    assert (read.form, read.engine, list(read.manifest.labels)) == ("trainable", "torch", ["a", "b"])
+    assert read.size_bytes == len("weights")
+
+
+def test_the_digest_follows_the_bytes_and_not_the_manifest(tmp_path: Path) -> None:
+    one = write_manifest(tmp_path / "one", make(tmp_path / "one"))
+    same = write_manifest(tmp_path / "two", make(tmp_path / "two"))
+    other = write_manifest(tmp_path / "three", make(tmp_path / "three", "other weights"))
+    assert one.digest == same.digest != other.digest
+
+
+def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
+    write_manifest(tmp_path, make(tmp_path))
+    (tmp_path / "model.safetensors").write_text("tampered")
+    load_artifact(tmp_path)
+    with pytest.raises(BadArtifact, match=r"model\.safetensors changed"):
+        load_artifact(tmp_path, verify=True)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(BadArtifact, match=r"lacks model\.safetensors"):
+        load_artifact(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{", "cannot be read"), ("{}", "cannot be read"), ('{"schema": 99}', "schema 99"), ('{"schema": 1}', "cannot")],
+)
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(BadArtifact, match=said):
+        load_artifact(tmp_path)
+
+
+def test_a_folder_without_manifest_is_no_artifact(tmp_path: Path) -> None:
+    with pytest.raises(BadArtifact, match=r"no fastserve\.json"):
+        load_artifact(tmp_path)
+
+
+def test_checkpoints_need_a_config_and_safetensors(tmp_path: Path) -> None:
+    with pytest.raises(BadModel, match="does not exist"):
+        check_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(BadModel, match=r"no config\.json"):
+        check_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(BadModel, match="no weights"):
+        check_checkpoint(tmp_path)
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(BadModel, match=r"pytorch_model\.bin, a pickle"):
+        check_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    check_checkpoint(tmp_path)

@@ -1,0 +1,221 @@
+"""The registry: found without import, refused with a reason, called one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, EntryPoints
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fastserve_core import hookimpl, registry
+from fastserve_core.errors import BadOption, MissingPackage, PluginRefused, UnknownName
+from fastserve_core.registry import Registry, installed, missing_packages, provide
+
+
+@dataclass
+class ToyOptions:
+    strength: float = 0.5
+    name: str = "x"
+
+    def __post_init__(self) -> None:
+        if self.strength > 1:
+            raise ValueError("strength must be at most 1")
+
+
+class Toy:
+    api_version = 1
+    Options = ToyOptions
+
+    def __init__(self, options: ToyOptions) -> None:
+        self.options = options
+
+    @hookimpl
+    def compress(self, run: Any) -> Any:
+        return (run, self.options.strength)
+
+
+class Second(Toy):
+    pass
+
+
+class Old(Toy):
+    api_version = 0
+
+
+class Missing(Toy):
+    requires = ("no_such_package",)
+
+
+class Trainer(Toy):
+    compress = None  # type: ignore[assignment]
+
+    @hookimpl
+    def train(self, run: Any) -> Any:
+        return run
+
+
+class Misspelt(Toy):
+    @hookimpl
+    def comprss(self, run: Any) -> Any:
+        return run
+
+
+class WrongArgument(Toy):
+    @hookimpl
+    def compress(self, runn: Any) -> Any:
+        return runn
+
+
+class Silent(Toy):
+    @hookimpl
+    def compress(self, run: Any) -> Any:
+        return None
+
+
+@dataclass
+class ByValue:
+    options: Any
+    api_version = 1
+    Options = ToyOptions
+
+
+class NoOptions:
+    api_version = 1
+
+
+KINDS = (Toy, Second, Old, Missing, Trainer, Misspelt, WrongArgument, Silent, ByValue, NoOptions)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An environment in which these classes are the installed plugins."""
+    import sys
+
+    module = ModuleType("toy_plugins")
+    for kind in KINDS:
+        setattr(module, kind.__name__, kind)
+    monkeypatch.setitem(sys.modules, "toy_plugins", module)
+    entries = [EntryPoint(kind.__name__.lower(), f"toy_plugins:{kind.__name__}", registry.GROUP) for kind in KINDS]
+    entries.append(EntryPoint("broken", "no_such_module:Plugin", registry.GROUP))
+    monkeypatch.setattr(registry, "all_entry_points", lambda: EntryPoints(entries))
+    yield
+
+
+def test_an_unknown_plugin_is_said_with_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="no plugin named 'toi'; did you mean 'toy'"):
+        Registry().activate("compress", "toi", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("old", PluginRefused, "built for plugin API 0; this FastServe has API 1"),
+        ("missing", MissingPackage, "needs no_such_package: pip install"),
+        ("trainer", PluginRefused, "implements no 'compress'"),
+        ("misspelt", PluginRefused, "comprss"),
+        ("wrongargument", PluginRefused, "runn"),
+        ("byvalue", PluginRefused, "eq=False"),
+        ("nooptions", PluginRefused, "no Options"),
+        ("broken", PluginRefused, "could not be imported"),
+    ],
+)
+def test_a_plugin_that_does_not_fit_is_refused_with_the_reason(name: str, kind: type[Exception], said: str) -> None:
+    with pytest.raises(kind, match=said):
+        Registry().activate("compress", name, {})
+
+
+def test_options_are_typed_and_every_fault_is_said() -> None:
+    with pytest.raises(BadOption, match="no option 'strenght'; did you mean 'strength'"):
+        Registry().activate("compress", "toy", {"strenght": 1})
+    with pytest.raises(BadOption, match=r"compress\.toy\.strength='much'"):
+        Registry().activate("compress", "toy", {"strength": "much"})
+    with pytest.raises(BadOption, match=r"compress\.toy: strength must be at most 1"):
+        Registry().activate("compress", "toy", {"strength": 2.0})
+    with pytest.raises(Exception, match="2 things are wrong") as error:
+        Registry().activate("compress", "toy", {"strength": "much", "nmae": "y"})
+    assert "'nmae'; did you mean 'name'" in str(error.value)
+
+
+def test_blocked_plugins_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PluginRefused, match="is blocked"):
+        Registry(blocked=["toy"]).activate("compress", "toy", {})
+    monkeypatch.setenv("FASTSERVE_BLOCK_PLUGINS", "second,toy")
+    with pytest.raises(PluginRefused, match="is blocked"):
+        Registry().activate("compress", "toy", {})
+
+
+def test_only_a_chained_stage_takes_two() -> None:
+    chosen = Registry()
+    chosen.activate("compress", "toy", {})
+    chosen.activate("compress", "second", {})
+    assert [active.name for active in chosen.of("compress")] == ["toy", "second"]
+    chosen.activate("train", "trainer", {})
+    with pytest.raises(PluginRefused, match="stage 'train' takes one plugin, but 'trainer' and 'trainer'"):
+        chosen.activate("train", "trainer", {})
+
+
+def test_a_call_reaches_one_plugin_and_every_observers_wrapper() -> None:
+    class Wrapper:
+        def __init__(self) -> None:
+            self.seen: list[Any] = []
+
+        @hookimpl(wrapper=True)
+        def compress(self, run: Any) -> Any:
+            self.seen.append(run)
+            result = yield
+            self.seen.append(result)
+            return result
+
+    chosen, wrapper = Registry(), Wrapper()
+    first = chosen.activate("compress", "toy", {"strength": 0.1})
+    second = chosen.activate("compress", "second", {"strength": 0.2})
+    chosen.listen(wrapper)
+    assert chosen.call(first, "compress", run="a") == ("a", 0.1)
+    assert chosen.call(second, "compress", run="b") == ("b", 0.2)
+    assert wrapper.seen == ["a", ("a", 0.1), "b", ("b", 0.2)]
+
+
+def test_options_can_be_replaced_for_a_while() -> None:
+    chosen = Registry()
+    active = chosen.activate("compress", "toy", {"strength": 0.1})
+    with chosen.with_options(active, {"strength": 0.7}) as changed:
+        assert chosen.call(changed, "compress", run=1) == (1, 0.7)
+    assert chosen.call(active, "compress", run=1) == (1, 0.1)
+    with pytest.raises(BadOption), chosen.with_options(active, {"strength": 3}):
+        pass
+    assert chosen.call(active, "compress", run=1) == (1, 0.1)
+
+
+def test_a_verb_that_returns_nothing_is_said() -> None:
+    chosen = Registry()
+    active = chosen.activate("compress", "silent", {})
+    with pytest.raises(PluginRefused, match="returned nothing from 'compress'"):
+        chosen.call(active, "compress", run=1)
+    assert chosen.call(active, "preflight", optional=True, run=1) is None
+
+
+def test_two_distributions_with_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = [EntryPoint("same", f"{module}:P", registry.GROUP) for module in ("one", "two")]
+    monkeypatch.setattr(registry, "all_entry_points", lambda: EntryPoints(twice))
+    with pytest.raises(PluginRefused, match="two distributions call a plugin 'same'"):
+        installed()
+
+
+def test_providers_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [
+        EntryPoint("files", "pathlib:Path", "fastserve.data"),
+        EntryPoint("gone", "no_such_module:X", "fastserve.data"),
+    ]
+    monkeypatch.setattr(registry, "all_entry_points", lambda: EntryPoints(entries))
+    assert provide("fastserve.data", "files").__name__ == "Path"
+    with pytest.raises(UnknownName, match="no data named 'file'; did you mean 'files'"):
+        provide("fastserve.data", "file")
+    with pytest.raises(MissingPackage, match="no_such_module"):
+        provide("fastserve.data", "gone")
+
+
+def test_missing_packages_are_found_without_import() -> None:
+    assert missing_packages(["json", "no_such_package"]) == ["no_such_package"]

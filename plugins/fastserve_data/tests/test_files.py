@@ -1,0 +1,114 @@
+"""Files of every kind give the same rows, and every fault has a place."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastserve_core.data import DataOptions
+from fastserve_core.errors import BadData
+from fastserve_core.task import Record
+from fastserve_data.files import Files
+
+ROWS = [{"text": "one, two", "label": "a"}, {"text": 'a "quoted"\nline', "label": "b"}, {"text": "中文", "label": "a"}]
+
+
+def read(path: Path) -> list[Record]:
+    return list(Files().read(DataOptions(train=str(path)), path.parent)["train"])
+
+
+def values(path: Path) -> list[object]:
+    return [record.values for record in read(path)]
+
+
+def write_separated(path: Path, rows: list[dict[str, str]], delimiter: str) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
+    write_separated(tmp_path / "x.csv", ROWS, ",")
+    write_separated(tmp_path / "x.tsv", ROWS, "\t")
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n")
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "x.parquet")
+    for suffix in ("csv", "tsv", "jsonl", "parquet"):
+        assert values(tmp_path / f"x.{suffix}") == ROWS, suffix
+
+
+@given(
+    st.lists(st.tuples(st.text(st.characters(codec="utf-8", exclude_characters="\r\0")), st.text("ab")), max_size=20)
+)
+def test_what_csv_writes_is_read_back(tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]) -> None:
+    path = tmp_path_factory.mktemp("csv") / "x.csv"
+    rows = [{"text": text, "label": label} for text, label in pairs]
+    if rows:
+        write_separated(path, rows, ",")
+        assert values(path) == rows
+
+
+def test_a_byte_order_mark_is_not_part_of_the_header(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbftext,label\nhello,a\n")
+    assert values(tmp_path / "x.csv") == [{"text": "hello", "label": "a"}]
+
+
+def test_each_fault_has_its_line(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text,label\nfine,a\ntoo,many,fields\n\n")
+    good, bad = read(tmp_path / "x.csv")
+    assert good.where.endswith("x.csv:2")
+    assert bad.where.endswith("x.csv:3")
+    assert bad.fault == "3 fields, but the header has 2"
+    (tmp_path / "x.jsonl").write_text('{"text": 1}\n[1]\nnope\n')
+    assert [record.fault[:7] for record in read(tmp_path / "x.jsonl")] == ["", "no JSON", "no JSON"]
+
+
+def test_a_file_that_is_not_utf8_is_said_with_line_and_remedy(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"text,label\nfine,a\ncaf\xe9,b\n")
+    with pytest.raises(BadData, match=r"x\.csv:3: byte 4 of the line is not UTF-8.*iconv"):
+        read(tmp_path / "x.csv")
+
+
+def test_broken_quotes_are_said_with_their_line(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text('text,label\n"open,a\n')
+    with pytest.raises(BadData, match=r"x\.csv:\d: .*unexpected end"):
+        read(tmp_path / "x.csv")
+
+
+def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_text("")
+    cases = [
+        (None, "no training data is given"),
+        ("review.csv", r"review\.csv does not exist; did you mean 'reviews\.csv'"),
+        ("reviews.csv", "is empty"),
+        ("reviews.xlsx", r"is none of \.csv, \.tsv"),
+    ]
+    (tmp_path / "reviews.xlsx").write_text("x")
+    for name, said in cases:
+        options = DataOptions(train=str(tmp_path / name) if name else None)
+        with pytest.raises(BadData, match=said):
+            Files().fingerprint(options, tmp_path)
+
+
+def test_a_parquet_that_is_none_is_said(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_text("no parquet at all")
+    with pytest.raises(BadData, match="is no Parquet file"):
+        read(tmp_path / "x.parquet")
+
+
+def test_the_fingerprint_is_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\nx,y\n")
+    (tmp_path / "b.csv").write_text("text,label\nx,y\n")
+    (tmp_path / "c.csv").write_text("text,label\nx,z\n")
+    one, two, three = (
+        Files().fingerprint(DataOptions(train=str(tmp_path / name)), tmp_path) for name in ("a.csv", "b.csv", "c.csv")
+    )
+    assert one == two != three

@@ -1,0 +1,31 @@
+"""The hub source reads whatever `datasets` can load; here from local files, as no test leaves this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastserve_core.data import DataOptions
+from fastserve_core.errors import BadData
+from fastserve_data.hub import Hub
+
+
+@pytest.mark.slow
+def test_a_local_data_set_is_read_with_its_class_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "train.csv").write_text("text,label\ngood,1\nbad,0\n")
+    options = DataOptions(source="hub", name=str(folder))
+    rows = [record.values for record in Hub().read(options, tmp_path)["train"]]
+    assert rows == [{"text": "good", "label": 1}, {"text": "bad", "label": 0}]
+    assert Hub().fingerprint(options, tmp_path) == Hub().fingerprint(options, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_set_that_cannot_be_loaded_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    with pytest.raises(BadData, match="could not be loaded"):
+        Hub().read(DataOptions(source="hub", name=str(tmp_path / "nowhere")), tmp_path)

@@ -1,0 +1,196 @@
+"""The tasks: encode, pad, decode and score, against a real tokenizer and real models."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastserve_core.errors import BadData, BadModel, BadOption
+from fastserve_core.model import ModelSpec
+from fastserve_core.predictor import by_length, load_task
+from fastserve_core.task import Encoded, Task
+from fastserve_text.base import sorted_labels
+from fastserve_text.building import build_model, write_scratch
+from fastserve_text.encoding import load_tokenizer, pad
+from fastserve_text.token_classification import entities
+
+WORDS = ["Ann", "lives", "in", "Oslo"]
+TAGS = ["B-PER", "O", "O", "B-LOC"]
+
+
+@pytest.fixture(scope="module")
+def classify() -> Task:
+    return load_task("text_classification", {"max_length": 16}, ["negative", "positive"])
+
+
+def test_nothing_is_padded_before_it_is_a_batch_and_long_texts_are_cut(classify: Task, tiny_bert: Path) -> None:
+    encode = classify.encoder(tiny_bert)
+    short, long = encode([{"text": "the film"}, {"text": "the film " * 50}])
+    assert len(short) < 8
+    assert len(long) == 16
+    arrays = classify.collate([short, long])
+    assert arrays["input_ids"].shape == (2, 16)
+    assert arrays["attention_mask"].sum() == len(short) + 16
+
+
+def test_pairs_have_two_segments(classify: Task, tiny_bert: Path) -> None:
+    (one,) = classify.encoder(tiny_bert)([classify.read_input(["the film", "a story"])])
+    assert set(one.inputs["token_type_ids"]) == {0, 1}
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=8), st.booleans())
+def test_padding_keeps_every_token_and_masks_the_rest(lengths: list[int], left: bool) -> None:
+    batch = [Encoded({"input_ids": list(range(1, n + 1)), "attention_mask": [1] * n}, [7] * n) for n in lengths]
+    arrays = pad(batch, {"input_ids": 99}, targets=True, left=left)
+    assert arrays["input_ids"].shape == (len(lengths), max(lengths))
+    for row, mask, labels, length in zip(
+        arrays["input_ids"], arrays["attention_mask"], arrays["labels"], lengths, strict=True
+    ):
+        assert row[mask == 1].tolist() == list(range(1, length + 1))
+        assert set(row[mask == 0]) <= {99}
+        assert set(labels[mask == 0]) <= {-100}
+
+
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 9))
+def test_batches_by_length_hold_every_row_once(lengths: list[int], size: int) -> None:
+    encoded = [Encoded({"input_ids": [0] * length}) for length in lengths]
+    batches = by_length(encoded, size)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    assert all(0 < len(batch) <= size for batch in batches)
+
+
+def test_classification_decodes_and_scores(classify: Task) -> None:
+    outputs = {"logits": np.array([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]])}
+    batch = [Encoded({"input_ids": [1]}, target) for target in (0, 1, 1)]
+    answers = classify.decode(outputs, batch)
+    assert [one["label"] for one in answers] == ["negative", "positive", "negative"]
+    assert answers[0]["score"] == pytest.approx(1 / (1 + math.exp(-2)))
+    assert sum(answers[1]["scores"].values()) == pytest.approx(1)
+    scores = classify.score(classify.evidence(outputs, batch))
+    assert scores["accuracy"] == pytest.approx(2 / 3)
+    assert scores["macro_f1"] == pytest.approx(2 / 3)
+    assert classify.objective(scores) == scores["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"text": "", "label": "a"}, "'text' is empty"),
+        ({"text": None, "label": "a"}, "'text' is missing"),
+        ({"text": 3, "label": "a"}, "'text' is int"),
+        ({"text": "x", "label": " "}, "'label' is empty"),
+        ({"text": "x", "text_pair": "", "label": "a"}, "'text_pair' is empty"),
+    ],
+)
+def test_rows_that_cannot_be_classified_are_said(classify: Task, row: dict[str, Any], said: str) -> None:
+    assert classify.check(row) == said or (classify.check(row) or "").startswith(said)
+
+
+@pytest.mark.parametrize("value", [3, "", None, {"txt": "x"}, ["a", ""]])
+def test_inputs_that_cannot_be_read_are_said(classify: Task, value: Any) -> None:
+    with pytest.raises(BadData, match="an input cannot be used"):
+        classify.read_input(value)
+
+
+def test_numbers_as_labels_keep_their_order() -> None:
+    assert sorted_labels({"10", "9", "-1"}) == ["-1", "9", "10"]
+    assert sorted_labels({"b", "10", "9"}) == ["10", "9", "b"]
+
+
+def test_token_classification_labels_the_first_piece_of_each_word(tiny_bert: Path) -> None:
+    task = load_task("token_classification", {"max_length": 32}, sorted(set(TAGS)))
+    (one,) = task.encoder(tiny_bert)([{"tokens": WORDS, "tags": TAGS}])
+    labelled = [label for label in one.target if label != -100]
+    assert [task.labels[label] for label in labelled] == TAGS
+    logits = np.full((1, len(one), 3), -5.0)
+    for word, place in one.memo.first.items():
+        logits[0, place, list(task.labels).index(TAGS[word])] = 5
+    (answer,) = task.decode({"logits": logits}, [one])
+    assert answer["tags"] == TAGS
+    assert [(found["type"], found["text"]) for found in answer["entities"]] == [("PER", "Ann"), ("LOC", "Oslo")]
+    scores = task.score(task.evidence({"logits": logits}, [one]))
+    assert scores == {"accuracy": 1.0, "f1": 1.0}
+
+
+def test_words_beyond_the_cut_are_no_entities(tiny_bert: Path) -> None:
+    task = load_task("token_classification", {"max_length": 4}, sorted(set(TAGS)))
+    (one,) = task.encoder(tiny_bert)([{"tokens": WORDS * 5}])
+    (answer,) = task.decode({"logits": np.zeros((1, len(one), 3))}, [one])
+    assert len(answer["tags"]) == 20
+    assert answer["tags"][-1] == "O"
+
+
+def test_rows_of_tokens_are_checked_and_split() -> None:
+    task = load_task("token_classification", {})
+    row: dict[str, Any] = {"tokens": "Ann lives", "tags": "B-PER O"}
+    assert task.check(row) is None
+    assert row["tokens"] == ["Ann", "lives"]
+    assert task.check({"tokens": "Ann lives", "tags": "O"}) == "2 tokens but 1 tags"
+    assert "no list" in str(task.check({"tokens": "", "tags": []}))
+    assert task.read_input("Ann lives")["tokens"] == ["Ann", "lives"]
+    with pytest.raises(BadData):
+        task.read_input(5)
+    with pytest.raises(BadData, match="all tags"):
+        task.find_labels([{"tags": ["O", "O"]}])
+
+
+def test_entities_join_their_inside_tags() -> None:
+    tags = ("B-X", "I-X", "I-Y", "O", "B-Y")
+    words = [{"word": word, "tag": tag} for word, tag in zip("abcde", tags, strict=True)]
+    found = [(one["type"], one["text"], one["start"], one["end"]) for one in entities(words)]
+    assert found == [("X", "a b", 0, 2), ("Y", "c", 2, 3), ("Y", "e", 4, 5)]
+
+
+def test_a_language_models_loss_is_that_of_torch(tmp_path: Path) -> None:
+    import torch
+
+    spec = ModelSpec("scratch", "gpt2", dim=16, num_heads=2, num_layers=1, hidden_size=32, vocab_size=300)
+    write_scratch(spec, ["the cat sat on the mat", "a dog ran"] * 5, tmp_path, "LMHeadModel")
+    task = load_task("causal_lm", {})
+    model = task.build(tmp_path).eval()
+    batch = task.encoder(tmp_path)([{"text": "the cat sat"}, {"text": "a dog ran on the mat"}])
+    arrays = task.collate(batch, targets=True)
+    tensors = {name: torch.from_numpy(one) for name, one in arrays.items()}
+    with torch.no_grad():
+        outputs = model(**tensors)
+    scores = task.score(task.evidence({"logits": outputs.logits.numpy()}, batch))
+    assert scores["loss"] == pytest.approx(float(outputs.loss), rel=1e-4)
+    assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]))
+    prompts = task.prompts(batch)
+    assert prompts["attention_mask"][0, 0] == 0  # padded on the left
+    assert task.decode({"ids": np.array([[5, 6]])}, batch[:1])[0]["tokens"] == 2
+
+
+@pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm"])
+def test_options_out_of_range_are_refused(name: str) -> None:
+    with pytest.raises(BadOption, match=r"task\.max_length"):
+        load_task(name, {"max_length": 1})
+
+
+def test_models_that_cannot_be_built_are_said(tmp_path: Path, tiny_bert: Path) -> None:
+    with pytest.raises(BadOption, match="no model from scratch is called 'brt'; did you mean 'bert'"):
+        write_scratch(ModelSpec("scratch", "brt"), ["x"], tmp_path, "ForMaskedLM")
+    (tmp_path / "config.json").write_text('{"model_type": "no_such_type"}')
+    with pytest.raises(BadModel, match="cannot be loaded"):
+        build_model(tmp_path, "ForSequenceClassification", ["a", "b"])
+    with pytest.raises(BadModel, match=r"no tokenizer\.json"):
+        load_tokenizer(tmp_path, 8)
+
+
+def test_the_same_seed_builds_the_same_head(tiny_bert: Path) -> None:
+    import torch
+
+    heads = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        model: Any = build_model(tiny_bert, "ForSequenceClassification", ["a", "b", "c"])
+        heads.append(model.classifier.weight.clone())
+    assert heads[0].shape[0] == 3
+    assert torch.equal(*heads)
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
