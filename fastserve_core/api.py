@@ -10,7 +10,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fastserve_core.artifact import Artifact, is_artifact, load_artifact
-from fastserve_core.children import quiet_environment
 from fastserve_core.configs import choices, config_dir, find_config
 from fastserve_core.data import DataOptions, Prepared, prepare_rows
 from fastserve_core.errors import BadArtifact, BadData, BadOption, BadPlan, UnknownName, suggest
@@ -21,6 +20,7 @@ from fastserve_core.model import ModelSpec, resolve
 from fastserve_core.options import typed
 from fastserve_core.pipeline import Pipeline
 from fastserve_core.predictor import Predictor, load_task
+from fastserve_core.quiet import quiet_environment
 from fastserve_core.record import Record, StageRecord
 from fastserve_core.registry import Registry
 from fastserve_core.run import Server

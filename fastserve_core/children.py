@@ -16,24 +16,10 @@ from typing import Any, TextIO
 
 from fastserve_core.errors import FastServeError, StageFailed, UserError
 from fastserve_core.events import Event, from_json, to_json
-from fastserve_core.threads import WAITING, thread_environment
+from fastserve_core.threads import thread_environment
 
 POLL_SECONDS = 0.5
 EVENT_SECONDS = 0.05
-QUIET = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "true",
-}
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-
-
-def quiet_environment(offline: bool = True) -> None:
-    """Set what keeps dependencies from phoning home and their threads from spinning; what the user set stays."""
-    for name, value in (QUIET | WAITING | (OFFLINE if offline else {})).items():
-        os.environ.setdefault(name, value)
 
 
 def die_with_parent(parent: int | None = None) -> None:

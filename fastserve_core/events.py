@@ -40,7 +40,7 @@ class StageStarted(Event):
 
 @dataclass(frozen=True)
 class StageFinished(Event):
-    """A stage ended; ``status`` is ``done``, ``reused`` or ``rejected`` (with the reason)."""
+    """A stage ended; ``status`` is ``done``, ``reused``, or ``rejected`` or ``failed`` (with the reason)."""
 
     stage: str
     plugin: str
@@ -75,7 +75,7 @@ class Metric(Event):
 
 @dataclass(frozen=True)
 class TrialFinished(Event):
-    """One attempt of a tuner; ``score`` is higher when better and ``None`` when the trial failed."""
+    """One attempt of a tuner, counted from 0; ``score`` is higher when better, ``None`` when the trial failed."""
 
     number: int
     trials: int

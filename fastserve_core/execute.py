@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def execute(cfg: DictConfig, folder: Path, fixed: frozenset[str] = frozenset()) 
     with writing("the run's folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
-    record = Record(folder, settings.task.name, settings.general.seed, command=" ".join(sys.argv[1:]))
+    record = Record(folder, settings.task.name, settings.general.seed, command=shlex.join(sys.argv[1:]))
     try:
         pipeline = start(settings, record)
         run_stages(pipeline)

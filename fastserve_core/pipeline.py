@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,15 @@ class Pipeline:
         """Search the trainer's options; returns what was found, by path, and has the trainer use it."""
         (active,) = self.settings.registry.of("tune")
         (trainer,) = self.settings.registry.of("train")
-        key = self._key(active, self.model) | {"trainer": self._key(trainer, self.model), "fixed": self._fixed()}
+        key = self._key(active, self.model) | {"trainer": self._key(trainer, self.model), "fixed": self._fixed(trainer)}
         name = result_name("tune", active.name, stable_hash(key))
         self.tell(StageStarted("tune", active.name))
         begin = time.perf_counter()
         with self.store.claim(name, self.warn) as claim:
             status = "reused" if claim.published else "done"
             if not claim.published:
-                self._search(active, trainer, claim)
+                with self._failing(active, begin):
+                    self._search(active, trainer, claim)
             result = read_json(claim.final / "tune.json")
         seconds = time.perf_counter() - begin
         found: dict[str, Any] = result["found"]
@@ -123,8 +125,9 @@ class Pipeline:
             "seed": self.settings.general.seed,
         }
 
-    def _fixed(self) -> list[str]:
-        return sorted(self.settings.fixed)
+    def _fixed(self, trainer: Active) -> list[str]:
+        """The trainer's options that the user set; a tuner leaves them alone."""
+        return sorted(path for path in self.settings.fixed if path.startswith(trainer.path + "."))
 
     def _make(self, active: Active, model: Artifact, reference: Mapping[str, Any] | None = None) -> Artifact:
         """One artifact, from the store or made, measured and published."""
@@ -137,9 +140,10 @@ class Pipeline:
             if not claim.published:
                 work = claim.partial / "work"
                 work.mkdir(exist_ok=True)
-                draft = self._verb(active, active.place, self.run_for(work, model))
-                self._seal(draft, model, self._lineage(active, key, begin))
-                claim.publish(draft.folder)
+                with self._failing(active, begin):
+                    draft = self._verb(active, active.place, self.run_for(work, model))
+                    self._seal(draft, model, self._lineage(active, key, begin))
+                    claim.publish(draft.folder)
         artifact = load_artifact(claim.final)
         reason = (
             refusal(artifact.measures, reference, self.settings.general.gate, self.task(model)) if reference else None
@@ -157,6 +161,8 @@ class Pipeline:
         """Call a plugin; what it fails with is said in one message that names it."""
         try:
             return self.settings.registry.call(active, verb, run=run)
+        except StageFailed as error:
+            raise StageFailed(f"{active.path}: {error}") from error
         except FastServeError:
             raise
         except MemoryError as error:
@@ -242,7 +248,11 @@ class Pipeline:
         work = claim.partial / "work"
         work.mkdir(exist_ok=True)
         run = self.run_for(
-            work, self.model, trainer=options, fixed=self.settings.fixed, attempting=self._attempting(trainer, work)
+            work,
+            self.model,
+            trainer=options,
+            fixed=frozenset(self._fixed(trainer)),
+            attempting=self._attempting(trainer, work),
         )
         found = self._verb(active, "tune", run)
         result = run.fresh_folder("result")
@@ -277,9 +287,24 @@ class Pipeline:
 
     # -- telling -------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _failing(self, active: Active, begin: float) -> Iterator[None]:
+        """Note a stage that fails, and let the error go on."""
+        try:
+            yield
+        except FastServeError as error:
+            seconds = round(time.perf_counter() - begin, 2)
+            options = asdict(active.options)
+            self._note(
+                StageRecord(
+                    active.place, active.name, active.version, "failed", seconds, "", "", options, reason=str(error)
+                )
+            )
+            raise
+
     def _note(self, line: StageRecord) -> None:
         self.record.stages.append(line)
-        if line.artifact and line.status != "rejected" and line.stage != "tune":
+        if line.artifact and line.status in ("done", "reused") and line.stage != "tune":
             self.record.best = line.artifact
         self.record.write()
         self.tell(StageFinished(line.stage, line.plugin, line.status, line.seconds, line.measures, line.reason))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifact import Artifact
-from fastserve_core.children import quiet_environment
 from fastserve_core.predictor import load_task
+from fastserve_core.quiet import quiet_environment
 from fastserve_core.registry import Registry
 from fastserve_core.run import Run, Server
 from fastserve_core.threads import threads_per_process

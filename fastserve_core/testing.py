@@ -67,8 +67,8 @@ class PluginContract:
         assert kind.api_version == API_VERSION
 
     def test_its_options_are_a_dataclass_with_defaults(self, kind: Any) -> None:
-        assert dataclasses.is_dataclass(kind.Options), "Options must be a dataclass"
-        kind.Options()
+        made = kind.Options()
+        assert dataclasses.is_dataclass(made), "Options must be a dataclass"
 
     def test_its_options_have_types_that_a_config_can_hold(self, kind: Any) -> None:
         OmegaConf.structured(kind.Options)

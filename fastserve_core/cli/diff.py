@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser("diff", "Compare two runs: data, options, found options and measures.")
     options.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="a run's folder")
     options.add_argument("--json", action="store_true", help="print JSON")
-    given = options.parse_args(arguments)
+    given = options.parse_intermixed_args(arguments)
     first, second = (flatten(read_record(run)) for run in given.runs)
     names = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
     if given.json:

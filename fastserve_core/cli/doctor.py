@@ -24,7 +24,7 @@ LOW_DISK, LOW_MEMORY = 3e9, 2e9
 
 def main(arguments: Sequence[str]) -> int:
     """Print the findings; exit code 0 when nothing stands in the way, else 1."""
-    parser("doctor", "Check this machine and this installation.").parse_args(arguments)
+    parser("doctor", "Check this machine and this installation.").parse_intermixed_args(arguments)
     home = default_home()
     free = shutil.disk_usage(next(path for path in (home, *home.parents) if path.exists())).free
     facts = [

@@ -57,8 +57,8 @@ def run_hydra(overrides: list[str]) -> int:
 def _run(cfg: DictConfig) -> int:
     from hydra.core.hydra_config import HydraConfig
 
-    from fastserve_core.children import quiet_environment
     from fastserve_core.execute import execute
+    from fastserve_core.quiet import quiet_environment
 
     hydra = HydraConfig.get()
     quiet_environment(offline=cfg.model.kind != "hub" and cfg.data.source != "hub")
@@ -72,6 +72,9 @@ def _explain(overrides: list[str], error: Exception) -> None:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    unreadable = getattr(error, "override", None)
+    if unreadable is not None:
+        raise BadOption(f"'{unreadable}' cannot be read as option=value: {_first_lines(error, 1)}")
     plain = [one for one in overrides if not one.startswith("-")]
     chosen = [one for one in plain if one.partition("=")[0].lstrip("+") in GROUPS]
     GlobalHydra.instance().clear()
@@ -111,9 +114,9 @@ def _unknown(where: str, part: str, known: list[str], walked: list[str]) -> str:
     return f"{where} has no option '{part}'{suggest(part, known)}"
 
 
-def _first_lines(error: Exception) -> str:
+def _first_lines(error: Exception, count: int = 4) -> str:
     """Hydra's message without the part about its own debugging switch."""
     if isinstance(error, FastServeError):
         return str(error)
     lines = [line for line in str(error).splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
-    return "\n".join(lines[:4])
+    return "\n".join(lines[:count])

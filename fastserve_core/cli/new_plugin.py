@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("name", metavar="NAME", help="the plugin's name in +plugin=NAME, e.g. drop_layers")
     options.add_argument("--stage", choices=PLACES, required=True)
     options.add_argument("--into", type=Path, default=Path(), help="where to make the folder; this folder")
-    given = options.parse_args(arguments)
+    given = options.parse_intermixed_args(arguments)
     name = given.name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise BadOption(f"'{given.name}' cannot be a plugin's name: use lower-case letters, digits and underscores")

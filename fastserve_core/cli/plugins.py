@@ -15,7 +15,7 @@ from fastserve_core.registry import PLACES, PluginEntry, blocked_by_environment,
 def main(arguments: Sequence[str]) -> int:
     options = parser("plugins", "List the installed plugins.")
     options.add_argument("--json", action="store_true", help="print JSON")
-    given = options.parse_args(arguments)
+    given = options.parse_intermixed_args(arguments)
     found = [describe(entry) for _, entry in sorted(installed().items())]
     if given.json:
         print(json.dumps(found, indent=1))

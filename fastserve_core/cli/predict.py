@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.children import quiet_environment
 from fastserve_core.cli.arguments import find_artifact, parser
 from fastserve_core.errors import BadData
 from fastserve_core.predictor import Predictor
+from fastserve_core.quiet import quiet_environment
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("texts", nargs="*", metavar="TEXT")
     options.add_argument("--pair", action="append", default=[], metavar="TEXT", help="the second text, once for each")
     options.add_argument("--json", action="store_true", help="one JSON object a line, with all scores")
-    given = options.parse_args(arguments)
+    given = options.parse_intermixed_args(arguments)
     texts = given.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if given.pair and len(given.pair) != len(texts):
         raise BadData(f"{len(texts)} texts but {len(given.pair)} of --pair: give one for each")

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser("runs", "List the runs below a folder, newest first.")
     options.add_argument("folder", nargs="?", type=Path, default=Path(), help="where outputs/ is; this folder")
     options.add_argument("--json", action="store_true", help="print JSON")
-    given = options.parse_args(arguments)
+    given = options.parse_intermixed_args(arguments)
     found = list(_runs(given.folder))
     if given.json:
         print(json.dumps([{"folder": str(folder), **record} for folder, record in found], indent=1))

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("model", type=Path, metavar="RUN_OR_ARTIFACT")
     options.add_argument("options", nargs="*", metavar="option=value", help=HELP)
     options.add_argument("--plugin", default="server", help="the server plugin; 'server' or, e.g., 'ray_serve'")
-    given = options.parse_args(arguments)
+    given = options.parse_intermixed_args(arguments)
     server = start_server(find_artifact(given.model), given.plugin, dict(map(_pair, given.options)))
     print(f"serving {given.model} at {server.url} (Ctrl-C ends it)", flush=True)
     try:

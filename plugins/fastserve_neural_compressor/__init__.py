@@ -15,7 +15,7 @@ EMBEDDINGS = ("int8", "fp32")
 
 
 @dataclass
-class Options:
+class QuantizeOptions:
     """``calibration_rows`` of the training split decide the ranges of the activations.
 
     ``embeddings`` int8 stores each row of an embedding table as bytes with a scale of its own.
@@ -44,9 +44,9 @@ class NeuralCompressor:
     requires: ClassVar[tuple[str, ...]] = ("neural_compressor", "torch", "transformers", "openvino")
     tasks: ClassVar[tuple[str, ...]] = ("text_classification", "token_classification")
     form: ClassVar[tuple[str, str]] = (TRAINABLE, ENGINE)
-    Options: ClassVar[type] = Options
+    Options = QuantizeOptions
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: QuantizeOptions) -> None:
         self.options = options
 
     @hookimpl

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from fastserve_core.children import answer, event_writer
 from fastserve_core.data import load
 from fastserve_core.errors import BadModel
 from fastserve_core.events import Progress
 from fastserve_core.predictor import by_length, load_task
-
 from fastserve_neural_compressor.bridge import UnsupportedModel, quantize_static
 
 BATCH = 8
@@ -39,7 +39,9 @@ def lower(
     everything = load(Path(data)).rows("train")
     sample = random.Random(seed).sample(everything, min(rows, len(everything)))
     encoded = chosen.encoder(source)(sample)
-    batches = [chosen.collate([encoded[place] for place in places]) for places in by_length(encoded, BATCH)]
+    order = by_length(encoded, BATCH)
+    random.Random(seed).shuffle(order)  # the observer weighs the first batch most, which must not be the shortest
+    batches = [chosen.collate([encoded[place] for place in places]) for places in order]
     torch.manual_seed(seed)
     try:
         quantize_static(chosen.build(source).eval(), batches, target, embeddings=embeddings)

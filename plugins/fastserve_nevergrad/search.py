@@ -64,8 +64,9 @@ class Study:
                     return
                 candidate = self._ask(number)
                 if number >= len(self.trials):
-                    self._try(number, candidate.value)
-                self._tell(candidate, self.trials[number]["objective"])
+                    self._try(number, self.first if candidate is None else candidate.value)
+                if candidate is not None:
+                    self._tell(candidate, self.trials[number]["objective"])
 
     def best(self) -> dict[str, Any]:
         done = [trial for trial in self.trials if trial["objective"] is not None]
@@ -74,9 +75,15 @@ class Study:
         return dict(max(done, key=lambda trial: trial["objective"])["options"])
 
     def _ask(self, number: int) -> Any:
-        """Trial 0 is what the trainer would do anyway; what was tried before is told again, not tried again."""
+        """The next candidate; what was tried before is told again, not tried again.
+
+        Trial 0 is what the trainer would do anyway: ``None`` where that lies outside the space.
+        """
         if number == 0:
-            return self.optimizer.parametrization.spawn_child(new_value=self.first)
+            try:
+                return self.optimizer.parametrization.spawn_child(new_value=self.first)
+            except ValueError:
+                return None
         earlier = {json.dumps(one["options"]): one["objective"] for one in self.trials[:number]}
         for _ in range(REPEATS):
             candidate = self.optimizer.ask()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fastserve_core.errors import BadArtifact, BadPlan
+from fastserve_core.quiet import without_package
 from fastserve_core.task import Arrays
 
 MODEL = "openvino_model.xml"
@@ -18,7 +19,8 @@ class OpenVINOEngine:
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
 
     def __init__(self, folder: Path, threads: int) -> None:
-        import openvino
+        with without_package("openvino_telemetry"):
+            import openvino
 
         path = folder / MODEL
         if not path.is_file():

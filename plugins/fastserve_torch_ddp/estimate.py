@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SAMPLE = 300
 BASE_BYTES = 600_000_000
 """A rank before it has a model: the interpreter, torch and transformers."""
+START_SECONDS = 8.0
+"""Starting the launcher and the ranks, which import torch and transformers."""
 STATE_BYTES = 16
 """A parameter's weight, gradient and Adam's two moments in fp32."""
 ACTIVATION_FLOATS = 34
@@ -38,6 +40,7 @@ def estimate(run: Run, options: DDPOptions) -> Preflight:
     ranks = options.nproc or 1
     batch_tokens = options.batch_size / options.gradient_accumulation_steps * tokens_a_row * 2
     memory = ranks * (BASE_BYTES + STATE_BYTES * parameters) + 4 * ACTIVATION_FLOATS * batch_tokens * layers * width
+    # forward and backward take six operations a parameter and token; embeddings are only looked up
     flops = 6 * (parameters - embedded) * tokens * options.epochs
     return Preflight(
         rows=rows,
@@ -45,7 +48,7 @@ def estimate(run: Run, options: DDPOptions) -> Preflight:
         parameters=parameters,
         memory_bytes=round(memory),
         available_bytes=available_memory(),
-        seconds=round(flops / (FLOPS_PER_S_CORE * run.threads), 1),
+        seconds=round(START_SECONDS + flops / (FLOPS_PER_S_CORE * run.threads), 1),
     )
 
 

@@ -1,0 +1,37 @@
+# Every target sets up what it needs in .venv; nothing has to be installed by hand but Python 3.11 and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test quick lint docs clean
+
+# The main job: tune, train and compress a pretrained model on real reviews, then the report.
+demo: $(VENV)/.installed-all
+	$(BIN)/python -m fastserve_core +experiment=movie_reviews
+
+# The whole test suite.
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+# The tests that take no more than a few seconds each, in under a minute.
+quick: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow and not network"
+
+# Style, types and borders.
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The reference pages, from the code.
+docs: $(VENV)/.installed-test
+	$(BIN)/python docs/generate.py
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage*

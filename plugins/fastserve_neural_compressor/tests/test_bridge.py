@@ -1,0 +1,187 @@
+"""The bridge on tiny random encoders: the graph's interface, its integers, its closeness to torch, its silence."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, RobertaForTokenClassification
+
+from fastserve_neural_compressor import bridge
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 200,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "num_labels": 3,
+}
+TABLE = (200, 32)
+SMALL = 20_000
+"""Bytes: between the word table (25.6 kB) and the position table of these models."""
+
+
+class Bridged(NamedTuple):
+    model: torch.nn.Module
+    folder: Path
+    warned: str
+    handlers_kept: bool
+
+
+def batches(names: list[str], count: int = 12, longest: int = 40) -> list[dict[str, NDArray[Any]]]:
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(count):
+        shape = int(rng.integers(1, 5)), int(rng.integers(2, longest))
+        batch = {"input_ids": rng.integers(5, 200, shape), "attention_mask": np.ones(shape, np.int64)}
+        batch["token_type_ids"] = np.zeros(shape, np.int64)
+        batch["attention_mask"][0, shape[1] // 2 + 1 :] = 0
+        made.append({name: batch[name] for name in names})
+    return made
+
+
+def compiled(folder: Path) -> Any:
+    import openvino
+
+    return openvino.Core().compile_model(
+        folder / "openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    )
+
+
+def constants(folder: Path, element: str) -> list[tuple[int, ...]]:
+    import openvino
+
+    graph = openvino.Core().read_model(folder / "openvino_model.xml")
+    found = [op for op in graph.get_ops() if op.get_type_name() == "Constant"]
+    return [tuple(op.shape) for op in found if op.get_output_element_type(0).get_type_name() == element]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Bridged:
+    """One BERT taken over the bridge, and what that left behind."""
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(**SIZES, max_position_embeddings=64)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(2)  # random weights give logits too near zero to compare
+    folder = tmp_path_factory.mktemp("bert")
+    handlers, level = logging.getLogger().handlers[:], logging.root.manager.disable
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        patch.setattr(bridge, "LARGE_EMBEDDING_BYTES", SMALL)
+        bridge.quantize_static(model, batches(list(bridge.INPUT_NAMES)), folder)
+    kept = handlers == logging.getLogger().handlers and level == logging.root.manager.disable
+    return Bridged(model, folder, "".join(str(warning.message) for warning in caught), kept)
+
+
+def test_interface_is_named_and_free(bert: Bridged) -> None:
+    graph = compiled(bert.folder)
+    assert [port.get_any_name() for port in graph.inputs] == list(bridge.INPUT_NAMES)
+    assert [port.get_names() for port in graph.outputs] == [{"logits"}]
+    assert all(size.is_dynamic for port in graph.inputs for size in port.get_partial_shape())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 64), (3, 17), (9, 64)])
+def test_logits_are_close_to_torch(bert: Bridged, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    batch = {"input_ids": rng.integers(5, 200, shape), "attention_mask": np.ones(shape, np.int64)}
+    batch["token_type_ids"] = np.zeros(shape, np.int64)
+    batch["attention_mask"][-1, shape[1] // 2 + 1 :] = 0
+    with torch.no_grad():
+        expected = bert.model(**{name: torch.from_numpy(array) for name, array in batch.items()}).logits.numpy()
+    found = compiled(bert.folder)(batch)["logits"]
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 0.12 * np.abs(expected).max()
+
+
+def test_weights_and_word_table_are_int8(bert: Bridged) -> None:
+    int8 = constants(bert.folder, "i8")
+    assert TABLE in int8
+    assert len([shape for shape in int8 if len(shape) == 2 and shape != TABLE]) == 2 * 6 + 2
+    assert TABLE not in constants(bert.folder, "f32")
+    layers = [op.get_rt_info() for op in compiled(bert.folder).get_runtime_model().get_ops()]
+    runs = [rt["runtimePrecision"].astype(str) for rt in layers if rt["layerType"].astype(str) == "FullyConnected"]
+    assert runs
+    assert set(runs) <= {"u8", "i8"}
+
+
+def test_model_is_not_changed(bert: Bridged) -> None:
+    assert isinstance(bert.model.get_submodule("bert.embeddings.word_embeddings"), torch.nn.Embedding)
+    assert not bert.model.training
+
+
+def test_logging_state_comes_back(bert: Bridged) -> None:
+    assert bert.handlers_kept
+    assert bert.warned == ""
+
+
+def test_again_it_is_quiet_and_gives_the_same_bytes(
+    bert: Bridged, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge, "LARGE_EMBEDDING_BYTES", SMALL)
+    bridge.quantize_static(bert.model, batches(list(bridge.INPUT_NAMES)), tmp_path)
+    assert capfd.readouterr() == ("", "")
+    for name in ("openvino_model.xml", "openvino_model.bin"):
+        assert (tmp_path / name).read_bytes() == (bert.folder / name).read_bytes()
+
+
+def test_roberta_tokens_with_fp32_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "LARGE_EMBEDDING_BYTES", SMALL)
+    config = RobertaConfig(**{**SIZES, "num_hidden_layers": 1}, max_position_embeddings=34, pad_token_id=1)
+    model = RobertaForTokenClassification(config).eval()
+    names = ["input_ids", "attention_mask"]
+    bridge.quantize_static(model, batches(names, longest=32), tmp_path, embeddings="fp32")
+    assert TABLE in constants(tmp_path, "f32")
+    longest = {name: np.full((1, 32), 7 if name == "input_ids" else 1) for name in names}
+    assert compiled(tmp_path)(longest)["logits"].shape == (1, 32, 3)
+    with pytest.raises(ValueError, match="has 33 tokens, the model takes 32"):
+        bridge.quantize_static(model, [{name: np.ones((1, 33), np.int64) for name in names}], tmp_path)
+
+
+class Branching(torch.nn.Module):
+    """Looks at its values to decide what to do: torch.export refuses that."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return input_ids if input_ids.sum() > 3 else attention_mask
+
+
+def test_unsupported_model_says_why_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(bridge.UnsupportedModel, match="cannot be quantized: ") as caught:
+        bridge.quantize_static(Branching(), batches(["input_ids", "attention_mask"]), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "Check the logs" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(ValueError, match="not 'int4'"):
+        bridge.quantize_static(Branching(), batches(["input_ids", "attention_mask"]), Path(), embeddings="int4")
+    with pytest.raises(ValueError, match="empty"):
+        bridge.quantize_static(Branching(), [], Path())
+    with pytest.raises(ValueError, match="attention_mask"):
+        bridge.quantize_static(Branching(), batches(["input_ids"]), Path())
+
+
+FIRST_IMPORTS = """
+import sys
+from fastserve_core.quiet import without_package
+from fastserve_neural_compressor import bridge
+with bridge._quiet(), without_package("openvino_telemetry"):
+    import neural_compressor.torch.quantization
+    import openvino.tools.ovc
+assert not any(name.startswith("openvino_telemetry") for name in sys.modules), "telemetry was loaded"
+"""
+
+
+def test_first_imports_are_quiet_and_without_telemetry() -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_IMPORTS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

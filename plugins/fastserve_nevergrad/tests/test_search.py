@@ -1,0 +1,161 @@
+"""The search: never worse than the defaults, goes on after a kill, and says what is wrong with a space."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastserve_core.errors import BadOption, StageFailed
+from fastserve_core.events import Event, TrialFinished, Warned
+from fastserve_core.run import Attempt, Run, Trial
+from fastserve_core.testing import PluginContract
+from fastserve_nevergrad import NevergradOptions
+from fastserve_nevergrad.search import LOG, plain, read_log, search
+
+LR = "train.toy.lr"
+SPACE = {LR: {"log": [1e-5, 1e-1]}}
+
+
+class TestNevergrad(PluginContract):
+    plugin, stage = "nevergrad", "tune"
+
+
+class Trainer:
+    """A trainer whose best learning rate is 0.01, in place of the run's."""
+
+    def __init__(self, fail: frozenset[int] = frozenset(), stop: int | None = None) -> None:
+        self.tried: list[int] = []
+        self.fail, self.stop = fail, stop
+
+    def __call__(self, trial: Trial) -> Attempt:
+        if trial.number == self.stop:
+            raise KeyboardInterrupt
+        self.tried.append(trial.number)
+        if trial.number in self.fail:
+            raise StageFailed("out of memory")
+        import math
+
+        score = -abs(math.log10(trial.options.get(LR, 1.0)) + 2)
+        return Attempt(score, {"accuracy": score}, trial.budget.steps or 0, 0.1)
+
+
+def make_run(folder: Path, attempts: Trainer, told: list[Event] | None = None, **more: Any) -> Run:
+    given: dict[str, Any] = {
+        "model": None, "task": None, "seed": 0, "threads": 1, "trainer": {LR: 1e-4, "train.toy.epochs": 3},
+        **more,
+    }
+    emit = (lambda event: told.append(event)) if told is not None else (lambda event: None)
+    return Run(folder=folder, emit=emit, attempting=attempts, **given)
+
+
+def test_the_best_is_found_and_the_defaults_are_the_first_trial(tmp_path: Path) -> None:
+    told: list[Event] = []
+    found = search(make_run(tmp_path, Trainer(), told), NevergradOptions(trials=12, space=SPACE))
+    trials = [event for event in told if isinstance(event, TrialFinished)]
+    assert trials[0].options == {LR: 1e-4}
+    assert len(trials) == 12
+    assert len({json.dumps(dict(trial.options)) for trial in trials}) == 12
+    assert abs(found[LR] - 0.01) < abs(1e-4 - 0.01)
+
+
+def test_a_killed_search_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    options = NevergradOptions(trials=8, space=SPACE)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    undisturbed = search(make_run(tmp_path / "a", Trainer()), options)
+    with pytest.raises(KeyboardInterrupt):
+        search(make_run(tmp_path / "b", Trainer(stop=5)), options)
+    log = tmp_path / "b" / LOG
+    log.write_text(log.read_text() + '{"number": 5, "opt')  # a line that the kill cut short
+    again = Trainer()
+    assert search(make_run(tmp_path / "b", again), options) == undisturbed
+    assert again.tried == [5, 6, 7]
+    assert [one["options"] for one in read_log(tmp_path / "a" / LOG)] == [one["options"] for one in read_log(log)]
+
+
+def test_failed_trials_are_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
+    found = search(make_run(tmp_path, Trainer(fail=frozenset({0, 2}))), NevergradOptions(trials=5, space=SPACE))
+    assert LR in found
+    log = read_log(tmp_path / LOG)
+    assert [one["error"] for one in log] == ["out of memory", "", "out of memory", "", ""]
+
+
+def test_when_every_trial_fails_the_cause_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="every trial failed; the last one: out of memory"):
+        search(make_run(tmp_path, Trainer(fail=frozenset(range(3)))), NevergradOptions(trials=3, space=SPACE))
+
+
+def test_patience_and_the_step_budget_end_the_search(tmp_path: Path) -> None:
+    for folder, options, most in (
+        ("steps", NevergradOptions(trials=50, trial_steps=60, steps=200, space=SPACE), 3),
+        ("patience", NevergradOptions(trials=50, patience=2, space=SPACE), 49),
+    ):
+        (tmp_path / folder).mkdir()
+        trainer = Trainer()
+        search(make_run(tmp_path / folder, trainer), options)
+        assert 1 <= len(trainer.tried) <= most
+    scores = [one["objective"] for one in read_log(tmp_path / "patience" / LOG)]
+    assert max(scores[:-2]) >= max(scores[-2:])
+
+
+def test_what_the_user_set_is_left_alone(tmp_path: Path) -> None:
+    told: list[Event] = []
+    run = make_run(tmp_path, Trainer(), told, fixed=frozenset({LR}))
+    assert search(run, NevergradOptions(space=SPACE)) == {}
+    assert any(isinstance(event, Warned) and "nothing is left to tune" in event.message for event in told)
+
+
+def test_the_default_space_is_what_the_trainer_has(tmp_path: Path) -> None:
+    trainer = {"train.toy.lr": 1e-4, "train.toy.batch_size": 32}
+    found = search(make_run(tmp_path, Trainer(), trainer=trainer), NevergradOptions(trials=3))
+    assert set(found) == set(trainer)
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ({"train.toy.rl": [0.0, 1.0]}, "no option 'train.toy.rl'; did you mean 'train.toy.lr'"),
+        ({LR: [1.0, 1.0]}, "is empty"),
+        ({LR: [2.0, 1.0]}, "low must be below high"),
+        ({LR: {"log": [0.0, 1.0]}}, "must be above 0"),
+        ({LR: {"lgo": [0.1, 1.0]}}, "no kind of range 'lgo'; did you mean 'log'"),
+        ({LR: {"choice": [1]}}, "at least two"),
+        ({LR: "wide"}, "a range is"),
+        ({LR: [2.0, 1.0], "x": [0, 1]}, "2 things are wrong"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused(tmp_path: Path, space: dict[str, Any], said: str) -> None:
+    with pytest.raises(Exception, match=said) as error:
+        search(make_run(tmp_path, Trainer()), NevergradOptions(space=space))
+    assert error.type.__mro__[1].__name__ in ("UserError", "FastServeError")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"trials": 0}, "trials"),
+        ({"patience": 0}, "patience"),
+        ({"steps": 10, "trial_steps": 60}, "less than one trial"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, int], said: str) -> None:
+    with pytest.raises(BadOption, match=said):
+        NevergradOptions(**options)  # type: ignore[arg-type]
+
+
+def test_an_unknown_optimizer_is_said_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match="nevergrad has no 'NGOptt'; did you mean"):
+        search(make_run(tmp_path, Trainer()), NevergradOptions(optimizer="NGOptt", space=SPACE))
+
+
+def test_integers_and_choices_come_back_as_such(tmp_path: Path) -> None:
+    trainer = {"train.toy.epochs": 3, "train.toy.batch_size": 32}
+    space = {"train.toy.epochs": {"int": [1, 9]}, "train.toy.batch_size": {"choice": [8, 32]}}
+    search(make_run(tmp_path, Trainer(), trainer=trainer), NevergradOptions(trials=4, space=space))
+    for trial in read_log(tmp_path / LOG):
+        assert type(trial["options"]["train.toy.epochs"]) is int
+        assert trial["options"]["train.toy.batch_size"] in (8, 32)
+    assert plain({"a": 0.123456789}) == {"a": 0.123457}
