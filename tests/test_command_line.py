@@ -60,7 +60,7 @@ def test_the_experiment_composes_and_can_be_overridden(cli: Cli) -> None:
     cfg = composed(cli("+experiment=movie_reviews", "train.torch_ddp.epochs=1", "--cfg", "job"))
     assert list(cfg.compress) == ["neural_compressor"]
     assert cfg.train.torch_ddp.epochs == 1
-    assert cfg.tune.nevergrad.trials == 4
+    assert cfg.tune.nevergrad.trials == 3
 
 
 def test_paths_are_spelt_out(cli: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:

@@ -56,7 +56,8 @@ def count_parameters(folder: Path, config: Mapping[str, Any], layers: int, width
     """All parameters and those of embedding tables: from the weights' header, or from the dimensions."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        vocabulary = int(config.get("vocab_size", 0)) * width
+        positions = _first(config, "max_position_embeddings", "n_positions")
+        vocabulary = (int(config.get("vocab_size", 0)) + positions) * width
         inner = _first(config, "intermediate_size", "n_inner", default=4 * width)
         return vocabulary + layers * (4 * width * width + 2 * width * inner), vocabulary
     total = embedded = 0

@@ -108,7 +108,7 @@ class Trainer:
     def train(self) -> dict[str, Any]:
         """From the last checkpoint, if there is one, to the last step; then the best weights are written."""
         self._resume()
-        ddp = DistributedDataParallel(self.model)
+        ddp = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         self.model.train()
         begin = self.progress.step
         per_epoch = len(epoch_batches(self.lengths, self.options["batch_size"], self.job.seed, 0))
