@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from fastserve_core.artifact import Artifact, is_artifact, load_artifact
+from fastserve_core.artifact import TRAINABLE, Artifact, is_artifact, load_artifact
 from fastserve_core.configs import choices, config_dir, find_config
 from fastserve_core.data import DataOptions, Prepared, prepare_rows
 from fastserve_core.errors import BadArtifact, BadData, BadOption, BadPlan, UnknownName, suggest
@@ -71,6 +71,7 @@ class FastServe:
         self._general = General(seed=int(config.get("seed", 0)), home=config.get("home"), gate=gate)
         self._splits: dict[str, list[Row]] = {}
         self._model: Artifact | None = None
+        self._trainable: Artifact | None = None
         self._found: dict[str, Any] = {}
         self._train_options: dict[str, Any] = {}
         self._predictor: Predictor | None = None
@@ -82,7 +83,7 @@ class FastServe:
         found = load_artifact(Path(artifact))
         config = {"model": str(artifact), "task": found.manifest.task, **found.manifest.task_options}
         made = cls(config, plugins, show)
-        made._model = found
+        made._use(found)
         return made
 
     # -- the verbs -----------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ class FastServe:
         return Result(result.artifact, result.measures, result.status, self._found)
 
     def compress(self, model: str | None = None, filename: str | Path | None = None, **options: Any) -> Result:
-        """Compress the trained model and copy the best that the gate lets through to ``filename``.
+        """Compress the last trainable model and copy the best that the gate lets through to ``filename``.
 
         ``model`` is the name this object was made with, or an artifact's folder. ``options`` are the
         compressors' own, for one compressor by name, for several as ``{compressor: {option: value}}``.
@@ -149,10 +150,12 @@ class FastServe:
             raise BadPlan("compress needs data to calibrate and to measure with: call train first")
         names = [self.plugins["compress"]] if isinstance(self.plugins["compress"], str) else self.plugins["compress"]
         chosen = {name: options.get(name, {}) if len(names) > 1 else options for name in names}
-        pipeline = self._pipeline(self._settings({}, chosen), self._named(model))
+        target = _export_target(filename)
+        start = self._trainable if model is None or str(model) == self._spec.name else None
+        pipeline = self._pipeline(self._settings({}, chosen), start or self._named(model))
         self._use(pipeline.compress())
         line = pipeline.record.stages[-1]
-        return self._exported(line, filename)
+        return self._exported(line, target)
 
     def serve(self, model: str | Path | None = None, port: int = 8888, **options: Any) -> Server:
         """Start the server in the background; the handle has ``url`` and ``stop()`` and is a context manager."""
@@ -221,20 +224,27 @@ class FastServe:
 
     def _use(self, artifact: Artifact) -> None:
         self._model = artifact
+        if artifact.form == TRAINABLE:
+            self._trainable = artifact
         if self._predictor is not None:
             self._predictor.close()
             self._predictor = None
 
-    def _exported(self, line: StageRecord, filename: str | Path | None) -> Result:
+    def _exported(self, line: StageRecord, target: Path | None) -> Result:
         artifact = self._named(None)
-        if filename is not None:
-            target = Path(filename).absolute()
-            if target.exists() and not is_artifact(target):
-                raise BadArtifact(f"{target} exists and is no artifact: it is not replaced")
+        if target is not None:
             copy_tree(artifact.folder, target)
             artifact = load_artifact(target)
             self._use(artifact)
         return Result(artifact.folder, artifact.measures, line.status, line.options, line.reason)
+
+
+def _export_target(filename: str | Path | None) -> Path | None:
+    """Where to copy an artifact to; only an older artifact is replaced."""
+    target = Path(filename).absolute() if filename is not None else None
+    if target is not None and target.exists() and not is_artifact(target):
+        raise BadArtifact(f"{target} exists and is no artifact: it is not replaced")
+    return target
 
 
 def model_spec(config: Mapping[str, Any]) -> ModelSpec:

@@ -82,7 +82,7 @@ def check_estimates(pipeline: Pipeline) -> None:
     """Say what training will take, and refuse what would not fit into memory."""
     registry = pipeline.settings.registry
     for trainer in registry.of("train"):
-        run = pipeline.run_for(pipeline.store.home, pipeline.model)
+        run = pipeline.run_for("train", pipeline.store.home, pipeline.model)
         estimate: Preflight | None = registry.call(trainer, "preflight", optional=True, run=run)
         if estimate is not None:
             pipeline.tell(estimate)
@@ -117,7 +117,7 @@ def serve(pipeline: Pipeline, folder: Path) -> None:
     for active in pipeline.settings.registry.of("serve"):
         work = folder / "serve"
         work.mkdir(exist_ok=True)
-        server = pipeline.settings.registry.call(active, "serve", run=pipeline.run_for(work, pipeline.model))
+        server = pipeline.settings.registry.call(active, "serve", run=pipeline.run_for("serve", work, pipeline.model))
         try:
             server.wait()
         except KeyboardInterrupt:

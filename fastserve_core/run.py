@@ -99,8 +99,8 @@ class Run:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels by their number: the data's, else those the model already has."""
-        return self.data.labels if self.source is not None else self.model.manifest.labels
+        """The labels by their number."""
+        return tuple(self.task.labels)
 
     def fresh_folder(self, name: str = "draft") -> Path:
         """An empty folder in the work folder; what a killed attempt left in it is gone."""

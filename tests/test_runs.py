@@ -236,7 +236,7 @@ def long_job(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> tuple
         "+plugin=torch_ddp",
         f"model={tiny_bert}",
         f"data={data}",
-        *("train.torch_ddp.epochs=12", "train.torch_ddp.batch_size=8", "train.torch_ddp.checkpoint_every_s=0"),
+        *("train.torch_ddp.epochs=4", "train.torch_ddp.batch_size=8", "train.torch_ddp.checkpoint_every_s=0"),
         "train.torch_ddp.nproc=2",
     ]
     code, out, err = finish(start(folder, *command))

@@ -57,11 +57,11 @@ class NeuralCompressor:
         request = {
             "model": run.model.folder,
             "data": run.data.folder,
-            "task": [run.task.name, vars(run.task.options), list(run.model.manifest.labels)],
+            "task": [run.task.name, vars(run.task.options), list(run.labels)],
             "draft": draft,
             "rows": self.options.calibration_rows,
             "embeddings": self.options.embeddings,
             "seed": run.seed,
         }
         call("fastserve_neural_compressor.lower", request, run.threads, run.emit)
-        return Draft(draft, engine="openvino", form=ENGINE, labels=run.model.manifest.labels)
+        return Draft(draft, engine="openvino", form=ENGINE)

@@ -7,6 +7,7 @@ script.
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ LOGGED = 2000
 def launch(**request: Any) -> dict[str, Any]:
     """Train with ``nproc`` ranks; returns the validation scores and the number of steps."""
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    # by default restarted ranks share the agent's store with the dead ones, and may read their old addresses
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     options = request["options"]
     nproc = options["nproc"] or max(1, torch.cuda.device_count())
     job = Job(threads=max(1, request.pop("cores") // nproc), **request)
