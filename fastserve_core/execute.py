@@ -18,6 +18,7 @@ from fastserve_core.hookspecs import hookimpl
 from fastserve_core.model import resolve
 from fastserve_core.pipeline import Pipeline
 from fastserve_core.record import Record
+from fastserve_core.serving import serve_until_signal
 from fastserve_core.settings import Settings, read_settings
 from fastserve_core.store import Store
 
@@ -113,15 +114,10 @@ def run_stages(pipeline: Pipeline) -> None:
 
 
 def serve(pipeline: Pipeline, folder: Path) -> None:
-    """Serve the best model until a signal comes, if a server is chosen."""
+    """Serve the best model, if a server is chosen."""
     for active in pipeline.settings.registry.of("serve"):
         work = folder / "serve"
         work.mkdir(exist_ok=True)
-        server = pipeline.settings.registry.call(active, "serve", run=pipeline.run_for("serve", work, pipeline.model))
-        try:
-            server.wait()
-        except KeyboardInterrupt:
-            pass  # a signal is how a server is ended
-        finally:
-            server.stop()
-            shutil.rmtree(work, ignore_errors=True)
+        run = pipeline.run_for("serve", work, pipeline.model)
+        serve_until_signal(pipeline.settings.registry.call(active, "serve", run=run), pipeline.model.folder)
+        shutil.rmtree(work, ignore_errors=True)

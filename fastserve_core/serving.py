@@ -15,6 +15,17 @@ from fastserve_core.run import Run, Server
 from fastserve_core.threads import threads_per_process
 
 
+def serve_until_signal(server: Server, model: Path) -> None:
+    """Wait for Ctrl-C or SIGTERM, which are how a server is ended; then drain it."""
+    print(f"serving {model} at {server.url} (Ctrl-C ends it)", flush=True)
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.stop()
+
+
 def start_server(artifact: Artifact, plugin: str, options: Mapping[str, Any]) -> Server:
     """The running server; raises ``UserError`` for a wrong plugin, option or port."""
     quiet_environment()

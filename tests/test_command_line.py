@@ -101,7 +101,7 @@ NO_EPOCH = "train.torch_ddp has no option 'epoch'; did you mean 'epochs'"
         ([DDP], ["no training data is given"]),
         ([DDP, "data.train=nowhere.csv"], ["nowhere.csv does not exist"]),
         ([DDP, "model=./nowhere", "data=REVIEWS"], ["nowhere does not exist"]),
-        (["predictt"], ["'predictt' is no option=value"]),
+        (["predictt"], ["no command either; did you mean 'predict'"]),
         ([DDP, "train.torch_ddp.lr=[1,2"], ["'train.torch_ddp.lr=[1,2' cannot be read"]),
     ],
 )

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,64 @@ def test_predict_answers_from_a_run_and_from_an_artifact(done: tuple[Path, list[
     code, out, err = finish(start(done[0], "predict", trained, "x", "--pair", "a", "--pair", "b"))
     assert code == 2
     assert "give one for each" in err
+
+
+def ask(url: str, *texts: str) -> list[dict[str, Any]]:
+    body = json.dumps({"inputs": texts}).encode()
+    request = urllib.request.Request(f"{url}/predict", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        found: list[dict[str, Any]] = json.loads(answer.read())["predictions"]
+    return found
+
+
+def served_at(process: subprocess.Popen[str]) -> str:
+    """The address in the line that says so."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("serving "):
+            return line.partition(" at ")[2].split()[0]
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_is_served_until_a_signal(done: tuple[Path, list[str]], number: signal.Signals) -> None:
+    run = sorted(done[0].glob("outputs/*/*/run.json"))[0].parent
+    process = start(done[0], "serve", run, "port=0")
+    url = served_at(process)
+    assert [one["label"] for one in ask(url, "the film is wonderful", "a tedious piece of work")] == [
+        "positive",
+        "negative",
+    ]
+    with urllib.request.urlopen(f"{url}/lineage", timeout=30) as answer:
+        assert "torch_ddp" in answer.read().decode()
+    below = children(process.pid)
+    process.send_signal(number)
+    code, _, err = finish(process)
+    assert (code, err) == (0, "")
+    assert gone(below)
+
+
+def test_a_run_may_end_in_its_server(done: tuple[Path, list[str]]) -> None:
+    command = [done[1][0].replace("]", ",server]"), *done[1][1:], "serve.server.port=0"]
+    process = start(done[0], *command)
+    assert ask(served_at(process), "the film is wonderful")[0]["label"] == "positive"
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert (code, err) == (0, "")
+    assert records(done[0])[-1]["status"] == "done"
+
+
+def test_wrong_options_of_the_server_are_said(done: tuple[Path, list[str]]) -> None:
+    run = sorted(done[0].glob("outputs/*/*/run.json"))[0].parent
+    for arguments, said in (
+        (["prot=1"], "no option 'prot'; did you mean 'port'"),
+        (["port=x"], "serve.server.port='x'"),
+        (["port"], "'port' is no option=value"),
+        (["--plugin", "torch_ddp"], "implements no 'serve'"),
+    ):
+        code, _, err = finish(start(done[0], "serve", run, *arguments))
+        assert code == 2
+        assert said in err
 
 
 def test_a_model_trained_elsewhere_is_compressed_by_itself(done: tuple[Path, list[str]], reviews: Path) -> None:

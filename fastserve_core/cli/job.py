@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.cli import guarded
+from fastserve_core.cli import COMMANDS, guarded
 from fastserve_core.configs import GROUPS, check_choices, config_dir, use_plugin_configs
 from fastserve_core.errors import BadOption, BadPlan, Collector, FastServeError, suggest
 
@@ -73,6 +73,8 @@ def _explain(overrides: list[str], error: Exception) -> None:
     from hydra.core.global_hydra import GlobalHydra
 
     unreadable = getattr(error, "override", None)
+    if unreadable is not None and "=" not in unreadable:
+        raise BadOption(f"'{unreadable}' is no option=value, and no command either{suggest(unreadable, COMMANDS)}")
     if unreadable is not None:
         raise BadOption(f"'{unreadable}' cannot be read as option=value: {_first_lines(error, 1)}")
     plain = [one for one in overrides if not one.startswith("-")]
@@ -92,9 +94,7 @@ def _explain(overrides: list[str], error: Exception) -> None:
 
 
 def _check_path(cfg: DictConfig, override: str) -> None:
-    key, equals, _ = override.lstrip("~").partition("=")
-    if not equals and not override.startswith("~"):
-        raise BadOption(f"'{override}' is no option=value, and no command either")
+    key = override.lstrip("~").partition("=")[0]
     node: Any = cfg
     walked: list[str] = []
     for part in key.split("."):

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastserve_core.cli.arguments import find_artifact, parser
 from fastserve_core.errors import BadOption
-from fastserve_core.serving import start_server
+from fastserve_core.serving import serve_until_signal, start_server
 
 HELP = "the server's options, e.g. port=9000 host=0.0.0.0 (see 'fastserve +plugin=server --cfg job')"
 
@@ -20,13 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--plugin", default="server", help="the server plugin; 'server' or, e.g., 'ray_serve'")
     given = options.parse_intermixed_args(arguments)
     server = start_server(find_artifact(given.model), given.plugin, dict(map(_pair, given.options)))
-    print(f"serving {given.model} at {server.url} (Ctrl-C ends it)", flush=True)
-    try:
-        server.wait()
-    except KeyboardInterrupt:
-        pass  # a signal is how a server is ended
-    finally:
-        server.stop()
+    serve_until_signal(server, given.model)
     return 0
 
 

@@ -29,6 +29,8 @@ TABLE = (200, 32)
 SMALL = 20_000
 """Bytes: between the word table (25.6 kB) and the position table of these models."""
 
+pytestmark = pytest.mark.slow  # each conversion takes seconds
+
 
 class Bridged(NamedTuple):
     model: torch.nn.Module
