@@ -41,7 +41,6 @@ class ModelSpec:
     path: str | None = None
     folder: str = ""
     pin: Pin | None = None
-    trust_remote_code: bool = False
     dim: int = 256
     num_heads: int = 4
     num_layers: int = 4

@@ -103,7 +103,6 @@ class Pipeline:
             threads=threads_per_process(),
             emit=self.tell,
             source=self.data,
-            trust_remote_code=self.settings.model.trust_remote_code,
             **more,
         )
 

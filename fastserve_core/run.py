@@ -88,7 +88,6 @@ class Run:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
     attempting: Callable[[Trial], Attempt] | None = None
-    trust_remote_code: bool = False
 
     @property
     def data(self) -> Prepared:

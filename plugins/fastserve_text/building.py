@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.errors import BadModel, BadOption, suggest
-from fastserve_core.files import write_json
+from fastserve_core.files import read_json, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +38,10 @@ def build_model(folder: Path, head: str, labels: Sequence[str]) -> nn.Module:
             folder, **naming, ignore_mismatched_sizes=True, use_safetensors=True, attn_implementation="eager"
         )
     except (ValueError, KeyError, OSError) as error:
+        if "auto_map" in read_json(folder / "config.json"):
+            raise BadModel(
+                f"{folder} brings its own Python code, which is never run; use a model that transformers itself has"
+            ) from error
         raise BadModel(f"{folder} cannot be loaded as a model for {head[3:]}: {error}") from error
 
 

@@ -179,6 +179,10 @@ def test_models_that_cannot_be_built_are_said(tmp_path: Path, tiny_bert: Path) -
     (tmp_path / "config.json").write_text('{"model_type": "no_such_type"}')
     with pytest.raises(BadModel, match="cannot be loaded"):
         build_model(tmp_path, "ForSequenceClassification", ["a", "b"])
+    (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "evil.Config"}}')
+    (tmp_path / "evil.py").write_text("raise SystemExit('a model folder ran its code')")
+    with pytest.raises(BadModel, match="brings its own Python code, which is never run"):
+        build_model(tmp_path, "ForSequenceClassification", ["a", "b"])
     with pytest.raises(BadModel, match=r"no tokenizer\.json"):
         load_tokenizer(tmp_path, 8)
 
