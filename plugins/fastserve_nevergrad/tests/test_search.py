@@ -44,7 +44,11 @@ class Trainer:
 
 def make_run(folder: Path, attempts: Trainer, told: list[Event] | None = None, **more: Any) -> Run:
     given: dict[str, Any] = {
-        "model": None, "task": None, "seed": 0, "threads": 1, "trainer": {LR: 1e-4, "train.toy.epochs": 3},
+        "model": None,
+        "task": None,
+        "seed": 0,
+        "threads": 1,
+        "trainer": {LR: 1e-4, "train.toy.epochs": 3},
         **more,
     }
     emit = (lambda event: told.append(event)) if told is not None else (lambda event: None)

@@ -1,0 +1,54 @@
+"""Keeps some of an encoder's layers. Found by its entry point, imported only when it is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fastserve_core import hookimpl
+from fastserve_core.errors import BadOption
+from fastserve_core.run import Draft, Run
+
+WHICH = ("first", "spread")
+
+
+@dataclass
+class DropLayersOptions:
+    """``keep`` layers are left: the ``first`` ones, or ones ``spread`` evenly from the first to the last."""
+
+    keep: int = 3
+    which: str = "first"
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise BadOption(f"compress.drop_layers.keep must be at least 1, not {self.keep}")
+        if self.which not in WHICH:
+            raise BadOption(f"compress.drop_layers.which must be one of {', '.join(WHICH)}, not '{self.which}'")
+
+
+class DropLayers:
+    """The compressor: trainable weights in, trainable weights out."""
+
+    api_version: ClassVar[int] = 1
+    requires: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    form: ClassVar[tuple[str, str]] = ("trainable", "trainable")
+    Options = DropLayersOptions
+
+    def __init__(self, options: DropLayersOptions) -> None:
+        self.options = options
+
+    @hookimpl
+    def compress(self, run: Run) -> Draft:
+        from fastserve_core.children import call
+
+        labels = run.model.manifest.labels  # the model's own: its classes are numbered by them
+        draft = run.fresh_folder()
+        request = {
+            "model": run.model.folder,
+            "draft": draft,
+            "task": [run.task.name, vars(run.task.options), labels],
+            "keep": self.options.keep,
+            "which": self.options.which,
+        }
+        call("fastserve_drop_layers.drop", request, run.threads, run.emit)
+        return Draft(draft, labels=labels)

@@ -1,0 +1,199 @@
+"""Writes the reference pages from the code: ``python docs/generate.py``, or ``--check`` to fail when they are stale."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from importlib import import_module
+from importlib.metadata import distribution
+from pathlib import Path
+
+from fastserve_core import cli, registry
+from fastserve_core.configs import choices, config_dir
+from fastserve_core.errors import FastServeError, UserError
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+NOTE = "<!-- written by docs/generate.py from the code: do not edit -->\n"
+VARIABLES = {
+    "FASTSERVE_HOME": "The store: downloads, results, partial results. Without it: `.fastserve` in the working folder.",
+    "FASTSERVE_BLOCK_PLUGINS": "Plugins that must not be used, by name, separated by commas.",
+    "FASTSERVE_DEBUG": "Anything but empty: show the traceback beside the message.",
+}
+EXITS = {
+    0: "done",
+    FastServeError.exit_code: "a stage or a download failed, or a file could not be written",
+    UserError.exit_code: "the input is wrong: an unknown plugin or option, a bad file, a missing package",
+    cli.INTERRUPTED: "interrupted by SIGINT or SIGTERM; what was done is kept",
+}
+GROUPS = {
+    "experiment": "`+experiment=NAME`: a whole run",
+    "model": "`model=NAME`, or a folder, or a hub id `org/name`",
+    "data": "`data=NAME`, or a file",
+}
+PUBLIC = {
+    "The Python object": ["api.FastServe", "api.Result"],
+    "Plugins": ["hookspecs.Hooks", "testing.PluginContract"],
+    "What a verb is given and gives": ["run.Run", "run.Draft", "run.Budget", "run.Attempt", "run.Server"],
+    "Artifacts": ["artifact.Artifact", "artifact.Manifest", "artifact.load_artifact", "artifact.is_artifact"],
+    "Answers": ["predictor.Predictor", "predictor.load_task", "predictor.load_engine"],
+    "Tasks, data sources and engines": [
+        *("task.Task", "task.Encoder", "task.Encoded", "task.Column"),
+        *("task.DataSource", "task.Record", "task.Engine"),
+    ],
+    "Data": ["data.Prepared", "data.DataOptions", "data.Columns"],
+    "The other nodes of the config": ["model.ModelSpec", "gate.GateOptions", "settings.PreflightOptions"],
+    "Processes and threads": [
+        *("children.call", "children.answer", "children.event_writer", "children.die_with_parent"),
+        *("threads.usable_cores", "threads.threads_per_process", "threads.thread_environment"),
+    ],
+    "Events": ["events.*"],
+    "Errors": ["errors.*"],
+}
+
+
+def commands() -> str:
+    """The page of commands, options and choices."""
+    parts = ["# Commands and options\n", NOTE, "## `fastserve`\n", *_screen("home", [])]
+    for name, text in cli.COMMANDS.items():
+        parts += [f"## `fastserve {name}`\n", f"{text[0].upper()}{text[1:]}.\n", *_screen(name, ["--help"])]
+    parts += ["## The options of the plugins\n", "Set one with `STAGE.PLUGIN.OPTION=VALUE`.\n"]
+    for name in choices("plugin"):
+        path = config_dir() / "plugin" / f"{name}.yaml"
+        stage = path.read_text(encoding="utf-8").split()[2].partition(".")[0]
+        kinds = reversed(registry.load_plugin(registry.installed()[name]).Options.__mro__)
+        docs = "\n".join(_plain(kind.__doc__) for kind in kinds if is_dataclass(kind) and kind.__doc__)
+        parts += [f"### `{stage}.{name}`\n", f"{docs}\n", *_options(path)]
+    parts.append("## What can be chosen\n")
+    for group, how in GROUPS.items():
+        parts += [f"### {group.capitalize()}\n", f"{how}.\n", "| name | |\n|---|---|"]
+        parts += [f"| `{name}` | {_first_comment(config_dir() / group / f'{name}.yaml')} |" for name in choices(group)]
+        parts.append("")
+    for name in choices("task"):
+        kind = registry.provide("fastserve.tasks", name)
+        columns = ", ".join(f"`{one.name}`{'' if one.required else ' (optional)'}" for one in kind.columns)
+        parts += [f"### `task={name}`\n", f"{import_module(kind.__module__).__doc__} Columns: {columns}.\n"]
+        parts += _options(config_dir() / "task" / f"{name}.yaml")
+    parts += ["## Exit codes\n", "| code | |\n|---|---|", *(f"| {code} | {text} |" for code, text in EXITS.items()), ""]
+    parts += ["## Environment variables\n", "| variable | |\n|---|---|"]
+    return "\n".join([*parts, *(f"| `{name}` | {text} |" for name, text in VARIABLES.items()), ""])
+
+
+def _screen(command: str, arguments: list[str]) -> list[str]:
+    """What a command prints, as a block."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        import_module(f"fastserve_core.cli.{command.replace('-', '_')}").main(arguments)
+    return ["```text", printed.getvalue().strip(), "```\n"]
+
+
+def _options(path: Path) -> list[str]:
+    """A table of the options in a config file: name, default, comment."""
+    lines = path.read_text(encoding="utf-8").replace("|", "\\|").splitlines()
+    found = [match.groups("") for line in lines if (match := re.match(r"(\w+): *(.*?) *(?:# (.*))?$", line))]
+    rows = [f"| `{name}` | `{default}` | {text} |" for name, default, text in found if name != "name" or text]
+    return ["| option | default | |\n|---|---|---|", *rows, ""] if rows else []
+
+
+def _first_comment(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return next((line.removeprefix("# ") for line in lines if line.startswith("# ") and "@package" not in line), "")
+
+
+def _plain(text: str) -> str:
+    """A docstring as Markdown."""
+    return "\n".join(line.strip() for line in text.replace("``", "`").strip().splitlines())
+
+
+def python() -> str:
+    """The page of the public classes and functions, from their source."""
+    parts = ["# Python\n", NOTE, "All of it is in `fastserve_core`; the object is in `fastserve` too.\n"]
+    for heading, names in PUBLIC.items():
+        parts.append(f"## {heading}\n")
+        for name in names:
+            module, _, wanted = name.partition(".")
+            tree = ast.parse((ROOT / "fastserve_core" / f"{module}.py").read_text(encoding="utf-8"))
+            for node in tree.body:
+                if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and _is_wanted(node.name, wanted):
+                    parts += _definition(node, module)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).strip() + "\n"
+
+
+def _is_wanted(name: str, wanted: str) -> bool:
+    return name == wanted or (wanted == "*" and not name.startswith("_"))
+
+
+def _definition(node: ast.ClassDef | ast.FunctionDef, module: str) -> Iterator[str]:
+    if isinstance(node, ast.FunctionDef):
+        yield f"### `{module}.{node.name}`\n\n```python\n{_signature(node)}\n```\n\n{_doc(node)}\n"
+        return
+    bases = ", ".join(map(ast.unparse, node.bases))
+    yield f"### `{module}.{node.name}`{f' ({bases})' if bases else ''}\n\n{_doc(node)}\n"
+    fields = [ast.unparse(one) for one in node.body if isinstance(one, ast.AnnAssign) and not _private(one)]
+    if fields:
+        yield "```python\n" + "\n".join(fields) + "\n```\n"
+    for one in node.body:
+        if isinstance(one, ast.FunctionDef) and one.name.startswith("test_"):
+            yield f"- {one.name.removeprefix('test_').replace('_', ' ')}"
+        elif isinstance(one, ast.FunctionDef) and (one.name == "__init__" or not one.name.startswith("_")):
+            marks = {ast.unparse(mark) for mark in one.decorator_list}
+            head = "".join(f"@{mark}\n" for mark in ("property", "classmethod") if mark in marks)
+            if "pytest.fixture" not in marks:
+                yield f"```python\n{head}{_signature(one)}\n```\n\n{_doc(one)}\n"
+    yield ""
+
+
+def _private(one: ast.AnnAssign) -> bool:
+    return isinstance(one.target, ast.Name) and one.target.id.startswith("_")
+
+
+def _signature(node: ast.FunctionDef) -> str:
+    """The definition on one line, or one argument a line where that is too long."""
+    args, ends = node.args, f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    first = len(args.args) - len(args.defaults)
+    shown = [
+        ast.unparse(one) + ("" if place < first else f" = {ast.unparse(args.defaults[place - first])}")
+        for place, one in enumerate(args.args)
+    ] + ([f"**{ast.unparse(args.kwarg)}"] if args.kwarg else [])
+    line = f"def {node.name}({', '.join(shown)}){ends}"
+    return line if len(line) <= 100 else f"def {node.name}(\n    " + ",\n    ".join(shown) + f",\n){ends}"
+
+
+def _doc(node: ast.ClassDef | ast.FunctionDef) -> str:
+    text = ast.get_docstring(node) or ""
+    return re.sub(r"::\n\n((?:    .*\n?|\n)+)", r"\n```python\n\1```\n", text).replace("``", "`").replace("````", "```")
+
+
+def variables() -> set[str]:
+    """The environment variables of ours that the code reads."""
+    paths = [path for folder in ("fastserve_core", "plugins") for path in (ROOT / folder).rglob("*.py")]
+    texts = (path.read_text(encoding="utf-8") for path in paths if "tests" not in path.parts)
+    return {name for text in texts for name in re.findall(r"\bFASTSERVE_[A-Z_]+[A-Z]\b", text)}
+
+
+def main(arguments: list[str]) -> int:
+    os.environ["COLUMNS"] = "100"  # argparse wraps its help at the terminal's width
+    registry.all_entry_points = lambda: distribution(registry.DISTRIBUTION).entry_points  # type: ignore[assignment]
+    if unknown := variables() - {*VARIABLES}:
+        raise SystemExit(f"say in docs/generate.py what these are: {', '.join(sorted(unknown))}")
+    stale = []
+    for name, text in (("commands.md", commands()), ("python.md", python())):
+        path = REFERENCE / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+        if "--check" not in arguments:
+            path.write_text(text, encoding="utf-8")
+    if stale and "--check" in arguments:
+        print(f"stale: {', '.join(stale)}; run 'python docs/generate.py'", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,32 @@
+"""Serves a model with Ray Serve: the embedded server's application, in several replicas."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from fastserve_core import API_VERSION, hookimpl
+from fastserve_ray_serve.options import RayServeOptions
+
+if TYPE_CHECKING:
+    from fastserve_core.run import Run
+    from fastserve_server.server import ServerProcess
+
+__all__ = ["RayServe", "RayServeOptions"]
+
+
+class RayServe:
+    """Replicas of the application behind Ray Serve's proxy, on a Ray of its own on this machine."""
+
+    api_version: ClassVar[int] = API_VERSION
+    requires: ClassVar[tuple[str, ...]] = ("jinja2", "msgspec", "prometheus_client", "ray", "starlette", "uvicorn")
+    Options: ClassVar[type] = RayServeOptions
+
+    def __init__(self, options: RayServeOptions) -> None:
+        self.options = options
+
+    @hookimpl
+    def serve(self, run: Run) -> ServerProcess:
+        """Start Ray and the replicas; returns when they answer."""
+        from fastserve_ray_serve.server import start
+
+        return start(run.model.folder, self.options, run.threads)

@@ -1,0 +1,120 @@
+"""The process that owns Ray: ``python -m fastserve_ray_serve.process``, started by ``fastserve_ray_serve.server``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import ray
+from ray import serve as ray_serve
+from ray.serve.config import HTTPOptions
+
+from fastserve_core.artifact import load_artifact
+from fastserve_core.errors import StageFailed
+from fastserve_ray_serve.options import RayServeOptions
+from fastserve_server.child import run_child
+
+NAME = "fastserve"
+OBJECT_STORE_BYTES = 100_000_000
+"""Requests go past Ray's object store, which would otherwise take a third of the memory."""
+
+
+def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
+    """Serve until a signal; Ray and all its processes end with this function."""
+    options = RayServeOptions(**request["options"])
+    artifact = Path(request["artifact"])
+    load_artifact(artifact)  # its faults are said better here than by a replica
+    with tempfile.TemporaryDirectory(prefix="fastserve-ray-", ignore_cleanup_errors=True) as folder:
+        try:
+            ray.init(
+                address="local",
+                num_cpus=request["cores"],
+                namespace=NAME,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=folder,
+            )
+            ray_serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=options.host, port=options.port))
+            _deploy(artifact, options, request["threads"])
+            ended = threading.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: ended.set())
+            ready()
+            ended.wait()
+            for stream in (1, 2):  # Ray reports its own controller's end as an error
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        finally:
+            if os.getppid() != request["parent"]:
+                _end_at_once(folder)
+            _end()
+
+
+def _deploy(artifact: Path, options: RayServeOptions, threads: int) -> None:
+    deployment = ray_serve.deployment(ray_serve.ingress(builder(artifact, options, threads))(Replica)).options(
+        name="model",
+        num_replicas=options.replicas,
+        max_ongoing_requests=options.max_ongoing_requests,
+        max_queued_requests=options.max_queued_requests,
+        backpressure_config={"status_code": 429, "retry_after_s": 1.0},
+        graceful_shutdown_timeout_s=options.drain_s,
+        graceful_shutdown_wait_loop_s=0.1,
+        ray_actor_options={"num_cpus": threads},
+        user_config={},
+    )
+    try:
+        ray_serve.run(deployment.bind(), name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        said = [one.message for one in ray_serve.status().applications[NAME].deployments.values()]
+        reasons = [message.strip().rpartition("\n")[2] for message in said]
+        raise StageFailed(f"the replicas could not be started: {' '.join(reasons)}") from error
+
+
+class Replica:
+    """What Ray Serve asks of a replica beside its application."""
+
+    app: Any  # set by Ray
+
+    async def reconfigure(self, user_config: Any) -> None:
+        """Wait for a warm model, before requests come; an error here reaches the caller, one in a lifespan does not."""
+        await self.app.state.service.loaded()
+
+
+def builder(artifact: Path, options: RayServeOptions, threads: int) -> Callable[[], Any]:
+    """What Ray calls in each replica to make its application."""
+
+    def build() -> Any:
+        from fastserve_core.quiet import quiet_environment
+        from fastserve_server.application import build_application
+
+        quiet_environment()
+        return build_application(artifact, options, threads, wait=False)
+
+    return build
+
+
+def _end_at_once(folder: str) -> NoReturn:
+    """For an orphan, which has a few seconds: Ray's agents would outlive it by more than a minute."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)  # the session that our parent gave us; Ray's workers follow their raylet
+    raise SystemExit
+
+
+def _end() -> None:
+    """Let the replicas drain, then end every process of Ray."""
+    if ray.is_initialized():
+        ray_serve.delete(NAME)
+        ray_serve.shutdown()
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    run_child(serve)

@@ -1,0 +1,48 @@
+"""The parent's side: starts the process that owns Ray, and gives it an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+
+from fastserve_core.errors import BadOption
+from fastserve_core.threads import thread_environment
+from fastserve_ray_serve.options import RayServeOptions
+from fastserve_server.server import END_S, ServerProcess, bind, launch, url_of
+
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray's switch for machines that are no cluster: its own ports then listen on 127.0.0.1 rather than everywhere.
+A replica's internal port still listens everywhere, and asks for the token."""
+
+
+def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess:
+    """Start Ray Serve on an artifact; returns when every replica answers.
+
+    ``cores`` are what all replicas together may use. Raises ``UserError`` (busy port, too many threads, no
+    artifact) or ``StageFailed``.
+    """
+    threads = options.threads or max(1, cores // options.replicas)
+    if threads * options.replicas > cores:
+        raise BadOption(
+            f"{options.where}: {options.replicas} replicas of {threads} threads are more than the {cores} usable cores"
+        )
+    with bind(options.host, options.port, options.where) as probe:
+        port: int = probe.getsockname()[1]
+    each = max(1, threads // (options.workers or threads))
+    taken = asdict(options) | {"port": port}
+    return launch(
+        "fastserve_ray_serve.process",
+        {"artifact": str(artifact), "options": taken, "threads": threads, "cores": cores},
+        url_of(options.host, port),
+        environment=thread_environment(each) | LOOPBACK_ONLY | authentication(),
+        patience_s=options.drain_s + 2 * END_S,
+    )
+
+
+def authentication() -> dict[str, str]:
+    """A token for this Ray alone, unless the user decided: without one Ray writes one to the home folder."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return {}
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

@@ -1,0 +1,174 @@
+"""The plugin fits; the real Ray Serve answers as the embedded server does, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from fastserve_core.artifact import Artifact
+from fastserve_core.errors import BadOption, StageFailed, UserError
+from fastserve_core.predictor import Predictor
+from fastserve_core.testing import PluginContract
+from fastserve_ray_serve.options import RayServeOptions
+from fastserve_ray_serve.server import authentication, start
+from fastserve_server.server import BadAddress, ServerProcess, bind
+
+LONG = {"inputs": ["the film is"], "options": {"max_new_tokens": 250}}
+
+
+class TestRayServe(PluginContract):
+    plugin, stage = "ray_serve", "serve"
+
+
+@pytest.mark.parametrize("option", ["replicas", "threads", "max_ongoing_requests", "max_queued_requests", "max_batch"])
+def test_an_option_out_of_range_is_named(option: str) -> None:
+    with pytest.raises(BadOption, match=rf"serve\.ray_serve\.{option} must be at least 1"):
+        RayServeOptions(**{option: 0})
+
+
+def test_more_threads_than_cores_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match="4 replicas of 1 threads are more than the 2 usable cores"):
+        start(tmp_path, RayServeOptions(replicas=4, port=0), cores=2)
+
+
+def test_a_busy_port_is_named(tmp_path: Path) -> None:
+    with bind("127.0.0.1", 0, "serve.ray_serve") as taken:
+        taken.listen()
+        with pytest.raises(BadAddress, match=r"serve\.ray_serve\.port="):
+            start(tmp_path, RayServeOptions(port=taken.getsockname()[1]), cores=1)
+
+
+def test_the_user_may_decide_on_authentication(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert authentication()["RAY_AUTH_MODE"] == "token"
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert authentication() == {}
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_no_artifact_is_the_users_fault(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no artifact"):
+        start(tmp_path, RayServeOptions(port=0), cores=1)
+
+
+def family(server: ServerProcess) -> list[psutil.Process]:
+    return [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+
+
+def outlived(processes: list[psutil.Process], seconds: float = 10) -> list[psutil.Process]:
+    return [one for one in psutil.wait_procs(processes, timeout=seconds)[1] if one.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture(scope="module")
+def server(writer: Artifact) -> Iterator[ServerProcess]:
+    token_file = Path.home() / ".ray" / "auth_token"
+    before = token_file.exists()
+    with start(
+        writer.folder, RayServeOptions(port=0, replicas=2, max_inputs=8, max_body_bytes=5000), cores=2
+    ) as running:
+        yield running
+    assert token_file.exists() == before
+
+
+@pytest.mark.slow
+def test_it_answers_as_the_predictor_does(server: ServerProcess, writer: Artifact) -> None:
+    inputs = ["the film is wonderful", "a dreadful piece"]
+    response = httpx.post(server.url + "/predict", json={"inputs": inputs}, timeout=30)
+    assert response.json() == {
+        "predictions": Predictor(writer, 1).predict(inputs, batch_size=1),
+        "model": "tiny-writer",
+    }
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: httpx.post(server.url + "/predict", json=LONG, timeout=60), range(16)))
+    assert {one.status_code for one in answers} == {200}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/predict", b"{", 400),
+        ("GET", "/nowhere", b"", 404),
+        ("GET", "/predict", b"", 405),
+        ("POST", "/predict", b'{"inputs": ["' + b"a" * 5000 + b'"]}', 413),
+        ("POST", "/predict", b'{"inputs": [""]}', 422),
+        ("GET", "/v2/health/ready", b"", 200),
+        ("GET", "/lineage", b"", 200),
+        ("GET", "/openapi.json", b"", 200),
+    ],
+)
+def test_it_is_the_same_application(server: ServerProcess, method: str, path: str, body: bytes, status: int) -> None:
+    response = httpx.request(method, server.url + path, content=body, timeout=30)
+    assert response.status_code == status
+    assert ("error" in response.json()) == (status != 200)
+
+
+@pytest.mark.slow
+def test_it_listens_on_loopback(server: ServerProcess) -> None:
+    """All but the replicas' internal port, which Ray binds everywhere and guards with the token."""
+    open_ports: list[Any] = []
+    for process in family(server):
+        if "Replica" not in " ".join(process.cmdline()):
+            open_ports += [one for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    assert open_ports
+    assert {one.laddr.ip.removeprefix("::ffff:") for one in open_ports} == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+def test_it_bounds_its_queue_drains_on_sigterm_and_leaves_no_process(writer: Artifact) -> None:
+    options = RayServeOptions(port=0, max_ongoing_requests=1, max_queued_requests=1)
+    with start(writer.folder, options, cores=1) as server, ThreadPoolExecutor(8) as pool:
+        processes = family(server)
+        assert len(processes) > 5
+        answers = list(pool.map(lambda _: httpx.post(server.url + "/predict", json=LONG, timeout=60), range(8)))
+        assert {one.status_code for one in answers} == {200, 429}
+        assert all(one.headers["retry-after"] == "1" for one in answers if one.status_code == 429)
+        long = LONG | {"inputs": ["the film"] * 4}
+        in_flight = pool.submit(httpx.post, server.url + "/predict", json=long, timeout=60)
+        time.sleep(0.3)
+        os.kill(server.pid, signal.SIGTERM)
+        server.wait()  # raises unless the exit code is 0
+        assert in_flight.result().status_code == 200
+    assert not outlived(processes)
+
+
+@pytest.mark.slow
+def test_killed_it_leaves_no_process(writer: Artifact) -> None:
+    with start(writer.folder, RayServeOptions(port=0), cores=1) as server:
+        processes = family(server)
+        os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(StageFailed, match="exit code -9"):
+            server.wait()
+    assert not outlived(processes)
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from fastserve_ray_serve.options import RayServeOptions
+from fastserve_ray_serve.server import start
+server = start(Path(sys.argv[1]), RayServeOptions(port=0), 1)
+print(server.pid, flush=True)
+server.wait()
+"""
+
+
+@pytest.mark.slow
+def test_it_dies_with_its_parent(writer: Artifact) -> None:
+    command = [sys.executable, "-c", PARENT, str(writer.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        server = psutil.Process(int(parent.stdout.readline()))
+        processes = [server, *server.children(recursive=True)]
+        parent.kill()
+    assert not outlived(processes, seconds=20)

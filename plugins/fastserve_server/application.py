@@ -1,0 +1,127 @@
+"""The ASGI application that every host runs: its endpoints and its life."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from fastserve_core.artifact import MANIFEST, load_artifact
+from fastserve_core.threads import threads_per_process
+from fastserve_server import kserve, pages, schemas
+from fastserve_server.metrics import Metered
+from fastserve_server.openapi import describe
+from fastserve_server.options import Serving
+from fastserve_server.service import Service
+from fastserve_server.web import (
+    EXCEPTION_HANDLERS,
+    Endpoint,
+    decode,
+    read_body,
+    reply,
+    service_of,
+    timed,
+    while_connected,
+)
+
+
+@timed
+async def predict(request: Request) -> Response:
+    service = service_of(request)
+    asked = decode(schemas.PredictRequest, await read_body(request))
+    if len(asked.inputs) > service.options.max_inputs:
+        raise HTTPException(
+            413, f"{len(asked.inputs)} inputs are more than the {service.options.max_inputs} of one request"
+        )
+    answers = await while_connected(request, service.ask(asked.inputs, asked.options))
+    return reply(schemas.PredictResponse(answers, service.name))
+
+
+async def models(request: Request) -> Response:
+    service = service_of(request)
+    created = int((service.artifact.folder / MANIFEST).stat().st_mtime)
+    return reply(schemas.ModelList([schemas.ModelCard(service.name, created)]))
+
+
+async def lineage(request: Request) -> Response:
+    service = service_of(request)
+    manifest = service.artifact.manifest
+    return reply(
+        schemas.LineageResponse(
+            model=service.name,
+            digest=service.artifact.digest,
+            task=manifest.task,
+            labels=list(manifest.labels),
+            runtime=dict(manifest.runtime),
+            lineage=[dict(entry) for entry in manifest.lineage],
+            measures=dict(manifest.measures),
+            files=dict(manifest.files),
+        )
+    )
+
+
+async def metrics(request: Request) -> Response:
+    text, content_type = service_of(request).metrics.text(request.headers.get("accept", ""))
+    return Response(text, headers={"Content-Type": content_type})
+
+
+async def openapi(request: Request) -> Response:
+    return reply(describe(ENDPOINTS, service_of(request).name))
+
+
+async def docs(request: Request) -> Response:
+    return pages.docs(describe(ENDPOINTS, service_of(request).name))
+
+
+async def home(request: Request) -> Response:
+    return pages.home(service_of(request))
+
+
+ENDPOINTS = (
+    Endpoint(
+        "POST", "/predict", predict, "Answer texts with the model", schemas.PredictRequest, schemas.PredictResponse
+    ),
+    Endpoint("GET", "/v1/models", models, "The models, as OpenAI's API lists them", gives=schemas.ModelList),
+    Endpoint("GET", "/lineage", lineage, "What the model was made from", gives=schemas.LineageResponse),
+    Endpoint("GET", "/metrics", metrics, "Prometheus metrics", gives="text/plain"),
+    Endpoint("GET", "/openapi.json", openapi, "This description", gives="application/json"),
+    Endpoint("GET", "/docs", docs, "This description as a page"),
+    Endpoint("GET", "/", home, "A page to try the model"),
+    *kserve.ENDPOINTS,
+)
+
+
+def build_application(artifact: Path, options: Serving, threads: int | None = None, wait: bool = True) -> Starlette:
+    """The application for one artifact; its lifespan starts and stops the engine workers.
+
+    ``threads`` is what the workers together may use (the cores of this process when ``None``). With ``wait`` the
+    startup lasts until the model is warm; without, requests get 503 until then.
+    """
+    service = Service(load_artifact(artifact), options, threads or threads_per_process())
+
+    @asynccontextmanager
+    async def lifespan(application: Starlette) -> AsyncIterator[None]:
+        service.start()
+        try:
+            if wait:
+                await service.loaded()
+            yield
+        finally:
+            await service.stop()
+
+    application = Starlette(
+        routes=[Route(one.path, one.handler, methods=[one.method]) for one in ENDPOINTS],
+        middleware=[Middleware(Metered, service.metrics)],
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=lifespan,
+    )
+    application.router.redirect_slashes = False
+    application.state.service = service
+    return application

@@ -1,0 +1,85 @@
+"""A request on its way through the batcher, and the ways in which it can fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fastserve_core.errors import FastServeError
+from fastserve_core.task import Encoded, Encoder, Row
+
+log = logging.getLogger(__name__)
+
+Answers = list[dict[str, Any]]
+
+
+class QueueFull(Exception):
+    """Too many inputs wait; ``retry_after`` is in whole seconds."""
+
+    def __init__(self, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"too many inputs are waiting; try again in {retry_after} s")
+
+
+class Unavailable(Exception):
+    """The model is not loaded yet, or the server is shutting down."""
+
+
+class EngineFailed(Exception):
+    """The engine could not answer an input."""
+
+
+@dataclass(eq=False, slots=True)
+class Asked:
+    """One request. The batcher's lock guards ``unpicked``, ``numbers`` and ``gone``; the loop owns the rest."""
+
+    inputs: Sequence[Row]
+    options: Mapping[str, Any]
+    future: asyncio.Future[Answers]
+    answers: Answers
+    left: int
+    unpicked: int
+    numbers: list[int] = field(default_factory=list)
+    gone: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Part:
+    """One input of a request on its way through the queue."""
+
+    asked: Asked
+    place: int
+    encoded: Encoded
+    since: float
+
+
+class Worker(Protocol):
+    """What a worker's thread makes for itself: a warm predictor."""
+
+    @property
+    def encode(self) -> Encoder: ...
+
+    def answer(self, batch: Sequence[Encoded], options: Mapping[str, Any] | None = None) -> Answers: ...
+
+    def close(self) -> None: ...
+
+
+def told(error: Exception, instead: str) -> Exception:
+    """The error that the caller may see: a fault of the input as it is, of ours as one sentence (and in the log)."""
+    if isinstance(error, FastServeError):
+        return error
+    log.error(instead, exc_info=error)
+    return EngineFailed(instead)
+
+
+def settle(future: asyncio.Future[None], error: BaseException | None) -> None:
+    """End a future unless it was given up, with an error or without."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

@@ -1,0 +1,232 @@
+"""The micro-batcher: requests of an event loop, answered in batches by engine workers in threads.
+
+Whichever worker is free encodes what arrived, takes the inputs that fit together, and hands their answers back to
+the loop. Cancelling a request's future takes back what has not begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from fastserve_core.task import Encoded
+from fastserve_server.asked import Answers, Asked, Part, QueueFull, Unavailable, Worker, settle, told
+from fastserve_server.options import Serving
+from fastserve_server.picker import Waiting
+
+SMOOTHING = 0.1
+LONGEST_RETRY = 60
+LOOK_AHEAD = 4
+"""How many full batches of arrivals are encoded at a time: enough to choose from, soon enough to begin."""
+
+
+class Batcher:
+    """Owns the workers' threads; each makes its own worker with ``make_worker``.
+
+    ``check`` may refuse what a request's inputs were encoded to, with its options; ``passed`` is told the size
+    and the seconds of every engine pass.
+    """
+
+    def __init__(
+        self,
+        options: Serving,
+        workers: int,
+        make_worker: Callable[[], Worker],
+        check: Callable[[Sequence[Encoded], Mapping[str, Any]], None] = lambda encoded, options: None,
+        passed: Callable[[int, float], None] = lambda size, seconds: None,
+    ) -> None:
+        self._options, self._make_worker, self._check, self._passed = options, make_worker, check, passed
+        self._workers, self._enough = workers, LOOK_AHEAD * options.max_batch
+        self._changed = threading.Condition(threading.Lock())
+        self._making = threading.Lock()
+        self._waiting: Waiting[Part] = Waiting()
+        self._arriving: deque[Asked] = deque()
+        self._open: set[Asked] = set()
+        self._threads: list[threading.Thread] = []
+        self._depth = self._idle = 0
+        self._stopping = False
+        self._seconds_per_input = 0.0
+
+    @property
+    def depth(self) -> int:
+        """Inputs that were accepted and have not begun."""
+        return self._depth
+
+    async def start(self) -> None:
+        """Start the threads; returns when every worker is warm, raises what one of them failed with."""
+        self._loop = asyncio.get_running_loop()
+        warm = [self._loop.create_future() for _ in range(self._workers)]
+        self._threads = [threading.Thread(target=self._run_worker, args=(one,), daemon=True) for one in warm]
+        for thread in self._threads:
+            thread.start()
+        for error in await asyncio.gather(*warm, return_exceptions=True):
+            if error is not None:
+                raise error
+
+    async def stop(self, patience_s: float = 5.0) -> None:
+        """Refuse what still waits, let the passes that run end, and join the threads."""
+        with self._changed:
+            self._stopping = True
+            left = list(self._open)
+            self._changed.notify_all()
+        for asked in left:
+            if asked.unpicked:
+                self._fail(asked, Unavailable("the server is shutting down"))
+        until = time.monotonic() + patience_s
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join, max(0.0, until - time.monotonic()))
+
+    def submit(self, inputs: Sequence[Any], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
+        """Accept a request; its future ends with the answers, or fails. Raises ``QueueFull``."""
+        count = len(inputs)
+        asked = Asked(inputs, options, self._loop.create_future(), [{}] * count, count, count)
+        with self._changed:
+            if self._stopping:
+                raise Unavailable("the server is shutting down")
+            if self._depth + count > self._options.max_queue:
+                raise QueueFull(self._retry_after())
+            self._depth += count
+            self._arriving.append(asked)
+            self._changed.notify()
+        self._open.add(asked)
+        asked.future.add_done_callback(lambda _: self._forget(asked))
+        return asked.future
+
+    def _retry_after(self) -> int:
+        seconds = self._depth * self._seconds_per_input / self._workers
+        return min(LONGEST_RETRY, max(1, math.ceil(seconds)))
+
+    def _forget(self, asked: Asked) -> None:
+        """Take back what of a cancelled or failed request has not begun; nothing is left of an answered one."""
+        self._open.discard(asked)
+        if not asked.unpicked:
+            return
+        with self._changed:
+            asked.gone = True
+            self._depth -= asked.unpicked
+            asked.unpicked = 0
+            for number in asked.numbers:
+                self._waiting.remove(number)
+
+    # -- the workers' threads ------------------------------------------------------------------------
+
+    def _run_worker(self, warm: asyncio.Future[None]) -> None:
+        try:
+            with self._making:  # transformers sets process-wide defaults while it loads
+                worker = self._make_worker()
+        except BaseException as error:
+            self._tell(settle, warm, error)
+            return
+        self._tell(settle, warm, None)
+        while batch := self._next_batch(worker):
+            begin = time.perf_counter()
+            answers = self._answer(worker, batch)
+            self._tell(self._deliver, batch, answers, time.perf_counter() - begin)
+        worker.close()
+
+    def _next_batch(self, worker: Worker) -> list[Part]:
+        """What this worker answers next; empty when the batcher stops."""
+        with self._changed:
+            self._idle += 1
+            try:
+                while not self._stopping:
+                    if self._arriving and len(self._waiting) < self._enough:
+                        self._take_in(worker)
+                    elif (pause := self._pause()) == 0:
+                        return self._take()
+                    else:
+                        self._changed.wait(pause)
+                return []
+            finally:
+                self._idle -= 1
+
+    def _take_in(self, worker: Worker) -> None:
+        """Encode the oldest requests that arrived, and let their inputs wait by their length. Under the lock."""
+        news: list[Asked] = []
+        count = len(self._waiting)
+        while self._arriving and count < self._enough:
+            asked = self._arriving.popleft()
+            if not asked.gone:
+                news.append(asked)
+                count += len(asked.inputs)
+        self._changed.release()
+        try:
+            encoded = self._encode(worker, news)
+        finally:
+            self._changed.acquire()
+        now = time.monotonic()
+        for asked, parts in zip(news, encoded, strict=True):
+            group = tuple(sorted(asked.options.items()))
+            for place, one in enumerate(() if asked.gone else parts):
+                asked.numbers.append(self._waiting.add(Part(asked, place, one, now), len(one), group))
+        self._changed.notify(max(0, len(self._waiting) - 1))  # this worker takes one itself
+
+    def _encode(self, worker: Worker, news: Sequence[Asked]) -> list[Sequence[Encoded]]:
+        """The token ids of each request; none for one that failed. All at once is twice as fast as one by one."""
+        try:
+            encoded = iter(worker.encode([row for asked in news for row in asked.inputs]))
+            found = [list(islice(encoded, len(asked.inputs))) for asked in news]
+            for asked, parts in zip(news, found, strict=True):
+                self._check(parts, asked.options)
+            return list(found)
+        except Exception as error:
+            if len(news) > 1:
+                return [parts for asked in news for parts in self._encode(worker, [asked])]
+            self._tell(self._fail, news[0], told(error, "an input could not be encoded"))
+            return [()]
+
+    def _take(self) -> list[Part]:
+        """Inputs for one pass; what other idle workers can take at the same time is left to them."""
+        share = math.ceil(len(self._waiting) / self._idle)
+        batch = self._waiting.take(min(self._options.max_batch, share))
+        self._depth -= len(batch)
+        for part in batch:
+            part.asked.unpicked -= 1
+        return batch
+
+    def _pause(self) -> float | None:
+        """Seconds to wait before a batch may be taken: 0 is now, ``None`` until something comes."""
+        if not self._waiting:
+            return None
+        if not self._options.max_delay_ms or len(self._waiting) >= self._options.max_batch:
+            return 0
+        return max(0.0, self._waiting.oldest().since + self._options.max_delay_ms / 1000 - time.monotonic())
+
+    def _answer(self, worker: Worker, batch: Sequence[Part]) -> list[dict[str, Any] | Exception]:
+        """An answer or an error for each; when a batch fails, one input's fault is not the others'."""
+        try:
+            return list(worker.answer([part.encoded for part in batch], batch[0].asked.options))
+        except Exception as error:
+            if len(batch) > 1:
+                return [answer for part in batch for answer in self._answer(worker, [part])]
+            return [told(error, "the engine could not answer an input")]
+
+    # -- back on the loop ----------------------------------------------------------------------------
+
+    def _tell(self, function: Callable[..., None], *given: Any) -> None:
+        with suppress(RuntimeError):  # the event loop ended first: nobody waits any more
+            self._loop.call_soon_threadsafe(function, *given)
+
+    def _deliver(self, batch: Sequence[Part], answers: Sequence[dict[str, Any] | Exception], seconds: float) -> None:
+        for part, answer in zip(batch, answers, strict=True):
+            asked = part.asked
+            if isinstance(answer, Exception):
+                self._fail(asked, answer)
+                continue
+            asked.answers[part.place] = answer
+            asked.left -= 1
+            if not asked.left and not asked.future.done():
+                asked.future.set_result(asked.answers)
+        self._passed(len(batch), seconds)
+        self._seconds_per_input += SMOOTHING * (seconds / len(batch) - self._seconds_per_input)
+
+    def _fail(self, asked: Asked, error: Exception) -> None:
+        if not asked.future.done():
+            asked.future.set_exception(error)

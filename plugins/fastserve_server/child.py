@@ -1,0 +1,37 @@
+"""The child's side of a server process: what it is asked for, and telling its parent how it went."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from fastserve_core.children import die_with_parent
+from fastserve_core.errors import FastServeError
+from fastserve_core.quiet import quiet_environment
+
+Serve = Callable[[Mapping[str, Any], Callable[[], None]], None]
+
+
+def run_child(serve: Serve) -> NoReturn:
+    """Serve what the parent asks for on stdin, ``serve(request, ready)``, until a signal; then exit with 0.
+
+    ``ready`` is to be called once requests are answered. The parent is told of a ``FastServeError`` before that.
+    """
+    request = json.load(sys.stdin)
+    die_with_parent(request["parent"])
+    quiet_environment()
+    pipe: int = request["report"]
+    os.set_inheritable(pipe, False)  # it must not stay open in our own children: its end tells the parent of ours
+    try:
+        serve(request, lambda: _report(pipe, {}))
+    except FastServeError as error:
+        _report(pipe, {"error": str(error), "exit_code": error.exit_code})
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+def _report(pipe: int, message: Mapping[str, Any]) -> None:
+    os.write(pipe, json.dumps(message).encode() + b"\n")

@@ -1,0 +1,79 @@
+"""What the server counts, for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+UNMATCHED = "unmatched"
+"""The path's label for a request that no route takes: a client must not be able to make new series."""
+
+
+class Metrics:
+    """One application's counters, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter("fastserve_requests", "Requests answered", ["path", "status"], registry=registry)
+        self._latency = Histogram(
+            "fastserve_request_seconds",
+            "Seconds from a request's first byte to its answer",
+            ["path"],
+            buckets=LATENCIES,
+            registry=registry,
+        )
+        self._queue = Gauge("fastserve_queue_depth", "Inputs that wait for an engine", registry=registry)
+        self._sizes = Histogram("fastserve_batch_size", "Inputs in an engine pass", buckets=SIZES, registry=registry)
+        self._engine = Histogram(
+            "fastserve_engine_seconds", "Seconds of an engine pass", buckets=LATENCIES, registry=registry
+        )
+
+    def watch_queue(self, depth: Callable[[], int]) -> None:
+        """Ask this function for the queue's depth whenever the metrics are read."""
+        self._queue.set_function(depth)
+
+    def passed(self, size: int, seconds: float) -> None:
+        """Count an engine pass."""
+        self._sizes.observe(size)
+        self._engine.observe(seconds)
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """Count a request under its route's path."""
+        self._requests.labels(path, str(status)).inc()
+        self._latency.labels(path).observe(seconds)
+
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """The exposition in the format that the Accept header asks for, and its content type."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self.registry), content_type
+
+
+class Metered:
+    """Middleware that counts each request."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status, begin = 500, time.perf_counter()
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note)
+        finally:
+            path = getattr(scope.get("route"), "path", UNMATCHED)
+            self._metrics.answered(path, status, time.perf_counter() - begin)

@@ -1,0 +1,72 @@
+"""The OpenAPI description, from the endpoints and the types that validate them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from fastserve_server.schemas import ErrorResponse, InferError
+from fastserve_server.web import JSON, PROTOCOL, Endpoint
+
+REFERENCE = "#/components/schemas/{name}"
+SAID_OF_ERRORS = {
+    "400": "Malformed",
+    "404": "Not found",
+    "413": "Too large",
+    "422": "Well formed but unusable",
+    "429": "The queue is full; see Retry-After",
+    "503": "Not ready, or shutting down",
+    "504": "Over the request's deadline",
+}
+
+
+def describe(endpoints: Sequence[Endpoint], model: str) -> dict[str, Any]:
+    """An OpenAPI 3.1 document."""
+    kinds = [kind for one in endpoints for kind in (one.takes, one.gives) if isinstance(kind, type)]
+    _, schemas = msgspec.json.schema_components(
+        [*dict.fromkeys(kinds), ErrorResponse, InferError], ref_template=REFERENCE
+    )
+    paths: dict[str, dict[str, Any]] = {}
+    for one in endpoints:
+        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": f"FastServe: {model}", "version": version("fastserve-core")},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def _operation(one: Endpoint) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": one.summary,
+        "operationId": one.handler.__name__,
+        "responses": {"200": {"description": "Done", "content": _content(one.gives)}},
+    }
+    names = re.findall(r"\{(\w+)\}", one.path)
+    if names:
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
+    if one.takes is not None:
+        operation["requestBody"] = {"required": True, "content": _content(one.takes)}
+    for status in _errors(one, bool(names)):
+        error = InferError if one.path.startswith(PROTOCOL) else ErrorResponse
+        operation["responses"][status] = {"description": SAID_OF_ERRORS[status], "content": _content(error)}
+    return operation
+
+
+def _errors(one: Endpoint, named: bool) -> list[str]:
+    if one.takes is not None:
+        return [status for status in SAID_OF_ERRORS if named or status != "404"]
+    return (["404"] if named else []) + (["503"] if one.path.endswith("/ready") else [])
+
+
+def _content(kind: type | str) -> Mapping[str, Any]:
+    if isinstance(kind, str):
+        return {kind: {"schema": {"type": "string"} if kind != JSON else {"type": "object"}}}
+    return {JSON: {"schema": {"$ref": REFERENCE.format(name=kind.__name__)}}}

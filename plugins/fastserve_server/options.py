@@ -1,0 +1,82 @@
+"""What the servers can be told."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fastserve_core.errors import BadOption, Collector
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass
+class Serving:
+    """What every server of the application takes.
+
+    ``name`` is the model's in URLs (the artifact's folder when null). ``workers`` answer batches side by side, each
+    with a copy of the model; null takes one for each core. Limits of one request: ``max_inputs``,
+    ``max_body_bytes``, ``max_new_tokens``, ``deadline_s`` from its first byte to its answer. ``max_queue`` is in
+    inputs that wait; ``max_delay_ms`` is how long the oldest of them may wait for a fuller batch.
+    """
+
+    where: ClassVar[str] = "serve"
+
+    name: str | None = None
+    workers: int | None = None
+    max_batch: int = 32
+    max_delay_ms: float = 0.0
+    max_queue: int = 1024
+    max_inputs: int = 256
+    max_body_bytes: int = 1_000_000
+    max_new_tokens: int = 256
+    deadline_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        faults = Collector()
+        self.check(faults)
+        faults.raise_if_any()
+
+    def check(self, faults: Collector) -> None:
+        """Collect every fault of the options."""
+        for name in ("workers", "max_batch", "max_queue", "max_inputs", "max_body_bytes", "max_new_tokens"):
+            self.at_least(faults, name, 1)
+        self.at_least(faults, "max_delay_ms", 0)
+        with faults.collect():
+            if self.deadline_s <= 0:
+                raise BadOption(f"{self.where}.deadline_s must be more than 0 seconds, not {self.deadline_s}")
+        with faults.collect():
+            if self.name is not None and not NAME.fullmatch(self.name):
+                raise BadOption(f"{self.where}.name={self.name!r}: use letters, digits, '.', '_' and '-', as in a URL")
+        with faults.collect():
+            if self.max_inputs > self.max_queue:
+                raise BadOption(
+                    f"{self.where}.max_inputs ({self.max_inputs}) must not be more than "
+                    f"{self.where}.max_queue ({self.max_queue}): such a request could never wait"
+                )
+
+    def at_least(self, faults: Collector, name: str, least: float, most: float | None = None) -> None:
+        """Collect the fault of an option that lies outside its range; null is in every range."""
+        value = getattr(self, name)
+        with faults.collect():
+            if value is not None and value < least:
+                raise BadOption(f"{self.where}.{name} must be at least {least}, not {value}")
+            if value is not None and most is not None and value > most:
+                raise BadOption(f"{self.where}.{name} must be at most {most}, not {value}")
+
+
+@dataclass
+class ServerOptions(Serving):
+    """The embedded server's: ``port`` 0 takes any free one; ``drain_s`` is what open requests get at the end."""
+
+    where: ClassVar[str] = "serve.server"
+
+    host: str = "127.0.0.1"
+    port: int = 8888
+    drain_s: float = 10.0
+
+    def check(self, faults: Collector) -> None:
+        super().check(faults)
+        self.at_least(faults, "port", 0, 65535)
+        self.at_least(faults, "drain_s", 0)

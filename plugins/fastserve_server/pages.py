@@ -1,0 +1,46 @@
+"""The pages for people: one to try the model, one that describes the API. Nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+from starlette.responses import HTMLResponse, Response
+
+from fastserve_server.service import Service
+
+ONLY_ITSELF = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+        "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    )
+}
+
+
+@functools.cache
+def _templates() -> Environment:
+    return Environment(loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True)
+
+
+def home(service: Service) -> Response:
+    """A form that asks ``/predict`` and shows the answer."""
+    return _page(
+        "home.html",
+        model=service.name,
+        task=service.task.name,
+        pairs=any(column.name == "text_pair" for column in service.task.columns),
+        generative=service.task.generative,
+        most_tokens=service.options.max_new_tokens,
+    )
+
+
+def docs(description: Mapping[str, Any]) -> Response:
+    """The OpenAPI description as a page."""
+    return _page("docs.html", description=description)
+
+
+def _page(template: str, **values: Any) -> Response:
+    return HTMLResponse(_templates().get_template(template).render(values), headers=ONLY_ITSELF)

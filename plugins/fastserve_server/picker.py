@@ -1,0 +1,88 @@
+"""Which waiting inputs the next engine pass takes."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Hashable
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+PASS_TOKENS = 32
+"""What an engine pass costs beside its tokens, in tokens: MiniLM takes 7.5 ms for 1 x 32 tokens and 111 ms for
+32 x 32 with torch (2.0 and 27.7 ms with OpenVINO INT8), so 37 to 42 tokens' worth are the pass itself."""
+
+
+class Entry(NamedTuple, Generic[T]):
+    """An input that waits."""
+
+    item: T
+    length: int
+    group: Hashable
+
+
+class Waiting(Generic[T]):
+    """Inputs in the order they came, and by length within each group that may share a pass. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, Entry[T]] = {}
+        self._by_length: dict[Hashable, list[tuple[int, int]]] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, item: T, length: int, group: Hashable = None) -> int:
+        """Let an input of that many tokens wait; returns the number to remove it by."""
+        number = self._next
+        self._next += 1
+        self._entries[number] = Entry(item, length, group)
+        insort(self._by_length.setdefault(group, []), (length, number))
+        return number
+
+    def remove(self, number: int) -> bool:
+        """Forget an input; false when it was taken before."""
+        entry = self._entries.pop(number, None)
+        if entry is None:
+            return False
+        order = self._by_length[entry.group]
+        del order[bisect_left(order, (entry.length, number))]
+        if not order:
+            del self._by_length[entry.group]
+        return True
+
+    def oldest(self) -> T:
+        """The input that has waited longest."""
+        return next(iter(self._entries.values())).item
+
+    def take(self, most: int) -> list[T]:
+        """The oldest input and up to ``most`` - 1 of its group that are near it in length.
+
+        The oldest is always among them, so an input waits for no more passes than there were inputs before it.
+        Another joins as long as padding for it costs less than a pass of its own would.
+        """
+        number, oldest = next(iter(self._entries.items()))
+        order = self._by_length[oldest.group]
+        place = bisect_left(order, (oldest.length, number))
+        start, end = window(order, place, most)
+        taken = order[start:end]
+        del order[start:end]
+        if not order:
+            del self._by_length[oldest.group]
+        return [self._entries.pop(one).item for _, one in taken]
+
+
+def window(order: list[tuple[int, int]], place: int, most: int) -> tuple[int, int]:
+    """The slice round ``place`` of a list sorted by length, grown on the side that pads less."""
+    start, end = place, place + 1
+    while end - start < most:
+        longest = order[end - 1][0]
+        shorter = longest - order[start - 1][0] if start else None
+        longer = (order[end][0] - longest) * (end - start) if end < len(order) else None
+        if shorter is not None and shorter <= PASS_TOKENS and (longer is None or shorter <= longer):
+            start -= 1
+        elif longer is not None and longer <= PASS_TOKENS:
+            end += 1
+        else:
+            break
+    return start, end

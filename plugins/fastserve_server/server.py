@@ -1,0 +1,182 @@
+"""The parent's side of a server process: binds, starts, waits until it answers, stops."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from fastserve_core.errors import StageFailed, UserError
+from fastserve_core.threads import thread_environment
+from fastserve_server.options import ServerOptions
+
+BACKLOG = 2048
+KEPT_LINES = 40
+END_S = 10.0
+"""What a server gets after draining to end its engines, before it is killed."""
+
+
+class BadAddress(UserError):
+    """The server cannot listen where it was told to."""
+
+
+class ServerProcess:
+    """A running server; ``stop`` it, or use it as a context manager. It dies with this process."""
+
+    def __init__(self, url: str, process: subprocess.Popen[str], patience_s: float) -> None:
+        self.url = url
+        self._process, self._patience_s = process, patience_s
+        self._last: deque[str] = deque(maxlen=KEPT_LINES)
+        self._shown = self._stopped = self._gone = False
+        self._pump = threading.Thread(target=self._pass_on, name="server-output", daemon=True)
+        self._pump.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait(self) -> None:
+        """Block until the server ends; raises ``StageFailed`` with the end of its output when it crashed."""
+        code = self._process.wait()
+        if code != 0 and not self._stopped:
+            raise StageFailed(self.said(f"the server ended with exit code {code}"))
+
+    def stop(self) -> None:
+        """Let open requests end, then end the server; kill it when that takes too long."""
+        self._stopped = True
+        if self._gone:
+            return
+        with suppress(subprocess.TimeoutExpired):
+            self._process.terminate()
+            self._process.wait(self._patience_s)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # its session: it, if it hangs, and what it may have left
+        self._process.wait()
+        self._gone = True
+
+    def show(self) -> None:
+        """From now on pass the server's output on to stderr."""
+        self._shown = True
+
+    def said(self, message: str) -> str:
+        """The message and the end of what the server printed."""
+        self._pump.join(1.0)
+        return "\n".join([message + (":" if self._last else ""), *self._last])
+
+    def _pass_on(self) -> None:
+        """Keep the end of the server's output, and show it once the server runs: libraries chatter while they load."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._last.append(line.rstrip())
+            if self._shown:
+                print(line, end="", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def start(artifact: Path, options: ServerOptions, threads: int) -> ServerProcess:
+    """Start the embedded server on an artifact; returns when it answers.
+
+    Raises ``BadAddress`` (busy port), another ``UserError`` for what the artifact lacks, or ``StageFailed``.
+    """
+    with bind(options.host, options.port, options.where) as listening:
+        listening.listen(BACKLOG)
+        request = {"artifact": str(artifact), "options": asdict(options), "threads": threads}
+        return launch(
+            "fastserve_server.process",
+            request | {"socket": listening.fileno()},
+            url_of(options.host, listening.getsockname()[1]),
+            environment=thread_environment(max(1, threads // (options.workers or threads))),
+            patience_s=options.drain_s + END_S,
+            keep=[listening.fileno()],
+        )
+
+
+def launch(
+    module: str,
+    request: Mapping[str, Any],
+    url: str,
+    environment: Mapping[str, str],
+    patience_s: float,
+    keep: Sequence[int] = (),
+) -> ServerProcess:
+    """Run ``python -m module`` (which calls ``run_child``) on a request and wait until it is ready."""
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, **environment},
+        pass_fds=[writing, *keep],
+        start_new_session=True,  # a Ctrl-C is ours alone: we stop the server in order
+    )
+    os.close(writing)
+    server = ServerProcess(url, process, patience_s)
+    try:
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin:
+            json.dump({**request, "parent": os.getpid(), "report": writing}, process.stdin)
+        with os.fdopen(reading, encoding="utf-8") as report:
+            message = report.readline()
+        _check(server, message)
+        server.show()
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def _check(server: ServerProcess, message: str) -> None:
+    """Raise what the server told that it failed with, or that it died without a word."""
+    if not message:
+        raise StageFailed(server.said("the server ended before it was ready"))
+    report = json.loads(message)
+    if "error" in report:
+        kind = UserError if report["exit_code"] == UserError.exit_code else StageFailed
+        raise kind(report["error"])
+
+
+def bind(host: str, port: int, where: str) -> socket.socket:
+    """A socket bound there; raises ``BadAddress`` that names the option to change."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind)
+    except OSError as error:
+        raise BadAddress(f"{where}.host={host}: {error.strerror or error}") from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            advice = f"stop what listens there, or choose another with {where}.port=PORT (0 takes any free one)"
+            raise BadAddress(f"port {port} of {host} is taken: {advice}") from error
+        raise BadAddress(f"{where} cannot listen on port {port} of {host}: {error.strerror}") from error
+    return bound
+
+
+def url_of(host: str, port: int) -> str:
+    """Where a client on this machine reaches a server that listens there."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"

@@ -1,0 +1,148 @@
+"""One model as a service: its artifact, its batcher, and whether it may be asked."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from fastserve_core.artifact import Artifact
+from fastserve_core.errors import BadData, BadOption, FastServeError, suggest
+from fastserve_core.files import read_json
+from fastserve_core.predictor import Predictor, load_task
+from fastserve_core.task import Encoded
+from fastserve_server.asked import Answers, Unavailable
+from fastserve_server.batcher import Batcher
+from fastserve_server.metrics import Metrics
+from fastserve_server.options import Serving
+
+WARM_TEXTS = ("A first sentence.", "A much longer text, so that no shape is new to the engine. " * 8)
+POSITIONS = ("max_position_embeddings", "n_positions")
+ENCODING_OPTIONS = frozenset({"max_length"})
+"""Options that decide how texts are encoded, which a request cannot change."""
+
+
+class Service:
+    """Answers inputs with one artifact. ``threads`` is what all its workers together may use."""
+
+    def __init__(self, artifact: Artifact, options: Serving, threads: int) -> None:
+        manifest = artifact.manifest
+        self.artifact, self.options = artifact, options
+        self.name = options.name or artifact.folder.name
+        self.task = load_task(manifest.task, manifest.task_options, manifest.labels)
+        self.metrics = Metrics()
+        # Many single-thread workers answer more than one many-thread worker, whose threads wait for each other.
+        workers = options.workers or threads
+        self._threads_each = max(1, threads // workers)
+        self.batcher = Batcher(options, workers, self._make_worker, self._check_length, self.metrics.passed)
+        self.metrics.watch_queue(lambda: self.batcher.depth)
+        self._positions = _positions(artifact)
+        self._known = frozenset({"text", *(column.name for column in self.task.columns)})
+        self._loaded = asyncio.Event()
+        self._fault: BaseException | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self.draining = False
+
+    @property
+    def ready(self) -> bool:
+        """Every worker is warm and the server is not shutting down."""
+        return self._loaded.is_set() and self._fault is None and not self.draining
+
+    def why_not_ready(self) -> str:
+        """One line for a reader."""
+        if self._fault is not None:
+            return str(self._fault) if isinstance(self._fault, FastServeError) else "the model could not be loaded"
+        return "the server is shutting down" if self.draining else "the model is still being loaded"
+
+    def start(self) -> None:
+        """Begin to load the model; ``loaded`` says when it is done."""
+        self._loading = asyncio.create_task(self._load())
+
+    async def _load(self) -> None:
+        try:
+            await self.batcher.start()
+            gc.collect()
+            gc.freeze()  # the libraries' objects stay: looking through them again and again stalled requests for 0.2 s
+        except Exception as error:
+            self._fault = error
+        finally:
+            self._loaded.set()
+
+    async def loaded(self) -> None:
+        """Wait until the service is ready; raises what loading the model failed with."""
+        await self._loaded.wait()
+        if self._fault is not None:
+            raise self._fault
+
+    async def stop(self) -> None:
+        """Refuse what waits and end the threads."""
+        self.draining = True
+        if self._loading is not None:
+            self._loading.cancel()
+        await self.batcher.stop()
+
+    def ask(self, inputs: Sequence[Any], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
+        """The answers to come; cancel the future when nobody wants them.
+
+        Raises ``Unavailable``, ``QueueFull``, ``BadOption`` or ``BadData``; the future may fail with ``BadData``.
+        """
+        if not self.ready:
+            raise Unavailable(self.why_not_ready())
+        if not inputs:
+            raise BadData("no inputs were given")
+        if options:
+            self._check_options(options)
+        return self.batcher.submit([self.task.read_input(self._named(value)) for value in inputs], options)
+
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        own = vars(self.task.options)
+        allowed = own.keys() - ENCODING_OPTIONS if self.task.generative else ()
+        for name in options:
+            if name not in allowed:
+                raise BadOption(f"the task {self.task.name} takes no option '{name}'{suggest(name, allowed)}")
+        try:
+            asked: Any = msgspec.convert({**own, **options}, self.task.Options)
+        except msgspec.ValidationError as error:
+            raise BadOption(f"options: {error}") from error
+        most = self.options.max_new_tokens
+        if getattr(asked, "max_new_tokens", 0) > most:
+            raise BadOption(f"max_new_tokens must be at most {most} on this server, not {asked.max_new_tokens}")
+
+    def _check_length(self, encoded: Sequence[Encoded], options: Mapping[str, Any]) -> None:
+        """Refuse a prompt that leaves the model no positions for the new tokens; runs in a worker's thread."""
+        if not self.task.generative or self._positions is None:
+            return
+        new = {**vars(self.task.options), **options}.get("max_new_tokens", 0)
+        longest = max(map(len, encoded))
+        if longest + new > self._positions:
+            raise BadData(
+                f"a prompt of {longest} tokens and {new} new ones are more than the model's {self._positions}: "
+                "shorten the prompt or lower max_new_tokens"
+            )
+
+    def _named(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            for name in value:
+                if name not in self._known:
+                    raise BadData(f"an input has the unknown field '{name}'{suggest(name, self._known)}")
+        return value
+
+    def _make_worker(self) -> Predictor:
+        """A warm predictor, made in the thread that will use it."""
+        predictor = Predictor(self.artifact, self._threads_each)
+        required = [column.name for column in self.task.columns if column.required]
+        texts = WARM_TEXTS[:1] if self.task.generative else WARM_TEXTS
+        with suppress(BadData):  # another's task may want inputs of another kind; it is then warm after its first
+            predictor.warmup([{**dict.fromkeys(required, text), "text": text} for text in texts])
+        return predictor
+
+
+def _positions(artifact: Artifact) -> int | None:
+    """How many tokens the model has positions for, where its config says so."""
+    path = artifact.folder / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    return next((int(config[name]) for name in POSITIONS if config.get(name)), None)

@@ -1,0 +1,70 @@
+"""Small real artifacts, and one server for the tests that only ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastserve_core.artifact import MANIFEST, TRAINABLE, Artifact, Manifest, write_manifest
+from fastserve_core.hashing import hash_files
+from fastserve_core.model import ModelSpec
+from fastserve_server.options import ServerOptions
+from fastserve_server.server import ServerProcess, start
+
+TEXTS = ["the film is wonderful", "a dreadful piece of work", "what a moving story", "Ada Lovelace wrote it"] * 3
+LABELS = {
+    "text_classification": ("negative", "positive"),
+    "token_classification": ("O", "B-PER", "I-PER"),
+    "causal_lm": (),
+}
+
+
+def make_artifact(folder: Path, task: str) -> Artifact:
+    """A model of two layers with random weights, as an artifact for that task."""
+    import torch
+    from transformers import AutoConfig, GPT2LMHeadModel
+    from transformers import BertForSequenceClassification as Classifier
+    from transformers import BertForTokenClassification as Tagger
+
+    from fastserve_text.building import write_scratch
+
+    kind = {"text_classification": Classifier, "token_classification": Tagger, "causal_lm": GPT2LMHeadModel}[task]
+    name = "gpt2" if task == "causal_lm" else "bert"
+    folder.mkdir()
+    spec = ModelSpec(
+        "scratch", name, dim=32, num_heads=2, num_layers=2, hidden_size=64, vocab_size=400, max_positions=128
+    )
+    write_scratch(spec, TEXTS, folder, kind.__name__.removeprefix("GPT2").removeprefix("Bert"))
+    torch.manual_seed(0)
+    labels = LABELS[task]
+    kind(AutoConfig.from_pretrained(folder, **({"num_labels": len(labels)} if labels else {}))).save_pretrained(folder)
+    options = {"max_length": 64} | ({} if labels else {"max_new_tokens": 4, "temperature": 0.0})
+    runtime = {"engine": "torch", "form": TRAINABLE}
+    lineage = ({"stage": "train", "plugin": "torch_ddp", "data": "abc"},)
+    files = hash_files(folder, leave_out=[MANIFEST])
+    return write_manifest(folder, Manifest(task, options, labels, runtime, lineage, files))
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return make_artifact(tmp_path_factory.mktemp("models") / "tiny-classifier", "text_classification")
+
+
+@pytest.fixture(scope="session")
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return make_artifact(tmp_path_factory.mktemp("models") / "tiny-tagger", "token_classification")
+
+
+@pytest.fixture(scope="session")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return make_artifact(tmp_path_factory.mktemp("models") / "tiny-writer", "causal_lm")
+
+
+@pytest.fixture(scope="session")
+def server(classifier: Artifact) -> Iterator[ServerProcess]:
+    """A real server with small limits."""
+    options = ServerOptions(port=0, max_inputs=8, max_body_bytes=5000)
+    with start(classifier.folder, options, threads=2) as running:
+        yield running

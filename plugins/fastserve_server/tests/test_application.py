@@ -1,0 +1,272 @@
+"""The application in this process, with an engine that can be held."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from fastserve_core.artifact import Artifact
+from fastserve_core.task import Encoded
+from fastserve_server.application import ENDPOINTS, build_application
+from fastserve_server.asked import Answers
+from fastserve_server.options import Serving
+from fastserve_server.service import Service
+
+ANSWER = {"label": "positive", "score": 1.0, "scores": {"negative": 0.0, "positive": 1.0}}
+
+
+class Held:
+    """An engine that answers when it is let go."""
+
+    go: threading.Event
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.go, self.begun, self.answered, self.fault = threading.Event(), threading.Event(), 0, fault
+
+    def encode(self, rows: Sequence[Any]) -> list[Encoded]:
+        return [Encoded({"input_ids": [0]}) for _ in rows]
+
+    def answer(self, batch: Sequence[Encoded], options: Mapping[str, Any] | None = None) -> Answers:
+        self.begun.set()
+        assert self.go.wait(10)
+        if self.fault:
+            raise self.fault
+        self.answered += len(batch)
+        return [ANSWER for _ in batch]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+    engine = Held()
+    monkeypatch.setattr(Service, "_make_worker", lambda self: engine)
+    return engine
+
+
+@asynccontextmanager
+async def client_of(application: Starlette) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(application, raise_app_exceptions=False)
+    async with (
+        application.router.lifespan_context(application),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        yield client
+
+
+Scene = Callable[[httpx.AsyncClient, Service], Coroutine[Any, Any, None]]
+
+
+def play(artifact: Artifact, scene: Scene, wait: bool = True, **options: Any) -> None:
+    async def run() -> None:
+        application = build_application(artifact.folder, Serving(**({"workers": 1} | options)), threads=1, wait=wait)
+        async with client_of(application) as client:
+            await scene(client, application.state.service)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+async def ask(client: httpx.AsyncClient, *texts: str, **more: Any) -> httpx.Response:
+    return await client.post("/predict", json={"inputs": list(texts) or ["a film"]} | more)
+
+
+def error_of(response: httpx.Response) -> tuple[int, str]:
+    """The status and the type of an error, which is JSON of the promised shape."""
+    error = response.json()["error"]
+    assert set(error) == {"type", "message"}
+    assert "Traceback" not in response.text
+    return response.status_code, error["type"]
+
+
+def test_a_full_queue_is_429_with_a_time_to_come_back(classifier: Artifact, held: Held) -> None:
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        running = asyncio.ensure_future(ask(client))
+        await asyncio.to_thread(held.begun.wait, 5)
+        waits = asyncio.ensure_future(ask(client, "a", "b"))
+        await asyncio.sleep(0.05)
+        refused = await ask(client)
+        assert error_of(refused) == (429, "queue_full")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "fastserve_queue_depth 2.0" in (await client.get("/metrics")).text
+        held.go.set()
+        assert [(await one).status_code for one in (running, waits)] == [200, 200]
+
+    play(classifier, scene, max_queue=2, max_inputs=2)
+
+
+def test_an_answer_after_the_deadline_is_504(classifier: Artifact, held: Held) -> None:
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        running, waits = asyncio.ensure_future(ask(client)), asyncio.ensure_future(ask(client))
+        assert error_of(await running) == (504, "deadline_exceeded")
+        assert error_of(await waits) == (504, "deadline_exceeded")
+        assert service.batcher.depth == 0
+        held.go.set()
+
+    play(classifier, scene, deadline_s=0.2)
+
+
+def test_a_slow_body_is_504_too(classifier: Artifact, held: Held) -> None:
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        async def drip() -> AsyncIterator[bytes]:
+            yield b'{"inputs"'
+            await asyncio.sleep(5)
+
+        assert error_of(await client.post("/predict", content=drip())) == (504, "deadline_exceeded")
+
+    play(classifier, scene, deadline_s=0.2)
+
+
+def test_before_the_model_is_warm_it_is_503(classifier: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    loading, engine = threading.Event(), Held()
+    engine.go.set()
+    monkeypatch.setattr(Service, "_make_worker", lambda self: loading.wait(10) and engine)
+
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        assert (await client.get("/v2/health/live")).status_code == 200
+        for path in ("/v2/health/ready", "/v2/models/tiny-classifier/ready"):
+            assert (await client.get(path)).status_code == 503
+        assert error_of(await ask(client)) == (503, "unavailable")
+        loading.set()
+        await service.loaded()
+        assert (await client.get("/v2/health/ready")).status_code == 200
+        assert (await ask(client)).status_code == 200
+
+    play(classifier, scene, wait=False)
+
+
+def test_while_draining_new_requests_are_503_and_open_ones_end(classifier: Artifact, held: Held) -> None:
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        running = asyncio.ensure_future(ask(client))
+        await asyncio.to_thread(held.begun.wait, 5)
+        service.draining = True
+        assert error_of(await ask(client)) == (503, "unavailable")
+        assert (await client.get("/v2/health/ready")).status_code == 503
+        held.go.set()
+        assert (await running).status_code == 200
+
+    play(classifier, scene)
+
+
+def test_a_request_that_the_drain_cuts_off_is_503(classifier: Artifact, held: Held) -> None:
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        running = asyncio.ensure_future(ask(client))
+        await asyncio.to_thread(held.begun.wait, 5)
+        service.draining = True
+        running.cancel()
+        assert error_of(await running) == (503, "unavailable")
+        held.go.set()
+
+    play(classifier, scene)
+
+
+def test_an_engine_that_fails_is_500_without_a_traceback(classifier: Artifact, held: Held) -> None:
+    held.fault = ZeroDivisionError("secret detail")
+    held.go.set()
+
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        failed = await ask(client)
+        assert error_of(failed) == (500, "internal")
+        assert "secret" not in failed.text
+
+    play(classifier, scene)
+
+
+def test_a_client_that_leaves_is_not_answered(classifier: Artifact, held: Held) -> None:
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        running = asyncio.ensure_future(ask(client))
+        await asyncio.to_thread(held.begun.wait, 5)
+        messages = [{"type": "http.request", "body": b'{"inputs": ["a film"]}', "more_body": False}]
+        sent: list[Any] = []
+        leave = asyncio.Event()
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop()
+            await leave.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
+        application = client._transport.app  # type: ignore[attr-defined]
+        leaving = asyncio.ensure_future(application(scope, receive, send))
+        await asyncio.sleep(0.05)
+        assert service.batcher.depth == 1
+        leave.set()
+        await leaving
+        assert service.batcher.depth == 0
+        assert sent[0]["status"] == 499
+        held.go.set()
+        assert (await running).status_code == 200
+        assert held.answered == 1
+
+    play(classifier, scene)
+
+
+def test_words_are_tagged(tagger: Artifact) -> None:
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        answers = (await ask(client, "Ada wrote it", inputs=["Ada wrote it", {"tokens": ["Ada", "wrote"]}])).json()
+        assert [len(one["tags"]) for one in answers["predictions"]] == [3, 2]
+        assert [word["word"] for word in answers["predictions"][0]["words"]] == ["Ada", "wrote", "it"]
+        inputs = [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["Ada wrote it"]}]
+        output = (await client.post("/v2/models/tiny-tagger/infer", json={"inputs": inputs})).json()["outputs"][0]
+        assert output["name"] == "answer"
+        assert json.loads(output["data"][0])["tags"] == answers["predictions"][0]["tags"]
+
+    play(tagger, scene)
+
+
+def test_text_is_written_within_bounds(writer: Artifact) -> None:
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        answer = (await ask(client, "the film", options={"max_new_tokens": 7})).json()["predictions"][0]
+        assert answer["tokens"] <= 7
+        for options, reason in (
+            ({"max_new_tokens": 0}, "at least 1"),
+            ({"max_new_tokens": 21}, "at most 20"),
+            ({"max_new_tokens": "many"}, "options"),
+            ({"temperature": -1}, "temperature"),
+            ({"max_length": 9}, "takes no option 'max_length'"),
+            ({"max_new_token": 3}, "did you mean 'max_new_tokens'"),
+        ):
+            refused = await ask(client, options=options)
+            assert error_of(refused) == (422, "unusable")
+            assert reason in refused.json()["error"]["message"]
+        assert (await client.get("/")).text.count('max="20"') == 1
+
+    play(writer, scene, max_new_tokens=20)
+
+
+def test_a_prompt_that_leaves_no_positions_is_422(writer: Artifact) -> None:
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        refused = await ask(client, "a wonderful film " * 40, options={"max_new_tokens": 100})
+        assert error_of(refused) == (422, "unusable")
+        assert "128" in refused.json()["error"]["message"]
+
+    play(writer, scene)
+
+
+def test_the_description_says_every_endpoint_and_the_pages_load_nothing(classifier: Artifact, held: Held) -> None:
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        description = (await client.get("/openapi.json")).json()
+        assert set(description["paths"]) == {one.path for one in ENDPOINTS}
+        names = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(description)))
+        assert names <= set(description["components"]["schemas"])
+        for path in ("/", "/docs"):
+            page = await client.get(path)
+            assert page.headers["content-security-policy"].startswith("default-src 'none'")
+            assert not re.findall(r"""(?:src|href)=["'](?!/|#)""", page.text)
+        docs = (await client.get("/docs")).text
+        assert all(one.path in docs for one in ENDPOINTS)
+
+    play(classifier, scene)

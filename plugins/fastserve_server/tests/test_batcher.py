@@ -1,0 +1,235 @@
+"""The batcher with an engine that does as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from fastserve_core.errors import BadData
+from fastserve_core.task import Encoded
+from fastserve_server.asked import Answers, EngineFailed, QueueFull, Unavailable
+from fastserve_server.batcher import Batcher
+from fastserve_server.options import Serving
+
+
+class Puppet:
+    """An engine that waits for ``go``, notes its batches, and fails on the text ``bad``."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.batches: list[list[int]] = []
+        self.begun = threading.Event()
+        self.closed = False
+
+    def encode(self, rows: Sequence[Any]) -> list[Encoded]:
+        if any(row["text"] == "unreadable" for row in rows):
+            raise BadData("an input cannot be used")
+        if any(row["text"] == "broken tokenizer" for row in rows):
+            raise ZeroDivisionError
+        return [Encoded({"input_ids": [0] * len(row["text"])}, memo=row["text"]) for row in rows]
+
+    def answer(self, batch: Sequence[Encoded], options: Mapping[str, Any] | None = None) -> Answers:
+        self.begun.set()
+        self.go.wait(10)
+        if any(one.memo == "bad" for one in batch):
+            raise ZeroDivisionError
+        self.batches.append([len(one) for one in batch])
+        return [{"text": one.memo, "options": dict(options or {})} for one in batch]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def rows(*texts: str) -> list[dict[str, str]]:
+    return [{"text": text} for text in texts]
+
+
+def play(scene: Callable[[Batcher, Puppet], Coroutine[Any, Any, None]], **options: Any) -> Puppet:
+    """Run a scene with a batcher of one worker."""
+    puppet = Puppet()
+
+    async def run() -> None:
+        batcher = Batcher(Serving(**options), 1, lambda: puppet)
+        await batcher.start()
+        try:
+            await scene(batcher, puppet)
+        finally:
+            puppet.go.set()
+            await batcher.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert puppet.closed
+    return puppet
+
+
+async def hold(batcher: Batcher, puppet: Puppet) -> asyncio.Future[Answers]:
+    """Keep the worker busy with one input, so that what comes next has to wait."""
+    first = batcher.submit(rows("x"), {})
+    await asyncio.to_thread(puppet.begun.wait, 10)
+    return first
+
+
+def test_what_waits_is_answered_in_batches_of_near_length() -> None:
+    async def scene(batcher: Batcher, puppet: Puppet) -> None:
+        first = await hold(batcher, puppet)
+        short = [batcher.submit(rows("a" * 5), {}) for _ in range(6)]
+        long = [batcher.submit(rows("b" * 100), {}) for _ in range(6)]
+        puppet.go.set()
+        answers = await asyncio.gather(first, *short, *long)
+        assert [one[0]["text"] for one in answers] == ["x", *["a" * 5] * 6, *["b" * 100] * 6]
+
+    assert play(scene, max_batch=4).batches == [[1], [5] * 4, [5] * 2, [100] * 4, [100] * 2]
+
+
+def test_a_request_of_many_inputs_keeps_its_order() -> None:
+    texts = ["a" * (1 + 37 * number % 90) for number in range(50)]
+
+    async def scene(batcher: Batcher, puppet: Puppet) -> None:
+        puppet.go.set()
+        answers = await batcher.submit(rows(*texts), {})
+        assert [one["text"] for one in answers] == texts
+
+    play(scene, max_batch=8)
+
+
+def test_other_options_are_another_batch() -> None:
+    async def scene(batcher: Batcher, puppet: Puppet) -> None:
+        first = await hold(batcher, puppet)
+        asked = [batcher.submit(rows("a"), {"max_new_tokens": number % 2}) for number in range(4)]
+        puppet.go.set()
+        await asyncio.gather(first, *asked)
+        assert [one.result()[0]["options"]["max_new_tokens"] for one in asked] == [0, 1, 0, 1]
+
+    assert play(scene).batches == [[1], [1, 1], [1, 1]]
+
+
+def test_a_delay_gathers_a_fuller_batch() -> None:
+    async def scene(batcher: Batcher, puppet: Puppet) -> None:
+        puppet.go.set()
+        asked = []
+        for _ in range(3):
+            asked.append(batcher.submit(rows("a"), {}))
+            await asyncio.sleep(0.02)
+        await asyncio.gather(*asked)
+
+    assert play(scene, max_delay_ms=200.0).batches == [[1, 1, 1]]
+
+
+def test_a_full_batch_does_not_wait_out_the_delay() -> None:
+    async def scene(batcher: Batcher, puppet: Puppet) -> None:
+        puppet.go.set()
+        await asyncio.wait_for(batcher.submit(rows("a", "b"), {}), 2)
+
+    assert play(scene, max_delay_ms=60_000.0, max_batch=2).batches == [[1, 1]]
+
+
+def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:
+    async def scene(batcher: Batcher, puppet: Puppet) -> None:
+        first = await hold(batcher, puppet)
+        asked = batcher.submit(rows("a", "b", "c"), {})
+        assert batcher.depth == 3
+        with pytest.raises(QueueFull) as refused:
+            batcher.submit(rows("d", "e"), {})
+        assert refused.value.retry_after >= 1
+        last = batcher.submit(rows("d"), {})
+        puppet.go.set()
+        await asyncio.gather(first, asked, last)
+        assert batcher.depth == 0
+
+    play(scene, max_queue=4, max_inputs=4)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05], ids=["while it arrives", "while it waits"])
+def test_a_cancelled_request_is_never_begun(pause: float) -> None:
+    async def scene(batcher: Batcher, puppet: Puppet) -> None:
+        first = await hold(batcher, puppet)
+        gone, stays = batcher.submit(rows("gone", "gone"), {}), batcher.submit(rows("stays"), {})
+        await asyncio.sleep(pause)
+        gone.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert batcher.depth == 1
+        puppet.go.set()
+        await asyncio.gather(first, stays)
+
+    assert play(scene).batches == [[1], [5]]
+
+
+def test_one_bad_input_fails_alone() -> None:
+    async def scene(batcher: Batcher, puppet: Puppet) -> None:
+        first = await hold(batcher, puppet)
+        good, bad = batcher.submit(rows("good"), {}), batcher.submit(rows("bad"), {})
+        puppet.go.set()
+        assert (await good)[0]["text"] == "good"
+        with pytest.raises(EngineFailed, match="could not answer"):
+            await bad
+        await first
+
+    play(scene)
+
+
+@pytest.mark.parametrize(("text", "error"), [("unreadable", BadData), ("broken tokenizer", EngineFailed)])
+def test_an_input_that_cannot_be_encoded_fails_alone(text: str, error: type[Exception]) -> None:
+    async def scene(batcher: Batcher, puppet: Puppet) -> None:
+        first = await hold(batcher, puppet)
+        good, bad = batcher.submit(rows("good"), {}), batcher.submit(rows("fine", text), {})
+        puppet.go.set()
+        assert (await good)[0]["text"] == "good"
+        with pytest.raises(error):
+            await bad
+        await first
+        assert batcher.depth == 0
+
+    play(scene)
+
+
+def test_stopping_refuses_what_waits_and_ends_what_runs() -> None:
+    async def scene(batcher: Batcher, puppet: Puppet) -> None:
+        first = await hold(batcher, puppet)
+        waits = batcher.submit(rows("waits"), {})
+        stopping = asyncio.ensure_future(batcher.stop())
+        with pytest.raises(Unavailable):
+            await waits
+        puppet.go.set()
+        await stopping
+        assert (await first)[0]["text"] == "x"
+        with pytest.raises(Unavailable):
+            batcher.submit(rows("late"), {})
+
+    play(scene)
+
+
+def test_idle_workers_share_what_came_together() -> None:
+    puppets = [Puppet(), Puppet()]
+
+    async def run() -> None:
+        left = list(puppets)
+        batcher = Batcher(Serving(), 2, left.pop)
+        await batcher.start()
+        await asyncio.sleep(0.05)
+        asked = batcher.submit(rows(*["text"] * 8), {})
+        for puppet in puppets:
+            assert await asyncio.to_thread(puppet.begun.wait, 5)
+            puppet.go.set()
+        await asked
+        await batcher.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert [puppet.batches for puppet in puppets] == [[[4] * 4], [[4] * 4]]
+
+
+def test_a_worker_that_cannot_be_made_is_said() -> None:
+    def fail() -> Puppet:
+        raise BadData("no weights")
+
+    async def run() -> None:
+        batcher = Batcher(Serving(), 2, fail)
+        with pytest.raises(BadData, match="no weights"):
+            await batcher.start()
+        await batcher.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 20))

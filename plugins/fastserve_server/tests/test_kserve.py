@@ -1,0 +1,137 @@
+"""The Open Inference Protocol, with Triton's own client as it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tritonclient import http as triton
+from tritonclient.utils import InferenceServerException
+
+from fastserve_server.server import ServerProcess
+from fastserve_server.tensors import BadTensor, flat, pack_bytes, pack_floats, unpack_bytes
+
+MODEL = "tiny-classifier"
+TEXTS = ["the film is wonderful", "größe ✓"]
+
+
+@given(st.lists(st.binary()))
+def test_packed_bytes_are_unpacked(values: list[bytes]) -> None:
+    assert unpack_bytes(memoryview(pack_bytes(values))) == values
+
+
+@given(st.binary(max_size=40))
+def test_unpacking_anything_gives_values_or_says_so(blob: bytes) -> None:
+    with contextlib.suppress(BadTensor):
+        assert pack_bytes(unpack_bytes(memoryview(blob))) == blob
+
+
+def test_floats_are_packed_as_fp32() -> None:
+    assert struct.unpack("<2f", pack_floats([0.5, -2.0])) == (0.5, -2.0)
+
+
+def test_nested_data_is_read_row_by_row() -> None:
+    assert list(flat([["a"], ["b", ["c"]], "d"])) == ["a", "b", "c", "d"]
+
+
+@pytest.fixture(scope="module")
+def client(server: ServerProcess) -> Any:
+    made = triton.InferenceServerClient(server.url.removeprefix("http://"))
+    yield made
+    made.close()
+
+
+def tensor(values: list[str], name: str = "text", binary: bool = True) -> Any:
+    made = triton.InferInput(name, [len(values)], "BYTES")
+    made.set_data_from_numpy(np.array([one.encode() for one in values], dtype=np.object_), binary_data=binary)
+    return made
+
+
+def test_the_client_finds_the_model(client: Any) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(MODEL)
+    assert not client.is_model_ready("another")
+    assert client.get_server_metadata()["name"] == "fastserve"
+    metadata = client.get_model_metadata(MODEL)
+    assert [one["name"] for one in metadata["outputs"]] == ["label", "scores"]
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+def test_the_client_gets_what_predict_gives(client: Any, server: ServerProcess, binary: bool) -> None:
+    outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("label", "scores")]
+    result = client.infer(MODEL, [tensor(TEXTS, binary=binary)], outputs=outputs, request_id="7")
+    expected = httpx.post(server.url + "/predict", json={"inputs": TEXTS}).json()["predictions"]
+    labels = [one.decode() if isinstance(one, bytes) else one for one in result.as_numpy("label")]
+    assert labels == [one["label"] for one in expected]
+    scores = result.as_numpy("scores")
+    assert scores.dtype == np.float32
+    assert np.allclose(scores, [[one["scores"][label] for label in ("negative", "positive")] for one in expected])
+    assert result.get_response()["id"] == "7"
+
+
+def test_the_client_as_it_comes_and_pairs(client: Any) -> None:
+    result = client.infer(MODEL, [tensor(TEXTS), tensor(["a pair", "another"], "text_pair")])
+    assert result.as_numpy("scores").shape == (2, 2)
+
+
+def test_the_client_can_say_what_was_wrong(client: Any) -> None:
+    with pytest.raises(InferenceServerException) as refused:
+        client.infer("another", [tensor(TEXTS)])
+    assert str(refused.value).startswith("[404] no model is called 'another'")
+
+
+def infer(server: ServerProcess, **tensor: Any) -> httpx.Response:
+    whole = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]} | tensor
+    return httpx.post(f"{server.url}/v2/models/{MODEL}/infer", json={"inputs": [whole]})
+
+
+@pytest.mark.parametrize(
+    ("tensor", "status"),
+    [
+        ({"shape": [1, 1], "data": [["a"]]}, 200),
+        ({"shape": [2]}, 422),
+        ({"shape": [-1]}, 422),
+        ({"name": "texts"}, 422),
+        ({"datatype": "FP32", "data": [1.0]}, 422),
+        ({"data": [1]}, 422),
+        ({"data": [{}]}, 422),
+        ({"data": None}, 422),
+        ({"shape": [0], "data": []}, 422),
+        ({"shape": [9], "data": ["a"] * 9}, 413),
+        ({"parameters": {"binary_data_size": 5}}, 400),
+        ({"parameters": {"binary_data_size": "x"}}, 400),
+    ],
+)
+def test_tensors_that_cannot_be_used(server: ServerProcess, tensor: dict[str, Any], status: int) -> None:
+    response = infer(server, **tensor)
+    assert response.status_code == status
+    if status != 200:
+        assert isinstance(response.json()["error"], str)
+
+
+@pytest.mark.parametrize(
+    ("size", "blob", "status"),
+    [
+        (None, b"", 400),
+        ("9999", b"", 400),
+        ("-1", b"", 400),
+        ("all", b"\x05\0\0\0ab", 400),
+        ("all", b"\x01\0\0\0\xff", 422),
+        ("all", b"\x01\0\0\0a", 200),
+    ],
+)
+def test_binary_bodies(server: ServerProcess, size: str | None, blob: bytes, status: int) -> None:
+    one = {"name": "text", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(blob)}}
+    head = json.dumps({"inputs": [one]}).encode()
+    headers = {} if size is None else {"Inference-Header-Content-Length": str(len(head)) if size == "all" else size}
+    body = head + blob if size is not None else head[:-1]
+    response = httpx.post(f"{server.url}/v2/models/{MODEL}/infer", content=body, headers=headers)
+    assert response.status_code == status

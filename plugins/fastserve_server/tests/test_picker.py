@@ -1,0 +1,79 @@
+"""The picker loses nothing, doubles nothing, keeps its bound, and lets nobody starve."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastserve_server.picker import PASS_TOKENS, Waiting
+
+LENGTHS = st.integers(1, 128)
+ADD = st.tuples(st.just("add"), LENGTHS, st.sampled_from(["greedy", "sampled"]))
+TAKE = st.tuples(st.just("take"), st.integers(1, 8), st.just(""))
+REMOVE = st.tuples(st.just("remove"), st.integers(0, 59), st.just(""))
+
+
+@given(st.lists(st.one_of(ADD, ADD, ADD, TAKE, REMOVE), max_size=60))
+def test_any_order_of_adding_taking_and_removing(steps: list[tuple[str, int, str]]) -> None:
+    waiting: Waiting[int] = Waiting()
+    groups: dict[int, str] = {}
+    here: list[int] = []  # the numbers that should be waiting, oldest first
+    for kind, value, group in steps:
+        if kind == "add":
+            number = waiting.add(len(groups), value, group)
+            assert number == len(groups)
+            groups[number] = group
+            here.append(number)
+        elif kind == "remove":
+            assert waiting.remove(value) == (value in here)
+            here = [one for one in here if one != value]
+        elif here:
+            assert waiting.oldest() == here[0]
+            batch = waiting.take(value)
+            assert here[0] in batch
+            assert len(batch) == len(set(batch)) <= value
+            assert {groups[one] for one in batch} == {groups[here[0]]}
+            assert set(batch) <= set(here)
+            here = [one for one in here if one not in batch]
+        assert len(waiting) == len(here)
+    while waiting:
+        for one in waiting.take(8):
+            here.remove(one)
+    assert not here
+
+
+@given(st.lists(LENGTHS, min_size=1, max_size=60), st.integers(1, 16))
+def test_the_oldest_waits_for_no_more_passes_than_came_before_it(lengths: list[int], most: int) -> None:
+    waiting: Waiting[int] = Waiting()
+    for number, length in enumerate(lengths):
+        waiting.add(number, length)
+    passes = 0
+    while waiting:
+        for one in waiting.take(most):
+            assert passes <= one
+        passes += 1
+        if passes < 20:
+            waiting.add(10**6, 64)  # newcomers push nobody back
+
+
+def test_equal_lengths_fill_the_batch_oldest_first() -> None:
+    waiting: Waiting[int] = Waiting()
+    for number in range(10):
+        waiting.add(number, 20)
+    assert waiting.take(4) == [0, 1, 2, 3]
+
+
+def test_near_lengths_go_together_and_far_ones_wait() -> None:
+    waiting: Waiting[str] = Waiting()
+    for name, length in (("short", 5), ("long", 120), ("shorter", 3), ("longer", 125)):
+        waiting.add(name, length)
+    assert sorted(waiting.take(8)) == ["short", "shorter"]
+    assert sorted(waiting.take(8)) == ["long", "longer"]
+
+
+def test_an_input_joins_when_padding_costs_less_than_a_pass() -> None:
+    waiting: Waiting[str] = Waiting()
+    waiting.add("oldest", 40)
+    waiting.add("joins", 40 - PASS_TOKENS)
+    waiting.add("waits", 40 + PASS_TOKENS + 1)
+    assert sorted(waiting.take(8)) == ["joins", "oldest"]

@@ -1,0 +1,185 @@
+"""What every endpoint uses: reading a request within its limits, and saying what went wrong as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from fastserve_core.errors import UserError
+from fastserve_server.asked import EngineFailed, QueueFull, Unavailable
+from fastserve_server.schemas import ErrorResponse, InferError, InferRequest, PredictRequest, Problem
+from fastserve_server.service import Service
+
+T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[Response]]
+
+JSON = "application/json"
+PROTOCOL = "/v2"
+CLIENT_LEFT = 499
+TYPES = {
+    400: "malformed",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    422: "unusable",
+    429: "queue_full",
+    500: "internal",
+    503: "unavailable",
+    504: "deadline_exceeded",
+}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A path, what answers it, and what its description says."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    takes: type | None = None
+    gives: type | str = "text/html"
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def reply(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type=JSON)
+
+
+# -- reading -----------------------------------------------------------------------------------------
+
+
+async def read_body(request: Request) -> bytes:
+    """The body, or 413 as soon as it is known to be too large."""
+    most = service_of(request).options.max_body_bytes
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise HTTPException(400, "compressed request bodies are not read: send it as it is")
+    declared = request.headers.get("content-length", "")
+    body = bytearray()
+    if not declared.isdecimal() or int(declared) <= most:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > most:
+                break
+        else:
+            return bytes(body)
+    raise HTTPException(413, f"the body has more than {most} bytes, which is this server's limit")
+
+
+def decode(kind: type[T], body: bytes | memoryview) -> T:
+    """The body as that type: 400 when it is no JSON, 422 when it is but of another shape."""
+    try:
+        value: T = _DECODERS[kind].decode(body)
+        return value
+    except msgspec.ValidationError as error:
+        raise HTTPException(422, str(error)) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise HTTPException(400, f"the body is not JSON: {error}") from error
+
+
+_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (InferRequest, PredictRequest)
+}
+
+
+# -- waiting -----------------------------------------------------------------------------------------
+
+
+def timed(handler: Handler) -> Handler:
+    """The handler within the server's deadline, from reading the body to the answer."""
+
+    @functools.wraps(handler)
+    async def within(request: Request) -> Response:
+        service = service_of(request)
+        try:
+            async with asyncio.timeout(service.options.deadline_s):
+                return await handler(request)
+        except asyncio.CancelledError:
+            if service.draining:  # the host ran out of patience; the client still gets a reason
+                raise Unavailable("the server is shutting down") from None
+            raise
+
+    return within
+
+
+async def while_connected(request: Request, future: asyncio.Future[T]) -> T:
+    """The future's result; when the client leaves first, the future is cancelled."""
+    left = asyncio.ensure_future(request.receive())
+    left.add_done_callback(lambda _: future.cancel())
+    try:
+        return await future
+    except asyncio.CancelledError:
+        if left.done() and not left.cancelled():
+            raise ClientDisconnect from None
+        raise
+    finally:
+        left.cancel()
+
+
+# -- refusing ----------------------------------------------------------------------------------------
+
+
+def problem(request: Request, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An error as JSON: ``{"error": {"type", "message"}}``, and as its own protocol wants it below ``/v2``."""
+    kind = TYPES.get(status, "error")
+    protocol = request.url.path == PROTOCOL or request.url.path.startswith(PROTOCOL + "/")
+    body = InferError(message, kind) if protocol else ErrorResponse(Problem(kind, message))
+    return Response(msgspec.json.encode(body), status, dict(headers or {}), JSON)
+
+
+async def _refused(request: Request, error: Any) -> Response:
+    message = error.detail
+    if error.status_code == 404 and message == "Not Found":
+        message = f"there is nothing at {request.url.path}; see /docs"
+    elif error.status_code == 405:
+        message = f"{request.url.path} does not take {request.method}"
+    return problem(request, error.status_code, message, error.headers)
+
+
+async def _unusable(request: Request, error: Exception) -> Response:
+    return problem(request, 422, str(error))
+
+
+async def _queue_full(request: Request, error: Any) -> Response:
+    return problem(request, 429, str(error), {"Retry-After": str(error.retry_after)})
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    return problem(request, 503, str(error), {"Retry-After": "1"})
+
+
+async def _too_late(request: Request, error: Exception) -> Response:
+    seconds = service_of(request).options.deadline_s
+    return problem(request, 504, f"the answer took longer than the {seconds:g} s that a request may take")
+
+
+async def _client_left(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_LEFT)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return problem(request, 500, str(error) if isinstance(error, EngineFailed) else "the server failed; see its log")
+
+
+EXCEPTION_HANDLERS: dict[Any, Any] = {
+    HTTPException: _refused,
+    UserError: _unusable,
+    QueueFull: _queue_full,
+    Unavailable: _unavailable,
+    TimeoutError: _too_late,
+    ClientDisconnect: _client_left,
+    EngineFailed: _failed,
+    Exception: _failed,
+}
