@@ -69,7 +69,8 @@ def commands() -> str:
         stage = path.read_text(encoding="utf-8").split()[2].partition(".")[0]
         kinds = reversed(registry.load_plugin(registry.installed()[name]).Options.__mro__)
         docs = "\n".join(_plain(kind.__doc__) for kind in kinds if is_dataclass(kind) and kind.__doc__)
-        parts += [f"### `{stage}.{name}`\n", f"{docs}\n", *_options(path)]
+        table = _options(path)
+        parts += [f"### `{stage}.{name}`\n", *([f"{docs}\n", *table] if table else ["It has no options.\n"])]
     parts.append("## What can be chosen\n")
     for group, how in GROUPS.items():
         parts += [f"### {group.capitalize()}\n", f"{how}.\n", "| name | |\n|---|---|"]
@@ -135,7 +136,7 @@ def _definition(node: ast.ClassDef | ast.FunctionDef, module: str) -> Iterator[s
         return
     bases = ", ".join(map(ast.unparse, node.bases))
     yield f"### `{module}.{node.name}`{f' ({bases})' if bases else ''}\n\n{_doc(node)}\n"
-    fields = [ast.unparse(one) for one in node.body if isinstance(one, ast.AnnAssign) and not _private(one)]
+    fields = [ast.unparse(one) for one in node.body if isinstance(one, ast.AnnAssign)]
     if fields:
         yield "```python\n" + "\n".join(fields) + "\n```\n"
     for one in node.body:
@@ -147,10 +148,6 @@ def _definition(node: ast.ClassDef | ast.FunctionDef, module: str) -> Iterator[s
             if "pytest.fixture" not in marks:
                 yield f"```python\n{head}{_signature(one)}\n```\n\n{_doc(one)}\n"
     yield ""
-
-
-def _private(one: ast.AnnAssign) -> bool:
-    return isinstance(one.target, ast.Name) and one.target.id.startswith("_")
 
 
 def _signature(node: ast.FunctionDef) -> str:

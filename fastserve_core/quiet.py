@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -11,11 +12,14 @@ from fastserve_core.threads import WAITING
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "true",
 }
+NOISY = ("torchao", "torch.utils._pytree")
+"""Loggers that warn, when transformers is imported, of kernels for other machines and of each other's versions."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
@@ -23,6 +27,8 @@ def quiet_environment(offline: bool = True) -> None:
     """Set the variables that dependencies read, for this process and those it starts."""
     for name, value in (QUIET | WAITING | (OFFLINE if offline else {})).items():
         os.environ.setdefault(name, value)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -60,10 +60,12 @@ class CausalLM(TextTask):
         return pad(batch, self.padding, targets=False, left=True)
 
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
-        return [
-            {"text": self.tokenizer.decode(ids, skip_special_tokens=True), "tokens": len(ids)}
-            for ids in outputs["ids"].tolist()
-        ]
+        answers = []
+        for ids in outputs["ids"].tolist():
+            while len(ids) > 1 and ids[-1] == ids[-2] == self.padding["input_ids"]:
+                ids.pop()  # rows that ended before the longest one were filled up
+            answers.append({"text": self.tokenizer.decode(ids, skip_special_tokens=True), "tokens": len(ids)})
+        return answers
 
     def evidence(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
         """Per row: the summed negative log-likelihood of its tokens but the first, and their number."""

@@ -164,7 +164,8 @@ def test_a_language_models_loss_is_that_of_torch(tmp_path: Path) -> None:
     assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]))
     prompts = task.prompts(batch)
     assert prompts["attention_mask"][0, 0] == 0  # padded on the left
-    assert task.decode({"ids": np.array([[5, 6]])}, batch[:1])[0]["tokens"] == 2
+    ids = np.array([[5, 6, 7, 8], [5, 0, 0, 0]])
+    assert [one["tokens"] for one in task.decode({"ids": ids}, batch)] == [4, 2]
 
 
 @pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm"])
