@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 def adopt(pipeline: Pipeline, model: Artifact) -> Artifact:
     """The same model as a published artifact; raises ``BadModel`` when it was not trained for the task."""
     _check(pipeline, model)
-    task, data = pipeline.settings.task, pipeline.data
-    key = stable_hash([model.digest, data.fingerprint if data else "", task.name, vars(task.options)])
     begin = time.perf_counter()
-    with pipeline.store.claim(result_name("model", "checkpoint", key), pipeline.warn) as claim:
+    with pipeline.store.claim(adopted_name(pipeline, model), pipeline.warn) as claim:
         status = "reused" if claim.published else "done"
         if not claim.published:
             pipeline.tell(StageStarted("model", "checkpoint"))
@@ -39,6 +37,13 @@ def adopt(pipeline: Pipeline, model: Artifact) -> Artifact:
     line = StageRecord("model", "checkpoint", "", status, seconds, str(claim.final), artifact.digest)
     pipeline.note(replace(line, measures=artifact.measures))
     return artifact
+
+
+def adopted_name(pipeline: Pipeline, model: Artifact) -> str:
+    """The result's name in the store."""
+    task, data = pipeline.settings.task, pipeline.data
+    key = stable_hash([model.digest, data.fingerprint if data else "", task.name, vars(task.options)])
+    return result_name("model", "checkpoint", key)
 
 
 def _check(pipeline: Pipeline, model: Artifact) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from fastserve_core.errors import BadOption, Collector, UnknownName
@@ -41,9 +42,9 @@ def use_plugin_configs() -> None:
     Plugins.instance().register(PluginConfigs)
 
 
-def choices(group: str) -> list[str]:
+def choices(group: str, extra: Sequence[Path] = ()) -> list[str]:
     """The names that a group offers."""
-    return sorted({path.stem for folder in config_dirs() for path in (folder / group).glob("*.yaml")})
+    return sorted({path.stem for folder in [*config_dirs(), *extra] for path in (folder / group).glob("*.yaml")})
 
 
 def find_config(group: str, name: str) -> Path | None:
@@ -58,20 +59,28 @@ def check_choices(overrides: list[str]) -> list[str]:
     Every choice that does not exist is a fault with "did you mean"; all are raised together.
     """
     faults, result = Collector(), list[str]()
+    extra = _own_dirs(overrides)
     for override in overrides:
         key, equals, value = override.partition("=")
         if equals and key.lstrip("+") in GROUPS:
             with faults.collect():
-                result += _check(key, value)
+                result += _check(key, value, extra)
         else:
             result.append(override)
     faults.raise_if_any()
     return result
 
 
-def _check(key: str, value: str) -> Iterator[str] | list[str]:
+def _own_dirs(overrides: list[str]) -> list[Path]:
+    """The folder that the user gives with Hydra's ``--config-dir``."""
+    found = [one.partition("=")[2] for one in overrides if one.startswith("--config-dir=")]
+    found += [after for flag, after in pairwise(overrides) if flag in ("--config-dir", "-cd")]
+    return [Path(one).expanduser() for one in found]
+
+
+def _check(key: str, value: str, extra: list[Path]) -> list[str]:
     group = key.lstrip("+")
-    known = choices(group)
+    known = choices(group, extra)
     names = [one.strip().strip("'\"") for one in value.strip("[]").split(",") if one.strip()]
     if not names:
         raise BadOption(f"{key}= names nothing (known: {', '.join(known)})")
@@ -80,6 +89,9 @@ def _check(key: str, value: str) -> Iterator[str] | list[str]:
     if group in ("plugin", "experiment") and not key.startswith("+"):
         raise BadOption(f"write +{key}={value}: a {group} is added to the config")
     strangers = [name for name in names if name not in known]
+    if strangers and group in ("model", "data") and any("/" in name or "." in name for name in strangers):
+        longer = "model=checkpoint model.path=A,B" if group == "model" else "data=files data.train=A,B"
+        raise BadOption(f"a sweep over paths is written {longer}, not {key}={value}")
     if strangers:
         raise UnknownName("config in the group model" if group == "model" else group, strangers[0], known)
     return [f"{key}={value}"]

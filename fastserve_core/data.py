@@ -23,7 +23,7 @@ SHOWN = 10
 
 @dataclass
 class Columns:
-    """Which column of the user's file holds what; an empty name means the task's own name for it."""
+    """Which column of the user's file holds what."""
 
     text: str = "text"
     text_pair: str = "text_pair"

@@ -10,13 +10,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from fastserve_core.artifact import TRAINABLE, Artifact
 from fastserve_core.data import prepare
 from fastserve_core.errors import BadModel, BadPlan, FastServeError, writing
-from fastserve_core.events import Event, Preflight, RunFinished, Step
+from fastserve_core.events import Event, Planned, Preflight, RunFinished, Step
 from fastserve_core.files import write_text
 from fastserve_core.hookspecs import hookimpl
 from fastserve_core.model import resolve
 from fastserve_core.pipeline import Pipeline
+from fastserve_core.plan import TO_DO, plan
 from fastserve_core.record import Record
 from fastserve_core.serving import serve_until_signal
 from fastserve_core.settings import Settings, read_settings
@@ -74,9 +76,28 @@ def start(settings: Settings, record: Record) -> Pipeline:
         record.describe_data(data)
     model = resolve(settings.model, settings.task, data, store, settings.general.seed)
     store.check_space(SPACE_FACTOR * folder_size(model.folder))
+    _check_start(settings, model)
     pipeline = Pipeline(settings, store, data, model, record)
-    check_estimates(pipeline)
+    stages = plan(pipeline)
+    pipeline.tell(Planned(tuple(stages)))
+    if any(stage in ("tune", "train") and state == TO_DO for stage, _, state in stages):
+        check_estimates(pipeline)
     return pipeline
+
+
+def _check_start(settings: Settings, model: Artifact) -> None:
+    """Refuse a model that the chosen stages cannot begin with."""
+    registry = settings.registry
+    if settings.needs_data and model.form != TRAINABLE:
+        raise BadModel(
+            f"{model.folder} holds files for the engine {model.engine}, which cannot be trained or compressed further: "
+            "start from the model it was made from (its lineage says which)"
+        )
+    if registry.of("serve") and not settings.needs_data and not model.manifest.files:
+        raise BadModel(
+            f"{model.folder} is a checkpoint, and a server takes an artifact: train or compress it first, "
+            "or serve a run's folder with 'fastserve serve'"
+        )
 
 
 def check_estimates(pipeline: Pipeline) -> None:

@@ -12,6 +12,9 @@ from fastserve_core.errors import BadOption, Collector, FastServeError, suggest
 
 T = TypeVar("T")
 
+ROOT = "the config"
+"""The path of the whole config, in messages."""
+
 
 def typed(kind: type[T], values: Mapping[str, Any] | DictConfig | None, where: str) -> T:
     """The options dataclass filled and type-checked from a config node.
@@ -43,8 +46,10 @@ def _merge_one(schema: Any, node: DictConfig, name: str, where: str) -> None:
     except ConfigKeyError as error:
         raise BadOption(f"{where} has no option '{error.full_key or error.key}'") from error
     except OmegaConfBaseException as error:
-        value = OmegaConf.to_container(node)[name]  # type: ignore[call-overload, index]
-        raise BadOption(f"{where}.{name}={value!r}: {_reason(error)}") from error
+        path = error.full_key or name
+        value = OmegaConf.select(node, path)
+        shown = path if where == ROOT else f"{where}.{path}"
+        raise BadOption(f"{shown}={value!r}: {_reason(error)}") from error
 
 
 def _reason(error: OmegaConfBaseException) -> str:

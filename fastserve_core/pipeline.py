@@ -52,8 +52,7 @@ class Pipeline:
         """Search the trainer's options; returns what was found, by path, and has the trainer use it."""
         (active,) = self.settings.registry.of("tune")
         (trainer,) = self.settings.registry.of("train")
-        key = self.key(active, self.model) | {"trainer": self.key(trainer, self.model), "fixed": self.fixed(trainer)}
-        name = result_name("tune", active.name, stable_hash(key))
+        name = self.tune_name(active, trainer)
         self.tell(StageStarted("tune", active.name))
         begin = time.perf_counter()
         with self.store.claim(name, self.warn) as claim:
@@ -130,14 +129,22 @@ class Pipeline:
             "seed": self.settings.general.seed,
         }
 
+    def name(self, active: Active, model: Artifact) -> str:
+        """A stage's result in the store."""
+        return result_name(active.place, active.name, stable_hash(self.key(active, model)))
+
+    def tune_name(self, active: Active, trainer: Active) -> str:
+        """A search's result also depends on the trainer and on what the user set."""
+        key = self.key(active, self.model) | {"trainer": self.key(trainer, self.model), "fixed": self.fixed(trainer)}
+        return result_name("tune", active.name, stable_hash(key))
+
     def fixed(self, trainer: Active) -> list[str]:
         """The trainer's options that the user set; a tuner leaves them alone."""
         return sorted(path for path in self.settings.fixed if path.startswith(trainer.path + "."))
 
     def _make(self, active: Active, model: Artifact, reference: Mapping[str, Any] | None = None) -> Artifact:
         """One artifact, from the store or made, measured and published."""
-        key = self.key(active, model)
-        name = result_name(active.place, active.name, stable_hash(key))
+        key, name = self.key(active, model), self.name(active, model)
         self.tell(StageStarted(active.place, active.name))
         begin = time.perf_counter()
         with self.store.claim(name, self.warn) as claim:

@@ -14,7 +14,7 @@ from fastserve_core.errors import BadOption, BadPlan, Collector
 from fastserve_core.gate import GateOptions
 from fastserve_core.hookspecs import OBSERVE, STAGES
 from fastserve_core.model import ModelSpec
-from fastserve_core.options import typed
+from fastserve_core.options import ROOT, typed
 from fastserve_core.predictor import load_task
 from fastserve_core.registry import Registry
 from fastserve_core.store import default_home
@@ -81,7 +81,7 @@ def read_settings(cfg: DictConfig, fixed: frozenset[str] = frozenset()) -> Setti
             found[name] = function(*arguments)
 
     rest = OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name not in NODES])
-    read("general", typed, General, rest, "the config")
+    read("general", typed, General, rest, ROOT)
     read("model", typed, ModelSpec, cfg.model, "model")
     read("data", typed, DataOptions, cfg.data, "data")
     read("task", _task, cfg.task)

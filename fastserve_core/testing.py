@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from fastserve_core.configs import config_dir
 from fastserve_core.errors import BadOption
-from fastserve_core.hookspecs import API_VERSION, OBSERVE, STAGES, Hooks
+from fastserve_core.hookspecs import API_VERSION, OBSERVE, PROJECT, STAGES, Hooks
 from fastserve_core.options import typed
 from fastserve_core.registry import PLACES, PluginEntry, Registry, installed
 
@@ -121,5 +121,7 @@ class PluginContract:
         assert not HEAVY & set(done.stdout.split()), "heavy imports belong inside a verb"
 
     def test_it_fills_the_stage_and_no_other(self, kind: Any) -> None:
-        filled = [stage for stage in STAGES if callable(getattr(kind, stage, None))]
-        assert filled == ([] if self.stage == OBSERVE else [self.stage])
+        marks = {stage: getattr(getattr(kind, stage, None), f"{PROJECT}_impl", None) for stage in STAGES}
+        filled = [stage for stage, mark in marks.items() if mark and not mark["wrapper"]]
+        wanted = [] if self.stage == OBSERVE else [self.stage]
+        assert filled == wanted, f"it implements {filled or 'no stage'}: is @hookimpl missing?"

@@ -32,6 +32,17 @@ def test_the_screen_without_arguments_helps(cli: Cli) -> None:
         assert wanted in done.stdout
 
 
+def test_the_version_is_our_own(cli: Cli) -> None:
+    assert cli("--version").stdout.startswith("FastServe 0.")
+
+
+def test_a_users_own_configs_can_be_chosen(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text("# @package _global_\nseed: 17\n")
+    cfg = composed(cli(f"--config-dir={tmp_path / 'mine'}", "+experiment=own", "--cfg", "job"))
+    assert cfg.seed == 17
+
+
 def test_help_lists_what_can_be_chosen(cli: Cli) -> None:
     done = cli("--help")
     assert done.returncode == 0
@@ -91,6 +102,9 @@ NO_EPOCH = "train.torch_ddp has no option 'epoch'; did you mean 'epochs'"
         (["train.torch_ddp.lr=1"], ["no such plugin is chosen; add +plugin=torch_ddp"]),
         ([DDP, "train.torch_ddp.epochs=two"], ["train.torch_ddp.epochs='two'"]),
         ([DDP, "train.torch_ddp.epochs=0", "seed=x"], ["2 things", "epochs must be at least 1", "seed='x'"]),
+        ([DDP, "gate.enabled=maybe"], ["gate.enabled='maybe'"]),
+        (["-m", DDP, "model=./a,./b"], ["a sweep over paths is written model=checkpoint model.path=A,B"]),
+        (["+plugin=server", "model=REVIEWS_MODEL"], ["a server takes an artifact"]),
         ([DDP, "data.max_bad_rows=many"], ["data.max_bad_rows='many'"]),
         (["+plugin=[torch_ddp,nevergrad]", "tune.nevergrad.trials=0"], ["tune.nevergrad.trials must be at least 1"]),
         ([DDP, "+train.other={}"], ["no plugin named 'other'"]),
@@ -105,8 +119,13 @@ NO_EPOCH = "train.torch_ddp has no option 'epoch'; did you mean 'epochs'"
         ([DDP, "train.torch_ddp.lr=[1,2"], ["'train.torch_ddp.lr=[1,2' cannot be read"]),
     ],
 )
-def test_wrong_input_is_said_in_one_message(cli: Cli, arguments: list[str], said: list[str], reviews: Path) -> None:
-    refused(cli(*(one.replace("REVIEWS", str(reviews)) for one in arguments)), *said)
+def test_wrong_input_is_said_in_one_message(
+    cli: Cli, arguments: list[str], said: list[str], reviews: Path, tiny_bert: Path
+) -> None:
+    places = {"REVIEWS_MODEL": str(tiny_bert), "REVIEWS": str(reviews)}
+    for name, path in places.items():
+        arguments = [one.replace(name, path) for one in arguments]
+    refused(cli(*arguments), *said)
 
 
 def test_a_run_with_wrong_input_leaves_no_store(cli: Cli, home: Path) -> None:

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(given: list[str]) -> int:
-    if not given:
+    if not given or given == ["--version"]:
         command, rest = "home", given
     elif given[0] in COMMANDS:
         command, rest = given[0].replace("-", "_"), given[1:]
@@ -48,15 +48,21 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def guarded(function: Callable[[], int]) -> int:
+    """``said``, and an interruption is said too."""
+    try:
+        return said(function)
+    except KeyboardInterrupt:
+        _say("fastserve: interrupted; what was done is kept, the same command goes on from it", traceback.format_exc())
+        return INTERRUPTED
+
+
+def said(function: Callable[[], int]) -> int:
     """Say what went wrong in one message, never a traceback unless ``FASTSERVE_DEBUG`` asks for it."""
     try:
         return function()
     except FastServeError as error:
         debug = traceback.format_exc()
         code, message = error.exit_code, f"fastserve: {error}"
-    except KeyboardInterrupt:
-        debug = traceback.format_exc()
-        code, message = INTERRUPTED, "fastserve: interrupted; what was done is kept, the same command goes on from it"
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; nothing more can be said
         return 0
@@ -66,7 +72,11 @@ def guarded(function: Callable[[], int]) -> int:
             f"fastserve: an error of FastServe or of a plugin: {type(error).__name__}: {error}\n"
             "(FASTSERVE_DEBUG=1 shows where)"
         )
+    _say(message, debug)
+    return code
+
+
+def _say(message: str, debug: str) -> None:
     if os.environ.get("FASTSERVE_DEBUG"):
         print(debug, file=sys.stderr)
     print(message, file=sys.stderr)
-    return code

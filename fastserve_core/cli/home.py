@@ -24,6 +24,9 @@ def main(arguments: Sequence[str]) -> int:
         number = version(DISTRIBUTION)
     except PackageNotFoundError:
         number = "(not installed: pip install -e .)"
+    if arguments:
+        print(f"FastServe {number}")
+        return 0
     print(f"FastServe {number}: from a pretrained model and your data to a small, fast, served model\n")
     plugins = installed()
     print("Installed")

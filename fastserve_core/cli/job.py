@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.cli import COMMANDS, guarded
+from fastserve_core.cli import COMMANDS, said
 from fastserve_core.configs import GROUPS, check_choices, config_dir, use_plugin_configs
 from fastserve_core.errors import BadOption, BadPlan, Collector, FastServeError, suggest
 
@@ -35,7 +35,7 @@ def run_hydra(overrides: list[str]) -> int:
     codes = [0]
 
     def job(cfg: DictConfig) -> None:
-        codes.append(guarded(lambda: _run(cfg)))
+        codes.append(said(lambda: _run(cfg)))
 
     # Hydra would print its own message and exit with 1; with this it raises, and we say what is wrong
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -49,8 +49,6 @@ def run_hydra(overrides: list[str]) -> int:
         raise BadOption(_first_lines(error)) from error
     except OSError as error:
         raise BadOption(f"the run's folder cannot be written: {error}") from error
-    if codes[-1] == 130:
-        raise KeyboardInterrupt
     return max(codes)
 
 

@@ -17,6 +17,8 @@ from fastserve_core.task import Record
 if TYPE_CHECKING:
     from fastserve_core.data import DataOptions
 
+NEAR = 20
+"""How many files of the folder are looked at for one of a similar name."""
 FIELD_LIMIT = 10_000_000
 
 
@@ -37,10 +39,8 @@ def _paths(options: DataOptions) -> dict[str, Path]:
     paths = {split: Path(path).expanduser().absolute() for split, path in given.items() if path}
     for split, path in paths.items():
         if not path.is_file():
-            near = path.parent.iterdir() if path.parent.is_dir() else ()
-            raise BadData(
-                f"data.{split}: the file {path} does not exist{suggest(path.name, [one.name for one in near])}"
-            )
+            near = [one.name for one in path.parent.glob("[!.]*") if one.suffix.lower() in READERS]
+            raise BadData(f"data.{split}: the file {path} does not exist{suggest(path.name, near[:NEAR])}")
         if path.suffix.lower() not in READERS:
             raise BadData(f"data.{split}: {path.name} is none of {', '.join(READERS)}")
         if path.stat().st_size == 0:

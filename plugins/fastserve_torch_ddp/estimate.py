@@ -38,7 +38,7 @@ def estimate(run: Run, options: DDPOptions) -> Preflight:
     tokens_a_row, rows = _tokens_a_row(run), run.data.counts["train"]
     tokens = round(tokens_a_row * rows)
     ranks = options.nproc or 1
-    batch_tokens = options.batch_size / options.gradient_accumulation_steps * tokens_a_row * 2
+    batch_tokens = min(options.batch_size, rows) / options.gradient_accumulation_steps * tokens_a_row * 2
     memory = ranks * (BASE_BYTES + STATE_BYTES * parameters) + 4 * ACTIVATION_FLOATS * batch_tokens * layers * width
     # forward and backward take six operations a parameter and token; embeddings are only looked up
     flops = 6 * (parameters - embedded) * tokens * options.epochs

@@ -1,0 +1,66 @@
+"""What a run is about to do: which stages the store has already, and which are to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastserve_core.adopting import adopted_name
+from fastserve_core.artifact import Artifact, load_artifact
+from fastserve_core.files import read_json
+from fastserve_core.gate import refusal
+from fastserve_core.settings import option_changes
+
+if TYPE_CHECKING:
+    from fastserve_core.pipeline import Pipeline
+    from fastserve_core.registry import Active
+
+REUSED, TO_DO = "reused", "to do"
+
+
+def plan(pipeline: Pipeline) -> list[tuple[str, str, str]]:
+    """``(stage, plugin, state)`` in order; what follows a stage that is to do is to do as well."""
+    return [(active.place, active.name, state) for active, state in _walk(pipeline)]
+
+
+def _walk(pipeline: Pipeline) -> list[tuple[Active, str]]:
+    registry, store = pipeline.settings.registry, pipeline.store
+    states: list[tuple[Active, str]] = []
+    model: Artifact | None = pipeline.model
+    found: dict[str, Any] = {}
+    for active in registry.of("tune"):
+        folder = store.find(pipeline.tune_name(active, *registry.of("train")))
+        if folder is None:
+            model = None
+        else:
+            found = read_json(folder / "tune.json")["found"]
+        states.append((active, _state(model)))
+    for active in registry.of("train"):
+        with registry.with_options(active, option_changes(found, active.path)) as changed:
+            model = _made(pipeline, changed, model)
+        states.append((active, _state(model)))
+    return states + _compressors(pipeline, model)
+
+
+def _compressors(pipeline: Pipeline, model: Artifact | None) -> list[tuple[Active, str]]:
+    chosen = pipeline.settings.registry.of("compress")
+    if chosen and model is not None and not model.measures:
+        folder = pipeline.store.find(adopted_name(pipeline, model))
+        model = load_artifact(folder) if folder is not None else None
+    reference = model.measures if model is not None else {}
+    states = []
+    for active in chosen:
+        made = _made(pipeline, active, model)
+        states.append((active, _state(made)))
+        gate, task = pipeline.settings.general.gate, pipeline.settings.task
+        if made is None or refusal(made.measures, reference, gate, task) is None:
+            model = made
+    return states
+
+
+def _made(pipeline: Pipeline, active: Active, model: Artifact | None) -> Artifact | None:
+    folder = pipeline.store.find(pipeline.name(active, model)) if model is not None else None
+    return load_artifact(folder) if folder is not None else None
+
+
+def _state(result: object) -> str:
+    return TO_DO if result is None else REUSED
