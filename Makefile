@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick lint docs clean
+.PHONY: demo test quick coverage lint docs clean
 
 # The main job: tune, train and compress a pretrained model on real reviews, then the report.
 demo: $(VENV)/.installed-all
@@ -16,6 +16,10 @@ test: $(VENV)/.installed-test
 # The tests that take no more than a few seconds each, in under a minute.
 quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow and not network"
+
+# How much of the code the quick tests run, their child processes included.
+coverage: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow and not network" --cov --cov-report=term
 
 # Style, types and borders.
 lint: $(VENV)/.installed-test
