@@ -1,4 +1,4 @@
-"""Takes a model that was trained elsewhere into the store, measured, as what compressors start from."""
+"""Takes a model that was trained elsewhere, or on other data, into the store, measured on this run's data."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from fastserve_core.pipeline import Pipeline
 
 
+def comparable(pipeline: Pipeline, model: Artifact) -> bool:
+    """Whether the model's measures are of this run's data, so that a candidate may be judged by them."""
+    data = pipeline.data.fingerprint if pipeline.data is not None else ""
+    return bool(model.measures) and model.manifest.lineage[-1].get("data") == data
+
+
 def adopt(pipeline: Pipeline, model: Artifact) -> Artifact:
     """The same model as a published artifact; raises ``BadModel`` when it was not trained for the task."""
     _check(pipeline, model)
@@ -30,7 +36,9 @@ def adopt(pipeline: Pipeline, model: Artifact) -> Artifact:
             folder = claim.partial / "draft"
             copy_tree(model.folder, folder)
             draft = Draft(folder, model.engine, model.form, tuple(model.manifest.labels))
-            pipeline.seal(draft, model, {"stage": "model", "plugin": "checkpoint", "parent": model.digest})
+            data = pipeline.data.fingerprint if pipeline.data is not None else ""
+            entry = {"stage": "model", "plugin": "checkpoint", "data": data, "parent": model.digest}
+            pipeline.seal(draft, model, entry)
             claim.publish(folder)
     artifact = load_artifact(claim.final)
     seconds = round(time.perf_counter() - begin, 2)

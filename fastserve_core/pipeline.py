@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.adopting import adopt
+from fastserve_core.adopting import adopt, comparable
 from fastserve_core.artifact import MANIFEST, TRAINABLE, Artifact, Manifest, load_artifact, write_manifest
 from fastserve_core.data import Prepared
 from fastserve_core.errors import BadModel, FastServeError, StageFailed
@@ -81,8 +81,11 @@ class Pipeline:
 
     def compress(self) -> Artifact:
         """Every compressor in turn; a candidate that the gate refuses is kept in the store but not used."""
-        if not self.model.measures:
+        if not comparable(self, self.model):
             self.model = adopt(self, self.model)
+        elif str(self.model.folder) not in [line.artifact for line in self.record.stages]:
+            given = (str(self.model.folder), self.model.digest)
+            self.note(StageRecord("model", "artifact", "", "reused", 0.0, *given, measures=self.model.measures))
         reference = self.model.measures
         for active in self.settings.registry.of("compress"):
             if self.model.form != TRAINABLE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.adopting import adopted_name
+from fastserve_core.adopting import adopted_name, comparable
 from fastserve_core.artifact import Artifact, load_artifact
 from fastserve_core.files import read_json
 from fastserve_core.gate import refusal
@@ -43,7 +43,7 @@ def _walk(pipeline: Pipeline) -> list[tuple[Active, str]]:
 
 def _compressors(pipeline: Pipeline, model: Artifact | None) -> list[tuple[Active, str]]:
     chosen = pipeline.settings.registry.of("compress")
-    if chosen and model is not None and not model.measures:
+    if chosen and model is not None and not comparable(pipeline, model):
         folder = pipeline.store.find(adopted_name(pipeline, model))
         model = load_artifact(folder) if folder is not None else None
     reference = model.measures if model is not None else {}

@@ -148,8 +148,11 @@ def test_runs_and_diff_show_what_differs(done: tuple[Path, list[str]], cli: Cli)
     changed = json.loads((other / "run.json").read_text())
     changed["stages"][1]["options"]["lr"] = 0.5
     (other / "run.json").write_text(json.dumps(changed))
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("max_quality_drop: 0.015", "max_quality_drop: 0.5"))
     code, out, _ = finish(start(done[0], "diff", one, other))
     assert code == 0
+    assert "config.gate.max_quality_drop" in out
     assert "2.train.torch_ddp.options.lr" in out
     assert "do not differ" in finish(start(done[0], "diff", one, one))[1]
     found = json.loads(finish(start(done[0], "diff", one, other, "--json"))[1])
@@ -242,6 +245,23 @@ def test_a_model_trained_elsewhere_is_compressed_by_itself(done: tuple[Path, lis
     code, _, err = finish(start(done[0], "+plugin=neural_compressor", f"model={plain}", f"data={other}"))
     assert code == 2
     assert "the data's label 'splendid' is none of the model's" in err
+
+
+def test_an_artifact_of_other_data_is_measured_again_before_it_is_compressed(done: tuple[Path, list[str]]) -> None:
+    trained = records(done[0])[0]["stages"][1]
+    same = [one.replace("[nevergrad,torch_ddp,neural_compressor]", "neural_compressor") for one in done[1]]
+    same = [one for one in same if one.partition("=")[0] in ("+plugin", "data") or one in CALIBRATE]
+    code, out, err = finish(start(done[0], *same, f"model={trained['artifact']}"))
+    assert code == 0, err + out
+    lines = records(done[0])[-1]["stages"]
+    assert [(one["stage"], one["status"]) for one in lines] == [("model", "reused"), ("compress", "reused")]
+    assert lines[0]["measures"] == trained["measures"]
+    other = write_reviews(done[0] / "others.csv", 100, seed=9)
+    changed = [f"data={other}" if one.startswith("data=") else one for one in same]
+    code, out, err = finish(start(done[0], *changed, f"model={trained['artifact']}"))
+    assert code == 0, err + out
+    lines = records(done[0])[-1]["stages"]
+    assert [(one["stage"], one["status"]) for one in lines] == [("model", "done"), ("compress", "done")]
 
 
 def test_an_engines_files_cannot_be_trained(done: tuple[Path, list[str]], reviews: Path) -> None:

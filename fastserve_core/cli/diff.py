@@ -11,6 +11,7 @@ from fastserve_core.cli.arguments import parser, table
 from fastserve_core.record import read_record
 
 IGNORED = {"command", "best", "folder"}
+SETTINGS = ("gate", "data", "task", "model", "preflight")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -18,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="a run's folder")
     options.add_argument("--json", action="store_true", help="print JSON")
     given = options.parse_intermixed_args(arguments)
-    first, second = (flatten(read_record(run)) for run in given.runs)
+    first, second = (flatten(read_record(run)) | settings(run) for run in given.runs)
     names = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
     if given.json:
         print(json.dumps({name: [first.get(name), second.get(name)] for name in names}, indent=1))
@@ -39,6 +40,15 @@ def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
         shown = {name: stage[name] for name in ("status", "digest", "options", "measures", "found", "seconds")}
         found |= dict(_walk(shown, f"{number}.{stage['stage']}.{stage['plugin']}."))
     return found
+
+
+def settings(run: Path) -> dict[str, Any]:
+    """What the run's ``config.yaml`` says besides the plugins' options, by path: ``config.gate.enabled`` and so on."""
+    from omegaconf import OmegaConf
+
+    path = (run.parent if run.name == "run.json" else run) / "config.yaml"
+    config: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    return dict(_walk({name: config[name] for name in SETTINGS if name in config}, "config."))
 
 
 def _walk(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

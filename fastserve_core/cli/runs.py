@@ -11,7 +11,7 @@ from fastserve_core.cli.arguments import parser, table
 from fastserve_core.errors import FastServeError
 from fastserve_core.record import read_record
 
-PATTERNS = ("outputs/*/*/run.json", "multirun/*/*/*/run.json")
+PATTERNS = ("outputs/*/run.json", "outputs/*/*/run.json", "multirun/*/*/*/run.json")
 
 
 def main(arguments: Sequence[str]) -> int:
