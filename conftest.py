@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ PLOTS = ("the film is {}", "a {} piece of work", "what a {} story", "{} acting a
 def pytest_configure(config: pytest.Config) -> None:
     """No test reaches beyond loopback: not this process, and not the ones it starts."""
     refuse_other_sockets()
+    # a shell's background job starts with SIGINT ignored, and so would every process that a test interrupts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT / "tests" / "offline"), os.environ.get("PYTHONPATH")])
     )

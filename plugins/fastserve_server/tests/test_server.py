@@ -23,6 +23,8 @@ from fastserve_core.predictor import Predictor
 from fastserve_core.run import Run
 from fastserve_server import EmbeddedServer
 from fastserve_server.options import ServerOptions
+
+pytestmark = pytest.mark.slow  # each test starts a server's process
 from fastserve_server.server import BadAddress, ServerProcess, start, url_of
 
 LONG = {"inputs": ["the film is"], "options": {"max_new_tokens": 100}}
