@@ -23,9 +23,9 @@ from fastserve_core.predictor import Predictor
 from fastserve_core.run import Run
 from fastserve_server import EmbeddedServer
 from fastserve_server.options import ServerOptions
+from fastserve_server.server import BadAddress, ServerProcess, start, url_of
 
 pytestmark = pytest.mark.slow  # each test starts a server's process
-from fastserve_server.server import BadAddress, ServerProcess, start, url_of
 
 LONG = {"inputs": ["the film is"], "options": {"max_new_tokens": 100}}
 
