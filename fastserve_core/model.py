@@ -25,7 +25,6 @@ from fastserve_core.store import Store, result_name
 from fastserve_core.task import Task
 
 KINDS = ("checkpoint", "packaged", "hub", "scratch")
-BASE_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
 @dataclass

@@ -10,7 +10,6 @@ from fastserve_core.artifact import ENGINE, TRAINABLE
 from fastserve_core.errors import BadOption
 from fastserve_core.run import Draft, Run
 
-APPROACHES = ("static",)
 EMBEDDINGS = ("int8", "fp32")
 
 
@@ -21,16 +20,14 @@ class QuantizeOptions:
     ``embeddings`` int8 stores each row of an embedding table as bytes with a scale of its own.
     """
 
-    approach: str = "static"
     calibration_rows: int = 128
     embeddings: str = "int8"
 
     def __post_init__(self) -> None:
-        for name, known in (("approach", APPROACHES), ("embeddings", EMBEDDINGS)):
-            if getattr(self, name) not in known:
-                raise BadOption(
-                    f"compress.neural_compressor.{name} must be one of {', '.join(known)}, not '{getattr(self, name)}'"
-                )
+        if self.embeddings not in EMBEDDINGS:
+            raise BadOption(
+                f"compress.neural_compressor.embeddings must be one of {', '.join(EMBEDDINGS)}, not '{self.embeddings}'"
+            )
         if self.calibration_rows < 1:
             raise BadOption(
                 f"compress.neural_compressor.calibration_rows must be at least 1, not {self.calibration_rows}"

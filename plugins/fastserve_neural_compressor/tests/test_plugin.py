@@ -15,7 +15,7 @@ class TestNeuralCompressor(PluginContract):
     plugin, stage = "neural_compressor", "compress"
 
 
-@pytest.mark.parametrize("wrong", [{"approach": "statik"}, {"embeddings": "int4"}, {"calibration_rows": 0}])
+@pytest.mark.parametrize("wrong", [{"embeddings": "int4"}, {"calibration_rows": 0}])
 def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadOption, match=f"compress.neural_compressor.{next(iter(wrong))}"):
         QuantizeOptions(**wrong)
