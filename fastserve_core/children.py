@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -26,12 +27,16 @@ def die_with_parent(parent: int | None = None) -> None:
     """End this process soon after its parent has ended, however that ended (SIGKILL too).
 
     A thread that looks at the parent's id is portable, and unlike Linux's death signal it does not
-    fire when only the parent's *thread* that started us ends.
+    fire when only the parent's *thread* that started us ends. A process of ``multiprocessing`` may have been
+    forked by a server, which outlives the process that asked for it: there the one that asked counts.
     """
+    asked_by = multiprocessing.parent_process() if parent is None else None
     expected = parent if parent is not None else os.getppid()
 
     def watch() -> None:
-        while os.getppid() == expected:
+        if asked_by is not None:
+            asked_by.join()
+        while asked_by is None and os.getppid() == expected:
             time.sleep(POLL_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10 * POLL_SECONDS)
@@ -97,10 +102,10 @@ def _listen(child: subprocess.Popen[bytes], told: TextIO, tell: Callable[[Event]
 
 def event_writer(path: str | Path) -> Callable[[Event], None]:
     """A function that hands events to the process that waits in ``call``; for the child and its children."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def emit(event: Event) -> None:
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(to_json(event)) + "\n")
+        os.write(file, (json.dumps(to_json(event)) + "\n").encode())
 
     return emit
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from fastserve_core.errors import BadModel, BadOption
 from fastserve_core.fetch import Pin, fetch
 from fastserve_core.files import read_json
 from fastserve_core.hashing import digest, hash_files, stable_hash
+from fastserve_core.registry import provide
 from fastserve_core.store import Store, result_name
 from fastserve_core.task import Task
 
@@ -88,13 +89,22 @@ def resolve(spec: ModelSpec, task: Task, data: Prepared | None, store: Store, se
 
 
 def _of_folder(folder: Path, task: Task) -> Artifact:
+    folder = _best_of_run(folder)
     if is_artifact(folder):
         artifact = load_artifact(folder)
-        if artifact.manifest.task != task.name:
-            raise BadModel(f"{folder} was made for the task {artifact.manifest.task}, not {task.name}")
-        return artifact
+        return artifact if artifact.manifest.task == task.name else _foundation(artifact, task)
     check_checkpoint(folder)
     return _base(folder, digest(hash_files(folder, leave_out=[MANIFEST])), task)
+
+
+def _best_of_run(folder: Path) -> Path:
+    """A run's folder stands for its best model; any other folder for itself."""
+    if is_artifact(folder) or not (folder / "run.json").is_file():
+        return folder
+    best = read_json(folder / "run.json").get("best")
+    if not best:
+        raise BadModel(f"the run {folder} made no artifact")
+    return Path(best)
 
 
 def _base(folder: Path, content: str, task: Task) -> Artifact:
@@ -108,6 +118,15 @@ def _base(folder: Path, content: str, task: Task) -> Artifact:
         files={},
     )
     return Artifact(folder, content, manifest)
+
+
+def _foundation(artifact: Artifact, task: Task) -> Artifact:
+    """A pretrained model as the checkpoint that another task starts from; what it was made from is kept."""
+    made_for = artifact.manifest.task
+    if artifact.form != TRAINABLE or not getattr(provide("fastserve.tasks", made_for), "foundation", False):
+        raise BadModel(f"{artifact.folder} was made for the task {made_for}, not {task.name}")
+    base = _base(artifact.folder, artifact.digest, task)
+    return replace(base, manifest=replace(base.manifest, lineage=artifact.manifest.lineage))
 
 
 def checkpoint_labels(folder: Path) -> list[str]:

@@ -157,7 +157,7 @@ class Pipeline:
                 work.mkdir(exist_ok=True)
                 with self.failing(active, begin):
                     draft = self.verb(active, active.place, self.run_for(active.place, work, model))
-                    self.seal(draft, model, lineage_entry(active, key, begin))
+                    self.seal(draft, model, lineage_entry(active, key, begin, draft.costs))
                     claim.publish(draft.folder)
         artifact = load_artifact(claim.final)
         gate, task = self.settings.general.gate, self.settings.task
@@ -226,7 +226,7 @@ class Pipeline:
         self.tell(StageFinished(line.stage, line.plugin, line.status, line.seconds, line.measures, line.reason))
 
 
-def lineage_entry(active: Active, key: Mapping[str, Any], begin: float) -> dict[str, Any]:
+def lineage_entry(active: Active, key: Mapping[str, Any], begin: float, costs: Mapping[str, float]) -> dict[str, Any]:
     """A stage's line in the manifest of what it made."""
     return {
         "stage": active.place,
@@ -236,4 +236,5 @@ def lineage_entry(active: Active, key: Mapping[str, Any], begin: float) -> dict[
         "data": key["data"],
         "parent": key["model"],
         "seconds": round(time.perf_counter() - begin, 2),
+        "costs": dict(costs),
     }

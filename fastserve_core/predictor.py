@@ -55,10 +55,10 @@ class Predictor:
 
     def score(self, rows: Sequence[Row], batch_size: int = 32) -> dict[str, float]:
         """The task's measures over labelled rows."""
-        encoded = self.encode(rows)
+        examples = self.task.examples(self.encode(rows), "validation")
         evidence: list[Any] = []
-        for places in by_length(encoded, batch_size):
-            batch = [encoded[place] for place in places]
+        for places in by_length(examples, batch_size):
+            batch = [examples[place] for place in places]
             evidence += self.task.evidence(self.engine.run(self.task.collate(batch)), batch)
         return self.task.score(evidence)
 
@@ -73,7 +73,9 @@ class Predictor:
 
 def by_length(encoded: Sequence[Encoded], batch_size: int) -> list[list[int]]:
     """Positions in batches of similar length, so that little is padded."""
-    order: list[int] = sorted(range(len(encoded)), key=lambda place: len(encoded[place]))
+    known = getattr(encoded, "lengths", None)
+    lengths = [len(one) for one in encoded] if known is None else list(known)
+    order: list[int] = sorted(range(len(lengths)), key=lengths.__getitem__)
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,10 +17,13 @@ from typing import TYPE_CHECKING, Any, cast
 import pluggy
 
 from fastserve_core.errors import MissingPackage, PluginRefused, UnknownName
+from fastserve_core.events import Event, Warned
 from fastserve_core.hookspecs import API_VERSION, CHAINED, OBSERVE, PROJECT, STAGES, Hooks
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+log = logging.getLogger("fastserve")
 
 GROUP = "fastserve.plugins"
 DISTRIBUTION = "fastserve-core"
@@ -145,6 +150,7 @@ class Registry:
         self._hooks.add_hookspecs(Hooks)
         self._active: dict[str, list[Active]] = {place: [] for place in PLACES}
         self._blocked = {*blocked, *blocked_by_environment()}
+        self._left_out: set[object] = set()
 
     def activate(self, place: str, name: str, options: Mapping[str, Any] | DictConfig | None) -> Active:
         """Import the plugin, check it and its options, and put it into the place."""
@@ -205,9 +211,24 @@ class Registry:
         options = typed(type(active.options), values, active.path)
         return replace(active, options=options, plugin=type(active.plugin)(options))
 
-    def tell(self, event: object) -> None:
-        """Hand an event to every observer."""
-        self._hooks.hook.observe(event=event)
+    def tell(self, event: Event) -> None:
+        """Hand an event to every observer; one that fails is said once and left out, for a run needs none of them."""
+        everyone = [one.plugin for one in reversed(self._hooks.hook.observe.get_hookimpls())]
+        for observer in everyone:
+            if observer not in self._left_out:
+                others = [one for one in everyone if one is not observer]
+                try:
+                    self._hooks.subset_hook_caller("observe", others)(event=event)
+                except Exception as error:
+                    self._left_out.add(observer)
+                    self._warn(observer, error)
+
+    def _warn(self, observer: object, error: Exception) -> None:
+        """To the user, and to the run's log with the place in the code: an observer may be what shows warnings."""
+        name = next((one.path for one in self.of(OBSERVE) if one.plugin is observer), type(observer).__name__)
+        message = f"{name} failed, the run goes on without it: {str(error) or type(error).__name__}"
+        print(f"warning: {message}", file=sys.stderr)
+        log.info("%s", Warned(message), exc_info=error)
 
     def _register(self, plugin: object, place: str, name: str) -> None:
         if type(plugin).__hash__ is not object.__hash__:

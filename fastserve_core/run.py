@@ -26,7 +26,8 @@ class Budget:
 class Draft:
     """An artifact that is not yet published: files in the run's work folder and what loads them.
 
-    ``scores`` are the task's measures on the validation split, where the plugin took them anyway.
+    ``scores`` are the task's measures on the validation split, where the plugin took them anyway. ``costs`` are
+    what the work took (``seconds``, ``peak_memory_bytes`` …); they go into the lineage.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class Draft:
     labels: tuple[str, ...] | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     steps: int = 0
+    costs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Column:
 class Encoded:
     """One input as token ids; ``target`` is there when the row was labelled.
 
-    ``inputs`` are equally long lists by the model's input name. ``memo`` is what the task needs again to
+    ``inputs`` are equally long lists or arrays by the model's input name. ``memo`` is what the task needs again to
     decode (word positions, say).
     """
 
@@ -61,6 +61,8 @@ class Task(Protocol):
     """How the class name of a Hugging Face model for this task ends."""
     generative: ClassVar[bool]
     """Answers come from ``Engine.generate`` rather than from one pass."""
+    foundation: ClassVar[bool]
+    """A model made for this task is a starting point for the others."""
 
     options: Any
     labels: Sequence[str]
@@ -82,6 +84,13 @@ class Task(Protocol):
     def encoder(self, folder: Path) -> Encoder:
         """The encoder for the tokenizer in a model folder."""
 
+    def examples(self, encoded: Sequence[Encoded], seed: str) -> Sequence[Encoded]:
+        """The epoch's training examples made of the encoded rows; the same seed gives the same ones.
+
+        Both may be made or read when they are asked for, and may have ``lengths``, those of their items in
+        tokens. The seed ``validation`` gives the examples that a model is scored on.
+        """
+
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
         """Padded arrays of shape (batch, longest); with ``labels`` when targets are asked for."""
 
@@ -92,7 +101,7 @@ class Task(Protocol):
         """The answers to a batch, as the caller of predict sees them."""
 
     def evidence(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
-        """What ``score`` needs of each row of a labelled batch."""
+        """What ``score`` needs of each row of a labelled batch; outputs are those whose name ends in ``logits``."""
 
     def score(self, evidence: Sequence[Any]) -> dict[str, float]:
         """The task's measures over a whole split."""

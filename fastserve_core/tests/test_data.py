@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import random
+import tracemalloc
+from array import array
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastserve_core.data import Columns, DataOptions, check_and_cut, prepare, prepare_rows
+from fastserve_core.data import Columns, DataOptions, prepare, prepare_rows
 from fastserve_core.errors import BadData, BadOption
 from fastserve_core.predictor import load_task
+from fastserve_core.rows import Rows, RowWriter, to_line
+from fastserve_core.splits import SPLITS, _unique, check_and_cut
 from fastserve_core.store import Store
-from fastserve_core.task import Record, Task
+from fastserve_core.task import Record, Row, Task
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +41,32 @@ def silent(_: str) -> None:
     """Nobody waits in these tests."""
 
 
-def test_missing_splits_are_cut_evenly_and_always_the_same(task: Task) -> None:
-    first, labels, bad = check_and_cut({"train": many(200)}, DataOptions(), task)
-    again, _, _ = check_and_cut({"train": many(200)}, DataOptions(), task)
+Cut = tuple[dict[str, list[Row]], list[str], list[str]]
+
+
+def cut(records: Mapping[str, Sequence[Record]], options: DataOptions, task: Task, folder: Path) -> Cut:
+    """The splits' rows, the labels and the bad rows."""
+    labels, bad = check_and_cut(records, options, task, folder)
+    return {split: list(Rows(folder, split)) for split in SPLITS}, labels, bad
+
+
+def test_missing_splits_are_cut_evenly_and_always_the_same(task: Task, tmp_path: Path) -> None:
+    first, labels, bad = cut({"train": many(200)}, DataOptions(), task, tmp_path)
+    again, _, _ = cut({"train": many(200)}, DataOptions(), task, tmp_path)
     assert first == again
     assert (labels, bad) == (["a", "b"], [])
     assert {split: len(found) for split, found in first.items()} == {"train": 160, "validation": 20, "test": 20}
     assert Counter(row["label"] for row in first["test"]) == {"a": 10, "b": 10}
-    other, _, _ = check_and_cut({"train": many(200)}, DataOptions(split_seed=1), task)
+    other, _, _ = cut({"train": many(200)}, DataOptions(split_seed=1), task, tmp_path)
     assert other["test"] != first["test"]
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.text("abcde ", min_size=1, max_size=3), st.sampled_from("xy")), min_size=60, max_size=120))
-def test_no_text_is_in_two_splits(pairs: list[tuple[str, str]]) -> None:
-    task = load_task("text_classification", {})
+def test_no_text_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]) -> None:
+    task, folder = load_task("text_classification", {}), tmp_path_factory.mktemp("cut")
     try:
-        splits, _, _ = check_and_cut({"train": rows(*pairs)}, DataOptions(max_bad_rows=1000), task)
+        splits, _, _ = cut({"train": rows(*pairs)}, DataOptions(max_bad_rows=1000), task, folder)
     except BadData:
         return  # too few different texts, or labels: refused, not cut
     seen = [json.dumps(row, sort_keys=True) for split in splits.values() for row in split]
@@ -58,39 +74,116 @@ def test_no_text_is_in_two_splits(pairs: list[tuple[str, str]]) -> None:
     assert set(seen) == {json.dumps({"text": t, "label": y}, sort_keys=True) for t, y in pairs if t.strip()}
 
 
-def test_bad_rows_are_said_with_place_and_reason(task: Task) -> None:
+def test_bad_rows_are_said_with_place_and_reason(task: Task, tmp_path: Path) -> None:
     given_rows = [*many(50), Record("f:99", None, "3 fields, but the header has 2"), *rows(("", "a"), ("x", ""))]
     with pytest.raises(BadData) as error:
-        check_and_cut({"train": given_rows}, DataOptions(), task)
+        cut({"train": given_rows}, DataOptions(), task, tmp_path)
     assert "3 bad rows" in str(error.value)
     assert "f:99: 3 fields" in str(error.value)
     assert "f:1: 'text' is empty" in str(error.value)
     assert "data.max_bad_rows=3" in str(error.value)
-    splits, _, bad = check_and_cut({"train": given_rows}, DataOptions(max_bad_rows=3), task)
+    splits, _, bad = cut({"train": given_rows}, DataOptions(max_bad_rows=3), task, tmp_path)
     assert len(bad) == 3
     assert sum(map(len, splits.values())) == 50
 
 
-def test_a_missing_column_is_said_with_the_nearest_one(task: Task) -> None:
+def test_a_missing_column_is_said_with_the_nearest_one(task: Task, tmp_path: Path) -> None:
     given_rows = [Record("f:2", {"txt": "a", "label": "b"})]
     with pytest.raises(BadData, match=r"no column 'text'; did you mean 'txt'.*data\.columns\.text=NAME"):
-        check_and_cut({"train": given_rows}, DataOptions(), task)
+        cut({"train": given_rows}, DataOptions(), task, tmp_path)
     named = DataOptions(columns=Columns(text="txt"))
     renamed = [Record("f", {"txt": f"t{number}", "label": "ab"[number % 2]}) for number in range(40)]
-    assert len(check_and_cut({"train": renamed}, named, task)[0]["train"]) == 32
+    assert len(cut({"train": renamed}, named, task, tmp_path)[0]["train"]) == 32
 
 
-def test_one_class_no_rows_and_strange_labels_are_refused(task: Task) -> None:
+def test_one_class_no_rows_and_strange_labels_are_refused(task: Task, tmp_path: Path) -> None:
     with pytest.raises(BadData, match="all 2 training rows have the label 'a'"):
-        check_and_cut({"train": rows(("x", "a"), ("y", "a"))}, DataOptions(), task)
+        cut({"train": rows(("x", "a"), ("y", "a"))}, DataOptions(), task, tmp_path)
     with pytest.raises(BadData, match="no rows"):
-        check_and_cut({"train": []}, DataOptions(), task)
+        cut({"train": []}, DataOptions(), task, tmp_path)
     with pytest.raises(BadData, match="the label 'c' of the validation split is not in train"):
-        check_and_cut({"train": many(40), "validation": rows(("x", "c"))}, DataOptions(), task)
+        cut({"train": many(40), "validation": rows(("x", "c"))}, DataOptions(), task, tmp_path)
     with pytest.raises(BadData, match="too few to cut a validation split"):
-        check_and_cut({"train": many(4)}, DataOptions(), task)
+        cut({"train": many(4)}, DataOptions(), task, tmp_path)
     with pytest.raises(BadData, match="is data.columns.label the right column"):
-        check_and_cut({"train": rows(*((f"t{n}", f"l{n}") for n in range(30)))}, DataOptions(), task)
+        cut({"train": rows(*((f"t{n}", f"l{n}") for n in range(30)))}, DataOptions(), task, tmp_path)
+
+
+def test_a_split_with_nothing_left_is_refused_by_name(task: Task, tmp_path: Path) -> None:
+    lenient = DataOptions(max_bad_rows=9)
+    with pytest.raises(BadData, match=r"(?s)no row of the validation split is left: .*data\.validation.*f:1: 'text'"):
+        cut({"train": many(40), "validation": rows((" ", "a"))}, lenient, task, tmp_path)
+    with pytest.raises(BadData, match=r"(?s)no row of the test split is left.*the label 'c' of the test split"):
+        cut({"train": many(40), "test": rows(("x", "c"), ("y", "c"))}, lenient, task, tmp_path)
+    with pytest.raises(BadData, match=r"the test split has no rows: give data\.test some, or leave it out"):
+        cut({"train": many(40), "test": []}, lenient, task, tmp_path)
+    with pytest.raises(BadData, match=r"(?s)no row of the train split is left: mend them.*2 bad rows"):
+        cut({"train": rows(("", "a"), ("x", ""))}, lenient, task, tmp_path)
+    greedy = DataOptions(validation_fraction=0.49, test_fraction=0.49)
+    with pytest.raises(BadData, match=r"4 different rows are too few to cut validation and test from and keep some"):
+        cut({"train": many(4)}, greedy, task, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_given_splits_stay_as_they_are(task: Task, tmp_path: Path) -> None:
+    validation, test = rows(("v", "a"), ("v", "a"), ("u", "b")), rows(("t", "b"))
+    splits, _, _ = cut({"train": many(30), "validation": validation, "test": test}, DataOptions(), task, tmp_path)
+    assert splits["train"] == [record.values for record in many(30)]
+    assert [row["text"] for row in splits["validation"]] == ["v", "v", "u"]
+    assert [row["text"] for row in splits["test"]] == ["t"]
+    splits, _, _ = cut({"train": many(30), "validation": validation}, DataOptions(max_rows=20), task, tmp_path)
+    assert {split: len(found) for split, found in splits.items()} == {"train": 18, "validation": 3, "test": 2}
+
+
+def test_a_text_that_utf8_cannot_write_is_a_bad_row(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(BadData, match=r"f:1: a text holds half of a surrogate pair"):
+        cut({"train": [*rows(("\ud83d", "a")), *many(30)]}, DataOptions(), task, tmp_path)
+
+
+def test_a_value_that_json_cannot_write_is_a_bad_row(task: Task, tmp_path: Path) -> None:
+    strange = Record("f:1", {"text": date(2020, 1, 1), "label": "a"})
+    with pytest.raises(BadData, match=r"f:1: 'text' is date, not text"):
+        cut({"train": [strange, *many(30)]}, DataOptions(), task, tmp_path)
+
+
+def test_preparing_holds_no_texts_in_memory(task: Task, tmp_path: Path) -> None:
+    count, text = 4000, "word " * 500
+    records = (Record("f", {"text": f"{number} {text}", "label": "ab"[number % 2]}) for number in range(count))
+    tracemalloc.start()
+    labels, _ = check_and_cut({"train": records}, DataOptions(), task, tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert labels == ["a", "b"]
+    assert sum(len(Rows(tmp_path, split)) for split in SPLITS) == count
+    assert peak < count * len(text) / 10
+
+
+@given(st.lists(st.integers(1, 40), max_size=60), st.randoms())
+def test_the_first_of_equal_rows_is_kept(hashes: list[int], draw: random.Random) -> None:
+    numbers = list(range(len(hashes)))
+    draw.shuffle(numbers)
+    first = {hashes[number]: number for number in reversed(numbers)}
+    assert list(_unique(array("Q", hashes), numbers)) == [
+        number for number in numbers if first[hashes[number]] == number
+    ]
+
+
+@given(st.lists(st.fixed_dictionaries({"text": st.text(st.characters(codec="utf-8"))}), max_size=20), st.data())
+def test_rows_on_the_disk_are_a_sequence(
+    tmp_path_factory: pytest.TempPathFactory, given_rows: list[Row], data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    with RowWriter(folder, "train") as writer:
+        for row in given_rows:
+            writer.add(to_line(row))
+    found = Rows(folder, "train")
+    assert (len(found), list(found), list(reversed(found))) == (len(given_rows), given_rows, given_rows[::-1])
+    part = data.draw(st.slices(len(given_rows)))
+    assert found[part] == given_rows[part]
+    for place in range(-len(given_rows), len(given_rows)):
+        assert found[place] == given_rows[place]
+    with pytest.raises(IndexError):
+        found[len(given_rows)]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from fastserve_core import hookimpl, registry
 from fastserve_core.errors import BadOption, MissingPackage, PluginRefused, UnknownName
+from fastserve_core.events import Event, StageStarted, Warned
 from fastserve_core.registry import Registry, installed, missing_packages, provide
 
 
@@ -75,6 +76,19 @@ class Silent(Toy):
         return None
 
 
+class Failing:
+    api_version = 1
+    Options = ToyOptions
+
+    def __init__(self, options: ToyOptions) -> None:
+        self.told: list[Event] = []
+
+    @hookimpl
+    def observe(self, event: Event) -> None:
+        self.told.append(event)
+        raise OSError("no such disk")
+
+
 @dataclass
 class ByValue:
     options: Any
@@ -86,7 +100,7 @@ class NoOptions:
     api_version = 1
 
 
-KINDS = (Toy, Second, Old, Missing, Trainer, Misspelt, WrongArgument, Silent, ByValue, NoOptions)
+KINDS = (Toy, Second, Old, Missing, Trainer, Misspelt, WrongArgument, Silent, Failing, ByValue, NoOptions)
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +190,45 @@ def test_a_call_reaches_one_plugin_and_every_observers_wrapper() -> None:
     assert chosen.call(first, "compress", run="a") == ("a", 0.1)
     assert chosen.call(second, "compress", run="b") == ("b", 0.2)
     assert wrapper.seen == ["a", ("a", 0.1), "b", ("b", 0.2)]
+
+
+def test_an_observer_that_fails_is_said_once_and_left_out(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Heard:
+        def __init__(self) -> None:
+            self.events: list[Event] = []
+
+        @hookimpl
+        def observe(self, event: Event) -> None:
+            self.events.append(event)
+
+    chosen, first, last = Registry(), Heard(), Heard()
+    chosen.listen(first)
+    failing = chosen.activate("observe", "failing", {}).plugin
+    chosen.listen(last)
+    events = [StageStarted("train", "trainer"), Warned("slow"), Warned("slower")]
+    with caplog.at_level("INFO", "fastserve"):
+        for event in events:
+            chosen.tell(event)
+    assert first.events == last.events == events
+    assert failing.told == events[:1]
+    said = "observe.failing failed, the run goes on without it: no such disk"
+    assert capfd.readouterr().err == f"warning: {said}\n"
+    assert caplog.messages == [str(Warned(said))]
+    assert "no such disk" in str(caplog.records[0].exc_info)
+
+
+def test_an_interrupt_in_an_observer_ends_the_run() -> None:
+    class Interrupted:
+        @hookimpl
+        def observe(self, event: Event) -> None:
+            raise KeyboardInterrupt
+
+    chosen = Registry()
+    chosen.listen(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        chosen.tell(Warned("slow"))
 
 
 def test_options_can_be_replaced_for_a_while() -> None:

