@@ -7,6 +7,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fastserve_core.adapters import restored
 from fastserve_core.errors import BadArtifact
 from fastserve_core.files import read_json
 from fastserve_core.task import Arrays
@@ -27,13 +28,13 @@ class TorchEngine:
         if kind is None:
             raise BadArtifact(f"{folder} is of class {name}, which transformers {transformers.__version__} lacks")
         self._torch = torch
-        self._model = kind.from_pretrained(folder, use_safetensors=True).eval()
+        self._model = restored(kind.from_pretrained(folder, use_safetensors=True), folder).eval()
         self._takes = set(signature(self._model.forward).parameters)
 
     def run(self, inputs: Arrays) -> Arrays:
         with self._torch.inference_mode():
-            logits = self._model(**self._tensors(inputs)).logits
-        return {"logits": logits.float().numpy()}
+            outputs = self._model(**self._tensors(inputs))
+        return {name: one.float().numpy() for name, one in outputs.items() if name.endswith("logits")}
 
     def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
         tensors = self._tensors(inputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,7 +30,7 @@ class TextTask:
     columns: ClassVar[tuple[Column, ...]] = (Column("text"),)
     head: ClassVar[str]
     generative: ClassVar[bool] = False
-    scratch_class: ClassVar[str]
+    foundation: ClassVar[bool] = False
 
     def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
         self.options = options
@@ -49,6 +49,9 @@ class TextTask:
             raise BadData(f"an input cannot be used: {fault}")
         return row
 
+    def examples(self, encoded: Sequence[Encoded], seed: str) -> Sequence[Encoded]:
+        return encoded
+
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
         return pad(batch, self.padding, targets)
 
@@ -60,9 +63,9 @@ class TextTask:
 
         write_scratch(spec, self.texts(rows), folder, "LMHeadModel" if spec.name == "gpt2" else self.head)
 
-    def texts(self, rows: Sequence[Row]) -> list[str]:
+    def texts(self, rows: Sequence[Row]) -> Iterator[str]:
         """Every text of the rows, for learning a tokenizer."""
-        return [row[name] for row in rows for name in ("text", "text_pair") if isinstance(row.get(name), str)]
+        return (row[name] for row in rows for name in ("text", "text_pair") if isinstance(row.get(name), str))
 
     def build(self, folder: Path) -> nn.Module:
         from fastserve_text.building import build_model

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastserve_core.adapters import restored as with_adapters
 from fastserve_core.errors import BadModel, BadOption, suggest
 from fastserve_core.files import read_json, write_json
 
@@ -34,9 +36,11 @@ def build_model(folder: Path, head: str, labels: Sequence[str]) -> nn.Module:
         if not any(folder.glob("*.safetensors")):
             config = transformers.AutoConfig.from_pretrained(folder, **naming)
             return kind.from_config(config)  # type: ignore[no-any-return]
-        return kind.from_pretrained(  # type: ignore[no-any-return]
+        model: nn.Module = kind.from_pretrained(
             folder, **naming, ignore_mismatched_sizes=True, use_safetensors=True, attn_implementation="eager"
         )
+        restored: nn.Module = with_adapters(model, folder)
+        return restored
     except (ValueError, KeyError, OSError) as error:
         if "auto_map" in read_json(folder / "config.json"):
             raise BadModel(
@@ -45,14 +49,16 @@ def build_model(folder: Path, head: str, labels: Sequence[str]) -> nn.Module:
         raise BadModel(f"{folder} cannot be loaded as a model for {head[3:]}: {error}") from error
 
 
-def write_scratch(spec: ModelSpec, texts: Sequence[str], folder: Path, head: str) -> None:
+def write_scratch(spec: ModelSpec, texts: Iterable[str], folder: Path, head: str) -> None:
     """The config of an untrained model, and a tokenizer of its kind learnt from the texts."""
     makers = {"bert": _bert, "gpt2": _gpt2}
     if spec.name not in makers:
         raise BadOption(f"no model from scratch is called '{spec.name}'{suggest(spec.name, makers)}")
-    if not texts:
+    rest = iter(texts)
+    first = next(rest, None)
+    if first is None:
         raise BadModel("a tokenizer cannot be learnt from no texts")
-    tokenizer = _learn(spec, texts)
+    tokenizer = _learn(spec, chain([first], rest))
     config = makers[spec.name](spec, tokenizer.get_vocab_size())
     config["architectures"] = [config.pop("prefix") + head]
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -67,19 +73,27 @@ def write_scratch(spec: ModelSpec, texts: Sequence[str], folder: Path, head: str
     write_json(folder / "config.json", config)
 
 
-def _learn(spec: ModelSpec, texts: Sequence[str]) -> Any:
-    """WordPiece for BERT (Devlin et al. 2018), byte-level BPE for GPT-2 (Radford et al. 2019)."""
-    from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
+def _learn(spec: ModelSpec, texts: Iterable[str]) -> Any:
+    """WordPiece for BERT (Devlin et al. 2018), byte-level BPE for GPT-2 (Radford et al. 2019).
 
-    learner: Any = BertWordPieceTokenizer() if spec.name == "bert" else ByteLevelBPETokenizer()
-    learner.train_from_iterator(
-        texts,
-        vocab_size=spec.vocab_size,
-        min_frequency=MIN_FREQUENCY,
-        special_tokens=SPECIAL[spec.name],
-        show_progress=False,
-    )
-    return learner
+    BERT's takes every Chinese character as a word; the rarest, beyond three quarters of the vocabulary, are
+    unknown to it.
+    """
+    from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
+    from tokenizers.processors import BertProcessing
+
+    wanted: dict[str, Any] = {"vocab_size": spec.vocab_size, "min_frequency": MIN_FREQUENCY, "show_progress": False}
+    special = SPECIAL[spec.name]
+    if spec.name == "gpt2":
+        bytewise = ByteLevelBPETokenizer()
+        bytewise.train_from_iterator(texts, special_tokens=special, **wanted)
+        return bytewise
+    # by default only 1000 different characters are kept, fewer than Chinese writes with
+    pieces = BertWordPieceTokenizer()
+    pieces.train_from_iterator(texts, special_tokens=special, limit_alphabet=spec.vocab_size * 3 // 4, **wanted)
+    ends = [(token, pieces.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
+    pieces.post_processor = BertProcessing(*ends)
+    return pieces
 
 
 def _bert(spec: ModelSpec, vocab_size: int) -> dict[str, Any]:

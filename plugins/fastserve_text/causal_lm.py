@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastserve_core.errors import BadData, BadOption
+from fastserve_core.errors import BadData, BadModel, BadOption
 from fastserve_core.task import Arrays, Encoded, Encoder, Row
 from fastserve_text.base import TextTask, text_fault
-from fastserve_text.encoding import load_tokenizer, pad, pad_id
+from fastserve_text.encoding import check_positions, load_tokenizer, pad, pad_id, token_id
+from fastserve_text.packing import Blocks
 
 
 @dataclass
 class Options:
-    """``max_length`` is in tokens; ``temperature`` 0 always takes the likeliest token."""
+    """``max_length`` is in tokens; ``temperature`` 0 always takes the likeliest token.
+
+    With ``pack`` the texts are not cut there: joined, they fill blocks of that length.
+    """
 
     max_length: int = 128
+    pack: bool = False
     max_new_tokens: int = 32
     temperature: float = 0.0
 
@@ -43,6 +48,8 @@ class CausalLM(TextTask):
     def encoder(self, folder: Path) -> Encoder:
         self.tokenizer = tokenizer = load_tokenizer(folder, self.options.max_length)
         self.padding["input_ids"] = pad_id(folder, tokenizer)
+        if self.options.pack:
+            self._prepare_packing(folder)
 
         def encode(rows: Sequence[Row]) -> list[Encoded]:
             encoded = []
@@ -50,14 +57,30 @@ class CausalLM(TextTask):
                 if len(one.ids) == 0:
                     raise BadData("an input cannot be used: it has no tokens that the model knows")
                 inputs = {"input_ids": one.ids, "attention_mask": one.attention_mask}
-                encoded.append(Encoded(inputs, list(one.ids)))
+                encoded.append(Encoded(inputs, None if self.options.pack else list(one.ids)))
             return encoded
 
         return encode
 
+    def _prepare_packing(self, folder: Path) -> None:
+        check_positions(folder, self.options.max_length)
+        self.tokenizer.no_truncation()
+        self.end_of_text = token_id(folder, self.tokenizer, "eos_token")
+        if self.end_of_text is None:
+            raise BadModel(
+                f"the tokenizer of {folder} has no end-of-text token (eos_token), which task.pack=true needs"
+            )
+
+    def examples(self, encoded: Sequence[Encoded], seed: str) -> Sequence[Encoded]:
+        if not self.options.pack or self.end_of_text is None:
+            return encoded
+        return Blocks(encoded, self.options.max_length, self.end_of_text, seed)
+
     def prompts(self, batch: Sequence[Encoded]) -> Arrays:
-        # generation appends on the right
-        return pad(batch, self.padding, targets=False, left=True)
+        # generation appends on the right; what is to be packed was not cut
+        length = self.options.max_length
+        cut = [Encoded({name: ids[:length] for name, ids in one.inputs.items()}) for one in batch]
+        return pad(cut, self.padding, targets=False, left=True)
 
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
         answers = []

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.errors import BadModel
+from fastserve_core.errors import BadModel, BadOption
 from fastserve_core.files import read_json
 from fastserve_core.task import Arrays, Encoded
 
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PAD_VALUES = {"attention_mask": 0, "token_type_ids": 0, "labels": -100}
+USUAL = {
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "eos_token": ("<|endoftext|>", "</s>"),
+}
+"""How special tokens are spelt where a folder's tokenizer_config.json does not say."""
 IGNORED = -100
 """The label of a position that no loss and no score counts."""
 
@@ -43,24 +51,38 @@ def _converted(folder: Path) -> Any:
         raise BadModel(f"{folder} has no tokenizer.json, and none could be made from its files: {error}") from error
 
 
+def check_positions(folder: Path, max_length: int) -> None:
+    """Raise ``BadOption`` when the model has fewer positions than that; some models have no such bound."""
+    config = read_json(folder / "config.json")
+    positions = config.get("max_position_embeddings", config.get("n_positions"))
+    if positions is not None and max_length > positions:
+        raise BadOption(
+            f"task.max_length is {max_length}, but the model has {positions} positions (model.max_positions)"
+        )
+
+
+def token_id(folder: Path, tokenizer: Tokenizer, name: str) -> int | None:
+    """The id of a special token such as ``cls_token``, by the tokenizer's config or by its usual spellings."""
+    path = folder / "tokenizer_config.json"
+    token = (read_json(path) if path.is_file() else {}).get(name)
+    token = token.get("content") if isinstance(token, Mapping) else token
+    numbers = [tokenizer.token_to_id(one) for one in ((token,) if token else USUAL.get(name, ()))]
+    return next((int(number) for number in numbers if number is not None), None)
+
+
 def pad_id(folder: Path, tokenizer: Tokenizer) -> int:
     """The id to pad with; any would do where an attention mask is used, so 0 when the model has none."""
-    token = (
-        _token(read_json(folder / "tokenizer_config.json")) if (folder / "tokenizer_config.json").is_file() else None
-    )
-    number = tokenizer.token_to_id(token) if token else None
+    number = token_id(folder, tokenizer, "pad_token")
     if number is None:
         number = read_json(folder / "config.json").get("pad_token_id")
     return int(number or 0)
 
 
-def _token(config: Mapping[str, Any]) -> str | None:
-    token = config.get("pad_token")
-    return token.get("content") if isinstance(token, Mapping) else token
-
-
 def pad(batch: Sequence[Encoded], padding: Mapping[str, int], targets: bool, left: bool = False) -> Arrays:
-    """Arrays of shape (batch, longest) by input name; ``labels`` too when the targets are asked for."""
+    """Arrays of shape (batch, longest) by input name; ``labels`` too when the targets are asked for.
+
+    What is padded may be lists or arrays; a target that is one number stays one number a row.
+    """
     import numpy as np
 
     longest = max(len(one) for one in batch)
@@ -69,7 +91,7 @@ def pad(batch: Sequence[Encoded], padding: Mapping[str, int], targets: bool, lef
         columns["labels"] = [one.target for one in batch]
     arrays: Arrays = {}
     for name, rows in columns.items():
-        if isinstance(rows[0], int):
+        if np.ndim(rows[0]) == 0:
             arrays[name] = np.asarray(rows, dtype=np.int64)
             continue
         array = np.full((len(rows), longest), (PAD_VALUES | dict(padding))[name], dtype=np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -62,8 +62,8 @@ class TokenClassification(TextTask):
             raise BadData("an input cannot be used: give a text, or a list of words as 'tokens'")
         return {"tokens": list(words)}
 
-    def texts(self, rows: Sequence[Row]) -> list[str]:
-        return [" ".join(row["tokens"]) for row in rows]
+    def texts(self, rows: Sequence[Row]) -> Iterator[str]:
+        return (" ".join(row["tokens"]) for row in rows)
 
     def encoder(self, folder: Path) -> Encoder:
         tokenizer = load_tokenizer(folder, self.options.max_length)

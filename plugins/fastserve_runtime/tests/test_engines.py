@@ -32,6 +32,16 @@ def test_the_torch_engine_is_transformers_own_answer(tiny_bert: Path) -> None:
     engine.close()
 
 
+def test_the_torch_engine_gives_the_logits_of_every_head(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForPreTraining
+
+    config = BertConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=32)
+    BertForPreTraining(config).save_pretrained(tmp_path)
+    outputs = TorchEngine(tmp_path, 1).run(ARRAYS)
+    shapes = {name: one.shape for name, one in outputs.items()}
+    assert shapes == {"prediction_logits": (2, 4, 50), "seq_relationship_logits": (2, 2)}
+
+
 def test_padding_does_not_change_an_answer(tiny_bert: Path) -> None:
     engine = TorchEngine(tiny_bert, 1)
     alone = engine.run({name: one[1:, :3] for name, one in ARRAYS.items()})["logits"]
