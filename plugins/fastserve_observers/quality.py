@@ -27,7 +27,7 @@ def lower_is_better(name: str) -> bool:
 
 def is_fraction(name: str) -> bool:
     """Scores between 0 and 1, which are shown in per cent."""
-    return name in FRACTIONS or name.endswith("f1")
+    return name in FRACTIONS or name.endswith(("f1", "accuracy"))
 
 
 def readable(name: str) -> str:

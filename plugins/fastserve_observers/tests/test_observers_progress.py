@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,12 @@ def test_a_terminal_shows_the_whole_run(told: list[Event], done: RunFinished) ->
 def test_a_terminal_is_not_steered_by_a_message() -> None:
     assert "\x1b[2J" not in live(Warned("clear \x1b[2J the screen [red]"))
     assert "[red]" in live(Warned("clear \x1b[2J the screen [red]"))
+
+
+@pytest.mark.parametrize("shown", [plain, live])
+def test_a_step_says_both_rates(shown: Callable[..., str]) -> None:
+    text = bare(shown(StageStarted("train", "torch_ddp"), step(400)))
+    assert "812 samples/s, 24.1 k tokens/s" in text
 
 
 def test_the_next_bar_takes_the_place_of_the_one_before() -> None:
