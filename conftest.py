@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parent
@@ -107,3 +108,10 @@ def cli(tmp_path: Path) -> Cli:
         )
 
     return run
+
+
+def ranks_below(pid: int) -> list[int]:
+    """The trainer's ranks among the processes below one: those that a fork server has forked."""
+    below = psutil.Process(pid).children(recursive=True)
+    servers = {one.pid for one in below if "multiprocessing.forkserver" in " ".join(one.cmdline())}
+    return [one.pid for one in below if one.ppid() in servers]

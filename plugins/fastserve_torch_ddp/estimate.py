@@ -8,18 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.data import Prepared
 from fastserve_core.events import Preflight
 from fastserve_core.files import read_json
 from fastserve_core.run import Run
 from fastserve_core.threads import available_memory
 
 if TYPE_CHECKING:
-    from fastserve_torch_ddp import DDPOptions
+    from fastserve_torch_ddp.options import DDPOptions
 
 SAMPLE = 300
 BASE_BYTES = 600_000_000
 """A rank before it has a model: the interpreter, torch and transformers."""
+LEAST_PARAMETERS = 2_000_000
+LEAST_ROWS = 8
+"""What a rank needs to be worth its start, and rows of a batch for it to be worth its exchange."""
 START_SECONDS = 8.0
 """Starting the launcher and the ranks, which import torch and transformers."""
 STATE_BYTES = 16
@@ -37,8 +39,9 @@ def estimate(run: Run, options: DDPOptions) -> Preflight:
     parameters, embedded = count_parameters(run.model.folder, config, layers, width)
     tokens_a_row, rows = _tokens_a_row(run), run.data.counts["train"]
     tokens = round(tokens_a_row * rows)
-    ranks = options.nproc or 1
-    batch_tokens = min(options.batch_size, rows) / options.gradient_accumulation_steps * tokens_a_row * 2
+    ranks = options.nproc or ranks_for(options.batch_size, run.threads, parameters)
+    step_tokens = options.batch_tokens or min(options.batch_size, rows) * tokens_a_row * 2
+    batch_tokens = step_tokens / options.gradient_accumulation_steps
     memory = ranks * (BASE_BYTES + STATE_BYTES * parameters) + 4 * ACTIVATION_FLOATS * batch_tokens * layers * width
     # forward and backward take six operations a parameter and token; embeddings are only looked up
     flops = 6 * (parameters - embedded) * tokens * options.epochs
@@ -50,6 +53,22 @@ def estimate(run: Run, options: DDPOptions) -> Preflight:
         available_bytes=available_memory(),
         seconds=round(START_SECONDS + flops / (FLOPS_PER_S_CORE * run.threads), 1),
     )
+
+
+def ranks_for(batch_size: int, cores: int, parameters: int) -> int:
+    """How many ranks a CPU does best with: one a core, each with enough rows, but for models that cost nothing.
+
+    A step of MiniLM took two ranks of one thread less time than one rank of two threads, since much of it is
+    small work that threads do not share well, and ranks on one machine hand each other gradients in memory.
+    """
+    return 1 if parameters < LEAST_PARAMETERS else max(1, min(cores, batch_size // LEAST_ROWS))
+
+
+def parameters_of(folder: Path) -> tuple[int, int]:
+    """A model folder's parameters: all, and those of embedding tables."""
+    config = read_json(folder / "config.json")
+    layers, width = _first(config, "num_hidden_layers", "n_layer"), _first(config, "hidden_size", "n_embd")
+    return count_parameters(folder, config, layers, width)
 
 
 def count_parameters(folder: Path, config: Mapping[str, Any], layers: int, width: int) -> tuple[int, int]:
@@ -85,11 +104,5 @@ def _first(config: Mapping[str, Any], *names: str, default: int = 0) -> int:
 
 
 def _tokens_a_row(run: Run) -> float:
-    rows = _sample(run.data)
+    rows = run.data.rows("train")[:SAMPLE]  # which the cut has shuffled
     return sum(len(one) for one in run.task.encoder(run.model.folder)(rows)) / max(1, len(rows))
-
-
-def _sample(data: Prepared) -> list[dict[str, Any]]:
-    """The first rows of train, which the cut has shuffled."""
-    with (data.folder / "train.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line) for line, _ in zip(lines, range(SAMPLE), strict=False)]

@@ -1,49 +1,93 @@
-"""The parts of training: batches that can be resumed, checkpoints that survive, estimates, options."""
+"""The parts of training: options, batches that can be resumed, checkpoints that survive, estimates."""
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.errors import BadOption
+from fastserve_core.errors import BadOption, UserError
+from fastserve_core.predictor import load_task
+from fastserve_core.task import Encoded
 from fastserve_core.testing import PluginContract
-from fastserve_torch_ddp import DDPOptions
-from fastserve_torch_ddp.batches import epoch_batches, share
+from fastserve_torch_ddp.feeding.batches import Course, epoch_batches, share
+from fastserve_torch_ddp.kept import checkpoint
+from fastserve_torch_ddp.kept.validation import Progress
+from fastserve_torch_ddp.options import DDPOptions
+from fastserve_torch_ddp.ranks.ways import choose_way
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+Lengths = st.lists(st.integers(1, 60), min_size=1, max_size=300)
 
 
 class TestTorchDDP(PluginContract):
     plugin, stage = "torch_ddp", "train"
 
 
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=300), st.integers(1, 9), st.integers(0, 5), st.integers(0, 3))
+# -- batches ---------------------------------------------------------------------------------------------
+
+
+@given(Lengths, st.integers(1, 9), st.none() | st.integers(1, 400), st.integers(0, 5), st.integers(0, 3))
 def test_an_epoch_has_every_row_once_and_follows_from_the_seed(
-    lengths: list[int], size: int, seed: int, epoch: int
+    lengths: list[int], size: int, tokens: int | None, seed: int, epoch: int
 ) -> None:
-    batches = epoch_batches(lengths, size, seed, epoch)
-    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
-    assert all(0 < len(batch) <= size for batch in batches)
-    assert batches == epoch_batches(lengths, size, seed, epoch)
+    batches = epoch_batches(np.asarray(lengths), size, tokens, seed, epoch)
+    assert sorted(int(row) for batch in batches for row in batch) == list(range(len(lengths)))
+    again = epoch_batches(np.asarray(lengths), size, tokens, seed, epoch)
+    assert [batch.tolist() for batch in batches] == [batch.tolist() for batch in again]
+    for batch in batches:
+        padded = len(batch) * max(lengths[row] for row in batch)
+        assert 0 < len(batch) <= size if tokens is None else len(batch) == 1 or padded <= tokens
 
 
 def test_batches_are_of_similar_length_and_differ_between_epochs() -> None:
-    lengths = [1 + number % 50 for number in range(1600)]
-    batches = epoch_batches(lengths, 32, 0, 0)
-    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
-    assert padded / sum(lengths) < 1.1
-    assert batches != epoch_batches(lengths, 32, 0, 1)
+    lengths = np.asarray([1 + number % 50 for number in range(1600)])
+    for tokens in (None, 800):
+        batches = epoch_batches(lengths, 32, tokens, 0, 0)
+        padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+        assert padded / lengths.sum() < 1.1
+        assert batches[0].tolist() != epoch_batches(lengths, 32, tokens, 0, 1)[0].tolist()
 
 
-@given(st.lists(st.integers(), min_size=1, max_size=30), st.integers(1, 8))
-def test_every_part_of_a_batch_has_rows_and_none_is_lost(batch: list[int], parts: int) -> None:
-    shares = [share(batch, part, parts) for part in range(parts)]
+def test_a_budget_of_tokens_fills_its_batches() -> None:
+    lengths = np.asarray([1 + number % 50 for number in range(1600)])
+    batches = epoch_batches(lengths, 32, 800, 0, 0)
+    assert np.mean([len(batch) * lengths[batch].max() for batch in batches]) > 700
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=30), st.integers(1, 8))
+def test_every_part_of_a_batch_has_rows_and_none_is_lost(rows: list[int], parts: int) -> None:
+    batch = np.asarray(rows)
+    shares = [share(batch, part, parts).tolist() for part in range(parts)]
     assert all(shares)
-    assert {row for one in shares for row in one} == set(batch)
-    if len(batch) >= parts:
-        assert sorted(row for one in shares for row in one) == sorted(batch)
+    assert {row for one in shares for row in one} == set(rows)
+    if len(rows) >= parts:
+        assert sorted(row for one in shares for row in one) == sorted(rows)
+
+
+@given(Lengths, st.integers(1, 3), st.none() | st.integers(1, 40), st.integers(0, 60))
+def test_a_course_goes_on_from_any_step_as_it_would_have(
+    lengths: list[int], epochs: int, steps: int | None, begin: int
+) -> None:
+    rows = [Encoded({"input_ids": [1] * length}) for length in lengths]
+    task = load_task("text_classification", {}, ["a", "b"])
+    options = {"epochs": epochs, "batch_size": 4, "batch_tokens": None}
+    course = Course(rows, task, options, 3, steps)
+    whole = [batch.tolist() for _, batch in course.steps(0)]
+    per_epoch = -(-len(lengths) // 4)
+    assert len(whole) == course.total == min(steps or epochs * per_epoch, epochs * per_epoch)
+    assert [batch.tolist() for _, batch in course.steps(begin)] == whole[begin:]
+    assert course.epoch_at(course.total) <= epochs
+    assert course.epoch_at(0) == 0
+
+
+# -- options ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -52,86 +96,127 @@ def test_every_part_of_a_batch_has_rows_and_none_is_lost(batch: list[int], parts
         *({"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"max_grad_norm": 0.0}, {"warmup_ratio": 1.0}),
         *({"nproc": 0}, {"patience": 0}, {"precision": "fp8"}, {"weight_decay": -1.0}, {"max_restarts": -1}),
         *({"gradient_accumulation_steps": 0}, {"checkpoint_every_s": -1.0}, {"batch_size": 2, "nproc": 3}),
+        *({"batch_tokens": 0}, {"layer_decay": 0.0}, {"schedule": "step"}, {"method": "prefix"}, {"ema_decay": 1.0}),
+        *({"label_smoothing": 1.0}, {"adapter_rank": 0}, {"evaluate_every": 0}, {"average_every": 0}, {"nnodes": 0}),
+        *({"sharding": "zero3"}, {"gradient_compression": "topk"}, {"rdzv_timeout_s": 0.0}, {"adapter_dropout": 1.0}),
     ],
 )
 def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=next(iter(wrong))):
+    with pytest.raises(UserError, match=f"train.torch_ddp.{next(iter(wrong))}"):
         DDPOptions(**wrong)
 
 
-def model_and_optimizer() -> tuple[Any, Any]:
-    import torch
-    from torch import nn
-
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    for _ in range(3):
-        model(torch.ones(2, 4)).sum().backward()
-        optimizer.step()
-    return model, optimizer
-
-
-def test_a_checkpoint_brings_back_weights_and_optimizer(tmp_path: Path) -> None:
-    import torch
-
-    from fastserve_torch_ddp import checkpoint
-
-    model, optimizer = model_and_optimizer()
-    for step in (1, 2, 3):
-        checkpoint.save(tmp_path, step, model, optimizer, {"best": 0.5})
-    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == [
-        "checkpoint-00000003.safetensors",
-        "checkpoint-00000002.safetensors",
-    ]
-    kept = {name: value.clone() for name, value in model.state_dict().items()}
-    state = optimizer.state_dict()["state"]
-    other, fresh = model_and_optimizer()
-    with torch.no_grad():
-        for value in other.parameters():
-            value.zero_()
-    assert checkpoint.restore(tmp_path, other, fresh, print) == {"step": 3, "best": 0.5}
-    assert all(torch.equal(kept[name], value) for name, value in other.state_dict().items())
-    assert torch.equal(fresh.state_dict()["state"][0]["exp_avg_sq"], state[0]["exp_avg_sq"])
-    assert fresh.state_dict()["state"][0]["step"] == state[0]["step"]
+@pytest.mark.parametrize(
+    ("pair", "named"),
+    [
+        ({"sharding": "fsdp", "method": "lora"}, "sharding=fsdp and method"),
+        ({"sharding": "fsdp", "ema_decay": 0.9}, "sharding=fsdp and ema_decay"),
+        ({"sharding": "fsdp", "compile": True}, "sharding=fsdp and compile"),
+        ({"sharding": "zero", "average_every": 4}, "sharding=zero and average_every"),
+        ({"average_every": 4, "ema_decay": 0.9}, "average_every and ema_decay"),
+        ({"average_every": 4, "method": "adalora"}, "average_every and method=adalora"),
+        ({"average_every": 4, "gradient_compression": "fp16"}, "average_every and gradient_compression"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(pair: dict[str, Any], named: str) -> None:
+    with pytest.raises(BadOption, match=f"{named}.* cannot be combined"):
+        DDPOptions(**pair)
 
 
-def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
-    from fastserve_torch_ddp import checkpoint
+def test_all_faults_are_said_at_once_with_a_suggestion() -> None:
+    with pytest.raises(UserError) as caught:
+        DDPOptions(lr=-1.0, epochs=0, schedule="cosin", nnodes=2)
+    message = str(caught.value)
+    for part in (
+        "lr must be above 0",
+        "epochs must be at least 1",
+        "did you mean 'cosine'",
+        "rdzv_endpoint is missing",
+    ):
+        assert part in message
 
-    model, optimizer = model_and_optimizer()
-    for step in (1, 2):
-        checkpoint.save(tmp_path, step, model, optimizer, {})
-    newest = checkpoint.checkpoints(tmp_path)[0]
-    newest.write_bytes(newest.read_bytes()[:100])
+
+@pytest.mark.parametrize(
+    ("given_options", "device", "world", "way"),
+    [
+        ({}, CPU, 1, "one"),
+        ({}, CPU, 2, "sharded"),
+        ({}, GPU, 2, "replicated"),
+        ({"sharding": "none"}, CPU, 2, "replicated"),
+        ({"sharding": "zero"}, GPU, 2, "sharded"),
+        ({"method": "lora"}, CPU, 2, "replicated"),
+        ({"gradient_compression": "powersgd"}, CPU, 2, "replicated"),
+        ({"average_every": 4}, CPU, 2, "alone"),
+        ({"sharding": "fsdp"}, CPU, 2, "fsdp"),
+    ],
+)
+def test_the_way_of_sharing_follows_from_options_and_machine(
+    given_options: dict[str, Any], device: torch.device, world: int, way: str
+) -> None:
+    assert choose_way(vars(DDPOptions(**given_options)), device, world) == way
+
+
+# -- checkpoints -----------------------------------------------------------------------------------------
+
+
+def keeper(folder: Path) -> tuple[checkpoint.Keeper, list[str]]:
     warned: list[str] = []
-    assert checkpoint.restore(tmp_path, model, optimizer, warned.append) == {"step": 1}
+    return checkpoint.Keeper(folder, warned.append), warned
+
+
+def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    keeps, warned = keeper(tmp_path)
+    for step in (1, 2, 3):
+        weights = torch.full((1000,), float(step))
+        keeps.checkpoint({"weight": weights}, vars(Progress(step=step, best=0.5, best_scores={"accuracy": 0.5})))
+    keeps.wait()
+    names = [path.name for path in checkpoint.checkpoints(tmp_path)]
+    assert names == ["checkpoint-00000003.safetensors", "checkpoint-00000002.safetensors"]
+    found = checkpoint.newest(tmp_path, warned.append)
+    assert found is not None and torch.equal(found[0]["weight"], torch.full((1000,), 3.0))
+    assert Progress(**found[1]) == Progress(3, 0.5, {"accuracy": 0.5}, 0)
+    assert warned == []
+
+
+@pytest.mark.parametrize("damage", ["torn", "empty", "noise"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage: str) -> None:
+    keeps, warned = keeper(tmp_path)
+    for step in (1, 2):
+        keeps.checkpoint({"weight": torch.ones(50)}, {"step": step})
+    keeps.wait()
+    newest = checkpoint.checkpoints(tmp_path)[0]
+    content = newest.read_bytes()
+    newest.write_bytes({"torn": content[:-40], "empty": b"", "noise": bytes(reversed(content))}[damage])
+    found = checkpoint.newest(tmp_path, warned.append)
+    assert found is not None and found[1] == {"step": 1}
     assert "checkpoint-00000002.safetensors cannot be read" in warned[0]
-    assert checkpoint.restore(tmp_path / "empty", model, optimizer, warned.append) is None
+    assert checkpoint.newest(tmp_path / "empty", warned.append) is None
 
 
-def test_tied_weights_are_kept_once(tmp_path: Path) -> None:
-    from torch import nn
+def test_a_full_disk_is_warned_of_and_the_last_good_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeps, warned = keeper(tmp_path)
+    keeps.checkpoint({"weight": torch.ones(5)}, {"step": 1})
+    keeps.wait()
 
-    from fastserve_torch_ddp import checkpoint
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    table = nn.Embedding(5, 4)
-    head = nn.Linear(4, 5, bias=False)
-    head.weight = table.weight
-    assert list(checkpoint.trained(nn.Sequential(table, head))) == ["0.weight"]
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    keeps.checkpoint({"weight": torch.ones(5)}, {"step": 2})
+    keeps.wait()
+    assert "checkpoint-00000002.safetensors could not be written" in warned[0]
+    assert "No space left on device" in warned[0] and "training goes on" in warned[0]
+    found = checkpoint.newest(tmp_path, warned.append)
+    assert found is not None and found[1] == {"step": 1}
+    assert list(tmp_path.glob("*.partial")) == []
 
 
-def test_the_learning_rate_rises_and_falls() -> None:
-    from fastserve_torch_ddp.worker import set_learning_rate
-
-    _, optimizer = model_and_optimizer()
-    seen = []
-    for step in range(10):
-        set_learning_rate(optimizer, {"lr": 1.0, "warmup_ratio": 0.2}, step, 10)
-        seen.append(optimizer.param_groups[0]["lr"])
-    assert seen[:3] == [0.5, 1.0, 1.0]
-    assert seen[2:] == sorted(seen[2:], reverse=True)
-    assert 0 < seen[-1] < 0.2
+def test_patience_counts_looks_without_gain() -> None:
+    progress = Progress()
+    assert progress.take(0.5, {"accuracy": 0.5})
+    assert not progress.take(0.5, {"accuracy": 0.5}) and not progress.take(0.4, {"accuracy": 0.4})
+    assert (progress.without_gain, progress.best_scores) == (2, {"accuracy": 0.5})
+    assert progress.take(0.6, {"accuracy": 0.6}) and progress.without_gain == 0
 
 
 def test_parameters_are_counted_without_torch(tiny_bert: Path, tmp_path: Path) -> None:

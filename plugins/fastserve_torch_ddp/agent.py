@@ -1,0 +1,132 @@
+"""torch's elastic agent: starts the ranks and restarts them when one dies."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed import DistError
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from fastserve_core.children import event_writer
+from fastserve_core.data import load
+from fastserve_core.errors import StageFailed, UserError
+from fastserve_core.predictor import load_task
+from fastserve_torch_ddp.estimate import parameters_of, ranks_for
+from fastserve_torch_ddp.feeding.tokens import tokenize
+from fastserve_torch_ddp.job import Job
+from fastserve_torch_ddp.machines.endpoint import find_endpoint
+from fastserve_torch_ddp.machines.rendezvous import BACKEND, Meeting, Terms
+from fastserve_torch_ddp.worker import FAULT, work
+
+START = "forkserver"
+"""Ranks are forked off a process that has imported what they need, rather than import it each for themselves."""
+HINTS = dict.fromkeys(
+    (-signal.SIGKILL, -signal.SIGABRT),
+    ": where nobody killed it, the machine ran out of memory; try a smaller batch_size or batch_tokens, more "
+    "gradient_accumulation_steps, or activation_checkpointing=true",
+)
+LOGGED = 2000
+"""Characters of a failed rank's own output that are shown."""
+
+
+def train(**request: Any) -> dict[str, Any]:
+    """Train with ``nproc`` ranks on each of ``nnodes`` machines; returns the validation scores and the steps.
+
+    Raises ``UserError`` for what the ranks found wrong with the input or with what the nodes were given, and
+    ``StageFailed`` when the nodes do not come together or ranks died more often than ``max_restarts``.
+    """
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    # by default restarted ranks share the agent's store with the dead ones, and may read their old addresses
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    options = request["options"]
+    nproc = options["nproc"] or torch.cuda.device_count() or _ranks_here(request)
+    tokens = tokenize(
+        load_task(*request["task"]),
+        Path(request["model"]),
+        load(Path(request["data"])),
+        "train",
+        event_writer(request["events"]),
+    )
+    job = Job(threads=max(1, request.pop("cores") // nproc), tokens=str(tokens), **request)
+    Path(job.folder, FAULT).unlink(missing_ok=True)
+    config = among_nodes(job) if options["nnodes"] > 1 else alone()
+    config.nproc_per_node = nproc
+    config.start_method = START
+    config.max_restarts = options["max_restarts"]
+    config.logs_specs = _logs(job)
+    try:
+        results: Mapping[int, dict[str, Any]] = elastic_launch(config, work)(job)
+    except ChildFailedError as error:
+        raise StageFailed(_why(error)) from error
+    except DistError as error:
+        raise StageFailed(f"the nodes lost each other while the ranks were started: {error}") from error
+    ours = results[min(results)]  # each node is told of its own ranks only
+    if "failed" in ours:
+        raise StageFailed(ours["failed"])
+    if "error" in ours:
+        raise UserError(ours["error"])
+    return ours
+
+
+def _ranks_here(request: Mapping[str, Any]) -> int:
+    parameters, _ = parameters_of(Path(request["model"]))
+    return ranks_for(request["options"]["batch_size"], request["cores"], parameters)
+
+
+def alone() -> LaunchConfig:
+    """One machine: a rendezvous of its own, on loopback."""
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=1,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+    )
+
+
+def among_nodes(job: Job) -> LaunchConfig:
+    """One of several machines: a rendezvous of our own."""
+    options, endpoint = job.options, find_endpoint(job.options["rdzv_endpoint"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    terms = Terms(endpoint, options["rdzv_id"], options["nnodes"], device, options["rdzv_timeout_s"])
+    meeting = Meeting(terms, event_writer(job.events))
+    rendezvous_handler_registry.register(BACKEND, lambda _: meeting)
+    return LaunchConfig(
+        min_nodes=terms.nodes,
+        max_nodes=terms.nodes,
+        nproc_per_node=1,
+        run_id=meeting.get_run_id(),
+        rdzv_backend=BACKEND,
+        rdzv_endpoint=endpoint.text,
+        local_addr=endpoint.local,
+    )
+
+
+def _logs(job: Job) -> DefaultLogsSpecs:
+    folder = Path(job.folder, "logs")
+    folder.mkdir(parents=True, exist_ok=True)
+    return DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ALL)
+
+
+def _why(error: ChildFailedError) -> str:
+    """The first rank that failed: its exception, or where it had none (a kill) the end of what it printed."""
+    rank, failure = error.get_first_failure()
+    said: Any = failure.message
+    if said and failure.exitcode > 0:
+        text = said["message"] if isinstance(said, dict) else said
+        return f"rank {rank} failed: {text}"
+    path = Path(str(failure.error_file)).with_name("stderr.log")
+    printed = path.read_text(errors="replace")[-LOGGED:].strip() if path.is_file() else ""
+    return f"rank {rank} ended with exit code {failure.exitcode}{HINTS.get(failure.exitcode, '')}\n{printed}".rstrip()

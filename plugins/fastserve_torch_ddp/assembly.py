@@ -1,0 +1,60 @@
+"""Putting a training together: the model with its method, its number formats, and the ranks' way of sharing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastserve_core.task import Encoded, Task
+from fastserve_torch_ddp.job import Job
+from fastserve_torch_ddp.kernels import numbers
+from fastserve_torch_ddp.methods.adapters import Method, attach
+from fastserve_torch_ddp.ranks import exchange
+from fastserve_torch_ddp.ranks.ways import Replicated, Together, choose_way, compiled
+from fastserve_torch_ddp.steps.groups import parameter_groups
+
+
+def build(job: Job, task: Task, device: torch.device, total: int) -> Method:
+    """The model in fp32 with what the method adds; the same again whenever it is called."""
+    torch.manual_seed(job.seed)
+    return attach(task.build(Path(job.model)).to(device), job.options, total)
+
+
+def bring_together(
+    model: nn.Module, options: Mapping[str, Any], chosen: numbers.Numbers, seed: int, device: torch.device
+) -> Together:
+    """The model in its number formats, and the optimizer, as the ranks share them."""
+    numbers.lighten(model, seed, device)
+    if options["activation_checkpointing"]:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    way, groups = choose_way(options, device, exchange.ranks()[1]), parameter_groups(model, options)
+    if way == "fsdp":
+        from fastserve_torch_ddp.ranks.fsdp import FullySharded
+
+        return FullySharded(model, groups, chosen)
+    numbers.cast_frozen(model, chosen)
+    if way == "replicated":
+        together: Together = Replicated(model, groups, chosen.low, options)
+    else:
+        by_rows = device.type == "cpu" and options["ema_decay"] is None
+        together = Together(model, groups, chosen.low, way, by_rows)
+    if options["compile"]:
+        together.module = compiled(together.module)
+    return together
+
+
+class Feed:
+    """Examples as the tensors that a model takes, on its device."""
+
+    def __init__(self, task: Task, model: nn.Module, device: torch.device) -> None:
+        self.task, self.device = task, device
+        self.takes = set(signature(model.forward).parameters)
+
+    def __call__(self, rows: Sequence[Encoded], targets: bool) -> dict[str, Tensor]:
+        arrays = self.task.collate(rows, targets=targets)
+        return {name: torch.from_numpy(one).to(self.device) for name, one in arrays.items() if name in self.takes}

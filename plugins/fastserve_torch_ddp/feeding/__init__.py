@@ -1,0 +1,1 @@
+"""The training rows: made into tokens once, and cut into batches."""

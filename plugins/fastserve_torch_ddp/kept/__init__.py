@@ -1,0 +1,1 @@
+"""What is kept of a training: looks at the validation split, checkpoints, the best weights."""

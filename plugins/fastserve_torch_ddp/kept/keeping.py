@@ -1,0 +1,110 @@
+"""What is kept of a training: checkpoints to go on from, the best weights, and the draft made of them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from fastserve_core.task import Task
+from fastserve_torch_ddp.assembly import build
+from fastserve_torch_ddp.job import Job, own_device, writes
+from fastserve_torch_ddp.kept import checkpoint
+from fastserve_torch_ddp.kept.validation import Progress
+from fastserve_torch_ddp.methods.adapters import Method
+from fastserve_torch_ddp.ranks import exchange
+from fastserve_torch_ddp.ranks.ways import Together
+from fastserve_torch_ddp.steps.averages import Averages
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model"),
+)
+METHOD, AVERAGES = "method.", "averages"
+CPU = torch.device("cpu")
+
+
+class Keeping:
+    """One machine's files of a training; every rank calls the same functions, and one of them writes.
+
+    What a checkpoint holds: weights and moments in fp32, averages, the method's own state, the step, the best
+    scores and how long they have stood. Random numbers and the order of the data follow from seed and step.
+    """
+
+    def __init__(
+        self, job: Job, way: Together, method: Method, averages: Averages | None, warn: Callable[[str], None]
+    ) -> None:
+        self.job, self.way, self.method, self.averages, self.warn = job, way, method, averages, warn
+        self.folder = Path(job.folder)
+        self.keeper = checkpoint.Keeper(self.folder, warn)
+        self.saved = time.monotonic()
+        self.seconds = 0.0
+        """How long training was held up."""
+
+    def resume(self) -> Progress:
+        """Go on from the newest checkpoint that any machine has, which the others are sent; else from the start."""
+        found = checkpoint.newest(self.folder, self.warn) if writes() else None
+        source = exchange.first_of_most(found[1]["step"] if found is not None else -1)
+        tensors, progress = exchange.send_all(found, own_device(), source)
+        if tensors is None:
+            return Progress()
+        self._send_best(source)
+        if self.averages is not None:
+            average = self.way.optimizer.flat.shard(tensors.pop(AVERAGES))
+            self.averages.load_state_dict({AVERAGES: average})
+        names = [name for name in tensors if name.startswith(METHOD)]
+        self.method.load_state_dict({name.removeprefix(METHOD): tensors.pop(name) for name in names})
+        self.way.optimizer.load(tensors)
+        return Progress(**progress)
+
+    def checkpoint_if_due(self, progress: Progress) -> None:
+        """Ranks have to agree on the moment, as each holds a part of what is kept."""
+        due = time.monotonic() - self.saved >= self.job.options["checkpoint_every_s"]
+        if not exchange.agree(due):
+            return
+        begun = time.monotonic()
+        tensors = self.way.optimizer.tensors()
+        tensors |= {METHOD + name: one.clone() for name, one in self.method.state_dict().items()}
+        if self.averages is not None:
+            tensors[AVERAGES] = self.way.optimizer.flat.whole(self.averages.state_dict()[AVERAGES])
+        if writes():
+            self.keeper.checkpoint(tensors, vars(progress))
+        self.saved = time.monotonic()
+        self.seconds += self.saved - begun
+
+    def best(self, progress: Progress) -> None:
+        """Keep the weights of this moment as the best so far."""
+        begun = time.monotonic()
+        weights = self.way.optimizer.weights()
+        if writes():
+            self.keeper.best(weights, vars(progress))
+        self.seconds += time.monotonic() - begun
+
+    def _send_best(self, source: int) -> None:
+        """A machine that was away has no best weights, or older ones."""
+        path = self.folder / checkpoint.BEST
+        sends = exchange.ranks()[0] == source
+        best, about = exchange.send_all(checkpoint.read(path) if sends and path.is_file() else None, CPU, source)
+        if best is not None and writes() and not sends:
+            checkpoint.write(path, best, about)
+
+    def write_draft(self, task: Task, total: int) -> None:
+        """The best weights as a Hugging Face folder, with the tokenizer the model came with.
+
+        To be called when there is no process group any more: inside one, transformers saves on rank 0 only.
+        """
+        self.keeper.wait()
+        if not writes():
+            return
+        tensors, _ = checkpoint.read(self.folder / checkpoint.BEST)
+        method = build(self.job, task, CPU, total)
+        checkpoint.restore(method.model, tensors)
+        draft = self.folder / "draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        method.merge().save_pretrained(draft)  # type: ignore[operator]
+        for name in TOKENIZER_FILES:
+            if (Path(self.job.model) / name).is_file():
+                shutil.copyfile(Path(self.job.model) / name, draft / name)

@@ -1,0 +1,1 @@
+"""How the model computes: number formats, and what a CPU does in another way."""

@@ -1,0 +1,1 @@
+"""How several machines come together for one training."""

@@ -1,0 +1,102 @@
+"""Bottleneck adapters: a small network with a residual after each attention and feed-forward block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+OUTPUTS = ("output.dense", "out_lin", "lin2", "c_proj", "o_proj", "down_proj", "Wo")
+"""How the projection that ends a block is called in BERT, DistilBERT, GPT-2, Llama and their kin."""
+CONFIG = "fastserve_adapter"
+"""The entry of config.json by which a loader knows that a folder's weights hold adapters."""
+PART = "bottleneck"
+
+
+class Bottleneck(nn.Module):
+    """x + scale * up(gelu(down(x))) (Houlsby et al. 2019); it changes nothing until it has learnt something."""
+
+    def __init__(self, width: int, rank: int, alpha: float, dropout: float) -> None:
+        super().__init__()
+        self.scale = alpha / rank
+        self.dropout = nn.Dropout(dropout)
+        self.down, self.up = nn.Linear(width, rank), nn.Linear(rank, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        change: Tensor = self.up(nn.functional.gelu(self.down(self.dropout(hidden))))
+        return hidden + self.scale * change
+
+
+class Adapted(nn.Module):
+    """A linear layer and the adapter after it.
+
+    It has the linear layer's own parameters under their own names, so that a saved model's weights load with and
+    without adapters. It is no ``nn.Linear``: what swaps those for others would lose the adapter.
+    """
+
+    def __init__(self, base: nn.Module, rank: int, alpha: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.weight: nn.Parameter = base.weight  # type: ignore[assignment]
+        self.bias: nn.Parameter | None = base.bias  # type: ignore[assignment]
+        self.transposed = isinstance(base, Conv1D)
+        width = self.weight.shape[1 if self.transposed else 0]
+        self.bottleneck = Bottleneck(width, rank, alpha, dropout).to(self.weight)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        weight = self.weight.T if self.transposed else self.weight
+        adapted: Tensor = self.bottleneck(nn.functional.linear(hidden, weight, self.bias))
+        return adapted
+
+
+def insert(model: nn.Module, names: Sequence[str], rank: int, alpha: float, dropout: float) -> None:
+    """Put an adapter after each named linear layer; the model's config tells of it when it is saved."""
+    for name in names:
+        model.set_submodule(name, Adapted(model.get_submodule(name), rank, alpha, dropout))
+    config: Any = model.config
+    setattr(config, CONFIG, {"kind": PART, "alpha": alpha})
+
+
+def adapted(model: nn.Module) -> list[Adapted]:
+    return [module for module in model.modules() if isinstance(module, Adapted)]
+
+
+def shape(model: nn.Module) -> tuple[int, float]:
+    """The rank and the alpha of a model's adapters."""
+    config: Any = model.config
+    return adapted(model)[0].bottleneck.down.out_features, float(getattr(config, CONFIG)["alpha"])
+
+
+def restore(model: nn.Module, folder: Path) -> nn.Module:
+    """Give a model that was loaded from the folder the adapters that the folder's weights hold.
+
+    Layers that were cut out of the model since then are passed over with their adapters.
+    """
+    about: dict[str, Any] = getattr(model.config, CONFIG)
+    tensors = _adapter_tensors(folder)
+    modules = dict(model.named_modules())
+    for name in sorted({key.rpartition(f".{PART}.")[0] for key in tensors}):
+        if name not in modules:
+            continue
+        rank = tensors[f"{name}.{PART}.down.weight"].shape[0]
+        layer = Adapted(modules[name], rank, float(about["alpha"]))
+        prefix = f"{name}.{PART}."
+        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        layer.bottleneck.load_state_dict(own)
+        model.set_submodule(name, layer.train(model.training))
+    return model
+
+
+def _adapter_tensors(folder: Path) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if f".{PART}." in name]  # noqa: SIM118 - not a mapping
+            found |= {name: file.get_tensor(name).to(torch.get_default_dtype()) for name in names}
+    return found

@@ -1,0 +1,1 @@
+"""How the ranks of a training share its work, its memory and what each of them has."""

@@ -1,0 +1,279 @@
+"""The learning options: groups and layer decay, schedules, weighted and smoothed losses, averaged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+)
+
+from fastserve_core.errors import BadOption, Faults
+from fastserve_torch_ddp.steps.averages import Averages
+from fastserve_torch_ddp.steps.groups import parameter_groups
+from fastserve_torch_ddp.steps.losses import IGNORED, Loss, class_weights, count_labels, make_loss
+from fastserve_torch_ddp.steps.schedules import factor
+
+SMALL = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "pad_token_id": 0}
+CONFIGS: dict[str, Any] = {
+    "bert": BertConfig(intermediate_size=32, **SMALL),
+    "gpt2": GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, pad_token_id=0),
+    "llama": LlamaConfig(intermediate_size=32, **SMALL),
+}
+SEQUENCE, TOKENS, CAUSAL = "ForSequenceClassification", "ForTokenClassification", "ForCausalLM"
+
+# -- groups ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_every_trained_parameter_is_in_one_group_and_only_matrices_decay(kind: str, decay: float) -> None:
+    model = AutoModelForSequenceClassification.from_config(CONFIGS[kind])
+    frozen = next(model.parameters())
+    frozen.requires_grad_(False)
+    named = dict(model.named_parameters())
+    groups = parameter_groups(model, {"weight_decay": 0.1, "layer_decay": decay})
+    names = [name for group in groups for name in group["names"]]
+    assert sorted(names) == sorted(name for name, one in named.items() if one is not frozen)
+    for group in groups:
+        assert all(named[name] is one for name, one in zip(group["names"], group["params"], strict=True))
+        assert all(group["weight_decay"] == (0.1 if named[name].ndim == 2 else 0.0) for name in group["names"])
+    if decay == 1.0:
+        assert {group["lr_scale"] for group in groups} == {1.0} and len(groups) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "scales"),
+    [
+        ("bert", {"bert.embeddings": 0.125, "encoder.layer.0": 0.25, "encoder.layer.1": 0.5, "": 1.0}),
+        ("gpt2", {"wte": 0.125, "wpe": 0.125, "h.0.": 0.25, "h.1.": 0.5, "": 1.0}),
+        ("llama", {"embed_tokens": 0.125, "layers.0.": 0.25, "layers.1.": 0.5, "": 1.0}),
+    ],
+)
+def test_each_layer_learns_half_as_fast_as_the_one_above(kind: str, scales: dict[str, float]) -> None:
+    model = AutoModelForSequenceClassification.from_config(CONFIGS[kind])
+    found = set()
+    for group in parameter_groups(model, {"weight_decay": 0.0, "layer_decay": 0.5}):
+        for name in group["names"]:
+            part = next(part for part in scales if part in name)
+            assert group["lr_scale"] == scales[part], name
+            found.add(part)
+    assert found == set(scales)
+
+
+# -- schedules ---------------------------------------------------------------------------------------
+
+STEPS = st.integers(1, 300).flatmap(lambda total: st.tuples(st.integers(0, total - 1), st.just(total)))
+
+
+@given(STEPS, st.floats(0, 0.99), st.sampled_from(["linear", "cosine", "constant"]))
+def test_the_learning_rate_warms_up_and_never_rises_after_that(
+    where: tuple[int, int], ratio: float, schedule: str
+) -> None:
+    step, total = where
+    warmup = max(1, round(total * ratio))
+    now, then = factor(schedule, step, total, ratio), factor(schedule, step + 1, total, ratio)
+    assert 0 < now <= 1
+    if step < warmup:
+        assert now == pytest.approx((step + 1) / warmup)
+    if step == warmup - 1:
+        assert now == 1
+    if step >= warmup:
+        assert then == 1 if schedule == "constant" else then < now
+
+
+@given(STEPS, st.floats(0, 0.99))
+def test_the_shapes_after_the_warm_up(where: tuple[int, int], ratio: float) -> None:
+    step, total = where
+    warmup = max(1, round(total * ratio))
+    if step >= warmup:
+        done = (step - warmup) / (total - warmup)
+        assert factor("linear", step, total, ratio) == pytest.approx((total - step) / (total - warmup))
+        assert factor("cosine", step, total, ratio) == pytest.approx(0.5 + 0.5 * math.cos(math.pi * done))
+
+
+# -- losses ------------------------------------------------------------------------------------------
+
+CLASSES = 3
+
+
+def loss_of(head: str, weights: Any = None, smoothing: float = 0.0, counts: Sequence[int] = ()) -> Loss:
+    options = {"class_weights": weights, "label_smoothing": smoothing}
+    made = make_loss(options, head, ["a", "b", "c"] if head != CAUSAL else [], counts)
+    assert made is not None
+    return made
+
+
+def mean(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
+    return loss(logits, labels) / loss.denominator(labels)
+
+
+@given(st.integers(0, 10_000), st.floats(0, 0.5), st.booleans())
+def test_the_mean_is_torchs_with_its_weights_and_its_smoothing(seed: int, smoothing: float, weighted: bool) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    logits, labels = torch.randn(8, CLASSES, generator=draw), torch.randint(0, CLASSES, (8,), generator=draw)
+    by_label = {"a": 0.5, "c": 4}
+    ours = mean(loss_of(SEQUENCE, by_label if weighted else None, smoothing), logits, labels)
+    weights = torch.tensor([0.5, 1.0, 4.0]) if weighted else None
+    torch.testing.assert_close(
+        ours, nn.functional.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "maker", "head"),
+    [
+        ("bert", AutoModelForSequenceClassification, SEQUENCE),
+        ("bert", AutoModelForTokenClassification, TOKENS),
+        ("gpt2", AutoModelForCausalLM, CAUSAL),
+        ("llama", AutoModelForCausalLM, CAUSAL),
+    ],
+)
+def test_without_weights_and_smoothing_it_is_the_models_own_loss(kind: str, maker: Any, head: str) -> None:
+    torch.manual_seed(0)
+    config = CONFIGS[kind]
+    config.num_labels = CLASSES
+    model = maker.from_config(config).eval()
+    ids = torch.randint(1, 40, (4, 7))
+    labels = torch.randint(0, CLASSES, (4,)) if head == SEQUENCE else torch.randint(0, CLASSES, (4, 7))
+    if head != SEQUENCE:
+        labels[0, 3:] = IGNORED
+    outputs = model(input_ids=ids, labels=labels)
+    torch.testing.assert_close(mean(loss_of(head), outputs.logits, labels), outputs.loss)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([SEQUENCE, TOKENS, CAUSAL]), st.integers(1, 4), st.booleans())
+def test_the_gradient_is_the_same_in_however_many_parts(seed: int, head: str, parts: int, smooth: bool) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    shape = (9,) if head == SEQUENCE else (9, 5)
+    logits, labels = torch.randn(*shape, CLASSES, generator=draw), torch.randint(0, CLASSES, shape, generator=draw)
+    if head != SEQUENCE:
+        labels[torch.rand(shape, generator=draw) < 0.4] = IGNORED
+        labels[0] = 1
+    loss = loss_of(head, {"a": 0.2, "b": 3.0} if head != CAUSAL else None, 0.1 if smooth else 0.0)
+    whole = logits.clone().requires_grad_()
+    mean(loss, whole, labels).backward()
+    cut = logits.clone().requires_grad_()
+    pieces = list(zip(cut.tensor_split(parts), labels.tensor_split(parts), strict=True))
+    total = torch.stack([loss.denominator(part) for _, part in pieces]).sum()
+    for part, targets in pieces:
+        (loss(part, targets) / total).backward()
+    assert whole.grad is not None and cut.grad is not None
+    torch.testing.assert_close(cut.grad, whole.grad)
+
+
+def test_a_part_without_a_counted_position_adds_nothing() -> None:
+    logits = torch.randn(2, 3, CLASSES, requires_grad=True)
+    labels = torch.full((2, 3), IGNORED)
+    loss = loss_of(TOKENS, "balanced", 0.1, counts=[1, 2, 3])
+    assert float(loss(logits, labels).detach()) == 0 and float(loss.denominator(labels)) == 0
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60))
+def test_balanced_weights_are_scikit_learns(targets: list[int]) -> None:
+    counts = count_labels(targets, 5)
+    assert counts == [targets.count(number) for number in range(5)]
+    there = sorted(set(targets))
+    expected = compute_class_weight("balanced", classes=np.array(there), y=targets)
+    ours = class_weights("balanced", list("abcde"), counts)
+    assert [ours[number] for number in there] == pytest.approx(expected.tolist())
+    assert all(ours[number] == 1 for number in range(5) if number not in there)
+
+
+def test_labels_of_tokens_are_counted_without_the_ignored() -> None:
+    assert count_labels([[IGNORED, 0, 1, 1], np.array([2, IGNORED]), [IGNORED]], 4) == [1, 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"positve": 2.0}, "has no label 'positve'; did you mean 'positive'"),
+        ({"positive": 0}, "weight of 'positive' must be a number above 0, not 0"),
+        ({"positive": "two"}, "must be a number above 0, not 'two'"),
+        ({"positive": float("nan")}, "must be a number above 0, not nan"),
+        ("balance", "'balanced' or a mapping of labels to weights, not 'balance'"),
+        ([1.0, 2.0], "'balanced' or a mapping"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(given: Any, message: str) -> None:
+    with pytest.raises(BadOption, match=message):
+        class_weights(given, ["negative", "positive"], [3, 4])
+
+
+def test_all_wrong_weights_are_said_at_once_and_numbers_may_name_labels() -> None:
+    with pytest.raises(Faults, match="(?s)'x'.*'y'"):
+        class_weights({"x": 1, "y": 1}, ["0", "1"], [])
+    assert class_weights({1: 2}, ["0", "1"], []) == [1.0, 2.0]
+
+
+def test_what_does_not_go_with_a_task_is_refused() -> None:
+    with pytest.raises(BadOption, match="class_weights needs a task with labels"):
+        make_loss({"class_weights": "balanced", "label_smoothing": 0.0}, CAUSAL, [])
+    with pytest.raises(BadOption, match="label_smoothing does not go with this task"):
+        make_loss({"class_weights": None, "label_smoothing": 0.1}, "ForPreTraining", [])
+    assert make_loss({"class_weights": None, "label_smoothing": 0.0}, "ForPreTraining", []) is None
+
+
+# -- averages ----------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=40), st.floats(0, 0.999))
+def test_the_average_is_the_naive_one(values: list[float], decay: float) -> None:
+    live = {"a": torch.zeros(2, dtype=torch.float64), "b": torch.ones(1, dtype=torch.float64)}
+    averages, expected = Averages(live, decay), 0.0
+    for step, value in enumerate(values):
+        live["a"].fill_(value)
+        averages.update(step)
+        now = min(decay, (1 + step) / (10 + step))
+        expected = now * expected + (1 - now) * value
+    state = averages.state_dict()
+    assert state["a"].tolist() == pytest.approx([expected] * 2, abs=1e-9)
+    assert state["b"].tolist() == [1.0]
+
+
+def test_a_model_has_the_averages_in_the_block_only() -> None:
+    model = nn.Linear(2, 2)
+    averages = Averages(dict(model.named_parameters()), 0.5)
+    first = model.weight.detach().clone()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    averages.update(9)
+    last = model.weight.detach().clone()
+    with pytest.raises(ZeroDivisionError), averages.swapped():
+        torch.testing.assert_close(model.weight.detach(), (first + last) / 2)
+        raise ZeroDivisionError
+    assert torch.equal(model.weight, last)
+    torch.testing.assert_close(averages.state_dict()["weight"], (first + last) / 2)
+    optimizer.step()
+    assert not torch.equal(model.weight, last)
+
+
+def test_averages_go_on_from_a_checkpoint() -> None:
+    live = {"a": torch.zeros(3)}
+    first = Averages(live, 0.9)
+    live["a"].fill_(1.0)
+    first.update(0)
+    second = Averages(live, 0.9)
+    second.load_state_dict({name: one.clone() for name, one in first.state_dict().items()})
+    live["a"].fill_(2.0)
+    for averages in (first, second):
+        averages.update(1)
+    assert torch.equal(first.state_dict()["a"], second.state_dict()["a"])
+    with pytest.raises(KeyError):
+        second.load_state_dict({})

@@ -1,0 +1,251 @@
+"""The optimizer: flat, by shards, by rows, alone - and each the same training as torch's own AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fastserve_torch_ddp.ranks import exchange
+from fastserve_torch_ddp.steps.optimizer import Optimizer
+from fastserve_torch_ddp.steps.rows import large_tables
+
+OnRanks = Callable[..., list[Any]]
+ROWS, WIDTH, CLASSES, DECAY = 2000, 8, 3, 0.1
+RATES = [1e-2 * (1 - step / 60) for step in range(40)]
+
+
+class Model(nn.Module):
+    """A table that is mostly unused in each batch, and a head with weights and biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(ROWS, WIDTH, padding_idx=0)
+        self.inner, self.norm = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.norm(self.inner(self.table(ids)).relu()).mean(1))
+        return logits
+
+
+def fresh() -> Model:
+    torch.manual_seed(0)
+    return Model()
+
+
+def groups(model: nn.Module) -> list[dict[str, Any]]:
+    matrices = [one for one in model.parameters() if one.ndim > 1]
+    others = [one for one in model.parameters() if one.ndim < 2]
+    return [
+        {"params": matrices, "weight_decay": DECAY, "lr_scale": 0.5},
+        {"params": others, "weight_decay": 0.0, "lr_scale": 1.0},
+    ]
+
+
+def batches(count: int = len(RATES), rows: int = 8) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    draw = torch.Generator().manual_seed(1)
+    return [
+        (torch.randint(0, ROWS, (rows, 5), generator=draw), torch.randint(0, CLASSES, (rows,), generator=draw))
+        for _ in range(count)
+    ]
+
+
+def summed_loss(model: nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(model(ids).float(), labels, reduction="sum")
+
+
+def by_torch(max_norm: float) -> dict[str, torch.Tensor]:
+    """The reference: torch's AdamW on dense gradients of the mean loss."""
+    model = fresh()
+    optimizer = torch.optim.AdamW(groups(model), lr=1.0)
+    for rate, (ids, labels) in zip(RATES, batches(), strict=True):
+        (summed_loss(model, ids, labels) / len(labels)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        optimizer.step()
+        optimizer.zero_grad()
+    return dict(model.named_parameters())
+
+
+def trained(
+    way: str, by_rows: bool, max_norm: float, low: torch.dtype = torch.float32, parts: int = 1
+) -> tuple[Model, Optimizer]:
+    """The same by our optimizer; each rank takes its share of each batch."""
+    rank, world = exchange.ranks()
+    model = fresh()
+    optimizer = Optimizer(model, groups(model), low, way, by_rows)
+    for rate, (ids, labels) in zip(RATES, batches(), strict=True):
+        mine = slice(rank, None, world) if way == "sharded" else slice(None)
+        for part in range(parts):
+            own = ids[mine][part::parts], labels[mine][part::parts]
+            summed_loss(model, *own).backward()
+            optimizer.accumulate()
+        optimizer.step(rate, max_norm, float(len(labels[mine])))
+    optimizer.settle()
+    return model, optimizer
+
+
+def far(found: dict[str, Any], wanted: dict[str, torch.Tensor]) -> float:
+    """The largest mean distance of a tensor, as a share of how far training moved it.
+
+    A mean, because Adam divides a gradient that is nearly 0 by one that is nearly 0.
+    """
+    assert set(found) == set(wanted)
+    start = dict(fresh().named_parameters())
+    shares = []
+    for name, one in found.items():
+        goal = wanted[name].detach()
+        moved = (goal - start[name].detach()).abs().mean()
+        assert moved > 1e-3, f"{name} has to have moved for this to say anything"
+        shares.append(float((torch.as_tensor(one).detach() - goal).abs().mean() / moved))
+    return max(shares)
+
+
+@pytest.mark.parametrize("max_norm", [1e9, 0.05])
+@pytest.mark.parametrize(("by_rows", "parts"), [(False, 1), (True, 1), (True, 2), (False, 2)])
+def test_it_trains_as_adamw_does(by_rows: bool, parts: int, max_norm: float) -> None:
+    model, optimizer = trained("one", by_rows, max_norm, parts=parts)
+    wanted = by_torch(max_norm)
+    assert bool(optimizer.tables) == by_rows
+    assert far(optimizer.weights(), wanted) < 1e-3
+    assert far(dict(model.named_parameters()), wanted) < 1e-3
+
+
+def test_bf16_weights_follow_their_fp32_masters() -> None:
+    model, optimizer = trained("one", True, 1e9, torch.bfloat16)
+    masters = optimizer.weights()
+    for name, one in model.named_parameters():
+        assert one.dtype == torch.bfloat16
+        assert torch.equal(one, masters[name].to(torch.bfloat16))
+    assert far(masters, by_torch(1e9)) < 0.2
+
+
+@pytest.mark.parametrize(("by_rows", "near"), [(False, True), (True, True), (True, False)])
+def test_shards_of_two_ranks_train_as_one_rank_does(on_ranks: OnRanks, by_rows: bool, near: bool) -> None:
+    def train() -> dict[str, Any]:
+        _, optimizer = trained("sharded", by_rows, 0.05)
+        return {name: one.numpy() for name, one in optimizer.weights().items()}
+
+    first, second = on_ranks(2, train, near=near)
+    wanted = by_torch(0.05)
+    for name, one in first.items():
+        assert np.array_equal(one, second[name])
+    assert far(first, wanted) < 1e-3
+
+
+def test_a_shard_is_half_of_the_state(on_ranks: OnRanks) -> None:
+    def sizes() -> tuple[int, int]:
+        model = fresh()
+        optimizer = Optimizer(model, groups(model), torch.float32, "sharded", by_rows=False)
+        return len(optimizer.flat.master), optimizer.flat.size
+
+    for own, whole in on_ranks(2, sizes):
+        assert whole / 2 <= own < whole / 2 + 64
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_ranks_that_step_alone_meet_when_they_average(on_ranks: OnRanks, by_rows: bool) -> None:
+    def train() -> list[Any]:
+        rank, _ = exchange.ranks()
+        model = fresh()
+        optimizer = Optimizer(model, groups(model), torch.float32, "alone", by_rows)
+        apart = []
+        for number, (ids, labels) in enumerate(batches(12)):
+            summed_loss(model, ids[rank::2], labels[rank::2]).backward()
+            optimizer.accumulate()
+            optimizer.step(1e-2, 1.0, 4.0)
+            if number % 4 == 3:
+                apart.append(float(model.head.weight.sum()))
+                optimizer.average()
+        optimizer.settle()
+        return [apart, {name: one.detach().numpy() for name, one in model.named_parameters()}]
+
+    (apart, weights), (apart_too, weights_too) = on_ranks(2, train)
+    assert all(one != other for one, other in zip(apart, apart_too, strict=True))
+    for name, one in weights.items():
+        np.testing.assert_allclose(one, weights_too[name], atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("way", "world", "near"), [("one", 1, True), ("sharded", 2, True), ("sharded", 2, False), ("alone", 2, True)]
+)
+def test_a_resumed_optimizer_goes_on_as_if_never_stopped(on_ranks: OnRanks, way: str, world: int, near: bool) -> None:
+    def run(model: Model, optimizer: Optimizer, begin: int, end: int) -> None:
+        rank, _ = exchange.ranks()
+        for number in range(begin, end):
+            ids, labels = batches()[number]
+            summed_loss(model, ids[rank::world], labels[rank::world]).backward()
+            optimizer.accumulate()
+            optimizer.step(RATES[number], 1.0, len(labels) / world)
+            if way == "alone" and number % 4 == 3:
+                optimizer.average()
+
+    def train() -> list[Any]:
+        model = fresh()
+        optimizer = Optimizer(model, groups(model), torch.float32, way, by_rows=True)
+        run(model, optimizer, 0, 10)
+        kept = optimizer.tensors()  # handed over: the steps that follow do not change them
+        run(model, optimizer, 10, 20)
+        again = fresh()
+        resumed = Optimizer(again, groups(again), torch.float32, way, by_rows=True)
+        resumed.load(kept)
+        run(again, resumed, 10, 20)
+        pairs = zip(optimizer.weights().values(), resumed.weights().values(), strict=True)
+        return [float((one - other).abs().max()) for one, other in pairs]
+
+    for differences in on_ranks(world, train, near=near):
+        assert max(differences) < 1e-6
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
+    model = fresh()
+    optimizer = Optimizer(model, groups(model), torch.float32, "one", by_rows=True)
+    before = {name: one.clone() for name, one in optimizer.weights().items()}
+    ids, labels = batches(1)[0]
+    (summed_loss(model, ids, labels) * float("nan")).backward()
+    optimizer.accumulate()
+    assert not np.isfinite(optimizer.step(1e-2, 1.0, 8.0))
+    for name, one in optimizer.weights().items():
+        assert torch.equal(one, before[name])
+
+
+def test_a_batch_in_which_nothing_is_counted_moves_nothing() -> None:
+    model = fresh()
+    optimizer = Optimizer(model, groups(model), torch.float32, "one", by_rows=True)
+    ids, labels = batches(1)[0]
+    (summed_loss(model, ids, labels) * 0).backward()
+    optimizer.accumulate()
+    before = {name: one.clone() for name, one in optimizer.weights().items()}
+    assert optimizer.step(0.0, 1.0, 0.0) == 0
+    for name, one in optimizer.weights().items():
+        assert torch.equal(one, before[name])
+
+
+def test_only_large_tables_that_nothing_shares_go_by_rows() -> None:
+    tied = nn.Sequential(nn.Embedding(ROWS, WIDTH), nn.Linear(WIDTH, ROWS, bias=False))
+    tied[1].weight = tied[0].weight
+    assert large_tables(tied) == []
+    assert large_tables(nn.Embedding(100, 4)) == []
+    assert [name for name, _ in large_tables(fresh())] == ["table"]
+    frozen = fresh()
+    frozen.table.weight.requires_grad_(False)
+    assert large_tables(frozen) == []
+
+
+def test_rows_that_find_no_room_are_sent(on_ranks: OnRanks, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastserve_torch_ddp.ranks import shared
+
+    monkeypatch.setattr(shared, "SLOTS", 10)  # a batch's share has 20
+
+    def train() -> dict[str, Any]:
+        _, optimizer = trained("sharded", True, 0.05)
+        return {name: one.numpy() for name, one in optimizer.weights().items()}
+
+    first, _ = on_ranks(2, train, near=True)
+    assert far(first, by_torch(0.05)) < 1e-3

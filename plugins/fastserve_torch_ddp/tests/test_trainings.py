@@ -1,0 +1,232 @@
+"""Whole trainings with real ranks: every way of sharing, every method, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from conftest import ranks_below
+from fastserve_core.children import call
+from fastserve_core.data import DataOptions, load, prepare
+from fastserve_core.errors import BadOption, StageFailed
+from fastserve_core.events import Event, Metric, Step, Warned
+from fastserve_core.hashing import hash_file
+from fastserve_core.predictor import load_task
+from fastserve_core.store import Store
+from fastserve_core.task import Encoded
+from fastserve_torch_ddp.kept.validation import Progress
+from fastserve_torch_ddp.options import DDPOptions
+
+pytestmark = pytest.mark.slow
+Tell = Callable[[Event], None]
+
+
+@dataclass
+class Trained:
+    folder: Path
+    result: dict[str, Any]
+    events: list[Event]
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def digest(self) -> str:
+        return hash_file(self.folder / "draft" / "model.safetensors")
+
+
+class Train(Protocol):
+    requests: list[dict[str, Any]]
+
+    def __call__(self, name: str = "work", seed: int = 0, tell: Tell = ..., **given: Any) -> Trained: ...
+
+
+@pytest.fixture
+def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
+    """Train the tiny BERT on easy reviews through the launcher, as the plugin does."""
+    task = load_task("text_classification", {})
+    data = prepare(DataOptions(train=str(reviews)), task, Store(home), print)
+
+    def run(name: str = "work", seed: int = 0, tell: Callable[[Event], None] = lambda _: None, **given: Any) -> Trained:
+        folder, events = tmp_path / name, list[Event]()
+        folder.mkdir(exist_ok=True)
+        request = {
+            "model": tiny_bert,
+            "data": data.folder,
+            "task": ["text_classification", vars(task.options), list(data.labels)],
+            "folder": folder,
+            "options": asdict(DDPOptions(**{"lr": 5e-3, "epochs": 4, "batch_size": 16, **given})),
+            "steps": None,
+            "seed": seed,
+            "cores": 2,
+        }
+
+        requests.append(request)
+
+        def both(event: Event) -> None:
+            events.append(event)
+            tell(event)
+
+        return Trained(folder, call("fastserve_torch_ddp.launch", request, 2, both), events)
+
+    requests = run.requests = []  # type: ignore[attr-defined]
+    return run
+
+
+@pytest.mark.parametrize(
+    "given_options",
+    [
+        {},
+        {"nproc": 2},
+        {"nproc": 2, "gradient_compression": "powersgd", "gradient_accumulation_steps": 2},
+        {"nproc": 2, "gradient_compression": "bf16", "precision": "fp32"},
+        {"nproc": 2, "average_every": 3},
+        {"nproc": 2, "sharding": "fsdp"},
+        {"batch_tokens": 200, "schedule": "cosine", "deterministic": True},
+        {"gradient_accumulation_steps": 3, "activation_checkpointing": True, "ema_decay": 0.8},
+        {"label_smoothing": 0.1, "class_weights": "balanced", "layer_decay": 0.9, "schedule": "constant"},
+        {"freeze": ["embeddings"]},
+        {"compile": True},
+        {"method": "lora", "lr": 2e-2, "nproc": 2},
+        {"method": "adalora", "lr": 3e-2},
+        {"method": "bottleneck", "lr": 2e-2},
+    ],
+    ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()) or "defaults",
+)
+def test_every_way_learns_the_easy_task(train: Train, given_options: dict[str, Any]) -> None:
+    done = train(epochs=8, **given_options)
+    steps = done.of(Step)
+    if "method" not in given_options:  # adapters learn little on a model of random weights; test_adapters says they do
+        assert done.result["scores"]["accuracy"] > 0.9
+        assert steps[-1].loss < steps[0].loss
+    assert [one.step for one in steps] == list(range(1, done.result["steps"] + 1)), "every step is told"
+    assert all(one.samples_per_s > 0 and one.tokens_per_s > one.samples_per_s for one in steps)
+    assert done.result["peak_memory_bytes"] > 1e8
+    config = json.loads((done.folder / "draft" / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(train: Train) -> None:
+    first, again, other = train("a", epochs=1), train("b", epochs=1), train("c", epochs=1, seed=1)
+    assert first.digest() == again.digest() != other.digest()
+
+
+@pytest.mark.parametrize(
+    "given_options",
+    [
+        {},
+        {"nproc": 2},
+        {"nproc": 2, "sharding": "fsdp"},
+        {"method": "adalora", "lr": 2e-2, "ema_decay": 0.9, "gradient_accumulation_steps": 2},
+    ],
+    ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()) or "defaults",
+)
+def test_a_killed_rank_changes_nothing_in_the_result(train: Train, given_options: dict[str, Any]) -> None:
+    settings = {"checkpoint_every_s": 0.0, "epochs": 3, "evaluate_every": 7, **given_options}
+    calm = train("calm", **settings)
+    killed: list[int] = []
+
+    def kill(event: Event) -> None:
+        if isinstance(event, Step) and event.step >= 12 and not killed:
+            killed.append(ranks_below(os.getpid())[-1])
+            os.kill(killed[-1], signal.SIGKILL)
+
+    disturbed = train("disturbed", tell=kill, **settings)
+    assert killed
+    assert list(disturbed.folder.glob("logs/**/attempt_1")), "the group was restarted"
+    assert disturbed.result["scores"] == calm.result["scores"]
+    assert disturbed.digest() == calm.digest()
+
+
+def test_training_stops_when_there_is_no_more_gain(train: Train) -> None:
+    done = train(lr=1e-9, epochs=10, evaluate_every=5, patience=2)
+    looks = [one.step for one in done.of(Metric) if one.name == "accuracy"]
+    assert looks == [5, 10, 15]
+    assert done.result["steps"] == 15
+
+
+def test_a_loss_that_is_not_finite_stops_at_once_and_says_where(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed) as caught:
+        train(lr=1e30, schedule="constant", warmup_ratio=0.0, checkpoint_every_s=0.0, max_restarts=2)
+    message = str(caught.value)
+    assert "not finite" in message or "loss is nan" in message or "loss is inf" in message
+    for part in ("at step ", "the last good checkpoint is ", "Try a smaller train.torch_ddp.lr"):
+        assert part in message
+    kept = Path(message.split("the last good checkpoint is ")[1].split(";")[0].split(". Try")[0])
+    assert kept.is_file()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB as the work folder, where mounting one is allowed."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only the superuser of a whole machine may mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_that_fills_up_is_warned_of_and_training_goes_on(train: Train, small_disk: Path) -> None:
+    filler = small_disk / "filler"
+
+    def fill(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 3:
+            with contextlib.suppress(OSError), filler.open("wb") as file:
+                while True:
+                    file.write(bytes(4096))
+        if isinstance(event, Step) and event.step == 30:
+            filler.unlink(missing_ok=True)
+
+    done = train(checkpoint_every_s=0.0, epochs=8, evaluate_every=40, tell=fill)
+    warned = [one.message for one in done.of(Warned)]
+    assert any("checkpoint-" in one and "could not be written" in one for one in warned), warned
+    assert done.result["steps"] == 96 and done.result["scores"]["accuracy"] > 0.9
+
+
+def test_a_name_that_freezes_nothing_is_refused(train: Train) -> None:
+    with pytest.raises((BadOption, Exception), match="embedings.*did you mean"):
+        train(freeze=["embedings"])
+
+
+def test_a_batch_that_does_not_fit_says_which_and_what_to_do(train: Train, tmp_path: Path) -> None:
+    """This process, as a rank of its own, may have 30 MB more than it has, and the first layer's output alone is 65."""
+    train(epochs=1)
+    (request,) = train.requests
+
+    def forward() -> str:
+        import resource
+
+        from fastserve_torch_ddp.feeding.tokens import tokenize
+        from fastserve_torch_ddp.job import Job
+        from fastserve_torch_ddp.trainer import Trainer
+
+        task = load_task(*request["task"])
+        tokens = tokenize(task, Path(request["model"]), load(Path(request["data"])), "train")
+        given = {name: value for name, value in request.items() if name != "cores"}
+        trainer = Trainer(Job(**given, tokens=str(tokens), threads=1, events=str(tmp_path / "events")))
+        trainer.progress = Progress(step=6)
+        long = Encoded({name: [1] * 128 for name in ("input_ids", "attention_mask", "token_type_ids")}, 0)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 30_000_000, resource.RLIM_INFINITY))
+        try:
+            trainer._forward([long] * 4000)
+        except StageFailed as error:
+            return str(error)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        return "it did fit"
+
+    message = forward()
+    assert "a batch does not fit into memory: 4000 rows of up to 128 tokens at step 7 on rank 0" in message
+    for advice in ("gradient_accumulation_steps=2", "batch_tokens=256000", "activation_checkpointing=true"):
+        assert advice in message
