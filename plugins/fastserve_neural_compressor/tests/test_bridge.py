@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -92,17 +93,40 @@ def test_interface_is_named_and_free(bert: Bridged) -> None:
     assert all(size.is_dynamic for port in graph.inputs for size in port.get_partial_shape())
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 64), (3, 17), (9, 64)])
-def test_logits_are_close_to_torch(bert: Bridged, shape: tuple[int, int]) -> None:
+def batch_of(shape: tuple[int, int]) -> dict[str, NDArray[Any]]:
     rng = np.random.default_rng(1)
     batch = {"input_ids": rng.integers(5, 200, shape), "attention_mask": np.ones(shape, np.int64)}
     batch["token_type_ids"] = np.zeros(shape, np.int64)
     batch["attention_mask"][-1, shape[1] // 2 + 1 :] = 0
+    return batch
+
+
+def assert_close(bert: Bridged, batch: dict[str, NDArray[Any]], found: NDArray[Any]) -> None:
     with torch.no_grad():
         expected = bert.model(**{name: torch.from_numpy(array) for name, array in batch.items()}).logits.numpy()
-    found = compiled(bert.folder)(batch)["logits"]
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < 0.12 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 64), (3, 17), (9, 64)])
+def test_logits_are_close_to_torch(bert: Bridged, shape: tuple[int, int]) -> None:
+    batch = batch_of(shape)
+    assert_close(bert, batch, compiled(bert.folder)(batch)["logits"])
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE"])
+def test_a_processor_without_vnni_answers_alike(bert: Bridged, tmp_path: Path, instructions: str) -> None:
+    batch = batch_of((9, 64))
+    np.savez(tmp_path / "batch.npz", **batch)
+    code = (
+        "import sys, numpy, openvino; model, batch, out = sys.argv[1:];"
+        "run = openvino.Core().compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'});"
+        "numpy.save(out, run(dict(numpy.load(batch)))['logits'])"
+    )
+    paths = [bert.folder / "openvino_model.xml", tmp_path / "batch.npz", tmp_path / "logits.npy"]
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": instructions}
+    subprocess.run([sys.executable, "-c", code, *paths], env=environment, check=True)
+    assert_close(bert, batch, np.load(paths[-1]))
 
 
 def test_weights_and_word_table_are_int8(bert: Bridged) -> None:
