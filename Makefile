@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick coverage lint docs clean
+.PHONY: demo test quick coverage lint docs bench clean
 
 # The main job: tune, train and compress a pretrained model on real reviews, then the report.
 demo: $(VENV)/.installed-all
@@ -27,6 +27,11 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Ours and the peers side by side; BENCH=--quick for a first look.
+bench: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/train.py $(BENCH)
 
 # The reference pages, from the code.
 docs: $(VENV)/.installed-test

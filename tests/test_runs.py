@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Cli, write_reviews
+from conftest import Cli, ranks_below, write_reviews
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, reviews: Pat
         f"model={tiny_bert}",
         f"data={reviews}",
         *("train.torch_ddp.epochs=6", "train.torch_ddp.batch_size=16", "tune.nevergrad.trials=2"),
-        *("tune.nevergrad.trial_steps=20", "+tune.nevergrad.space={train.torch_ddp.lr: {log: [1e-3, 1e-2]}}"),
+        *("tune.nevergrad.trial_steps=40", "+tune.nevergrad.space={train.torch_ddp.lr: {log: [1e-3, 1e-2]}}"),
         *CALIBRATE,
     ]
     command = [one.replace("+tune.nevergrad.space", "tune.nevergrad.space") for one in command]
@@ -351,7 +351,7 @@ def test_a_killed_rank_is_restarted_and_the_result_is_the_same(tmp_path: Path, l
     command, digest = long_job
     process = start(tmp_path, *command)
     wait_for("home/partial/train-*/work/checkpoint-0000002*", tmp_path, process)
-    ranks = [pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    ranks = ranks_below(process.pid)
     assert len(ranks) == 2
     os.kill(ranks[0], signal.SIGKILL)
     code, out, err = finish(process)
