@@ -9,9 +9,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed-all
 	$(BIN)/python -m fastserve_core +experiment=movie_reviews
 
-# The whole test suite.
+# The whole test suite, two files at a time: most tests wait for a process to start.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The tests that take no more than a few seconds each, in under a minute.
 quick: $(VENV)/.installed-test
