@@ -7,9 +7,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastserve_core.adapters import restored
 from fastserve_core.errors import BadArtifact
 from fastserve_core.files import read_json
+from fastserve_core.parts import load_pretrained
 from fastserve_core.task import Arrays
 
 
@@ -28,7 +28,7 @@ class TorchEngine:
         if kind is None:
             raise BadArtifact(f"{folder} is of class {name}, which transformers {transformers.__version__} lacks")
         self._torch = torch
-        self._model = restored(kind.from_pretrained(folder, use_safetensors=True), folder).eval()
+        self._model = load_pretrained(kind, folder).eval()
         self._takes = set(signature(self._model.forward).parameters)
 
     def run(self, inputs: Arrays) -> Arrays:
