@@ -46,19 +46,21 @@ def _compressors(pipeline: Pipeline, model: Artifact | None) -> list[tuple[Activ
     if chosen and model is not None and not comparable(pipeline, model):
         folder = pipeline.store.find(adopted_name(pipeline, model))
         model = load_artifact(folder) if folder is not None else None
-    reference = model.measures if model is not None else {}
+    original = model
     states = []
     for active in chosen:
-        made = _made(pipeline, active, model)
+        made = _made(pipeline, active, model, original)
         states.append((active, _state(made)))
         gate, task = pipeline.settings.general.gate, pipeline.settings.task
-        if made is None or refusal(made.measures, reference, gate, task) is None:
+        if made is None or original is None or refusal(made.measures, original.measures, gate, task) is None:
             model = made
     return states
 
 
-def _made(pipeline: Pipeline, active: Active, model: Artifact | None) -> Artifact | None:
-    folder = pipeline.store.find(pipeline.name(active, model)) if model is not None else None
+def _made(
+    pipeline: Pipeline, active: Active, model: Artifact | None, original: Artifact | None = None
+) -> Artifact | None:
+    folder = pipeline.store.find(pipeline.name(active, model, original)) if model is not None else None
     return load_artifact(folder) if folder is not None else None
 
 
