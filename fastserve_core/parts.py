@@ -1,8 +1,8 @@
 """Models with parts that Hugging Face's own loader does not know; who made the parts puts them back.
 
-The entry ``fastserve_parts`` of a model's config is a list of ``{"kind": NAME, …}`` in the order in which the parts were
-made. A name's provider is an entry point of the group ``fastserve.parts``: a function of the model, the folder that it
-was loaded from and the part's own entry, which returns the model with the part in it.
+The entry ``fastserve_parts`` of a model's config is a list of ``{"kind": NAME, …}`` in the order in which the parts
+were made. A name's provider is an entry point of the group ``fastserve.parts``: a function of the model, the folder
+that it was loaded from and the part's own entry, which returns the model with the part in it.
 """
 
 from __future__ import annotations
