@@ -15,7 +15,7 @@ Codes = NDArray[np.uint8]
 
 ROUNDS = 20
 """Lloyd's steps; further ones change the error by less than a hundredth."""
-CHUNK = 4096
+CHUNK = 512
 
 
 def learn(

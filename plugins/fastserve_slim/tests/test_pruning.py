@@ -116,6 +116,8 @@ def test_the_config_tells_what_is_left(tiny: Tiny, batches: Batches, tmp_path: P
     assert abs(sum(about["neurons"]) - 96) <= 8
     assert config["intermediate_size"] == max(about["neurons"])
     assert config["num_attention_heads"] == 4  # which the width of a head follows from
+    with pytest.raises(RuntimeError, match="size"):  # others are not given a model that answers wrongly
+        transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
 
 
 def test_a_pruned_model_can_be_pruned_again(tiny: Tiny, batches: Batches, answer: Answer, tmp_path: Path) -> None:
