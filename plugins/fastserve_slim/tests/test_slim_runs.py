@@ -79,7 +79,6 @@ def test_masks_and_layers_go_together(cli: Cli, tiny_bert: Path, reviews: Path, 
     [
         (["+plugin=prune", "compress.prune.layers=[7]"], "compress.prune.layers: no layer is numbered 7"),
         (["+plugin=vector_quantize"], "no embedding table of 1024 rows or more"),
-        (["+plugin=vector_quantize", "compress.vector_quantize.width=5", *SHRINK], "width=5 does not divide"),
         (["+plugin=prune", "compress.prune.neuron=0.1"], "did you mean 'neurons'"),
     ],
 )
