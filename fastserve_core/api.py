@@ -153,7 +153,8 @@ class FastServe:
         chosen = {name: options.get(name, {}) if len(names) > 1 else options for name in names}
         target = _export_target(filename)
         start = self._trainable if model is None or str(model) == self._spec.name else None
-        pipeline = self._pipeline(self._settings({}, chosen), start or self._named(model))
+        settings = self._settings({"train": self._train_options}, chosen)  # a compressor may have the trainer train
+        pipeline = self._pipeline(settings, start or self._named(model))
         self._use(pipeline.compress())
         line = pipeline.record.stages[-1]
         return self._exported(line, target)

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from fastserve_core.children import answer
 from fastserve_core.errors import BadModel
 from fastserve_core.predictor import load_task
 from fastserve_slim.folders import write_model
-from fastserve_slim.layouts import keep_layers, layers_of
+from fastserve_slim.layouts import layers_of
+from fastserve_slim.surgery import drop_layers, note_sizes
 
 
 def spaced(count: int, wanted: int) -> list[int]:
@@ -26,11 +25,12 @@ def make_student(
     teacher: str, student: str, layers: int, task: tuple[str, Mapping[str, Any], Sequence[str]], events: str
 ) -> None:
     """Write the student into its folder; raises ``BadModel`` for more layers than the teacher has."""
-    model: nn.Module = load_task(*task).build(Path(teacher))
+    model = load_task(*task).build(Path(teacher))
     there = len(layers_of(model))
     if layers > there:
         raise BadModel(f"compress.distill.layers={layers}, but {teacher} has {there} layers")
-    keep_layers(model, spaced(there, layers))
+    drop_layers(model, sorted(set(range(there)) - set(spaced(there, layers))))
+    note_sizes(model)
     write_model(model, Path(teacher), Path(student))
 
 

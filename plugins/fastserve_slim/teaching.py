@@ -72,7 +72,7 @@ def answers(student: Tensor, teacher: Tensor, counted: Tensor, temperature: floa
 
 
 def layers(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """The mean squared distance of the layers' outputs over the tokens of ``mask``, each relative to the teacher's size.
+    """The mean squared distance of the layers' outputs over the tokens of ``mask``, relative to the teacher's size.
 
     A student with fewer layers is held to evenly spaced ones of the teacher; the embeddings' output is the first.
     """
@@ -125,8 +125,7 @@ class Watched:
 
     def take(self) -> list[Tensor]:
         """Queries, keys and values, which are let go."""
-        found = [self.kept.pop(name) for name in self.names]
-        return found
+        return [self.kept.pop(name) for name in self.names]
 
 
 def _projections(model: nn.Module) -> list[str]:

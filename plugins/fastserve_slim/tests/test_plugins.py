@@ -9,10 +9,15 @@ import pytest
 from fastserve_core.errors import BadOption, Faults
 from fastserve_core.testing import PluginContract
 from fastserve_slim import PruneOptions, VectorQuantizeOptions
+from fastserve_slim.distillation import DistillOptions
 
 
 class TestPrune(PluginContract):
     plugin, stage = "prune", "compress"
+
+
+class TestDistill(PluginContract):
+    plugin, stage = "distill", "compress"
 
 
 class TestVectorQuantize(PluginContract):
@@ -58,3 +63,25 @@ def test_nothing_to_do_is_refused() -> None:
 def test_options_of_vector_quantize_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadOption, match=f"compress.vector_quantize.{next(iter(wrong))}"):
         VectorQuantizeOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"soft": 1.1},
+        {"temperature": 0.0},
+        {"hidden": -1.0},
+        {"relations": -0.5},
+        {"layers": 0},
+        {"epochs": 0},
+        {"lr": 0.0},
+    ],
+)
+def test_options_of_distill_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadOption, match=f"compress.distill.{next(iter(wrong))}"):
+        DistillOptions(**wrong)
+
+
+def test_a_distillation_that_learns_from_nothing_is_refused() -> None:
+    with pytest.raises(BadOption, match="nothing to learn from"):
+        DistillOptions(soft=0.0, hidden=0.0)
