@@ -15,7 +15,7 @@ from fastserve_core.data import Prepared
 from fastserve_core.errors import BadModel, FastServeError, StageFailed
 from fastserve_core.events import Event, StageFinished, StageStarted, Warned
 from fastserve_core.files import read_json
-from fastserve_core.gate import refusal
+from fastserve_core.gate import is_judged_later, refusal
 from fastserve_core.hashing import hash_files, stable_hash
 from fastserve_core.hookspecs import API_VERSION
 from fastserve_core.measure import measure
@@ -87,13 +87,18 @@ class Pipeline:
         elif str(self.model.folder) not in [line.artifact for line in self.record.stages]:
             given = (str(self.model.folder), self.model.digest)
             self.note(StageRecord("model", "artifact", "", "reused", 0.0, *given, measures=self.model.measures))
-        original = self.model
-        for active in self.settings.registry.of("compress"):
+        original = good = self.model
+        chain = self.settings.registry.of("compress")
+        for number, active in enumerate(chain):
             if self.model.form != TRAINABLE:
                 raise BadModel(f"'{active.name}' needs trainable weights, but {self.model.folder} is an engine's file")
-            candidate = self._make(active, self.model, original)
-            if self.record.stages[-1].status != "rejected":
+            judged = not is_judged_later(active, chain[number + 1 :])
+            candidate = self._make(active, self.model, original, judged)
+            if self.record.stages[-1].status == "rejected":
+                self.model = good
+            else:
                 self.model = candidate
+                good = candidate if judged else good
         return self.model
 
     def run_for(self, place: str, folder: Path, model: Artifact, **more: Any) -> Run:
@@ -154,7 +159,7 @@ class Pipeline:
         """The trainer's options that the user set; a tuner leaves them alone."""
         return sorted(path for path in self.settings.fixed if path.startswith(trainer.path + "."))
 
-    def _make(self, active: Active, model: Artifact, original: Artifact | None = None) -> Artifact:
+    def _make(self, active: Active, model: Artifact, original: Artifact | None = None, judged: bool = True) -> Artifact:
         """One artifact, from the store or made, measured and published.
 
         A compressor's is a candidate, to be judged against the ``original``: the model before the first of them.
@@ -176,13 +181,14 @@ class Pipeline:
                     claim.publish(draft.folder)
         artifact = load_artifact(claim.final)
         gate, task = self.settings.general.gate, self.settings.task
-        reason = refusal(artifact.measures, original.measures, gate, task) if original is not None else None
+        reason = refusal(artifact.measures, original.measures, gate, task) if original is not None and judged else None
         self.note(
             StageRecord(
                 active.place, active.name, active.version, "rejected" if reason else status,
                 round(time.perf_counter() - begin, 2), str(artifact.folder), artifact.digest,
                 asdict(active.options), artifact.measures, reason or "",
-            )
+            ),
+            judged,
         )  # fmt: skip
         return artifact
 
@@ -236,9 +242,9 @@ class Pipeline:
             )
             raise
 
-    def note(self, line: StageRecord) -> None:
+    def note(self, line: StageRecord, judged: bool = True) -> None:
         self.record.stages.append(line)
-        if line.artifact and line.status in ("done", "reused") and line.stage != "tune":
+        if judged and line.artifact and line.status in ("done", "reused") and line.stage != "tune":
             self.record.best = line.artifact
         self.record.write()
         self.tell(StageFinished(line.stage, line.plugin, line.status, line.seconds, line.measures, line.reason))

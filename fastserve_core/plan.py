@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastserve_core.adopting import adopted_name, comparable
 from fastserve_core.artifact import Artifact, load_artifact
 from fastserve_core.files import read_json
-from fastserve_core.gate import refusal
+from fastserve_core.gate import is_judged_later, refusal
 from fastserve_core.settings import option_changes
 
 if TYPE_CHECKING:
@@ -46,14 +46,19 @@ def _compressors(pipeline: Pipeline, model: Artifact | None) -> list[tuple[Activ
     if chosen and model is not None and not comparable(pipeline, model):
         folder = pipeline.store.find(adopted_name(pipeline, model))
         model = load_artifact(folder) if folder is not None else None
-    original = model
+    original = good = model
     states = []
-    for active in chosen:
+    for number, active in enumerate(chosen):
         made = _made(pipeline, active, model, original)
         states.append((active, _state(made)))
-        gate, task = pipeline.settings.general.gate, pipeline.settings.task
-        if made is None or original is None or refusal(made.measures, original.measures, gate, task) is None:
+        if made is None or original is None:
+            model = None
+        elif is_judged_later(active, chosen[number + 1 :]):
             model = made
+        else:
+            gate, task = pipeline.settings.general.gate, pipeline.settings.task
+            good = made if refusal(made.measures, original.measures, gate, task) is None else good
+            model = good
     return states
 
 

@@ -106,6 +106,7 @@ class Prune:
 
     api_version: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors")
+    wants_training: ClassVar[bool] = True
     Options = PruneOptions
 
     def __init__(self, options: PruneOptions) -> None:

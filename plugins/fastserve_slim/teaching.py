@@ -40,7 +40,7 @@ class Distillation:
         with torch.no_grad():
             taught = self.teacher(**inputs, **self.asks)
         soft = self.options["soft"]
-        loss = (1 - soft) * hard
+        loss: Tensor = (1 - soft) * hard
         if soft:
             loss = loss + soft * answers(outputs.logits, taught.logits, counted, self.options["temperature"])
         places, mask = counted.sum(), inputs["attention_mask"].bool()
@@ -102,7 +102,7 @@ def relations(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor
 def _relation(values: Tensor, mask: Tensor) -> Tensor:
     """Log-probabilities (rows, heads, tokens, tokens) of each token's relation to the others."""
     heads = next(count for count in range(RELATION_HEADS, 0, -1) if values.shape[-1] % count == 0)
-    cut = values.float().unflatten(-1, (heads, -1)).transpose(1, 2)
+    cut = values.float().view(*values.shape[:-1], heads, -1).transpose(1, 2)
     scores = cut @ cut.transpose(-1, -2) * cut.shape[-1] ** -0.5
     scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
     return functional.log_softmax(scores, -1)

@@ -105,23 +105,35 @@ def test_layers_are_spaced_over_all_of_the_teachers(count: int, data: st.DataObj
 
 
 @pytest.mark.slow
-def test_a_pruned_model_is_taught_by_the_one_before(cli: Cli, tiny_bert: Path, reviews: Path, tmp_path: Path) -> None:
+def test_a_pruned_model_is_judged_when_it_has_been_taught(
+    cli: Cli, tiny_bert: Path, reviews: Path, tmp_path: Path
+) -> None:
     command = [
-        "+plugin=[torch_ddp,prune,distill]", f"model={tiny_bert}", f"data={reviews}", "gate.enabled=false",
-        "engine=torch",
-        "train.torch_ddp.epochs=6", "train.torch_ddp.lr=3e-3", "train.torch_ddp.batch_size=16",
-        "compress.distill.relations=0.5", "compress.distill.layers=null", "compress.distill.epochs=2",
+        "+plugin=[torch_ddp,prune,distill]", f"model={tiny_bert}", f"data={reviews}", "engine=torch",
+        "train.torch_ddp.epochs=4", "train.torch_ddp.lr=3e-3", "train.torch_ddp.batch_size=16",
+        "compress.distill.relations=0.5", "compress.distill.epochs=2", "gate.max_latency_ratio=100",
     ]  # fmt: skip
-    done = cli(*command)
+    done = cli(*command, "gate.max_quality_drop=0.2")
     assert done.returncode == 0, done.stderr + done.stdout
-    (record,) = tmp_path.glob("outputs/*/*/run.json")
-    _, pruned, distilled = json.loads(record.read_text())["stages"]
+    record = newest(tmp_path)
+    _, pruned, distilled = record["stages"]
     artifact = load_artifact(Path(distilled["artifact"]), verify=True)
     assert [one["plugin"] for one in artifact.manifest.lineage[-3:]] == ["torch_ddp", "prune", "distill"]
+    assert artifact.manifest.runtime["engine"] == "torch"
+    assert record["best"] == distilled["artifact"]
     assert distilled["measures"]["quality"]["accuracy"] > 0.9
     assert distilled["measures"]["size_bytes"] == pytest.approx(pruned["measures"]["size_bytes"], rel=0.02)
-    again = cli(*command)
-    assert again.stdout.count("reused") >= 3
+    again = cli(*command, "gate.max_quality_drop=-1")  # everything that is judged is refused
+    assert again.returncode == 0, again.stderr
+    record = newest(tmp_path)
+    assert [one["status"] for one in record["stages"]] == ["reused", "reused", "rejected"]
+    assert record["best"] == record["stages"][0]["artifact"]
+
+
+def newest(folder: Path) -> dict[str, Any]:
+    path = max(folder.glob("outputs/*/*/run.json"), key=lambda one: one.stat().st_mtime)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 @pytest.mark.slow
