@@ -30,7 +30,7 @@ from fastserve_core.store import Store
 from fastserve_core.task import Row
 
 PLUGINS = {"train": "torch_ddp", "tune": "nevergrad", "compress": ("neural_compressor",), "serve": "server"}
-GENERAL = ("task", "seed", "home", "gate", "max_length", "max_new_tokens", "temperature")
+GENERAL = ("task", "seed", "home", "gate", "engine", "max_length", "max_new_tokens", "temperature")
 DIMENSIONS = tuple(one.name for one in fields(ModelSpec) if one.name not in ("kind", "name", "path", "folder", "pin"))
 
 
@@ -53,7 +53,7 @@ class FastServe:
 
     ``config`` says ``model`` (a name in ``conf/model/``, a checkpoint's folder, or a hub id), the
     dimensions of a model from scratch (``dim``, ``num_heads``, ``num_layers``, ``hidden_size`` …),
-    ``num_labels``, ``task``, ``max_length``, ``seed``, ``home`` (the store) and ``gate`` (its bounds).
+    ``num_labels``, ``task``, ``max_length``, ``seed``, ``home`` (the store), ``gate`` (its bounds) and ``engine``.
     ``plugins`` replaces the plugin of a stage. ``show`` prints progress.
     """
 
@@ -65,10 +65,11 @@ class FastServe:
         self.plugins = PLUGINS | dict(plugins or {})
         self.show = show
         self._spec = model_spec(config)
-        task_options = {name: config[name] for name in GENERAL[4:] if name in config}
+        task_options = {name: config[name] for name in GENERAL[5:] if name in config}
         self._task = load_task(str(config.get("task", "text_classification")), task_options)
         gate = typed(GateOptions, config.get("gate"), "gate")
-        self._general = General(seed=int(config.get("seed", 0)), home=config.get("home"), gate=gate)
+        own = {name: config[name] for name in ("home", "engine") if name in config}
+        self._general = General(seed=int(config.get("seed", 0)), gate=gate, **own)
         self._splits: dict[str, list[Row]] = {}
         self._model: Artifact | None = None
         self._trainable: Artifact | None = None
@@ -152,7 +153,8 @@ class FastServe:
         chosen = {name: options.get(name, {}) if len(names) > 1 else options for name in names}
         target = _export_target(filename)
         start = self._trainable if model is None or str(model) == self._spec.name else None
-        pipeline = self._pipeline(self._settings({}, chosen), start or self._named(model))
+        settings = self._settings({"train": self._train_options}, chosen)  # a compressor may have the trainer train
+        pipeline = self._pipeline(settings, start or self._named(model))
         self._use(pipeline.compress())
         line = pipeline.record.stages[-1]
         return self._exported(line, target)

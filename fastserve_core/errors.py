@@ -60,6 +60,10 @@ class BadModel(UserError):
     """The model cannot be used: no folder, no weights, a pickle, another task's head."""
 
 
+class Unexportable(UserError):
+    """A model cannot be brought into the form that an engine reads; the reason is one line."""
+
+
 class BadArtifact(UserError):
     """A folder that should be an artifact is not one, or was changed after it was published."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastserve_core.errors import BadOption
 from fastserve_core.task import Task
+
+if TYPE_CHECKING:
+    from fastserve_core.registry import Active
 
 
 @dataclass
@@ -26,6 +29,12 @@ class GateOptions:
         for name in ("max_latency_ratio", "max_size_ratio"):
             if getattr(self, name) <= 0:
                 raise BadOption(f"gate.{name} must be above 0, not {getattr(self, name)}")
+
+
+def is_judged_later(active: Active, later: Sequence[Active]) -> bool:
+    """Whether a candidate is half done: its compressor leaves damage, and one that trains comes after it."""
+    damages = getattr(active.plugin, "wants_training", False)
+    return damages and any(getattr(one.plugin, "trains", False) for one in later)
 
 
 def refusal(candidate: Mapping[str, Any], reference: Mapping[str, Any], options: GateOptions, task: Task) -> str | None:

@@ -17,9 +17,11 @@ from typing import Any
 from fastserve_core.artifact import Artifact, load_artifact
 from fastserve_core.children import answer, call, event_writer
 from fastserve_core.data import Prepared, load
-from fastserve_core.events import Event, Progress
+from fastserve_core.engines import AUTO, able, fastest
+from fastserve_core.errors import FastServeError
+from fastserve_core.events import Event, Progress, Warned
 from fastserve_core.predictor import Predictor, by_length
-from fastserve_core.task import Encoded
+from fastserve_core.task import Encoded, Task
 from fastserve_core.threads import threads_per_process
 
 LATENCY_REQUESTS, LATENCY_SECONDS = 200, 4.0
@@ -29,19 +31,31 @@ GENERATED = {"max_new_tokens": 16}
 """A generative task is timed over this many new tokens."""
 
 
-def measure(artifact: Artifact, data: Prepared, tell: Callable[[Event], None]) -> dict[str, Any]:
-    """The measures of INTERFACES.md's ``run.json`` for one artifact on this machine."""
-    threads = threads_per_process()
-    request = {"artifact": artifact.folder, "data": data.folder, "threads": threads}
-    measures: dict[str, Any] = call("fastserve_core.measure", request, threads, tell)
-    return measures
+def measure(
+    artifact: Artifact, data: Prepared, task: Task, tell: Callable[[Event], None], wanted: str = AUTO
+) -> dict[str, dict[str, Any]]:
+    """The artifact's measures on this machine by engine, the fastest engine first.
+
+    An engine that cannot run the model is said and left out; raises its error where it is the only one.
+    """
+    threads, found, names = threads_per_process(), {}, able(artifact, task, wanted)
+    for name in names:
+        request = {"artifact": artifact.folder, "data": data.folder, "threads": threads, "engine": name}
+        try:
+            found[name] = call("fastserve_core.measure", request, threads, tell)
+        except FastServeError as error:
+            if len(names) == 1:
+                raise
+            tell(Warned(f"the engine {name} does not run this model: {error}"))
+    best = fastest(found, task.objective, tell)
+    return {best: found.pop(best)} | found
 
 
-def measure_here(artifact: str, data: str, threads: int, events: str) -> dict[str, Any]:
-    """The measurement itself, in this process."""
+def measure_here(artifact: str, data: str, threads: int, engine: str, events: str) -> dict[str, Any]:
+    """The measurement itself, in this process: the measures of INTERFACES.md's ``run.json``."""
     tell = event_writer(events)
     prepared, model = load(Path(data)), load_artifact(Path(artifact))
-    predictor = Predictor(model, threads)
+    predictor = Predictor(model, threads, engine)
     validation = prepared.rows("validation")
     encoded = predictor.encode(validation[:THROUGHPUT_ROWS])
     tell(Progress("measuring", 0, 3))

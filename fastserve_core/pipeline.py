@@ -15,13 +15,14 @@ from fastserve_core.data import Prepared
 from fastserve_core.errors import BadModel, FastServeError, StageFailed
 from fastserve_core.events import Event, StageFinished, StageStarted, Warned
 from fastserve_core.files import read_json
-from fastserve_core.gate import refusal
+from fastserve_core.gate import is_judged_later, refusal
 from fastserve_core.hashing import hash_files, stable_hash
 from fastserve_core.hookspecs import API_VERSION
 from fastserve_core.measure import measure
 from fastserve_core.predictor import load_task
 from fastserve_core.record import Record, StageRecord
 from fastserve_core.registry import Active
+from fastserve_core.retraining import retraining
 from fastserve_core.run import Draft, Run
 from fastserve_core.settings import Settings, option_changes
 from fastserve_core.store import Store, result_name
@@ -86,13 +87,18 @@ class Pipeline:
         elif str(self.model.folder) not in [line.artifact for line in self.record.stages]:
             given = (str(self.model.folder), self.model.digest)
             self.note(StageRecord("model", "artifact", "", "reused", 0.0, *given, measures=self.model.measures))
-        reference = self.model.measures
-        for active in self.settings.registry.of("compress"):
+        original = good = self.model
+        chain = self.settings.registry.of("compress")
+        for number, active in enumerate(chain):
             if self.model.form != TRAINABLE:
                 raise BadModel(f"'{active.name}' needs trainable weights, but {self.model.folder} is an engine's file")
-            candidate = self._make(active, self.model, reference)
-            if self.record.stages[-1].status != "rejected":
+            judged = not is_judged_later(active, chain[number + 1 :])
+            candidate = self._make(active, self.model, original, judged)
+            if self.record.stages[-1].status == "rejected":
+                self.model = good
+            else:
                 self.model = candidate
+                good = candidate if judged else good
         return self.model
 
     def run_for(self, place: str, folder: Path, model: Artifact, **more: Any) -> Run:
@@ -119,8 +125,8 @@ class Pipeline:
 
     # -- making one result ---------------------------------------------------------------------------
 
-    def key(self, active: Active, model: Artifact) -> dict[str, Any]:
-        """Everything that decides a stage's result."""
+    def key(self, active: Active, model: Artifact, original: Artifact | None = None) -> dict[str, Any]:
+        """Everything that decides a stage's result; what a compressor trains depends on trainer and teacher too."""
         left_out = getattr(active.plugin, "not_in_key", ())
         options = {name: value for name, value in asdict(active.options).items() if name not in left_out}
         return {
@@ -130,11 +136,19 @@ class Pipeline:
             "task": [self.settings.task.name, vars(self.settings.task.options)],
             "data": self.data.fingerprint if self.data is not None else "",
             "seed": self.settings.general.seed,
+            "engine": self.settings.general.engine,
+            "training": self._training_key(active, original),
         }
 
-    def name(self, active: Active, model: Artifact) -> str:
+    def _training_key(self, active: Active, original: Artifact | None) -> list[Any]:
+        if original is None or not getattr(active.plugin, "trains", False):
+            return []
+        (trainer,) = self.settings.registry.of("train")
+        return [self.key(trainer, original), original.digest]
+
+    def name(self, active: Active, model: Artifact, original: Artifact | None = None) -> str:
         """A stage's result in the store."""
-        return result_name(active.place, active.name, stable_hash(self.key(active, model)))
+        return result_name(active.place, active.name, stable_hash(self.key(active, model, original)))
 
     def tune_name(self, active: Active, trainer: Active) -> str:
         """A search's result also depends on the trainer and on what the user set."""
@@ -145,9 +159,12 @@ class Pipeline:
         """The trainer's options that the user set; a tuner leaves them alone."""
         return sorted(path for path in self.settings.fixed if path.startswith(trainer.path + "."))
 
-    def _make(self, active: Active, model: Artifact, reference: Mapping[str, Any] | None = None) -> Artifact:
-        """One artifact, from the store or made, measured and published."""
-        key, name = self.key(active, model), self.name(active, model)
+    def _make(self, active: Active, model: Artifact, original: Artifact | None = None, judged: bool = True) -> Artifact:
+        """One artifact, from the store or made, measured and published.
+
+        A compressor's is a candidate, to be judged against the ``original``: the model before the first of them.
+        """
+        key, name = self.key(active, model, original), self.name(active, model, original)
         self.tell(StageStarted(active.place, active.name))
         begin = time.perf_counter()
         with self.store.claim(name, self.warn) as claim:
@@ -156,18 +173,22 @@ class Pipeline:
                 work = claim.partial / "work"
                 work.mkdir(exist_ok=True)
                 with self.failing(active, begin):
-                    draft = self.verb(active, active.place, self.run_for(active.place, work, model))
+                    run = self.run_for(active.place, work, model)
+                    if original is not None:
+                        run = replace(run, original=original, retraining=retraining(self))
+                    draft = self.verb(active, active.place, run)
                     self.seal(draft, model, lineage_entry(active, key, begin, draft.costs))
                     claim.publish(draft.folder)
         artifact = load_artifact(claim.final)
         gate, task = self.settings.general.gate, self.settings.task
-        reason = refusal(artifact.measures, reference, gate, task) if reference else None
+        reason = refusal(artifact.measures, original.measures, gate, task) if original is not None and judged else None
         self.note(
             StageRecord(
                 active.place, active.name, active.version, "rejected" if reason else status,
                 round(time.perf_counter() - begin, 2), str(artifact.folder), artifact.digest,
                 asdict(active.options), artifact.measures, reason or "",
-            )
+            ),
+            judged,
         )  # fmt: skip
         return artifact
 
@@ -199,7 +220,10 @@ class Pipeline:
         artifact = write_manifest(draft.folder, manifest)
         if self.data is None:
             return artifact
-        return write_manifest(draft.folder, replace(manifest, measures=measure(artifact, self.data, self.tell)))
+        found = measure(artifact, self.data, self.settings.task, self.tell, self.settings.general.engine)
+        best = next(iter(found))
+        runtime = {**manifest.runtime, "engine": best, "measured": found}
+        return write_manifest(draft.folder, replace(manifest, runtime=runtime, measures=found[best]))
 
     # -- telling -------------------------------------------------------------------------------------
 
@@ -218,9 +242,9 @@ class Pipeline:
             )
             raise
 
-    def note(self, line: StageRecord) -> None:
+    def note(self, line: StageRecord, judged: bool = True) -> None:
         self.record.stages.append(line)
-        if line.artifact and line.status in ("done", "reused") and line.stage != "tune":
+        if judged and line.artifact and line.status in ("done", "reused") and line.stage != "tune":
             self.record.best = line.artifact
         self.record.write()
         self.tell(StageFinished(line.stage, line.plugin, line.status, line.seconds, line.measures, line.reason))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastserve_core.adopting import adopted_name, comparable
 from fastserve_core.artifact import Artifact, load_artifact
 from fastserve_core.files import read_json
-from fastserve_core.gate import refusal
+from fastserve_core.gate import is_judged_later, refusal
 from fastserve_core.settings import option_changes
 
 if TYPE_CHECKING:
@@ -46,19 +46,26 @@ def _compressors(pipeline: Pipeline, model: Artifact | None) -> list[tuple[Activ
     if chosen and model is not None and not comparable(pipeline, model):
         folder = pipeline.store.find(adopted_name(pipeline, model))
         model = load_artifact(folder) if folder is not None else None
-    reference = model.measures if model is not None else {}
+    original = good = model
     states = []
-    for active in chosen:
-        made = _made(pipeline, active, model)
+    for number, active in enumerate(chosen):
+        made = _made(pipeline, active, model, original)
         states.append((active, _state(made)))
-        gate, task = pipeline.settings.general.gate, pipeline.settings.task
-        if made is None or refusal(made.measures, reference, gate, task) is None:
+        if made is None or original is None:
+            model = None
+        elif is_judged_later(active, chosen[number + 1 :]):
             model = made
+        else:
+            gate, task = pipeline.settings.general.gate, pipeline.settings.task
+            good = made if refusal(made.measures, original.measures, gate, task) is None else good
+            model = good
     return states
 
 
-def _made(pipeline: Pipeline, active: Active, model: Artifact | None) -> Artifact | None:
-    folder = pipeline.store.find(pipeline.name(active, model)) if model is not None else None
+def _made(
+    pipeline: Pipeline, active: Active, model: Artifact | None, original: Artifact | None = None
+) -> Artifact | None:
+    folder = pipeline.store.find(pipeline.name(active, model, original)) if model is not None else None
     return load_artifact(folder) if folder is not None else None
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifact import Artifact, load_artifact
+from fastserve_core.engines import load_engine
 from fastserve_core.options import typed
 from fastserve_core.registry import provide
-from fastserve_core.task import Arrays, Encoded, Engine, Row, Task
+from fastserve_core.task import Arrays, Encoded, Row, Task
 from fastserve_core.threads import threads_per_process
 
 
@@ -20,22 +21,19 @@ def load_task(name: str, options: Mapping[str, Any], labels: Sequence[str] = ())
     return task
 
 
-def load_engine(artifact: Artifact, threads: int) -> Engine:
-    """The engine that the artifact's manifest names. Use it in the thread that calls this."""
-    engine: Engine = provide("fastserve.engines", artifact.engine)(artifact.folder, threads)
-    return engine
-
-
 class Predictor:
-    """Answers for one artifact. ``encode`` may run in any thread, ``answer`` only in the one that made this."""
+    """Answers for one artifact, by its own engine unless another is given.
 
-    def __init__(self, artifact: Artifact | Path, threads: int | None = None) -> None:
+    ``encode`` may run in any thread, ``answer`` only in the one that made this.
+    """
+
+    def __init__(self, artifact: Artifact | Path, threads: int | None = None, engine: str | None = None) -> None:
         self.artifact = load_artifact(artifact) if isinstance(artifact, Path) else artifact
         manifest = self.artifact.manifest
         self.task = load_task(manifest.task, manifest.task_options, manifest.labels)
         self.encode = self.task.encoder(self.artifact.folder)
         self.threads = threads or threads_per_process()
-        self.engine = load_engine(self.artifact, self.threads)
+        self.engine = load_engine(self.artifact, self.threads, engine)
 
     def predict(self, inputs: Sequence[Any], batch_size: int = 32) -> list[dict[str, Any]]:
         """The answers to raw inputs (texts, pairs or mappings), in their order."""
@@ -79,4 +77,4 @@ def by_length(encoded: Sequence[Encoded], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-__all__ = ["Arrays", "Predictor", "by_length", "load_engine", "load_task"]
+__all__ = ["Arrays", "Predictor", "by_length", "load_task"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,21 @@ def quiet_environment(offline: bool = True) -> None:
         os.environ.setdefault(name, value)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """No log line and no warning from libraries that log through the root logger, and at their import."""
+    root, level = logging.getLogger(), logging.root.manager.disable
+    handlers = root.handlers[:]
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        root.handlers[:] = handlers  # OpenVINO's decoder installs a console handler for good
 
 
 @contextmanager

@@ -49,6 +49,27 @@ class Attempt:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a training learns from besides the labels.
+
+    ``loss`` is an entry point of ``fastserve.losses``, and ``options`` are what its provider reads: JSON values.
+    """
+
+    loss: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """What a compressor asks ``run.retrain`` for: a model, options in place of the trainer's own, and a lesson."""
+
+    model: Artifact
+    folder: Path
+    options: Mapping[str, Any]
+    lesson: Lesson | None = None
+
+
 class Server(Protocol):
     """A running server."""
 
@@ -76,7 +97,8 @@ class Run:
 
     ``folder`` survives a kill: what a verb left there last time it finds again. ``trainer`` holds the
     trainer's options by path and ``fixed`` the paths that the user set (a tuner leaves them alone); both are
-    empty for other verbs.
+    empty for other verbs. A trainer is given a ``lesson`` by a compressor that has it train; a compressor is given
+    the ``original``: the model before the first compressor.
     """
 
     model: Artifact
@@ -90,6 +112,9 @@ class Run:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
     attempting: Callable[[Trial], Attempt] | None = None
+    lesson: Lesson | None = None
+    original: Artifact | None = None
+    retraining: Callable[[Retraining], Draft] | None = None
 
     @property
     def data(self) -> Prepared:
@@ -118,3 +143,15 @@ class Run:
         if self.attempting is None:
             raise BadPlan("only a tuner's run can make attempts")
         return self.attempting(Trial(number, options, budget))
+
+    def retrain(self, model: Artifact, options: Mapping[str, Any], lesson: Lesson | None = None) -> Draft:
+        """Have the trainer train a model once more, in a folder of this run's; for compressors.
+
+        ``options`` are the trainer's own, by name, in place of what the user set. A killed training goes on from its
+        checkpoint. Raises ``StageFailed`` when it fails.
+        """
+        if self.retraining is None:
+            raise BadPlan("there is no trainer to train with: add one, e.g. +plugin=[torch_ddp,…]")
+        folder = self.folder / "training"
+        folder.mkdir(exist_ok=True)
+        return self.retraining(Retraining(model, folder, options, lesson))

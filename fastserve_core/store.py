@@ -15,11 +15,18 @@ from fastserve_core.errors import StoreFailed, writing
 from fastserve_core.files import sync_folder
 
 KEY_LENGTH = 16
+RESULTS, LOCKS = "store", "locks"
 
 
 def default_home() -> Path:
     """``FASTSERVE_HOME``, else ``.fastserve`` in the working directory."""
     return Path(os.environ.get("FASTSERVE_HOME") or ".fastserve").expanduser().absolute()
+
+
+def home_of(result: Path) -> Path:
+    """The home of the store that a result is in, also while it is made; the default one for any other folder."""
+    homes = (one for one in result.absolute().parents if (one / RESULTS).is_dir() and (one / LOCKS).is_dir())
+    return next(homes, None) or default_home()
 
 
 @dataclass
@@ -60,7 +67,7 @@ class Store:
 
     def find(self, name: str) -> Path | None:
         """The published result of that name, if there is one."""
-        path = self.home / "store" / name
+        path = self.home / RESULTS / name
         return path if path.is_dir() else None
 
     @contextmanager
@@ -69,14 +76,14 @@ class Store:
 
         The lock is the operating system's, so a killed process leaves none behind.
         """
-        claim = Claim(self.home / "store" / name, self.home / "partial" / name)
+        claim = Claim(self.home / RESULTS / name, self.home / "partial" / name)
         with writing("the store", self.home):
-            for folder in (claim.final.parent, claim.partial, self.home / "locks"):
+            for folder in (claim.final.parent, claim.partial, self.home / LOCKS):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = claim.partial / f".probe-{os.getpid()}"
             probe.touch()
             probe.unlink()
-        lock = FileLock(self.home / "locks" / f"{name}.lock")
+        lock = FileLock(self.home / LOCKS / f"{name}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -139,6 +139,10 @@ class Engine(Protocol):
     """Named arrays in, named arrays out, for one model folder. Use it in the thread that made it."""
 
     requires: ClassVar[tuple[str, ...]]
+    takes_weights: ClassVar[bool]
+    """It runs folders of Hugging Face weights, besides the files that a compressor makes for it."""
+    generates: ClassVar[bool]
+    """It has a ``generate`` that works."""
 
     def __init__(self, folder: Path, threads: int) -> None: ...
 

@@ -21,6 +21,7 @@ from conftest import Cli, ranks_below, write_reviews
 pytestmark = pytest.mark.slow
 
 TRAIN = ["train.torch_ddp.epochs=6", "train.torch_ddp.lr=3e-3", "train.torch_ddp.batch_size=16"]
+ONCE = ["train.torch_ddp.epochs=1", "engine=torch"]
 CALIBRATE = ["compress.neural_compressor.calibration_rows=16", "gate.max_latency_ratio=100", "gate.max_size_ratio=100"]
 
 
@@ -325,6 +326,7 @@ def long_job(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> tuple
         f"data={data}",
         *("train.torch_ddp.epochs=4", "train.torch_ddp.batch_size=8", "train.torch_ddp.checkpoint_every_s=0"),
         "train.torch_ddp.nproc=2",
+        "engine=torch",
     ]
     code, out, err = finish(start(folder, *command))
     assert code == 0, err + out
@@ -391,7 +393,7 @@ def test_a_full_disk_fails_the_stage_and_publishes_nothing(tmp_path: Path, tiny_
 
 
 def test_a_sweep_runs_each_value(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
-    command = ["-m", "+plugin=torch_ddp", f"model={tiny_bert}", f"data={reviews}", "train.torch_ddp.epochs=1"]
+    command = ["-m", "+plugin=torch_ddp", f"model={tiny_bert}", f"data={reviews}", *ONCE]
     code, out, err = finish(start(tmp_path, *command, "train.torch_ddp.lr=1e-5,3e-3"))
     assert code == 0, err + out
     found = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("multirun/*/*/*/run.json"))]
@@ -399,7 +401,7 @@ def test_a_sweep_runs_each_value(tmp_path: Path, tiny_bert: Path, reviews: Path)
 
 
 def test_two_processes_with_one_command_share_the_work(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
-    command = ["+plugin=torch_ddp", f"model={tiny_bert}", f"data={reviews}", "train.torch_ddp.epochs=1"]
+    command = ["+plugin=torch_ddp", f"model={tiny_bert}", f"data={reviews}", *ONCE]
     both = [start(tmp_path, *command, f"hydra.run.dir=outputs/today/{number}") for number in (1, 2)]
     results = [finish(process) for process in both]
     assert [code for code, _, _ in results] == [0, 0], results

@@ -12,10 +12,10 @@ import torch
 
 from fastserve_core.children import answer, event_writer
 from fastserve_core.data import load
-from fastserve_core.errors import BadModel
+from fastserve_core.errors import BadModel, Unexportable
 from fastserve_core.events import Progress
 from fastserve_core.predictor import by_length, load_task
-from fastserve_neural_compressor.bridge import UnsupportedModel, quantize_static
+from fastserve_neural_compressor.bridge import quantize_static
 
 BATCH = 8
 KEPT = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -45,7 +45,7 @@ def lower(
     torch.manual_seed(seed)
     try:
         quantize_static(chosen.build(source).eval(), batches, target, embeddings=embeddings)
-    except UnsupportedModel as error:
+    except Unexportable as error:
         raise BadModel(f"{source} cannot be quantized: {error}") from error
     tell(Progress("quantizing", 1, 2))
     for name in KEPT:

@@ -7,9 +7,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastserve_core.adapters import restored
-from fastserve_core.errors import BadArtifact
-from fastserve_core.files import read_json
 from fastserve_core.task import Arrays
 
 
@@ -17,18 +14,17 @@ class TorchEngine:
     """Always there; the reference that other engines are compared with."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    takes_weights: ClassVar[bool] = True
+    generates: ClassVar[bool] = True
 
     def __init__(self, folder: Path, threads: int) -> None:
         import torch
-        import transformers
+
+        from fastserve_runtime.hugging_face import load_model
 
         torch.set_num_threads(threads)
-        name = (read_json(folder / "config.json").get("architectures") or ["?"])[0]
-        kind = getattr(transformers, name, None)
-        if kind is None:
-            raise BadArtifact(f"{folder} is of class {name}, which transformers {transformers.__version__} lacks")
         self._torch = torch
-        self._model = restored(kind.from_pretrained(folder, use_safetensors=True), folder).eval()
+        self._model = load_model(folder)
         self._takes = set(signature(self._model.forward).parameters)
 
     def run(self, inputs: Arrays) -> Arrays:

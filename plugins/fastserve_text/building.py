@@ -7,9 +7,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.adapters import restored as with_adapters
 from fastserve_core.errors import BadModel, BadOption, suggest
 from fastserve_core.files import read_json, write_json
+from fastserve_core.parts import load_pretrained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,11 +36,10 @@ def build_model(folder: Path, head: str, labels: Sequence[str]) -> nn.Module:
         if not any(folder.glob("*.safetensors")):
             config = transformers.AutoConfig.from_pretrained(folder, **naming)
             return kind.from_config(config)  # type: ignore[no-any-return]
-        model: nn.Module = kind.from_pretrained(
-            folder, **naming, ignore_mismatched_sizes=True, use_safetensors=True, attn_implementation="eager"
+        model: nn.Module = load_pretrained(
+            kind, folder, **naming, ignore_mismatched_sizes=True, attn_implementation="eager"
         )
-        restored: nn.Module = with_adapters(model, folder)
-        return restored
+        return model
     except (ValueError, KeyError, OSError) as error:
         if "auto_map" in read_json(folder / "config.json"):
             raise BadModel(

@@ -22,6 +22,7 @@ class TorchDDP:
         *("checkpoint_every_s", "max_restarts"),
         *("rdzv_endpoint", "rdzv_id", "rdzv_timeout_s"),
     )
+    takes_lessons: ClassVar[bool] = True
     Options = DDPOptions
 
     def __init__(self, options: DDPOptions) -> None:
@@ -53,6 +54,7 @@ class TorchDDP:
                 "steps": run.budget.steps,
                 "seed": run.seed,
                 "cores": run.threads,
+                "lesson": asdict(run.lesson) if run.lesson is not None else None,
             },
             run.threads,
             run.emit,

@@ -24,6 +24,7 @@ class Job:
     seed: int
     threads: int
     events: str
+    lesson: Mapping[str, Any] | None = None
 
 
 def own_device() -> torch.device:

@@ -29,6 +29,7 @@ from fastserve_torch_ddp.kept.validation import measure
 from fastserve_torch_ddp.kernels import numbers
 from fastserve_torch_ddp.ranks import exchange
 from fastserve_torch_ddp.steps.averages import Averages
+from fastserve_torch_ddp.steps.lessons import take_lesson
 from fastserve_torch_ddp.steps.losses import count_labels, make_loss
 from fastserve_torch_ddp.steps.schedules import factor
 
@@ -54,6 +55,7 @@ class Trainer:
         counts = count_labels((one.target for one in rows), len(labels)) if balanced else ()
         self.loss = make_loss(self.options, self.task.head, labels, counts)
         self.numbers = numbers.choose(self.options, self.device)
+        self.lesson = take_lesson(job, self.loss, self.method.model, self.numbers, self.device)
         self.way = bring_together(self.method.model, self.options, self.numbers, job.seed, self.device)
         self.averages = self._averages()
         self.keeping = Keeping(job, self.way, self.method, self.averages, lambda text: self.emit(Warned(text)))
@@ -145,8 +147,12 @@ class Trainer:
                 if self.loss is None:
                     return self.way.module(**tensors).loss * len(rows), float(len(rows))
                 labels = tensors.pop("labels")
-                logits = self.way.module(**tensors).logits
-            return self.loss(logits, labels), float(self.loss.denominator(labels))
+                asked = self.lesson.asks if self.lesson is not None else {}
+                outputs = self.way.module(**tensors, **asked)
+            loss = self.loss(outputs.logits, labels)
+            if self.lesson is not None:
+                loss = self.lesson(tensors, outputs, self.loss.counted(labels), loss)
+            return loss, float(self.loss.denominator(labels))
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
                 raise StageFailed(self._does_not_fit(*tensors["input_ids"].shape)) from error

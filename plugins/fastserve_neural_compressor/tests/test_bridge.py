@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, RobertaForTokenClassification
 
+from fastserve_core.errors import Unexportable
 from fastserve_neural_compressor import bridge
 
 SIZES: dict[str, Any] = {
@@ -26,6 +27,7 @@ SIZES: dict[str, Any] = {
     "intermediate_size": 64,
     "num_labels": 3,
 }
+NAMES = ["input_ids", "attention_mask", "token_type_ids"]
 TABLE = (200, 32)
 SMALL = 20_000
 """Bytes: between the word table (25.6 kB) and the position table of these models."""
@@ -81,14 +83,14 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Bridged:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         patch.setattr(bridge, "LARGE_EMBEDDING_BYTES", SMALL)
-        bridge.quantize_static(model, batches(list(bridge.INPUT_NAMES)), folder)
+        bridge.quantize_static(model, batches(NAMES), folder)
     kept = handlers == logging.getLogger().handlers and level == logging.root.manager.disable
     return Bridged(model, folder, "".join(str(warning.message) for warning in caught), kept)
 
 
 def test_interface_is_named_and_free(bert: Bridged) -> None:
     graph = compiled(bert.folder)
-    assert [port.get_any_name() for port in graph.inputs] == list(bridge.INPUT_NAMES)
+    assert [port.get_any_name() for port in graph.inputs] == NAMES
     assert [port.get_names() for port in graph.outputs] == [{"logits"}]
     assert all(size.is_dynamic for port in graph.inputs for size in port.get_partial_shape())
 
@@ -154,7 +156,7 @@ def test_again_it_is_quiet_and_gives_the_same_bytes(
     bert: Bridged, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bridge, "LARGE_EMBEDDING_BYTES", SMALL)
-    bridge.quantize_static(bert.model, batches(list(bridge.INPUT_NAMES)), tmp_path)
+    bridge.quantize_static(bert.model, batches(NAMES), tmp_path)
     assert capfd.readouterr() == ("", "")
     for name in ("openvino_model.xml", "openvino_model.bin"):
         assert (tmp_path / name).read_bytes() == (bert.folder / name).read_bytes()
@@ -167,7 +169,7 @@ def test_roberta_tokens_with_fp32_tables(tmp_path: Path, monkeypatch: pytest.Mon
     names = ["input_ids", "attention_mask"]
     bridge.quantize_static(model, batches(names, longest=32), tmp_path, embeddings="fp32")
     assert TABLE in constants(tmp_path, "f32")
-    longest = {name: np.full((1, 32), 7 if name == "input_ids" else 1) for name in names}
+    longest = {name: np.full((1, 32), {"input_ids": 7, "attention_mask": 1}.get(name, 0)) for name in NAMES}
     assert compiled(tmp_path)(longest)["logits"].shape == (1, 32, 3)
     with pytest.raises(ValueError, match="has 33 tokens, the model takes 32"):
         bridge.quantize_static(model, [{name: np.ones((1, 33), np.int64) for name in names}], tmp_path)
@@ -176,12 +178,14 @@ def test_roberta_tokens_with_fp32_tables(tmp_path: Path, monkeypatch: pytest.Mon
 class Branching(torch.nn.Module):
     """Looks at its values to decide what to do: torch.export refuses that."""
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return input_ids if input_ids.sum() > 3 else attention_mask
+    config = BertConfig()
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": input_ids if input_ids.sum() > 3 else attention_mask}
 
 
 def test_unsupported_model_says_why_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(bridge.UnsupportedModel, match="cannot be quantized: ") as caught:
+    with pytest.raises(Unexportable, match="cannot be quantized: ") as caught:
         bridge.quantize_static(Branching(), batches(["input_ids", "attention_mask"]), tmp_path)
     assert "\n" not in str(caught.value)
     assert "Check the logs" not in str(caught.value)
@@ -199,9 +203,9 @@ def test_wrong_arguments() -> None:
 
 FIRST_IMPORTS = """
 import sys
-from fastserve_core.quiet import without_package
+from fastserve_core.quiet import silence, without_package
 from fastserve_neural_compressor import bridge
-with bridge._quiet(), without_package("openvino_telemetry"):
+with silence(), without_package("openvino_telemetry"):
     import neural_compressor.torch.quantization
     import openvino.tools.ovc
 assert not any(name.startswith("openvino_telemetry") for name in sys.modules), "telemetry was loaded"

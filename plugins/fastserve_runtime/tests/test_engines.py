@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fastserve_core.errors import BadArtifact, BadPlan
+from fastserve_core.errors import BadArtifact, BadPlan, UserError
+from fastserve_runtime.lowering import lowered
 from fastserve_runtime.openvino_engine import OpenVINOEngine
 from fastserve_runtime.torch_engine import TorchEngine
 
@@ -74,7 +76,7 @@ def test_the_torch_engine_generates(tmp_path: Path) -> None:
 
 
 def test_an_openvino_folder_without_a_model_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BadArtifact, match=r"no openvino_model\.xml"):
+    with pytest.raises(BadArtifact, match=r"no openvino_model\.xml and no weights"):
         OpenVINOEngine(tmp_path, 1)
 
 
@@ -105,3 +107,57 @@ def test_openvino_is_loaded_without_its_telemetry(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def both(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """A checkpoint in a store's home of its own, which it was lowered in."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTSERVE_HOME", str(home))
+        lowered(tiny_bert, 1)
+        yield tiny_bert, home
+
+
+@pytest.mark.slow
+def test_weights_are_lowered_once_and_answer_alike(both: tuple[Path, Path]) -> None:
+    folder, home = both
+    rng = np.random.default_rng(0)
+    (made,) = home.glob("store/engine-openvino-*")
+    before = {path.name: path.stat().st_mtime_ns for path in made.iterdir()}
+    engine = OpenVINOEngine(folder, 1)
+    assert before.keys() == {"openvino_model.bin", "openvino_model.xml"}
+    assert {path.name: path.stat().st_mtime_ns for path in made.iterdir()} == before
+    reference = TorchEngine(folder, 1)
+    for shape in [(1, 1), (1, 24), (5, 9), (33, 16)]:
+        inputs = {"input_ids": rng.integers(5, 40, shape), "attention_mask": np.ones(shape, np.int64)}
+        inputs["token_type_ids"] = np.zeros(shape, np.int64)
+        inputs["attention_mask"][-1, shape[1] // 2 + 1 :] = 0
+        expected = reference.run(inputs)["logits"]
+        assert np.abs(engine.run(inputs)["logits"] - expected).max() < 0.02 * max(1.0, np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_serving_lowered_weights_needs_no_torch(both: tuple[Path, Path]) -> None:
+    code = (
+        "import sys; from pathlib import Path; from fastserve_runtime.openvino_engine import OpenVINOEngine\n"
+        f"OpenVINOEngine(Path({str(both[0])!r}), 1)\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_go_through_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import ReformerConfig, ReformerForSequenceClassification
+
+    monkeypatch.setenv("FASTSERVE_HOME", str(tmp_path / "home"))
+    config = ReformerConfig(
+        vocab_size=50, hidden_size=32, attention_head_size=16, num_attention_heads=2, attn_layers=["lsh"],
+        axial_pos_embds_dim=[16, 16], axial_pos_shape=[4, 8], max_position_embeddings=32, feed_forward_size=32,
+        lsh_attn_chunk_length=8, num_buckets=2, is_decoder=False,
+    )  # fmt: skip
+    ReformerForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match="the model cannot be converted: "):
+        OpenVINOEngine(tmp_path / "model", 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from fastserve_core.parts import note_part, parts_of
+
 OUTPUTS = ("output.dense", "out_lin", "lin2", "c_proj", "o_proj", "down_proj", "Wo")
 """How the projection that ends a block is called in BERT, DistilBERT, GPT-2, Llama and their kin."""
-CONFIG = "fastserve_adapter"
-"""The entry of config.json by which a loader knows that a folder's weights hold adapters."""
 PART = "bottleneck"
+"""What the model's config and the weights' names call an adapter."""
 
 
 class Bottleneck(nn.Module):
@@ -59,8 +60,7 @@ def insert(model: nn.Module, names: Sequence[str], rank: int, alpha: float, drop
     """Put an adapter after each named linear layer; the model's config tells of it when it is saved."""
     for name in names:
         model.set_submodule(name, Adapted(model.get_submodule(name), rank, alpha, dropout))
-    config: Any = model.config
-    setattr(config, CONFIG, {"kind": PART, "alpha": alpha})
+    note_part(model.config, {"kind": PART, "alpha": alpha})
 
 
 def adapted(model: nn.Module) -> list[Adapted]:
@@ -69,16 +69,15 @@ def adapted(model: nn.Module) -> list[Adapted]:
 
 def shape(model: nn.Module) -> tuple[int, float]:
     """The rank and the alpha of a model's adapters."""
-    config: Any = model.config
-    return adapted(model)[0].bottleneck.down.out_features, float(getattr(config, CONFIG)["alpha"])
+    (about,) = (one for one in parts_of(model.config) if one["kind"] == PART)
+    return adapted(model)[0].bottleneck.down.out_features, float(about["alpha"])
 
 
-def restore(model: nn.Module, folder: Path) -> nn.Module:
+def restore(model: nn.Module, folder: Path, about: Mapping[str, Any]) -> nn.Module:
     """Give a model that was loaded from the folder the adapters that the folder's weights hold.
 
     Layers that were cut out of the model since then are passed over with their adapters.
     """
-    about: dict[str, Any] = getattr(model.config, CONFIG)
     tensors = _adapter_tensors(folder)
     modules = dict(model.named_modules())
     for name in sorted({key.rpartition(f".{PART}.")[0] for key in tensors}):

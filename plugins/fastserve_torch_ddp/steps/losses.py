@@ -48,6 +48,10 @@ class Loss:
         weights = self._weights_on(labels.device)
         return weights[counted].sum() if weights is not None else torch.tensor(float(counted.numel())).to(labels.device)
 
+    def counted(self, labels: Tensor) -> Tensor:
+        """Which positions of the logits count: true or false in the labels' shape."""
+        return self._targets(labels) != IGNORED
+
     def _targets(self, labels: Tensor) -> Tensor:
         # padding the labels costs less than cutting the logits, which would be copied
         return nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:] if self.shifted else labels

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from fastserve_core.errors import BadOption, Faults
+from fastserve_core.parts import parts_of
 from fastserve_torch_ddp.methods import bottleneck
 from fastserve_torch_ddp.methods.adapters import AdaLora, Method, attach, trainable
 from fastserve_torch_ddp.methods.parts import head_parameters, linears
@@ -113,7 +114,7 @@ def test_a_saved_model_with_bottlenecks_is_restored(kind: str, tmp_path: Path) -
     assert not about["missing_keys"]
     assert all(f".{bottleneck.PART}." in name for name in about["unexpected_keys"])
     assert (logits(loaded.eval()) - logits(model)).abs().max() > 1e-4
-    restored = bottleneck.restore(loaded, tmp_path)
+    restored = bottleneck.restore(loaded, tmp_path, parts_of(loaded.config)[0])
     assert torch.equal(logits(restored), logits(model))
 
 
@@ -126,7 +127,7 @@ def test_a_model_with_bottlenecks_trains_further_with_those(tmp_path: Path) -> N
 
     def again() -> nn.Module:
         loaded: nn.Module = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-        return bottleneck.restore(loaded, tmp_path).eval()
+        return bottleneck.restore(loaded, tmp_path, parts_of(loaded.config)[0]).eval()
 
     model = again()
     expected = logits(model)
@@ -149,7 +150,8 @@ def test_layers_that_were_cut_out_take_their_adapters_with_them(tmp_path: Path) 
     disturb(model)
     model.save_pretrained(tmp_path)  # type: ignore[operator]
     shorter = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_hidden_layers=1)
-    assert len(bottleneck.adapted(bottleneck.restore(shorter, tmp_path))) == 2
+    (about,) = parts_of(shorter.config)
+    assert len(bottleneck.adapted(bottleneck.restore(shorter, tmp_path, about))) == 2
 
 
 # -- what is trained ---------------------------------------------------------------------------------

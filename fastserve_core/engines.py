@@ -1,0 +1,85 @@
+"""Which engine a model runs on: of those that can, the one that is fastest on this machine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fastserve_core.artifact import ENGINE, Artifact
+from fastserve_core.errors import MissingPackage, UnknownName
+from fastserve_core.events import Event, Warned
+from fastserve_core.registry import all_entry_points, missing_packages, provide
+
+if TYPE_CHECKING:
+    from fastserve_core.task import Engine, Task
+
+log = logging.getLogger("fastserve")
+
+GROUP = "fastserve.engines"
+AUTO, REFERENCE = "auto", "torch"
+"""The option that leaves the choice to a measurement, and the engine that the others have to agree with."""
+AGREEMENT = 0.01
+"""How much of the objective an engine may lose against the reference: bf16 turns a few near answers."""
+
+
+def check_engine(name: str) -> None:
+    """Raise ``UnknownName`` for an engine that nobody provides, ``MissingPackage`` where its packages are missing."""
+    known = {one.name for one in all_entry_points().select(group=GROUP)}
+    if name != AUTO and name not in known:
+        raise UnknownName("engine", name, {AUTO, *known})
+    if name != AUTO and (missing := missing_packages(provide(GROUP, name).requires)):
+        raise _missing(name, missing)
+
+
+def able(artifact: Artifact, task: Task, wanted: str = AUTO) -> list[str]:
+    """The installed engines that can run the artifact, the reference first; an engine's own files have one only."""
+    if artifact.form == ENGINE:
+        return [artifact.engine]
+    if wanted != AUTO:
+        return [wanted]
+    names = {one.name for one in all_entry_points().select(group=GROUP)} - {REFERENCE}
+    kinds = {name: provide(GROUP, name) for name in sorted(names)}
+    return [REFERENCE, *(name for name, kind in kinds.items() if _takes(kind, task))]
+
+
+def _takes(kind: Any, task: Task) -> bool:
+    """Whether an engine is installed and runs Hugging Face weights for the task."""
+    weights, generates = getattr(kind, "takes_weights", False), getattr(kind, "generates", False)
+    return weights and (generates or not task.generative) and not missing_packages(kind.requires)
+
+
+def fastest(
+    found: Mapping[str, Mapping[str, Any]],
+    objective: Callable[[Mapping[str, float]], float],
+    tell: Callable[[Event], None],
+) -> str:
+    """The engine with the most throughput for its latency, of those that answer as well as the reference."""
+    if REFERENCE in found:
+        least = objective(found[REFERENCE]["quality_validation"]) - AGREEMENT
+        wrong = [name for name, one in found.items() if not objective(one["quality_validation"]) >= least]
+        for name in wrong:
+            tell(Warned(f"the engine {name} answers worse than {REFERENCE} and is not used"))
+        found = {name: one for name, one in found.items() if name not in wrong}
+    return max(found, key=lambda name: found[name]["throughput_per_s"] / found[name]["latency_ms_p50"])
+
+
+def load_engine(artifact: Artifact, threads: int, name: str | None = None) -> Engine:
+    """The engine of that name, else the artifact's own. Use it in the thread that calls this.
+
+    Hugging Face weights run on torch, and a warning is logged, where the engine that was fastest when they were made
+    is not installed here. Raises ``MissingPackage`` for files that only such an engine reads.
+    """
+    wanted = name or artifact.engine
+    kind = provide(GROUP, wanted)
+    if missing := missing_packages(kind.requires):
+        if artifact.form == ENGINE or wanted == REFERENCE:
+            raise _missing(wanted, missing)
+        log.warning("the engine %s needs %s: %s runs on %s", wanted, ", ".join(missing), artifact.folder, REFERENCE)
+        kind = provide(GROUP, REFERENCE)
+    engine: Engine = kind(artifact.folder, threads)
+    return engine
+
+
+def _missing(engine: str, packages: list[str]) -> MissingPackage:
+    return MissingPackage(f"the engine '{engine}' needs {', '.join(packages)}: pip install 'fastserve-core[runtime]'")

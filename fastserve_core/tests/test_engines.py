@@ -1,0 +1,59 @@
+"""Which engine is chosen: of those that can, the fastest that answers as well as the reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fastserve_core.artifact import Artifact, Manifest
+from fastserve_core.engines import able, check_engine, fastest
+from fastserve_core.errors import UnknownName
+from fastserve_core.events import Event, Warned
+from fastserve_core.predictor import load_task
+
+
+def artifact(tmp_path: Any, form: str = "trainable", engine: str = "torch") -> Artifact:
+    manifest = Manifest("text_classification", {}, (), {"engine": engine, "form": form}, (), {})
+    return Artifact(tmp_path, "", manifest)
+
+
+def measures(accuracy: float, latency: float, rate: float) -> dict[str, Any]:
+    return {"quality_validation": {"accuracy": accuracy}, "latency_ms_p50": latency, "throughput_per_s": rate}
+
+
+def accuracy(scores: Any) -> float:
+    return float(scores["accuracy"])
+
+
+def test_weights_run_on_every_installed_engine_and_files_on_their_own(tmp_path: Any) -> None:
+    task = load_task("text_classification", {})
+    assert able(artifact(tmp_path), task) == ["torch", "openvino"]
+    assert able(artifact(tmp_path), task, "openvino") == ["openvino"]
+    assert able(artifact(tmp_path, "engine", "openvino"), task, "torch") == ["openvino"]
+
+
+def test_a_task_that_generates_runs_on_engines_that_do(tmp_path: Any) -> None:
+    assert able(artifact(tmp_path), load_task("causal_lm", {})) == ["torch"]
+
+
+def test_the_fastest_engine_is_chosen() -> None:
+    found = {"torch": measures(0.9, 8.0, 300), "openvino": measures(0.895, 2.0, 900)}
+    assert fastest(found, accuracy, lambda _: None) == "openvino"
+    found["openvino"] = measures(0.895, 9.0, 310)
+    assert fastest(found, accuracy, lambda _: None) == "torch"
+
+
+def test_an_engine_that_answers_worse_is_said_and_not_used() -> None:
+    told: list[Event] = []
+    for wrong in (0.85, float("nan")):
+        found = {"torch": measures(0.9, 8.0, 300), "openvino": measures(wrong, 2.0, 900)}
+        assert fastest(found, accuracy, told.append) == "torch"
+    assert told == [Warned("the engine openvino answers worse than torch and is not used")] * 2
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    check_engine("auto")
+    check_engine("openvino")
+    with pytest.raises(UnknownName, match="no engine named 'opnvino'; did you mean 'openvino'"):
+        check_engine("opnvino")

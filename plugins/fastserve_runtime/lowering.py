@@ -1,0 +1,46 @@
+"""OpenVINO's files for a model that trains on: written once, by a process of its own, and kept in the store."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+from fastserve_core.artifact import MANIFEST, is_artifact, load_artifact
+from fastserve_core.children import answer, call
+from fastserve_core.hashing import digest, hash_files, stable_hash
+from fastserve_core.store import Store, home_of, result_name
+
+FORMAT = 1
+"""Raised when other files are written for the same model."""
+PACKAGES = ("fastserve-core", "openvino", "torch", "transformers")
+
+
+def lowered(model: Path, threads: int) -> Path:
+    """The folder with the files, in the store that holds the model, else in the default one.
+
+    Of several processes one works and the others wait. Raises ``Unexportable`` where the model has operators that do
+    not go through.
+    """
+    content = load_artifact(model).digest if is_artifact(model) else digest(hash_files(model, leave_out=[MANIFEST]))
+    key = stable_hash([content, FORMAT, *(version(name) for name in PACKAGES)])
+    with Store(home_of(model)).claim(result_name("engine", "openvino", key)) as claim:
+        if not claim.published:
+            draft = claim.partial / "draft"
+            call("fastserve_runtime.lowering", {"model": model, "draft": draft}, threads)
+            claim.publish(draft)
+    return claim.final
+
+
+def lower(model: str, draft: str, events: str) -> None:
+    """The work itself; a process of its own, so that who serves need not import torch."""
+    from fastserve_core.exports import exporter
+    from fastserve_core.quiet import silence
+    from fastserve_runtime.hugging_face import load_model
+
+    with silence():
+        export = exporter("openvino", load_model(Path(model)))
+        export.write(export.module, Path(draft))
+
+
+if __name__ == "__main__":
+    answer(lower)

@@ -1,0 +1,115 @@
+"""Distils: has the trainer train the model on what a larger one answers, besides the labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from fastserve_core import hookimpl
+from fastserve_core.artifact import Artifact, load_artifact
+from fastserve_core.errors import BadModel, BadOption, Collector
+from fastserve_core.run import Draft, Lesson, Run
+
+HERE = "compress.distill"
+
+
+@dataclass
+class DistillOptions:
+    """The model learns from the ``teacher``, an artifact's folder; null is the model before the first compressor.
+
+    ``soft`` is the weight of the teacher's answers, at the ``temperature``, and the labels have the rest (Hinton et
+    al. 2015). ``hidden`` weighs the distance of the layers' outputs (TinyBERT, Jiao et al. 2020), ``relations`` that
+    of the last layers' relations between tokens (MiniLMv2, Wang et al. 2021). ``layers`` begins with so many of the
+    teacher's layers, evenly spaced, in place of the model; null keeps the model. ``epochs`` and ``lr`` are the
+    trainer's for this training; null leaves the trainer's own.
+    """
+
+    teacher: str | None = None
+    layers: int | None = None
+    soft: float = 0.9
+    temperature: float = 2.0
+    hidden: float = 1.0
+    relations: float = 0.0
+    epochs: int | None = None
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        faults = Collector()
+        for name in ("layers", "epochs"):
+            value = getattr(self, name)
+            with faults.collect():
+                if value is not None and value < 1:
+                    raise BadOption(f"{HERE}.{name} must be at least 1, not {value}")
+        for name in ("hidden", "relations"):
+            with faults.collect():
+                if getattr(self, name) < 0:
+                    raise BadOption(f"{HERE}.{name} must be at least 0, not {getattr(self, name)}")
+        for name in ("temperature", "lr"):
+            value = getattr(self, name)
+            with faults.collect():
+                if value is not None and value <= 0:
+                    raise BadOption(f"{HERE}.{name} must be above 0, not {value}")
+        with faults.collect():
+            if not 0 <= self.soft <= 1:
+                raise BadOption(f"{HERE}.soft must lie between 0 and 1, not {self.soft}")
+        with faults.collect():
+            if not (self.soft or self.hidden or self.relations):
+                raise BadOption(f"{HERE} has nothing to learn from: soft, hidden and relations are all 0")
+        faults.raise_if_any()
+
+
+class Distill:
+    """The compressor that trains; the trainer of the run does the work."""
+
+    api_version: ClassVar[int] = 1
+    requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors")
+    trains: ClassVar[bool] = True
+    Options = DistillOptions
+
+    def __init__(self, options: DistillOptions) -> None:
+        self.options = options
+
+    @hookimpl
+    def compress(self, run: Run) -> Draft:
+        teacher, student = self._teacher(run), run.model
+        if self.options.layers is not None:
+            student = self._student(run, teacher)
+        options = self.options
+        lesson = Lesson(
+            "distillation",
+            {
+                "teacher": str(teacher.folder),
+                **{name: getattr(options, name) for name in ("soft", "temperature", "hidden", "relations")},
+            },
+        )
+        changes = {name: getattr(options, name) for name in ("epochs", "lr") if getattr(options, name) is not None}
+        return run.retrain(student, changes, lesson)
+
+    def _teacher(self, run: Run) -> Artifact:
+        """The teacher; raises ``BadModel`` for one of another task or other labels, which would teach nonsense."""
+        if self.options.teacher is None:
+            return run.original or run.model
+        teacher = load_artifact(Path(self.options.teacher).expanduser().absolute(), verify=True)
+        if teacher.manifest.task != run.task.name or tuple(teacher.manifest.labels) != run.labels:
+            raise BadModel(
+                f"{HERE}.teacher={teacher.folder} is for {teacher.manifest.task} with the labels "
+                f"{', '.join(teacher.manifest.labels)}; the model is for {run.task.name} with {', '.join(run.labels)}"
+            )
+        return teacher
+
+    def _student(self, run: Run, teacher: Artifact) -> Artifact:
+        from dataclasses import replace
+
+        from fastserve_core.children import call
+        from fastserve_core.hashing import digest, hash_files
+
+        folder = run.fresh_folder("student")
+        request = {
+            "teacher": teacher.folder,
+            "student": folder,
+            "layers": self.options.layers,
+            "task": [run.task.name, vars(run.task.options), list(run.labels)],
+        }
+        call("fastserve_slim.student", request, run.threads, run.emit)
+        return replace(teacher, folder=folder, digest=digest(hash_files(folder)))
