@@ -50,7 +50,8 @@ def adopt(pipeline: Pipeline, model: Artifact) -> Artifact:
 def adopted_name(pipeline: Pipeline, model: Artifact) -> str:
     """The result's name in the store."""
     task, data = pipeline.settings.task, pipeline.data
-    key = stable_hash([model.digest, data.fingerprint if data else "", task.name, vars(task.options)])
+    engine = pipeline.settings.general.engine
+    key = stable_hash([model.digest, data.fingerprint if data else "", task.name, vars(task.options), engine])
     return result_name("model", "checkpoint", key)
 
 

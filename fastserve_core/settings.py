@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fastserve_core.data import DataOptions
-from fastserve_core.engines import AUTO, check_engine
+from fastserve_core.engines import REFERENCE, check_engine
 from fastserve_core.errors import BadOption, BadPlan, Collector
 from fastserve_core.gate import GateOptions
 from fastserve_core.hookspecs import OBSERVE, STAGES
@@ -35,7 +35,7 @@ class General:
 
     seed: int = 0
     home: str | None = None
-    engine: str = AUTO
+    engine: str = REFERENCE
     default_observers: list[str] = field(default_factory=list)
     blocked_plugins: list[str] = field(default_factory=list)
     gate: GateOptions = field(default_factory=GateOptions)

@@ -21,7 +21,7 @@ from conftest import Cli, ranks_below, write_reviews
 pytestmark = pytest.mark.slow
 
 TRAIN = ["train.torch_ddp.epochs=6", "train.torch_ddp.lr=3e-3", "train.torch_ddp.batch_size=16"]
-ONCE = ["train.torch_ddp.epochs=1", "engine=torch"]
+ONCE = ["train.torch_ddp.epochs=1"]
 CALIBRATE = ["compress.neural_compressor.calibration_rows=16", "gate.max_latency_ratio=100", "gate.max_size_ratio=100"]
 
 
@@ -56,6 +56,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, reviews: Pat
         f"model={tiny_bert}",
         f"data={reviews}",
         *("train.torch_ddp.epochs=6", "train.torch_ddp.batch_size=16", "tune.nevergrad.trials=2"),
+        "engine=auto",
         *("tune.nevergrad.trial_steps=40", "+tune.nevergrad.space={train.torch_ddp.lr: {log: [1e-3, 1e-2]}}"),
         *CALIBRATE,
     ]
@@ -84,6 +85,9 @@ def test_every_stage_is_done_and_measured_alike(done: tuple[Path, list[str]]) ->
         assert stage["measures"]["latency_ms_p50"] > 0
     assert record["stages"][1]["options"]["lr"] == record["stages"][0]["found"]["train.torch_ddp.lr"]
     assert record["best"] == record["stages"][2]["artifact"]
+    runtime = json.loads(Path(record["stages"][1]["artifact"], "fastserve.json").read_text())["runtime"]
+    assert set(runtime["measured"]) == {"torch", "openvino"}
+    assert runtime["measured"][runtime["engine"]] == record["stages"][1]["measures"]
 
 
 def test_the_run_folder_holds_what_is_promised(done: tuple[Path, list[str]]) -> None:
@@ -251,7 +255,7 @@ def test_a_model_trained_elsewhere_is_compressed_by_itself(done: tuple[Path, lis
 def test_an_artifact_of_other_data_is_measured_again_before_it_is_compressed(done: tuple[Path, list[str]]) -> None:
     trained = records(done[0])[0]["stages"][1]
     same = [one.replace("[nevergrad,torch_ddp,neural_compressor]", "neural_compressor") for one in done[1]]
-    same = [one for one in same if one.partition("=")[0] in ("+plugin", "data") or one in CALIBRATE]
+    same = [one for one in same if one.partition("=")[0] in ("+plugin", "data", "engine") or one in CALIBRATE]
     code, out, err = finish(start(done[0], *same, f"model={trained['artifact']}"))
     assert code == 0, err + out
     lines = records(done[0])[-1]["stages"]
@@ -326,7 +330,6 @@ def long_job(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> tuple
         f"data={data}",
         *("train.torch_ddp.epochs=4", "train.torch_ddp.batch_size=8", "train.torch_ddp.checkpoint_every_s=0"),
         "train.torch_ddp.nproc=2",
-        "engine=torch",
     ]
     code, out, err = finish(start(folder, *command))
     assert code == 0, err + out

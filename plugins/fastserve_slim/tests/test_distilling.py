@@ -109,7 +109,7 @@ def test_a_pruned_model_is_judged_when_it_has_been_taught(
     cli: Cli, tiny_bert: Path, reviews: Path, tmp_path: Path
 ) -> None:
     command = [
-        "+plugin=[torch_ddp,prune,distill]", f"model={tiny_bert}", f"data={reviews}", "engine=torch",
+        "+plugin=[torch_ddp,prune,distill]", f"model={tiny_bert}", f"data={reviews}",
         "train.torch_ddp.epochs=4", "train.torch_ddp.lr=3e-3", "train.torch_ddp.batch_size=16",
         "compress.distill.relations=0.5", "compress.distill.epochs=2", "gate.max_latency_ratio=100",
     ]  # fmt: skip

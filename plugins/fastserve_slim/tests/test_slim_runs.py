@@ -17,7 +17,7 @@ from fastserve_core.predictor import Predictor
 
 pytestmark = pytest.mark.slow
 
-SLIM = ["+plugin=[torch_ddp,prune,vector_quantize]", "gate.enabled=false", "engine=torch"]
+SLIM = ["+plugin=[torch_ddp,prune,vector_quantize]", "gate.enabled=false"]
 SHRINK = ["compress.vector_quantize.centroids=16", "compress.vector_quantize.least_rows=100"]
 TRAIN = ["train.torch_ddp.epochs=3", "train.torch_ddp.lr=3e-3", "train.torch_ddp.batch_size=16"]
 
@@ -65,7 +65,7 @@ def test_the_same_command_elsewhere_gives_the_same_bytes(
 
 def test_masks_and_layers_go_together(cli: Cli, tiny_bert: Path, reviews: Path, tmp_path: Path) -> None:
     options = ["compress.prune.layers=[0]", "compress.prune.pattern=2:4", "compress.prune.uniform=true"]
-    done = cli("+plugin=prune", "gate.enabled=false", "engine=torch", f"model={tiny_bert}", f"data={reviews}", *options)
+    done = cli("+plugin=prune", "gate.enabled=false", f"model={tiny_bert}", f"data={reviews}", *options)
     assert done.returncode == 0, done.stderr + done.stdout
     artifact = load_artifact(Path(stages(tmp_path)["prune"]["artifact"]))
     model: Any = Predictor(artifact).task.build(artifact.folder)
