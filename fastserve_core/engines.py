@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifact import ENGINE, Artifact
-from fastserve_core.errors import MissingPackage, UnknownName
+from fastserve_core.errors import BadPlan, MissingPackage, UnknownName
 from fastserve_core.events import Event, Warned
 from fastserve_core.registry import all_entry_points, missing_packages, provide
 
@@ -32,9 +32,18 @@ def check_engine(name: str) -> None:
         raise _missing(name, missing)
 
 
-def able(artifact: Artifact, task: Task, wanted: str = AUTO) -> list[str]:
-    """The installed engines that can run the artifact, the reference first; an engine's own files have one only."""
-    if artifact.form == ENGINE:
+def check_generates(name: str, task: Task) -> None:
+    """Raise ``BadPlan`` for an engine that cannot run a task that generates text."""
+    if name != AUTO and task.generative and not getattr(provide(GROUP, name), "generates", False):
+        raise BadPlan(f"the engine '{name}' cannot generate text, which {task.name} does: leave engine=auto or torch")
+
+
+def able(artifact: Artifact, task: Task, wanted: str | None = None) -> list[str]:
+    """The engines to measure the artifact on: its own, the wanted one, or with ``auto`` all that can run it.
+
+    The reference comes first. Files that a compressor made for an engine run on that one alone.
+    """
+    if artifact.form == ENGINE or wanted is None:
         return [artifact.engine]
     if wanted != AUTO:
         return [wanted]

@@ -17,7 +17,7 @@ from typing import Any
 from fastserve_core.artifact import Artifact, load_artifact
 from fastserve_core.children import answer, call, event_writer
 from fastserve_core.data import Prepared, load
-from fastserve_core.engines import AUTO, able, fastest
+from fastserve_core.engines import able, fastest
 from fastserve_core.errors import FastServeError
 from fastserve_core.events import Event, Progress, Warned
 from fastserve_core.predictor import Predictor, by_length
@@ -32,11 +32,11 @@ GENERATED = {"max_new_tokens": 16}
 
 
 def measure(
-    artifact: Artifact, data: Prepared, task: Task, tell: Callable[[Event], None], wanted: str = AUTO
+    artifact: Artifact, data: Prepared, task: Task, tell: Callable[[Event], None], wanted: str | None = None
 ) -> dict[str, dict[str, Any]]:
     """The artifact's measures on this machine by engine, the fastest engine first.
 
-    An engine that cannot run the model is said and left out; raises its error where it is the only one.
+    An engine that cannot run the model is said and left out; raises its error where no other can.
     """
     threads, found, names = threads_per_process(), {}, able(artifact, task, wanted)
     for name in names:
@@ -44,7 +44,7 @@ def measure(
         try:
             found[name] = call("fastserve_core.measure", request, threads, tell)
         except FastServeError as error:
-            if len(names) == 1:
+            if name == names[-1] and not found:
                 raise
             tell(Warned(f"the engine {name} does not run this model: {error}"))
     best = fastest(found, task.objective, tell)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from fastserve_core.artifact import Artifact, Manifest
-from fastserve_core.engines import able, check_engine, fastest
-from fastserve_core.errors import UnknownName
+from fastserve_core.engines import able, check_engine, check_generates, fastest
+from fastserve_core.errors import BadPlan, UnknownName
 from fastserve_core.events import Event, Warned
 from fastserve_core.predictor import load_task
 
@@ -28,13 +28,20 @@ def accuracy(scores: Any) -> float:
 
 def test_weights_run_on_every_installed_engine_and_files_on_their_own(tmp_path: Any) -> None:
     task = load_task("text_classification", {})
-    assert able(artifact(tmp_path), task) == ["torch", "openvino"]
+    assert able(artifact(tmp_path), task) == ["torch"]
+    assert able(artifact(tmp_path, engine="of_a_plugin"), task) == ["of_a_plugin"]
+    assert able(artifact(tmp_path), task, "auto") == ["torch", "openvino"]
     assert able(artifact(tmp_path), task, "openvino") == ["openvino"]
     assert able(artifact(tmp_path, "engine", "openvino"), task, "torch") == ["openvino"]
 
 
 def test_a_task_that_generates_runs_on_engines_that_do(tmp_path: Any) -> None:
-    assert able(artifact(tmp_path), load_task("causal_lm", {})) == ["torch"]
+    task = load_task("causal_lm", {})
+    assert able(artifact(tmp_path), task, "auto") == ["torch"]
+    check_generates("auto", task)
+    check_generates("torch", task)
+    with pytest.raises(BadPlan, match="the engine 'openvino' cannot generate text"):
+        check_generates("openvino", task)
 
 
 def test_the_fastest_engine_is_chosen() -> None:

@@ -14,12 +14,11 @@ from fastserve_core.children import answer, event_writer
 from fastserve_core.data import load
 from fastserve_core.errors import BadModel, Unexportable
 from fastserve_core.events import Progress
+from fastserve_core.files import copy_tokenizer
 from fastserve_core.predictor import by_length, load_task
 from fastserve_neural_compressor.bridge import quantize_static
 
 BATCH = 8
-KEPT = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-"""What the engine's folder needs of the model's besides its weights."""
 
 
 def lower(
@@ -48,9 +47,8 @@ def lower(
     except Unexportable as error:
         raise BadModel(f"{source} cannot be quantized: {error}") from error
     tell(Progress("quantizing", 1, 2))
-    for name in KEPT:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+    shutil.copyfile(source / "config.json", target / "config.json")
+    copy_tokenizer(source, target)
     tell(Progress("quantizing", 2, 2))
 
 

@@ -93,14 +93,15 @@ class OpenVINOExport:
         apply_moc_transformations(graph, cf=False, smart_reshape=True)
         # Without this the file of a quantized graph holds fp32 weights and a FakeQuantize for each.
         compress_quantize_weights_transformation(graph)
-        for port, name in zip(graph.inputs, self.inputs, strict=True):
-            port.get_tensor().set_names({name})
         for port, name in zip(graph.outputs, self.outputs, strict=True):
             port.get_tensor().set_names({name})
         return graph
 
     def _check(self, graph: openvino.Model) -> None:
-        """Refuse a graph that would serve one shape only."""
+        """Refuse a graph with other inputs, and one that would serve one shape only."""
+        found = {port.get_any_name() for port in graph.inputs}
+        if found != set(self.inputs):
+            raise Unexportable(f"expected the inputs {', '.join(self.inputs)}, found {', '.join(sorted(found))}")
         for port in graph.inputs:
             if not all(size.is_dynamic for size in port.get_partial_shape()):
                 raise Unexportable(f"input {port.get_any_name()} is fixed to the shape {port.get_partial_shape()}")

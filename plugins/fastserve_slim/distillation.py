@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from fastserve_core import hookimpl
 from fastserve_core.artifact import Artifact, load_artifact
 from fastserve_core.errors import BadModel, BadOption, Collector
+from fastserve_core.hashing import digest, hash_files
 from fastserve_core.run import Draft, Lesson, Run
 
 HERE = "compress.distill"
@@ -99,10 +100,7 @@ class Distill:
         return teacher
 
     def _student(self, run: Run, teacher: Artifact) -> Artifact:
-        from dataclasses import replace
-
         from fastserve_core.children import call
-        from fastserve_core.hashing import digest, hash_files
 
         folder = run.fresh_folder("student")
         request = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,11 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from fastserve_core.errors import BadModel
-
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model"),
-)
+from fastserve_core.files import copy_tokenizer
 
 
 class Stored:
@@ -63,6 +58,4 @@ def write_model(model: nn.Module, source: Path, target: Path, halved: Iterable[s
     for name in halved:
         state[name] = state[name].to(torch.float16)
     model.save_pretrained(target, state_dict=state)  # type: ignore[operator]
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+    copy_tokenizer(source, target)

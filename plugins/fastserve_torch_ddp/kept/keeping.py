@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from fastserve_core.files import copy_tokenizer
 from fastserve_core.task import Task
 from fastserve_torch_ddp.assembly import build
 from fastserve_torch_ddp.job import Job, own_device, writes
@@ -19,10 +20,6 @@ from fastserve_torch_ddp.ranks import exchange
 from fastserve_torch_ddp.ranks.ways import Together
 from fastserve_torch_ddp.steps.averages import Averages
 
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model"),
-)
 METHOD, AVERAGES = "method.", "averages"
 CPU = torch.device("cpu")
 
@@ -105,6 +102,4 @@ class Keeping:
         draft = self.folder / "draft"
         shutil.rmtree(draft, ignore_errors=True)
         method.merge().save_pretrained(draft)  # type: ignore[operator]
-        for name in TOKENIZER_FILES:
-            if (Path(self.job.model) / name).is_file():
-                shutil.copyfile(Path(self.job.model) / name, draft / name)
+        copy_tokenizer(Path(self.job.model), draft)
