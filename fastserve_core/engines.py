@@ -38,18 +38,21 @@ def check_generates(name: str, task: Task) -> None:
         raise BadPlan(f"the engine '{name}' cannot generate text, which {task.name} does: leave engine=auto or torch")
 
 
-def able(artifact: Artifact, task: Task, wanted: str | None = None) -> list[str]:
+def able(artifact: Artifact, task: Task, wanted: str = AUTO, like: Artifact | None = None) -> list[str]:
     """The engines to measure the artifact on: its own, the wanted one, or with ``auto`` all that can run it.
 
-    The reference comes first. Files that a compressor made for an engine run on that one alone.
+    The reference comes first. Files that a compressor made for an engine run on that one alone, and so do weights
+    for which a plugin names an engine of its own. A candidate is measured on the engine of the model that it is
+    compared with, ``like``.
     """
-    if artifact.form == ENGINE or wanted is None:
+    if artifact.form == ENGINE or (wanted == AUTO and artifact.engine != REFERENCE):
         return [artifact.engine]
     if wanted != AUTO:
         return [wanted]
     names = {one.name for one in all_entry_points().select(group=GROUP)} - {REFERENCE}
     kinds = {name: provide(GROUP, name) for name in sorted(names)}
-    return [REFERENCE, *(name for name, kind in kinds.items() if _takes(kind, task))]
+    found = [REFERENCE, *(name for name, kind in kinds.items() if _takes(kind, task))]
+    return [like.engine] if like is not None and like.engine in found else found
 
 
 def _takes(kind: Any, task: Task) -> bool:
@@ -70,7 +73,7 @@ def fastest(
         for name in wrong:
             tell(Warned(f"the engine {name} answers worse than {REFERENCE} and is not used"))
         found = {name: one for name, one in found.items() if name not in wrong}
-    return max(found, key=lambda name: found[name]["throughput_per_s"] / found[name]["latency_ms_p50"])
+    return max(found, key=lambda name: float(found[name]["throughput_per_s"] / found[name]["latency_ms_p50"]))
 
 
 def load_engine(artifact: Artifact, threads: int, name: str | None = None) -> Engine:

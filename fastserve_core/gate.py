@@ -4,31 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fastserve_core.artifact import Artifact
 from fastserve_core.errors import BadOption
 from fastserve_core.task import Task
 
 if TYPE_CHECKING:
     from fastserve_core.registry import Active
 
+NOISE = 0.05
+"""Of two models as fast as each other, timed in turn on a busy machine, one may seem so much slower."""
+
 
 @dataclass
 class GateOptions:
     """The ``gate`` node of the config; each bound is against the model before the first compressor.
 
-    ``max_quality_drop`` is in the task's objective on the validation split (accuracy: 0.015 is 1.5 points).
+    ``max_drop`` is in the task's objective on the validation split (accuracy: 0.01 is one point). ``faster_than``
+    and ``smaller_than`` say how many times as fast, in latency and in throughput, and how many times as small a
+    candidate has to be. Besides, it must not be slower than the model that it was made from.
     """
 
     enabled: bool = True
-    max_quality_drop: float = 0.015
-    max_latency_ratio: float = 1.05
-    max_size_ratio: float = 1.0
+    max_drop: float = 0.01
+    faster_than: float = 1.0
+    smaller_than: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("max_latency_ratio", "max_size_ratio"):
+        for name in ("faster_than", "smaller_than"):
             if getattr(self, name) <= 0:
                 raise BadOption(f"gate.{name} must be above 0, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times as fast a candidate is as another model, timed in turn with it."""
+
+    latency: float
+    throughput: float
 
 
 def is_judged_later(active: Active, later: Sequence[Active]) -> bool:
@@ -37,18 +51,42 @@ def is_judged_later(active: Active, later: Sequence[Active]) -> bool:
     return damages and any(getattr(one.plugin, "trains", False) for one in later)
 
 
-def refusal(candidate: Mapping[str, Any], reference: Mapping[str, Any], options: GateOptions, task: Task) -> str | None:
-    """Why the candidate is refused, with every figure that is over its bound; ``None`` when it passes."""
+@dataclass(frozen=True)
+class Verdict:
+    """Why a candidate is refused (empty when it passes), and how many times as fast as the original it is."""
+
+    reason: str
+    speedup: Mapping[str, float]
+
+
+def rivals(candidate: Artifact, original: Artifact, before: Artifact) -> list[Artifact]:
+    """The models to time in turn: the candidate, the original, and the last good model where that is another."""
+    return [candidate, original] + ([before] if before.digest != original.digest else [])
+
+
+def judge(
+    candidate: Artifact, original: Artifact, speedups: Sequence[Speedup], options: GateOptions, task: Task
+) -> Verdict:
+    """The gate's verdict; ``speedups`` are over the others of ``rivals``. A reason names all that is over its bound."""
+    speedup = vars(speedups[0])
     if not options.enabled:
-        return None
-    before, after = (task.objective(one["quality_validation"]) for one in (reference, candidate))
-    latency = candidate["latency_ms_p50"] / reference["latency_ms_p50"]
-    size = candidate["size_bytes"] / reference["size_bytes"]
+        return Verdict("", speedup)
+    before, after = (task.objective(one.measures["quality_validation"]) for one in (original, candidate))
+    smaller = original.size_bytes / candidate.size_bytes
     reasons = []
-    if not before - after <= options.max_quality_drop:
-        reasons.append(f"quality drops by {before - after:.4f} (gate.max_quality_drop={options.max_quality_drop})")
-    if latency > options.max_latency_ratio:
-        reasons.append(f"latency is {latency:.2f} times (gate.max_latency_ratio={options.max_latency_ratio})")
-    if size > options.max_size_ratio:
-        reasons.append(f"size is {size:.2f} times (gate.max_size_ratio={options.max_size_ratio})")
-    return "; ".join(reasons) or None
+    if not before - after <= options.max_drop:
+        reasons.append(f"quality drops by {before - after:.4f} (gate.max_drop={options.max_drop:g})")
+    if smaller < options.smaller_than:
+        reasons.append(f"it is {smaller:.2f} times as small (gate.smaller_than={options.smaller_than:g})")
+    reasons += _too_slow(speedups[0], options.faster_than, "")
+    for one in speedups[1:]:
+        reasons += _too_slow(one, min(1.0, options.faster_than), " as the last good model")
+    return Verdict("; ".join(reasons), speedup)
+
+
+def _too_slow(speedup: Speedup, bound: float, than: str) -> list[str]:
+    return [
+        f"its {what} is {times:.2f} times as good{than} (gate.faster_than={bound:g})"
+        for what, times in vars(speedup).items()
+        if times < bound * (1 - NOISE)
+    ]

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.artifact import Artifact, load_artifact
+from fastserve_core.artifact import TRAINABLE, Artifact, load_artifact
 from fastserve_core.children import answer, call, event_writer
 from fastserve_core.data import Prepared, load
-from fastserve_core.engines import able, fastest
+from fastserve_core.engines import REFERENCE, fastest
 from fastserve_core.errors import FastServeError
 from fastserve_core.events import Event, Progress, Warned
 from fastserve_core.predictor import Predictor, by_length
@@ -32,18 +32,21 @@ GENERATED = {"max_new_tokens": 16}
 
 
 def measure(
-    artifact: Artifact, data: Prepared, task: Task, tell: Callable[[Event], None], wanted: str | None = None
+    artifact: Artifact, data: Prepared, task: Task, tell: Callable[[Event], None], engines: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """The artifact's measures on this machine by engine, the fastest engine first.
 
-    An engine that cannot run the model is said and left out; raises its error where no other can.
+    An engine that cannot run the model is said and left out, and the reference takes its place; raises its error
+    where no other can.
     """
-    threads, found, names = threads_per_process(), {}, able(artifact, task, wanted)
+    threads, found, names = threads_per_process(), {}, list(engines)
     for name in names:
         request = {"artifact": artifact.folder, "data": data.folder, "threads": threads, "engine": name}
         try:
             found[name] = call("fastserve_core.measure", request, threads, tell)
         except FastServeError as error:
+            if artifact.form == TRAINABLE and REFERENCE not in names:
+                names.append(REFERENCE)
             if name == names[-1] and not found:
                 raise
             tell(Warned(f"the engine {name} does not run this model: {error}"))
@@ -96,11 +99,14 @@ def throughput(predictor: Predictor, encoded: Sequence[Encoded]) -> float:
     best = 0.0
     for size in THROUGHPUT_BATCHES:
         batches = [[encoded[place] for place in places] for places in by_length(encoded, size)]
-        predictor.answer(batches[-1], GENERATED)
-        answered, start = 0, time.perf_counter()
+        middle = len(batches[len(batches) // 2][0])
         # middle batches first: where time runs out, what was timed is of typical length
-        for batch in sorted(batches, key=lambda one: abs(len(one[0]) - len(batches[len(batches) // 2][0]))):
-            answered += len(predictor.answer(batch, GENERATED))
+        batches.sort(key=lambda one: abs(len(one[0]) - middle))
+        for _ in predictor.answer_all(batches[:2], GENERATED):  # what an engine prepares for many batches is ready
+            pass
+        answered, start = 0, time.perf_counter()
+        for one in predictor.answer_all(batches, GENERATED):
+            answered += len(one)
             if time.perf_counter() - start > THROUGHPUT_SECONDS:
                 break
         best = max(best, answered / (time.perf_counter() - start))

@@ -12,13 +12,15 @@ from typing import Any
 from fastserve_core.adopting import adopt, comparable
 from fastserve_core.artifact import MANIFEST, TRAINABLE, Artifact, Manifest, load_artifact, write_manifest
 from fastserve_core.data import Prepared
+from fastserve_core.engines import able
 from fastserve_core.errors import BadModel, FastServeError, StageFailed
 from fastserve_core.events import Event, StageFinished, StageStarted, Warned
 from fastserve_core.files import read_json
-from fastserve_core.gate import is_judged_later, refusal
+from fastserve_core.gate import Verdict, is_judged_later, judge, rivals
 from fastserve_core.hashing import hash_files, stable_hash
 from fastserve_core.hookspecs import API_VERSION
 from fastserve_core.measure import measure
+from fastserve_core.pairs import speedups
 from fastserve_core.predictor import load_task
 from fastserve_core.record import Record, StageRecord
 from fastserve_core.registry import Active
@@ -93,7 +95,7 @@ class Pipeline:
             if self.model.form != TRAINABLE:
                 raise BadModel(f"'{active.name}' needs trainable weights, but {self.model.folder} is an engine's file")
             judged = not is_judged_later(active, chain[number + 1 :])
-            candidate = self._make(active, self.model, original, judged)
+            candidate = self._make(active, self.model, original, good if judged else None)
             if self.record.stages[-1].status == "rejected":
                 self.model = good
             else:
@@ -159,10 +161,13 @@ class Pipeline:
         """The trainer's options that the user set; a tuner leaves them alone."""
         return sorted(path for path in self.settings.fixed if path.startswith(trainer.path + "."))
 
-    def _make(self, active: Active, model: Artifact, original: Artifact | None = None, judged: bool = True) -> Artifact:
+    def _make(
+        self, active: Active, model: Artifact, original: Artifact | None = None, before: Artifact | None = None
+    ) -> Artifact:
         """One artifact, from the store or made, measured and published.
 
-        A compressor's is a candidate, to be judged against the ``original``: the model before the first of them.
+        A compressor's is a candidate. With ``before``, the last good model, it is judged: against that one, and
+        against the ``original``, the model before the first compressor.
         """
         key, name = self.key(active, model, original), self.name(active, model, original)
         self.tell(StageStarted(active.place, active.name))
@@ -177,20 +182,27 @@ class Pipeline:
                     if original is not None:
                         run = replace(run, original=original, retraining=retraining(self))
                     draft = self.verb(active, active.place, run)
-                    self.seal(draft, model, lineage_entry(active, key, begin, draft.costs))
+                    self.seal(draft, model, lineage_entry(active, key, begin, draft.costs), original)
                     claim.publish(draft.folder)
         artifact = load_artifact(claim.final)
-        gate, task = self.settings.general.gate, self.settings.task
-        reason = refusal(artifact.measures, original.measures, gate, task) if original is not None and judged else None
+        verdict = self._judge(artifact, original, before) if original is not None and before is not None else None
+        measures = artifact.measures if verdict is None else {**artifact.measures, "speedup": verdict.speedup}
+        reason = "" if verdict is None else verdict.reason
         self.note(
             StageRecord(
                 active.place, active.name, active.version, "rejected" if reason else status,
                 round(time.perf_counter() - begin, 2), str(artifact.folder), artifact.digest,
-                asdict(active.options), artifact.measures, reason or "",
+                asdict(active.options), measures, reason,
             ),
-            judged,
+            judged=original is None or verdict is not None,
         )  # fmt: skip
         return artifact
+
+    def _judge(self, candidate: Artifact, original: Artifact, before: Artifact) -> Verdict:
+        """Time the candidate in turn with what it is compared with, and see whether the gate lets it through."""
+        assert self.data is not None  # compressors need data
+        found = speedups(self.store, rivals(candidate, original, before), self.data, self.tell)
+        return judge(candidate, original, found, self.settings.general.gate, self.settings.task)
 
     def verb(self, active: Active, verb: str, run: Run) -> Any:
         """Call a plugin; what it fails with is said in one message that names it."""
@@ -205,8 +217,13 @@ class Pipeline:
         except Exception as error:
             raise StageFailed(f"{active.path} failed: {type(error).__name__}: {error}") from error
 
-    def seal(self, draft: Draft, model: Artifact, entry: Mapping[str, Any]) -> Artifact:
-        """Write the draft's manifest, measure it, and write the manifest with its measures."""
+    def seal(
+        self, draft: Draft, model: Artifact, entry: Mapping[str, Any], original: Artifact | None = None
+    ) -> Artifact:
+        """Write the draft's manifest, measure it, and write the manifest with its measures.
+
+        A candidate is measured on the engine of the ``original``.
+        """
         task = self.settings.task
         labels = draft.labels if draft.labels is not None else self.labels(str(entry["stage"]), model)
         manifest = Manifest(
@@ -220,7 +237,8 @@ class Pipeline:
         artifact = write_manifest(draft.folder, manifest)
         if self.data is None:
             return artifact
-        found = measure(artifact, self.data, self.settings.task, self.tell, self.settings.general.engine)
+        engines = able(artifact, task, self.settings.general.engine, original)
+        found = measure(artifact, self.data, task, self.tell, engines)
         best = next(iter(found))
         runtime = {**manifest.runtime, "engine": best, "measured": found}
         return write_manifest(draft.folder, replace(manifest, runtime=runtime, measures=found[best]))

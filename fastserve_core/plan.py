@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from fastserve_core.adopting import adopted_name, comparable
 from fastserve_core.artifact import Artifact, load_artifact
 from fastserve_core.files import read_json
-from fastserve_core.gate import is_judged_later, refusal
+from fastserve_core.gate import is_judged_later, judge, rivals
+from fastserve_core.pairs import find_speedups
 from fastserve_core.settings import option_changes
 
 if TYPE_CHECKING:
@@ -56,10 +57,19 @@ def _compressors(pipeline: Pipeline, model: Artifact | None) -> list[tuple[Activ
         elif is_judged_later(active, chosen[number + 1 :]):
             model = made
         else:
-            gate, task = pipeline.settings.general.gate, pipeline.settings.task
-            good = made if refusal(made.measures, original.measures, gate, task) is None else good
-            model = good
+            model = good = _judged(pipeline, made, original, good)
     return states
+
+
+def _judged(pipeline: Pipeline, made: Artifact, original: Artifact, good: Artifact | None) -> Artifact | None:
+    """The model that the chain goes on from; ``None`` where the candidate has not been timed against the others."""
+    if good is None or pipeline.data is None:
+        return None
+    found = find_speedups(pipeline.store, rivals(made, original, good), pipeline.data)
+    if found is None:
+        return None
+    settings = pipeline.settings
+    return good if judge(made, original, found, settings.general.gate, settings.task).reason else made
 
 
 def _made(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,10 @@ class Predictor:
         """The answers to raw inputs (texts, pairs or mappings), in their order."""
         encoded = self.encode([self.task.read_input(value) for value in inputs])
         answers: list[dict[str, Any]] = [{}] * len(encoded)
-        for batch in by_length(encoded, batch_size):
-            for place, one in zip(batch, self.answer([encoded[place] for place in batch]), strict=True):
+        places = by_length(encoded, batch_size)
+        batches = [[encoded[place] for place in batch] for batch in places]
+        for batch, answered in zip(places, self.answer_all(batches), strict=True):
+            for place, one in zip(batch, answered, strict=True):
                 answers[place] = one
         return answers
 
@@ -51,13 +53,29 @@ class Predictor:
             return self.task.decode(self.engine.generate(self.task.prompts(batch), merged), batch)
         return self.task.decode(self.engine.run(self.task.collate(batch)), batch)
 
+    def answer_all(
+        self, batches: Sequence[Sequence[Encoded]], options: Mapping[str, Any] | None = None
+    ) -> Iterator[list[dict[str, Any]]]:
+        """The answers to several encoded batches, in their order; an engine may run some at a time."""
+        if self.task.generative:
+            for batch in batches:
+                yield self.answer(batch, options)
+        else:
+            for outputs, batch in zip(self._run_all(batches), batches, strict=True):
+                yield self.task.decode(outputs, batch)
+
+    def _run_all(self, batches: Sequence[Sequence[Encoded]]) -> Iterator[Arrays]:
+        inputs = (self.task.collate(batch) for batch in batches)
+        run_all = getattr(self.engine, "run_all", None) if len(batches) > 1 else None
+        return run_all(inputs) if run_all is not None else map(self.engine.run, inputs)
+
     def score(self, rows: Sequence[Row], batch_size: int = 32) -> dict[str, float]:
         """The task's measures over labelled rows."""
         examples = self.task.examples(self.encode(rows), "validation")
         evidence: list[Any] = []
-        for places in by_length(examples, batch_size):
-            batch = [examples[place] for place in places]
-            evidence += self.task.evidence(self.engine.run(self.task.collate(batch)), batch)
+        batches = [[examples[place] for place in places] for places in by_length(examples, batch_size)]
+        for outputs, batch in zip(self._run_all(batches), batches, strict=True):
+            evidence += self.task.evidence(outputs, batch)
         return self.task.score(evidence)
 
     def warmup(self, inputs: Sequence[Any]) -> None:

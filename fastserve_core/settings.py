@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fastserve_core.data import DataOptions
-from fastserve_core.engines import check_engine, check_generates
+from fastserve_core.engines import AUTO, check_engine, check_generates
 from fastserve_core.errors import BadOption, BadPlan, Collector
 from fastserve_core.gate import GateOptions
 from fastserve_core.hookspecs import OBSERVE, STAGES
@@ -35,7 +35,7 @@ class General:
 
     seed: int = 0
     home: str | None = None
-    engine: str | None = None
+    engine: str = AUTO
     default_observers: list[str] = field(default_factory=list)
     blocked_plugins: list[str] = field(default_factory=list)
     gate: GateOptions = field(default_factory=GateOptions)
@@ -44,8 +44,7 @@ class General:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise BadOption(f"seed must lie between 0 and 2^32 - 1, not {self.seed}")
-        if self.engine is not None:
-            check_engine(self.engine)
+        check_engine(self.engine)
 
 
 NODES = {"task", "data", "model", OBSERVE, *STAGES}
@@ -124,8 +123,7 @@ def check_plan(settings: Settings) -> None:
     for active in registry.of("compress"):
         if getattr(active.plugin, "trains", False) and not registry.of("train"):
             raise BadPlan(f"'{active.name}' has a trainer train: add one, e.g. +plugin=[torch_ddp,{active.name}]")
-    if settings.general.engine is not None:
-        check_generates(settings.general.engine, task)
+    check_generates(settings.general.engine, task)
     lowered: str | None = None
     for active in registry.of("compress"):
         tasks: tuple[str, ...] = getattr(active.plugin, "tasks", ())

@@ -136,7 +136,11 @@ class DataSource(Protocol):
 
 
 class Engine(Protocol):
-    """Named arrays in, named arrays out, for one model folder. Use it in the thread that made it."""
+    """Named arrays in, named arrays out, for one model folder. Use it in the thread that made it.
+
+    It may also have ``run_all``, which takes an iterable of inputs and yields their outputs in the same order: for
+    engines that get more done with several passes at a time than with one after the other.
+    """
 
     requires: ClassVar[tuple[str, ...]]
     takes_weights: ClassVar[bool]

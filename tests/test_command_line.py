@@ -98,7 +98,7 @@ NO_EPOCH = "train.torch_ddp has no option 'epoch'; did you mean 'epochs'"
         (["+plugin=[]"], ["names nothing"]),
         ([DDP, "train.torch_ddp.epoch=2"], [NO_EPOCH]),
         ([DDP, "+train.torch_ddp.epoch=2"], [NO_EPOCH]),
-        ([DDP, "sed=1", "gate.max_quality=1"], ["2 things are wrong", "'seed'", "'max_quality_drop'"]),
+        ([DDP, "sed=1", "gate.max_dorp=1"], ["2 things are wrong", "'seed'", "'max_drop'"]),
         (["train.torch_ddp.lr=1"], ["no such plugin is chosen; add +plugin=torch_ddp"]),
         ([DDP, "train.torch_ddp.epochs=two"], ["train.torch_ddp.epochs='two'"]),
         ([DDP, "train.torch_ddp.epochs=0", "seed=x"], ["2 things", "epochs must be at least 1", "seed='x'"]),

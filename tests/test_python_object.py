@@ -64,7 +64,7 @@ def test_each_verb_gives_its_result_and_the_rest_goes_on_from_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     texts, labels = labelled(200, 4)
-    fs = FastServe({"model": str(tiny_bert), "seed": 3, "gate": {"enabled": False}}, show=False)
+    fs = FastServe({"model": str(tiny_bert), "seed": 3, "gate": {"enabled": False}, "engine": "torch"}, show=False)
     trained = fs.train(texts, labels, epochs=8, lr=3e-3, batch_size=16)
     assert (trained.status, trained.options["epochs"]) == ("done", 8)
     assert trained.measures["quality"]["accuracy"] > 0.8
@@ -92,8 +92,8 @@ def test_wrong_configs_are_said(tmp_path: Path) -> None:
         FastServe({"model": "bert", "dim": 10, "num_heads": 3})
     with pytest.raises(UnknownName, match="no task named 'classify'"):
         FastServe({"task": "classify"})
-    with pytest.raises(BadOption, match=r"gate.max_latency_ratio"):
-        FastServe({"gate": {"max_latency_ratio": -1}})
+    with pytest.raises(BadOption, match=r"gate.faster_than"):
+        FastServe({"gate": {"faster_than": -1}})
 
 
 def test_verbs_out_of_order_and_wrong_data_are_said(tiny_bert: Path) -> None:

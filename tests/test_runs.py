@@ -16,18 +16,18 @@ from typing import Any
 
 import pytest
 
-from conftest import Cli, ranks_below, write_reviews
+from conftest import Cli, on_torch, ranks_below, write_reviews
 
 pytestmark = pytest.mark.slow
 
 TRAIN = ["train.torch_ddp.epochs=6", "train.torch_ddp.lr=3e-3", "train.torch_ddp.batch_size=16"]
 ONCE = ["train.torch_ddp.epochs=1"]
-CALIBRATE = ["compress.neural_compressor.calibration_rows=16", "gate.max_latency_ratio=100", "gate.max_size_ratio=100"]
+CALIBRATE = ["compress.neural_compressor.calibration_rows=16", "gate.faster_than=0.01", "gate.smaller_than=0.01"]
 
 
 def start(folder: Path, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "fastserve_core", *map(str, arguments)],
+        [sys.executable, "-m", "fastserve_core", *on_torch(arguments)],
         cwd=folder,
         env=os.environ | {"FASTSERVE_HOME": str(folder / "home")} | environment,
         stdout=subprocess.PIPE,
@@ -79,6 +79,7 @@ def test_every_stage_is_done_and_measured_alike(done: tuple[Path, list[str]]) ->
         *("quality", "quality_validation", "latency_ms_p50", "latency_ms_p99"),
         *("throughput_per_s", "size_bytes", "peak_memory_bytes", "threads"),
     }
+    assert set(record["stages"][2]["measures"].pop("speedup")) == {"latency", "throughput"}
     for stage in record["stages"][1:]:
         assert set(stage["measures"]) == keys
         assert stage["measures"]["quality"]["accuracy"] > 0.9
@@ -134,11 +135,11 @@ def test_an_option_of_the_compressor_redoes_only_the_compressor(done: tuple[Path
 
 
 def test_a_gate_that_is_too_tight_refuses_and_keeps_the_model(done: tuple[Path, list[str]]) -> None:
-    code, out, err = finish(start(done[0], *done[1], "gate.max_size_ratio=0.001"))
+    code, out, err = finish(start(done[0], *done[1], "gate.smaller_than=1000"))
     assert code == 0, err + out
     record = records(done[0])[-1]
     assert record["stages"][2]["status"] == "rejected"
-    assert "gate.max_size_ratio=0.001" in record["stages"][2]["reason"]
+    assert "gate.smaller_than=1000" in record["stages"][2]["reason"]
     assert record["best"] == record["stages"][1]["artifact"]
 
 
@@ -154,10 +155,10 @@ def test_runs_and_diff_show_what_differs(done: tuple[Path, list[str]], cli: Cli)
     changed["stages"][1]["options"]["lr"] = 0.5
     (other / "run.json").write_text(json.dumps(changed))
     config = (other / "config.yaml").read_text()
-    (other / "config.yaml").write_text(config.replace("max_quality_drop: 0.015", "max_quality_drop: 0.5"))
+    (other / "config.yaml").write_text(config.replace("max_drop: 0.01", "max_drop: 0.5"))
     code, out, _ = finish(start(done[0], "diff", one, other))
     assert code == 0
-    assert "config.gate.max_quality_drop" in out
+    assert "config.gate.max_drop" in out
     assert "2.train.torch_ddp.options.lr" in out
     assert "do not differ" in finish(start(done[0], "diff", one, one))[1]
     found = json.loads(finish(start(done[0], "diff", one, other, "--json"))[1])

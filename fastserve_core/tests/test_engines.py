@@ -28,11 +28,17 @@ def accuracy(scores: Any) -> float:
 
 def test_weights_run_on_every_installed_engine_and_files_on_their_own(tmp_path: Any) -> None:
     task = load_task("text_classification", {})
-    assert able(artifact(tmp_path), task) == ["torch"]
+    assert able(artifact(tmp_path), task) == ["torch", "openvino"]
     assert able(artifact(tmp_path, engine="of_a_plugin"), task) == ["of_a_plugin"]
-    assert able(artifact(tmp_path), task, "auto") == ["torch", "openvino"]
     assert able(artifact(tmp_path), task, "openvino") == ["openvino"]
     assert able(artifact(tmp_path, "engine", "openvino"), task, "torch") == ["openvino"]
+
+
+def test_a_candidate_is_measured_on_the_engine_of_what_it_is_compared_with(tmp_path: Any) -> None:
+    task = load_task("text_classification", {})
+    assert able(artifact(tmp_path), task, like=artifact(tmp_path, engine="openvino")) == ["openvino"]
+    assert able(artifact(tmp_path), task, "torch", artifact(tmp_path, engine="openvino")) == ["torch"]
+    assert able(artifact(tmp_path), task, like=artifact(tmp_path, engine="gone")) == ["torch", "openvino"]
 
 
 def test_a_task_that_generates_runs_on_engines_that_do(tmp_path: Any) -> None:

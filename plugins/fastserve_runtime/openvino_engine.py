@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,10 +17,12 @@ MODEL = "openvino_model.xml"
 
 
 class OpenVINOEngine:
-    """Reads ``openvino_model.xml`` and ``.bin``; one request at a time, for the least latency.
+    """Reads ``openvino_model.xml`` and ``.bin``.
 
-    Where the processor has bf16 units, OpenVINO computes in bf16 what is not quantized. A folder of Hugging Face
-    weights is lowered when it is first used, and found in the store from then on.
+    One input is answered with all threads, for the least latency. Of many batches each thread answers its own: seen
+    for MiniLM on two cores, 5 to 15 % more of them. Where the processor has bf16 units, OpenVINO computes in bf16
+    what is not quantized. A folder of Hugging Face weights is lowered when it is first used, and found in the store
+    from then on.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
@@ -30,25 +33,63 @@ class OpenVINOEngine:
         with without_package("openvino_telemetry"):
             import openvino
 
-        path = _files(folder, threads) / MODEL
-        config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-        self._model = openvino.Core().compile_model(str(path), "CPU", config)
+        self._path, self._threads, self._core = _files(folder, threads) / MODEL, threads, openvino.Core()
+        self._model = self._compile("LATENCY", streams=1)
         self._request = self._model.create_infer_request()
         self._takes = {one.get_any_name() for one in self._model.inputs}
         self._gives = [one.get_any_name() for one in self._model.outputs]
+        self._several: list[Any] = []
+
+    def _compile(self, hint: str, streams: int) -> Any:
+        config = {"INFERENCE_NUM_THREADS": self._threads, "PERFORMANCE_HINT": hint, "NUM_STREAMS": streams}
+        return self._core.compile_model(str(self._path), "CPU", config)
 
     def run(self, inputs: Arrays) -> Arrays:
+        return self._named(self._request.infer(self._given(inputs)))
+
+    def run_all(self, batches: Iterable[Arrays]) -> Iterator[Arrays]:
+        """One pass for each, as many at a time as there are threads, with the outputs in order."""
+        if self._threads == 1:
+            yield from map(self.run, batches)
+            return
+        if not self._several:
+            model = self._compile("THROUGHPUT", streams=self._threads)
+            self._several = [model.create_infer_request() for _ in range(self._threads + 1)]  # one waits its turn
+        free, running = deque(self._several), deque[Any]()
+        try:
+            for inputs in batches:
+                if not free:
+                    yield self._finished(running, free)
+                request = free.popleft()
+                request.start_async(self._given(inputs))
+                running.append(request)
+            while running:
+                yield self._finished(running, free)
+        finally:  # who asked may have stopped listening
+            for request in running:
+                request.wait()
+
+    def _finished(self, running: deque[Any], free: deque[Any]) -> Arrays:
+        request = running.popleft()
+        request.wait()
+        free.append(request)
+        return self._named(request.results)
+
+    def _given(self, inputs: Arrays) -> Arrays:
         given = {name: array for name, array in inputs.items() if name in self._takes}
         for name in self._takes - given.keys():  # token types that a tokenizer does not give are 0, as in transformers
             given[name] = np.zeros_like(inputs["input_ids"])
-        results = self._request.infer(given)
-        return {name: results[number] for number, name in enumerate(self._gives)}
+        return given
+
+    def _named(self, results: Any) -> Arrays:
+        """Copies: a request writes its next results where these are."""
+        return {name: np.array(results[number]) for number, name in enumerate(self._gives)}
 
     def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
         raise BadPlan("OpenVINO's files answer in one pass and cannot generate text: use the engine torch")
 
     def close(self) -> None:
-        del self._request, self._model
+        del self._request, self._several, self._model
 
 
 def _files(folder: Path, threads: int) -> Path:

@@ -161,3 +161,21 @@ def test_a_model_that_does_not_go_through_says_why(tmp_path: Path, monkeypatch: 
     ReformerForSequenceClassification(config).save_pretrained(tmp_path / "model")
     with pytest.raises(UserError, match="the model cannot be converted: "):
         OpenVINOEngine(tmp_path / "model", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+def test_many_batches_are_answered_in_order_and_as_one_by_one(both: tuple[Path, Path], threads: int) -> None:
+    engine, rng = OpenVINOEngine(both[0], threads), np.random.default_rng(1)
+    shapes = [(5, 9), (1, 3), (8, 20), (2, 31), (5, 9), (3, 4), (16, 12)]
+    batches = [
+        {"input_ids": rng.integers(5, 40, shape), "attention_mask": np.ones(shape, np.int64)} for shape in shapes
+    ]
+    together = list(engine.run_all(iter(batches)))
+    assert [one["logits"].shape[0] for one in together] == [shape[0] for shape in shapes]
+    for inputs, outputs in zip(batches, together, strict=True):
+        assert np.allclose(engine.run(inputs)["logits"], outputs["logits"], atol=2e-2)
+    some = engine.run_all(iter(batches))
+    next(some)
+    some.close()  # nothing is left running, and the next ones are answered
+    assert len(list(engine.run_all(iter(batches)))) == len(batches)

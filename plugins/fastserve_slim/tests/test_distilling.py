@@ -111,9 +111,9 @@ def test_a_pruned_model_is_judged_when_it_has_been_taught(
     command = [
         "+plugin=[torch_ddp,prune,distill]", f"model={tiny_bert}", f"data={reviews}",
         "train.torch_ddp.epochs=4", "train.torch_ddp.lr=3e-3", "train.torch_ddp.batch_size=16",
-        "compress.distill.relations=0.5", "compress.distill.epochs=2", "gate.max_latency_ratio=100",
+        "compress.distill.relations=0.5", "compress.distill.epochs=2", "gate.faster_than=0.01",
     ]  # fmt: skip
-    done = cli(*command, "gate.max_quality_drop=0.2")
+    done = cli(*command, "gate.max_drop=0.2")
     assert done.returncode == 0, done.stderr + done.stdout
     record = newest(tmp_path)
     _, pruned, distilled = record["stages"]
@@ -123,7 +123,7 @@ def test_a_pruned_model_is_judged_when_it_has_been_taught(
     assert record["best"] == distilled["artifact"]
     assert distilled["measures"]["quality"]["accuracy"] > 0.9
     assert distilled["measures"]["size_bytes"] == pytest.approx(pruned["measures"]["size_bytes"], rel=0.02)
-    again = cli(*command, "gate.max_quality_drop=-1")  # everything that is judged is refused
+    again = cli(*command, "gate.max_drop=-1")  # everything that is judged is refused
     assert again.returncode == 0, again.stderr
     record = newest(tmp_path)
     assert [one["status"] for one in record["stages"]] == ["reused", "reused", "rejected"]

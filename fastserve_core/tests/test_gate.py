@@ -1,0 +1,87 @@
+"""The gate: what it refuses, and every reason that it gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastserve_core.artifact import Artifact, Manifest
+from fastserve_core.errors import BadOption
+from fastserve_core.gate import GateOptions, Speedup, judge, rivals
+from fastserve_core.predictor import load_task
+
+TASK = load_task("text_classification", {})
+FAST = Speedup(2.0, 3.0)
+
+
+def model(tmp_path: Path, name: str, accuracy: float, size: int) -> Artifact:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "weights").write_bytes(bytes(size))
+    measures: dict[str, Any] = {"quality_validation": {"accuracy": accuracy}}
+    return Artifact(folder, name, Manifest("text_classification", {}, (), {}, (), {"weights": ""}, measures))
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Artifact:
+    return model(tmp_path, "original", 0.9, 1000)
+
+
+def reason(candidate: Artifact, original: Artifact, *speedups: Speedup, **options: Any) -> str:
+    return judge(candidate, original, speedups, GateOptions(**options), TASK).reason
+
+
+def test_a_smaller_and_faster_model_within_the_budget_passes(tmp_path: Path, original: Artifact) -> None:
+    candidate = model(tmp_path, "candidate", 0.891, 500)
+    verdict = judge(candidate, original, [FAST], GateOptions(), TASK)
+    assert verdict.reason == ""
+    assert verdict.speedup == {"latency": 2.0, "throughput": 3.0}
+
+
+def test_every_figure_that_is_over_its_bound_is_said(tmp_path: Path, original: Artifact) -> None:
+    said = reason(model(tmp_path, "candidate", 0.85, 2000), original, Speedup(0.8, 0.9), Speedup(0.5, 1.0))
+    assert said.split("; ") == [
+        "quality drops by 0.0500 (gate.max_drop=0.01)",
+        "it is 0.50 times as small (gate.smaller_than=1)",
+        "its latency is 0.80 times as good (gate.faster_than=1)",
+        "its throughput is 0.90 times as good (gate.faster_than=1)",
+        "its latency is 0.50 times as good as the last good model (gate.faster_than=1)",
+    ]
+
+
+def test_what_timing_cannot_tell_apart_is_as_fast(tmp_path: Path, original: Artifact) -> None:
+    candidate = model(tmp_path, "candidate", 0.9, 1000)
+    assert reason(candidate, original, Speedup(0.96, 0.97)) == ""
+    assert "latency" in reason(candidate, original, Speedup(0.94, 1.0))
+
+
+def test_a_higher_bound_is_for_the_original_alone(tmp_path: Path, original: Artifact) -> None:
+    candidate = model(tmp_path, "candidate", 0.9, 100)
+    assert reason(candidate, original, Speedup(4.0, 4.0), Speedup(1.0, 1.0), faster_than=4.0) == ""
+    assert "gate.faster_than=4" in reason(candidate, original, Speedup(3.0, 5.0), faster_than=4.0)
+    assert "gate.smaller_than=12" in reason(candidate, original, FAST, smaller_than=12.0)
+    assert reason(candidate, original, FAST, Speedup(0.6, 0.6), faster_than=0.5) == ""
+
+
+def test_a_quality_that_is_no_number_is_refused(tmp_path: Path, original: Artifact) -> None:
+    assert "quality drops by nan" in reason(model(tmp_path, "candidate", float("nan"), 10), original, FAST)
+
+
+def test_a_gate_that_is_off_refuses_nothing(tmp_path: Path, original: Artifact) -> None:
+    assert reason(model(tmp_path, "candidate", 0.1, 5000), original, Speedup(0.1, 0.1), enabled=False) == ""
+
+
+def test_a_candidate_is_timed_once_where_the_last_good_model_is_the_original(
+    tmp_path: Path, original: Artifact
+) -> None:
+    candidate, other = model(tmp_path, "candidate", 0.9, 1), model(tmp_path, "other", 0.9, 1)
+    assert rivals(candidate, original, original) == [candidate, original]
+    assert rivals(candidate, original, other) == [candidate, original, other]
+
+
+@pytest.mark.parametrize("name", ["faster_than", "smaller_than"])
+def test_a_bound_that_is_not_above_zero_is_refused(name: str) -> None:
+    with pytest.raises(BadOption, match=f"gate.{name} must be above 0, not 0"):
+        GateOptions(**{name: 0})

@@ -1,0 +1,52 @@
+"""Models timed in turn: ratios of the same rounds, kept in the store."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from fastserve_core import pairs
+from fastserve_core.artifact import TRAINABLE, Artifact, Manifest, write_manifest
+from fastserve_core.data import DataOptions, prepare
+from fastserve_core.files import copy_tree
+from fastserve_core.hashing import hash_files
+from fastserve_core.pairs import find_speedups, speedups
+from fastserve_core.predictor import load_task
+from fastserve_core.store import Store
+
+
+def test_the_ratio_is_the_median_of_rounds_in_which_each_takes_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+    monkeypatch.setattr(pairs, "ROUNDS", {"x": 5})
+
+    def work(number: int, round_: int) -> None:
+        calls.append((number, round_))
+        time.sleep(0.002 * (1 + 3 * number) + (0.05 if (number, round_) == (0, 2) else 0))
+
+    (ratio,) = pairs._ratios(work, 2, "x", warmup=1)
+    assert 2.5 < ratio < 4.5  # the round that something else slowed down does not count
+    assert calls[:2] == [(0, 0), (1, 0)]
+    assert calls[2:6] == [(0, 0), (1, 0), (1, 1), (0, 1)]
+
+
+def published(folder: Path, source: Path) -> Artifact:
+    copy_tree(source, folder)
+    runtime = {"engine": "torch", "form": TRAINABLE}
+    labels = ("negative", "positive")
+    return write_manifest(folder, Manifest("text_classification", {}, labels, runtime, (), hash_files(folder)))
+
+
+@pytest.mark.slow
+def test_a_model_is_as_fast_as_its_copy_and_is_timed_once(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+    store, task = Store(tmp_path / "store"), load_task("text_classification", {})
+    data = prepare(DataOptions(train=str(reviews)), task, store, print)
+    models = [published(tmp_path / name, tiny_bert) for name in "ab"]
+    assert find_speedups(store, models, data) is None
+    (found,) = speedups(store, models, data, lambda _: None)
+    assert 0.6 < found.latency < 1.6
+    assert 0.6 < found.throughput < 1.6
+    begin = time.perf_counter()
+    assert speedups(store, models, data, lambda _: None) == find_speedups(store, models, data) == [found]
+    assert time.perf_counter() - begin < 0.5
