@@ -93,18 +93,18 @@ def test_long_texts_are_joined_from_reviews_of_one_label(part: Any, work: Any) -
 
 
 def test_a_section_that_fails_is_named_and_the_others_run(
-    part: Any, bench: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    part: Any, bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def failing(bench: Any) -> Any:
         raise BadOption("no such rows")
 
-    train, kept = part("train"), list[Any]()
-    monkeypatch.setattr(train, "SECTIONS", {"one": failing, "two": lambda bench: {"figure": 2}})
-    result = train.run(["one", "two"], bench, lambda found: kept.append(json.dumps(found)))
+    parts = {"one": failing, "two": lambda bench: {"figure": 2}}
+    result = part("sections").run(parts, ["one", "two"], bench, tmp_path / "out.json")
     assert result["failed"] == {"one": "no such rows"} and result["figure"] == 2
-    assert len(kept) == 2
+    assert json.loads((tmp_path / "out.json").read_text()) == result
+    monkeypatch.setattr(part("train"), "SECTIONS", parts)
     with pytest.raises(SystemExit):
-        train.arguments(["--only", "two,three"])
+        part("train").arguments(["--only", "two,three"])
     assert "no section is called three: choose of one, two" in capsys.readouterr().err
 
 
