@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastserve_core.errors import Unexportable
 from fastserve_core.exports import one_line
 from fastserve_core.quiet import silence, without_package
+from fastserve_runtime.first_token import spare_other_tokens
 
 if TYPE_CHECKING:
     import openvino
@@ -47,7 +48,9 @@ class OpenVINOExport:
     outputs: tuple[str, ...]
 
     def __init__(self, model: Any) -> None:
-        """``model`` is one of transformers', in evaluation mode; it is run once, on two short rows."""
+        """``model`` is one of transformers', in evaluation mode. It is run once, on two short rows, and is the export's
+        from here on: a classifier's layers give no other token than the one that is read."""
+        spare_other_tokens(model)
         takes = set(signature(model.forward).parameters)
         if getattr(model.config, "type_vocab_size", 2) < 2:
             takes.discard("token_type_ids")  # RoBERTa has the argument, and one row in its table
