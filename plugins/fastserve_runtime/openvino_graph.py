@@ -49,7 +49,8 @@ class OpenVINOExport:
 
     def __init__(self, model: Any) -> None:
         """``model`` is one of transformers', in evaluation mode. It is run once, on two short rows, and is the export's
-        from here on: a classifier's layers give no other token than the one that is read."""
+        from here on: it is set to torch's fused attention, and a classifier's last layer gives one token alone."""
+        _fuse_attention(model)
         spare_other_tokens(model)
         takes = set(signature(model.forward).parameters)
         if getattr(model.config, "type_vocab_size", 2) < 2:
@@ -108,6 +109,12 @@ class OpenVINOExport:
         for port in graph.inputs:
             if not all(size.is_dynamic for size in port.get_partial_shape()):
                 raise Unexportable(f"input {port.get_any_name()} is fixed to the shape {port.get_partial_shape()}")
+
+
+def _fuse_attention(model: Any) -> None:
+    """Training builds models with attention in many steps: OpenVINO computes each apart, the one operator at once."""
+    if getattr(model, "_supports_sdpa", False):
+        model.set_attn_implementation("sdpa")
 
 
 def max_length(model: Any) -> int:
