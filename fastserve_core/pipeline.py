@@ -27,10 +27,11 @@ from fastserve_core.registry import Active
 from fastserve_core.retraining import retraining
 from fastserve_core.run import Draft, Run
 from fastserve_core.settings import Settings, option_changes
-from fastserve_core.store import Store, result_name
+from fastserve_core.store import Claim, Store, result_name
 from fastserve_core.task import Task
 from fastserve_core.threads import threads_per_process
 from fastserve_core.tuning import search
+from fastserve_core.twins import copy_of, find_twin, made_of
 
 
 @dataclass
@@ -146,7 +147,7 @@ class Pipeline:
         if original is None or not getattr(active.plugin, "trains", False):
             return []
         (trainer,) = self.settings.registry.of("train")
-        return [self.key(trainer, original), original.digest]
+        return [made_of(self.key(trainer, original)), original.digest]
 
     def name(self, active: Active, model: Artifact, original: Artifact | None = None) -> str:
         """A stage's result in the store."""
@@ -154,8 +155,8 @@ class Pipeline:
 
     def tune_name(self, active: Active, trainer: Active) -> str:
         """A search's result also depends on the trainer and on what the user set."""
-        key = self.key(active, self.model) | {"trainer": self.key(trainer, self.model), "fixed": self.fixed(trainer)}
-        return result_name("tune", active.name, stable_hash(key))
+        made = [made_of(self.key(one, self.model)) for one in (active, trainer)]
+        return result_name("tune", active.name, stable_hash([*made, self.fixed(trainer)]))
 
     def fixed(self, trainer: Active) -> list[str]:
         """The trainer's options that the user set; a tuner leaves them alone."""
@@ -173,17 +174,15 @@ class Pipeline:
         self.tell(StageStarted(active.place, active.name))
         begin = time.perf_counter()
         with self.store.claim(name, self.warn) as claim:
-            status = "reused" if claim.published else "done"
-            if not claim.published:
-                work = claim.partial / "work"
-                work.mkdir(exist_ok=True)
+            twin = None if claim.published else find_twin(self.store, active, key)
+            status = "reused" if claim.published or twin else "done"
+            if twin is not None:
+                draft = copy_of(twin, claim.partial / "copy")
+                self.seal(draft, model, twin.manifest.lineage[-1], original)
+                claim.publish(draft.folder)
+            elif not claim.published:
                 with self.failing(active, begin):
-                    run = self.run_for(active.place, work, model)
-                    if original is not None:
-                        run = replace(run, original=original, retraining=retraining(self))
-                    draft = self.verb(active, active.place, run)
-                    self.seal(draft, model, lineage_entry(active, key, begin, draft.costs), original)
-                    claim.publish(draft.folder)
+                    claim.publish(self._work(active, model, original, claim, key, begin))
         artifact = load_artifact(claim.final)
         verdict = self._judge(artifact, original, before) if original is not None and before is not None else None
         measures = artifact.measures if verdict is None else {**artifact.measures, "speedup": verdict.speedup}
@@ -197,6 +196,25 @@ class Pipeline:
             judged=original is None or verdict is not None,
         )  # fmt: skip
         return artifact
+
+    def _work(
+        self,
+        active: Active,
+        model: Artifact,
+        original: Artifact | None,
+        claim: Claim,
+        key: Mapping[str, Any],
+        begin: float,
+    ) -> Path:
+        """Have the plugin make the result; returns the sealed folder."""
+        work = claim.partial / "work"
+        work.mkdir(exist_ok=True)
+        run = self.run_for(active.place, work, model)
+        if original is not None:
+            run = replace(run, original=original, retraining=retraining(self))
+        draft: Draft = self.verb(active, active.place, run)
+        self.seal(draft, model, lineage_entry(active, key, begin, draft.costs), original)
+        return draft.folder
 
     def _judge(self, candidate: Artifact, original: Artifact, before: Artifact) -> Verdict:
         """Time the candidate in turn with what it is compared with, and see whether the gate lets it through."""
@@ -230,7 +248,7 @@ class Pipeline:
             task=task.name,
             task_options=vars(task.options),
             labels=tuple(labels),
-            runtime={"engine": draft.engine, "form": draft.form},
+            runtime={"engine": draft.engine, "form": draft.form, "named": draft.engine},
             lineage=(*model.manifest.lineage, entry),
             files=hash_files(draft.folder, leave_out=[MANIFEST]),
         )
@@ -277,6 +295,7 @@ def lineage_entry(active: Active, key: Mapping[str, Any], begin: float, costs: M
         "options": asdict(active.options),
         "data": key["data"],
         "parent": key["model"],
+        "made_of": made_of(key),
         "seconds": round(time.perf_counter() - begin, 2),
         "costs": dict(costs),
     }

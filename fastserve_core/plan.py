@@ -10,6 +10,7 @@ from fastserve_core.files import read_json
 from fastserve_core.gate import is_judged_later, judge, rivals
 from fastserve_core.pairs import find_speedups
 from fastserve_core.settings import option_changes
+from fastserve_core.twins import find_twin
 
 if TYPE_CHECKING:
     from fastserve_core.pipeline import Pipeline
@@ -75,8 +76,12 @@ def _judged(pipeline: Pipeline, made: Artifact, original: Artifact, good: Artifa
 def _made(
     pipeline: Pipeline, active: Active, model: Artifact | None, original: Artifact | None = None
 ) -> Artifact | None:
-    folder = pipeline.store.find(pipeline.name(active, model, original)) if model is not None else None
-    return load_artifact(folder) if folder is not None else None
+    if model is None:
+        return None
+    folder = pipeline.store.find(pipeline.name(active, model, original))
+    if folder is None:
+        return find_twin(pipeline.store, active, pipeline.key(active, model, original))
+    return load_artifact(folder)
 
 
 def _state(result: object) -> str:

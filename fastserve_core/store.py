@@ -70,6 +70,10 @@ class Store:
         path = self.home / RESULTS / name
         return path if path.is_dir() else None
 
+    def results(self, stage: str, plugin: str) -> list[Path]:
+        """Every published result of a plugin."""
+        return sorted((self.home / RESULTS).glob(f"{stage}-{plugin}-*"))
+
     @contextmanager
     def claim(self, name: str, waiting: Callable[[str], None] = lambda _: None) -> Iterator[Claim]:
         """Hold the result's lock; a second process waits here until the first is done.

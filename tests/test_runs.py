@@ -134,6 +134,19 @@ def test_an_option_of_the_compressor_redoes_only_the_compressor(done: tuple[Path
     assert [one["status"] for one in records(done[0])[-1]["stages"]] == ["reused", "reused", "done"]
 
 
+def test_another_engine_measures_again_and_makes_nothing_again(done: tuple[Path, list[str]]) -> None:
+    command = ["engine=torch" if one == "engine=auto" else one for one in done[1]]
+    code, out, err = finish(start(done[0], *command))
+    assert code == 0, err + out
+    first, again = records(done[0])[0]["stages"], records(done[0])[-1]["stages"]
+    assert "to train:" not in out
+    assert [one["status"] for one in again[1:]] == ["reused", "reused"]
+    assert [one["digest"] for one in again] == [one["digest"] for one in first]
+    assert again[1]["artifact"] != first[1]["artifact"]
+    runtime = json.loads(Path(again[1]["artifact"], "fastserve.json").read_text())["runtime"]
+    assert (runtime["engine"], set(runtime["measured"])) == ("torch", {"torch"})
+
+
 def test_a_gate_that_is_too_tight_refuses_and_keeps_the_model(done: tuple[Path, list[str]]) -> None:
     code, out, err = finish(start(done[0], *done[1], "gate.smaller_than=1000"))
     assert code == 0, err + out
