@@ -35,7 +35,7 @@ def work(step: str, artifact: str, to: str, draft: str, scratch: str, events: st
 def write(artifact: Artifact, to: str, draft: Path, scratch: Path, count: int) -> dict[str, Any]:
     """The model's files, and the inputs with the reference's answers; returns inputs, outputs and the longest input.
 
-    The reference is torch, in fp32, for Hugging Face weights; for an engine's files, which are copied, it is that engine.
+    The reference is torch, in fp32, for Hugging Face weights; for an engine's files, which are copied, that engine.
     """
     if artifact.form == ENGINE:
         copy_model(artifact, draft)
