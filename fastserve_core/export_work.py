@@ -112,7 +112,8 @@ def compare(to: str, draft: Path, scratch: Path) -> dict[str, Any]:
     kind = export_format(to)
     with silence():
         reader = kind.read(draft, threads_per_process())
-    worst, rows, shapes = 0.0, 0, set()
+    worst, rows = 0.0, 0
+    shapes: set[tuple[int, ...]] = set()
     for path in sorted(scratch.glob("*.npz")):
         with np.load(path, allow_pickle=False) as kept:
             inputs = {name[3:]: kept[name] for name in kept.files if name.startswith("in.")}
@@ -140,7 +141,8 @@ def _keep(path: Path, inputs: Arrays, outputs: Arrays) -> None:
     import numpy as np
 
     arrays: Any = {f"in.{name}": one for name, one in inputs.items()}
-    np.savez(path, **arrays, **{f"out.{name}": one for name, one in outputs.items()})
+    arrays |= {f"out.{name}": one for name, one in outputs.items()}
+    np.savez(path, **arrays)
 
 
 if __name__ == "__main__":
