@@ -23,7 +23,7 @@ class LiteRTExport(OpenVINOExport):
     """How a model becomes ``model.tflite``: inputs int32 (1, length), outputs fp32 logits."""
 
     requires: ClassVar[tuple[str, ...]] = ("ai_edge_litert", "litert_torch", "torch")
-    install: ClassVar[str] = "fastserve-core[litert]"
+    install: ClassVar[str] = "litert-torch"  # no extra: it wants older packages than ours, so an environment of its own
     engine: ClassVar[str] = ""
     about: ClassVar[Mapping[str, Any]] = {"signature": "serving_default"}
     tolerance: ClassVar[float] = 1e-3

@@ -37,7 +37,7 @@ def sealed(source: Path, folder: Path, form: str = TRAINABLE, engine: str = "tor
 @pytest.mark.parametrize("to", ["onnx", "onnx_int8", "openvino", "torch_export", "litert"])
 def test_an_export_answers_as_the_model_does(to: str, tiny_bert: Path, tmp_path: Path) -> None:
     if to == "litert" and missing_packages(("litert_torch", "ai_edge_litert")):
-        pytest.skip("the extra litert is not installed")
+        pytest.skip("litert-torch is not installed")
     made = export(sealed(tiny_bert, tmp_path / "model"), tmp_path / "out", to, check=6)
     about: Any = json.loads((made.folder / "export.json").read_text())
     assert about["format"] == to
