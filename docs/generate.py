@@ -42,6 +42,7 @@ PUBLIC = {
     "Plugins": ["hookspecs.Hooks", "testing.PluginContract"],
     "What a verb is given and gives": ["run.Run", "run.Draft", "run.Budget", "run.Attempt", "run.Server"],
     "Artifacts": ["artifact.Artifact", "artifact.Manifest", "artifact.load_artifact", "artifact.is_artifact"],
+    "Exports": ["exports.Export", "exports.Reader", "exporting.export", "exporting.Exported"],
     "Answers": ["predictor.Predictor", "predictor.load_task", "engines.load_engine"],
     "Tasks, data sources and engines": [
         *("task.Task", "task.Encoder", "task.Encoded", "task.Column"),

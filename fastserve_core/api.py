@@ -14,6 +14,7 @@ from fastserve_core.configs import choices, config_dir, find_config
 from fastserve_core.data import DataOptions, Prepared, prepare_rows
 from fastserve_core.errors import BadArtifact, BadData, BadOption, BadPlan, UnknownName, suggest
 from fastserve_core.execute import check_estimates
+from fastserve_core.exporting import CHECKED, Exported, export
 from fastserve_core.files import copy_tree
 from fastserve_core.gate import GateOptions
 from fastserve_core.model import ModelSpec, resolve
@@ -162,6 +163,14 @@ class FastServe:
     def serve(self, model: str | Path | None = None, port: int = 8888, **options: Any) -> Server:
         """Start the server in the background; the handle has ``url`` and ``stop()`` and is a context manager."""
         return start_server(self._named(model), self.plugins["serve"], {"port": port, **options})
+
+    def export(self, folder: str | Path, to: str = "onnx", check: int = CHECKED) -> Exported:
+        """Write the current model for another runtime into a folder, and compare it on ``check`` inputs.
+
+        ``to`` is ``onnx``, ``onnx_int8``, ``openvino``, ``torch_export``, ``litert``, or a format of an installed
+        package. Raises ``Unexportable`` where the model does not go through or answers otherwise.
+        """
+        return export(self._named(None), Path(folder), to, check)
 
     def predict(self, data: Sequence[Any]) -> list[dict[str, Any]]:
         """The answers to texts (pairs, word lists), as ``POST /predict`` gives them."""

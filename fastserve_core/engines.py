@@ -94,4 +94,5 @@ def load_engine(artifact: Artifact, threads: int, name: str | None = None) -> En
 
 
 def _missing(engine: str, packages: list[str]) -> MissingPackage:
-    return MissingPackage(f"the engine '{engine}' needs {', '.join(packages)}: pip install 'fastserve-core[runtime]'")
+    install = getattr(provide(GROUP, engine), "install", "fastserve-core[runtime]")
+    return MissingPackage(f"the engine '{engine}' needs {', '.join(packages)}: pip install '{install}'")

@@ -19,6 +19,7 @@ COMMANDS = {
     "runs": "list the runs below this folder",
     "diff": "compare two runs: options and measures",
     "predict": "answer texts with a run's or an artifact's model",
+    "export": "write a model for another runtime or a device, and compare it",
     "serve": "serve an artifact or a run's best model",
     "new-plugin": "write an installable plugin package with its contract test",
 }

@@ -1,4 +1,4 @@
-"""OpenVINO's files for a model that trains on: written once, by a process of its own, and kept in the store."""
+"""An engine's files for a model that trains on: written once, by a process of its own, and kept in the store."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ from fastserve_core.store import Store, home_of, result_name
 
 FORMAT = 2
 """Raised when other files are written for the same model."""
-PACKAGES = ("fastserve-core", "openvino", "torch", "transformers")
+PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript")}
+"""What the bytes of a format depend on, besides ourselves, torch and transformers."""
 
 
-def lowered(model: Path, threads: int) -> Path:
+def lowered(model: Path, threads: int, to: str = "openvino") -> Path:
     """The folder with the files, in the store that holds the model, else in the default one.
 
     Of several processes one works and the others wait. Raises ``Unexportable`` where the model has operators that do
     not go through.
     """
     content = load_artifact(model).digest if is_artifact(model) else digest(hash_files(model, leave_out=[MANIFEST]))
-    key = stable_hash([content, FORMAT, *(version(name) for name in PACKAGES)])
-    with Store(home_of(model)).claim(result_name("engine", "openvino", key)) as claim:
+    packages = ("fastserve-core", *PACKAGES[to], "torch", "transformers")
+    key = stable_hash([content, FORMAT, *(version(name) for name in packages)])
+    with Store(home_of(model)).claim(result_name("engine", to, key)) as claim:
         if not claim.published:
             draft = claim.partial / "draft"
-            call("fastserve_runtime.lowering", {"model": model, "draft": draft}, threads)
+            call("fastserve_runtime.lowering", {"model": model, "draft": draft, "to": to}, threads)
             claim.publish(draft)
     return claim.final
 
 
-def lower(model: str, draft: str, events: str) -> None:
+def lower(model: str, draft: str, to: str, events: str) -> None:
     """The work itself; a process of its own, so that who serves need not import torch."""
     from fastserve_core.exports import exporter
     from fastserve_core.quiet import silence
     from fastserve_runtime.hugging_face import load_model
 
     with silence():
-        export = exporter("openvino", load_model(Path(model)))
+        export = exporter(to, load_model(Path(model)))
         export.write(export.module, Path(draft))
 
 

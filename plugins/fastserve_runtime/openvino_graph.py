@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fastserve_core.errors import Unexportable
-from fastserve_core.exports import one_line
+from fastserve_core.exports import Reader, one_line
 from fastserve_core.quiet import silence, without_package
 from fastserve_runtime.first_token import spare_other_tokens
 
@@ -44,6 +44,12 @@ class Positional(nn.Module):
 class OpenVINOExport:
     """How a model becomes ``openvino_model.xml`` and ``.bin``: inputs int64 (batch, length), outputs fp32 logits."""
 
+    requires: ClassVar[tuple[str, ...]] = ("openvino", "torch")
+    install: ClassVar[str] = "fastserve-core[runtime]"
+    engine: ClassVar[str] = "openvino"
+    about: ClassVar[Mapping[str, Any]] = {}
+    tolerance: ClassVar[float] = 0.02  # OpenVINO computes in bf16 where the processor has units for it
+    shape: tuple[str | int, str | int] = ("batch", "length")
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -78,6 +84,13 @@ class OpenVINOExport:
             graph = self._graph(module)
             self._check(graph)
             _write(graph, folder)
+
+    @staticmethod
+    def read(folder: Path, threads: int) -> Reader:
+        """OpenVINO's own answer, as the engine has it."""
+        from fastserve_runtime.openvino_engine import OpenVINOEngine
+
+        return OpenVINOEngine(folder, threads)
 
     def _graph(self, module: nn.Module) -> openvino.Model:
         """These are the steps of ``openvino.convert_model``, less its telemetry: that would run here whenever

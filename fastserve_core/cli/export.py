@@ -1,0 +1,32 @@
+"""``fastserve export RUN_OR_ARTIFACT FOLDER --to FORMAT``: a model's files for another runtime, compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastserve_core.cli.arguments import find_artifact, parser
+from fastserve_core.exporting import CHECKED, export
+from fastserve_core.quiet import quiet_environment
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser("export", "Write a model for another runtime, and compare its answers with the model's own.")
+    options.add_argument("model", type=Path, metavar="RUN_OR_ARTIFACT")
+    options.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder, or an older export's")
+    options.add_argument(
+        "--to", required=True, metavar="FORMAT", help="onnx, onnx_int8, openvino, torch_export, litert"
+    )
+    options.add_argument("--check", type=int, default=CHECKED, metavar="N", help="inputs to compare (default: 16)")
+    given = options.parse_intermixed_args(arguments)
+    quiet_environment()
+    made = export(find_artifact(given.model), given.folder, given.to, given.check)
+    check = made.about["check"]
+    print(f"{made.about['format']}: {made.folder}")
+    for name, one in made.about["files"].items():
+        print(f"  {one['bytes']:>12,}  {name}")
+    print(
+        f"compared on {check['inputs']} inputs of {len(check['shapes'])} shapes: the largest difference is "
+        f"{check['difference']:.2g} of the largest answer ({check['tolerance']:g} allowed)"
+    )
+    return 0

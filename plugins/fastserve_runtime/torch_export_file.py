@@ -1,0 +1,54 @@
+"""From a torch model to ``model.pt2``, the file of torch.export: torch alone loads it, without our or its own class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from fastserve_core.exports import Reader, one_line
+from fastserve_core.quiet import silence
+from fastserve_core.task import Arrays
+from fastserve_runtime.openvino_graph import OpenVINOExport
+
+MODEL = "model.pt2"
+
+
+class TorchExport(OpenVINOExport):
+    """How a model becomes ``model.pt2``: a zip of the graph as JSON and the weights as bytes."""
+
+    requires: ClassVar[tuple[str, ...]] = ("torch",)
+    install: ClassVar[str] = "fastserve-core[text]"
+    engine: ClassVar[str] = ""
+    tolerance: ClassVar[float] = 1e-3
+
+    def write(self, module: nn.Module, folder: Path) -> None:
+        with silence(), torch.no_grad(), one_line("exported by torch"):
+            example, shapes = self.example()
+            program = torch.export.export(module, example, dynamic_shapes=shapes)
+            for node in program.graph.nodes:
+                node.meta.pop("stack_trace", None)  # lines of source code, with their paths on this machine
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.export.save(program, folder / MODEL)
+            (folder / "signature.txt").write_text("\n".join((*self.inputs, "", *self.outputs)), encoding="utf-8")
+
+    @staticmethod
+    def read(folder: Path, threads: int) -> Reader:
+        torch.set_num_threads(threads)
+        return TorchExportFile(folder)
+
+
+class TorchExportFile:
+    """``model.pt2`` in torch; inputs and outputs are by place, their names are in ``signature.txt``."""
+
+    def __init__(self, folder: Path) -> None:
+        names = (folder / "signature.txt").read_text(encoding="utf-8").split("\n\n")
+        self._takes, self._gives = (part.split() for part in names)
+        self._module = torch.export.load(folder / MODEL).module()
+
+    def run(self, inputs: Arrays) -> Arrays:
+        with torch.inference_mode():
+            found = self._module(*(torch.from_numpy(inputs[name]) for name in self._takes))
+        return {name: one.numpy() for name, one in zip(self._gives, found, strict=True)}
