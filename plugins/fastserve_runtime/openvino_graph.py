@@ -47,7 +47,13 @@ class OpenVINOExport:
     outputs: tuple[str, ...]
 
     def __init__(self, model: Any) -> None:
-        """``model`` is one of transformers', in evaluation mode; it is run once, on two short rows."""
+        """``model`` is one of transformers', in evaluation mode; it is run once, on two short rows.
+
+        One with 16 bit weights is brought into fp32, as OpenVINO wants its graphs, and its file holds fp16 constants,
+        which every bf16 weight of a usual size fits into without a loss.
+        """
+        self.halved = model.dtype in (torch.bfloat16, torch.float16)
+        model.float()
         takes = set(signature(model.forward).parameters)
         if getattr(model.config, "type_vocab_size", 2) < 2:
             takes.discard("token_type_ids")  # RoBERTa has the argument, and one row in its table
@@ -73,7 +79,7 @@ class OpenVINOExport:
         with silence(), without_package("openvino_telemetry"), torch.no_grad(), one_line("converted"):
             graph = self._graph(module)
             self._check(graph)
-            _write(graph, folder)
+            _write(graph, folder, self.halved)
 
     def _graph(self, module: nn.Module) -> openvino.Model:
         """These are the steps of ``openvino.convert_model``, less its telemetry: that would run here whenever
@@ -116,7 +122,7 @@ def max_length(model: Any) -> int:
     return int(getattr(getattr(model, "config", None), "max_position_embeddings", LONGEST))
 
 
-def _write(graph: openvino.Model, folder: Path) -> None:
+def _write(graph: openvino.Model, folder: Path, halved: bool) -> None:
     import openvino
 
     # The frontend numbers its nodes with a counter of the whole process: name them by place, so that equal
@@ -126,4 +132,4 @@ def _write(graph: openvino.Model, folder: Path) -> None:
         if node.get_type_name() != "Parameter":  # an input's name is its interface
             node.set_friendly_name(f"{node.get_type_name()}_{number}")
     folder.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(graph, folder / MODEL, compress_to_fp16=False)
+    openvino.save_model(graph, folder / MODEL, compress_to_fp16=halved)

@@ -11,7 +11,7 @@ import torch
 
 from fastserve_core.files import copy_tokenizer
 from fastserve_core.task import Task
-from fastserve_torch_ddp.assembly import build
+from fastserve_torch_ddp.assembly import build, stored_formats
 from fastserve_torch_ddp.job import Job, own_device, writes
 from fastserve_torch_ddp.kept import checkpoint
 from fastserve_torch_ddp.kept.validation import Progress
@@ -101,5 +101,8 @@ class Keeping:
         checkpoint.restore(method.model, tensors)
         draft = self.folder / "draft"
         shutil.rmtree(draft, ignore_errors=True)
-        method.merge().save_pretrained(draft)  # type: ignore[operator]
+        merged, formats = method.merge(), stored_formats(self.job, task)
+        for name, one in merged.named_parameters():
+            one.data = one.data.to(formats.get(name, one.dtype))
+        merged.save_pretrained(draft)  # type: ignore[operator]
         copy_tokenizer(Path(self.job.model), draft)
