@@ -8,7 +8,6 @@ from typing import Any
 from fastserve_core.errors import BadArtifact
 from fastserve_core.files import read_json
 from fastserve_core.parts import load_pretrained
-from fastserve_core.processors import cpu_has_bf16
 
 
 def load_model(folder: Path) -> Any:
@@ -30,7 +29,7 @@ def runnable(model: Any) -> Any:
     """
     import torch
 
-    if not cpu_has_bf16():
+    if not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():  # emulated, it is slower than fp32
         return model.float()
     for one in model.parameters():
         if one.dtype == torch.float16:

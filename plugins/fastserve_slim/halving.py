@@ -90,12 +90,13 @@ def restore(model: Any, folder: Path, about: Mapping[str, Any]) -> Any:
         module = model.get_submodule(name)
         for own, parameter in module.named_parameters(recurse=False):
             parameter.data = stored.get(f"{kept}.{own}").float()
-        module.__class__ = _kept(type(module))
+        kind: Any = type(module)
+        module.__class__ = _kept(kind)
     return model
 
 
 @cache
-def _kept(kind: type[nn.Module]) -> type[nn.Module]:
+def _kept(kind: Any) -> Any:
     """The same kind of module, which takes and gives numbers of any format and computes in that of its own weights.
 
     That is fp32 when the model answers, and whatever a trainer has changed it to when it is trained.

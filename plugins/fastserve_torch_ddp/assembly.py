@@ -27,7 +27,7 @@ def build(job: Job, task: Task, device: torch.device, total: int) -> Method:
 
 
 def stored_formats(job: Job, task: Task) -> dict[str, torch.dtype]:
-    """The parameters that the folder does not have in fp32, and what it has them in: trained, they are stored so again."""
+    """The parameters that the folder has in 16 bits, and in which: trained, they are stored so again."""
     if read_json(Path(job.model, "config.json")).get("dtype", "float32") == "float32":
         return {}
     built = task.build(Path(job.model))

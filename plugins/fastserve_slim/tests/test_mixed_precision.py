@@ -76,8 +76,8 @@ def test_a_halved_model_trains_on_and_its_files_stay_half(
     common = ["gate.enabled=false", f"data={reviews}"]
     train = ["train.torch_ddp.epochs=3", "train.torch_ddp.lr=3e-3", "train.torch_ddp.batch_size=16"]
     codes = ["compress.vector_quantize.centroids=16", "compress.vector_quantize.least_rows=100"]
-    done = cli("+plugin=[torch_ddp,prune,vector_quantize,mixed_precision]", f"model={tiny_bert}", *common, *train, *codes,
-               "compress.mixed_precision.keep=[classifier.*]")  # fmt: skip
+    done = cli("+plugin=[torch_ddp,prune,vector_quantize,mixed_precision]", f"model={tiny_bert}", *common, *train,
+               *codes, "compress.mixed_precision.keep=[classifier.*]")  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout
     first = stages(tmp_path)
     halved = first["mixed_precision"]["artifact"]

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastserve_core.processors import cpu_has_bf16
 from fastserve_torch_ddp.kernels.attention import use_attention
 from fastserve_torch_ddp.kernels.dropout import Masks, use_pooled_dropout
 
@@ -41,7 +40,8 @@ def has_bf16(device: torch.device) -> bool:
     """Whether bf16 products are done by the hardware, rather than emulated."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    return cpu_has_bf16()
+    check = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(check())
 
 
 def cast_frozen(model: nn.Module, numbers: Numbers) -> None:
