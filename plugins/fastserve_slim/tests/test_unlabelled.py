@@ -126,17 +126,18 @@ def test_they_change_what_is_learnt_and_the_next_run_finds_it(
         "compress.distill.quantize_aware=int8",
     ]  # fmt: skip
     file = tmp_path / "more.txt"
-    digests = []
-    for texts in (None, "a superb film\na dreadful film\n" * 40, "boring story\nmoving story\n" * 40):
-        if texts is not None:
-            file.write_text(texts)
-        for status in ("done", "reused"):
-            done = cli(*command, *([f"compress.distill.unlabelled={file}"] if texts else []))
-            assert done.returncode == 0, done.stderr + done.stdout
-            line = newest(tmp_path)["stages"][-1]
-            assert line["status"] == status
-        digests.append(line["digest"])
-    assert len(set(digests)) == 3
+    lines = []
+    for texts in ("a superb film\na dreadful film\n" * 40, "boring story\nmoving story\n" * 40):
+        file.write_text(texts)
+        done = cli(*command, f"compress.distill.unlabelled={file}")
+        assert done.returncode == 0, done.stderr + done.stdout
+        lines.append(newest(tmp_path)["stages"][-1])
+    moved = file.rename(tmp_path / "moved.txt")
+    done = cli(*command, f"compress.distill.unlabelled={moved}")
+    assert done.returncode == 0, done.stderr + done.stdout
+    lines.append(newest(tmp_path)["stages"][-1])
+    assert [one["status"] for one in lines] == ["done", "done", "reused"]
+    assert lines[0]["digest"] != lines[1]["digest"] == lines[2]["digest"]
 
 
 def newest(folder: Path) -> dict[str, Any]:
