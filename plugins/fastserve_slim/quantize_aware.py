@@ -19,7 +19,7 @@ MOMENTUM = 0.05
 
 
 class QuantizeAware:
-    """Has a model's linear layers compute with rounded weights and inputs; gradients pass the rounding as it were not.
+    """Has a model's linear layers compute with rounded weights and inputs; gradients pass as if they were not.
 
     Weights are symmetric by output channel, inputs asymmetric by tensor in 8 bits, with ranges that follow the batches
     while the model trains and stand still while it is evaluated. The state dict stays what it is: ``ranges`` (layers,
