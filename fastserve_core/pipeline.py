@@ -32,6 +32,7 @@ from fastserve_core.task import Task
 from fastserve_core.threads import threads_per_process
 from fastserve_core.tuning import search
 from fastserve_core.twins import copy_of, find_twin, made_of
+from fastserve_core.unlabelled import file_hashes
 
 
 @dataclass
@@ -132,6 +133,8 @@ class Pipeline:
         """Everything that decides a stage's result; what a compressor trains depends on trainer and teacher too."""
         left_out = getattr(active.plugin, "not_in_key", ())
         options = {name: value for name, value in asdict(active.options).items() if name not in left_out}
+        for name in getattr(active.plugin, "reads_files", ()):
+            options[name] = file_hashes(options[name], f"{active.path}.{name}")  # what they hold, wherever they lie
         return {
             "plugin": [active.place, active.name, active.version, API_VERSION],
             "options": options,

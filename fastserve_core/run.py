@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,12 +62,14 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Retraining:
-    """What a compressor asks ``run.retrain`` for: a model, options in place of the trainer's own, and a lesson."""
+    """What a compressor asks ``run.retrain`` for: a model, options in place of the trainer's own, a lesson, and files
+    of texts without labels that are learnt from besides the training split."""
 
     model: Artifact
     folder: Path
     options: Mapping[str, Any]
     lesson: Lesson | None = None
+    unlabelled: Sequence[str] = ()
 
 
 class Server(Protocol):
@@ -144,14 +146,21 @@ class Run:
             raise BadPlan("only a tuner's run can make attempts")
         return self.attempting(Trial(number, options, budget))
 
-    def retrain(self, model: Artifact, options: Mapping[str, Any], lesson: Lesson | None = None) -> Draft:
+    def retrain(
+        self,
+        model: Artifact,
+        options: Mapping[str, Any],
+        lesson: Lesson | None = None,
+        unlabelled: Sequence[str] = (),
+    ) -> Draft:
         """Have the trainer train a model once more, in a folder of this run's; for compressors.
 
-        ``options`` are the trainer's own, by name, in place of what the user set. A killed training goes on from its
-        checkpoint. Raises ``StageFailed`` when it fails.
+        ``options`` are the trainer's own, by name, in place of what the user set. ``unlabelled`` are files whose texts
+        the lesson alone speaks of. A killed training goes on from its checkpoint. Raises ``StageFailed`` when it
+        fails, ``BadData`` for files that cannot be used.
         """
         if self.retraining is None:
             raise BadPlan("there is no trainer to train with: add one, e.g. +plugin=[torch_ddp,…]")
         folder = self.folder / "training"
         folder.mkdir(exist_ok=True)
-        return self.retraining(Retraining(model, folder, options, lesson))
+        return self.retraining(Retraining(model, folder, options, lesson, unlabelled))

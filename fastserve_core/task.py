@@ -21,6 +21,10 @@ Arrays = dict[str, "np.ndarray[Any, Any]"]
 """Named arrays: what goes into an engine and what comes out."""
 
 
+UNLABELLED = -101
+"""The target of a place that has no label, and that a teacher speaks of; a row's label or tags are ``None`` then."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column that a task reads, under the name the task knows it by."""

@@ -1,4 +1,4 @@
-"""Rows from CSV, TSV, JSONL and Parquet files, each with the place it stands at."""
+"""Rows from CSV, TSV, JSONL and Parquet files, and from the lines of plain text, each with the place it stands at."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ class Files:
     def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[Record]]:
         return {split: READERS[path.suffix.lower()](path) for split, path in _paths(options).items()}
 
+    def records(self, path: Path, option: str) -> Iterator[Record]:
+        """The records of any one file; raises ``BadData`` that names the option which it was given by."""
+        _check(path, option)
+        return READERS[path.suffix.lower()](path)
+
 
 def _paths(options: DataOptions) -> dict[str, Path]:
     given = {split: getattr(options, split) for split in SPLITS}
@@ -42,14 +47,18 @@ def _paths(options: DataOptions) -> dict[str, Path]:
         raise BadData("no training data is given: set data.train=FILE, or choose a demo set, e.g. data=movie_reviews")
     paths = {split: Path(path).expanduser().absolute() for split, path in given.items() if path}
     for split, path in paths.items():
-        if not path.is_file():
-            near = [one.name for one in path.parent.glob("[!.]*") if one.suffix.lower() in READERS]
-            raise BadData(f"data.{split}: the file {path} does not exist{suggest(path.name, near[:NEAR])}")
-        if path.suffix.lower() not in READERS:
-            raise BadData(f"data.{split}: {path.name} is none of {', '.join(READERS)}")
-        if path.stat().st_size == 0:
-            raise BadData(f"data.{split}: the file {path} is empty")
+        _check(path, f"data.{split}")
     return paths
+
+
+def _check(path: Path, option: str) -> None:
+    if not path.is_file():
+        near = [one.name for one in path.parent.glob("[!.]*") if one.suffix.lower() in READERS]
+        raise BadData(f"{option}: the file {path} does not exist{suggest(path.name, near[:NEAR])}")
+    if path.suffix.lower() not in READERS:
+        raise BadData(f"{option}: {path.name} is none of {', '.join(READERS)}")
+    if path.stat().st_size == 0:
+        raise BadData(f"{option}: the file {path} is empty")
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -118,9 +127,16 @@ def _parquet(path: Path) -> Iterator[Record]:
         raise BadData(f"{path} is no Parquet file: {error}") from error
 
 
+def _plain(path: Path) -> Iterator[Record]:
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            yield Record(f"{path}:{number}", {"text": line.strip()})
+
+
 READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
     ".csv": _separated(","),
     ".tsv": _separated("\t"),
     ".jsonl": _json_lines,
     ".parquet": _parquet,
+    ".txt": _plain,
 }

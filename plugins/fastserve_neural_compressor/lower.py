@@ -43,7 +43,7 @@ def lower(
     batches = [chosen.collate([encoded[place] for place in places]) for places in order]
     torch.manual_seed(seed)
     try:
-        quantize_static(chosen.build(source).eval(), batches, target, embeddings=embeddings)
+        quantize_static(chosen.build(source).float().eval(), batches, target, embeddings=embeddings)
     except Unexportable as error:
         raise BadModel(f"{source} cannot be quantized: {error}") from error
     tell(Progress("quantizing", 1, 2))

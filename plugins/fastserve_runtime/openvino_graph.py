@@ -55,7 +55,13 @@ class OpenVINOExport:
 
     def __init__(self, model: Any) -> None:
         """``model`` is one of transformers', in evaluation mode. It is run once, on two short rows, and is the export's
-        from here on: it is set to torch's fused attention, and a classifier's last layer gives one token alone."""
+        from here on: it is set to torch's fused attention, and a classifier's last layer gives one token alone.
+
+        One with 16 bit weights is brought into fp32, as OpenVINO wants its graphs, and its file holds fp16 constants,
+        which every bf16 weight of a usual size fits into without a loss.
+        """
+        self.halved = model.dtype in (torch.bfloat16, torch.float16)
+        model.float()
         _fuse_attention(model)
         spare_other_tokens(model)
         takes = set(signature(model.forward).parameters)
@@ -83,7 +89,7 @@ class OpenVINOExport:
         with silence(), without_package("openvino_telemetry"), torch.no_grad(), one_line("converted"):
             graph = self._graph(module)
             self._check(graph)
-            _write(graph, folder)
+            _write(graph, folder, self.halved)
 
     @staticmethod
     def read(folder: Path, threads: int) -> Reader:
@@ -139,7 +145,7 @@ def max_length(model: Any) -> int:
     return int(getattr(getattr(model, "config", None), "max_position_embeddings", LONGEST))
 
 
-def _write(graph: openvino.Model, folder: Path) -> None:
+def _write(graph: openvino.Model, folder: Path, halved: bool) -> None:
     import openvino
 
     # The frontend numbers its nodes with a counter of the whole process: name them by place, so that equal
@@ -149,4 +155,4 @@ def _write(graph: openvino.Model, folder: Path) -> None:
         if node.get_type_name() != "Parameter":  # an input's name is its interface
             node.set_friendly_name(f"{node.get_type_name()}_{number}")
     folder.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(graph, folder / MODEL, compress_to_fp16=False)
+    openvino.save_model(graph, folder / MODEL, compress_to_fp16=halved)

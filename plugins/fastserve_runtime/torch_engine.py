@@ -1,4 +1,4 @@
-"""The torch engine: any Hugging Face folder, in fp32, as transformers runs it."""
+"""The torch engine: any Hugging Face folder as transformers runs it, in fp32, or in bf16 where weights have 16 bits."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class TorchEngine:
     def __init__(self, folder: Path, threads: int) -> None:
         import torch
 
-        from fastserve_runtime.hugging_face import load_model
+        from fastserve_runtime.hugging_face import load_model, runnable
 
         torch.set_num_threads(threads)
         self._torch = torch
-        self._model = load_model(folder)
+        self._model = runnable(load_model(folder))
         self._takes = set(signature(self._model.forward).parameters)
 
     def run(self, inputs: Arrays) -> Arrays:

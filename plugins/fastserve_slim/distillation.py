@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fastserve_core import hookimpl
 from fastserve_core.artifact import Artifact, load_artifact
 from fastserve_core.errors import BadModel, BadOption, Collector
 from fastserve_core.hashing import digest, hash_files
 from fastserve_core.run import Draft, Lesson, Run
+from fastserve_core.unlabelled import paths_of
 
 HERE = "compress.distill"
+AWARE = ("int8", "int4")
+TO_THE_LOSS = ("soft", "temperature", "hidden", "relations", "quantize_aware")
 
 
 @dataclass
@@ -23,7 +26,9 @@ class DistillOptions:
     al. 2015). ``hidden`` weighs the distance of the layers' outputs (TinyBERT, Jiao et al. 2020), ``relations`` that
     of the last layers' relations between tokens (MiniLMv2, Wang et al. 2021). ``layers`` begins with so many of the
     teacher's layers, evenly spaced, in place of the model; null keeps the model. ``epochs`` and ``lr`` are the
-    trainer's for this training; null leaves the trainer's own.
+    trainer's for this training; null leaves the trainer's own. ``unlabelled`` is a file of texts, or several, that the
+    teacher alone speaks of. With ``quantize_aware`` the student learns while its linear layers compute with weights
+    of int8 or int4, and inputs of 8 bits (Jacob et al. 2018).
     """
 
     teacher: str | None = None
@@ -32,6 +37,8 @@ class DistillOptions:
     temperature: float = 2.0
     hidden: float = 1.0
     relations: float = 0.0
+    unlabelled: Any = None
+    quantize_aware: str | None = None
     epochs: int | None = None
     lr: float | None = None
 
@@ -52,12 +59,28 @@ class DistillOptions:
                 if value is not None and value <= 0:
                     raise BadOption(f"{HERE}.{name} must be above 0, not {value}")
         with faults.collect():
+            if self.quantize_aware is not None and self.quantize_aware not in AWARE:
+                raise BadOption(
+                    f"{HERE}.quantize_aware must be one of {', '.join(AWARE)}, or null; not '{self.quantize_aware}'"
+                )
+        with faults.collect():
+            if self.unlabelled is not None and not self.files:
+                raise BadOption(f"{HERE}.unlabelled is a file's path or a list of them, not {self.unlabelled!r}")
+            paths_of(self.files, f"{HERE}.unlabelled")  # before hours are spent
+        with faults.collect():
             if not 0 <= self.soft <= 1:
                 raise BadOption(f"{HERE}.soft must lie between 0 and 1, not {self.soft}")
         with faults.collect():
             if not (self.soft or self.hidden or self.relations):
                 raise BadOption(f"{HERE} has nothing to learn from: soft, hidden and relations are all 0")
         faults.raise_if_any()
+
+    @property
+    def files(self) -> list[str]:
+        """The files of unlabelled texts; empty as well where what is given is no path and no list of them."""
+        given = [self.unlabelled] if isinstance(self.unlabelled, str) else self.unlabelled
+        proper = isinstance(given, list) and all(isinstance(one, str) and one for one in given)
+        return list(given) if proper else []
 
 
 class Distill:
@@ -66,6 +89,7 @@ class Distill:
     api_version: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors")
     trains: ClassVar[bool] = True
+    reads_files: ClassVar[tuple[str, ...]] = ("unlabelled",)
     Options = DistillOptions
 
     def __init__(self, options: DistillOptions) -> None:
@@ -81,11 +105,11 @@ class Distill:
             "distillation",
             {
                 "teacher": str(teacher.folder),
-                **{name: getattr(options, name) for name in ("soft", "temperature", "hidden", "relations")},
+                **{name: getattr(options, name) for name in TO_THE_LOSS},
             },
         )
         changes = {name: getattr(options, name) for name in ("epochs", "lr") if getattr(options, name) is not None}
-        return run.retrain(student, changes, lesson)
+        return run.retrain(student, changes, lesson, options.files)
 
     def _teacher(self, run: Run) -> Artifact:
         """The teacher; raises ``BadModel`` for one of another task or other labels, which would teach nonsense."""

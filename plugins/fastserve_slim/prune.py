@@ -19,7 +19,7 @@ from fastserve_core.events import Progress
 from fastserve_core.parts import parts_of
 from fastserve_core.predictor import by_length, load_task
 from fastserve_core.task import Task
-from fastserve_slim import PruneOptions, tables
+from fastserve_slim import PruneOptions, halving, tables
 from fastserve_slim.allocation import choose
 from fastserve_slim.folders import write_model
 from fastserve_slim.importance import Batch, unit_importance, weight_importance
@@ -72,7 +72,7 @@ def prune(
 def check(model: Any, options: PruneOptions) -> None:
     """Refuse what cannot be cut: ``BadModel`` for the model, ``BadOption`` for what is asked of it."""
     layout = layout_of(model)
-    strangers = [one["kind"] for one in parts_of(model.config) if one["kind"] not in (PART, tables.PART)]
+    strangers = [one["kind"] for one in parts_of(model.config) if one["kind"] not in (PART, tables.PART, halving.PART)]
     if strangers:
         raise BadModel(
             f"the model has parts of the kind '{strangers[0]}', which prune cannot cut around: prune first, "

@@ -13,6 +13,7 @@ from torch.nn import functional
 from fastserve_core.errors import BadModel
 from fastserve_core.files import read_json
 from fastserve_core.parts import load_pretrained
+from fastserve_slim.quantize_aware import QuantizeAware
 
 RELATION_HEADS = 12
 PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
@@ -30,6 +31,8 @@ class Distillation:
         self, options: Mapping[str, Any], student: nn.Module, computed_in: torch.dtype, device: torch.device
     ) -> None:
         self.options = options
+        aware = options.get("quantize_aware")
+        self.state = {"ranges": QuantizeAware(student, aware, device).ranges} if aware else {}
         self.teacher = load_teacher(Path(options["teacher"])).to(device, computed_in)
         self.asks = {"output_hidden_states": True} if options["hidden"] else {}
         self.watched = [Watched(one) for one in (student, self.teacher)] if options["relations"] else []

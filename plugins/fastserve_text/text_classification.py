@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fastserve_core.errors import BadData, BadOption
-from fastserve_core.task import Arrays, Column, Encoded, Encoder, Row
+from fastserve_core.task import UNLABELLED, Arrays, Column, Encoded, Encoder, Row
 from fastserve_text.base import TextTask, sorted_labels, text_fault
 from fastserve_text.encoding import load_tokenizer, pad_id, softmax
 
@@ -69,12 +69,17 @@ class TextClassification(TextTask):
         self.padding["input_ids"] = pad_id(folder, tokenizer)
         numbers = {label: number for number, label in enumerate(self.labels)}
 
+        def target_of(row: Row) -> int | None:
+            if "label" not in row:
+                return None
+            return UNLABELLED if row["label"] is None else numbers.get(row["label"])
+
         def encode(rows: Sequence[Row]) -> list[Encoded]:
             texts = [(row["text"], row["text_pair"]) if row.get("text_pair") else row["text"] for row in rows]
             return [
                 Encoded(
                     {"input_ids": one.ids, "attention_mask": one.attention_mask, "token_type_ids": one.type_ids},
-                    numbers.get(row["label"]) if "label" in row else None,
+                    target_of(row),
                 )
                 for one, row in zip(tokenizer.encode_batch(texts), rows, strict=True)
             ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fastserve_core.errors import BadData
-from fastserve_core.task import Arrays, Column, Encoded, Encoder, Row
+from fastserve_core.task import UNLABELLED, Arrays, Column, Encoded, Encoder, Row
 from fastserve_text import text_classification
 from fastserve_text.base import TextTask, sorted_labels
 from fastserve_text.encoding import IGNORED, load_tokenizer, pad_id, softmax
@@ -79,13 +79,13 @@ class TokenClassification(TextTask):
             if "tags" in row:
                 target = [IGNORED] * len(encoding.ids)
                 for word, place in first.items():
-                    target[place] = numbers[row["tags"][word]]
+                    target[place] = numbers[row["tags"][word]] if row["tags"] is not None else UNLABELLED
             inputs = {
                 "input_ids": encoding.ids,
                 "attention_mask": encoding.attention_mask,
                 "token_type_ids": encoding.type_ids,
             }
-            return Encoded(inputs, target, Memo(row["tokens"], first, row.get("tags", ())))
+            return Encoded(inputs, target, Memo(row["tokens"], first, row.get("tags") or ()))
 
         def encode(rows: Sequence[Row]) -> list[Encoded]:
             encodings = tokenizer.encode_batch([row["tokens"] for row in rows], is_pretokenized=True)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastserve_core.files import read_json
 from fastserve_core.task import Encoded, Task
 from fastserve_torch_ddp.job import Job
 from fastserve_torch_ddp.kernels import numbers
@@ -22,7 +23,15 @@ from fastserve_torch_ddp.steps.groups import parameter_groups
 def build(job: Job, task: Task, device: torch.device, total: int) -> Method:
     """The model in fp32 with what the method adds; the same again whenever it is called."""
     torch.manual_seed(job.seed)
-    return attach(task.build(Path(job.model)).to(device), job.options, total)
+    return attach(task.build(Path(job.model)).float().to(device), job.options, total)
+
+
+def stored_formats(job: Job, task: Task) -> dict[str, torch.dtype]:
+    """The parameters that the folder has in 16 bits, and in which: trained, they are stored so again."""
+    if read_json(Path(job.model, "config.json")).get("dtype", "float32") == "float32":
+        return {}
+    built = task.build(Path(job.model))
+    return {name: one.dtype for name, one in built.named_parameters() if one.dtype != torch.float32}
 
 
 def bring_together(

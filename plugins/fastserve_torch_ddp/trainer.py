@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,10 @@ class Trainer:
         self.lesson = take_lesson(job, self.loss, self.method.model, self.numbers, self.device)
         self.way = bring_together(self.method.model, self.options, self.numbers, job.seed, self.device)
         self.averages = self._averages()
-        self.keeping = Keeping(job, self.way, self.method, self.averages, lambda text: self.emit(Warned(text)))
+        self.taught: Mapping[str, Tensor] = getattr(self.lesson, "state", {})
+        self.keeping = Keeping(
+            job, self.way, self.method, self.averages, self.taught, lambda text: self.emit(Warned(text))
+        )
         self.samples = self.tokens = 0
 
     def _averages(self) -> Averages | None:
@@ -188,6 +191,8 @@ class Trainer:
         if self.way.way == "alone":
             self.way.optimizer.average()
         self.way.optimizer.settle()
+        for one in self.taught.values():
+            exchange.average(one)  # or each rank would score its share with others
         with self.averages.swapped() if self.averages is not None else nullcontext():
             self._spread_averages()
             own = self.loss is None  # the model's own loss says which outputs it needs

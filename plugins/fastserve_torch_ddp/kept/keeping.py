@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fastserve_core.files import copy_tokenizer
 from fastserve_core.task import Task
-from fastserve_torch_ddp.assembly import build
+from fastserve_torch_ddp.assembly import build, stored_formats
 from fastserve_torch_ddp.job import Job, own_device, writes
 from fastserve_torch_ddp.kept import checkpoint
 from fastserve_torch_ddp.kept.validation import Progress
@@ -20,21 +21,34 @@ from fastserve_torch_ddp.ranks import exchange
 from fastserve_torch_ddp.ranks.ways import Together
 from fastserve_torch_ddp.steps.averages import Averages
 
-METHOD, AVERAGES = "method.", "averages"
+METHOD, LESSON, AVERAGES = "method.", "lesson.", "averages"
 CPU = torch.device("cpu")
 
 
 class Keeping:
     """One machine's files of a training; every rank calls the same functions, and one of them writes.
 
-    What a checkpoint holds: weights and moments in fp32, averages, the method's own state, the step, the best
-    scores and how long they have stood. Random numbers and the order of the data follow from seed and step.
+    What a checkpoint holds: weights and moments in fp32, averages, the method's and the lesson's own state, the step,
+    the best scores and how long they have stood. Random numbers and the order of the data follow from seed and step.
     """
 
     def __init__(
-        self, job: Job, way: Together, method: Method, averages: Averages | None, warn: Callable[[str], None]
+        self,
+        job: Job,
+        way: Together,
+        method: Method,
+        averages: Averages | None,
+        lesson: Mapping[str, Tensor],
+        warn: Callable[[str], None],
     ) -> None:
-        self.job, self.way, self.method, self.averages, self.warn = job, way, method, averages, warn
+        self.job, self.way, self.method, self.averages, self.lesson, self.warn = (
+            job,
+            way,
+            method,
+            averages,
+            lesson,
+            warn,
+        )
         self.folder = Path(job.folder)
         self.keeper = checkpoint.Keeper(self.folder, warn)
         self.saved = time.monotonic()
@@ -52,6 +66,8 @@ class Keeping:
         if self.averages is not None:
             average = self.way.optimizer.flat.shard(tensors.pop(AVERAGES))
             self.averages.load_state_dict({AVERAGES: average})
+        for name, own in self.lesson.items():
+            own.copy_(tensors.pop(LESSON + name)[exchange.ranks()[0]])
         names = [name for name in tensors if name.startswith(METHOD)]
         self.method.load_state_dict({name.removeprefix(METHOD): tensors.pop(name) for name in names})
         self.way.optimizer.load(tensors)
@@ -65,6 +81,7 @@ class Keeping:
         begun = time.monotonic()
         tensors = self.way.optimizer.tensors()
         tensors |= {METHOD + name: one.clone() for name, one in self.method.state_dict().items()}
+        tensors |= {LESSON + name: exchange.stack(one) for name, one in self.lesson.items()}
         if self.averages is not None:
             tensors[AVERAGES] = self.way.optimizer.flat.whole(self.averages.state_dict()[AVERAGES])
         if writes():
@@ -101,5 +118,8 @@ class Keeping:
         checkpoint.restore(method.model, tensors)
         draft = self.folder / "draft"
         shutil.rmtree(draft, ignore_errors=True)
-        method.merge().save_pretrained(draft)  # type: ignore[operator]
+        merged, formats = method.merge(), stored_formats(self.job, task)
+        for name, one in merged.named_parameters():
+            one.data = one.data.to(formats.get(name, one.dtype))
+        merged.save_pretrained(draft)  # type: ignore[operator]
         copy_tokenizer(Path(self.job.model), draft)

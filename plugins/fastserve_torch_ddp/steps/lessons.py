@@ -22,6 +22,10 @@ class LessonLoss(Protocol):
     asks: Mapping[str, Any]
     """What the model is called with besides its inputs: ``output_hidden_states`` and the like."""
 
+    state: Mapping[str, Tensor]
+    """What a resumed training needs of it besides the model's weights: floating tensors that it changes in place, on
+    each rank for itself, and that are averaged before the validation split is looked at. It may be left out."""
+
     def __call__(self, inputs: Mapping[str, Tensor], outputs: Any, counted: Tensor, hard: Tensor) -> Tensor:
         """The loss in place of ``hard``, the labels' own; both are sums over the logits' places that count."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastserve_core.errors import BadOption, Collector, suggest
+from fastserve_core.task import UNLABELLED
 
 IGNORED = -100
 """The label of a position that no loss counts."""
@@ -32,9 +33,10 @@ class Loss:
 
         Smoothing is that of Szegedy et al. 2016; with class weights it is weighted as ``torch`` does it.
         """
+        targets = self._targets(labels).flatten()
         return nn.functional.cross_entropy(
             logits.float().flatten(0, -2),
-            self._targets(labels).flatten(),
+            targets.masked_fill(targets == UNLABELLED, IGNORED),
             weight=self._weights_on(logits.device),
             ignore_index=IGNORED,
             reduction="sum",
@@ -42,14 +44,17 @@ class Loss:
         )
 
     def denominator(self, labels: Tensor) -> Tensor:
-        """The counted positions, each with its class's weight: a number, on the labels' device."""
+        """The counted positions, each with its class's weight (1 without a label): a number, on the labels' device."""
         counted = self._targets(labels)
-        counted = counted[counted != IGNORED]
+        without = (counted == UNLABELLED).sum()
+        counted = counted[counted >= 0]
         weights = self._weights_on(labels.device)
-        return weights[counted].sum() if weights is not None else torch.tensor(float(counted.numel())).to(labels.device)
+        if weights is not None:
+            return weights[counted].sum() + without
+        return torch.tensor(float(counted.numel())).to(labels.device) + without
 
     def counted(self, labels: Tensor) -> Tensor:
-        """Which positions of the logits count: true or false in the labels' shape."""
+        """Which positions of the logits count, with a label or without: true or false in the labels' shape."""
         return self._targets(labels) != IGNORED
 
     def _targets(self, labels: Tensor) -> Tensor:
@@ -101,11 +106,11 @@ def _check_weight(label: str, weight: Any, labels: Sequence[str]) -> None:
 
 
 def count_labels(targets: Iterable[Any], classes: int) -> list[int]:
-    """How often each class occurs in encoded targets: a number a row, or a list of numbers with ``IGNORED``."""
+    """How often each class occurs in encoded targets, a number a row or a list of them; those below 0 are none."""
     import numpy as np
 
     counts = np.zeros(classes, dtype=np.int64)
     for target in targets:
         numbers = np.atleast_1d(np.asarray(target, dtype=np.int64))
-        counts += np.bincount(numbers[numbers != IGNORED], minlength=classes)
+        counts += np.bincount(numbers[numbers >= 0], minlength=classes)
     return [int(count) for count in counts]

@@ -49,13 +49,23 @@ class Train(Protocol):
     def __call__(self, name: str = "work", seed: int = 0, tell: Tell = ..., **given: Any) -> Trained: ...
 
 
+AWARE = {"soft": 0.5, "temperature": 2.0, "hidden": 1.0, "relations": 0.0, "quantize_aware": "int8"}
+"""A lesson that has a state of its own on each rank."""
+
+
 @pytest.fixture
 def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
     """Train the tiny BERT on easy reviews through the launcher, as the plugin does."""
     task = load_task("text_classification", {})
     data = prepare(DataOptions(train=str(reviews)), task, Store(home), print)
 
-    def run(name: str = "work", seed: int = 0, tell: Callable[[Event], None] = lambda _: None, **given: Any) -> Trained:
+    def run(
+        name: str = "work",
+        seed: int = 0,
+        tell: Callable[[Event], None] = lambda _: None,
+        lesson: dict[str, Any] | None = None,
+        **given: Any,
+    ) -> Trained:
         folder, events = tmp_path / name, list[Event]()
         folder.mkdir(exist_ok=True)
         request = {
@@ -67,6 +77,7 @@ def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
             "steps": None,
             "seed": seed,
             "cores": 2,
+            "lesson": {"loss": "distillation", "options": {"teacher": str(tiny_bert), **lesson}} if lesson else None,
         }
 
         requests.append(request)
@@ -125,6 +136,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(train: Train)
         {},
         {"nproc": 2},
         {"nproc": 2, "sharding": "fsdp"},
+        {"nproc": 2, "lesson": AWARE},
+        {"nproc": 2, "sharding": "fsdp", "lesson": AWARE},
         {"method": "adalora", "lr": 2e-2, "ema_decay": 0.9, "gradient_accumulation_steps": 2},
     ],
     ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()) or "defaults",

@@ -1,0 +1,103 @@
+"""Texts without labels beside the training split: for a teacher who speaks of them in place of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+from fastserve_core.data import Columns, Prepared, load
+from fastserve_core.errors import BadData, suggest
+from fastserve_core.files import write_json
+from fastserve_core.hashing import hash_file, stable_hash
+from fastserve_core.registry import provide
+from fastserve_core.rows import OFFSETS, SUFFIX, RowWriter, to_line
+from fastserve_core.splits import SPLITS
+from fastserve_core.store import Store, result_name
+from fastserve_core.task import Record, Row, Task
+
+OPTION = "compress.distill.unlabelled"
+TARGETS = ("label", "tags")
+NEAR = 20
+"""How many files of a folder are looked at for one of a similar name."""
+
+
+def paths_of(given: Any, option: str) -> list[Path]:
+    """The files that an option names: one path, several, or none; raises ``BadData`` for one that is missing."""
+    paths = [Path(one).expanduser().absolute() for one in ([given] if isinstance(given, str) else given or ())]
+    for path in paths:
+        if not path.is_file():
+            near = [one.name for one in path.parent.glob("[!.]*")]
+            raise BadData(f"{option}: the file {path} does not exist{suggest(path.name, near[:NEAR])}")
+    return paths
+
+
+def file_hashes(given: Any, option: str) -> list[str]:
+    """The hashes of those files; raises the same."""
+    return [hash_file(path) for path in paths_of(given, option)]
+
+
+def add_unlabelled(data: Prepared, files: Sequence[str], columns: Columns, task: Task, store: Store) -> Prepared:
+    """The same splits, with the files' texts after the training split's rows; made once and kept in the store.
+
+    Their target is ``None``. Raises ``BadData`` with file, line and reason for what cannot be used, and for a task
+    whose rows have no labels in the first place.
+    """
+    target = next((one.name for one in task.columns if one.name in TARGETS), None)
+    if target is None:
+        raise BadData(f"{OPTION}: {task.name} learns from texts as they are: add these to data.train")
+    fingerprint = stable_hash([data.fingerprint, file_hashes(list(files), OPTION), vars(columns)])
+    with store.claim(result_name("data", "unlabelled", fingerprint)) as claim:
+        if not claim.published:
+            labelled = data.rows("train")
+            pairs, count = bool(labelled[0].get("text_pair")), len(labelled)
+            with RowWriter(claim.partial, "train") as writer:
+                for number in range(count):
+                    writer.add(labelled.line(number))
+                for row in _rows(files, columns, task, pairs):
+                    writer.add(to_line(row | {target: None}))
+                    count += 1
+            for split in SPLITS[1:]:
+                for suffix in (SUFFIX, OFFSETS):
+                    copyfile((data.folder / split).with_suffix(suffix), (claim.partial / split).with_suffix(suffix))
+            counts = {**data.counts, "train": count}
+            _describe(claim.partial, replace(data, fingerprint=fingerprint, counts=counts))
+            claim.publish()
+    return load(claim.final)
+
+
+def _rows(files: Sequence[str], columns: Columns, task: Task, pairs: bool) -> Iterator[Row]:
+    source: Any = provide("fastserve.data", "files")()
+    for file in paths_of(list(files), OPTION):
+        empty = True
+        for record in source.records(file, OPTION):
+            empty = False
+            yield _row(record, columns, task, pairs)
+        if empty:
+            raise BadData(f"{OPTION}: the file {file} has no rows")
+
+
+def _row(record: Record, columns: Columns, task: Task, pairs: bool) -> Row:
+    """One row as a caller of predict might give it: texts, and nothing else."""
+    if record.values is None:
+        raise BadData(f"{OPTION}: {record.where}: {record.fault}")
+    names = {name: getattr(columns, name) for name in ("text", "text_pair", "tokens")}
+    known = {name: record.values[own] for name, own in names.items() if own in record.values}
+    if not {"text", "tokens"} & known.keys():
+        raise BadData(
+            f"{OPTION}: {record.where}: no column '{columns.text}'{suggest(columns.text, map(str, record.values))}"
+        )
+    if pairs != bool(known.get("text_pair")):
+        having, lacking = ("the data", "this row") if pairs else ("this row", "the data")
+        raise BadData(f"{OPTION}: {record.where}: {having} has pairs of texts, and {lacking} has single ones")
+    try:
+        return task.read_input(known)
+    except BadData as error:
+        raise BadData(f"{OPTION}: {record.where}: {error}") from error
+
+
+def _describe(folder: Path, data: Prepared) -> None:
+    about = {name: getattr(data, name) for name in ("fingerprint", "counts", "labels", "bad_rows")}
+    write_json(folder / "data.json", about)
