@@ -10,9 +10,10 @@ from typing import Any
 
 from fastserve_core.errors import writing
 
+VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model")
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model"),
+    *VOCABULARIES,
 )
 
 
@@ -65,8 +66,12 @@ def copy_tree(source: Path, target: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """The tokenizer of one model folder into another, as far as it has the usual files."""
+def copy_tokenizer(source: Path, target: Path, spare: bool = False) -> None:
+    """The tokenizer of one model folder into another, as far as it has the usual files.
+
+    ``spare`` leaves out those that say again what ``tokenizer.json`` says.
+    """
     for name in TOKENIZER_FILES:
-        if (source / name).is_file():
+        said_again = spare and name in VOCABULARIES and (source / "tokenizer.json").is_file()
+        if (source / name).is_file() and not said_again:
             shutil.copyfile(source / name, target / name)

@@ -45,9 +45,12 @@ class Speedup:
     throughput: float
 
 
-def is_judged_later(active: Active, later: Sequence[Active]) -> bool:
-    """Whether a candidate is half done: its compressor leaves damage, and one that trains comes after it."""
-    damages = getattr(active.plugin, "wants_training", False)
+def is_judged_later(active: Active, later: Sequence[Active], half_done: bool = False) -> bool:
+    """Whether a candidate is half done: its compressor leaves damage, and one that trains comes after it.
+
+    What is made of a model that is ``half_done`` is half done as well, until the one that trains.
+    """
+    damages = half_done or getattr(active.plugin, "wants_training", False)
     return damages and any(getattr(one.plugin, "trains", False) for one in later)
 
 

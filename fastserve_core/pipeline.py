@@ -91,18 +91,19 @@ class Pipeline:
         elif str(self.model.folder) not in [line.artifact for line in self.record.stages]:
             given = (str(self.model.folder), self.model.digest)
             self.note(StageRecord("model", "artifact", "", "reused", 0.0, *given, measures=self.model.measures))
-        original = good = self.model
+        original, half_done = self.model, False
+        good = original
         chain = self.settings.registry.of("compress")
         for number, active in enumerate(chain):
             if self.model.form != TRAINABLE:
                 raise BadModel(f"'{active.name}' needs trainable weights, but {self.model.folder} is an engine's file")
-            judged = not is_judged_later(active, chain[number + 1 :])
-            candidate = self._make(active, self.model, original, good if judged else None)
+            half_done = is_judged_later(active, chain[number + 1 :], half_done)
+            candidate = self._make(active, self.model, original, None if half_done else good)
             if self.record.stages[-1].status == "rejected":
                 self.model = good
             else:
                 self.model = candidate
-                good = candidate if judged else good
+                good = good if half_done else candidate
         return self.model
 
     def run_for(self, place: str, folder: Path, model: Artifact, **more: Any) -> Run:

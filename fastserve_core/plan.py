@@ -48,14 +48,16 @@ def _compressors(pipeline: Pipeline, model: Artifact | None) -> list[tuple[Activ
     if chosen and model is not None and not comparable(pipeline, model):
         folder = pipeline.store.find(adopted_name(pipeline, model))
         model = load_artifact(folder) if folder is not None else None
-    original = good = model
+    original, half_done = model, False
+    good = original
     states = []
     for number, active in enumerate(chosen):
         made = _made(pipeline, active, model, original)
         states.append((active, _state(made)))
+        half_done = is_judged_later(active, chosen[number + 1 :], half_done)
         if made is None or original is None:
             model = None
-        elif is_judged_later(active, chosen[number + 1 :]):
+        elif half_done:
             model = made
         else:
             model = good = _judged(pipeline, made, original, good)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fastserve_core.artifact import Artifact, Manifest
 from fastserve_core.errors import BadOption
-from fastserve_core.gate import GateOptions, Speedup, judge, rivals
+from fastserve_core.gate import GateOptions, Speedup, is_judged_later, judge, rivals
 from fastserve_core.predictor import load_task
 
 TASK = load_task("text_classification", {})
@@ -67,6 +68,19 @@ def test_a_higher_bound_is_for_the_original_alone(tmp_path: Path, original: Arti
 
 def test_a_quality_that_is_no_number_is_refused(tmp_path: Path, original: Artifact) -> None:
     assert "quality drops by nan" in reason(model(tmp_path, "candidate", float("nan"), 10), original, FAST)
+
+
+def test_what_is_made_of_a_half_done_model_is_judged_after_the_training() -> None:
+    cut, code, teach, quantize = (
+        SimpleNamespace(plugin=SimpleNamespace(**marks))
+        for marks in ({"wants_training": True}, {}, {"trains": True}, {})
+    )
+    chain: list[Any] = [cut, code, teach, quantize]
+    assert is_judged_later(chain[0], chain[1:])
+    assert is_judged_later(chain[1], chain[2:], half_done=True)
+    assert not is_judged_later(chain[1], chain[2:])
+    assert not is_judged_later(chain[2], chain[3:], half_done=True)
+    assert not is_judged_later(chain[0], chain[3:])
 
 
 def test_a_gate_that_is_off_refuses_nothing(tmp_path: Path, original: Artifact) -> None:

@@ -48,7 +48,7 @@ def lower(
         raise BadModel(f"{source} cannot be quantized: {error}") from error
     tell(Progress("quantizing", 1, 2))
     shutil.copyfile(source / "config.json", target / "config.json")
-    copy_tokenizer(source, target)
+    copy_tokenizer(source, target, spare=True)
     tell(Progress("quantizing", 2, 2))
 
 

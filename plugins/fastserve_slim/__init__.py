@@ -127,6 +127,7 @@ class VectorQuantize:
 
     api_version: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors", "sklearn")
+    wants_training: ClassVar[bool] = True
     Options = VectorQuantizeOptions
 
     def __init__(self, options: VectorQuantizeOptions) -> None:
