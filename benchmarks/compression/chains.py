@@ -32,7 +32,7 @@ STACK = (
 CONTROL = (f"compress.distill.epochs={EXTRA_EPOCHS}", "compress.distill.lr=1e-4")
 CHAINS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "int8": ("torch_ddp,neural_compressor", ()),
-    "stack": ("torch_ddp,prune,distill,vector_quantize,neural_compressor", STACK),
+    "stack": ("torch_ddp,prune,vector_quantize,distill,neural_compressor", STACK),
     "control": ("torch_ddp,distill", CONTROL),
 }
 """The control is not pruned, and is taught for as many epochs as the pruned model."""
