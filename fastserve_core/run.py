@@ -103,7 +103,8 @@ class Run:
     ``folder`` survives a kill: what a verb left there last time it finds again. ``trainer`` holds the
     trainer's options by path, ``recipe`` the compressors' where the tuner ``searches`` those, and ``fixed`` the paths
     that the user set (a tuner leaves them alone); all are empty for other verbs. A trainer is given a
-    ``lesson`` by a compressor that has it train; a compressor is given the ``original``: the model before the first compressor.
+    ``lesson`` by a compressor that has it train; a compressor is given the ``original``: the model before the
+    first compressor.
     """
 
     model: Artifact
