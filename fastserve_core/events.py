@@ -75,13 +75,18 @@ class Metric(Event):
 
 @dataclass(frozen=True)
 class TrialFinished(Event):
-    """One attempt of a tuner, counted from 0; ``score`` is higher when better, ``None`` when the trial failed."""
+    """One attempt of a tuner, counted from 0; ``score`` is higher when better, ``None`` when the trial failed.
+
+    ``measures`` are the figures of a compression recipe, ``error`` says why a trial failed.
+    """
 
     number: int
     trials: int
     options: Mapping[str, Any]
     score: float | None
     seconds: float
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
 
 
 @dataclass(frozen=True)

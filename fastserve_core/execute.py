@@ -19,6 +19,7 @@ from fastserve_core.hookspecs import hookimpl
 from fastserve_core.model import resolve
 from fastserve_core.pipeline import Pipeline
 from fastserve_core.plan import TO_DO, plan
+from fastserve_core.recipes import is_after_training
 from fastserve_core.record import Record
 from fastserve_core.serving import serve_until_signal
 from fastserve_core.settings import Settings, read_settings
@@ -125,13 +126,15 @@ def folder_size(folder: Path) -> int:
 
 
 def run_stages(pipeline: Pipeline) -> None:
-    """tune, train and compress, as far as they have plugins."""
+    """tune, train and compress, as far as they have plugins; a tuner of compressors alone comes after training."""
     registry = pipeline.settings.registry
-    found = pipeline.tune() if registry.of("tune") else None
+    late = is_after_training(registry)
+    found = pipeline.tune() if registry.of("tune") and not late else {}
     if registry.of("train"):
         pipeline.train(found)
+    found = pipeline.tune() if late else found
     if registry.of("compress"):
-        pipeline.compress()
+        pipeline.compress(found)
 
 
 def serve(pipeline: Pipeline, folder: Path) -> None:

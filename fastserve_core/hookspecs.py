@@ -27,7 +27,11 @@ class Hooks:
 
     @hookspec(firstresult=True)
     def tune(self, run: Run) -> dict[str, Any] | None:
-        """Search the trainer's options with ``run.attempt``; return the best by path, e.g. ``train.torch_ddp.lr``."""
+        """Search with ``run.attempt``; return the best options by path, e.g. ``train.torch_ddp.lr``.
+
+        What it searches are the trainer's options, or what its attribute ``searches`` names: paths of the trainer's
+        and the compressors' options.
+        """
 
     @hookspec(firstresult=True)
     def train(self, run: Run) -> Draft | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from fastserve_core.artifact import MANIFEST, TRAINABLE, Artifact, Manifest, loa
 from fastserve_core.data import Prepared
 from fastserve_core.engines import able
 from fastserve_core.errors import BadModel, FastServeError, StageFailed
-from fastserve_core.events import Event, StageFinished, StageStarted, Warned
+from fastserve_core.events import Event, Progress, StageFinished, StageStarted, Step, Warned
 from fastserve_core.files import read_json
 from fastserve_core.gate import Verdict, is_judged_later, judge, rivals
 from fastserve_core.hashing import hash_files, stable_hash
@@ -22,31 +22,41 @@ from fastserve_core.hookspecs import API_VERSION
 from fastserve_core.measure import measure
 from fastserve_core.pairs import speedups
 from fastserve_core.predictor import load_task
+from fastserve_core.recipes import is_after_training
 from fastserve_core.record import Record, StageRecord
 from fastserve_core.registry import Active
 from fastserve_core.retraining import retraining
-from fastserve_core.run import Draft, Run
+from fastserve_core.run import Budget, Draft, Run
 from fastserve_core.settings import Settings, option_changes
 from fastserve_core.store import Claim, Store, result_name
 from fastserve_core.task import Task
 from fastserve_core.threads import threads_per_process
-from fastserve_core.tuning import search
+from fastserve_core.tuning import search, tune_name
 from fastserve_core.twins import copy_of, find_twin, made_of
 from fastserve_core.unlabelled import file_hashes
+
+TOLD_OF_A_TRIAL = (Step, Progress, Warned)
 
 
 @dataclass
 class Pipeline:
-    """The stages of one run, each of which may be called by itself (the Python object does)."""
+    """The stages of one run, each of which may be called by itself (the Python object does).
+
+    As a tuner's ``trial`` it tells of no stage, and goes on from a candidate that the gate refuses. ``budget`` bounds
+    a training and is part of its name in the store.
+    """
 
     settings: Settings
     store: Store
     data: Prepared | None
     model: Artifact
     record: Record
+    trial: bool = False
+    budget: Budget = field(default_factory=Budget)
 
     def tell(self, event: Event) -> None:
-        self.settings.registry.tell(event)
+        if not self.trial or isinstance(event, TOLD_OF_A_TRIAL):
+            self.settings.registry.tell(event)
 
     def warn(self, message: str) -> None:
         self.tell(Warned(message))
@@ -54,24 +64,25 @@ class Pipeline:
     # -- the stages ----------------------------------------------------------------------------------
 
     def tune(self) -> Mapping[str, Any]:
-        """Search the trainer's options; returns what was found, by path, and has the trainer use it."""
+        """Search the trainer's options, the compressors', or both; returns what was found, by path."""
         (active,) = self.settings.registry.of("tune")
-        (trainer,) = self.settings.registry.of("train")
-        name = self.tune_name(active, trainer)
+        if is_after_training(self.settings.registry):
+            self.model = self.measured()
+        name = tune_name(self, active, self.model)
         self.tell(StageStarted("tune", active.name))
         begin = time.perf_counter()
         with self.store.claim(name, self.warn) as claim:
             status = "reused" if claim.published else "done"
             if not claim.published:
                 with self.failing(active, begin):
-                    search(self, active, trainer, claim)
+                    search(self, active, claim)
             result = read_json(claim.final / "tune.json")
         seconds = time.perf_counter() - begin
         found: dict[str, Any] = result["found"]
         self.note(
             StageRecord(
                 "tune", active.name, active.version, status, round(seconds, 2), str(claim.final),
-                result["digest"], asdict(active.options), {}, found=found,
+                result["digest"], asdict(active.options), {}, found=found, trials=result["trials"],
             )
         )  # fmt: skip
         return found
@@ -84,22 +95,27 @@ class Pipeline:
             self.model = self._make(trainer, self.model)
         return self.model
 
-    def compress(self) -> Artifact:
-        """Every compressor in turn; a candidate that the gate refuses is kept in the store but not used."""
+    def measured(self) -> Artifact:
+        """The model so far with measures of this run's data, noted: what compressed ones are compared with."""
         if not comparable(self, self.model):
-            self.model = adopt(self, self.model)
-        elif str(self.model.folder) not in [line.artifact for line in self.record.stages]:
+            return adopt(self, self.model)
+        if str(self.model.folder) not in [line.artifact for line in self.record.stages]:
             given = (str(self.model.folder), self.model.digest)
             self.note(StageRecord("model", "artifact", "", "reused", 0.0, *given, measures=self.model.measures))
-        original, half_done = self.model, False
-        good = original
+        return self.model
+
+    def compress(self, found: Mapping[str, Any] | None = None) -> Artifact:
+        """Every compressor in turn; a candidate that the gate refuses is kept in the store but not used."""
+        original = good = self.model = self.measured()
+        half_done = False
         chain = self.settings.registry.of("compress")
         for number, active in enumerate(chain):
             if self.model.form != TRAINABLE:
                 raise BadModel(f"'{active.name}' needs trainable weights, but {self.model.folder} is an engine's file")
             half_done = is_judged_later(active, chain[number + 1 :], half_done)
-            candidate = self._make(active, self.model, original, None if half_done else good)
-            if self.record.stages[-1].status == "rejected":
+            with self.settings.registry.with_options(active, option_changes(found or {}, active.path)) as changed:
+                candidate = self._make(changed, self.model, original, None if half_done else good)
+            if self.record.stages[-1].status == "rejected" and not self.trial:
                 self.model = good
             else:
                 self.model = candidate
@@ -116,6 +132,7 @@ class Pipeline:
             threads=threads_per_process(),
             emit=self.tell,
             source=self.data,
+            budget=self.budget,
             **more,
         )
 
@@ -136,7 +153,7 @@ class Pipeline:
         options = {name: value for name, value in asdict(active.options).items() if name not in left_out}
         for name in getattr(active.plugin, "reads_files", ()):
             options[name] = file_hashes(options[name], f"{active.path}.{name}")  # what they hold, wherever they lie
-        return {
+        key = {
             "plugin": [active.place, active.name, active.version, API_VERSION],
             "options": options,
             "model": model.digest,
@@ -146,6 +163,7 @@ class Pipeline:
             "engine": self.settings.general.engine,
             "training": self._training_key(active, original),
         }
+        return key if self.budget.steps is None else key | {"steps": self.budget.steps}
 
     def _training_key(self, active: Active, original: Artifact | None) -> list[Any]:
         if original is None or not getattr(active.plugin, "trains", False):
@@ -156,15 +174,6 @@ class Pipeline:
     def name(self, active: Active, model: Artifact, original: Artifact | None = None) -> str:
         """A stage's result in the store."""
         return result_name(active.place, active.name, stable_hash(self.key(active, model, original)))
-
-    def tune_name(self, active: Active, trainer: Active) -> str:
-        """A search's result also depends on the trainer and on what the user set."""
-        made = [made_of(self.key(one, self.model)) for one in (active, trainer)]
-        return result_name("tune", active.name, stable_hash([*made, self.fixed(trainer)]))
-
-    def fixed(self, trainer: Active) -> list[str]:
-        """The trainer's options that the user set; a tuner leaves them alone."""
-        return sorted(path for path in self.settings.fixed if path.startswith(trainer.path + "."))
 
     def _make(
         self, active: Active, model: Artifact, original: Artifact | None = None, before: Artifact | None = None

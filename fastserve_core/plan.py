@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.adopting import adopted_name, comparable
@@ -9,7 +10,9 @@ from fastserve_core.artifact import Artifact, load_artifact
 from fastserve_core.files import read_json
 from fastserve_core.gate import is_judged_later, judge, rivals
 from fastserve_core.pairs import find_speedups
+from fastserve_core.recipes import is_after_training
 from fastserve_core.settings import option_changes
+from fastserve_core.tuning import tune_name
 from fastserve_core.twins import find_twin
 
 if TYPE_CHECKING:
@@ -25,34 +28,51 @@ def plan(pipeline: Pipeline) -> list[tuple[str, str, str]]:
 
 
 def _walk(pipeline: Pipeline) -> list[tuple[Active, str]]:
-    registry, store = pipeline.settings.registry, pipeline.store
+    registry = pipeline.settings.registry
     states: list[tuple[Active, str]] = []
     model: Artifact | None = pipeline.model
-    found: dict[str, Any] = {}
-    for active in registry.of("tune"):
-        folder = store.find(pipeline.tune_name(active, *registry.of("train")))
-        if folder is None:
-            model = None
-        else:
-            found = read_json(folder / "tune.json")["found"]
-        states.append((active, _state(model)))
+    found: dict[str, Any] | None = {}
+    late = is_after_training(registry)
+    for active in [] if late else registry.of("tune"):
+        found = _found(pipeline, active, model)
+        states.append((active, _state(found)))
+    model = None if found is None else model
     for active in registry.of("train"):
-        with registry.with_options(active, option_changes(found, active.path)) as changed:
+        with registry.with_options(active, option_changes(found or {}, active.path)) as changed:
             model = _made(pipeline, changed, model)
         states.append((active, _state(model)))
-    return states + _compressors(pipeline, model)
+    if registry.of("compress"):
+        model = _measured(pipeline, model)
+    for active in registry.of("tune") if late else []:
+        found = _found(pipeline, active, model)
+        states.append((active, _state(found)))
+    return states + _compressors(pipeline, None if found is None else model, found or {})
 
 
-def _compressors(pipeline: Pipeline, model: Artifact | None) -> list[tuple[Active, str]]:
-    chosen = pipeline.settings.registry.of("compress")
-    if chosen and model is not None and not comparable(pipeline, model):
-        folder = pipeline.store.find(adopted_name(pipeline, model))
-        model = load_artifact(folder) if folder is not None else None
-    original, half_done = model, False
-    good = original
+def _found(pipeline: Pipeline, tuner: Active, model: Artifact | None) -> dict[str, Any] | None:
+    """What an earlier search found; ``None`` where it is to do."""
+    folder = pipeline.store.find(tune_name(pipeline, tuner, model)) if model is not None else None
+    found: dict[str, Any] | None = read_json(folder / "tune.json")["found"] if folder is not None else None
+    return found
+
+
+def _measured(pipeline: Pipeline, model: Artifact | None) -> Artifact | None:
+    """The model that compressed ones are compared with."""
+    if model is None or comparable(pipeline, model):
+        return model
+    folder = pipeline.store.find(adopted_name(pipeline, model))
+    return load_artifact(folder) if folder is not None else None
+
+
+def _compressors(pipeline: Pipeline, model: Artifact | None, found: Mapping[str, Any]) -> list[tuple[Active, str]]:
+    registry = pipeline.settings.registry
+    chosen = registry.of("compress")
+    original = good = model
+    half_done = False
     states = []
     for number, active in enumerate(chosen):
-        made = _made(pipeline, active, model, original)
+        with registry.with_options(active, option_changes(found, active.path)) as changed:
+            made = _made(pipeline, changed, model, original)
         states.append((active, _state(made)))
         half_done = is_judged_later(active, chosen[number + 1 :], half_done)
         if made is None or original is None:

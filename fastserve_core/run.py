@@ -41,12 +41,17 @@ class Draft:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What a trial of the trainer gave: the task's objective (higher is better) and what it cost."""
+    """What a trial gave: its number (higher is better), and what it cost.
+
+    Of a training the number is the task's objective, of a recipe what ``recipes.score`` says. ``scores`` are on the
+    validation split. ``measures`` are a recipe's figures.
+    """
 
     objective: float
     scores: Mapping[str, float]
     steps: int
-    seconds: float
+    seconds: float = 0.0
+    measures: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,10 @@ class Run:
     """Everything a verb needs: the model so far, the data, a folder to work in, and someone to tell.
 
     ``folder`` survives a kill: what a verb left there last time it finds again. ``trainer`` holds the
-    trainer's options by path and ``fixed`` the paths that the user set (a tuner leaves them alone); both are
-    empty for other verbs. A trainer is given a ``lesson`` by a compressor that has it train; a compressor is given
-    the ``original``: the model before the first compressor.
+    trainer's options by path, ``recipe`` the compressors' where the tuner ``searches`` those, and ``fixed`` the paths
+    that the user set (a tuner leaves them alone); all are empty for other verbs. A trainer is given a
+    ``lesson`` by a compressor that has it train; a compressor is given the ``original``: the model before the
+    first compressor.
     """
 
     model: Artifact
@@ -112,6 +118,7 @@ class Run:
     source: Prepared | None = None
     budget: Budget = field(default_factory=Budget)
     trainer: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
     attempting: Callable[[Trial], Attempt] | None = None
     lesson: Lesson | None = None
@@ -138,7 +145,7 @@ class Run:
         return folder
 
     def attempt(self, number: int, options: Mapping[str, Any], budget: Budget) -> Attempt:
-        """Have the trainer do one trial with some options replaced; for tuners.
+        """Have the trainer, the compressors or both do one trial with some options replaced; for tuners.
 
         Options are by path (``train.torch_ddp.lr``). Raises ``StageFailed`` when the trial fails.
         """

@@ -17,6 +17,7 @@ from fastserve_core.hookspecs import OBSERVE, STAGES
 from fastserve_core.model import ModelSpec
 from fastserve_core.options import ROOT, typed
 from fastserve_core.predictor import load_task
+from fastserve_core.recipes import check_searches
 from fastserve_core.registry import Registry
 from fastserve_core.store import default_home
 from fastserve_core.task import Task
@@ -118,8 +119,8 @@ def _task(node: DictConfig) -> Task:
 def check_plan(settings: Settings) -> None:
     """Refuse an order of stages that cannot work, before anything runs."""
     registry, task = settings.registry, settings.task
-    if registry.of("tune") and not registry.of("train"):
-        raise BadPlan("a tuner needs a trainer to make its trials: add one, e.g. +plugin=[nevergrad,torch_ddp]")
+    for tuner in registry.of("tune"):
+        check_searches(registry, tuner)
     for active in registry.of("compress"):
         if getattr(active.plugin, "trains", False) and not registry.of("train"):
             raise BadPlan(f"'{active.name}' has a trainer train: add one, e.g. +plugin=[torch_ddp,{active.name}]")

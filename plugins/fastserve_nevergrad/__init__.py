@@ -1,4 +1,4 @@
-"""Tunes the trainer's options with Nevergrad's gradient-free optimizers."""
+"""Tunes the trainer's and the compressors' options with Nevergrad's gradient-free optimizers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fastserve_core import hookimpl
-from fastserve_core.errors import BadOption
+from fastserve_core.errors import BadOption, Collector
 from fastserve_core.run import Run
+from fastserve_nevergrad.ranges import read_range
 
 
 @dataclass
@@ -35,6 +36,11 @@ class NevergradOptions:
             raise BadOption(
                 f"tune.nevergrad.steps={self.steps} is less than one trial (trial_steps={self.trial_steps})"
             )
+        faults = Collector()
+        for path, description in (self.space or {}).items():
+            with faults.collect():
+                read_range(path, description)
+        faults.raise_if_any()
 
 
 class NevergradTuner:
@@ -46,6 +52,11 @@ class NevergradTuner:
 
     def __init__(self, options: NevergradOptions) -> None:
         self.options = options
+
+    @property
+    def searches(self) -> tuple[str, ...]:
+        """The paths of the options that are searched; none: the trainer's ready-made ones."""
+        return tuple(self.options.space or ())
 
     @hookimpl
     def tune(self, run: Run) -> dict[str, Any]:

@@ -28,7 +28,7 @@ BAD = 1e6
 
 
 def search(run: Run, options: NevergradOptions) -> dict[str, Any]:
-    """The best options found, by path; the trainer's own are the first trial, so it is never worse than they."""
+    """The best options found, by path; those as they are are the first trial, so it is never worse than they."""
     space = options.space if options.space is not None else ready_made(run.trainer, run.fixed)
     space = {path: description for path, description in space.items() if path not in run.fixed}
     if not space:
@@ -44,15 +44,16 @@ class Study:
 
     def __init__(self, run: Run, options: NevergradOptions, space: Mapping[str, Any]) -> None:
         self.run, self.options, self.log = run, options, run.folder / LOG
-        parameters = build(space, run.trainer)
+        known = {**run.trainer, **run.recipe}
+        parameters = build(space, known)
         parameters.random_state.seed(run.seed % 2**32)
         registry = ng.optimizers.registry
         if options.optimizer not in registry:
-            known = [name for name in registry if len(name) < 24]
-            close = suggest(options.optimizer, known).partition(" (known")[0]
+            names = [name for name in registry if len(name) < 24]
+            close = suggest(options.optimizer, names).partition(" (known")[0]
             raise BadOption(f"tune.nevergrad.optimizer: nevergrad has no '{options.optimizer}'{close}")
         self.optimizer = registry[options.optimizer](parameters, budget=options.trials, num_workers=1)
-        self.first = {path: run.trainer[path] for path in space}
+        self.first = {path: known[path] for path in space}
         self.trials: list[dict[str, Any]] = read_log(self.log)
 
     def go(self) -> None:
@@ -77,12 +78,12 @@ class Study:
     def _ask(self, number: int) -> Any:
         """The next candidate; what was tried before is told again, not tried again.
 
-        Trial 0 is what the trainer would do anyway: ``None`` where that lies outside the space.
+        Trial 0 is what would be done anyway: ``None`` where that lies outside the space.
         """
         if number == 0:
             try:
                 return self.optimizer.parametrization.spawn_child(new_value=self.first)
-            except ValueError:
+            except (ValueError, TypeError):  # a number out of its range, or null
                 return None
         earlier = {json.dumps(one["options"]): one["objective"] for one in self.trials[:number]}
         for _ in range(REPEATS):
@@ -102,14 +103,14 @@ class Study:
         try:
             attempt = self.run.attempt(number, trial["options"], Budget(steps=self.options.trial_steps))
             trial |= {"objective": attempt.objective, "scores": dict(attempt.scores), "steps": attempt.steps}
+            trial |= {"measures": dict(attempt.measures)}
         except FastServeError as error:
             trial["error"] = str(error)
         trial["seconds"] = round(time.perf_counter() - begin, 2)
         append(self.log, trial)
         self.trials.append(trial)
-        self.run.emit(
-            TrialFinished(number, self.options.trials, trial["options"], trial["objective"], trial["seconds"])
-        )
+        figures = (trial["options"], trial["objective"], trial["seconds"], trial.get("measures", {}), trial["error"])
+        self.run.emit(TrialFinished(number, self.options.trials, *figures))
 
     def _enough(self) -> bool:
         used = sum(trial.get("steps", 0) for trial in self.trials)

@@ -8,8 +8,8 @@ from typing import Any
 import nevergrad as ng
 
 from fastserve_core.errors import BadOption, Collector, suggest
+from fastserve_nevergrad.ranges import read_range
 
-KINDS = ("log", "linear", "int", "choice")
 READY = {
     "lr": {"log": [1e-5, 3e-4]},
     "batch_size": {"choice": [16, 32, 64]},
@@ -23,38 +23,27 @@ def ready_made(trainer: Mapping[str, Any], fixed: frozenset[str]) -> dict[str, A
     return {path: description for path, description in found.items() if path not in fixed}
 
 
-def build(space: Mapping[str, Any], trainer: Mapping[str, Any]) -> ng.p.Dict:
+def build(space: Mapping[str, Any], known: Mapping[str, Any]) -> ng.p.Dict:
     """Nevergrad's parameters by path; every fault of the space is said at once.
 
-    Raises ``BadOption``: a path that the trainer lacks, an empty or inverted range, the log of zero.
+    Raises ``BadOption``: a path that is not known, an empty or inverted range, the log of zero.
     """
     faults, parameters = Collector(), {}
     for path, description in space.items():
         with faults.collect():
-            if path not in trainer:
-                raise BadOption(f"tune.nevergrad.space: no option '{path}'{suggest(path, trainer)}")
+            if path not in known:
+                raise BadOption(f"tune.nevergrad.space: no option '{path}'{suggest(path, known)}")
             parameters[path] = _parameter(path, description)
     faults.raise_if_any()
     return ng.p.Dict(**parameters)
 
 
 def _parameter(path: str, description: Any) -> Any:
-    kind, values = next(iter(description.items())) if isinstance(description, Mapping) else ("linear", description)
-    where = f"tune.nevergrad.space.{path}"
-    if kind not in KINDS:
-        raise BadOption(f"{where}: no kind of range '{kind}'{suggest(str(kind), KINDS)}")
+    kind, values = read_range(path, description)
     if kind == "choice":
-        if not isinstance(values, list) or len(values) < 2:
-            raise BadOption(f"{where}: a choice needs at least two values, not {values}")
         return ng.p.Choice(values)
-    if not isinstance(values, list) or len(values) != 2 or not all(isinstance(one, (int, float)) for one in values):
-        raise BadOption(f"{where}: a range is [low, high], not {values}")
     low, high = values
-    if low >= high:
-        raise BadOption(f"{where}: the range [{low}, {high}] is empty: low must be below high")
     if kind == "log":
-        if low <= 0:
-            raise BadOption(f"{where}: a log range must be above 0, not [{low}, {high}]")
         return ng.p.Log(lower=low, upper=high)
     scalar = ng.p.Scalar(lower=low, upper=high)
     return scalar.set_integer_casting() if kind == "int" else scalar

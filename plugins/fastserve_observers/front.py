@@ -38,35 +38,41 @@ class Mark:
 
 
 def front(outcome: Outcome) -> str:
-    """The quality is the test split's; empty for fewer than two measured models."""
-    figures = [mark for one in outcome.measured if (mark := _figures(outcome, one)) is not None]
+    """Empty for fewer than two measured models.
+
+    The quality is the test split's; beside a tuner's recipes, which were chosen by the validation split, it is that's.
+    """
+    split = "validation" if outcome.recipes else "test"
+    drawn = [*outcome.recipes, *outcome.measured]
+    figures = [mark for one in drawn if (mark := _figures(outcome, one, split)) is not None]
     if len(figures) < 2:
         return ""
-    axes = _axes(outcome.metric, figures)
+    axes = _axes(outcome.metric, figures, split)
     marks = _placed(figures, axes)
     joined = _joined(marks, lower_is_better(outcome.metric))
     parts = [*axes.frame(), path(joined, "front")]
-    parts += [_whisker(one) for one in marks if one.error]
+    parts += [_whisker(one) for one in marks if one.error and one.stage.stage != "trial"]
     parts += [_bubble(outcome, one) for one in marks]
     taken = [*(one.box for one in marks), *_dashes(joined)]
-    parts += [_label(one, taken) for one in marks]
+    parts += [_label(one, taken) for one in marks if one.stage.stage != "trial"]
     return picture("Latency against quality of every measured model", parts)
 
 
-def _figures(outcome: Outcome, stage: Stage) -> Mark | None:
-    latency, score = stage.measure("latency_ms_p50"), stage.score(outcome.metric)
+def _figures(outcome: Outcome, stage: Stage, split: str) -> Mark | None:
+    measured = "quality" if split == "test" else "quality_validation"
+    latency, score = stage.measure("latency_ms_p50"), stage.score(outcome.metric, measured)
     if latency is None or score is None:
         return None
-    return Mark(stage, latency, score, outcome.error(stage) or 0.0)
+    return Mark(stage, latency, score, outcome.error(stage, split) or 0.0)
 
 
-def _axes(metric: str, marks: Sequence[Mark]) -> Axes:
+def _axes(metric: str, marks: Sequence[Mark], split: str) -> Axes:
     lower = lower_is_better(metric)
     return Axes(
         span([one.latency for one in marks], 0.15, zero=True),
         span([one.score + sign * one.error for one in marks for sign in (-1, 1)], 0.16),
         "latency of one input, p50, ms",
-        f"{readable(metric)} on the test split" + (", lower is better" if lower else ""),
+        f"{readable(metric)} on the {split} split" + (", lower is better" if lower else ""),
         figure,
         lambda value: show_tick(metric, value),
         upside_down=lower,
@@ -79,6 +85,7 @@ def _placed(marks: Sequence[Mark], axes: Axes) -> list[Mark]:
     placed = []
     for one, bytes_ in zip(marks, sizes, strict=True):
         y, radius = axes.at_y(one.score), max(SMALLEST, LARGEST * math.sqrt(bytes_ / largest))
+        radius = SMALLEST if one.stage.stage == "trial" else radius
         whisker = abs(axes.at_y(one.score + one.error) - y)
         placed.append(replace(one, x=axes.at_x(one.latency), y=y, radius=radius, whisker=whisker))
     return placed
@@ -114,6 +121,7 @@ def _whisker(mark: Mark) -> str:
 def _bubble(outcome: Outcome, mark: Mark) -> str:
     stage, bytes_ = mark.stage, mark.stage.measure("size_bytes")
     kind = "rejected" if stage.status == "rejected" else "best" if stage is outcome.best else "other"
+    kind = "trial" if stage.stage == "trial" else kind
     figures = [show_score(outcome.metric, mark.score), milliseconds(mark.latency)]
     figures += [size(bytes_)] if bytes_ is not None else []
     told = escape(f"{stage.name} ({stage.status}): {', '.join(figures)}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+from fastserve_core.events import TrialFinished
 from fastserve_observers.amounts import milliseconds, number, ratio, size
 from fastserve_observers.quality import difference, main_score, readable, sampling_error, show_score
 
@@ -30,6 +31,7 @@ class Stage:
     measures: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     found: Mapping[str, Any] = field(default_factory=dict)
+    trials: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def read(cls, line: Mapping[str, Any]) -> Stage:
@@ -89,9 +91,29 @@ class Outcome:
         """The name of the score that is compared."""
         return next((name for one in self.measured if (name := main_score(one.measures.get("quality") or {}))), "")
 
-    def error(self, stage: Stage) -> float | None:
-        """The sampling error of the stage's score on the test split, where it has one."""
-        return sampling_error(self.task, self.metric, stage.score(self.metric), self.rows.get("test"))
+    @property
+    def recipes(self) -> list[Stage]:
+        """The compression recipes that a tuner tried, as far as they came to a model; validation figures only."""
+        return [
+            Stage("trial", str(one.number + 1), status=status, measures=one.measures)
+            for one in self.trials
+            if one.measures and (status := "done" if one.measures["accepted"] else "rejected")
+        ]
+
+    @property
+    def trials(self) -> list[TrialFinished]:
+        """Every trial of the record's searches, also of one that was reused."""
+        names = ("number", "options", "score", "seconds", "measures", "error")
+        return [
+            TrialFinished(trials=len(stage.trials), **{name: one[name] for name in names if name in one})
+            for stage in self.stages
+            for one in stage.trials
+        ]
+
+    def error(self, stage: Stage, split: str = "test") -> float | None:
+        """The sampling error of the stage's score on a split, where it has one."""
+        measured = "quality" if split == "test" else "quality_validation"
+        return sampling_error(self.task, self.metric, stage.score(self.metric, measured), self.rows.get(split))
 
     def show(self, stage: Stage) -> str:
         """The stage's score on the test split, with its sampling error."""

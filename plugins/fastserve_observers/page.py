@@ -15,7 +15,7 @@ from fastserve_observers.front import front
 from fastserve_observers.history import History
 from fastserve_observers.outcome import Outcome, Stage, doubt, sentence
 from fastserve_observers.quality import readable, sampling_error, show_score
-from fastserve_observers.wording import changed
+from fastserve_observers.wording import changed, recipe_figures
 
 SHOWN_LABELS = 30
 
@@ -40,8 +40,8 @@ def page(record: Mapping[str, Any], folder: Path, history: History, now: datetim
         "rejected": [(one.name, one.reason) for one in outcome.stages if one.reason],
         "scores": _scores(outcome),
         "front": front(outcome),
-        "trials": _trials(history.trials),
-        "trials_plot": plots.trials(history.trials),
+        "trials": _trials(outcome.trials or history.trials),
+        "trials_plot": plots.trials(outcome.trials or history.trials),
         "found": [(one.name, _values(one.found)) for one in outcome.stages if one.found],
         "curves": [(name, drawn) for name, told in history.curves.items() if (drawn := plots.curves(told))],
         "reused": [one.name for one in outcome.stages if one.status == "reused" and one.stage in ("tune", "train")],
@@ -152,6 +152,7 @@ def _trials(trials: list[TrialFinished]) -> list[dict[str, Any]]:
             "number": one.number + 1,
             "score": "failed" if number(one.score) is None else figure(one.score),
             "options": changed(one.options),
+            "figures": recipe_figures(one),
             "seconds": duration(one.seconds),
             "best": best is not None and one.score == best,
         }

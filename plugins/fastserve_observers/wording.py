@@ -64,8 +64,16 @@ def changed(options: Mapping[str, Any]) -> str:
 def trial_line(event: TrialFinished, best: bool) -> str:
     outcome = "failed" if number(event.score) is None else f"score {figure(event.score)}"
     options = changed(event.options)
-    parts = [outcome + (" (best so far)" if best else ""), options, duration(event.seconds)]
+    parts = [outcome + (" (best so far)" if best else ""), options, recipe_figures(event), duration(event.seconds)]
     return f"trial {event.number + 1}/{event.trials}: " + ", ".join(one for one in parts if one)
+
+
+def recipe_figures(event: TrialFinished) -> str:
+    """What a recipe came to, or why the trial failed; empty for a training."""
+    if event.error or not event.measures:
+        return event.error
+    refused = event.measures.get("refused")
+    return key_measures(event.measures) + (f", refused by the gate: {refused}" if refused else "")
 
 
 def finished_line(event: StageFinished) -> str:

@@ -128,7 +128,7 @@ def test_the_default_space_is_what_the_trainer_has(tmp_path: Path) -> None:
         ({LR: {"lgo": [0.1, 1.0]}}, "no kind of range 'lgo'; did you mean 'log'"),
         ({LR: {"choice": [1]}}, "at least two"),
         ({LR: "wide"}, "a range is"),
-        ({LR: [2.0, 1.0], "x": [0, 1]}, "2 things are wrong"),
+        ({LR: [2.0, 1.0], "x": [1, 1]}, "2 things are wrong"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused(tmp_path: Path, space: dict[str, Any], said: str) -> None:

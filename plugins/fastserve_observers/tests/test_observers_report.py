@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from fastserve_core.errors import StoreFailed
 from fastserve_core.events import Event, Metric, RunFinished, StageStarted, Step
 from fastserve_core.hookspecs import API_VERSION
 from fastserve_core.registry import Registry
+from fastserve_observers.front import front
+from fastserve_observers.history import History
+from fastserve_observers.outcome import Outcome
+from fastserve_observers.page import page
 from fastserve_observers.report import Report, ReportOptions
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -193,3 +198,17 @@ def test_importing_the_plugins_is_light() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_recipes_trials_are_small_marks_in_the_plot_and_lines_of_the_table(record: dict[str, Any]) -> None:
+    kept = dict(record["stages"][1]["measures"])
+    kept |= {"quality_validation": {"accuracy": 0.88, "macro_f1": 0.88}, "accepted": False, "refused": "too slow"}
+    good = {"number": 0, "options": {"compress.prune.heads": 0.5}, "score": 1.0, "seconds": 3.0, "error": ""}
+    bad = good | {"number": 1, "score": None, "error": "no such layer"}
+    record["stages"][0]["trials"] = [good | {"measures": kept}, bad]
+    drawn = front(Outcome(record))
+    assert drawn.count("bubble trial") == 1
+    assert "on the validation split" in drawn
+    shown = [one["figures"] for one in page(record, Path("run"), History(), datetime(2026, 1, 1))["trials"]]
+    assert shown[0].endswith("refused by the gate: too slow")
+    assert shown[1] == "no such layer"

@@ -1,0 +1,121 @@
+"""Recipes: the number that a trial gets, what a tuner may search, and a real search that goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import Cli, on_torch
+from fastserve_core.errors import BadPlan
+from fastserve_core.gate import GateOptions
+from fastserve_core.recipes import check_searches, is_after_training, score
+from fastserve_core.registry import Registry
+
+GATE = GateOptions(max_drop=0.01)
+TIMES = st.lists(st.floats(0.01, 100), min_size=3, max_size=3)
+
+
+def test_twice_as_good_in_all_three_is_one() -> None:
+    assert score([2.0, 2.0, 2.0], 0.0, False, GATE) == 1.0
+    assert score([4.0, 1.0, 0.25], 0.0, False, GATE) == 0.0
+
+
+def test_what_the_gate_allows_is_free_and_more_costs_in_proportion() -> None:
+    assert score([2.0] * 3, 0.01, False, GATE) == 1.0
+    assert score([2.0] * 3, 0.02, False, GATE) == pytest.approx(0.0)
+    assert score([2.0] * 3, 0.03, False, GATE) == pytest.approx(-1.0)
+    assert score([2.0] * 3, -0.5, False, GATE) == 1.0
+    assert score([1.0] * 3, 0.02, False, GateOptions(max_drop=0.0)) == pytest.approx(-2.0)
+
+
+@given(TIMES, st.floats(0, 1), st.floats(0, 1))
+def test_it_never_rises_with_the_loss(times: list[float], one: float, other: float) -> None:
+    less, more = sorted((one, other))
+    assert score(times, less, False, GATE) >= score(times, more, False, GATE)
+
+
+@given(TIMES, TIMES)
+def test_what_the_gate_refuses_is_worse_than_all_that_it_accepts(refused: list[float], accepted: list[float]) -> None:
+    assert score(refused, 0.0, True, GATE) < score(accepted, 0.0, False, GATE)
+
+
+def registry(space: dict[str, object], *places: str) -> Registry:
+    made = Registry()
+    made.activate("tune", "nevergrad", {"space": space})
+    for place in places:
+        made.activate(*place.split("."), {})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("space", "places", "said"),
+    [
+        ({"compress.prun.heads": [0.0, 0.5]}, ["compress.prune"], "no trainer or compressor 'compress.prun' is chosen"),
+        ({"compress.prun.heads": [0.0, 0.5]}, ["compress.prune"], "did you mean 'compress.prune'"),
+        ({"compress.prune.head": [0.0, 0.5]}, ["compress.prune"], "did you mean 'compress.prune.heads'"),
+        ({"train.torch_ddp.lr": [0.1, 0.5]}, ["compress.prune"], "a tuner needs a trainer"),
+        ({"compress.a.b": [0, 1], "compress.c.d": [0, 1]}, ["compress.prune"], "2 things are wrong"),
+    ],
+)
+def test_a_space_over_what_is_not_chosen_is_refused(space: dict[str, object], places: list[str], said: str) -> None:
+    chosen = registry(space, *places)
+    with pytest.raises(Exception, match=said) as error:
+        check_searches(chosen, *chosen.of("tune"))
+    assert issubclass(error.type, BadPlan) or "things are wrong" in said
+
+
+def test_a_search_of_compressors_alone_needs_no_trainer_and_comes_after_it() -> None:
+    alone = registry({"compress.prune.heads": [0.0, 0.5]}, "compress.prune")
+    check_searches(alone, *alone.of("tune"))
+    assert is_after_training(alone)
+    both = {"compress.prune.heads": [0.0, 0.5], "train.torch_ddp.lr": [0.1, 0.5]}
+    assert not is_after_training(registry(both, "train.torch_ddp", "compress.prune"))
+    assert not is_after_training(registry({"train.torch_ddp.lr": [0.1, 0.5]}, "train.torch_ddp", "compress.prune"))
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_keeps_its_failures_and_reuses_the_winner(
+    cli: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path
+) -> None:
+    space = "{compress.prune.neurons: [0.2, 0.7], compress.prune.layers: {choice: [[7], [1, 7]]}}"  # it has two
+    command = [
+        "+plugin=[nevergrad,torch_ddp,prune]", f"model={tiny_bert}", f"data={reviews}", "train.torch_ddp.epochs=1",
+        *(f"tune.nevergrad.space={space}", "tune.nevergrad.trials=2", "gate.faster_than=0.1", "gate.max_drop=0.5"),
+    ]  # fmt: skip
+    kill_after_a_trial(tmp_path, command)
+    stages = finish(cli, tmp_path, command)
+    assert [one["stage"] for one in stages] == ["train", "tune", "compress"]
+    assert [one["status"] for one in stages] == ["reused", "done", "reused"]
+    first, second = stages[1]["trials"]
+    assert first["options"] == stages[1]["found"] == {"compress.prune.neurons": 0.5, "compress.prune.layers": []}
+    assert {"quality_validation", "latency_ms_p50", "size_bytes", "speedup", "accepted"} <= set(first["measures"])
+    assert second["score"] is None
+    assert "7" in second["error"]
+    assert [one["status"] for one in finish(cli, tmp_path, command)] == ["reused"] * 3
+
+
+def kill_after_a_trial(folder: Path, command: list[str]) -> None:
+    killed = subprocess.Popen([sys.executable, "-m", "fastserve_core", *on_torch(command)], cwd=folder)
+    home, end = Path(os.environ["FASTSERVE_HOME"]), time.monotonic() + 200
+    while not list(home.glob("partial/tune-*/work/attempts/0000.json")) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert killed.poll() is None
+    killed.kill()
+    killed.wait()
+
+
+def finish(cli: Cli, folder: Path, command: list[str]) -> list[dict[str, Any]]:
+    done = cli(*command)
+    assert done.returncode == 0, done.stderr + done.stdout
+    newest = max(folder.glob("outputs/*/*/run.json"), key=lambda path: path.stat().st_mtime)
+    stages: list[dict[str, Any]] = json.loads(newest.read_text())["stages"]
+    return stages

@@ -1,0 +1,30 @@
+"""The ranges of a search space as the config describes them, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastserve_core.errors import BadOption, suggest
+
+KINDS = ("log", "linear", "int", "choice")
+
+
+def read_range(path: str, description: Any) -> tuple[str, list[Any]]:
+    """Kind and values of one option's range; raises ``BadOption``: unknown kind, empty range, the log of zero."""
+    kind, values = next(iter(description.items())) if isinstance(description, Mapping) else ("linear", description)
+    where = f"tune.nevergrad.space.{path}"
+    if kind not in KINDS:
+        raise BadOption(f"{where}: no kind of range '{kind}'{suggest(str(kind), KINDS)}")
+    if kind == "choice":
+        if not isinstance(values, list) or len(values) < 2:
+            raise BadOption(f"{where}: a choice needs at least two values, not {values}")
+        return kind, values
+    if not isinstance(values, list) or len(values) != 2 or not all(isinstance(one, (int, float)) for one in values):
+        raise BadOption(f"{where}: a range is [low, high], not {values}")
+    low, high = values
+    if low >= high:
+        raise BadOption(f"{where}: the range [{low}, {high}] is empty: low must be below high")
+    if kind == "log" and low <= 0:
+        raise BadOption(f"{where}: a log range must be above 0, not [{low}, {high}]")
+    return str(kind), values
