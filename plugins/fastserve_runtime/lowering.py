@@ -10,8 +10,10 @@ from fastserve_core.children import answer, call
 from fastserve_core.hashing import digest, hash_files, stable_hash
 from fastserve_core.store import Store, home_of, result_name
 
-FORMAT = 1
+FORMAT = 2
 """Raised when other files are written for the same model."""
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+"""How the names of the classes end that go on from a prompt."""
 PACKAGES = ("fastserve-core", "openvino", "torch", "transformers")
 
 
@@ -38,7 +40,9 @@ def lower(model: str, draft: str, events: str) -> None:
     from fastserve_runtime.hugging_face import load_model
 
     with silence():
-        export = exporter("openvino", load_model(Path(model)))
+        loaded = load_model(Path(model))
+        causal = type(loaded).__name__.endswith(CAUSAL)
+        export = exporter("openvino_causal" if causal else "openvino", loaded)
         export.write(export.module, Path(draft))
 
 

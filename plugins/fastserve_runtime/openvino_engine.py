@@ -11,6 +11,7 @@ import numpy as np
 from fastserve_core.errors import BadArtifact, BadPlan
 from fastserve_core.quiet import without_package
 from fastserve_core.task import Arrays
+from fastserve_runtime.causal_engine import CONFIG, CausalRunner, is_causal
 
 MODEL = "openvino_model.xml"
 
@@ -24,7 +25,7 @@ class OpenVINOEngine:
 
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
     takes_weights: ClassVar[bool] = True
-    generates: ClassVar[bool] = False
+    generates: ClassVar[bool] = True
 
     def __init__(self, folder: Path, threads: int) -> None:
         with without_package("openvino_telemetry"):
@@ -32,12 +33,19 @@ class OpenVINOEngine:
 
         path = _files(folder, threads) / MODEL
         config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-        self._model = openvino.Core().compile_model(str(path), "CPU", config)
+        core = openvino.Core()
+        graph = core.read_model(path)
+        if causal := is_causal(graph):
+            config |= CONFIG
+        self._model = core.compile_model(graph, "CPU", config)
+        self._causal = CausalRunner(self._model, folder) if causal else None
         self._request = self._model.create_infer_request()
         self._takes = {one.get_any_name() for one in self._model.inputs}
         self._gives = [one.get_any_name() for one in self._model.outputs]
 
     def run(self, inputs: Arrays) -> Arrays:
+        if self._causal:
+            return self._causal.run(inputs)
         given = {name: array for name, array in inputs.items() if name in self._takes}
         for name in self._takes - given.keys():  # token types that a tokenizer does not give are 0, as in transformers
             given[name] = np.zeros_like(inputs["input_ids"])
@@ -45,10 +53,12 @@ class OpenVINOEngine:
         return {name: results[number] for number, name in enumerate(self._gives)}
 
     def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
-        raise BadPlan("OpenVINO's files answer in one pass and cannot generate text: use the engine torch")
+        if not self._causal:
+            raise BadPlan("the model answers in one pass and cannot generate text")
+        return self._causal.generate(inputs, options)
 
     def close(self) -> None:
-        del self._request, self._model
+        del self._causal, self._request, self._model
 
 
 def _files(folder: Path, threads: int) -> Path:

@@ -73,7 +73,7 @@ class OpenVINOExport:
         with silence(), without_package("openvino_telemetry"), torch.no_grad(), one_line("converted"):
             graph = self._graph(module)
             self._check(graph)
-            _write(graph, folder)
+            write_graph(graph, folder)
 
     def _graph(self, module: nn.Module) -> openvino.Model:
         """These are the steps of ``openvino.convert_model``, less its telemetry: that would run here whenever
@@ -116,7 +116,8 @@ def max_length(model: Any) -> int:
     return int(getattr(getattr(model, "config", None), "max_position_embeddings", LONGEST))
 
 
-def _write(graph: openvino.Model, folder: Path) -> None:
+def write_graph(graph: openvino.Model, folder: Path) -> None:
+    """Write a graph whose nodes are named by their place; inputs keep their names."""
     import openvino
 
     # The frontend numbers its nodes with a counter of the whole process: name them by place, so that equal
