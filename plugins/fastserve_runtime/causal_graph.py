@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,10 +96,12 @@ class CausalExport:
         two = {0: free, 1: free}
         return (ids, mask, places, past), (two, two, two, [{0: free, 2: free} for _ in past])
 
-    def write(self, module: nn.Module, folder: Path) -> None:
-        """Write the graph of a module like ``self.module``; raises ``Unexportable`` with the reason."""
+    def write(self, module: nn.Module, folder: Path, change: Callable[[openvino.Model], None] = lambda _: None) -> None:
+        """Write the graph of a module like ``self.module``, with a change; ``Unexportable`` gives the reason."""
         with silence(), without_package("openvino_telemetry"), torch.no_grad(), one_line("converted"):
-            write_graph(self.graph(module), folder)
+            graph = self.graph(module)
+            change(graph)
+            write_graph(graph, folder)
 
     def graph(self, module: nn.Module) -> openvino.Model:
         """The stateful graph, in memory."""
