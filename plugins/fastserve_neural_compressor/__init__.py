@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fastserve_core import hookimpl
 from fastserve_core.artifact import ENGINE, TRAINABLE
@@ -71,7 +71,7 @@ class NeuralCompressor:
         self._check_method(run.task.name)
         draft = run.fresh_folder()
         if run.task.name == LANGUAGE:
-            request = {"model": run.model.folder, "draft": draft}
+            request: dict[str, Any] = {"model": run.model.folder, "draft": draft}
             request |= {"bits": self.options.bits, "group_size": self.options.group_size}
             call("fastserve_neural_compressor.lower_language", request, run.threads, run.emit)
             return Draft(draft, engine="openvino", form=ENGINE)

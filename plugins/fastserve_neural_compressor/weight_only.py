@@ -32,7 +32,7 @@ class Packed:
     bits: int
 
 
-def quantize_weights(model: nn.Module, folder: Path, bits: int, group_size: int) -> None:
+def quantize_weights(model: Any, folder: Path, bits: int, group_size: int) -> None:
     """Write OpenVINO's files with linear layers of ``bits`` (8 or 4) and a table of words of 8.
 
     Rounds to nearest (RTN), a scale and a zero point for each ``group_size`` weights of a row. ``model`` is one of
@@ -53,9 +53,9 @@ def quantize_weights(model: nn.Module, folder: Path, bits: int, group_size: int)
         export.write(export.module, folder, shrink)  # type: ignore[call-arg]
 
 
-def linear_layers(model: nn.Module, group_size: int) -> dict[str, nn.Linear]:
+def linear_layers(model: Any, group_size: int) -> dict[str, nn.Linear]:
     """The layers to quantize, all but the one to the vocabulary; raises ``Unexportable`` where they do not fit."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    head = model.get_output_embeddings()
     found = {name: one for name, one in model.named_modules() if type(one) is nn.Linear and one is not head}
     if not found:
         raise Unexportable("the model has no linear layer that neural-compressor quantizes")
@@ -66,7 +66,7 @@ def linear_layers(model: nn.Module, group_size: int) -> dict[str, nn.Linear]:
     return found
 
 
-def _rtn(model: nn.Module, bits: int, group_size: int, linears: dict[str, nn.Linear]) -> dict[str, Any]:
+def _rtn(model: Any, bits: int, group_size: int, linears: dict[str, nn.Linear]) -> dict[str, Any]:
     from neural_compressor.torch.quantization import RTNConfig, convert, prepare
 
     config = RTNConfig(bits=bits, use_sym=False, group_size=group_size, use_layer_wise=False)
