@@ -29,7 +29,7 @@ class Reader(Protocol):
 class Export(Protocol):
     """One model on its way into a format; made from a model of transformers in evaluation mode.
 
-    ``module`` takes int64 tensors (batch, length) in the order of ``inputs``, and gives a tuple in that of
+    ``module`` takes what ``example`` gives, in the order of ``inputs``, and gives a tuple in that of
     ``outputs``. A compressor may put another module with the same interface in its place: a quantized graph.
     """
 

@@ -12,6 +12,8 @@ from fastserve_core.store import Store, home_of, result_name
 
 FORMAT = 2
 """Raised when other files are written for the same model."""
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+"""How the names of the classes end that go on from a prompt."""
 PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript")}
 """What the bytes of a format depend on, besides ourselves, torch and transformers."""
 
@@ -40,7 +42,9 @@ def lower(model: str, draft: str, to: str, events: str) -> None:
     from fastserve_runtime.hugging_face import load_model
 
     with silence():
-        export = exporter(to, load_model(Path(model)))
+        loaded = load_model(Path(model))
+        causal = to == "openvino" and type(loaded).__name__.endswith(CAUSAL)
+        export = exporter("openvino_causal" if causal else to, loaded)
         export.write(export.module, Path(draft))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from fastserve_core.errors import BadArtifact, BadPlan
 from fastserve_core.quiet import without_package
 from fastserve_core.task import Arrays
+from fastserve_runtime.causal_engine import CONFIG, CausalRunner, is_causal
 
 MODEL = "openvino_model.xml"
 
@@ -27,29 +28,35 @@ class OpenVINOEngine:
 
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
     takes_weights: ClassVar[bool] = True
-    generates: ClassVar[bool] = False
+    generates: ClassVar[bool] = True
 
     def __init__(self, folder: Path, threads: int) -> None:
         with without_package("openvino_telemetry"):
             import openvino
 
-        self._path, self._threads, self._core = _files(folder, threads) / MODEL, threads, openvino.Core()
-        self._model = self._compile("LATENCY", streams=1)
+        self._core = openvino.Core()
+        self._graph = self._core.read_model(_files(folder, threads) / MODEL)
+        causal = is_causal(self._graph)
+        self._config = {"INFERENCE_NUM_THREADS": threads} | (CONFIG if causal else {})
+        self._threads, self._model = threads, self._compile("LATENCY", streams=1)
+        self._causal = CausalRunner(self._model, folder) if causal else None
         self._request = self._model.create_infer_request()
         self._takes = {one.get_any_name() for one in self._model.inputs}
         self._gives = [one.get_any_name() for one in self._model.outputs]
         self._several: list[Any] = []
 
     def _compile(self, hint: str, streams: int) -> Any:
-        config = {"INFERENCE_NUM_THREADS": self._threads, "PERFORMANCE_HINT": hint, "NUM_STREAMS": streams}
-        return self._core.compile_model(str(self._path), "CPU", config)
+        config = {**self._config, "PERFORMANCE_HINT": hint, "NUM_STREAMS": streams}
+        return self._core.compile_model(self._graph, "CPU", config)
 
     def run(self, inputs: Arrays) -> Arrays:
+        if self._causal:
+            return self._causal.run(inputs)
         return self._named(self._request.infer(self._given(inputs)))
 
     def run_all(self, batches: Iterable[Arrays]) -> Iterator[Arrays]:
         """One pass for each, as many at a time as there are threads, with the outputs in order."""
-        if self._threads == 1:
+        if self._threads == 1 or self._causal:
             yield from map(self.run, batches)
             return
         if not self._several:
@@ -86,10 +93,12 @@ class OpenVINOEngine:
         return {name: np.array(results[number]) for number, name in enumerate(self._gives)}
 
     def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
-        raise BadPlan("OpenVINO's files answer in one pass and cannot generate text: use the engine torch")
+        if not self._causal:
+            raise BadPlan("the model answers in one pass and cannot generate text")
+        return self._causal.generate(inputs, options)
 
     def close(self) -> None:
-        del self._request, self._several, self._model
+        del self._causal, self._request, self._several, self._model, self._graph
 
 
 def _files(folder: Path, threads: int) -> Path:

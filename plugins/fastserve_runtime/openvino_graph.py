@@ -89,7 +89,7 @@ class OpenVINOExport:
         with silence(), without_package("openvino_telemetry"), torch.no_grad(), one_line("converted"):
             graph = self._graph(module)
             self._check(graph)
-            _write(graph, folder, self.halved)
+            write_graph(graph, folder, self.halved)
 
     @staticmethod
     def read(folder: Path, threads: int) -> Reader:
@@ -145,7 +145,8 @@ def max_length(model: Any) -> int:
     return int(getattr(getattr(model, "config", None), "max_position_embeddings", LONGEST))
 
 
-def _write(graph: openvino.Model, folder: Path, halved: bool) -> None:
+def write_graph(graph: openvino.Model, folder: Path, halved: bool = False) -> None:
+    """Write a graph whose nodes are named by their place; inputs keep their names."""
     import openvino
 
     # The frontend numbers its nodes with a counter of the whole process: name them by place, so that equal

@@ -1,0 +1,176 @@
+"""From a causal language model of transformers to a stateful OpenVINO graph, whose keys and values stay inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastserve_core.errors import Unexportable
+from fastserve_core.exports import one_line
+from fastserve_core.quiet import silence, without_package
+from fastserve_runtime.lowering import CAUSAL
+from fastserve_runtime.openvino_graph import max_length, write_graph
+
+if TYPE_CHECKING:
+    import openvino
+
+INPUTS = ("input_ids", "attention_mask", "position_ids", "beam_idx")
+STATE = "past_key_values.{}.{}"
+
+
+class Step(nn.Module):
+    """Tokens, and the keys and values of those before them, in; logits and all keys and values out.
+
+    ``attention_mask`` (batch, past + length) counts the tokens before; the mask (batch, 1, length, past + length)
+    is made here, so that no family's own way of making it is traced.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        before, cache = past[0].shape[2], _cache(past)
+        queries = torch.arange(input_ids.shape[1]) + before
+        seen = torch.arange(attention_mask.shape[1])[None, :] <= queries[:, None]
+        mask = seen[None, None] & (attention_mask[:, None, None, :] != 0)
+        found = self.model(
+            input_ids=input_ids,
+            attention_mask=torch.where(mask, 0.0, torch.finfo(torch.float32).min),
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        kept = found.past_key_values.layers
+        return (found.logits, *(one for layer in kept for one in (layer.keys, layer.values)))
+
+
+def _cache(past: list[Tensor]) -> Any:
+    """Layers that hold keys and values already: DynamicCache itself would first join them with an empty tensor."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    cache = DynamicCache()
+    for keys, values in zip(past[::2], past[1::2], strict=True):
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache
+
+
+class CausalExport:
+    """How a causal language model becomes ``openvino_model.xml`` and ``.bin``.
+
+    Inputs: ``input_ids``, ``attention_mask`` (of all tokens so far), ``position_ids``, int64, and ``beam_idx`` (int32,
+    which row of the last pass each row goes on from); output: fp32 ``logits``.
+    """
+
+    inputs: tuple[str, ...] = INPUTS
+    outputs: tuple[str, ...] = ("logits",)
+
+    def __init__(self, model: Any) -> None:
+        """``model`` is one of transformers', in evaluation mode; raises ``Unexportable`` for a kind that cannot go."""
+        self.halved = model.dtype in (torch.bfloat16, torch.float16)  # its file then holds fp16 constants
+        self.longest = max_length(model)
+        self.module = Step(model.float())
+        check_family(model)
+        config = model.config.get_text_config()
+        self.layers = config.num_hidden_layers
+        self.heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        self.width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+    def example(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Inputs to trace with, and which of their dimensions stay free, for ``torch.export``."""
+        free = torch.export.Dim.AUTO
+        batch, length, before = 2, 5, 3
+        past = [torch.zeros(batch, self.heads, before, self.width) for _ in range(2 * self.layers)]
+        ids, mask = torch.ones(batch, length, dtype=torch.long), torch.ones(batch, before + length, dtype=torch.long)
+        places = (torch.arange(length) + before).repeat(batch, 1)
+        two = {0: free, 1: free}
+        return (ids, mask, places, past), (two, two, two, [{0: free, 2: free} for _ in past])
+
+    def write(self, module: nn.Module, folder: Path, change: Callable[[openvino.Model], None] = lambda _: None) -> None:
+        """Write the graph of a module like ``self.module``, with a change; ``Unexportable`` gives the reason."""
+        with silence(), without_package("openvino_telemetry"), torch.no_grad(), one_line("converted"):
+            graph = self.graph(module)
+            change(graph)
+            write_graph(graph, folder, self.halved)
+
+    def graph(self, module: nn.Module) -> openvino.Model:
+        """The stateful graph, in memory."""
+        from openvino._offline_transformations import apply_moc_transformations
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+        example, shapes = self.example()
+        program = torch.export.export(module, example, dynamic_shapes=shapes)
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        decoder = TorchFXPythonDecoder.from_exported_program(program)  # must outlive the conversion: C++ calls into it
+        graph: openvino.Model = frontend.convert(frontend.load(decoder))
+        apply_moc_transformations(graph, cf=False, smart_reshape=True)
+        _stateful(graph, self.heads, self.width)
+        return graph
+
+
+def check_family(model: Any) -> None:
+    """Raise ``Unexportable`` for a model that is not a causal language model with plain keys and values."""
+    config = model.config.get_text_config()
+    name = type(model).__name__
+    if not name.endswith(CAUSAL):
+        raise Unexportable(f"{name} is not a causal language model")
+    if config.is_encoder_decoder or getattr(config, "add_cross_attention", False):
+        raise Unexportable(f"{name} attends to an encoder")
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise Unexportable(f"{name} has layers of other kinds than full attention: {', '.join(sorted(kinds))}")
+
+
+def _stateful(graph: openvino.Model, heads: int, width: int) -> None:
+    """Turn the keys and values that go in and out into states, empty at first and reordered by ``beam_idx``."""
+    from openvino import PartialShape, Type, opset13
+    from openvino._offline_transformations import apply_make_stateful_transformation
+
+    for port, name in zip(graph.inputs[:3], INPUTS, strict=False):
+        port.get_tensor().set_names({name})
+        port.get_node().set_friendly_name(name)
+        port.get_node().set_partial_shape(PartialShape([-1, -1]))
+    graph.outputs[0].get_tensor().set_names({"logits"})
+    beam = opset13.parameter(PartialShape([-1]), Type.i32, name=INPUTS[3])
+    beam.output(0).get_tensor().set_names({INPUTS[3]})
+    graph.add_parameters([beam])
+    states: dict[str, str] = {}
+    for number, (old, new) in enumerate(zip(graph.inputs[3:-1], graph.outputs[1:], strict=True)):
+        name = STATE.format(number // 2, ("key", "value")[number % 2])
+        states[name] = f"present.{name}"
+        old.get_node().set_partial_shape(PartialShape([-1, heads, -1, width]))
+        old.get_tensor().set_names({name})
+        new.get_tensor().set_names({states[name]})
+        users = list(old.get_target_inputs())
+        chosen = opset13.gather(old, beam, opset13.constant(np.int64(0)))
+        for user in users:
+            user.replace_source_output(chosen.output(0))
+    graph.validate_nodes_and_infer_types()
+    apply_make_stateful_transformation(graph, states)
+    _begin_empty(graph, heads, width)
+
+
+def _begin_empty(graph: openvino.Model, heads: int, width: int) -> None:
+    """Without a first value a state has one row: begin with as many as the input has, and no tokens."""
+    from openvino import opset13
+
+    ids = opset13.shape_of(graph.input(INPUTS[0]), output_type="i64")
+    batch = opset13.gather(ids, opset13.constant(np.array([0])), opset13.constant(np.int64(0)))
+    shape = opset13.concat([batch, opset13.constant(np.array([heads, 0, width]))], axis=0)
+    empty = opset13.broadcast(opset13.constant(np.float32(0)), shape)
+    for node in graph.get_ops():
+        if node.get_type_name() == "ReadValue":
+            node.set_arguments([empty.output(0)])
+    graph.validate_nodes_and_infer_types()
