@@ -47,7 +47,8 @@ class OpenVINOExport:
     outputs: tuple[str, ...]
 
     def __init__(self, model: Any) -> None:
-        """``model`` is one of transformers', in evaluation mode; it is run once, on two short rows."""
+        """``model`` is one of transformers', in evaluation mode; it is set to torch's fused attention, and run once."""
+        _fuse_attention(model)
         takes = set(signature(model.forward).parameters)
         if getattr(model.config, "type_vocab_size", 2) < 2:
             takes.discard("token_type_ids")  # RoBERTa has the argument, and one row in its table
@@ -105,6 +106,12 @@ class OpenVINOExport:
         for port in graph.inputs:
             if not all(size.is_dynamic for size in port.get_partial_shape()):
                 raise Unexportable(f"input {port.get_any_name()} is fixed to the shape {port.get_partial_shape()}")
+
+
+def _fuse_attention(model: Any) -> None:
+    """Training builds models with attention in many steps: OpenVINO computes each apart, the one operator at once."""
+    if getattr(model, "_supports_sdpa", False):
+        model.set_attn_implementation("sdpa")
 
 
 def max_length(model: Any) -> int:

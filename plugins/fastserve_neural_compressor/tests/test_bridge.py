@@ -74,7 +74,8 @@ def constants(folder: Path, element: str) -> list[tuple[int, ...]]:
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Bridged:
     """One BERT taken over the bridge, and what that left behind."""
     torch.manual_seed(0)
-    model = BertForSequenceClassification(BertConfig(**SIZES, max_position_embeddings=64)).eval()
+    config = BertConfig(**SIZES, max_position_embeddings=64, attn_implementation="eager")  # as training builds it
+    model = BertForSequenceClassification(config).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(2)  # random weights give logits too near zero to compare
@@ -142,9 +143,19 @@ def test_weights_and_word_table_are_int8(bert: Bridged) -> None:
     assert set(runs) <= {"u8", "i8"}
 
 
+def test_attention_stays_in_one_piece(bert: Bridged) -> None:
+    import openvino
+
+    graph = openvino.Core().read_model(bert.folder / "openvino_model.xml")
+    kinds = [op.get_type_name() for op in graph.get_ops()]
+    assert kinds.count("ScaledDotProductAttention") == 2
+    assert "Softmax" not in kinds
+
+
 def test_model_is_not_changed(bert: Bridged) -> None:
     assert isinstance(bert.model.get_submodule("bert.embeddings.word_embeddings"), torch.nn.Embedding)
     assert not bert.model.training
+    assert bert.model.config._attn_implementation == "eager"
 
 
 def test_logging_state_comes_back(bert: Bridged) -> None:
