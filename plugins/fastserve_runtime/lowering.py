@@ -10,7 +10,7 @@ from fastserve_core.children import answer, call
 from fastserve_core.hashing import digest, hash_files, stable_hash
 from fastserve_core.store import Store, home_of, result_name
 
-FORMAT = 2
+FORMAT = 3
 """Raised when other files are written for the same model."""
 PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript")}
 """What the bytes of a format depend on, besides ourselves, torch and transformers."""

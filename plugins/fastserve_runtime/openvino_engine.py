@@ -36,7 +36,7 @@ class OpenVINOEngine:
         self._path, self._threads, self._core = _files(folder, threads) / MODEL, threads, openvino.Core()
         self._model = self._compile("LATENCY", streams=1)
         self._request = self._model.create_infer_request()
-        self._takes = {one.get_any_name() for one in self._model.inputs}
+        self.inputs = tuple(one.get_any_name() for one in self._model.inputs)
         self._gives = [one.get_any_name() for one in self._model.outputs]
         self._several: list[Any] = []
 
@@ -76,9 +76,10 @@ class OpenVINOEngine:
         return self._named(request.results)
 
     def _given(self, inputs: Arrays) -> Arrays:
-        given = {name: array for name, array in inputs.items() if name in self._takes}
-        for name in self._takes - given.keys():  # token types that a tokenizer does not give are 0, as in transformers
-            given[name] = np.zeros_like(inputs["input_ids"])
+        given = {name: array for name, array in inputs.items() if name in self.inputs}
+        for name in self.inputs:
+            if name not in given:  # token types that a tokenizer does not give are 0, as in transformers
+                given[name] = np.zeros_like(inputs["input_ids"])
         return given
 
     def _named(self, results: Any) -> Arrays:
