@@ -52,7 +52,7 @@ class TracedModel:
         from here on: it is set to torch's fused attention, a classifier's last layer gives one token alone, and 16 bit
         weights, ``halved``, are brought into fp32, which every runtime computes in.
         """
-        self.halved = model.dtype in (torch.bfloat16, torch.float16)
+        self.halved = any(one.dtype in (torch.bfloat16, torch.float16) for one in model.parameters())
         model.float()
         _fuse_attention(model)
         spare_other_tokens(model)
