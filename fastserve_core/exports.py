@@ -22,6 +22,8 @@ GROUP = "fastserve.exports"
 class Reader(Protocol):
     """An exported file in its own runtime; an engine is one."""
 
+    inputs: tuple[str, ...]
+
     def run(self, inputs: Arrays) -> Arrays:
         """One pass over int arrays (batch, length), padded on the right; inputs that it does not take are left out."""
 
@@ -55,6 +57,10 @@ class Export(Protocol):
 
     def write(self, module: nn.Module, folder: Path) -> None:
         """Write the files; raises ``Unexportable`` with the reason."""
+
+    @staticmethod
+    def reference(folder: Path, threads: int) -> Reader:
+        """The model of that folder as the files have to answer."""
 
     @staticmethod
     def read(folder: Path, threads: int) -> Reader:

@@ -11,6 +11,8 @@ import numpy as np
 from fastserve_core.files import read_json
 from fastserve_core.task import Arrays
 
+GIVEN = ("input_ids", "attention_mask")
+"""The inputs that a caller gives; the others are worked out here."""
 CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
 """A token chosen otherwise changes all that follow: what is not quantized is computed as torch does it."""
 
@@ -77,8 +79,8 @@ def _choose(logits: Any, temperature: float, random: np.random.Generator) -> Any
 
 def _special(folder: Path) -> tuple[list[int], int]:
     """The tokens that end a text, and the one that fills up, as transformers takes them from the folder."""
-    generation = folder / "generation_config.json"
-    config = read_json(generation if generation.is_file() else folder / "config.json")
+    files = [folder / name for name in ("generation_config.json", "config.json")]
+    config: dict[str, Any] = next((read_json(path) for path in files if path.is_file()), {})
     ends = config.get("eos_token_id")
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
     pad = config.get("pad_token_id")

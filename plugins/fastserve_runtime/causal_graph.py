@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastserve_core.errors import Unexportable
-from fastserve_core.exports import one_line
+from fastserve_core.exports import Reader, one_line
 from fastserve_core.quiet import silence, without_package
 from fastserve_runtime.lowering import CAUSAL
-from fastserve_runtime.openvino_graph import max_length, write_graph
+from fastserve_runtime.openvino_graph import write_graph
+from fastserve_runtime.torch_engine import TorchEngine
+from fastserve_runtime.traced import max_length
 
 if TYPE_CHECKING:
     import openvino
@@ -73,7 +75,14 @@ class CausalExport:
     which row of the last pass each row goes on from); output: fp32 ``logits``.
     """
 
-    inputs: tuple[str, ...] = INPUTS
+    requires: ClassVar[tuple[str, ...]] = ("openvino", "torch")
+    install: ClassVar[str] = "fastserve-core[runtime]"
+    engine: ClassVar[str] = "openvino"
+    about: ClassVar[Mapping[str, Any]] = {"stateful": True}
+    tolerance: ClassVar[float] = 0.001
+    shape: tuple[str | int, str | int] = ("batch", "length")
+    inputs: tuple[str, ...] = INPUTS[:2]
+    """What a caller gives: the engine works the others out."""
     outputs: tuple[str, ...] = ("logits",)
 
     def __init__(self, model: Any) -> None:
@@ -103,6 +112,18 @@ class CausalExport:
             graph = self.graph(module)
             change(graph)
             write_graph(graph, folder, self.halved)
+
+    @staticmethod
+    def read(folder: Path, threads: int) -> Reader:
+        """The engine, which keeps the states."""
+        from fastserve_runtime.openvino_engine import OpenVINOEngine
+
+        return OpenVINOEngine(folder, threads)
+
+    @staticmethod
+    def reference(folder: Path, threads: int) -> Reader:
+        """The model as transformers runs it, in fp32."""
+        return TorchEngine(folder, threads, exact=True)
 
     def graph(self, module: nn.Module) -> openvino.Model:
         """The stateful graph, in memory."""

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from fastserve_core.exports import Reader, one_line
 from fastserve_core.quiet import silence
 from fastserve_core.task import Arrays
-from fastserve_runtime.openvino_graph import OpenVINOExport
+from fastserve_runtime.traced import TracedModel
 
 MODEL = "model.tflite"
 LENGTH = 128
 
 
-class LiteRTExport(OpenVINOExport):
+class LiteRTExport(TracedModel):
     """How a model becomes ``model.tflite``: inputs int32 (1, length), outputs fp32 logits."""
 
     requires: ClassVar[tuple[str, ...]] = ("ai_edge_litert", "litert_torch", "torch")
@@ -70,6 +70,7 @@ class LiteRTFile:
         interpreter = Interpreter(str(folder / MODEL), num_threads=threads)
         self._run = interpreter.get_signature_runner("serving_default")
         self._takes = self._run.get_input_details()
+        self.inputs = tuple(self._takes)
 
     def run(self, inputs: Arrays) -> Arrays:
         batch, length = inputs["input_ids"].shape

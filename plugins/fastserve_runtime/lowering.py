@@ -10,7 +10,7 @@ from fastserve_core.children import answer, call
 from fastserve_core.hashing import digest, hash_files, stable_hash
 from fastserve_core.store import Store, home_of, result_name
 
-FORMAT = 2
+FORMAT = 3
 """Raised when other files are written for the same model."""
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 """How the names of the classes end that go on from a prompt."""

@@ -38,6 +38,7 @@ class ONNXRuntimeEngine:
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._takes = {one.name: np.dtype(one.type[7:-1]) for one in self._session.get_inputs()}  # "tensor(int64)"
+        self.inputs = tuple(self._takes)
         self._gives = [one.name for one in self._session.get_outputs()]
 
     def run(self, inputs: Arrays) -> Arrays:

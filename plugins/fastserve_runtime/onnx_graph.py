@@ -11,7 +11,7 @@ from torch import nn
 
 from fastserve_core.exports import Reader, one_line
 from fastserve_core.quiet import silence
-from fastserve_runtime.openvino_graph import OpenVINOExport
+from fastserve_runtime.traced import TracedModel
 
 MODEL = "model.onnx"
 OPSET = 18
@@ -20,8 +20,8 @@ LARGEST = 1_800_000_000
 """Bytes of weights that go into the one file; protobuf ends at 2 GB, and what is beyond goes to a file beside it."""
 
 
-class ONNXExport(OpenVINOExport):
-    """How a model becomes ``model.onnx``; it is traced as for OpenVINO: inputs int64, outputs fp32 logits."""
+class ONNXExport(TracedModel):
+    """How a model becomes ``model.onnx``."""
 
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxscript", "torch")
     install: ClassVar[str] = "fastserve-core[onnx]"

@@ -12,7 +12,7 @@ import numpy as np
 from fastserve_core.errors import BadArtifact, BadPlan
 from fastserve_core.quiet import without_package
 from fastserve_core.task import Arrays
-from fastserve_runtime.causal_engine import CONFIG, CausalRunner, is_causal
+from fastserve_runtime.causal_engine import CONFIG, GIVEN, CausalRunner, is_causal
 
 MODEL = "openvino_model.xml"
 
@@ -41,7 +41,8 @@ class OpenVINOEngine:
         self._threads, self._model = threads, self._compile("LATENCY", streams=1)
         self._causal = CausalRunner(self._model, folder) if causal else None
         self._request = self._model.create_infer_request()
-        self._takes = {one.get_any_name() for one in self._model.inputs}
+        names = tuple(one.get_any_name() for one in self._model.inputs)
+        self.inputs = names if self._causal is None else tuple(name for name in names if name in GIVEN)
         self._gives = [one.get_any_name() for one in self._model.outputs]
         self._several: list[Any] = []
 
@@ -83,9 +84,10 @@ class OpenVINOEngine:
         return self._named(request.results)
 
     def _given(self, inputs: Arrays) -> Arrays:
-        given = {name: array for name, array in inputs.items() if name in self._takes}
-        for name in self._takes - given.keys():  # token types that a tokenizer does not give are 0, as in transformers
-            given[name] = np.zeros_like(inputs["input_ids"])
+        given = {name: array for name, array in inputs.items() if name in self.inputs}
+        for name in self.inputs:
+            if name not in given:  # token types that a tokenizer does not give are 0, as in transformers
+                given[name] = np.zeros_like(inputs["input_ids"])
         return given
 
     def _named(self, results: Any) -> Arrays:

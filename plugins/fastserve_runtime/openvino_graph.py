@@ -2,87 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from inspect import signature
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastserve_core.errors import Unexportable
 from fastserve_core.exports import Reader, one_line
 from fastserve_core.quiet import silence, without_package
-from fastserve_runtime.first_token import spare_other_tokens
+from fastserve_runtime.traced import TracedModel
 
 if TYPE_CHECKING:
     import openvino
 
 MODEL = "openvino_model.xml"
-INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
-MAX_BATCH = 4096
-"""An upper bound for torch.export alone; OpenVINO's graph has a free batch dimension."""
-LONGEST = 512
-"""The limit of a model that has no table of positions."""
 
 
-class Positional(nn.Module):
-    """Inputs by their place, and a tuple of bare logits out, which is what torch.export likes."""
+class OpenVINOExport(TracedModel):
+    """How a model becomes ``openvino_model.xml`` and ``.bin``.
 
-    def __init__(self, model: nn.Module, outputs: Sequence[str]) -> None:
-        super().__init__()
-        self.model, self.outputs = model, list(outputs)
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        given = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        found = self.model(input_ids=input_ids, attention_mask=attention_mask, **given)
-        return tuple(found[name] for name in self.outputs)
-
-
-class OpenVINOExport:
-    """How a model becomes ``openvino_model.xml`` and ``.bin``: inputs int64 (batch, length), outputs fp32 logits."""
+    Of a model with 16 bit weights the file holds fp16 constants, which every bf16 weight of a usual size fits into
+    without a loss.
+    """
 
     requires: ClassVar[tuple[str, ...]] = ("openvino", "torch")
     install: ClassVar[str] = "fastserve-core[runtime]"
     engine: ClassVar[str] = "openvino"
     about: ClassVar[Mapping[str, Any]] = {}
     tolerance: ClassVar[float] = 0.02  # OpenVINO computes in bf16 where the processor has units for it
-    shape: tuple[str | int, str | int] = ("batch", "length")
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-    def __init__(self, model: Any) -> None:
-        """``model`` is one of transformers', in evaluation mode. It is run once, on two short rows, and is the export's
-        from here on: it is set to torch's fused attention, and a classifier's last layer gives one token alone.
-
-        One with 16 bit weights is brought into fp32, as OpenVINO wants its graphs, and its file holds fp16 constants,
-        which every bf16 weight of a usual size fits into without a loss.
-        """
-        self.halved = model.dtype in (torch.bfloat16, torch.float16)
-        model.float()
-        _fuse_attention(model)
-        spare_other_tokens(model)
-        takes = set(signature(model.forward).parameters)
-        if getattr(model.config, "type_vocab_size", 2) < 2:
-            takes.discard("token_type_ids")  # RoBERTa has the argument, and one row in its table
-        self.inputs = tuple(name for name in INPUT_NAMES if name in takes)
-        self.longest = max_length(model)
-        example, _ = self.example()
-        with torch.no_grad():
-            found = model(**dict(zip(self.inputs, example, strict=True)))
-        self.outputs = tuple(name for name, one in found.items() if name.endswith("logits") and one is not None)
-        self.module = Positional(model, self.outputs)
-
-    def example(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
-        """Inputs to trace with, and which of their dimensions stay free, for ``torch.export``."""
-        batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
-        length = torch.export.Dim("length", min=1, max=self.longest)
-        # No dimension of the example may be 0 or 1: torch.export takes those for constants. And each input needs a
-        # tensor of its own: of one that is passed twice it makes one input, without a word.
-        example = tuple(torch.ones(2, min(16, self.longest), dtype=torch.long) for _ in self.inputs)
-        return example, tuple({0: batch, 1: length} for _ in self.inputs)
 
     def write(self, module: nn.Module, folder: Path) -> None:
         """Write a graph made of ``self.module``, or that module itself; raises ``Unexportable`` with the reason."""
@@ -128,21 +77,6 @@ class OpenVINOExport:
         for port in graph.inputs:
             if not all(size.is_dynamic for size in port.get_partial_shape()):
                 raise Unexportable(f"input {port.get_any_name()} is fixed to the shape {port.get_partial_shape()}")
-
-
-def _fuse_attention(model: Any) -> None:
-    """Training builds models with attention in many steps: OpenVINO computes each apart, the one operator at once."""
-    if getattr(model, "_supports_sdpa", False):
-        model.set_attn_implementation("sdpa")
-
-
-def max_length(model: Any) -> int:
-    """The longest input that the table of positions can serve; 512 for a model without one."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa counts positions from padding_idx + 1, so its first rows are never used.
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return int(getattr(getattr(model, "config", None), "max_position_embeddings", LONGEST))
 
 
 def write_graph(graph: openvino.Model, folder: Path, halved: bool = False) -> None:

@@ -17,15 +17,17 @@ class TorchEngine:
     takes_weights: ClassVar[bool] = True
     generates: ClassVar[bool] = True
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, exact: bool = False) -> None:
+        """``exact`` has 16 bit weights computed in fp32."""
         import torch
 
         from fastserve_runtime.hugging_face import load_model, runnable
 
         torch.set_num_threads(threads)
         self._torch = torch
-        self._model = runnable(load_model(folder))
-        self._takes = set(signature(self._model.forward).parameters)
+        model = load_model(folder)
+        self._model = model.float() if exact else runnable(model)
+        self.inputs = tuple(signature(self._model.forward).parameters)
 
     def run(self, inputs: Arrays) -> Arrays:
         with self._torch.inference_mode():
@@ -44,4 +46,4 @@ class TorchEngine:
         del self._model
 
     def _tensors(self, inputs: Arrays) -> dict[str, Any]:
-        return {name: self._torch.from_numpy(array) for name, array in inputs.items() if name in self._takes}
+        return {name: self._torch.from_numpy(array) for name, array in inputs.items() if name in self.inputs}

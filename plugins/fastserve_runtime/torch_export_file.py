@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -11,17 +12,18 @@ from torch import nn
 from fastserve_core.exports import Reader, one_line
 from fastserve_core.quiet import silence
 from fastserve_core.task import Arrays
-from fastserve_runtime.openvino_graph import OpenVINOExport
+from fastserve_runtime.traced import TracedModel
 
 MODEL = "model.pt2"
 
 
-class TorchExport(OpenVINOExport):
+class TorchExport(TracedModel):
     """How a model becomes ``model.pt2``: a zip of the graph as JSON and the weights as bytes."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch",)
     install: ClassVar[str] = "fastserve-core[text]"
     engine: ClassVar[str] = ""
+    about: ClassVar[Mapping[str, Any]] = {}
     tolerance: ClassVar[float] = 1e-3
 
     def write(self, module: nn.Module, folder: Path) -> None:
@@ -45,10 +47,11 @@ class TorchExportFile:
 
     def __init__(self, folder: Path) -> None:
         names = (folder / "signature.txt").read_text(encoding="utf-8").split("\n\n")
-        self._takes, self._gives = (part.split() for part in names)
+        takes, gives = (tuple(part.split()) for part in names)
+        self.inputs, self._gives = takes, gives
         self._module = torch.export.load(folder / MODEL).module()
 
     def run(self, inputs: Arrays) -> Arrays:
         with torch.inference_mode():
-            found = self._module(*(torch.from_numpy(inputs[name]) for name in self._takes))
+            found = self._module(*(torch.from_numpy(inputs[name]) for name in self.inputs))
         return {name: one.numpy() for name, one in zip(self._gives, found, strict=True)}

@@ -57,7 +57,7 @@ def test_the_onnx_runtime_engine_runs_weights(tiny_bert: Path) -> None:
 
 @pytest.mark.slow
 def test_other_answers_are_not_published(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastserve_core.export_work import compare
+    from fastserve_core.export_check import compare
     from fastserve_runtime.torch_export_file import TorchExport
 
     class Wrong:
