@@ -116,7 +116,7 @@ def test_a_compressed_model_answers_alike(made: Callable[[Path], Path], to: str,
         assert size_of(tmp_path / "draft") < size_of(tmp_path / "model") + 350_000
 
 
-@pytest.mark.parametrize("to", ["onnx", "torch_export"])
+@pytest.mark.parametrize("to", ["onnx", "torch_export", "openvino_causal"])
 def test_a_language_model_gives_the_logits_of_every_token(to: str, tmp_path: Path) -> None:
     found = written(sealed(llama(tmp_path / "model"), task="causal_lm"), to, tmp_path)
     assert found["outputs"] == [{"name": "logits", "type": "float32", "shape": ["batch", "length", 60]}]
