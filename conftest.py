@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -97,6 +99,15 @@ def on_torch(arguments: Sequence[object]) -> list[str]:
     if place is not None and not any(one.startswith("engine=") for one in given):
         given.insert(place + 1, "engine=torch")  # beside the overrides: flags may follow
     return given
+
+
+@pytest.fixture
+def part(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """A module of the benchmarks by its name, found by this process and by those it starts."""
+    folder = str(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
+    return importlib.import_module
 
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +13,6 @@ from fastserve_core.data import DataOptions
 from fastserve_core.errors import BadOption
 from fastserve_core.model import ModelSpec
 from fastserve_core.store import Store
-
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture
-def part(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A module of the benchmark, found by this process and by those it starts."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    found = filter(None, [str(BENCHMARKS), os.environ.get("PYTHONPATH")])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(found))
-    yield importlib.import_module
 
 
 @pytest.fixture

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture
-def part(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A module of the benchmark, found by this process and by those it starts."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    found = filter(None, [str(BENCHMARKS), os.environ.get("PYTHONPATH")])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(found))
-    yield importlib.import_module
 
 
 def made(part: Any, sizes: tuple[int, int], qualities: tuple[float, float]) -> Any:

@@ -22,12 +22,12 @@ REVIEWS = ("data=movie_reviews",)
 TRAIN = ("train.torch_ddp.epochs=3", "train.torch_ddp.lr=1e-4")
 EXTRA_EPOCHS = 8
 STACK = (
-    "compress.prune.layers=[1,3,4]",
-    "compress.prune.heads=0.25",
+    "compress.prune.layers=[1,4]",
+    "compress.prune.heads=0.33",
     "compress.prune.neurons=0.5",
+    "compress.distill.soft=1.0",
     f"compress.distill.epochs={EXTRA_EPOCHS}",
     "compress.distill.lr=2e-4",
-    "compress.vector_quantize.width=6",
 )
 CONTROL = (f"compress.distill.epochs={EXTRA_EPOCHS}", "compress.distill.lr=1e-4")
 CHAINS: Mapping[str, tuple[str, tuple[str, ...]]] = {

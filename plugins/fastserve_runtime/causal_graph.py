@@ -14,7 +14,7 @@ from fastserve_core.errors import Unexportable
 from fastserve_core.exports import Reader, one_line
 from fastserve_core.quiet import silence, without_package
 from fastserve_runtime.lowering import CAUSAL
-from fastserve_runtime.openvino_graph import write_graph
+from fastserve_runtime.openvino_graph import converted, write_graph
 from fastserve_runtime.torch_engine import TorchEngine
 from fastserve_runtime.traced import max_length
 
@@ -127,16 +127,7 @@ class CausalExport:
 
     def graph(self, module: nn.Module) -> openvino.Model:
         """The stateful graph, in memory."""
-        from openvino._offline_transformations import apply_moc_transformations
-        from openvino.frontend import FrontEndManager
-        from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
-
-        example, shapes = self.example()
-        program = torch.export.export(module, example, dynamic_shapes=shapes)
-        frontend = FrontEndManager().load_by_framework("pytorch")
-        decoder = TorchFXPythonDecoder.from_exported_program(program)  # must outlive the conversion: C++ calls into it
-        graph: openvino.Model = frontend.convert(frontend.load(decoder))
-        apply_moc_transformations(graph, cf=False, smart_reshape=True)
+        graph = converted(module, *self.example())
         _stateful(graph, self.heads, self.width)
         return graph
 

@@ -48,21 +48,9 @@ class OpenVINOExport(TracedModel):
         return OpenVINOEngine(folder, threads)
 
     def _graph(self, module: nn.Module) -> openvino.Model:
-        """These are the steps of ``openvino.convert_model``, less its telemetry: that would run here whenever
-        somebody else imported openvino before us."""
-        from openvino._offline_transformations import (
-            apply_moc_transformations,
-            compress_quantize_weights_transformation,
-        )
-        from openvino.frontend import FrontEndManager
-        from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+        from openvino._offline_transformations import compress_quantize_weights_transformation
 
-        example, shapes = self.example()
-        program = torch.export.export(module, example, dynamic_shapes=shapes)
-        frontend = FrontEndManager().load_by_framework("pytorch")
-        decoder = TorchFXPythonDecoder.from_exported_program(program)  # must outlive the conversion: C++ calls into it
-        graph: openvino.Model = frontend.convert(frontend.load(decoder))
-        apply_moc_transformations(graph, cf=False, smart_reshape=True)
+        graph = converted(module, *self.example())
         # Without this the file of a quantized graph holds fp32 weights and a FakeQuantize for each.
         compress_quantize_weights_transformation(graph)
         for port, name in zip(graph.outputs, self.outputs, strict=True):
@@ -77,6 +65,24 @@ class OpenVINOExport(TracedModel):
         for port in graph.inputs:
             if not all(size.is_dynamic for size in port.get_partial_shape()):
                 raise Unexportable(f"input {port.get_any_name()} is fixed to the shape {port.get_partial_shape()}")
+
+
+def converted(module: nn.Module, example: tuple[Any, ...], shapes: tuple[Any, ...]) -> openvino.Model:
+    """The graph of a module, traced with an example.
+
+    These are the steps of ``openvino.convert_model``, less its telemetry: that would run here whenever somebody else
+    imported openvino before us.
+    """
+    from openvino._offline_transformations import apply_moc_transformations
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    program = torch.export.export(module, example, dynamic_shapes=shapes)
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchFXPythonDecoder.from_exported_program(program)  # must outlive the conversion: C++ calls into it
+    graph: openvino.Model = frontend.convert(frontend.load(decoder))
+    apply_moc_transformations(graph, cf=False, smart_reshape=True)
+    return graph
 
 
 def write_graph(graph: openvino.Model, folder: Path, halved: bool = False) -> None:
