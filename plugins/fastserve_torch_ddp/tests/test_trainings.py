@@ -116,9 +116,8 @@ def test_every_way_learns_the_easy_task(train: Train, given_options: dict[str, A
     done = train(epochs=8, **given_options)
     steps = done.of(Step)
     if "method" not in given_options:  # adapters learn little on a model of random weights; test_adapters says they do
-        # 24 rows, and a tokenizer whose training breaks ties at random: by chance 20 are right once in a thousand times
-        assert done.result["scores"]["accuracy"] > 0.8
-        assert min(one.loss for one in steps[-12:]) < steps[0].loss
+        assert done.result["scores"]["accuracy"] > 0.9
+        assert steps[-1].loss < steps[0].loss
     assert [one.step for one in steps] == list(range(1, done.result["steps"] + 1)), "every step is told"
     assert all(one.samples_per_s > 0 and one.tokens_per_s > one.samples_per_s for one in steps)
     assert done.result["peak_memory_bytes"] > 1e8
