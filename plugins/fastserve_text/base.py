@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +23,16 @@ def text_fault(row: Row, name: str = "text") -> str | None:
     if not isinstance(value, str):
         return f"'{name}' is missing" if value is None else f"'{name}' is {type(value).__name__}, not text"
     return None if value.strip() else f"'{name}' is empty"
+
+
+@dataclass(frozen=True)
+class Again:
+    """Texts that can be read more than once, without being held in memory."""
+
+    begin: Callable[[], Iterator[str]]
+
+    def __iter__(self) -> Iterator[str]:
+        return self.begin()
 
 
 class TextTask:
@@ -61,7 +72,9 @@ class TextTask:
     def scratch(self, spec: ModelSpec, rows: Sequence[Row], folder: Path) -> None:
         from fastserve_text.building import write_scratch
 
-        write_scratch(spec, self.texts(rows), folder, "LMHeadModel" if spec.name == "gpt2" else self.head)
+        write_scratch(
+            spec, Again(lambda: self.texts(rows)), folder, "LMHeadModel" if spec.name == "gpt2" else self.head
+        )
 
     def texts(self, rows: Sequence[Row]) -> Iterator[str]:
         """Every text of the rows, for learning a tokenizer."""

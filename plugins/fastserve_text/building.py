@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,15 +49,15 @@ def build_model(folder: Path, head: str, labels: Sequence[str]) -> nn.Module:
 
 
 def write_scratch(spec: ModelSpec, texts: Iterable[str], folder: Path, head: str) -> None:
-    """The config of an untrained model, and a tokenizer of its kind learnt from the texts."""
+    """The config of an untrained model, and a tokenizer of its kind learnt from the texts, which are read twice."""
     makers = {"bert": _bert, "gpt2": _gpt2}
     if spec.name not in makers:
         raise BadOption(f"no model from scratch is called '{spec.name}'{suggest(spec.name, makers)}")
-    rest = iter(texts)
-    first = next(rest, None)
-    if first is None:
+    if isinstance(texts, Iterator):  # which could be read once; rows of a split are read from the disk each time
+        texts = list(texts)
+    if next(iter(texts), None) is None:
         raise BadModel("a tokenizer cannot be learnt from no texts")
-    tokenizer = _learn(spec, chain([first], rest))
+    tokenizer = _learn(spec, texts)
     config = makers[spec.name](spec, tokenizer.get_vocab_size())
     config["architectures"] = [config.pop("prefix") + head]
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -88,11 +88,29 @@ def _learn(spec: ModelSpec, texts: Iterable[str]) -> Any:
         bytewise.train_from_iterator(texts, special_tokens=special, **wanted)
         return bytewise
     # by default only 1000 different characters are kept, fewer than Chinese writes with
-    pieces = BertWordPieceTokenizer()
-    pieces.train_from_iterator(texts, special_tokens=special, limit_alphabet=spec.vocab_size * 3 // 4, **wanted)
+    learner = BertWordPieceTokenizer()
+    alphabet = spec.vocab_size * 3 // 4
+    first = [*special, *_inner_characters(learner, texts, alphabet)]
+    learner.train_from_iterator(texts, special_tokens=first, limit_alphabet=alphabet, **wanted)
+    pieces = BertWordPieceTokenizer(vocab=learner.get_vocab())
     ends = [(token, pieces.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
     pieces.post_processor = BertProcessing(*ends)
     return pieces
+
+
+def _inner_characters(tokenizer: Any, texts: Iterable[str], most: int) -> list[str]:
+    """The commonest characters that follow another in a word, as WordPiece writes them, in their order.
+
+    The library numbers them as it meets them in a table of words that has another order in each process, and breaks
+    ties by those numbers: named beforehand, equal texts give equal tokenizers.
+    """
+    found: Counter[str] = Counter()
+    for text in texts:
+        normal = tokenizer.normalizer.normalize_str(text)
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal):
+            found.update(word[1:])
+    kept = sorted(found, key=lambda one: (-found[one], one))[:most]
+    return [f"##{one}" for one in sorted(kept)]
 
 
 def _bert(spec: ModelSpec, vocab_size: int) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -218,3 +220,19 @@ def test_a_corpus_of_single_words_is_refused(tiny_bert: Path) -> None:
         task.examples(documents, "0")
     with pytest.raises(BadData, match="needs two texts or more: task.next_sentence=false"):
         task.examples(documents[:1], "0")
+
+
+@pytest.mark.parametrize("model", ["bert", "gpt2"])
+def test_equal_texts_give_equal_tokenizers_in_every_process(model: str) -> None:
+    """Each process orders its tables of words in its own way, and ties must not be broken by it."""
+    code = (
+        "import hashlib, tempfile; from pathlib import Path\n"
+        "from fastserve_core.model import ModelSpec; from fastserve_text.building import write_scratch\n"
+        "texts = [f'{a} {b}' for a in 'wonderful brilliant moving superb'.split() for b in 'story film work'.split()]\n"
+        f"spec = ModelSpec('scratch', '{model}', dim=16, num_heads=2, num_layers=1, hidden_size=32, vocab_size=300)\n"
+        "folder = Path(tempfile.mkdtemp()); write_scratch(spec, texts, folder, 'LMHeadModel')\n"
+        "print(hashlib.sha256((folder / 'tokenizer.json').read_bytes()).hexdigest())\n"
+    )
+    made = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(3)}
+    assert len(made) == 1
+    assert len(made.pop().strip()) == 64

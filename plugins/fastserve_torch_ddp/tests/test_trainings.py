@@ -104,7 +104,7 @@ def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
         {"batch_tokens": 200, "schedule": "cosine", "deterministic": True},
         {"gradient_accumulation_steps": 3, "activation_checkpointing": True, "ema_decay": 0.8},
         {"label_smoothing": 0.1, "class_weights": "balanced", "layer_decay": 0.9, "schedule": "constant"},
-        {"freeze": ["embeddings"]},
+        {"freeze": ["embeddings"], "epochs": 12},  # random embeddings that stay so: the layers above need longer
         {"compile": True},
         {"method": "lora", "lr": 2e-2, "nproc": 2},
         {"method": "adalora", "lr": 3e-2},
@@ -113,7 +113,7 @@ def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
     ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()) or "defaults",
 )
 def test_every_way_learns_the_easy_task(train: Train, given_options: dict[str, Any]) -> None:
-    done = train(epochs=8, **given_options)
+    done = train(**{"epochs": 8, **given_options})
     steps = done.of(Step)
     if "method" not in given_options:  # adapters learn little on a model of random weights; test_adapters says they do
         assert done.result["scores"]["accuracy"] > 0.9
