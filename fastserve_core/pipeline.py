@@ -153,6 +153,8 @@ class Pipeline:
         options = {name: value for name, value in asdict(active.options).items() if name not in left_out}
         for name in getattr(active.plugin, "reads_files", ()):
             options[name] = file_hashes(options[name], f"{active.path}.{name}")  # what they hold, wherever they lie
+        for name in getattr(active.plugin, "reads_artifacts", ()):
+            options[name] = load_artifact(Path(options[name]).expanduser()).digest if options[name] else None
         key = {
             "plugin": [active.place, active.name, active.version, API_VERSION],
             "options": options,

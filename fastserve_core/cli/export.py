@@ -7,16 +7,17 @@ from pathlib import Path
 
 from fastserve_core.cli.arguments import find_artifact, parser
 from fastserve_core.exporting import CHECKED, export
+from fastserve_core.exports import GROUP
 from fastserve_core.quiet import quiet_environment
+from fastserve_core.registry import all_entry_points
 
 
 def main(arguments: Sequence[str]) -> int:
+    formats = {one.name for one in all_entry_points().select(group=GROUP)}
     options = parser("export", "Write a model for another runtime, and compare its answers with the model's own.")
     options.add_argument("model", type=Path, metavar="RUN_OR_ARTIFACT")
     options.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder, or an older export's")
-    options.add_argument(
-        "--to", required=True, metavar="FORMAT", help="onnx, onnx_int8, openvino, torch_export, litert"
-    )
+    options.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(sorted(formats)))
     options.add_argument("--check", type=int, default=CHECKED, metavar="N", help="inputs to compare (default: 16)")
     given = options.parse_intermixed_args(arguments)
     quiet_environment()

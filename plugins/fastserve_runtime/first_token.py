@@ -39,7 +39,7 @@ class FirstToken(nn.Module):
 def spare_other_tokens(model: Any) -> None:
     """Have a classifier's last layer compute the first token alone; its logits stay what they are.
 
-    Seen for MiniLM: a seventh of the arithmetic. Other models are left as they are.
+    Of six layers, as MiniLM has, that is a seventh of the arithmetic. Other models are left as they are.
     """
     config = model.config
     classifies = type(model).__name__.endswith("ForSequenceClassification")

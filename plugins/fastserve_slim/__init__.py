@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from fastserve_core import hookimpl
 from fastserve_core.errors import BadOption, Collector
 from fastserve_core.run import Draft, Run
+from fastserve_slim.starting import made_by
 
 UNSTRUCTURED = "unstructured"
 PATTERN = re.compile(r"(\d+):(\d+)")
@@ -114,12 +115,7 @@ class Prune:
 
     @hookimpl
     def compress(self, run: Run) -> Draft:
-        from fastserve_core.children import call
-
-        draft = run.fresh_folder()
-        request = _request(run, draft) | {"data": run.data.folder, "options": vars(self.options)}
-        call("fastserve_slim.prune", request, run.threads, run.emit)
-        return Draft(draft)
+        return made_by("fastserve_slim.prune", run, data=run.data.folder, options=vars(self.options), seed=run.seed)
 
 
 class VectorQuantize:
@@ -135,22 +131,15 @@ class VectorQuantize:
 
     @hookimpl
     def compress(self, run: Run) -> Draft:
-        from fastserve_core.children import call
-
-        draft = run.fresh_folder()
         data = run.data.folder if self.options.weighted else None
-        request = _request(run, draft) | {"data": data, "options": vars(self.options), "workers": run.threads}
         # scikit-learn adds up in the order in which its threads end: each part gets one, so that equal runs give
         # equal bytes, and there are as many parts at a time as threads
-        call("fastserve_slim.vector_quantize", request, 1, run.emit)
-        return Draft(draft)
-
-
-def _request(run: Run, draft: object) -> dict[str, Any]:
-    """What both children are told."""
-    return {
-        "model": run.model.folder,
-        "draft": draft,
-        "task": [run.task.name, vars(run.task.options), list(run.labels)],
-        "seed": run.seed,
-    }
+        return made_by(
+            "fastserve_slim.vector_quantize",
+            run,
+            threads=1,
+            data=data,
+            options=vars(self.options),
+            seed=run.seed,
+            workers=run.threads,
+        )

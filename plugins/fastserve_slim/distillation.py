@@ -59,6 +59,9 @@ class DistillOptions:
                 if value is not None and value <= 0:
                     raise BadOption(f"{HERE}.{name} must be above 0, not {value}")
         with faults.collect():
+            if self.teacher is not None:
+                load_artifact(Path(self.teacher).expanduser().absolute())  # before hours are spent
+        with faults.collect():
             if self.quantize_aware is not None and self.quantize_aware not in AWARE:
                 raise BadOption(
                     f"{HERE}.quantize_aware must be one of {', '.join(AWARE)}, or null; not '{self.quantize_aware}'"
@@ -90,6 +93,7 @@ class Distill:
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors")
     trains: ClassVar[bool] = True
     reads_files: ClassVar[tuple[str, ...]] = ("unlabelled",)
+    reads_artifacts: ClassVar[tuple[str, ...]] = ("teacher",)
     Options = DistillOptions
 
     def __init__(self, options: DistillOptions) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from fastserve_core import hookimpl
 from fastserve_core.errors import BadOption, suggest
 from fastserve_core.run import Draft, Run
+from fastserve_slim.starting import made_by
 
 HERE = "compress.mixed_precision"
 FORMATS = {"bf16": "bfloat16", "fp16": "float16"}
@@ -41,15 +42,4 @@ class MixedPrecision:
 
     @hookimpl
     def compress(self, run: Run) -> Draft:
-        from fastserve_core.children import call
-
-        draft = run.fresh_folder()
-        request: dict[str, Any] = {
-            "model": run.model.folder,
-            "draft": draft,
-            "task": [run.task.name, vars(run.task.options), list(run.labels)],
-            "dtype": self.options.dtype,
-            "keep": self.options.keep,
-        }
-        call("fastserve_slim.halving", request, run.threads, run.emit)
-        return Draft(draft)
+        return made_by("fastserve_slim.halving", run, dtype=self.options.dtype, keep=self.options.keep)

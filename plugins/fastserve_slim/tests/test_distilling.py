@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from conftest import Cli
 from fastserve_core.artifact import load_artifact
-from fastserve_core.errors import BadModel
+from fastserve_core.errors import BadArtifact, BadModel
+from fastserve_core.files import copy_tree
 from fastserve_slim import teaching
+from fastserve_slim.distillation import DistillOptions
 from fastserve_slim.student import spaced
 from fastserve_slim.surgery import drop_layers
 
@@ -128,12 +130,26 @@ def test_a_pruned_model_is_judged_when_it_has_been_taught(
     record = newest(tmp_path)
     assert [one["status"] for one in record["stages"]] == ["reused", "reused", "rejected"]
     assert record["best"] == record["stages"][0]["artifact"]
+    digests = []
+    for teacher in (artifact.folder, Path(pruned["artifact"])):  # another one in the same folder is another lesson
+        copy_tree(teacher, tmp_path / "teacher")
+        done = cli(*command, "gate.enabled=false", f"compress.distill.teacher={tmp_path / 'teacher'}")
+        assert done.returncode == 0, done.stderr + done.stdout
+        last = newest(tmp_path)["stages"][-1]
+        assert last["status"] == "done"
+        digests.append(last["digest"])
+    assert len({*digests, distilled["digest"]}) == 3
 
 
 def newest(folder: Path) -> dict[str, Any]:
     path = max(folder.glob("outputs/*/*/run.json"), key=lambda one: one.stat().st_mtime)
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def test_a_teacher_that_is_none_is_said_when_the_options_are_read(tmp_path: Path) -> None:
+    with pytest.raises(BadArtifact, match="is no artifact"):
+        DistillOptions(teacher=str(tmp_path / "nowhere"))
 
 
 @pytest.mark.slow
