@@ -27,7 +27,7 @@ from fastserve_core.threads import threads_per_process
 
 LATENCY_REQUESTS, LATENCY_SECONDS = 200, 4.0
 THROUGHPUT_BATCHES, THROUGHPUT_ROWS, THROUGHPUT_SECONDS = (8, 32, 64), 512, 3.0
-WARMUP = 5
+WARMUP_SECONDS = 2.0
 GENERATED = {"max_new_tokens": 16}
 """A generative task is timed over this many new tokens."""
 
@@ -83,8 +83,7 @@ def measure_here(artifact: str, data: str, threads: int, engine: str, events: st
 
 def latencies(predictor: Predictor, encoded: Sequence[Encoded]) -> list[float]:
     """Milliseconds for single inputs, one after another, warm; from token ids to the answer."""
-    for one in encoded[:WARMUP]:
-        predictor.answer([one], GENERATED)
+    warm_up(predictor, encoded)
     times: list[float] = []
     start = time.perf_counter()
     while len(times) < LATENCY_REQUESTS and (time.perf_counter() - start < LATENCY_SECONDS or not times):
@@ -93,6 +92,15 @@ def latencies(predictor: Predictor, encoded: Sequence[Encoded]) -> list[float]:
         predictor.answer([one], GENERATED)
         times.append(1000 * (time.perf_counter() - begin))
     return times
+
+
+def warm_up(predictor: Predictor, encoded: Sequence[Encoded]) -> None:
+    """Answer one input of each length, as far as the time goes: engines prepare something for every new shape."""
+    start = time.perf_counter()
+    for one in {len(one): one for one in encoded}.values():
+        predictor.answer([one], GENERATED)
+        if time.perf_counter() - start > WARMUP_SECONDS:
+            break
 
 
 def throughput(predictor: Predictor, encoded: Sequence[Encoded]) -> float:

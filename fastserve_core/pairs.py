@@ -14,14 +14,18 @@ from fastserve_core.events import Event
 from fastserve_core.files import read_json, write_json
 from fastserve_core.gate import Speedup
 from fastserve_core.hashing import stable_hash
-from fastserve_core.measure import GENERATED, THROUGHPUT_ROWS, WARMUP
+from fastserve_core.measure import GENERATED, THROUGHPUT_ROWS, warm_up
 from fastserve_core.predictor import Predictor, by_length
 from fastserve_core.store import Store, result_name
 from fastserve_core.threads import threads_per_process
 
-ROUNDS = {"latency": 60, "throughput": 7}
-SECONDS = 6.0
-"""Each kind of figure takes no longer than this, but for one round."""
+FORMAT = 2
+"""Raised when models are timed in another way, so that older figures are not taken for these."""
+ROUNDS, SECONDS = 30, 8.0
+"""Rounds of each kind of figure, and how long they may take, but for one round."""
+IN_A_ROW = {"latency": 6, "throughput": 2}
+"""How often a model works when it is its turn. The first time does not count: the models before it have the caches,
+which it would have for itself where it serves."""
 BATCH, BATCHES = 32, 4
 
 
@@ -43,7 +47,8 @@ def speedups(store: Store, models: Sequence[Artifact], data: Prepared, tell: Cal
 
 
 def _name(models: Sequence[Artifact], data: Prepared) -> str:
-    return result_name("pairs", "speed", stable_hash([[one.digest, one.engine] for one in models] + [data.fingerprint]))
+    timed = [[one.digest, one.engine] for one in models]
+    return result_name("pairs", "speed", stable_hash([FORMAT, timed, data.fingerprint]))
 
 
 def time_in_turn(models: Sequence[str], data: str, threads: int, events: str) -> list[dict[str, float]]:
@@ -54,35 +59,46 @@ def time_in_turn(models: Sequence[str], data: str, threads: int, events: str) ->
     batches = by_length(encoded[0], BATCH)
     batches = batches[:: max(1, len(batches) // BATCHES)][:BATCHES]
 
-    def single(number: int, round_: int) -> None:
-        predictors[number].answer([encoded[number][round_ % len(rows)]], GENERATED)
+    def single(number: int, place: int) -> None:
+        predictors[number].answer([encoded[number][place % len(rows)]], GENERATED)
 
-    def several(number: int, round_: int) -> None:
+    def several(number: int, place: int) -> None:
         chosen = [[encoded[number][place] for place in places] for places in batches]
         for _ in predictors[number].answer_all(chosen, GENERATED):
             pass
 
-    found = {"latency": _ratios(single, len(models), "latency", WARMUP)}
-    found["throughput"] = _ratios(several, len(models), "throughput", 1)
-    return [{name: round(ratios[other], 4) for name, ratios in found.items()} for other in range(len(models) - 1)]
+    for predictor, inputs in zip(predictors, encoded, strict=True):
+        warm_up(predictor, inputs)
+    found = {
+        kind: ratios(work, len(models), IN_A_ROW[kind]) for kind, work in (("latency", single), ("throughput", several))
+    }
+    return [{name: round(one[other], 4) for name, one in found.items()} for other in range(len(models) - 1)]
 
 
-def _ratios(work: Callable[[int, int], None], count: int, kind: str, warmup: int) -> list[float]:
-    """How many times as long each of the others takes as the first: the median of the rounds."""
-    for number in range(count):
-        for round_ in range(warmup):
-            work(number, round_)
+def ratios(work: Callable[[int, int], None], count: int, in_a_row: int) -> list[float]:
+    """How many times as long each of the others takes as the first: the median of the rounds.
+
+    ``work`` is told which model, and which input.
+    """
     rounds: list[list[float]] = []
     start = time.perf_counter()
-    while len(rounds) < ROUNDS[kind] and (time.perf_counter() - start < SECONDS or not rounds):
+    while len(rounds) < ROUNDS and (time.perf_counter() - start < SECONDS or not rounds):
         took = [0.0] * count
-        for place in range(count):
-            number = (place + len(rounds)) % count  # who goes first has the colder caches
-            begin = time.perf_counter()
-            work(number, len(rounds))
-            took[number] = time.perf_counter() - begin
+        for turn in range(count):
+            number = (turn + len(rounds)) % count
+            took[number] = _median_of(work, number, range(len(rounds), len(rounds) + in_a_row))
         rounds.append(took)
     return [statistics.median(one[other] / one[0] for one in rounds) for other in range(1, count)]
+
+
+def _median_of(work: Callable[[int, int], None], number: int, places: range) -> float:
+    times = []
+    work(number, places[0])
+    for place in places[1:]:
+        begin = time.perf_counter()
+        work(number, place)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
 
 
 if __name__ == "__main__":
