@@ -130,6 +130,8 @@ def check_plan(settings: Settings) -> None:
         tasks: tuple[str, ...] = getattr(active.plugin, "tasks", ())
         if tasks and task.name not in tasks:
             raise BadPlan(f"plugin '{active.name}' compresses models for {', '.join(tasks)}, not for {task.name}")
+        if (check := getattr(active.plugin, "check_task", None)) is not None:
+            check(task.name)
         takes, gives = getattr(active.plugin, "form", ("trainable", "trainable"))
         if lowered and takes == "trainable":
             raise BadPlan(

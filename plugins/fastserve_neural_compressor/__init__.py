@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 
 from fastserve_core import hookimpl
 from fastserve_core.artifact import ENGINE, TRAINABLE
-from fastserve_core.errors import BadOption
+from fastserve_core.errors import BadOption, MissingPackage
+from fastserve_core.registry import missing_packages
 from fastserve_core.run import Draft, Run
 
 EMBEDDINGS = ("int8", "fp32")
-METHODS = {"static": "encoders", "rtn": "language models"}
+ENCODER_METHODS, LANGUAGE_METHODS = ("static", "dynamic"), ("rtn", "gptq", "awq", "teq", "autoround")
+METHODS = (*ENCODER_METHODS, *LANGUAGE_METHODS)
 BITS = (4, 8)
 LANGUAGE = "causal_lm"
 
@@ -22,12 +24,13 @@ class QuantizeOptions:
 
     ``embeddings`` int8 stores each row of an embedding table as bytes with a scale of its own. ``method`` null is what
     suits the task: static for encoders, rtn for language models, whose weights then have ``bits`` and a scale for each
-    ``group_size`` inputs.
+    ``group_size`` inputs. ``tolerable_loss`` has static leave layers in floats until no more than that is lost.
     """
 
     calibration_rows: int = 128
     embeddings: str = "int8"
     method: str | None = None
+    tolerable_loss: float | None = None
     bits: int = 8
     group_size: int = 64
 
@@ -46,14 +49,20 @@ class QuantizeOptions:
             )
         if self.bits not in BITS:
             raise BadOption(f"compress.neural_compressor.bits must be 4 or 8, not {self.bits}")
-        if self.method == "static" and self.bits != 8:
-            raise BadOption("compress.neural_compressor.method=static computes in 8 bits: leave bits=8")
+        if self.method in ENCODER_METHODS and self.bits != 8:
+            raise BadOption(f"compress.neural_compressor.method={self.method} computes in 8 bits: leave bits=8")
+        if self.tolerable_loss is not None and not 0 <= self.tolerable_loss < 1:
+            raise BadOption(
+                f"compress.neural_compressor.tolerable_loss is a share below 1, like 0.01, not {self.tolerable_loss}"
+            )
+        if self.tolerable_loss is not None and self.method not in (None, "static"):
+            raise BadOption(f"compress.neural_compressor.tolerable_loss is for method=static, not for {self.method}")
         if self.group_size < 2 or self.group_size % 2:
             raise BadOption(f"compress.neural_compressor.group_size must be even and at least 2, not {self.group_size}")
 
 
 class NeuralCompressor:
-    """The compressor: static INT8 for encoders, integer weights for language models."""
+    """The compressor: 8 bit integers for encoders, integer weights for language models."""
 
     api_version: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ("neural_compressor", "torch", "transformers", "openvino")
@@ -64,38 +73,40 @@ class NeuralCompressor:
     def __init__(self, options: QuantizeOptions) -> None:
         self.options = options
 
+    def check_task(self, task: str) -> None:
+        """Raise ``BadOption`` for options of encoders with a language model, and the reverse."""
+        options, suit = self.options, LANGUAGE_METHODS if task == LANGUAGE else ENCODER_METHODS
+        if options.method not in (None, *suit):
+            kind = "encoders" if options.method in ENCODER_METHODS else "language models"
+            raise BadOption(
+                f"compress.neural_compressor.method={options.method} is for {kind}, not for {task}: "
+                f"leave it out, or take {' or '.join(suit)}"
+            )
+        if task != LANGUAGE and options.bits != 8:
+            raise BadOption(f"compress.neural_compressor.bits={options.bits} is for language models, not for {task}")
+        if task == LANGUAGE and options.tolerable_loss is not None:
+            raise BadOption(f"compress.neural_compressor.tolerable_loss is for encoders, not for {task}")
+        if options.method == "autoround" and missing_packages(["auto_round"]):
+            raise MissingPackage("compress.neural_compressor.method=autoround needs auto-round: pip install auto-round")
+
     @hookimpl
     def compress(self, run: Run) -> Draft:
         from fastserve_core.children import call
 
-        self._check_method(run.task.name)
-        draft = run.fresh_folder()
-        if run.task.name == LANGUAGE:
-            request: dict[str, Any] = {"model": run.model.folder, "draft": draft}
-            request |= {"bits": self.options.bits, "group_size": self.options.group_size}
-            call("fastserve_neural_compressor.lower_language", request, run.threads, run.emit)
-            return Draft(draft, engine="openvino", form=ENGINE)
-        request = {
+        draft, options = run.fresh_folder(), self.options
+        request: dict[str, Any] = {
             "model": run.model.folder,
             "data": run.data.folder,
-            "task": [run.task.name, vars(run.task.options), list(run.labels)],
             "draft": draft,
-            "rows": self.options.calibration_rows,
-            "embeddings": self.options.embeddings,
             "seed": run.seed,
+            "task": [run.task.name, vars(run.task.options), list(run.labels)],
+            "rows": options.calibration_rows,
         }
-        call("fastserve_neural_compressor.lower", request, run.threads, run.emit)
+        if run.task.name == LANGUAGE:
+            request |= {"method": options.method or "rtn", "bits": options.bits, "group_size": options.group_size}
+            call("fastserve_neural_compressor.lower_language", request, run.threads, run.emit)
+        else:
+            request |= {"method": options.method or "static", "embeddings": options.embeddings}
+            request |= {"tolerable_loss": options.tolerable_loss}
+            call("fastserve_neural_compressor.lower", request, run.threads, run.emit)
         return Draft(draft, engine="openvino", form=ENGINE)
-
-    def _check_method(self, task: str) -> None:
-        """Raise ``BadOption`` for a method of encoders asked for a language model, and the reverse."""
-        method, suits = self.options.method, "rtn" if task == LANGUAGE else "static"
-        if method not in (None, suits):
-            raise BadOption(
-                f"compress.neural_compressor.method={method} is for {METHODS[str(method)]}, not for {task}: "
-                f"leave it out, or take {suits}"
-            )
-        if task != LANGUAGE and self.options.bits != 8:
-            raise BadOption(
-                f"compress.neural_compressor.bits={self.options.bits} is for language models, not for {task}"
-            )

@@ -14,9 +14,12 @@ from torch.nn import functional
 from fastserve_core.errors import Unexportable
 from fastserve_core.exports import Export, exporter, one_line
 from fastserve_core.quiet import silence, without_package
+from fastserve_neural_compressor.tuning import Tuned, Tuning, by_sensitivity, tuned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from fastserve_neural_compressor.tuning import Answers
 
     Batch = dict[str, NDArray[Any]]
 
@@ -47,26 +50,30 @@ class Int8Embedding(nn.Module):
         return functional.embedding(ids, self.rows).to(self.scales.dtype) * functional.embedding(ids, self.scales)
 
 
-def quantize_static(model: nn.Module, calibration: list[Batch], folder: Path, *, embeddings: str = "int8") -> None:
+def quantize_static(
+    model: nn.Module, calibration: list[Batch], folder: Path, *, embeddings: str = "int8", tuning: Tuning | None = None
+) -> Tuned:
     """Write OpenVINO's files into ``folder``: int8 linear layers, and int8 tables where ``embeddings`` says so.
 
     ``model`` is a transformers sequence or token classifier in fp32; it is copied, not changed. ``calibration`` holds
     batches of int64 arrays ``[batch, length]`` named ``input_ids``, ``attention_mask`` and, where the model wants it,
-    ``token_type_ids``; about a hundred texts are enough. The output is ``logits``; batch and length are free.
-    Raises ``Unexportable`` with the reason where the architecture does not go through.
+    ``token_type_ids``; about a hundred texts are enough. The output is ``logits``; batch and length are free. With
+    ``tuning`` some layers may stay in floats. Raises ``Unexportable`` with the reason where the architecture does not
+    go through.
     """
     if embeddings not in ("int8", "fp32"):
         raise ValueError(f"embeddings must be 'int8' or 'fp32', not {embeddings!r}")
     with silence(), without_package("openvino_telemetry"), torch.no_grad():
         twin = copy.deepcopy(model).cpu().eval()
         if embeddings == "int8":
-            _shrink_embeddings(twin)
+            shrink_embeddings(twin)
         export = exporter("openvino", twin)
         _check_calibration(calibration, export)
         with one_line("quantized"):
-            quantized = _calibrate(export, calibration)
-        _spare_a_bit(quantized)
-    export.write(quantized, folder)
+            found = _quantized(export, calibration, tuning)
+        _spare_a_bit(found.graph)
+    export.write(found.graph, folder)
+    return found
 
 
 def _check_calibration(calibration: list[Batch], export: Export) -> None:
@@ -78,35 +85,62 @@ def _check_calibration(calibration: list[Batch], export: Export) -> None:
         raise ValueError(f"a calibration text has {longest} tokens, the model takes {export.longest}")
 
 
-def _shrink_embeddings(model: nn.Module) -> None:
+def shrink_embeddings(model: nn.Module) -> None:
     for name, module in list(model.named_modules()):
         # Subclasses scale or clip what they look up: leave them alone.
         if type(module) is nn.Embedding and module.weight.nbytes > LARGE_EMBEDDING_BYTES:
             model.set_submodule(name, Int8Embedding(module.weight.detach()))
 
 
-def _calibrate(export: Export, calibration: list[Batch]) -> nn.Module:
-    """The model's graph with quantize-dequantize pairs round every linear layer."""
-    from neural_compressor.torch.export import export as capture
+def _quantized(export: Export, calibration: list[Batch], tuning: Tuning | None) -> Tuned:
+    """The model's graph with quantize-dequantize pairs round its linear layers."""
     from neural_compressor.torch.quantization import INT8StaticQuantConfig, convert, prepare
+
+    example, _ = export.example()
+    batches = [_given(export, batch) for batch in calibration]
+
+    def calibrate(model: Any) -> None:
+        for given in batches:
+            model(*given)
+
+    if tuning is None:
+        prepared = prepare(_captured(export), INT8StaticQuantConfig(), example_inputs=example)
+        calibrate(prepared)
+        return Tuned(convert(prepared), (), True)
+
+    def answers(graph: nn.Module) -> Answers:
+        spared = copy.deepcopy(graph)
+        _spare_a_bit(spared, least=0)  # the float graph is rated too
+
+        def answer(batch: Batch) -> dict[str, NDArray[Any]]:
+            found = spared(*_given(export, batch))
+            return {name: one.numpy() for name, one in zip(export.outputs, found, strict=True)}
+
+        return answer
+
+    order = by_sensitivity(export.module, batches)
+    return tuned(_captured(export), example, calibrate, answers, order, tuning)
+
+
+def _captured(export: Export) -> Any:
+    from neural_compressor.torch.export import export as capture
 
     example, shapes = export.example()
     try:
-        captured = capture(export.module, example, shapes)
+        return capture(export.module, example, shapes)
     except RuntimeError:
         # It only logs why, and the log is silenced: ask torch for the reason.
         torch.export.export(export.module, example, dynamic_shapes=shapes, strict=False)
         raise
-    prepared = prepare(captured, INT8StaticQuantConfig(), example_inputs=example)
-    for batch in calibration:
-        # token types that a tokenizer does not give are 0, as in transformers
-        given = (batch.get(name, np.zeros_like(batch["input_ids"])) for name in export.inputs)
-        prepared(*(torch.from_numpy(one).long() for one in given))
-    quantized: nn.Module = convert(prepared)
-    return quantized
 
 
-def _spare_a_bit(quantized: nn.Module) -> None:
+def _given(export: Export, batch: Batch) -> tuple[torch.Tensor, ...]:
+    """A batch in the order of the graph's inputs; token types that a tokenizer does not give are 0."""
+    arrays = (batch.get(name, np.zeros_like(batch["input_ids"])) for name in export.inputs)
+    return tuple(torch.from_numpy(one).long() for one in arrays)
+
+
+def _spare_a_bit(quantized: nn.Module, least: int = 1) -> None:
     """Have the linear layers' weights use 7 of their 8 bits.
 
     Processors without VNNI add pairs of products in 16 bits: 2 x 255 x 127 does not fit and is cut off, silently,
@@ -114,7 +148,7 @@ def _spare_a_bit(quantized: nn.Module) -> None:
     """
     graph: Any = quantized.graph
     found = [node for node in graph.nodes if "quantized_decomposed.quantize_per_channel" in str(node.target)]
-    if not found:
+    if len(found) < least:
         raise Unexportable("the model has no linear layer that could be quantized")
     for scale in {node.args[1].target for node in found}:
         quantized.get_buffer(scale).mul_(2)

@@ -1,64 +1,105 @@
-"""Integer weights for a causal language model: neural-compressor finds them, OpenVINO's graph holds them."""
+"""Integer weights for a model: neural-compressor finds them, OpenVINO's graph holds them."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastserve_core.errors import Unexportable
 from fastserve_core.exports import exporter, one_line
 from fastserve_core.quiet import silence, without_package
+from fastserve_neural_compressor.bridge import shrink_embeddings
+from fastserve_neural_compressor.packed import Packed, by_row, replace, sign
+from fastserve_neural_compressor.weight_methods import METHODS, Rounding, read
 
 if TYPE_CHECKING:
     import openvino
 
-TABLE_BITS = 8
+ROW = -1
+"""A group that is a whole row of a weight."""
 
 
-@dataclass(frozen=True)
-class Packed:
-    """``values`` uint8 (out, groups, width); ``scales`` float32 and ``zeros`` uint8 (out, groups, 1)."""
+class Scaled(nn.Module):
+    """A linear layer whose inputs are multiplied first, each by a factor of its own."""
 
-    values: Any
-    scales: Any
-    zeros: Any
-    bits: int
+    factors: Tensor
+
+    def __init__(self, linear: nn.Module, factors: Tensor) -> None:
+        super().__init__()
+        self.linear = linear
+        self.register_buffer("factors", factors)
+
+    def forward(self, given: Tensor) -> Any:
+        return self.linear(given * self.factors)
 
 
-def quantize_weights(model: Any, folder: Path, bits: int, group_size: int) -> None:
+def quantize_weights(
+    model: Any, folder: Path, bits: int, group_size: int, method: str = "rtn", blocks: Sequence[Tensor] = ()
+) -> None:
     """Write OpenVINO's files with linear layers of ``bits`` (8 or 4) and a table of words of 8.
 
-    Rounds to nearest (RTN), a scale and a zero point for each ``group_size`` weights of a row. ``model`` is one of
-    transformers' causal language models in fp32; it is not changed. Raises ``Unexportable`` with the reason.
+    A scale and a zero point for each ``group_size`` weights of a row, or for all of it with -1; ``method`` is one of
+    ``METHODS``. ``model`` is one of transformers' causal language models in fp32, and has the folder that it was read
+    from as ``name_or_path``; it is not changed. ``blocks`` are token ids (1, length), all of one length, for the
+    methods that look at texts. Raises ``Unexportable`` with the reason.
     """
-    linears = linear_layers(model, group_size)
+    to = Rounding(bits, group_size, blocks, Path(model.name_or_path))
     with silence(), without_package("openvino_telemetry"), torch.no_grad():
+        twin = with_linears(model)
+        names = list(linear_layers(twin, group_size))
         with one_line("quantized"):
-            packed = {name: _packed(module, bits) for name, module in _rtn(model, bits, group_size, linears).items()}
-        found = {_sign(linears[name].weight): one for name, one in packed.items()}
-        for table in (model.get_input_embeddings(), model.get_output_embeddings()):
-            found.setdefault(_sign(table.weight), by_row(table.weight))
-        export: Any = exporter("openvino_causal", model)  # whose write also takes a change of the graph
+            converted = METHODS[method](copy.deepcopy(twin), to)
+            found = _put_in(twin, {name: read(converted.get_submodule(name), bits) for name in names})
+        for table in (twin.get_input_embeddings(), twin.get_output_embeddings()):
+            found.setdefault(sign(table.weight), by_row(table.weight))
+        export: Any = exporter("openvino_causal", twin)  # whose write also takes a change of the graph
 
         def shrink(graph: openvino.Model) -> None:
-            _replace(graph, found, len(linears))
+            replace(graph, found, len(names))
 
         export.write(export.module, folder, shrink)
+
+
+def quantize_encoder(model: Any, folder: Path, embeddings: str = "int8") -> None:
+    """Write OpenVINO's files with linear layers of 8 bits, a scale for each row; inputs are rounded while it runs.
+
+    ``model`` is a transformers sequence or token classifier in fp32; it is not changed. Raises ``Unexportable`` with
+    the reason.
+    """
+    with silence(), without_package("openvino_telemetry"), torch.no_grad():
+        twin = with_linears(model)
+        names = list(linear_layers(twin, ROW))
+        with one_line("quantized"):
+            converted = METHODS["rtn"](copy.deepcopy(twin), Rounding(8, ROW, (), folder))
+            found = _put_in(twin, {name: read(converted.get_submodule(name), 8) for name in names})
+        if embeddings == "int8":
+            shrink_embeddings(twin)
+        export: Any = exporter("openvino", twin)
+        export.write(export.module, folder, lambda graph: replace(graph, found, len(names)))
+
+
+def with_linears(model: Any) -> Any:
+    """A copy in which GPT-2's Conv1D are linear layers, which have their weight the other way round."""
+    twin = copy.deepcopy(model)
+    for name, module in list(twin.named_modules()):
+        if type(module).__name__ == "Conv1D":
+            inputs, outputs = module.weight.shape
+            linear = nn.Linear(inputs, outputs)
+            linear.weight.copy_(module.weight.T)
+            linear.bias.copy_(module.bias)
+            twin.set_submodule(name, linear)
+    return twin
 
 
 def linear_layers(model: Any, group_size: int) -> dict[str, nn.Linear]:
     """The layers to quantize, all but the one to the vocabulary; raises ``Unexportable`` where they do not fit."""
     head = model.get_output_embeddings()
     found = {name: one for name, one in model.named_modules() if type(one) is nn.Linear and one is not head}
-    if any(type(one).__name__ == "Conv1D" for one in model.modules()):
-        raise Unexportable("GPT-2's layers are Conv1D, which neural-compressor's weights are not taken of yet")
     if not found:
         raise Unexportable("the model has no linear layer that neural-compressor quantizes")
     odd = [name for name, one in found.items() if group_size > 0 and one.in_features % group_size]
@@ -68,71 +109,13 @@ def linear_layers(model: Any, group_size: int) -> dict[str, nn.Linear]:
     return found
 
 
-def _rtn(model: Any, bits: int, group_size: int, linears: dict[str, nn.Linear]) -> dict[str, Any]:
-    from neural_compressor.torch.quantization import RTNConfig, convert, prepare
-
-    config = RTNConfig(bits=bits, use_sym=False, group_size=group_size, use_layer_wise=False)
-    done = convert(prepare(copy.deepcopy(model), config))
-    return {name: done.get_submodule(name) for name in linears}
-
-
-def _packed(module: Any, bits: int) -> Packed:
-    """What neural-compressor packed, as it is."""
-    one = module.unpack()
-    scales = one["scales"].float().numpy()[:, :, None]
-    values = one["int_weight"].numpy().astype(np.uint8).reshape(*scales.shape[:2], -1)
-    return Packed(values, scales, one["zp"].numpy().astype(np.uint8)[:, :, None], bits)
-
-
-def by_row(weight: torch.Tensor) -> Packed:
-    """A table in 8 bits, with a scale and a zero point for each row."""
-    rows = weight.detach().float().numpy()
-    low, high = rows.min(axis=1, keepdims=True).clip(max=0), rows.max(axis=1, keepdims=True).clip(min=0)
-    scales = np.maximum(high - low, 1e-12) / 255
-    zeros = np.round(-low / scales)
-    values = np.clip(np.round(rows / scales) + zeros, 0, 255).astype(np.uint8)
-    return Packed(values[:, None], scales[:, None], zeros.astype(np.uint8)[:, None], TABLE_BITS)
-
-
-def _sign(weight: Any) -> str:
-    array = weight.detach().numpy() if isinstance(weight, torch.Tensor) else weight
-    return hashlib.sha256(np.ascontiguousarray(array, dtype=np.float32).tobytes()).hexdigest()
-
-
-def _replace(graph: openvino.Model, found: dict[str, Packed], least: int) -> None:
-    """Put integers in the place of the weights with the same bytes."""
-    number = 0
-    for node in graph.get_ordered_ops():
-        if node.get_type_name() == "Constant" and len(node.get_output_shape(0)) == 2:
-            packed = found.get(_sign(node.get_data())) if node.get_element_type().get_type_name() == "f32" else None
-            if packed is not None:
-                users = list(node.output(0).get_target_inputs())
-                made = _decompressed(packed, list(node.get_output_shape(0)))
-                for user in users:
-                    user.replace_source_output(made.output(0))
-                number += 1
-    if number < least:
-        raise Unexportable(f"only {number} of {least} weights were found again in the graph")
-    graph.validate_nodes_and_infer_types()
-
-
-def _decompressed(packed: Packed, shape: list[int]) -> Any:
-    """The subgraph that OpenVINO takes for a compressed weight: (values - zeros) * scales."""
-    import openvino
-    from openvino import opset13
-
-    kind = openvino.Type.u4 if packed.bits == 4 else openvino.Type.u8
-    one_group = packed.values.shape[1] == 1
-
-    def constant(array: Any) -> Any:
-        array = array[:, 0] if one_group else array
-        if kind == openvino.Type.u8:
-            return opset13.constant(array)
-        flat = np.append(array.reshape(-1), np.zeros(array.size % 2, np.uint8))
-        tensor = openvino.Tensor(flat[::2] | flat[1::2] << 4, list(array.shape), kind)
-        return opset13.constant(tensor, shared_memory=False)
-
-    values, zeros = (opset13.convert(constant(one), "f32") for one in (packed.values, packed.zeros))
-    scales = packed.scales[:, 0] if one_group else packed.scales
-    made = opset13.multiply(opset13.subtract(values, zeros), opset13.constant(scales.astype(np.float32)))
-    return made if one_group else opset13.reshape(made, opset13.constant(np.array(shape)), False)
+def _put_in(model: Any, rounded: dict[str, tuple[Packed, Tensor | None]]) -> dict[str, Packed]:
+    """Have the model's layers compute with the rounded weights; the integers by what the weights are known by."""
+    found = {}
+    for name, (packed, factors) in rounded.items():
+        layer = model.get_submodule(name)
+        layer.weight.copy_(packed.floats())
+        if factors is not None:
+            model.set_submodule(name, Scaled(layer, factors))
+        found[sign(layer.weight)] = packed
+    return found

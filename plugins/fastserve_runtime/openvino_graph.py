@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +16,8 @@ from fastserve_runtime.traced import TracedModel
 
 if TYPE_CHECKING:
     import openvino
+
+    Change = Callable[[openvino.Model], None]
 
 MODEL = "openvino_model.xml"
 
@@ -33,11 +35,15 @@ class OpenVINOExport(TracedModel):
     about: ClassVar[Mapping[str, Any]] = {}
     tolerance: ClassVar[float] = 0.02  # OpenVINO computes in bf16 where the processor has units for it
 
-    def write(self, module: nn.Module, folder: Path) -> None:
-        """Write a graph made of ``self.module``, or that module itself; raises ``Unexportable`` with the reason."""
+    def write(self, module: nn.Module, folder: Path, change: Change = lambda _: None) -> None:
+        """Write a graph made of ``self.module``, or that module itself, with a change.
+
+        Raises ``Unexportable`` with the reason.
+        """
         with silence(), without_package("openvino_telemetry"), torch.no_grad(), one_line("converted"):
             graph = self._graph(module)
             self._check(graph)
+            change(graph)
             write_graph(graph, folder, self.halved)
 
     @staticmethod

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fastserve_core.errors import BadOption, Unexportable
+from fastserve_core.errors import BadOption, MissingPackage, Unexportable
 from fastserve_core.registry import provide
+from fastserve_core.task import Encoded
 from fastserve_neural_compressor import NeuralCompressor, QuantizeOptions
-from fastserve_neural_compressor.weight_only import by_row, linear_layers, quantize_weights
+from fastserve_neural_compressor.lower_language import calibration
+from fastserve_neural_compressor.packed import by_row
+from fastserve_neural_compressor.weight_only import linear_layers, quantize_weights
 
 
 def tiny() -> Any:
@@ -25,59 +28,109 @@ def tiny() -> Any:
     return LlamaForCausalLM(config).eval()
 
 
-def dequantized(model: Any, bits: int) -> Any:
+def tiny_gpt2() -> Any:
     import torch
-    from neural_compressor.torch.quantization import RTNConfig, convert, prepare
+    from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = RTNConfig(bits=bits, use_sym=False, group_size=32, use_layer_wise=False)
-    packed = convert(prepare(copy.deepcopy(model), config))
-    twin = copy.deepcopy(model)
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=64, n_embd=64, n_layer=2, n_head=4)).eval()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[Any], Any]:
+    """A model with its files in a folder, which it knows."""
+
+    def save(model: Any) -> Any:
+        model.save_pretrained(tmp_path / "model")
+        model.name_or_path = str(tmp_path / "model")
+        return model
+
+    return save
+
+
+def blocks() -> list[Any]:
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    return [torch.randint(5, 300, (1, 32), generator=draw) for _ in range(8)]
+
+
+def answers(model: Any, folder: Path, bits: int, method: str) -> tuple[Any, Any]:
+    """The logits of torch in fp32 and of OpenVINO with integer weights, for a text that was not calibrated on."""
+    import torch
+
+    ids = torch.arange(5, 29)[None]
     with torch.no_grad():
-        for name, layer in linear_layers(model, 32).items():
-            twin.get_submodule(name).weight.copy_(packed.get_submodule(name).recover().float()[: layer.out_features])
-        one = by_row(model.get_input_embeddings().weight)
-        table = (one.values.astype(np.float32) - one.zeros.astype(np.float32)) * one.scales
-        twin.get_input_embeddings().weight.copy_(torch.from_numpy(table[:, 0]))
-    return twin
+        wanted = model(ids).logits.numpy()
+    quantize_weights(model, folder, bits, 32, method, blocks())
+    model.config.save_pretrained(folder)
+    engine = provide("fastserve.engines", "openvino")(folder, 1)
+    found = engine.run({"input_ids": ids.numpy()})["logits"]
+    engine.close()
+    return wanted, found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bits", [8, 4])
-def test_openvino_has_neural_compressors_integers(bits: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bits", "allowed"), [(8, 0.05), (4, 0.5)])
+def test_openvino_computes_with_the_integers(
+    bits: int, allowed: float, saved: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    model = saved(tiny())
+    wanted, found = answers(model, tmp_path / "made", bits, "rtn")
+    assert np.abs(found - wanted).max() < allowed * wanted.std()
+    weights = sum(one.numel() for one in {id(one): one for one in model.parameters()}.values())
+    assert (tmp_path / "made" / "openvino_model.bin").stat().st_size < weights * 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["gptq", "awq", "teq", "autoround"])
+def test_the_other_methods_answer_as_well(method: str, saved: Callable[[Any], Any], tmp_path: Path) -> None:
+    """Random weights and texts have little to learn from: no worse than rounding to nearest, by a margin."""
+    model = saved(tiny())
+    wanted, found = answers(model, tmp_path / "made", 4, method)
+    assert np.abs(found - wanted).max() < 0.5 * wanted.std()
+
+
+@pytest.mark.slow
+def test_gpt2s_layers_are_quantized(saved: Callable[[Any], Any], tmp_path: Path) -> None:
+    model = saved(tiny_gpt2())
+    wanted, found = answers(model, tmp_path / "made", 8, "rtn")
+    assert np.abs(found - wanted).max() < 0.05 * wanted.std()
+    assert type(model.transformer.h[0].mlp.c_fc).__name__ == "Conv1D"
+
+
+def test_integers_stand_for_the_weights_that_are_computed_with() -> None:
     import torch
 
-    model = tiny()
-    # neural-compressor's own recover() casts 8-bit differences to int8, where large ones wrap around
-    expected = dequantized(model, bits) if bits == 4 else model
-    quantize_weights(model, tmp_path, bits, 32)
-    model.config.save_pretrained(tmp_path)
-    engine = provide("fastserve.engines", "openvino")(tmp_path, 1)
-    ids = torch.arange(5, 17)[None]
-    with torch.no_grad():
-        wanted = expected(ids).logits.numpy()
-    # OpenVINO computes with activations of 8 bits here; the 4 bits of the weights alone move logits by 0.4 spreads
-    assert np.abs(engine.run({"input_ids": ids.numpy()})["logits"] - wanted).max() < 0.05 * wanted.std()
-    weights = sum(one.numel() for one in {id(one): one for one in model.parameters()}.values())
-    assert (tmp_path / "openvino_model.bin").stat().st_size < weights * 1.5
-    engine.close()
+    weight = torch.randn(7, 64)
+    packed = by_row(weight)
+    assert packed.values.dtype == np.uint8
+    assert (packed.floats() - weight).abs().max() <= torch.from_numpy(packed.scales).max() * 0.51
 
 
 def test_models_that_do_not_fit_are_said() -> None:
+    import torch
+
     with pytest.raises(Unexportable, match="group_size 48 does not divide the 64 inputs of model.layers.0"):
         linear_layers(tiny(), 48)
-    from transformers import GPT2Config, GPT2LMHeadModel
-
+    bare = tiny()
+    bare.model.layers = torch.nn.ModuleList()
     with pytest.raises(Unexportable, match="no linear layer"):
-        linear_layers(GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2)), 8)
+        linear_layers(bare, 32)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "awq"}, "method must be one of static, rtn, or null, not 'awq'"),
+        (
+            {"method": "hqq"},
+            "method must be one of static, dynamic, rtn, gptq, awq, teq, autoround, or null, not 'hqq'",
+        ),
         ({"bits": 3}, "bits must be 4 or 8, not 3"),
         ({"group_size": 7}, "group_size must be even and at least 2, not 7"),
         ({"method": "static", "bits": 4}, "static computes in 8 bits"),
+        ({"tolerable_loss": 1.5}, "tolerable_loss is a share below 1, like 0.01, not 1.5"),
+        ({"tolerable_loss": 0.1, "method": "dynamic"}, "tolerable_loss is for method=static, not for dynamic"),
     ],
 )
 def test_bad_options_are_said(options: dict[str, Any], message: str) -> None:
@@ -85,10 +138,34 @@ def test_bad_options_are_said(options: dict[str, Any], message: str) -> None:
         QuantizeOptions(**options)
 
 
-def test_a_method_for_the_other_kind_of_model_is_said() -> None:
-    with pytest.raises(BadOption, match="method=rtn is for language models, not for text_classification"):
-        NeuralCompressor(QuantizeOptions(method="rtn"))._check_method("text_classification")
-    with pytest.raises(BadOption, match="method=static is for encoders, not for causal_lm"):
-        NeuralCompressor(QuantizeOptions(method="static"))._check_method("causal_lm")
-    with pytest.raises(BadOption, match="bits=4 is for language models"):
-        NeuralCompressor(QuantizeOptions(bits=4))._check_method("text_classification")
+def refusal(task: str, **options: Any) -> str:
+    with pytest.raises(BadOption) as told:
+        NeuralCompressor(QuantizeOptions(**options)).check_task(task)
+    return str(told.value)
+
+
+def test_options_for_the_other_kind_of_model_are_said() -> None:
+    encoder = "text_classification"
+    assert "method=gptq is for language models, not for text_classification" in refusal(encoder, method="gptq")
+    assert "method=static is for encoders, not for causal_lm" in refusal("causal_lm", method="static")
+    assert "take rtn or gptq" in refusal("causal_lm", method="dynamic")
+    assert "bits=4 is for language models" in refusal(encoder, bits=4)
+    assert "tolerable_loss is for encoders" in refusal("causal_lm", tolerable_loss=0.1)
+
+
+def test_a_package_that_a_method_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastserve_neural_compressor.missing_packages", list)
+    with pytest.raises(MissingPackage, match="pip install auto-round"):
+        NeuralCompressor(QuantizeOptions(method="autoround")).check_task("causal_lm")
+
+
+def test_texts_are_cut_into_blocks_of_one_length() -> None:
+    class Task:
+        def encoder(self, folder: Path) -> Any:
+            return lambda rows: [Encoded({"input_ids": list(range(one["length"]))}) for one in rows]
+
+    long = calibration(Task(), Path(), [{"length": 200}, {"length": 350}])  # type: ignore[arg-type]
+    assert [one.shape for one in long] == [(1, 256), (1, 256)]
+    assert long[0][0, 199:202].tolist() == [199, 0, 1]
+    short = calibration(Task(), Path(), [{"length": 9}])  # type: ignore[arg-type]
+    assert [one.shape for one in short] == [(1, 9)]
