@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastserve_core.errors import BadPlan
 from fastserve_core.run import Draft, Retraining
-from fastserve_core.unlabelled import add_unlabelled
+from fastserve_core.unlabelled import Texts, add_unlabelled
 
 if TYPE_CHECKING:
     from fastserve_core.pipeline import Pipeline
@@ -28,9 +28,9 @@ def retraining(pipeline: Pipeline) -> Callable[[Retraining], Draft]:
             raise BadPlan(f"the trainer '{trainer.name}' learns from labels only; take torch_ddp")
         with pipeline.settings.registry.with_options(trainer, asked.options) as changed:
             run = replace(pipeline.run_for("train", asked.folder, asked.model), lesson=asked.lesson)
-            if asked.unlabelled:
-                columns = pipeline.settings.data.columns
-                run = replace(run, source=add_unlabelled(run.data, asked.unlabelled, columns, run.task, pipeline.store))
+            if asked.unlabelled or asked.rows:
+                texts = Texts(asked.unlabelled, pipeline.settings.data.columns, asked.rows)
+                run = replace(run, source=add_unlabelled(run.data, texts, run.task, pipeline.store))
             draft: Draft = pipeline.verb(changed, "train", run)
         return draft
 

@@ -12,7 +12,7 @@ from fastserve_core.artifact import TRAINABLE, Artifact
 from fastserve_core.data import Prepared
 from fastserve_core.errors import BadPlan
 from fastserve_core.events import Event
-from fastserve_core.task import Task
+from fastserve_core.task import Row, Task
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,14 @@ class Lesson:
 @dataclass(frozen=True)
 class Retraining:
     """What a compressor asks ``run.retrain`` for: a model, options in place of the trainer's own, a lesson, and files
-    of texts without labels that are learnt from besides the training split."""
+    and rows of texts without labels that are learnt from besides the training split."""
 
     model: Artifact
     folder: Path
     options: Mapping[str, Any]
     lesson: Lesson | None = None
     unlabelled: Sequence[str] = ()
+    rows: Sequence[Row] = ()
 
 
 class Server(Protocol):
@@ -159,15 +160,17 @@ class Run:
         options: Mapping[str, Any],
         lesson: Lesson | None = None,
         unlabelled: Sequence[str] = (),
+        rows: Sequence[Row] = (),
     ) -> Draft:
         """Have the trainer train a model once more, in a folder of this run's; for compressors.
 
         ``options`` are the trainer's own, by name, in place of what the user set. ``unlabelled`` are files whose texts
-        the lesson alone speaks of. A killed training goes on from its checkpoint. Raises ``StageFailed`` when it
-        fails, ``BadData`` for files that cannot be used.
+        the lesson alone speaks of, and so are ``rows``, which are as ``run.data`` has them but for a label. A killed
+        training goes on from its checkpoint. Raises ``StageFailed`` when it fails, ``BadData`` for files that cannot
+        be used.
         """
         if self.retraining is None:
             raise BadPlan("there is no trainer to train with: add one, e.g. +plugin=[torch_ddp,…]")
         folder = self.folder / "training"
         folder.mkdir(exist_ok=True)
-        return self.retraining(Retraining(model, folder, options, lesson, unlabelled))
+        return self.retraining(Retraining(model, folder, options, lesson, unlabelled, rows))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -39,8 +40,17 @@ def file_hashes(given: Any, option: str) -> list[str]:
     return [hash_file(path) for path in paths_of(given, option)]
 
 
-def add_unlabelled(data: Prepared, files: Sequence[str], columns: Columns, task: Task, store: Store) -> Prepared:
-    """The same splits, with the files' texts after the training split's rows; made once and kept in the store.
+@dataclass(frozen=True)
+class Texts:
+    """Files, whose columns are called as ``columns`` says, and rows as the splits have them, but for a target."""
+
+    files: Sequence[str]
+    columns: Columns
+    rows: Sequence[Row] = ()
+
+
+def add_unlabelled(data: Prepared, texts: Texts, task: Task, store: Store) -> Prepared:
+    """The same splits, with the texts after the training split's rows; made once and kept in the store.
 
     Their target is ``None``. Raises ``BadData`` with file, line and reason for what cannot be used, and for a task
     whose rows have no labels in the first place.
@@ -48,7 +58,8 @@ def add_unlabelled(data: Prepared, files: Sequence[str], columns: Columns, task:
     target = next((one.name for one in task.columns if one.name in TARGETS), None)
     if target is None:
         raise BadData(f"{OPTION}: {task.name} learns from texts as they are: add these to data.train")
-    fingerprint = stable_hash([data.fingerprint, file_hashes(list(files), OPTION), vars(columns)])
+    hashes = file_hashes(list(texts.files), OPTION)
+    fingerprint = stable_hash([data.fingerprint, hashes, vars(texts.columns), list(texts.rows)])
     with store.claim(result_name("data", "unlabelled", fingerprint)) as claim:
         if not claim.published:
             labelled = data.rows("train")
@@ -56,7 +67,7 @@ def add_unlabelled(data: Prepared, files: Sequence[str], columns: Columns, task:
             with RowWriter(claim.partial, "train") as writer:
                 for number in range(count):
                     writer.add(labelled.line(number))
-                for row in _rows(files, columns, task, pairs):
+                for row in chain(_rows(texts.files, texts.columns, task, pairs), texts.rows):
                     writer.add(to_line(row | {target: None}))
                     count += 1
             for split in SPLITS[1:]:

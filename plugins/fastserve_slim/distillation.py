@@ -12,6 +12,7 @@ from fastserve_core.errors import BadModel, BadOption, Collector
 from fastserve_core.hashing import digest, hash_files
 from fastserve_core.run import Draft, Lesson, Run
 from fastserve_core.unlabelled import paths_of
+from fastserve_slim.augmenting import made_up
 
 HERE = "compress.distill"
 AWARE = ("int8", "int4")
@@ -27,8 +28,9 @@ class DistillOptions:
     of the last layers' relations between tokens (MiniLMv2, Wang et al. 2021). ``layers`` begins with so many of the
     teacher's layers, evenly spaced, in place of the model; null keeps the model. ``epochs`` and ``lr`` are the
     trainer's for this training; null leaves the trainer's own. ``unlabelled`` is a file of texts, or several, that the
-    teacher alone speaks of. With ``quantize_aware`` the student learns while its linear layers compute with weights
-    of int8 or int4, and inputs of 8 bits (Jacob et al. 2018).
+    teacher alone speaks of; ``augment`` adds so many texts for each training row, made of the training texts. With
+    ``quantize_aware`` the student learns while its linear layers compute with weights of int8 or int4, and inputs of
+    8 bits (Jacob et al. 2018).
     """
 
     teacher: str | None = None
@@ -38,6 +40,7 @@ class DistillOptions:
     hidden: float = 1.0
     relations: float = 0.0
     unlabelled: Any = None
+    augment: int = 0
     quantize_aware: str | None = None
     epochs: int | None = None
     lr: float | None = None
@@ -49,7 +52,7 @@ class DistillOptions:
             with faults.collect():
                 if value is not None and value < 1:
                     raise BadOption(f"{HERE}.{name} must be at least 1, not {value}")
-        for name in ("hidden", "relations"):
+        for name in ("hidden", "relations", "augment"):
             with faults.collect():
                 if getattr(self, name) < 0:
                     raise BadOption(f"{HERE}.{name} must be at least 0, not {getattr(self, name)}")
@@ -113,7 +116,8 @@ class Distill:
             },
         )
         changes = {name: getattr(options, name) for name in ("epochs", "lr") if getattr(options, name) is not None}
-        return run.retrain(student, changes, lesson, options.files)
+        rows = list(made_up(run.data.rows("train"), options.augment, run.seed)) if options.augment else []
+        return run.retrain(student, changes, lesson, options.files, rows)
 
     def _teacher(self, run: Run) -> Artifact:
         """The teacher; raises ``BadModel`` for one of another task or other labels, which would teach nonsense."""

@@ -15,7 +15,7 @@ from fastserve_core.errors import BadData, BadOption
 from fastserve_core.predictor import load_task
 from fastserve_core.store import Store
 from fastserve_core.task import UNLABELLED
-from fastserve_core.unlabelled import add_unlabelled, file_hashes
+from fastserve_core.unlabelled import Texts, add_unlabelled, file_hashes
 from fastserve_slim.distillation import DistillOptions
 from fastserve_torch_ddp.feeding.tokens import TokenRows, tokenize
 from fastserve_torch_ddp.steps.losses import Loss, count_labels
@@ -50,7 +50,7 @@ def test_files_that_cannot_be_used_are_refused(
     path = tmp_path / name
     path.write_text(written)
     with pytest.raises(BadData, match=said) as error:
-        add_unlabelled(prepared(store), [str(path)], Columns(), load_task("text_classification", {}), store)
+        add_unlabelled(prepared(store), Texts([str(path)], Columns()), load_task("text_classification", {}), store)
     assert str(error.value).startswith("compress.distill.unlabelled: ")
 
 
@@ -64,7 +64,7 @@ def test_a_missing_file_is_said_when_the_options_are_read(tmp_path: Path) -> Non
 
 def test_a_task_without_labels_is_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(BadData, match="causal_lm learns from texts as they are: add these to data.train"):
-        add_unlabelled(prepared(store), [str(tmp_path)], Columns(), load_task("causal_lm", {}), store)
+        add_unlabelled(prepared(store), Texts([str(tmp_path)], Columns()), load_task("causal_lm", {}), store)
 
 
 def test_pairs_want_pairs(store: Store, tmp_path: Path) -> None:
@@ -72,10 +72,10 @@ def test_pairs_want_pairs(store: Store, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,text_pair\nx,y\n")
     (tmp_path / "b.csv").write_text("text\nx\n")
     task = load_task("text_classification", {})
-    found = add_unlabelled(data, [str(tmp_path / "a.csv")], Columns(), task, store)
+    found = add_unlabelled(data, Texts([str(tmp_path / "a.csv")], Columns()), task, store)
     assert found.rows("train")[-1] == {"text": "x", "text_pair": "y", "label": None}
     with pytest.raises(BadData, match="the data has pairs of texts, and this row has single ones"):
-        add_unlabelled(data, [str(tmp_path / "b.csv")], Columns(), task, store)
+        add_unlabelled(data, Texts([str(tmp_path / "b.csv")], Columns()), task, store)
 
 
 def test_the_key_follows_the_bytes_and_not_the_place(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_they_are_tokenized_with_the_others_and_have_no_class(store: Store, tmp_
     (tmp_path / "more.txt").write_text("a film\n\nanother film\n")
     data = prepared(store)
     task = load_task("text_classification", {}, data.labels)
-    both = add_unlabelled(data, [str(tmp_path / "more.txt")], Columns(), task, store)
+    both = add_unlabelled(data, Texts([str(tmp_path / "more.txt")], Columns()), task, store)
     assert both.counts == {**data.counts, "train": data.counts["train"] + 2}
     assert list(both.rows("test")) == list(data.rows("test"))
     targets = [one.target for one in TokenRows(tokenize(task, tiny_bert, both, "train"))]
