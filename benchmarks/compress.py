@@ -1,6 +1,6 @@
 """Compressing MiniLM trained on the movie reviews, against torch in fp32 and against models made by hand.
 
-    python benchmarks/compress.py [--quick] [--only encoder,tagger] [--seeds 0,1,2] [--conll TRAIN,DEV,TEST] [--out F]
+    python benchmarks/compress.py [--quick] [--only encoder,tagger,language] [--seeds 0,1,2] [--conll TRAIN,DEV,TEST] [--out F]
 
 The chains are run as a user runs them, on the command line; ``FASTSERVE_HOME``, where it is set, keeps what they made,
 and a second run takes it from there. Then everything is timed in turn, in one process. The last line is
@@ -21,6 +21,7 @@ from typing import Any
 
 import sections
 from compression.chains import Made, chains, data_of, figures, mean_and_spread
+from compression.language import language
 from compression.setting import SHAPES, Bench
 from compression.speed import BY_HAND, grid, texts, versus
 from compression.tagger import tagger
@@ -77,7 +78,7 @@ def _rows(times: Mapping[str, Sequence[float]]) -> list[list[object]]:
     return [[name, *(f"{one:.2f}" for one in values)] for name, values in times.items()]
 
 
-SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {"encoder": encoder, "tagger": tagger}
+SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {"encoder": encoder, "tagger": tagger, "language": language}
 QUICK = ("encoder",)
 
 

