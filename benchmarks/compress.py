@@ -1,6 +1,7 @@
 """Compressing MiniLM trained on the movie reviews, against torch in fp32 and against models made by hand.
 
-    python benchmarks/compress.py [--quick] [--only encoder,tagger,language] [--seeds 0,1,2] [--conll TRAIN,DEV,TEST] [--out F]
+    python benchmarks/compress.py [--quick] [--only encoder,tagger,language] [--seeds 0,1,2]
+                                  [--conll TRAIN,DEV,TEST] [--out F]
 
 The chains are run as a user runs them, on the command line; ``FASTSERVE_HOME``, where it is set, keeps what they made,
 and a second run takes it from there. Then everything is timed in turn, in one process. The last line is

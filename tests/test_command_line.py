@@ -111,6 +111,10 @@ NO_EPOCH = "train.torch_ddp has no option 'epoch'; did you mean 'epochs'"
         (["+plugin=[server,ray_serve]"], ["stage 'serve' takes one plugin"]),
         (["+plugin=nevergrad"], ["a tuner needs a trainer"]),
         (["model=minilm"], ["no stage is chosen"]),
+        (
+            ["+plugin=neural_compressor", "compress.neural_compressor.method=gptq"],
+            ["compress.neural_compressor.method=gptq is for language models", "static or dynamic"],
+        ),
         (["+plugin=neural_compressor", "task=pretraining"], ["compresses models for text_classification"]),
         ([DDP], ["no training data is given"]),
         ([DDP, "data.train=nowhere.csv"], ["nowhere.csv does not exist"]),

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+import transformers
 from numpy.typing import NDArray
 from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, RobertaForTokenClassification
 
 from fastserve_core.errors import Unexportable
 from fastserve_neural_compressor import bridge
+from fastserve_neural_compressor.weight_only import quantize_encoder
 
 SIZES: dict[str, Any] = {
     "vocab_size": 200,
@@ -186,6 +188,30 @@ def test_roberta_tokens_with_fp32_tables(tmp_path: Path, monkeypatch: pytest.Mon
         bridge.quantize_static(model, [{name: np.ones((1, 33), np.int64) for name in names}], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("family", "way"),
+    [("DistilBert", "static"), ("DistilBert", "dynamic"), ("Electra", "static"), ("Roberta", "static"),
+     ("DebertaV2", "dynamic")],
+)  # fmt: skip
+def test_other_families_answer_as_torch_does(family: str, way: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"dim": 32, "n_heads": 4, "n_layers": 2, "hidden_dim": 64, **SIZES}  # DistilBERT has names of its own
+    config = getattr(transformers, f"{family}Config")(**sizes, pad_token_id=0, initializer_range=0.2)
+    model = getattr(transformers, f"{family}ForSequenceClassification")(config).eval()
+    given = batches(NAMES[:2], longest=30)
+    if way == "static":
+        bridge.quantize_static(model, given, tmp_path)
+    else:
+        quantize_encoder(model, tmp_path)
+    batch = {name: one for name, one in batch_of((3, 17)).items() if name != "token_type_ids"}
+    run = compiled(tmp_path)
+    if len(run.inputs) == 3:
+        batch["token_type_ids"] = np.zeros((3, 17), np.int64)
+    with torch.no_grad():
+        expected = model(**{name: torch.from_numpy(array) for name, array in batch.items()}).logits.numpy()
+    assert np.abs(run(batch)["logits"] - expected).max() < 0.12 * np.abs(expected).max()
+
+
 class Branching(torch.nn.Module):
     """Looks at its values to decide what to do: torch.export refuses that."""
 
@@ -216,6 +242,7 @@ FIRST_IMPORTS = """
 import sys
 from fastserve_core.quiet import silence, without_package
 from fastserve_neural_compressor import bridge
+from fastserve_neural_compressor.weight_only import quantize_encoder
 with silence(), without_package("openvino_telemetry"):
     import neural_compressor.torch.quantization
     import openvino.tools.ovc
