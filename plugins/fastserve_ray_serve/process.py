@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,7 +44,7 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
                 _temp_dir=folder,
             )
             ray_serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=options.host, port=options.port))
-            _deploy(artifact, options, request["threads"])
+            _deploy(artifact, options, request["threads"], request["keys"])
             ended = threading.Event()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: ended.set())
@@ -58,8 +58,8 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
             _end()
 
 
-def _deploy(artifact: Path, options: RayServeOptions, threads: int) -> None:
-    deployment = ray_serve.deployment(ray_serve.ingress(builder(artifact, options, threads))(Replica)).options(
+def _deploy(artifact: Path, options: RayServeOptions, threads: int, keys: Sequence[str]) -> None:
+    deployment = ray_serve.deployment(ray_serve.ingress(builder(artifact, options, threads, keys))(Replica)).options(
         name="model",
         num_replicas=options.replicas,
         max_ongoing_requests=options.max_ongoing_requests,
@@ -88,7 +88,7 @@ class Replica:
         await self.app.state.service.loaded()
 
 
-def builder(artifact: Path, options: RayServeOptions, threads: int) -> Callable[[], Any]:
+def builder(artifact: Path, options: RayServeOptions, threads: int, keys: Sequence[str] = ()) -> Callable[[], Any]:
     """What Ray calls in each replica to make its application."""
 
     def build() -> Any:
@@ -96,7 +96,7 @@ def builder(artifact: Path, options: RayServeOptions, threads: int) -> Callable[
         from fastserve_server.application import build_application
 
         quiet_environment()
-        return build_application(artifact, options, threads, wait=False)
+        return build_application(artifact, options, threads, wait=False, keys=keys)
 
     return build
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from fastserve_core.errors import BadOption
 from fastserve_core.threads import thread_environment
 from fastserve_ray_serve.options import RayServeOptions
+from fastserve_server.keys import key_hashes
 from fastserve_server.server import END_S, ServerProcess, bind, launch, url_of
 
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -28,13 +29,14 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
         raise BadOption(
             f"{options.where}: {options.replicas} replicas of {threads} threads are more than the {cores} usable cores"
         )
+    keys = key_hashes(options.keys, f"{options.where}.keys")
     with bind(options.host, options.port, options.where) as probe:
         port: int = probe.getsockname()[1]
     each = max(1, threads // (options.workers or threads))
     taken = asdict(options) | {"port": port}
     return launch(
         "fastserve_ray_serve.process",
-        {"artifact": str(artifact), "options": taken, "threads": threads, "cores": cores},
+        {"artifact": str(artifact), "options": taken, "threads": threads, "cores": cores, "keys": keys},
         url_of(options.host, port),
         environment=thread_environment(each) | LOOPBACK_ONLY | authentication(),
         patience_s=options.drain_s + 2 * END_S,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from starlette.routing import Route
 from fastserve_core.artifact import MANIFEST, load_artifact
 from fastserve_core.threads import threads_per_process
 from fastserve_server import kserve, pages, schemas
+from fastserve_server.keys import Guarded
 from fastserve_server.metrics import Metered
 from fastserve_server.openapi import describe
 from fastserve_server.options import Serving
@@ -73,15 +74,15 @@ async def metrics(request: Request) -> Response:
 
 
 async def openapi(request: Request) -> Response:
-    return reply(describe(ENDPOINTS, service_of(request).name))
+    return reply(describe(ENDPOINTS, service_of(request).name, request.app.state.guarded))
 
 
 async def docs(request: Request) -> Response:
-    return pages.docs(describe(ENDPOINTS, service_of(request).name))
+    return pages.docs(describe(ENDPOINTS, service_of(request).name, request.app.state.guarded))
 
 
 async def home(request: Request) -> Response:
-    return pages.home(service_of(request))
+    return pages.home(service_of(request), request.app.state.guarded)
 
 
 ENDPOINTS = (
@@ -98,11 +99,14 @@ ENDPOINTS = (
 )
 
 
-def build_application(artifact: Path, options: Serving, threads: int | None = None, wait: bool = True) -> Starlette:
+def build_application(
+    artifact: Path, options: Serving, threads: int | None = None, wait: bool = True, keys: Sequence[str] = ()
+) -> Starlette:
     """The application for one artifact; its lifespan starts and stops the engine workers.
 
-    ``threads`` is what the workers together may use (the cores of this process when ``None``). With ``wait`` the
-    startup lasts until the model is warm; without, requests get 503 until then.
+    ``keys`` are the hashes of API keys; without any, none is asked for. ``threads`` is what the workers together may
+    use (the cores of this process when ``None``). With ``wait`` the startup lasts until the model is warm; without,
+    requests get 503 until then.
     """
     service = Service(load_artifact(artifact), options, threads or threads_per_process())
 
@@ -118,10 +122,10 @@ def build_application(artifact: Path, options: Serving, threads: int | None = No
 
     application = Starlette(
         routes=[Route(one.path, one.handler, methods=[one.method]) for one in ENDPOINTS],
-        middleware=[Middleware(Metered, service.metrics)],
+        middleware=[Middleware(Metered, service.metrics), Middleware(Guarded, keys)],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )
     application.router.redirect_slashes = False
-    application.state.service = service
+    application.state.service, application.state.guarded = service, bool(keys)
     return application

@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 
+from fastserve_server.keys import OPEN
 from fastserve_server.schemas import ErrorResponse, InferError
 from fastserve_server.web import JSON, PROTOCOL, Endpoint
 
 REFERENCE = "#/components/schemas/{name}"
 SAID_OF_ERRORS = {
     "400": "Malformed",
+    "401": "The API key is missing or wrong",
     "404": "Not found",
     "413": "Too large",
     "422": "Well formed but unusable",
@@ -24,24 +26,24 @@ SAID_OF_ERRORS = {
 }
 
 
-def describe(endpoints: Sequence[Endpoint], model: str) -> dict[str, Any]:
-    """An OpenAPI 3.1 document."""
+def describe(endpoints: Sequence[Endpoint], model: str, guarded: bool = False) -> dict[str, Any]:
+    """An OpenAPI 3.1 document; a ``guarded`` server asks for API keys."""
     kinds = [kind for one in endpoints for kind in (one.takes, one.gives) if isinstance(kind, type)]
     _, schemas = msgspec.json.schema_components(
         [*dict.fromkeys(kinds), ErrorResponse, InferError], ref_template=REFERENCE
     )
     paths: dict[str, dict[str, Any]] = {}
     for one in endpoints:
-        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one)
+        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, guarded and one.path not in OPEN)
     return {
         "openapi": "3.1.0",
         "info": {"title": f"FastServe: {model}", "version": version("fastserve-core")},
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     }
 
 
-def _operation(one: Endpoint) -> dict[str, Any]:
+def _operation(one: Endpoint, guarded: bool) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": one.summary,
         "operationId": one.handler.__name__,
@@ -54,16 +56,20 @@ def _operation(one: Endpoint) -> dict[str, Any]:
         ]
     if one.takes is not None:
         operation["requestBody"] = {"required": True, "content": _content(one.takes)}
-    for status in _errors(one, bool(names)):
+    if guarded:
+        operation["security"] = [{"key": []}]
+    for status in _errors(one, bool(names), guarded):
         error = InferError if one.path.startswith(PROTOCOL) else ErrorResponse
         operation["responses"][status] = {"description": SAID_OF_ERRORS[status], "content": _content(error)}
     return operation
 
 
-def _errors(one: Endpoint, named: bool) -> list[str]:
+def _errors(one: Endpoint, named: bool, guarded: bool) -> list[str]:
+    apart = {"401": guarded, "404": named}
     if one.takes is not None:
-        return [status for status in SAID_OF_ERRORS if named or status != "404"]
-    return (["404"] if named else []) + (["503"] if one.path.endswith("/ready") else [])
+        return [status for status in SAID_OF_ERRORS if apart.get(status, True)]
+    waits = ["503"] if one.path.endswith("/ready") else []
+    return [status for status, said in apart.items() if said] + waits
 
 
 def _content(kind: type | str) -> Mapping[str, Any]:

@@ -18,7 +18,8 @@ class Serving:
     ``name`` is the model's in URLs (the artifact's folder when null). ``workers`` answer batches side by side, each
     with a copy of the model; null takes one for each core. Limits of one request: ``max_inputs``,
     ``max_body_bytes``, ``max_new_tokens``, ``deadline_s`` from its first byte to its answer. ``max_queue`` is in
-    inputs that wait; ``max_delay_ms`` is how long the oldest of them may wait for a fuller batch.
+    inputs that wait; ``max_delay_ms`` is how long the oldest of them may wait for a fuller batch. ``keys`` is a file
+    with an API key a line: with it, or with keys in ``FASTSERVE_API_KEYS``, requests without one are refused.
     """
 
     where: ClassVar[str] = "serve"
@@ -32,6 +33,7 @@ class Serving:
     max_body_bytes: int = 1_000_000
     max_new_tokens: int = 256
     deadline_s: float = 30.0
+    keys: str | None = None
 
     def __post_init__(self) -> None:
         faults = Collector()

@@ -25,14 +25,15 @@ def _templates() -> Environment:
     return Environment(loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True)
 
 
-def home(service: Service) -> Response:
-    """A form that asks ``/predict`` and shows the answer."""
+def home(service: Service, guarded: bool) -> Response:
+    """A form that asks ``/predict`` and shows the answer; it asks for a key where the server does."""
     return _page(
         "home.html",
         model=service.name,
         task=service.task.name,
         pairs=any(column.name == "text_pair" for column in service.task.columns),
         generative=service.task.generative,
+        guarded=guarded,
         most_tokens=service.options.max_new_tokens,
     )
 

@@ -42,7 +42,8 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
 
 async def _serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
     options = ServerOptions(**request["options"])
-    application = build_application(Path(request["artifact"]), options, request["threads"], wait=False)
+    artifact, threads, keys = Path(request["artifact"]), request["threads"], request["keys"]
+    application = build_application(artifact, options, threads, wait=False, keys=keys)
     service: Service = application.state.service
     config = uvicorn.Config(
         application,

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.threads import thread_environment
+from fastserve_server.keys import key_hashes
 from fastserve_server.options import ServerOptions
 
 BACKLOG = 2048
@@ -95,11 +96,13 @@ class ServerProcess:
 def start(artifact: Path, options: ServerOptions, threads: int) -> ServerProcess:
     """Start the embedded server on an artifact; returns when it answers.
 
-    Raises ``BadAddress`` (busy port), another ``UserError`` for what the artifact lacks, or ``StageFailed``.
+    Raises ``BadAddress`` (busy port), another ``UserError`` for keys that cannot be read and for what the artifact
+    lacks, or ``StageFailed``.
     """
+    keys = key_hashes(options.keys, f"{options.where}.keys")
     with bind(options.host, options.port, options.where) as listening:
         listening.listen(BACKLOG)
-        request = {"artifact": str(artifact), "options": asdict(options), "threads": threads}
+        request = {"artifact": str(artifact), "options": asdict(options), "threads": threads, "keys": keys}
         return launch(
             "fastserve_server.process",
             request | {"socket": listening.fileno()},

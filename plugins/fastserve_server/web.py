@@ -26,6 +26,7 @@ PROTOCOL = "/v2"
 CLIENT_LEFT = 499
 TYPES = {
     400: "malformed",
+    401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
     413: "too_large",

@@ -1,0 +1,84 @@
+"""API keys: read where the server is started, known to it by their hashes, asked for by a middleware."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fastserve_core.errors import BadOption
+from fastserve_server.web import problem
+
+VARIABLE = "FASTSERVE_API_KEYS"
+SHORTEST = 16
+"""Characters of a key at least: shorter ones can be guessed, for requests are cheap."""
+OPEN = frozenset({"/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
+"""What needs no key: the health that an orchestrator asks for, and pages that hold nothing of the model."""
+SCHEME = "bearer "
+
+
+def key_hashes(file: str | None, option: str) -> list[str]:
+    """The SHA-256 of each key: those of the file, a key a line, and those of the environment, between commas.
+
+    Empty lines and lines that begin with ``#`` are no keys. Raises ``BadOption``, which names no key.
+    """
+    found = [(VARIABLE, key.strip()) for key in os.environ.get(VARIABLE, "").split(",") if key.strip()]
+    if file is not None:
+        found += [(f"{file}:{number}", key) for number, key in _lines(file, option)]
+        if not found:
+            raise BadOption(f"{option}: {file} has no key in it")
+    for where, key in found:
+        if len(key) < SHORTEST or not key.isascii() or not key.isprintable() or " " in key:
+            raise BadOption(
+                f"{where}: a key has at least {SHORTEST} ASCII characters and no blank; one of them has not"
+            )
+    return [_hash(key) for _, key in found]
+
+
+def _lines(file: str, option: str) -> list[tuple[int, str]]:
+    try:
+        text = Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadOption(f"{option}: the file {file} cannot be read: {error}") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class Guarded:
+    """Middleware that lets nothing pass without a key, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``."""
+
+    def __init__(self, app: ASGIApp, hashes: Sequence[str]) -> None:
+        self._app, self._hashes = app, hashes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._hashes or scope["type"] != "http" or scope["path"] in OPEN:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        key = given_key(request)
+        if key and self._is_known(_hash(key)):
+            await self._app(scope, receive, send)
+            return
+        said = "the API key is not one of this server's" if key else "this server asks for an API key"
+        await problem(request, 401, said, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+
+    def _is_known(self, given: str) -> bool:
+        """All are compared, so that the time tells nothing."""
+        return sum(hmac.compare_digest(given, one) for one in self._hashes) > 0
+
+
+def given_key(request: Request) -> str:
+    """The key of a request; empty where it has none."""
+    authorization = request.headers.get("authorization", "")
+    if authorization.lower().startswith(SCHEME):
+        return authorization[len(SCHEME) :].strip()
+    return request.headers.get("x-api-key", "").strip()
