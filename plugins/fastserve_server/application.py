@@ -16,6 +16,7 @@ from starlette.routing import Route
 from fastserve_core.artifact import MANIFEST, load_artifact
 from fastserve_core.threads import threads_per_process
 from fastserve_server import kserve, pages, schemas
+from fastserve_server.access import Logged, access_log
 from fastserve_server.keys import Guarded
 from fastserve_server.metrics import Metered
 from fastserve_server.openapi import describe
@@ -108,6 +109,7 @@ def build_application(
     use (the cores of this process when ``None``). With ``wait`` the startup lasts until the model is warm; without,
     requests get 503 until then.
     """
+    log = access_log(options.access_log, f"{options.where}.access_log")
     service = Service(load_artifact(artifact), options, threads or threads_per_process())
 
     @asynccontextmanager
@@ -122,7 +124,7 @@ def build_application(
 
     application = Starlette(
         routes=[Route(one.path, one.handler, methods=[one.method]) for one in ENDPOINTS],
-        middleware=[Middleware(Metered, service.metrics), Middleware(Guarded, keys)],
+        middleware=[Middleware(Logged, log), Middleware(Metered, service.metrics), Middleware(Guarded, keys)],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )

@@ -20,6 +20,7 @@ class Serving:
     ``max_body_bytes``, ``max_new_tokens``, ``deadline_s`` from its first byte to its answer. ``max_queue`` is in
     inputs that wait; ``max_delay_ms`` is how long the oldest of them may wait for a fuller batch. ``keys`` is a file
     with an API key a line: with it, or with keys in ``FASTSERVE_API_KEYS``, requests without one are refused.
+    ``access_log`` is a file that gets a line of JSON for each request, or ``-`` for the server's own output.
     """
 
     where: ClassVar[str] = "serve"
@@ -34,6 +35,7 @@ class Serving:
     max_new_tokens: int = 256
     deadline_s: float = 30.0
     keys: str | None = None
+    access_log: str | None = None
 
     def __post_init__(self) -> None:
         faults = Collector()

@@ -61,6 +61,17 @@ def test_a_folder_that_is_no_artifact_is_the_users_fault(tmp_path: Path) -> None
         start(tmp_path, RayServeOptions(port=0), cores=1)
 
 
+def test_a_replica_asks_for_keys_and_logs(writer: Artifact, tmp_path: Path) -> None:
+    from starlette.testclient import TestClient
+
+    from fastserve_ray_serve.process import builder
+
+    options = RayServeOptions(access_log=str(tmp_path / "log"))
+    application = builder(writer.folder, options, 1, ["0" * 64])()
+    assert TestClient(application).post("/predict", json={"inputs": ["a"]}).status_code == 401
+    assert '"status":401' in (tmp_path / "log").read_text()
+
+
 def family(server: ServerProcess) -> list[psutil.Process]:
     return [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
 

@@ -1,0 +1,76 @@
+"""The access log: one line of JSON a request, whatever became of it, and nothing that is private."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fastserve_core.artifact import Artifact
+from fastserve_core.errors import BadOption
+from fastserve_server.access import LONGEST
+from fastserve_server.application import build_application
+from fastserve_server.keys import key_hashes
+from fastserve_server.options import Serving
+
+KEY = "a-key-0123456789-0123"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_request_is_a_line_and_a_moved_file_begins_anew(
+    classifier: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "access.jsonl"
+    monkeypatch.setenv("FASTSERVE_API_KEYS", KEY)
+    options = Serving(access_log=str(path))
+    application = build_application(classifier.folder, options, 1, keys=key_hashes(None, "keys"))
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(application, raise_app_exceptions=False)
+        async with (
+            application.router.lifespan_context(application),
+            httpx.AsyncClient(transport=transport, base_url="http://server") as client,
+        ):
+            headers = {"X-API-Key": KEY, "X-Request-Id": "abc", "User-Agent": "x" * 1000}
+            good = await client.post("/predict?secret=1", json={"inputs": ["a private text"]}, headers=headers)
+            await client.post("/predict", content=b"{", headers=headers)
+            await client.get("/metrics")
+            found = lines(path)
+            assert [(one["method"], one["path"], one["status"]) for one in found] == [
+                ("POST", "/predict", 200),
+                ("POST", "/predict", 400),
+                ("GET", "/metrics", 401),
+            ]
+            assert found[0]["bytes"] == len(good.content)
+            assert found[0]["request_id"] == "abc" and found[2]["request_id"] is None
+            assert found[0]["ms"] > 0 and len(found[0]["agent"]) == LONGEST
+            assert not any(word in path.read_text() for word in ("private", "secret", KEY))
+            path.rename(tmp_path / "old.jsonl")
+            await client.get("/v2/health/live")
+            assert [one["path"] for one in lines(path)] == ["/v2/health/live"]
+
+    asyncio.run(ask())
+
+
+def test_a_file_that_cannot_be_written_is_said(classifier: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match="serve.access_log: .*nowhere/log cannot be written: No such file"):
+        build_application(classifier.folder, Serving(access_log=str(tmp_path / "nowhere" / "log")), 1)
+
+
+def test_the_output_takes_it_too(classifier: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
+    application = build_application(classifier.folder, Serving(access_log="-"), 1)
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            await client.get("/v2/health/live")
+
+    asyncio.run(ask())
+    assert json.loads(capsys.readouterr().out)["path"] == "/v2/health/live"
