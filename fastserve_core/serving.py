@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifact import Artifact
+from fastserve_core.errors import FastServeError
 from fastserve_core.predictor import load_task
 from fastserve_core.quiet import quiet_environment
 from fastserve_core.registry import Registry
@@ -15,8 +19,13 @@ from fastserve_core.run import Run, Server
 from fastserve_core.threads import threads_per_process
 
 
-def serve_until_signal(server: Server, model: Path) -> None:
-    """Wait for Ctrl-C or SIGTERM, which are how a server is ended; then drain it."""
+def serve_until_signal(server: Server, model: Path, again: Callable[[], Artifact] | None = None) -> None:
+    """Wait for Ctrl-C or SIGTERM, which are how a server is ended; then drain it.
+
+    At SIGHUP the server is given what ``again`` finds, where it can take another artifact while it runs.
+    """
+    if again is not None and hasattr(server, "reload") and hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=_reload, args=(server, again)).start())
     print(f"serving {model} at {server.url} (Ctrl-C ends it)", flush=True)
     try:
         server.wait()
@@ -24,6 +33,17 @@ def serve_until_signal(server: Server, model: Path) -> None:
         pass
     finally:
         server.stop()
+
+
+def _reload(server: Any, again: Callable[[], Artifact]) -> None:
+    """A fault is said, and the server goes on with what it has."""
+    try:
+        artifact = again()
+        changed = server.reload(artifact.folder)
+    except FastServeError as error:
+        print(f"not reloaded: {error}", file=sys.stderr, flush=True)
+        return
+    print(f"serving {artifact.folder} now" if changed else f"{artifact.folder} is served already", flush=True)
 
 
 def start_server(artifact: Artifact, plugin: str, options: Mapping[str, Any]) -> Server:

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--plugin", default="server", help="the server plugin; 'server' or, e.g., 'ray_serve'")
     given = options.parse_intermixed_args(arguments)
     server = start_server(find_artifact(given.model), given.plugin, dict(map(_pair, given.options)))
-    serve_until_signal(server, given.model)
+    serve_until_signal(server, given.model, lambda: find_artifact(given.model))
     return 0
 
 

@@ -40,6 +40,7 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
         url_of(options.host, port),
         environment=thread_environment(each) | LOOPBACK_ONLY | authentication(),
         patience_s=options.drain_s + 2 * END_S,
+        kind=ServerProcess,
     )
 
 

@@ -36,8 +36,8 @@ from fastserve_server.web import (
 
 @timed
 async def predict(request: Request) -> Response:
-    service = service_of(request)
     asked = decode(schemas.PredictRequest, await read_body(request))
+    service = service_of(request)  # after the body: another model may have come meanwhile
     if len(asked.inputs) > service.options.max_inputs:
         raise HTTPException(
             413, f"{len(asked.inputs)} inputs are more than the {service.options.max_inputs} of one request"
@@ -120,7 +120,7 @@ def build_application(
                 await service.loaded()
             yield
         finally:
-            await service.stop()
+            await application.state.service.stop()
 
     application = Starlette(
         routes=[Route(one.path, one.handler, methods=[one.method]) for one in ENDPOINTS],

@@ -59,6 +59,11 @@ class Batcher:
         """Inputs that were accepted and have not begun."""
         return self._depth
 
+    @property
+    def open(self) -> int:
+        """Requests that were accepted and have no answer yet."""
+        return len(self._open)
+
     async def start(self) -> None:
         """Start the threads; returns when every worker is warm, raises what one of them failed with."""
         self._loop = asyncio.get_running_loop()

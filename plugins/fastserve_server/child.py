@@ -20,18 +20,24 @@ def run_child(serve: Serve) -> NoReturn:
 
     ``ready`` is to be called once requests are answered. The parent is told of a ``FastServeError`` before that.
     """
-    request = json.load(sys.stdin)
+    request = json.loads(sys.stdin.readline())
     die_with_parent(request["parent"])
     quiet_environment()
     pipe: int = request["report"]
     os.set_inheritable(pipe, False)  # it must not stay open in our own children: its end tells the parent of ours
     try:
-        serve(request, lambda: _report(pipe, {}))
+        serve(request, lambda: report(pipe, {}))
     except FastServeError as error:
-        _report(pipe, {"error": str(error), "exit_code": error.exit_code})
+        report(pipe, failure(error))
         sys.exit(error.exit_code)
     sys.exit(0)
 
 
-def _report(pipe: int, message: Mapping[str, Any]) -> None:
+def failure(error: FastServeError) -> dict[str, Any]:
+    """What the parent is told of an error, which it raises again."""
+    return {"error": str(error), "exit_code": error.exit_code}
+
+
+def report(pipe: int, message: Mapping[str, Any]) -> None:
+    """Tell the parent, in a line."""
     os.write(pipe, json.dumps(message).encode() + b"\n")

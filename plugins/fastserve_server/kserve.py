@@ -57,8 +57,9 @@ async def model_metadata(request: Request) -> Response:
 
 @timed
 async def infer(request: Request) -> Response:
-    service = _named_service(request)
+    _named_service(request)
     body = await read_body(request)
+    service = _named_service(request)  # after the body: another model may have come meanwhile
     asked, blobs = _split(request, body)
     inputs = _inputs(service, asked, blobs)
     wanted = _wanted(service, asked)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
@@ -12,10 +14,13 @@ from typing import Any
 
 import uvicorn
 import uvloop
+from starlette.applications import Starlette
 
+from fastserve_core.errors import FastServeError
 from fastserve_server.application import build_application
-from fastserve_server.child import run_child
+from fastserve_server.child import failure, report, run_child
 from fastserve_server.options import ServerOptions
+from fastserve_server.reloading import reload
 from fastserve_server.service import Service
 
 KEEP_ALIVE_S = 75
@@ -25,13 +30,13 @@ KEEP_ALIVE_S = 75
 class DrainingServer(uvicorn.Server):
     """Ends on a signal with exit code 0, after the requests that are open."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, state: Any) -> None:
         super().__init__(config)
-        self._service = service
+        self._state = state
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop accepting; uvicorn's own would raise the signal again at the end, and die of it."""
-        self._service.draining = True
+        self._state.service.draining = True
         self.should_exit = True
 
 
@@ -58,15 +63,34 @@ async def _serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(options.drain_s),
     )
-    server = DrainingServer(config, service)
+    server = DrainingServer(config, application.state)
     serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=request["socket"])]))
     try:
         await service.loaded()
         ready()
+        reloading = asyncio.create_task(_reload(application, request))
     finally:
         if not service.ready:
             server.should_exit = True
         await serving
+    reloading.cancel()
+
+
+async def _reload(application: Starlette, request: Mapping[str, Any]) -> None:
+    """Serve the artifacts that the parent names on stdin, one after another, and tell it how that went."""
+    lines = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    retiring = set[asyncio.Task[None]]()
+    while line := await lines.readline():
+        try:
+            task = await reload(application, Path(json.loads(line)["artifact"]), request["threads"])
+        except FastServeError as error:
+            report(request["report"], failure(error))
+            continue
+        if task is not None:
+            retiring.add(task)
+            task.add_done_callback(retiring.discard)
+        report(request["report"], {"changed": task is not None})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, TypeVar
 
 from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.threads import thread_environment
@@ -29,6 +29,9 @@ END_S = 10.0
 """What a server gets after draining to end its engines, before it is killed."""
 
 
+P = TypeVar("P", bound="ServerProcess")
+
+
 class BadAddress(UserError):
     """The server cannot listen where it was told to."""
 
@@ -36,8 +39,9 @@ class BadAddress(UserError):
 class ServerProcess:
     """A running server; ``stop`` it, or use it as a context manager. It dies with this process."""
 
-    def __init__(self, url: str, process: subprocess.Popen[str], patience_s: float) -> None:
+    def __init__(self, url: str, process: subprocess.Popen[str], told: IO[str], patience_s: float) -> None:
         self.url = url
+        self._told, self._asking = told, threading.Lock()
         self._process, self._patience_s = process, patience_s
         self._last: deque[str] = deque(maxlen=KEPT_LINES)
         self._shown = self._stopped = self._gone = False
@@ -54,6 +58,24 @@ class ServerProcess:
         if code != 0 and not self._stopped:
             raise StageFailed(self.said(f"the server ended with exit code {code}"))
 
+    def heard(self, silent: str) -> dict[str, Any]:
+        """The next thing that the server tells; raises what it failed with, or that it died (``silent``)."""
+        message = self._told.readline()
+        if not message:
+            raise StageFailed(self.said(silent))
+        report: dict[str, Any] = json.loads(message)
+        if "error" in report:
+            kind = UserError if report["exit_code"] == UserError.exit_code else StageFailed
+            raise kind(report["error"])
+        return report
+
+    def ask(self, message: Mapping[str, Any]) -> None:
+        """Tell the server something, in a line."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+
     def stop(self) -> None:
         """Let open requests end, then end the server; kill it when that takes too long."""
         self._stopped = True
@@ -65,6 +87,9 @@ class ServerProcess:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # its session: it, if it hangs, and what it may have left
         self._process.wait()
+        for pipe in filter(None, (self._told, self._process.stdin)):
+            with suppress(BrokenPipeError):
+                pipe.close()
         self._gone = True
 
     def show(self) -> None:
@@ -93,7 +118,20 @@ class ServerProcess:
         self.stop()
 
 
-def start(artifact: Path, options: ServerOptions, threads: int) -> ServerProcess:
+class EmbeddedProcess(ServerProcess):
+    """A server that can take another artifact while it runs."""
+
+    def reload(self, artifact: Path) -> bool:
+        """Serve another artifact without a request lost; False where it is the one that is served.
+
+        Raises ``UserError`` for one that cannot take the place of the old one, which is then served as before.
+        """
+        with self._asking:
+            self.ask({"artifact": str(artifact.absolute())})
+            return bool(self.heard("the server ended meanwhile")["changed"])
+
+
+def start(artifact: Path, options: ServerOptions, threads: int) -> EmbeddedProcess:
     """Start the embedded server on an artifact; returns when it answers.
 
     Raises ``BadAddress`` (busy port), another ``UserError`` for keys that cannot be read and for what the artifact
@@ -110,6 +148,7 @@ def start(artifact: Path, options: ServerOptions, threads: int) -> ServerProcess
             environment=thread_environment(max(1, threads // (options.workers or threads))),
             patience_s=options.drain_s + END_S,
             keep=[listening.fileno()],
+            kind=EmbeddedProcess,
         )
 
 
@@ -119,8 +158,9 @@ def launch(
     url: str,
     environment: Mapping[str, str],
     patience_s: float,
+    kind: type[P],
     keep: Sequence[int] = (),
-) -> ServerProcess:
+) -> P:
     """Run ``python -m module`` (which calls ``run_child``) on a request and wait until it is ready."""
     reading, writing = os.pipe()
     process = subprocess.Popen(
@@ -135,29 +175,15 @@ def launch(
         start_new_session=True,  # a Ctrl-C is ours alone: we stop the server in order
     )
     os.close(writing)
-    server = ServerProcess(url, process, patience_s)
+    server = kind(url, process, os.fdopen(reading, encoding="utf-8"), patience_s)
     try:
-        assert process.stdin is not None
-        with suppress(BrokenPipeError), process.stdin:
-            json.dump({**request, "parent": os.getpid(), "report": writing}, process.stdin)
-        with os.fdopen(reading, encoding="utf-8") as report:
-            message = report.readline()
-        _check(server, message)
+        server.ask({**request, "parent": os.getpid(), "report": writing})
+        server.heard("the server ended before it was ready")
         server.show()
     except BaseException:
         server.stop()
         raise
     return server
-
-
-def _check(server: ServerProcess, message: str) -> None:
-    """Raise what the server told that it failed with, or that it died without a word."""
-    if not message:
-        raise StageFailed(server.said("the server ended before it was ready"))
-    report = json.loads(message)
-    if "error" in report:
-        kind = UserError if report["exit_code"] == UserError.exit_code else StageFailed
-        raise kind(report["error"])
 
 
 def bind(host: str, port: int, where: str) -> socket.socket:

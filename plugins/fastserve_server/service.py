@@ -21,25 +21,28 @@ from fastserve_server.metrics import Metrics
 from fastserve_server.options import Serving
 
 WARM_TEXTS = ("A first sentence.", "A much longer text, so that no shape is new to the engine. " * 8)
+POLL_SECONDS = 0.05
 POSITIONS = ("max_position_embeddings", "n_positions")
 ENCODING_OPTIONS = frozenset({"max_length"})
 """Options that decide how texts are encoded, which a request cannot change."""
 
 
 class Service:
-    """Answers inputs with one artifact. ``threads`` is what all its workers together may use."""
+    """Answers inputs with one artifact. ``threads`` is what all its workers together may use.
 
-    def __init__(self, artifact: Artifact, options: Serving, threads: int) -> None:
+    ``metrics`` are those of the service that this one takes the place of.
+    """
+
+    def __init__(self, artifact: Artifact, options: Serving, threads: int, metrics: Metrics | None = None) -> None:
         manifest = artifact.manifest
         self.artifact, self.options = artifact, options
         self.name = options.name or artifact.folder.name
         self.task = load_task(manifest.task, manifest.task_options, manifest.labels)
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         # Many single-thread workers answer more than one many-thread worker, whose threads wait for each other.
         workers = options.workers or threads
         self._threads_each = max(1, threads // workers)
         self.batcher = Batcher(options, workers, self._make_worker, self._check_length, self.metrics.passed)
-        self.metrics.watch_queue(lambda: self.batcher.depth)
         self._positions = _positions(artifact)
         self._known = frozenset({"text", *(column.name for column in self.task.columns)})
         self._loaded = asyncio.Event()
@@ -60,13 +63,13 @@ class Service:
 
     def start(self) -> None:
         """Begin to load the model; ``loaded`` says when it is done."""
+        self.metrics.watch_queue(lambda: self.batcher.depth)
         self._loading = asyncio.create_task(self._load())
 
     async def _load(self) -> None:
         try:
             await self.batcher.start()
-            gc.collect()
-            gc.freeze()  # the libraries' objects stay: looking through them again and again stalled requests for 0.2 s
+            freeze()
         except Exception as error:
             self._fault = error
         finally:
@@ -77,6 +80,11 @@ class Service:
         await self._loaded.wait()
         if self._fault is not None:
             raise self._fault
+
+    async def answered(self) -> None:
+        """Wait until nothing is open that was asked of it."""
+        while self.batcher.open:
+            await asyncio.sleep(POLL_SECONDS)
 
     async def stop(self) -> None:
         """Refuse what waits and end the threads."""
@@ -139,6 +147,13 @@ class Service:
         with suppress(BadData):  # another's task may want inputs of another kind; it is then warm after its first
             predictor.warmup([{**dict.fromkeys(required, text), "text": text} for text in texts])
         return predictor
+
+
+def freeze() -> None:
+    """Keep the libraries' objects from being looked through again and again, which stalled requests for 0.2 s."""
+    gc.unfreeze()  # what an earlier model left may go
+    gc.collect()
+    gc.freeze()
 
 
 def _positions(artifact: Artifact) -> int | None:
