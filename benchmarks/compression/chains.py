@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -14,24 +15,27 @@ from typing import Any
 
 from compression.setting import Bench
 from fastserve_core.artifact import load_artifact
+from fastserve_core.data import DataOptions
 from fastserve_core.errors import StageFailed
 from fastserve_core.files import read_json
-from fastserve_core.store import KEY_LENGTH
+from fastserve_core.registry import provide
+from fastserve_core.store import KEY_LENGTH, Store
 
 REVIEWS = ("data=movie_reviews",)
 TRAIN = ("train.torch_ddp.epochs=3", "train.torch_ddp.lr=1e-4")
-EXTRA_EPOCHS = 3
+EXTRA_EPOCHS = 4
 STACK = (
     "compress.prune.layers=[1,4]",
     "compress.prune.heads=0.5",
-    "compress.prune.neurons=0.65",
+    "compress.prune.neurons=0.6",
     "compress.vector_quantize.codebooks=fp16",
     "compress.distill.soft=1.0",
-    "compress.distill.augment=3",
+    "compress.distill.augment=2",
     "compress.distill.quantize_aware=int8",
     f"compress.distill.epochs={EXTRA_EPOCHS}",
     "compress.distill.lr=2e-4",
 )
+UNLABELLED = "compress.distill.unlabelled"
 CONTROL = (f"compress.distill.epochs={EXTRA_EPOCHS}", "compress.distill.lr=1e-4")
 CHAINS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "int8": ("torch_ddp,neural_compressor", ()),
@@ -66,6 +70,8 @@ def make(bench: Bench, name: str, seed: int, source: Sequence[str] = REVIEWS, sc
     plugins, options = CHAINS[name]
     folder = bench.scratch / f"{name}-{seed}"
     given = [*source, "engine=openvino", "gate.enabled=false", *TRAIN, *options]
+    if name == "stack" and source == REVIEWS:
+        given.append(f"{UNLABELLED}={more_texts(bench)}")
     if bench.rows is not None:
         given.append(f"data.max_rows={bench.rows}")
     if bench.epochs is not None:
@@ -83,6 +89,23 @@ def make(bench: Bench, name: str, seed: int, source: Sequence[str] = REVIEWS, sc
         Path(first["artifact"]), Path(last["artifact"]), (sizes[0], sizes[-1]), (scores[0], scores[-1]),
         tuple(zip(names, scores, sizes, strict=True)),
     )  # fmt: skip
+
+
+def more_texts(bench: Bench) -> Path:
+    """A file of texts like the reviews: product reviews, and movie reviews too neutral to be among the labelled."""
+    path = bench.scratch / "texts.csv"
+    labelled, every = (_texts(bench, "movie_reviews", neutral) for neutral in (0.5, 0.0))
+    neutral = every.keys() - labelled.keys()
+    texts = [*(one for one in every if one in neutral), *_texts(bench, "product_reviews", 0.0)]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["text"], *([one] for one in texts)])
+    return path
+
+
+def _texts(bench: Bench, name: str, neutral: float) -> dict[str, None]:
+    options = DataOptions(source="demo", name=name, options={"neutral": neutral})
+    read = provide("fastserve.data", "demo")().read(options, Store(bench.home).downloads)
+    return {record.values["text"]: None for records in read.values() for record in records}
 
 
 def fastserve(bench: Bench, *arguments: str) -> None:
