@@ -57,7 +57,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, reviews: Pat
         f"data={reviews}",
         *("train.torch_ddp.epochs=6", "train.torch_ddp.batch_size=16", "tune.nevergrad.trials=2"),
         "engine=auto",
-        *("tune.nevergrad.trial_steps=40", "+tune.nevergrad.space={train.torch_ddp.lr: {log: [2e-3, 5e-3]}}"),
+        *("tune.nevergrad.trial_steps=72", "+tune.nevergrad.space={train.torch_ddp.lr: {log: [2e-3, 5e-3]}}"),
         *CALIBRATE,
     ]
     command = [one.replace("+tune.nevergrad.space", "tune.nevergrad.space") for one in command]
