@@ -22,10 +22,10 @@ from fastserve_core.threads import threads_per_process
 def serve_until_signal(server: Server, model: Path, again: Callable[[], Artifact] | None = None) -> None:
     """Wait for Ctrl-C or SIGTERM, which are how a server is ended; then drain it.
 
-    At SIGHUP the server is given what ``again`` finds, where it can take another artifact while it runs.
+    At SIGUSR1 the server is given what ``again`` finds, where it can take another artifact while it runs.
     """
-    if again is not None and hasattr(server, "reload") and hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=_reload, args=(server, again)).start())
+    if again is not None and hasattr(server, "reload") and hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=_reload, args=(server, again)).start())
     print(f"serving {model} at {server.url} (Ctrl-C ends it)", flush=True)
     try:
         server.wait()

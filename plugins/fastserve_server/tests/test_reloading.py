@@ -126,7 +126,7 @@ def test_free_memory_is_what_the_system_says() -> None:
     assert abs(found - psutil.virtual_memory().available) < 500_000_000
 
 
-def test_hangup_has_the_command_look_again(classifier: Artifact, other: Artifact, tmp_path: Path) -> None:
+def test_a_signal_has_the_command_look_again(classifier: Artifact, other: Artifact, tmp_path: Path) -> None:
     current = tmp_path / "current"
     current.symlink_to(classifier.folder)
     command = [sys.executable, "-m", "fastserve_core", "serve", current, "port=0", "workers=1"]
@@ -136,11 +136,11 @@ def test_hangup_has_the_command_look_again(classifier: Artifact, other: Artifact
         url = process.stdout.readline().split(" at ")[1].split()[0]
         current.unlink()
         current.symlink_to(other.folder)
-        os.kill(process.pid, signal.SIGHUP)
+        os.kill(process.pid, signal.SIGUSR1)
         assert process.stdout.readline() == f"serving {current} now\n"
         assert served(url) == load_artifact(other.folder).digest
         current.unlink()
-        os.kill(process.pid, signal.SIGHUP)
+        os.kill(process.pid, signal.SIGUSR1)
         line = process.stderr.readline()
         while "not reloaded" not in line:
             assert line
