@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from fastserve_core import hookimpl
 from fastserve_core.artifact import ENGINE, TRAINABLE
@@ -93,20 +93,14 @@ class NeuralCompressor:
     def compress(self, run: Run) -> Draft:
         from fastserve_core.children import call
 
-        draft, options = run.fresh_folder(), self.options
-        request: dict[str, Any] = {
+        draft = run.fresh_folder()
+        request = {
             "model": run.model.folder,
             "data": run.data.folder,
-            "draft": draft,
-            "seed": run.seed,
             "task": [run.task.name, vars(run.task.options), list(run.labels)],
-            "rows": options.calibration_rows,
+            "draft": draft,
+            "options": vars(self.options),
+            "seed": run.seed,
         }
-        if run.task.name == LANGUAGE:
-            request |= {"method": options.method or "rtn", "bits": options.bits, "group_size": options.group_size}
-            call("fastserve_neural_compressor.lower_language", request, run.threads, run.emit)
-        else:
-            request |= {"method": options.method or "static", "embeddings": options.embeddings}
-            request |= {"tolerable_loss": options.tolerable_loss}
-            call("fastserve_neural_compressor.lower", request, run.threads, run.emit)
+        call("fastserve_neural_compressor.lower", request, run.threads, run.emit)
         return Draft(draft, engine="openvino", form=ENGINE)

@@ -53,7 +53,9 @@ def quantize_weights(
         twin = with_linears(model)
         names = list(linear_layers(twin, group_size))
         with one_line("quantized"):
-            converted = METHODS[method](copy.deepcopy(twin), to)
+            given = copy.deepcopy(twin)
+            given.config.use_cache = False  # blocks are shown again and again, and must not see the keys of before
+            converted = METHODS[method](given, to)
             found = _put_in(twin, {name: read(converted.get_submodule(name), bits) for name in names})
         for table in (twin.get_input_embeddings(), twin.get_output_embeddings()):
             found.setdefault(sign(table.weight), by_row(table.weight))

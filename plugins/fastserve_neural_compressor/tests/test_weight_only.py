@@ -13,7 +13,7 @@ from fastserve_core.errors import BadOption, MissingPackage, Unexportable
 from fastserve_core.registry import provide
 from fastserve_core.task import Encoded
 from fastserve_neural_compressor import NeuralCompressor, QuantizeOptions
-from fastserve_neural_compressor.lower_language import calibration
+from fastserve_neural_compressor.language import calibration
 from fastserve_neural_compressor.packed import by_row
 from fastserve_neural_compressor.weight_only import linear_layers, quantize_weights
 
@@ -88,6 +88,14 @@ def test_the_other_methods_answer_as_well(method: str, saved: Callable[[Any], An
     """Random weights and texts have little to learn from: no worse than rounding to nearest, by a margin."""
     model = saved(tiny())
     wanted, found = answers(model, tmp_path / "made", 4, method)
+    assert np.abs(found - wanted).max() < 0.5 * wanted.std()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_texts_that_are_shown_do_not_see_those_before(method: str, saved: Callable[[Any], Any], tmp_path: Path) -> None:
+    """Neural-compressor shows a block the same inputs again and again, with whatever keys they hold by then."""
+    wanted, found = answers(saved(tiny_gpt2()), tmp_path / "made", 4, method)
     assert np.abs(found - wanted).max() < 0.5 * wanted.std()
 
 

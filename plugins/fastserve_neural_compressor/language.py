@@ -1,0 +1,31 @@
+"""Language models with integer weights, rounded as texts of the training split want it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fastserve_core.task import Row, Task
+from fastserve_neural_compressor.job import Job
+from fastserve_neural_compressor.weight_only import quantize_weights
+
+BLOCK = 256
+"""Tokens that the methods which look at texts see at once."""
+DEFAULT = "rtn"
+
+
+def quantize(job: Job) -> None:
+    """Write the engine's files; raises ``Unexportable``."""
+    options = job.options
+    method = options.method or DEFAULT
+    blocks = [] if method == DEFAULT else calibration(job.task, job.model, job.sample())
+    quantize_weights(job.floats(), job.folder, options.bits, options.group_size, method, blocks)
+
+
+def calibration(task: Task, model: Path, rows: Sequence[Row]) -> list[torch.Tensor]:
+    """The rows' tokens one after another, in blocks (1, length) of one length."""
+    ids = [one for row in task.encoder(model)(rows) for one in row.inputs["input_ids"]]
+    length = min(BLOCK, len(ids))
+    return [torch.tensor([ids[start : start + length]]) for start in range(0, len(ids) - length + 1, length)]

@@ -1,0 +1,61 @@
+"""Each method through the command line: what is made, that it answers, and what is said meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Cli
+from fastserve_core.files import read_json
+
+pytestmark = pytest.mark.slow
+
+OPTION = "compress.neural_compressor"
+CHEAP = ("engine=openvino", "gate.enabled=false", f"{OPTION}.calibration_rows=16")
+
+
+def stages(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = read_json(next(folder.glob("outputs/*/*/run.json")))["stages"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["method=dynamic"], ""),
+        # nothing is as good as more than is possible: every try is made, and the best one taken
+        (["tolerable_loss=0"], "rating tries"),
+    ],
+)
+def test_a_classifier_is_quantized(
+    options: list[str], said: str, cli: Cli, tiny_bert: Path, reviews: Path, tmp_path: Path
+) -> None:
+    given = [f"{OPTION}.{one}" for one in options]
+    train = ("train.torch_ddp.epochs=1", "train.torch_ddp.lr=3e-3")
+    done = cli("+plugin=[torch_ddp,neural_compressor]", f"model={tiny_bert}", f"data={reviews}", *train, *CHEAP, *given)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout + done.stderr
+    trained, made = stages(tmp_path)
+    assert made["status"] == "done"
+    assert made["measures"]["quality"]["accuracy"] >= trained["measures"]["quality"]["accuracy"] - 0.1
+    assert cli("predict", made["artifact"], "a wonderful film").returncode == 0
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
+def test_a_language_model_is_quantized_and_writes(method: str, cli: Cli, reviews: Path, tmp_path: Path) -> None:
+    sizes = ("dim=64", "num_heads=2", "num_layers=2", "hidden_size=128", "vocab_size=400")
+    done = cli(
+        *("+plugin=[torch_ddp,neural_compressor]", "task=causal_lm", "task.max_length=32", f"data.train={reviews}"),
+        *("model=gpt2", *(f"model.{one}" for one in sizes), "train.torch_ddp.epochs=1", "train.torch_ddp.lr=3e-3"),
+        *(*CHEAP, f"{OPTION}.method={method}", f"{OPTION}.bits=4", f"{OPTION}.group_size=32"),
+    )
+    assert done.returncode == 0, done.stderr
+    trained, made = stages(tmp_path)
+    perplexities = [one["measures"]["quality"]["perplexity"] for one in (trained, made)]
+    assert perplexities[1] < 1.1 * perplexities[0]
+    floats, integers = (Path(one["artifact"]) for one in (trained, made))
+    assert (floats / "model.safetensors").stat().st_size > 3 * (integers / "openvino_model.bin").stat().st_size
+    written = cli("predict", made["artifact"], "the film is")
+    assert written.returncode == 0 and written.stdout.strip()
