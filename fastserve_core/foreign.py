@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from fastserve_core.errors import BadModel, MissingPackage, suggest
@@ -14,11 +16,11 @@ GROUP = "fastserve.checkpoints"
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a path names a file that somebody provides a conversion for."""
-    return path.suffix[1:] in {one.name for one in all_entry_points().select(group=GROUP)}
+    """Whether a path names a file, and no folder, that somebody provides a conversion for."""
+    return not path.is_dir() and path.suffix[1:] in {one.name for one in all_entry_points().select(group=GROUP)}
 
 
-def converted(file: Path, store: Store) -> Path:
+def converted(file: Path, store: Store, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)) -> Path:
     """The Hugging Face folder; raises ``BadModel`` with the reason, ``MissingPackage`` with what to install."""
     if not file.is_file():
         near = [one.name for one in file.parent.glob("*")]
@@ -28,6 +30,7 @@ def converted(file: Path, store: Store) -> Path:
         raise MissingPackage(f"{file.name} needs {', '.join(missing)}: pip install '{kind.install}'")
     with store.claim(result_name("model", file.suffix[1:], stable_hash([kind.version, hash_file(file)]))) as claim:
         if not claim.published:
+            say(f"converting {file.name} to a Hugging Face folder, once")
             kind().convert(file, claim.partial)
             claim.publish()
     return claim.final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,7 +75,7 @@ class Retraining:
     options: Mapping[str, Any]
     lesson: Lesson | None = None
     unlabelled: Sequence[str] = ()
-    rows: Sequence[Row] = ()
+    rows: Iterable[Row] = ()
 
 
 class Server(Protocol):
@@ -160,14 +160,14 @@ class Run:
         options: Mapping[str, Any],
         lesson: Lesson | None = None,
         unlabelled: Sequence[str] = (),
-        rows: Sequence[Row] = (),
+        rows: Iterable[Row] = (),
     ) -> Draft:
         """Have the trainer train a model once more, in a folder of this run's; for compressors.
 
         ``options`` are the trainer's own, by name, in place of what the user set. ``unlabelled`` are files whose texts
-        the lesson alone speaks of, and so are ``rows``, which are as ``run.data`` has them but for a label. A killed
-        training goes on from its checkpoint. Raises ``StageFailed`` when it fails, ``BadData`` for files that cannot
-        be used.
+        the lesson alone speaks of, and so are ``rows``, which are as ``run.data`` has them but for a label, and are
+        iterated more than once. A killed training goes on from its checkpoint. Raises ``StageFailed`` when it fails,
+        ``BadData`` for files that cannot be used.
         """
         if self.retraining is None:
             raise BadPlan("there is no trainer to train with: add one, e.g. +plugin=[torch_ddp,…]")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -42,11 +43,21 @@ def file_hashes(given: Any, option: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Texts:
-    """Files, whose columns are called as ``columns`` says, and rows as the splits have them, but for a target."""
+    """Files, whose columns are called as ``columns`` says, and rows as the splits have them, but for a target.
+
+    The rows are iterated twice: to tell whether they were stored before, and to store them.
+    """
 
     files: Sequence[str]
     columns: Columns
-    rows: Sequence[Row] = ()
+    rows: Iterable[Row] = ()
+
+    def fingerprint(self) -> str:
+        """What the texts are known by; raises ``BadData`` for a file that is missing."""
+        rows = hashlib.sha256()
+        for row in self.rows:
+            rows.update(to_line(row))
+        return stable_hash([file_hashes(list(self.files), OPTION), vars(self.columns), rows.hexdigest()])
 
 
 def add_unlabelled(data: Prepared, texts: Texts, task: Task, store: Store) -> Prepared:
@@ -58,8 +69,7 @@ def add_unlabelled(data: Prepared, texts: Texts, task: Task, store: Store) -> Pr
     target = next((one.name for one in task.columns if one.name in TARGETS), None)
     if target is None:
         raise BadData(f"{OPTION}: {task.name} learns from texts as they are: add these to data.train")
-    hashes = file_hashes(list(texts.files), OPTION)
-    fingerprint = stable_hash([data.fingerprint, hashes, vars(texts.columns), list(texts.rows)])
+    fingerprint = stable_hash([data.fingerprint, texts.fingerprint()])
     with store.claim(result_name("data", "unlabelled", fingerprint)) as claim:
         if not claim.published:
             labelled = data.rows("train")

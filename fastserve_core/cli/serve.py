@@ -20,10 +20,8 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("options", nargs="*", metavar="option=value", help=HELP)
     options.add_argument("--plugin", default="server", help="the server plugin; 'server' or, e.g., 'ray_serve'")
     given = options.parse_intermixed_args(arguments)
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(
-            signal.SIGUSR1, signal.SIG_IGN
-        )  # it asks for another model, which is too early until one is there
+    if hasattr(signal, "SIGUSR1"):  # it asks for another model, which is too early until there is one
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     server = start_server(find_artifact(given.model), given.plugin, dict(map(_pair, given.options)))
     serve_until_signal(server, given.model, lambda: find_artifact(given.model))
     return 0

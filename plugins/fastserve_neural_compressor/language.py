@@ -18,14 +18,15 @@ DEFAULT = "rtn"
 
 def quantize(job: Job) -> None:
     """Write the engine's files; raises ``Unexportable``."""
-    options = job.options
+    options, model = job.options, job.floats()
     method = options.method or DEFAULT
-    blocks = [] if method == DEFAULT else calibration(job.task, job.model, job.sample())
-    quantize_weights(job.floats(), job.folder, options.bits, options.group_size, method, blocks)
+    longest = min(BLOCK, getattr(model.config, "max_position_embeddings", BLOCK))
+    blocks = [] if method == DEFAULT else calibration(job.task, job.model, job.sample(), longest)
+    quantize_weights(model, job.folder, options.bits, options.group_size, method, blocks)
 
 
-def calibration(task: Task, model: Path, rows: Sequence[Row]) -> list[torch.Tensor]:
-    """The rows' tokens one after another, in blocks (1, length) of one length."""
+def calibration(task: Task, model: Path, rows: Sequence[Row], longest: int) -> list[torch.Tensor]:
+    """The rows' tokens one after another, in blocks (1, length) of one length, which is ``longest`` if they suffice."""
     ids = [one for row in task.encoder(model)(rows) for one in row.inputs["input_ids"]]
-    length = min(BLOCK, len(ids))
+    length = min(longest, len(ids))
     return [torch.tensor([ids[start : start + length]]) for start in range(0, len(ids) - length + 1, length)]

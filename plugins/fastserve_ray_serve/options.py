@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastserve_core.errors import Collector
-from fastserve_server.options import Serving
+from fastserve_core.errors import BadOption, Collector
+from fastserve_server.options import STANDARD, Serving
 
 
 @dataclass
@@ -31,5 +31,8 @@ class RayServeOptions(Serving):
         super().check(faults)
         self.at_least(faults, "port", 0, 65535)
         self.at_least(faults, "drain_s", 0)
+        with faults.collect():
+            if self.access_log == STANDARD:
+                raise BadOption(f"{self.where}.access_log=-: the replicas' output is not shown; give a file")
         for name in ("replicas", "threads", "max_ongoing_requests", "max_queued_requests"):
             self.at_least(faults, name, 1)

@@ -34,6 +34,8 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
         port: int = probe.getsockname()[1]
     each = max(1, threads // (options.workers or threads))
     taken = asdict(options) | {"port": port}
+    if options.access_log is not None:  # a replica has another working folder
+        taken["access_log"] = str(Path(options.access_log).expanduser().absolute())
     return launch(
         "fastserve_ray_serve.process",
         {"artifact": str(artifact), "options": taken, "threads": threads, "cores": cores, "keys": keys},

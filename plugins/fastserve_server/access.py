@@ -13,15 +13,33 @@ import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastserve_core.errors import BadOption
+from fastserve_server.options import STANDARD
 
-STANDARD = "-"
 REQUEST_ID = b"x-request-id"
 LONGEST = 200
 """Characters of what a client says that are kept."""
 
 
+class Lines(WatchedFileHandler):
+    """Lines at the end of a file, which may be moved away meanwhile. A disk that is full is said once, and again
+    when lines that could be written have come between."""
+
+    failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._fault: Exception | None = None
+        super().emit(record)
+        if self._fault is not None and not self.failed:
+            print(f"the access log {self.baseFilename} cannot be written: {self._fault}", file=sys.stderr, flush=True)
+        self.failed = self._fault is not None
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        fault = sys.exception()
+        self._fault = fault if isinstance(fault, Exception) else None
+
+
 def access_log(path: str | None, option: str) -> logging.Handler | None:
-    """Where the lines go: a file, which may be moved away meanwhile, or with ``-`` the server's own output.
+    """Where the lines go: a file, or with ``-`` the server's own output.
 
     Raises ``BadOption`` for a file that cannot be written.
     """
@@ -30,7 +48,7 @@ def access_log(path: str | None, option: str) -> logging.Handler | None:
     if path == STANDARD:
         return logging.StreamHandler(sys.stdout)
     try:
-        return WatchedFileHandler(Path(path).expanduser(), encoding="utf-8")
+        return Lines(Path(path).expanduser(), encoding="utf-8")
     except OSError as error:
         raise BadOption(f"{option}: {path} cannot be written: {error.strerror}") from error
 
@@ -45,7 +63,7 @@ class Logged:
         if self._handler is None or scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = sent = 0
+        status, sent = 500, 0  # what an error becomes that nothing in here answers
         begin = time.perf_counter()
 
         async def note(message: Message) -> None:

@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from fastserve_core.errors import BadOption, Collector
 
+STANDARD = "-"
+"""As an ``access_log``: the server's own output."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

@@ -14,19 +14,30 @@ SHORTEST, LONGEST, LEAST_WORDS = 0.3, 0.8, 3
 """A window's share of the words of its text, and what it has at least."""
 
 Words = list[str]
+Texts = Callable[[], Words]
+"""The words of any of the texts."""
 
 
-def made_up(rows: Sequence[Row], times: int, seed: int) -> Iterator[Row]:
+class MadeUp:
     """``times`` rows without labels for each row: halves of two texts, words dropped and replaced, windows, in turn.
 
-    Raises ``BadData`` for pairs of texts: what a pair says is lost when one of the two is changed.
+    They are made while they are iterated, alike each time, for the rows may be more than memory holds. Raises
+    ``BadData`` for pairs of texts: what a pair says is lost when one of the two is changed.
     """
-    draw = random.Random(seed)
-    texts = [_words(row) for row in rows]
-    for turn in range(times):
-        change = CHANGES[turn % len(CHANGES)]
-        for row, words in zip(rows, texts, strict=True):
-            yield _row(row, change(words, texts, draw))
+
+    def __init__(self, rows: Sequence[Row], times: int, seed: int) -> None:
+        self._rows, self._times, self._seed = rows, times, seed
+
+    def __iter__(self) -> Iterator[Row]:
+        draw = random.Random(self._seed)
+
+        def any_text() -> Words:
+            return _words(self._rows[draw.randrange(len(self._rows))])
+
+        for turn in range(self._times):
+            change = CHANGES[turn % len(CHANGES)]
+            for row in self._rows:
+                yield _row(row, change(_words(row), any_text, draw))
 
 
 def _words(row: Row) -> Words:
@@ -44,9 +55,9 @@ def _row(like: Row, words: Words) -> Row:
     return {"text": (" " if len(str(like["text"]).split()) > 1 else "").join(words)}
 
 
-def _crossed(words: Words, texts: Sequence[Words], draw: random.Random) -> Words:
+def _crossed(words: Words, any_text: Texts, draw: random.Random) -> Words:
     """A half of the text, and a half of another."""
-    return _half(words, draw) + _half(draw.choice(texts), draw)
+    return _half(words, draw) + _half(any_text(), draw)
 
 
 def _half(words: Words, draw: random.Random) -> Words:
@@ -54,15 +65,15 @@ def _half(words: Words, draw: random.Random) -> Words:
     return words[:middle] if draw.random() < 0.5 else words[-middle:]
 
 
-def _noisy(words: Words, texts: Sequence[Words], draw: random.Random) -> Words:
+def _noisy(words: Words, any_text: Texts, draw: random.Random) -> Words:
     kept = [one for one in words if draw.random() > DROPPED] or words
-    return [draw.choice(draw.choice(texts)) if draw.random() < REPLACED else one for one in kept]
+    return [draw.choice(any_text()) if draw.random() < REPLACED else one for one in kept]
 
 
-def _window(words: Words, texts: Sequence[Words], draw: random.Random) -> Words:
+def _window(words: Words, any_text: Texts, draw: random.Random) -> Words:
     length = min(len(words), max(LEAST_WORDS, round(len(words) * draw.uniform(SHORTEST, LONGEST))))
     start = draw.randrange(len(words) - length + 1)
     return words[start : start + length]
 
 
-CHANGES: tuple[Callable[[Words, Sequence[Words], random.Random], Words], ...] = (_crossed, _noisy, _window)
+CHANGES: tuple[Callable[[Words, Texts, random.Random], Words], ...] = (_crossed, _noisy, _window)

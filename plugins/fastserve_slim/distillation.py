@@ -12,9 +12,10 @@ from fastserve_core.errors import BadModel, BadOption, Collector
 from fastserve_core.hashing import digest, hash_files
 from fastserve_core.run import Draft, Lesson, Run
 from fastserve_core.unlabelled import paths_of
-from fastserve_slim.augmenting import made_up
+from fastserve_slim.augmenting import MadeUp
 
 HERE = "compress.distill"
+WITHOUT_LABELS = ("causal_lm", "pretraining")
 AWARE = ("int8", "int4")
 TO_THE_LOSS = ("soft", "temperature", "hidden", "relations", "quantize_aware")
 
@@ -102,6 +103,12 @@ class Distill:
     def __init__(self, options: DistillOptions) -> None:
         self.options = options
 
+    def check_task(self, task: str) -> None:
+        """Raise ``BadOption`` for texts without labels where no text has any: before hours are spent."""
+        for name in ("unlabelled", "augment"):
+            if getattr(self.options, name) and task in WITHOUT_LABELS:
+                raise BadOption(f"{HERE}.{name}: {task} learns from texts as they are: add texts to data.train")
+
     @hookimpl
     def compress(self, run: Run) -> Draft:
         teacher, student = self._teacher(run), run.model
@@ -116,7 +123,7 @@ class Distill:
             },
         )
         changes = {name: getattr(options, name) for name in ("epochs", "lr") if getattr(options, name) is not None}
-        rows = list(made_up(run.data.rows("train"), options.augment, run.seed)) if options.augment else []
+        rows = MadeUp(run.data.rows("train"), options.augment, run.seed) if options.augment else ()
         return run.retrain(student, changes, lesson, options.files, rows)
 
     def _teacher(self, run: Run) -> Artifact:

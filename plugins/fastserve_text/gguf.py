@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from fastserve_core.children import answer, call, event_writer
+from fastserve_core.children import answer, call
 from fastserve_core.errors import BadModel
-from fastserve_core.events import Progress
 from fastserve_core.quiet import silence
 from fastserve_core.threads import threads_per_process
 
@@ -26,12 +25,11 @@ class GGUF:
 
 
 def convert_here(file: str, folder: str, events: str) -> None:
-    """The conversion itself, in this process."""
+    """The conversion itself, in this process; it has no ``events`` to tell."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source, target, tell = Path(file), Path(folder), event_writer(events)
-    tell(Progress(f"converting {source.name}", 0, 1))
+    source, target = Path(file), Path(folder)
     given = {"gguf_file": source.name, "local_files_only": True}
     with silence():
         try:
@@ -47,7 +45,6 @@ def convert_here(file: str, folder: str, events: str) -> None:
         model.generation_config = read.generation_config
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
-    tell(Progress(f"converting {source.name}", 1, 1))
 
 
 if __name__ == "__main__":

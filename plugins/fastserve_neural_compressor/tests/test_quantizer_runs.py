@@ -45,7 +45,7 @@ def test_a_classifier_is_quantized(
 
 @pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
 def test_a_language_model_is_quantized_and_writes(method: str, cli: Cli, reviews: Path, tmp_path: Path) -> None:
-    sizes = ("dim=64", "num_heads=2", "num_layers=2", "hidden_size=128", "vocab_size=400")
+    sizes = ("dim=64", "num_heads=2", "num_layers=2", "hidden_size=128", "vocab_size=400", "max_positions=64")
     done = cli(
         *("+plugin=[torch_ddp,neural_compressor]", "task=causal_lm", "task.max_length=32", f"data.train={reviews}"),
         *("model=gpt2", *(f"model.{one}" for one in sizes), "train.torch_ddp.epochs=1", "train.torch_ddp.lr=3e-3"),

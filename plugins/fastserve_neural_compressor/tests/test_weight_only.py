@@ -172,8 +172,8 @@ def test_texts_are_cut_into_blocks_of_one_length() -> None:
         def encoder(self, folder: Path) -> Any:
             return lambda rows: [Encoded({"input_ids": list(range(one["length"]))}) for one in rows]
 
-    long = calibration(Task(), Path(), [{"length": 200}, {"length": 350}])  # type: ignore[arg-type]
+    long = calibration(Task(), Path(), [{"length": 200}, {"length": 350}], 256)  # type: ignore[arg-type]
     assert [one.shape for one in long] == [(1, 256), (1, 256)]
     assert long[0][0, 199:202].tolist() == [199, 0, 1]
-    short = calibration(Task(), Path(), [{"length": 9}])  # type: ignore[arg-type]
+    short = calibration(Task(), Path(), [{"length": 9}], 256)  # type: ignore[arg-type]
     assert [one.shape for one in short] == [(1, 9)]

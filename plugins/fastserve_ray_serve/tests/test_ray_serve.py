@@ -61,6 +61,11 @@ def test_a_folder_that_is_no_artifact_is_the_users_fault(tmp_path: Path) -> None
         start(tmp_path, RayServeOptions(port=0), cores=1)
 
 
+def test_an_access_log_that_nobody_would_see_is_refused() -> None:
+    with pytest.raises(BadOption, match="serve.ray_serve.access_log=-: the replicas' output is not shown"):
+        RayServeOptions(access_log="-")
+
+
 def test_a_replica_asks_for_keys_and_logs(writer: Artifact, tmp_path: Path) -> None:
     from starlette.testclient import TestClient
 

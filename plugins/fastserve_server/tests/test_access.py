@@ -59,6 +59,55 @@ def test_each_request_is_a_line_and_a_moved_file_begins_anew(
     asyncio.run(ask())
 
 
+def test_what_fails_and_who_leaves_is_a_line_too(
+    classifier: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "access.jsonl"
+    application = build_application(classifier.folder, Serving(access_log=str(path)), 1)
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(application, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            monkeypatch.setattr("fastserve_server.application.schemas.ModelList", None)  # a fault of ours
+            assert (await client.get("/v1/models")).status_code == 500
+
+        async def leave() -> dict[str, Any]:
+            return {"type": "http.disconnect"}
+
+        async def nobody(message: Any) -> None:
+            pass
+
+        head = {
+            "type": "http",
+            "method": "POST",
+            "path": "/predict",
+            "headers": [],
+            "query_string": b"",
+            "client": None,
+        }
+        await application(head, leave, nobody)
+
+    asyncio.run(ask())
+    assert [one["status"] for one in lines(path)] == [500, 499]
+
+
+def test_a_full_disk_is_said_once_and_requests_are_answered(
+    classifier: Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    application = build_application(classifier.folder, Serving(access_log="/dev/full"), 1)
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            for _ in range(3):
+                assert (await client.get("/v2/health/live")).status_code == 200
+
+    asyncio.run(ask())
+    said = capsys.readouterr().err
+    assert said.count("the access log /dev/full cannot be written: ") == 1 and "No space left" in said
+    assert "Traceback" not in said
+
+
 def test_a_file_that_cannot_be_written_is_said(classifier: Artifact, tmp_path: Path) -> None:
     with pytest.raises(BadOption, match="serve.access_log: .*nowhere/log cannot be written: No such file"):
         build_application(classifier.folder, Serving(access_log=str(tmp_path / "nowhere" / "log")), 1)

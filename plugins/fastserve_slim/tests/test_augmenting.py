@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserve_core.errors import BadData, BadOption
-from fastserve_slim.augmenting import CHANGES, made_up
-from fastserve_slim.distillation import DistillOptions
+from fastserve_slim.augmenting import CHANGES, MadeUp
+from fastserve_slim.distillation import Distill, DistillOptions
 
 WORD = st.text(st.characters(categories=("L",)), min_size=1, max_size=6)
 WORDS = st.lists(WORD, min_size=1, max_size=30)
@@ -22,31 +22,35 @@ def test_every_change_leaves_words_and_only_words_of_the_texts(texts: list[list[
     known = {word for words in texts for word in words}
     for change in CHANGES:
         for words in texts:
-            made = change(words, texts, random.Random(seed))
+            draw = random.Random(seed)
+            made = change(words, lambda draw=draw: draw.choice(texts), draw)
             assert made
             assert set(made) <= known
 
 
 def test_each_row_has_its_share_and_the_seed_decides() -> None:
     rows: list[dict[str, Any]] = [{"text": f"the {number} film is quite good", "label": "a"} for number in range(20)]
-    made = list(made_up(rows, 3, 0))
+    made = list(MadeUp(rows, 3, 0))
     assert len(made) == 60
     assert all(one.keys() == {"text"} for one in made)
-    assert made == list(made_up(rows, 3, 0)) != list(made_up(rows, 3, 1))
+    again = MadeUp(rows, 3, 0)
+    assert made == list(again) == list(again) != list(MadeUp(rows, 3, 1))
     windows = [one["text"] for one in made[40:]]
     assert all(text in row["text"] for text, row in zip(windows, rows, strict=True))
 
 
 def test_words_stay_a_list_and_a_text_without_spaces_one_piece() -> None:
-    tagged = list(made_up([{"tokens": ["New", "York"], "tags": ["B", "I"]}], 2, 0))
+    tagged = list(MadeUp([{"tokens": ["New", "York"], "tags": ["B", "I"]}], 2, 0))
     assert [type(one["tokens"]) for one in tagged] == [list, list]
     assert all(one.keys() == {"tokens"} for one in tagged)
-    (text,) = (one["text"] for one in made_up([{"text": "这部电影非常好看"}], 1, 0))
+    (text,) = (one["text"] for one in MadeUp([{"text": "这部电影非常好看"}], 1, 0))
     assert " " not in text and len(text) == 8
 
 
 def test_what_cannot_be_is_said() -> None:
     with pytest.raises(BadData, match="augment is for single texts, and the data has pairs"):
-        list(made_up([{"text": "a", "text_pair": "b"}], 1, 0))
+        list(MadeUp([{"text": "a", "text_pair": "b"}], 1, 0))
+    with pytest.raises(BadOption, match="compress.distill.augment: causal_lm learns from texts as they are"):
+        Distill(DistillOptions(augment=1)).check_task("causal_lm")
     with pytest.raises(BadOption, match="compress.distill.augment must be at least 0, not -1"):
         DistillOptions(augment=-1)

@@ -12,6 +12,7 @@ import torch
 from conftest import Cli
 from fastserve_core.data import Columns, DataOptions, Prepared, prepare_rows
 from fastserve_core.errors import BadData, BadOption
+from fastserve_core.files import read_json
 from fastserve_core.predictor import load_task
 from fastserve_core.store import Store
 from fastserve_core.task import UNLABELLED
@@ -123,7 +124,7 @@ def test_they_change_what_is_learnt_and_the_next_run_finds_it(
     command = [
         "+plugin=[torch_ddp,prune,distill]", f"model={tiny_bert}", f"data={reviews}", "gate.enabled=false",
         "train.torch_ddp.epochs=1", "train.torch_ddp.lr=3e-3", "train.torch_ddp.nproc=2",
-        "compress.distill.quantize_aware=int8",
+        "compress.distill.quantize_aware=int8", "compress.distill.augment=1",
     ]  # fmt: skip
     file = tmp_path / "more.txt"
     lines = []
@@ -138,6 +139,8 @@ def test_they_change_what_is_learnt_and_the_next_run_finds_it(
     lines.append(newest(tmp_path)["stages"][-1])
     assert [one["status"] for one in lines] == ["done", "done", "reused"]
     assert lines[0]["digest"] != lines[1]["digest"] == lines[2]["digest"]
+    counts = [read_json(one / "data.json")["counts"]["train"] for one in tmp_path.glob("home/store/data-unlabelled-*")]
+    assert counts == [191 + 80 + 191] * 2
 
 
 def newest(folder: Path) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def test_the_model_answers_as_before_and_is_converted_once(model: Any, store: St
 
     file = write(model, tmp_path / "tiny.gguf")
     assert is_foreign(file)
-    folder = converted(file, store)
+    said: list[str] = []
+    folder = converted(file, store, said.append)
+    assert said == ["converting tiny.gguf to a Hugging Face folder, once"]
     found, ids = AutoModelForCausalLM.from_pretrained(folder), torch.arange(3, 15)[None]
     with torch.no_grad():
         assert torch.allclose(found(ids).logits, model(ids).logits, atol=1e-4)
@@ -91,7 +93,8 @@ def test_what_cannot_be_read_is_said(store: Store, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("fastserve_core.foreign.missing_packages", list)
     with pytest.raises(MissingPackage, match=r"cut.gguf needs gguf, .* pip install 'fastserve-core\[gguf\]'"):
         converted(cut, store)
-    assert not is_foreign(tmp_path)
+    (tmp_path / "folder.gguf").mkdir()  # as people call folders of Hugging Face's too
+    assert not is_foreign(tmp_path / "folder.gguf")
 
 
 @pytest.mark.slow
