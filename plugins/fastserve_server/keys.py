@@ -44,7 +44,8 @@ def _lines(file: str, option: str) -> list[tuple[int, str]]:
     try:
         text = Path(file).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadOption(f"{option}: the file {file} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise BadOption(f"{option}: the file {file} cannot be read: {reason}") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     return [(number, line) for number, line in lines if line and not line.startswith("#")]
 
