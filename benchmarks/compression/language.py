@@ -76,7 +76,8 @@ def generation(models: Mapping[str, tuple[str, str]], data: str, threads: int, r
             for place, batch in enumerate(BATCHES):
                 begin = time.perf_counter()
                 answers = predictor.answer(encoded[name][:batch], GENERATED)
-                made = sum(one["tokens"] for one in answers)
+                # a text that ends early is still computed until the longest has ended
+                made = batch * max(one["tokens"] for one in answers)
                 rates[name][place].append(made / (time.perf_counter() - begin))
     return {name: [round(statistics.median(one), 1) for one in several] for name, several in rates.items()}
 
