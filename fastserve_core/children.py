@@ -11,16 +11,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from fastserve_core.errors import FastServeError, StageFailed, UserError
 from fastserve_core.events import Event, from_json, to_json
+from fastserve_core.nursery import NURSERIES, Forked, works_here
 from fastserve_core.threads import thread_environment
 
 POLL_SECONDS = 0.5
 EVENT_SECONDS = 0.05
+TRANSFORMERS = ("torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto", "sklearn.metrics")
+"""For ``imports`` of ``call``: what a process needs that has a model of transformers, and scores it."""
 
 
 def die_with_parent(parent: int | None = None) -> None:
@@ -45,12 +48,19 @@ def die_with_parent(parent: int | None = None) -> None:
     threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
 
 
-def call(module: str, request: Mapping[str, Any], threads: int, tell: Callable[[Event], None] = lambda _: None) -> Any:
+def call(
+    module: str,
+    request: Mapping[str, Any],
+    threads: int,
+    tell: Callable[[Event], None] = lambda _: None,
+    imports: Sequence[str] = (),
+) -> Any:
     """Run ``python -m module`` on a JSON request and return its JSON answer.
 
     The child uses ``answer`` below, and ``event_writer(events)`` with the path it is given as ``events`` to
-    tell what happens meanwhile. Its ``FastServeError`` is raised here again with its exit code; anything
-    else it fails with becomes ``StageFailed`` with the end of what it printed.
+    tell what happens meanwhile. ``imports`` are slow modules that it needs: where the system allows, they are
+    imported once for all such children of this process. Its ``FastServeError`` is raised here again with its exit
+    code; anything else it fails with becomes ``StageFailed`` with the end of what it printed.
     """
     with tempfile.TemporaryDirectory(prefix="fastserve-") as scratch:
         asked, answered, events, output = (
@@ -59,13 +69,7 @@ def call(module: str, request: Mapping[str, Any], threads: int, tell: Callable[[
         asked.write_text(json.dumps({**request, "events": events}, default=str), encoding="utf-8")
         events.touch()
         with output.open("wb") as printed, events.open(encoding="utf-8") as told:
-            child = subprocess.Popen(
-                [sys.executable, "-m", module, str(asked), str(answered)],
-                env=os.environ | thread_environment(threads),
-                stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=subprocess.STDOUT,
-            )
+            child = _start(module, [str(asked), str(answered)], threads, imports, printed)
             try:
                 _listen(child, told, tell)
             finally:
@@ -81,7 +85,25 @@ def call(module: str, request: Mapping[str, Any], threads: int, tell: Callable[[
     return result["value"]
 
 
-def _listen(child: subprocess.Popen[bytes], told: TextIO, tell: Callable[[Event], None]) -> None:
+def _start(
+    module: str, arguments: list[str], threads: int, imports: Sequence[str], printed: BinaryIO
+) -> subprocess.Popen[bytes] | Forked:
+    environment = os.environ | thread_environment(threads)
+    if imports and works_here():
+        order = Path(arguments[0]).with_name("order.json")
+        said = {"module": module, "arguments": arguments, "imports": imports}
+        order.write_text(json.dumps({**said, "environment": dict(environment), "folder": str(Path.cwd())}), "utf-8")
+        return NURSERIES.fork(order, environment, printed.fileno())
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=printed,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def _listen(child: subprocess.Popen[bytes] | Forked, told: TextIO, tell: Callable[[Event], None]) -> None:
     """Pass on the child's events until it has ended and all are read."""
     line, ended = "", False
     while True:

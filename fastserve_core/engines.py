@@ -12,6 +12,7 @@ from fastserve_core.events import Event, Warned
 from fastserve_core.registry import all_entry_points, missing_packages, provide
 
 if TYPE_CHECKING:
+    from fastserve_core.stepping import Stepper
     from fastserve_core.task import Engine, Task
 
 log = logging.getLogger("fastserve")
@@ -61,6 +62,12 @@ def _takes(kind: Any, task: Task) -> bool:
     return weights and (generates or not task.generative) and not missing_packages(kind.requires)
 
 
+def imported_by(name: str) -> tuple[str, ...]:
+    """The slow modules that an engine imports, if it says; see ``children.call``."""
+    found: tuple[str, ...] = getattr(provide(GROUP, name), "imports", ())
+    return found
+
+
 def fastest(
     found: Mapping[str, Mapping[str, Any]],
     objective: Callable[[Mapping[str, float]], float],
@@ -82,15 +89,30 @@ def load_engine(artifact: Artifact, threads: int, name: str | None = None) -> En
     Hugging Face weights run on torch, and a warning is logged, where the engine that was fastest when they were made
     is not installed here. Raises ``MissingPackage`` for files that only such an engine reads.
     """
-    wanted = name or artifact.engine
+    engine: Engine = _kind(artifact, name or artifact.engine)(artifact.folder, threads)
+    return engine
+
+
+def load_stepper(artifact: Artifact, threads: int, memory: int) -> Stepper:
+    """The artifact's engine as one that writes many texts token by token, ``memory`` bytes for keys and values.
+
+    Chosen and refused as by ``load_engine``; raises ``BadPlan`` for an engine that cannot.
+    """
+    kind = _kind(artifact, artifact.engine)
+    if not hasattr(kind, "stepper"):
+        raise BadPlan(f"the engine '{artifact.engine}' cannot write texts token by token")
+    stepper: Stepper = kind.stepper(artifact.folder, threads, memory)
+    return stepper
+
+
+def _kind(artifact: Artifact, wanted: str) -> Any:
     kind = provide(GROUP, wanted)
     if missing := missing_packages(kind.requires):
         if artifact.form == ENGINE or wanted == REFERENCE:
             raise _missing(wanted, missing)
         log.warning("the engine %s needs %s: %s runs on %s", wanted, ", ".join(missing), artifact.folder, REFERENCE)
         kind = provide(GROUP, REFERENCE)
-    engine: Engine = kind(artifact.folder, threads)
-    return engine
+    return kind
 
 
 def _missing(engine: str, packages: list[str]) -> MissingPackage:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifact import ENGINE, MANIFEST, Artifact, load_artifact
-from fastserve_core.children import call
+from fastserve_core.children import TRANSFORMERS, call
 from fastserve_core.errors import BadArtifact, BadOption, writing
 from fastserve_core.exports import export_format
 from fastserve_core.files import copy_tokenizer, copy_tree, write_json, write_text
@@ -51,7 +51,9 @@ def export(artifact: Artifact, folder: Path, to: str, check: int = CHECKED) -> E
         draft = Path(scratch, "draft")
         draft.mkdir()
         asked = {"artifact": artifact.folder, "to": to, "draft": draft, "scratch": scratch}
-        found = call("fastserve_core.export_work", {"step": "write", "count": check, **asked}, threads)
+        found = call(
+            "fastserve_core.export_work", {"step": "write", "count": check, **asked}, threads, imports=TRANSFORMERS
+        )
         result = call("fastserve_core.export_work", {"step": "compare", **asked}, threads)
         _describe(artifact, draft)
         about = _about(artifact, to, kind, found, draft, result)

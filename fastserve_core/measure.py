@@ -18,7 +18,7 @@ from typing import Any
 from fastserve_core.artifact import TRAINABLE, Artifact, load_artifact
 from fastserve_core.children import answer, call, event_writer
 from fastserve_core.data import Prepared, load
-from fastserve_core.engines import REFERENCE, fastest
+from fastserve_core.engines import REFERENCE, fastest, imported_by
 from fastserve_core.errors import FastServeError
 from fastserve_core.events import Event, Progress, Warned
 from fastserve_core.predictor import Predictor, by_length
@@ -44,7 +44,7 @@ def measure(
     for name in names:
         request = {"artifact": artifact.folder, "data": data.folder, "threads": threads, "engine": name}
         try:
-            found[name] = call("fastserve_core.measure", request, threads, tell)
+            found[name] = call("fastserve_core.measure", request, threads, tell, imported_by(name))
         except FastServeError as error:
             if artifact.form == TRAINABLE and REFERENCE not in names:
                 names.append(REFERENCE)

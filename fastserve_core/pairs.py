@@ -10,6 +10,7 @@ from pathlib import Path
 from fastserve_core.artifact import Artifact, load_artifact
 from fastserve_core.children import answer, call
 from fastserve_core.data import Prepared, load
+from fastserve_core.engines import imported_by
 from fastserve_core.events import Event
 from fastserve_core.files import read_json, write_json
 from fastserve_core.gate import Speedup
@@ -41,7 +42,9 @@ def speedups(store: Store, models: Sequence[Artifact], data: Prepared, tell: Cal
         if not claim.published:
             threads = threads_per_process()
             request = {"models": [one.folder for one in models], "data": data.folder, "threads": threads}
-            write_json(claim.partial / "speedups.json", call("fastserve_core.pairs", request, threads, tell))
+            imports = sorted({module for one in models for module in imported_by(one.engine)})
+            found = call("fastserve_core.pairs", request, threads, tell, imports)
+            write_json(claim.partial / "speedups.json", found)
             claim.publish()
         return [Speedup(**one) for one in read_json(claim.final / "speedups.json")]
 

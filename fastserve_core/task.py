@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from fastserve_core.data import DataOptions
     from fastserve_core.model import ModelSpec
+    from fastserve_core.stepping import Writer
 
 Row = dict[str, Any]
 """One example by column: ``text``, ``text_pair``, ``label``, ``tokens``, ``tags``."""
@@ -119,6 +120,9 @@ class Task(Protocol):
     def build(self, folder: Path) -> nn.Module:
         """The torch model of a folder with this task's head; random weights where the folder has none."""
 
+    def writer(self, folder: Path) -> Writer:
+        """For a generative task: how texts are written token by token; raises ``BadPlan`` for any other."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -143,7 +147,9 @@ class Engine(Protocol):
     """Named arrays in, named arrays out, for one model folder. Use it in the thread that made it.
 
     It may also have ``run_all``, which takes an iterable of inputs and yields their outputs in the same order: for
-    engines that get more done with several passes at a time than with one after the other.
+    engines that get more done with several passes at a time than with one after the other; ``imports``, the slow
+    modules that it imports (see ``children.call``); and ``stepper(folder, threads, memory)``, a static method that
+    makes a ``stepping.Stepper`` with that many bytes for keys and values.
     """
 
     requires: ClassVar[tuple[str, ...]]

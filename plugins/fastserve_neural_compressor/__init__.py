@@ -91,7 +91,7 @@ class NeuralCompressor:
 
     @hookimpl
     def compress(self, run: Run) -> Draft:
-        from fastserve_core.children import call
+        from fastserve_core.children import TRANSFORMERS, call
 
         draft = run.fresh_folder()
         request = {
@@ -102,5 +102,5 @@ class NeuralCompressor:
             "options": vars(self.options),
             "seed": run.seed,
         }
-        call("fastserve_neural_compressor.lower", request, run.threads, run.emit)
+        call("fastserve_neural_compressor.lower", request, run.threads, run.emit, TRANSFORMERS)
         return Draft(draft, engine="openvino", form=ENGINE)

@@ -27,7 +27,7 @@ class CausalRunner:
 
     def __init__(self, compiled: Any, folder: Path) -> None:
         self._request = compiled.create_infer_request()
-        self._ends, self._pad = _special(folder)
+        self._ends, self._pad = special_tokens(folder)
 
     def run(self, inputs: Arrays) -> Arrays:
         """One pass over ``input_ids`` (batch, length): ``logits`` (batch, length, vocabulary)."""
@@ -77,7 +77,7 @@ def _choose(logits: Any, temperature: float, random: np.random.Generator) -> Any
     return logits.argmax(axis=-1).astype(np.int64)
 
 
-def _special(folder: Path) -> tuple[list[int], int]:
+def special_tokens(folder: Path) -> tuple[list[int], int]:
     """The tokens that end a text, and the one that fills up, as transformers takes them from the folder."""
     files = [folder / name for name in ("generation_config.json", "config.json")]
     config: dict[str, Any] = next((read_json(path) for path in files if path.is_file()), {})

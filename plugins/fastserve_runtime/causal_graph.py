@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fastserve_core.errors import Unexportable
 from fastserve_core.exports import Reader, one_line
 from fastserve_core.quiet import silence, without_package
-from fastserve_runtime.lowering import CAUSAL
+from fastserve_runtime.causal_step import Step, check_family, sizes
 from fastserve_runtime.openvino_graph import converted, write_graph
 from fastserve_runtime.torch_engine import TorchEngine
 from fastserve_runtime.traced import max_length
@@ -23,49 +22,6 @@ if TYPE_CHECKING:
 
 INPUTS = ("input_ids", "attention_mask", "position_ids", "beam_idx")
 STATE = "past_key_values.{}.{}"
-
-
-class Step(nn.Module):
-    """Tokens, and the keys and values of those before them, in; logits and all keys and values out.
-
-    ``attention_mask`` (batch, past + length) counts the tokens before; the mask (batch, 1, length, past + length)
-    is made here, so that no family's own way of making it is traced.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: list[Tensor]
-    ) -> tuple[Tensor, ...]:
-        before, cache = past[0].shape[2], _cache(past)
-        queries = torch.arange(input_ids.shape[1]) + before
-        seen = torch.arange(attention_mask.shape[1])[None, :] <= queries[:, None]
-        mask = seen[None, None] & (attention_mask[:, None, None, :] != 0)
-        found = self.model(
-            input_ids=input_ids,
-            attention_mask=torch.where(mask, 0.0, torch.finfo(torch.float32).min),
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        kept = found.past_key_values.layers
-        return (found.logits, *(one for layer in kept for one in (layer.keys, layer.values)))
-
-
-def _cache(past: list[Tensor]) -> Any:
-    """Layers that hold keys and values already: DynamicCache itself would first join them with an empty tensor."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    cache = DynamicCache()
-    for keys, values in zip(past[::2], past[1::2], strict=True):
-        layer = DynamicLayer()
-        layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = keys, values
-        cache.layers.append(layer)
-    return cache
 
 
 class CausalExport:
@@ -91,10 +47,7 @@ class CausalExport:
         self.longest = max_length(model)
         self.module = Step(model.float())
         check_family(model)
-        config = model.config.get_text_config()
-        self.layers = config.num_hidden_layers
-        self.heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        self.width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.layers, self.heads, self.width = sizes(model)
 
     def example(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Inputs to trace with, and which of their dimensions stay free, for ``torch.export``."""
@@ -130,19 +83,6 @@ class CausalExport:
         graph = converted(module, *self.example())
         _stateful(graph, self.heads, self.width)
         return graph
-
-
-def check_family(model: Any) -> None:
-    """Raise ``Unexportable`` for a model that is not a causal language model with plain keys and values."""
-    config = model.config.get_text_config()
-    name = type(model).__name__
-    if not name.endswith(CAUSAL):
-        raise Unexportable(f"{name} is not a causal language model")
-    if config.is_encoder_decoder or getattr(config, "add_cross_attention", False):
-        raise Unexportable(f"{name} attends to an encoder")
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise Unexportable(f"{name} has layers of other kinds than full attention: {', '.join(sorted(kinds))}")
 
 
 def _stateful(graph: openvino.Model, heads: int, width: int) -> None:

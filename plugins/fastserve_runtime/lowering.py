@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fastserve_core.artifact import MANIFEST, is_artifact, load_artifact
-from fastserve_core.children import answer, call
+from fastserve_core.children import TRANSFORMERS, answer, call
 from fastserve_core.hashing import digest, hash_files, stable_hash
 from fastserve_core.store import Store, home_of, result_name
 
@@ -30,7 +30,9 @@ def lowered(model: Path, threads: int, to: str = "openvino") -> Path:
     with Store(home_of(model)).claim(result_name("engine", to, key)) as claim:
         if not claim.published:
             draft = claim.partial / "draft"
-            call("fastserve_runtime.lowering", {"model": model, "draft": draft, "to": to}, threads)
+            call(
+                "fastserve_runtime.lowering", {"model": model, "draft": draft, "to": to}, threads, imports=TRANSFORMERS
+            )
             claim.publish(draft)
     return claim.final
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastserve_core.errors import BadArtifact, BadPlan
 from fastserve_core.quiet import without_package
+from fastserve_core.stepping import Stepper
 from fastserve_core.task import Arrays
 from fastserve_runtime.causal_engine import CONFIG, GIVEN, CausalRunner, is_causal
 
@@ -101,6 +102,12 @@ class OpenVINOEngine:
         if not self._causal:
             raise BadPlan("the model answers in one pass and cannot generate text")
         return self._causal.generate(inputs, options)
+
+    @staticmethod
+    def stepper(folder: Path, threads: int, memory: int) -> Stepper:
+        from fastserve_runtime.paged import PagedStepper
+
+        return PagedStepper(_files(folder, threads) / MODEL, folder, threads, memory)
 
     def close(self) -> None:
         del self._causal, self._request, self._several, self._model, self._graph

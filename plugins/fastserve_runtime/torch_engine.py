@@ -7,6 +7,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fastserve_core.children import TRANSFORMERS
+from fastserve_core.stepping import Stepper
 from fastserve_core.task import Arrays
 
 
@@ -14,6 +16,7 @@ class TorchEngine:
     """Always there; the reference that other engines are compared with."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    imports: ClassVar[tuple[str, ...]] = TRANSFORMERS
     takes_weights: ClassVar[bool] = True
     generates: ClassVar[bool] = True
 
@@ -41,6 +44,12 @@ class TorchEngine:
         with self._torch.inference_mode():
             ids = self._model.generate(**tensors, max_new_tokens=int(options["max_new_tokens"]), **sampling)
         return {"ids": ids[:, tensors["input_ids"].shape[1] :].numpy()}
+
+    @staticmethod
+    def stepper(folder: Path, threads: int, memory: int) -> Stepper:
+        from fastserve_runtime.torch_stepper import TorchStepper
+
+        return TorchStepper(folder, threads, memory)
 
     def close(self) -> None:
         del self._model

@@ -139,7 +139,7 @@ class Distill:
         return teacher
 
     def _student(self, run: Run, teacher: Artifact) -> Artifact:
-        from fastserve_core.children import call
+        from fastserve_core.children import TRANSFORMERS, call
 
         folder = run.fresh_folder("student")
         request = {
@@ -148,5 +148,5 @@ class Distill:
             "layers": self.options.layers,
             "task": [run.task.name, vars(run.task.options), list(run.labels)],
         }
-        call("fastserve_slim.student", request, run.threads, run.emit)
+        call("fastserve_slim.student", request, run.threads, run.emit, TRANSFORMERS)
         return replace(teacher, folder=folder, digest=digest(hash_files(folder)))

@@ -9,10 +9,10 @@ from fastserve_core.run import Draft, Run
 
 def made_by(module: str, run: Run, threads: int | None = None, **more: Any) -> Draft:
     """The draft that a module's process writes; ``more`` are its own arguments besides model, draft and task."""
-    from fastserve_core.children import call
+    from fastserve_core.children import TRANSFORMERS, call
 
     draft = run.fresh_folder()
     task = [run.task.name, vars(run.task.options), list(run.labels)]
     request = {"model": run.model.folder, "draft": draft, "task": task, **more}
-    call(module, request, run.threads if threads is None else threads, run.emit)
+    call(module, request, run.threads if threads is None else threads, run.emit, TRANSFORMERS)
     return Draft(draft)

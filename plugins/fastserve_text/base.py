@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastserve_core.errors import BadData
+from fastserve_core.errors import BadData, BadPlan
 from fastserve_core.task import Arrays, Column, Encoded, Row
 from fastserve_text.encoding import pad
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fastserve_core.model import ModelSpec
+    from fastserve_core.stepping import Writer
 
 
 def text_fault(row: Row, name: str = "text") -> str | None:
@@ -38,6 +39,7 @@ class Again:
 class TextTask:
     """The base of the text tasks; what differs is in the subclasses."""
 
+    name: ClassVar[str]
     columns: ClassVar[tuple[Column, ...]] = (Column("text"),)
     head: ClassVar[str]
     generative: ClassVar[bool] = False
@@ -65,6 +67,9 @@ class TextTask:
 
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
         return pad(batch, self.padding, targets)
+
+    def writer(self, folder: Path) -> Writer:
+        raise BadPlan(f"the task {self.name} does not write texts")
 
     def prompts(self, batch: Sequence[Encoded]) -> Arrays:
         return self.collate(batch)

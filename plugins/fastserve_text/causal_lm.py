@@ -13,6 +13,7 @@ from fastserve_core.task import Arrays, Encoded, Encoder, Row
 from fastserve_text.base import TextTask, text_fault
 from fastserve_text.encoding import check_positions, load_tokenizer, pad, pad_id, token_id
 from fastserve_text.packing import Blocks
+from fastserve_text.writing import Writer
 
 
 @dataclass
@@ -61,6 +62,9 @@ class CausalLM(TextTask):
             return encoded
 
         return encode
+
+    def writer(self, folder: Path) -> Writer:
+        return Writer(folder)
 
     def _prepare_packing(self, folder: Path) -> None:
         check_positions(folder, self.options.max_length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from fastserve_core.children import answer, call
+from fastserve_core.children import TRANSFORMERS, answer, call
 from fastserve_core.errors import BadModel
 from fastserve_core.quiet import silence
 from fastserve_core.threads import threads_per_process
@@ -21,7 +21,7 @@ class GGUF:
 
     def convert(self, file: Path, folder: Path) -> None:
         """Write the model and its tokenizer; raises ``BadModel`` with transformers' reason."""
-        call("fastserve_text.gguf", {"file": file, "folder": folder}, threads_per_process())
+        call("fastserve_text.gguf", {"file": file, "folder": folder}, threads_per_process(), imports=TRANSFORMERS)
 
 
 def convert_here(file: str, folder: str, events: str) -> None:

@@ -9,9 +9,9 @@ import os
 from multiprocessing import forkserver, set_forkserver_preload
 from typing import Any
 
-from fastserve_core.children import answer
+from fastserve_core.children import TRANSFORMERS, answer
 
-IMPORTED = ["fastserve_torch_ddp.worker", "transformers.modeling_utils", "transformers.models.auto.modeling_auto"]
+IMPORTED = ["fastserve_torch_ddp.worker", *TRANSFORMERS]
 """What every rank needs and takes seconds to import: done once, while this process reads the data."""
 
 

@@ -1,0 +1,53 @@
+"""Texts that are written token by token, many side by side: what an engine and a task give for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BLOCK = 32
+"""Tokens whose keys and values lie together: what a text's memory is counted in. OpenVINO's is as large."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens of one text for one pass: the next ones of its prompt, or the one that was chosen last.
+
+    ``past`` tokens of the text went before. ``blocks`` are numbers of blocks, in the order of the text, with room for
+    all tokens up to the last of these; each text has its own.
+    """
+
+    tokens: Sequence[int]
+    past: int
+    blocks: Sequence[int]
+
+
+class Stepper(Protocol):
+    """A causal language model with the keys and values of many texts. Use it in the thread that made it."""
+
+    blocks: int
+    """How many there are, numbered from 0."""
+    ends: frozenset[int]
+    """Tokens that end a text."""
+
+    def step(self, pieces: Sequence[Piece]) -> np.ndarray[Any, Any]:
+        """One pass over all pieces: fp32 logits (pieces, vocabulary) of the token after the last of each."""
+
+    def close(self) -> None: ...
+
+
+class Writer(Protocol):
+    """Texts to tokens and back, for one model folder; from any thread."""
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """The whole texts, none of them cut."""
+
+    def spell(self) -> Callable[[int], str | None]:
+        """For one text: takes its tokens one after the other, and gives what each of them completes."""
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The prompt that the model's chat template makes; raises ``BadData`` where it has none, or refuses."""

@@ -1,0 +1,188 @@
+"""Children forked off a process that has the imports done: real processes, and real ends of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from fastserve_core import children, nursery
+from fastserve_core.children import call
+from fastserve_core.errors import StageFailed, UserError
+from fastserve_core.events import Progress
+from fastserve_core.nursery import Nurseries
+
+pytestmark = pytest.mark.skipif(not nursery.works_here(), reason="forks only on Linux")
+
+WORK = """
+    import os, pathlib, signal, sys, time
+    from fastserve_core.children import answer, event_writer
+    from fastserve_core.errors import BadOption
+    from fastserve_core.events import Progress
+
+    def work(what, events, **more):
+        if what == "crash":
+            raise RuntimeError("no such luck")
+        if what == "wrong":
+            raise BadOption("that is not an option")
+        if what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "wait":
+            event_writer(events)(Progress(str(os.getpid()), 0, 1))
+            time.sleep(60)
+        if what == "spawn":
+            import multiprocessing
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                return pool.map(double, [21])
+        here = {name: os.environ.get(name) for name in ("FASTSERVE_HOME", "OMP_NUM_THREADS", "TORCH_X")}
+        return {"pid": os.getpid(), "parent": os.getppid(), "slow": "slowly" in sys.modules, "folder": os.getcwd(),
+                "imported_by": sys.modules["slowly"].PID if "slowly" in sys.modules else None, **here}
+
+    def double(number):
+        return 2 * number
+
+    if __name__ == "__main__":
+        answer(work)
+"""
+
+
+@pytest.fixture
+def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Calls the module above, in processes of this test alone."""
+    (tmp_path / "some_work.py").write_text(textwrap.dedent(WORK))
+    (tmp_path / "slowly.py").write_text("import os\nPID = os.getpid()\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(children, "NURSERIES", Nurseries(idle=5.0))
+
+    def ask(what: str, threads: int = 1, **more: Any) -> Any:
+        return call("some_work", {"what": what, **more}, threads, imports=["slowly", "not_installed"])
+
+    return ask
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_imports_are_done_once_for_all_children(ask: Callable[..., Any]) -> None:
+    first, second = ask("tell"), ask("tell")
+    assert first["pid"] != second["pid"]
+    assert first["imported_by"] == second["imported_by"] == first["parent"] == second["parent"] != os.getpid()
+
+
+def test_a_child_has_the_folder_and_the_variables_of_the_one_who_asks(
+    ask: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ask("tell")
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    monkeypatch.setenv("FASTSERVE_HOME", "elsewhere")
+    second = ask("tell")
+    assert (second["folder"], second["FASTSERVE_HOME"], second["OMP_NUM_THREADS"]) == (str(other), "elsewhere", "1")
+    assert second["parent"] == first["parent"]
+
+
+def test_what_is_read_while_importing_needs_another_process(
+    ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = ask("tell"), ask("tell", threads=2)
+    monkeypatch.setenv("TORCH_X", "1")
+    third = ask("tell")
+    assert [second["OMP_NUM_THREADS"], third["TORCH_X"]] == ["2", "1"]
+    assert len({one["parent"] for one in (first, second, third)}) == 3
+
+
+def test_faults_come_back_as_from_any_child(ask: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="that is not an option"):
+        ask("wrong")
+    with pytest.raises(StageFailed, match=r"some_work ended with exit code 1:(?s:.*)RuntimeError: no such luck"):
+        ask("crash")
+    with pytest.raises(StageFailed, match="some_work ended with exit code -9"):
+        ask("die")
+    assert ask("tell")["slow"]
+
+
+def test_a_child_may_start_processes_that_import_its_main_module(ask: Callable[..., Any]) -> None:
+    assert ask("spawn") == [42]
+
+
+def test_where_the_process_was_killed_another_takes_its_place(ask: Callable[..., Any]) -> None:
+    first = ask("tell")["parent"]
+    os.kill(first, signal.SIGKILL)
+    until(lambda: gone(first))
+    assert ask("tell")["parent"] != first
+
+
+def test_a_child_ends_with_the_process_it_was_forked_off(ask: Callable[..., Any]) -> None:
+    parent, said, failed = ask("tell")["parent"], [], []
+
+    def wait() -> None:
+        try:
+            call("some_work", {"what": "wait"}, 1, said.append, imports=["slowly"])
+        except StageFailed as error:
+            failed.append(str(error))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    until(lambda: bool(said))
+    os.kill(parent, signal.SIGKILL)
+    thread.join(10)
+    assert "exit code -9" in failed[0]
+    until(lambda: gone(_pid(said[0])))
+
+
+def _pid(event: Any) -> int:
+    assert isinstance(event, Progress)
+    return int(event.what)
+
+
+def test_children_at_the_same_time_do_not_hold_each_other_up(ask: Callable[..., Any]) -> None:
+    said: list[Any] = []
+
+    def stop(event: Any) -> None:
+        said.append(event)
+        assert ask("tell")["slow"]  # answered while the other one sleeps
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        call("some_work", {"what": "wait"}, 1, stop, imports=["slowly"])
+    assert gone(_pid(said[0])), "a child that nobody waits for is ended"
+
+
+def test_it_leaves_when_nobody_asks_and_comes_again(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "NURSERIES", Nurseries(idle=0.2))
+    first = ask("tell")["parent"]
+    until(lambda: gone(first))
+    assert ask("tell")["parent"] != first
+
+
+def test_all_end_with_the_one_who_asked(ask: Callable[..., Any], tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from fastserve_core.children import call\n"
+        "call('some_work', {'what': 'wait'}, 1, lambda one: print(one.what, flush=True), imports=['slowly'])\n"
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as asking:
+        assert asking.stdout is not None
+        child = int(asking.stdout.readline())
+        parent = psutil.Process(child).ppid()
+        asking.kill()
+    until(lambda: gone(child) and gone(parent))

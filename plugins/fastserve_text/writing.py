@@ -1,0 +1,87 @@
+"""Texts and tokens of a language model, both ways, and the prompt that its chat template makes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fastserve_core.errors import BadData
+from fastserve_core.files import read_json
+from fastserve_text.encoding import load_tokenizer
+
+TEMPLATE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
+SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+"""What a template may name."""
+
+
+class Writer:
+    """For one model folder; see ``stepping.Writer``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tokenizer = load_tokenizer(folder, max_length=1)
+        self._tokenizer.no_truncation()
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        return [one.ids for one in self._tokenizer.encode_batch(list(texts))]
+
+    def spell(self) -> Callable[[int], str | None]:
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=True)
+        return lambda token: stream.step(self._tokenizer, token)
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        from jinja2 import TemplateError
+
+        if self._template is None:
+            raise BadData("the model has no chat template: ask for a completion of a prompt instead")
+        try:
+            prompt: str = self._template.render(messages=messages, add_generation_prompt=True, **self._special)
+        except (TemplateError, TypeError, ValueError) as error:
+            raise BadData(f"the model's chat template refuses the messages: {error}") from error
+        return prompt
+
+    @cached_property
+    def _config(self) -> Mapping[str, Any]:
+        path = self._folder / CONFIG
+        found: Mapping[str, Any] = read_json(path) if path.is_file() else {}
+        return found
+
+    @cached_property
+    def _special(self) -> dict[str, str]:
+        named = {name: self._config.get(name) for name in SPECIAL}
+        spelt = {name: one.get("content") if isinstance(one, Mapping) else one for name, one in named.items()}
+        return {name: one or "" for name, one in spelt.items()}
+
+    @cached_property
+    def _template(self) -> Any:
+        """Compiled as transformers compiles it, in a sandbox: it comes with the model."""
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        path, source = self._folder / TEMPLATE, self._config.get("chat_template")
+        if path.is_file():
+            source = path.read_text(encoding="utf-8")
+        elif isinstance(source, list):  # several, by name
+            source = next((one["template"] for one in source if one.get("name") == "default"), None)
+        if not source:
+            return None
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = lambda value, **given: json.dumps(value, ensure_ascii=False, **given)
+        environment.globals |= {
+            "raise_exception": _refuse,
+            "strftime_now": lambda form: datetime.now().astimezone().strftime(form),
+        }
+        return environment.from_string(source)
+
+
+def _refuse(message: str) -> None:
+    from jinja2 import TemplateError
+
+    raise TemplateError(message)
