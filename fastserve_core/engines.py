@@ -93,6 +93,11 @@ def load_engine(artifact: Artifact, threads: int, name: str | None = None) -> En
     return engine
 
 
+def can_step(artifact: Artifact) -> bool:
+    """Whether the artifact's engine knows how to write texts token by token."""
+    return hasattr(_kind(artifact, artifact.engine), "stepper")
+
+
 def load_stepper(artifact: Artifact, threads: int, memory: int) -> Stepper:
     """The artifact's engine as one that writes many texts token by token, ``memory`` bytes for keys and values.
 

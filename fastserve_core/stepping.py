@@ -43,8 +43,11 @@ class Stepper(Protocol):
 class Writer(Protocol):
     """Texts to tokens and back, for one model folder; from any thread."""
 
-    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """The whole texts, none of them cut."""
+    vocabulary: int
+    """How many tokens there are."""
+
+    def tokens(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+        """The whole texts, none of them cut; with the special tokens that the model's texts begin with."""
 
     def spell(self) -> Callable[[int], str | None]:
         """For one text: takes its tokens one after the other, and gives what each of them completes."""

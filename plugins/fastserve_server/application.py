@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from fastserve_core.artifact import MANIFEST, load_artifact
 from fastserve_core.threads import threads_per_process
-from fastserve_server import kserve, pages, schemas
+from fastserve_server import kserve, openai, pages, schemas
 from fastserve_server.access import Logged, access_log
 from fastserve_server.keys import Guarded
 from fastserve_server.metrics import Metered
@@ -96,6 +96,7 @@ ENDPOINTS = (
     Endpoint("GET", "/openapi.json", openapi, "This description", gives="application/json"),
     Endpoint("GET", "/docs", docs, "This description as a page"),
     Endpoint("GET", "/", home, "A page to try the model"),
+    *openai.ENDPOINTS,
     *kserve.ENDPOINTS,
 )
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from fastserve_core.errors import BadOption, Collector
 
+SCHEDULERS = ("fcfs", "mlfq")
 STANDARD = "-"
 """As an ``access_log``: the server's own output."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -23,6 +24,8 @@ class Serving:
     inputs that wait; ``max_delay_ms`` is how long the oldest of them may wait for a fuller batch. ``keys`` is a file
     with an API key a line: with it, or with keys in ``FASTSERVE_API_KEYS``, requests without one are refused.
     ``access_log`` is a file that gets a line of JSON for each request, or ``-`` for the server's own output.
+    A language model writes up to ``max_batch`` texts side by side, in the order of ``scheduler``: ``fcfs``, first come
+    first served, or ``mlfq``, what has had little before what has had much; ``cache_mb`` is for their keys and values.
     """
 
     where: ClassVar[str] = "serve"
@@ -38,6 +41,8 @@ class Serving:
     deadline_s: float = 30.0
     keys: str | None = None
     access_log: str | None = None
+    scheduler: str = "mlfq"
+    cache_mb: int = 512
 
     def __post_init__(self) -> None:
         faults = Collector()
@@ -46,7 +51,7 @@ class Serving:
 
     def check(self, faults: Collector) -> None:
         """Collect every fault of the options."""
-        for name in ("workers", "max_batch", "max_queue", "max_inputs", "max_body_bytes", "max_new_tokens"):
+        for name in ("workers", "max_batch", "max_queue", "max_inputs", "max_body_bytes", "max_new_tokens", "cache_mb"):
             self.at_least(faults, name, 1)
         self.at_least(faults, "max_delay_ms", 0)
         with faults.collect():
@@ -55,6 +60,10 @@ class Serving:
         with faults.collect():
             if self.name is not None and not NAME.fullmatch(self.name):
                 raise BadOption(f"{self.where}.name={self.name!r}: use letters, digits, '.', '_' and '-', as in a URL")
+        with faults.collect():
+            if self.scheduler not in SCHEDULERS:
+                known = " or ".join(SCHEDULERS)
+                raise BadOption(f"{self.where}.scheduler must be {known}, not '{self.scheduler}'")
         with faults.collect():
             if self.max_inputs > self.max_queue:
                 raise BadOption(

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from fastserve_core.artifact import Artifact
-from fastserve_core.errors import BadData, BadOption, FastServeError, suggest
+from fastserve_core.engines import can_step, load_stepper
+from fastserve_core.errors import BadData, BadOption, BadPlan, FastServeError, Unexportable, suggest
 from fastserve_core.files import read_json
 from fastserve_core.predictor import Predictor, load_task
-from fastserve_core.task import Encoded
+from fastserve_core.task import Encoded, Row
 from fastserve_server.asked import Answers, Unavailable
 from fastserve_server.batcher import Batcher
 from fastserve_server.metrics import Metrics
 from fastserve_server.options import Serving
+from fastserve_server.writing.generator import Generator, whole
+from fastserve_server.writing.jobs import Stream, Wish
+from fastserve_server.writing.sampling import Sampling
+
+log = logging.getLogger(__name__)
 
 WARM_TEXTS = ("A first sentence.", "A much longer text, so that no shape is new to the engine. " * 8)
 POLL_SECONDS = 0.05
@@ -42,8 +50,11 @@ class Service:
         # Many single-thread workers answer more than one many-thread worker, whose threads wait for each other.
         workers = options.workers or threads
         self._threads_each = max(1, threads // workers)
-        self.batcher = Batcher(options, workers, self._make_worker, self._check_length, self.metrics.passed)
         self._positions = _positions(artifact)
+        self.batcher: Batcher | Generator = Batcher(
+            options, workers, self._make_worker, self._check_length, self.metrics.passed
+        )
+        self._threads = threads
         self._known = frozenset({"text", *(column.name for column in self.task.columns)})
         self._loaded = asyncio.Event()
         self._fault: BaseException | None = None
@@ -68,12 +79,29 @@ class Service:
 
     async def _load(self) -> None:
         try:
-            await self.batcher.start()
+            if not await self._start_writing():
+                await self.batcher.start()
             freeze()
         except Exception as error:
             self._fault = error
         finally:
             self._loaded.set()
+
+    async def _start_writing(self) -> bool:
+        """Have a model that writes do so side by side, where its engine and its kind allow."""
+        if not self.task.generative or not can_step(self.artifact):
+            return False
+        memory = self.options.cache_mb * 1_000_000
+        writer = self.task.writer(self.artifact.folder)
+        made = partial(load_stepper, self.artifact, self._threads, memory)
+        generator = Generator(self.options, writer, made, self._positions, self.metrics.passed)
+        try:
+            await generator.start()
+        except Unexportable as error:
+            log.warning("texts are written one batch after the other, and not streamed: %s", error)
+            return False
+        self.batcher = generator
+        return True
 
     async def loaded(self) -> None:
         """Wait until the service is ready; raises what loading the model failed with."""
@@ -98,13 +126,44 @@ class Service:
 
         Raises ``Unavailable``, ``QueueFull``, ``BadOption`` or ``BadData``; the future may fail with ``BadData``.
         """
-        if not self.ready:
-            raise Unavailable(self.why_not_ready())
+        self._check_ready()
         if not inputs:
             raise BadData("no inputs were given")
         if options:
             self._check_options(options)
-        return self.batcher.submit([self.task.read_input(self._named(value)) for value in inputs], options)
+        rows = [self.task.read_input(self._named(value)) for value in inputs]
+        if isinstance(self.batcher, Generator):
+            return asyncio.ensure_future(self._written(self.batcher, rows, options))
+        return self.batcher.submit(rows, options)
+
+    def write(self, wishes: Sequence[Wish]) -> list[Stream]:
+        """The texts to come, part by part; raises as ``ask`` does."""
+        return self.generator().submit(wishes)
+
+    def generator(self) -> Generator:
+        """What writes texts; raises ``BadPlan`` for a model that does not, ``Unavailable``."""
+        self._check_ready()
+        if isinstance(self.batcher, Generator):
+            return self.batcher
+        if not self.task.generative:
+            raise BadPlan(f"the model is for {self.task.name} and does not write texts: ask /predict")
+        raise BadPlan("this model does not write texts part by part on its engine: ask /predict")
+
+    def room(self, prompt: int) -> int:
+        """How many new tokens the model has positions for, after a prompt; at least one, for which it may refuse."""
+        most = self.options.max_new_tokens
+        return most if self._positions is None else max(1, min(most, self._positions - prompt))
+
+    async def _written(self, generator: Generator, rows: Sequence[Row], options: Mapping[str, Any]) -> Answers:
+        prompts = await asyncio.to_thread(generator.writer.tokens, [row["text"] for row in rows])
+        asked = {**vars(self.task.options), **options}
+        sampling = Sampling(temperature=asked["temperature"])
+        texts = await whole(generator.submit([Wish(one, asked["max_new_tokens"], sampling) for one in prompts]))
+        return [{"text": one["text"], "tokens": one["tokens"]} for one in texts]
+
+    def _check_ready(self) -> None:
+        if not self.ready:
+            raise Unavailable(self.why_not_ready())
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
         own = vars(self.task.options)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from fastserve_core.errors import UserError
 from fastserve_server.asked import EngineFailed, QueueFull, Unavailable
+from fastserve_server.openai_schemas import ChatRequest, CompletionRequest
 from fastserve_server.schemas import ErrorResponse, InferError, InferRequest, PredictRequest, Problem
 from fastserve_server.service import Service
 
@@ -91,7 +92,7 @@ def decode(kind: type[T], body: bytes | memoryview) -> T:
 
 
 _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (InferRequest, PredictRequest)
+    kind: msgspec.json.Decoder(kind) for kind in (ChatRequest, CompletionRequest, InferRequest, PredictRequest)
 }
 
 

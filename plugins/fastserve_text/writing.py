@@ -25,9 +25,10 @@ class Writer:
         self._folder = folder
         self._tokenizer = load_tokenizer(folder, max_length=1)
         self._tokenizer.no_truncation()
+        self.vocabulary = self._tokenizer.get_vocab_size()
 
-    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        return [one.ids for one in self._tokenizer.encode_batch(list(texts))]
+    def tokens(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+        return [one.ids for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=special)]
 
     def spell(self) -> Callable[[int], str | None]:
         from tokenizers.decoders import DecodeStream

@@ -1,0 +1,227 @@
+"""OpenAI's completions and chats: the same texts at once or as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from fastserve_core.errors import BadData
+from fastserve_server.asked import EngineFailed, Unavailable
+from fastserve_server.openai_schemas import (
+    Chat,
+    ChatChoice,
+    ChatChunk,
+    ChatRequest,
+    Completion,
+    CompletionRequest,
+    DeltaChoice,
+    Parameters,
+    Said,
+    TextChoice,
+    Usage,
+)
+from fastserve_server.schemas import ErrorResponse, Problem
+from fastserve_server.service import Service
+from fastserve_server.web import TYPES, Endpoint, decode, read_body, reply, service_of, timed, while_connected
+from fastserve_server.writing.generator import Generator, whole
+from fastserve_server.writing.jobs import Delta, Stream
+
+log = logging.getLogger(__name__)
+
+EVENTS = "text/event-stream"
+DONE = b"data: [DONE]\n\n"
+
+
+class Shape(Protocol):
+    """How a kind of answer looks: as a whole, and in parts."""
+
+    def whole(self, texts: Sequence[dict[str, Any]], usage: Usage) -> Any: ...
+
+    def begin(self, count: int) -> list[Any]: ...
+
+    def part(self, choice: int, delta: Delta) -> Any: ...
+
+    def usage(self, usage: Usage) -> Any: ...
+
+
+class Completions:
+    def __init__(self, model: str) -> None:
+        self._about: dict[str, Any] = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def whole(self, texts: Sequence[dict[str, Any]], usage: Usage) -> Completion:
+        choices = [TextChoice(place, one["text"], one["finish"]) for place, one in enumerate(texts)]
+        return Completion(**self._about, choices=choices, usage=usage)
+
+    def begin(self, count: int) -> list[Completion]:
+        return []
+
+    def part(self, choice: int, delta: Delta) -> Completion:
+        return Completion(**self._about, choices=[TextChoice(choice, delta.text, delta.finish)])
+
+    def usage(self, usage: Usage) -> Completion:
+        return Completion(**self._about, choices=[], usage=usage)
+
+
+class Chats:
+    def __init__(self, model: str) -> None:
+        self._about: dict[str, Any] = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def whole(self, texts: Sequence[dict[str, Any]], usage: Usage) -> Chat:
+        choices = [ChatChoice(place, Said(one["text"]), one["finish"]) for place, one in enumerate(texts)]
+        return Chat(**self._about, choices=choices, usage=usage)
+
+    def begin(self, count: int) -> list[ChatChunk]:
+        return [
+            ChatChunk(**self._about, choices=[DeltaChoice(one, {"role": "assistant", "content": ""})])
+            for one in range(count)
+        ]
+
+    def part(self, choice: int, delta: Delta) -> ChatChunk:
+        said = {"content": delta.text} if delta.text else {}
+        return ChatChunk(**self._about, choices=[DeltaChoice(choice, said, delta.finish)])
+
+    def usage(self, usage: Usage) -> ChatChunk:
+        return ChatChunk(**self._about, choices=[], usage=usage)
+
+
+@timed
+async def completions(request: Request) -> Response:
+    asked = decode(CompletionRequest, await read_body(request))
+    generator, service = _generator(request, asked)
+    prompts = await asyncio.to_thread(_prompts, generator, asked.prompt)
+    most = _most(service, asked.max_tokens or 16)
+    return await _answer(request, asked, prompts, most, Completions(service.name))
+
+
+@timed
+async def chat(request: Request) -> Response:
+    asked = decode(ChatRequest, await read_body(request))
+    generator, service = _generator(request, asked)
+    said = [{"role": one.role, "content": _text(one.content)} for one in asked.messages]
+    # the template has the special tokens already
+    prompt = await asyncio.to_thread(lambda: generator.writer.tokens([generator.writer.chat(said)], special=False))
+    wanted = asked.max_completion_tokens or asked.max_tokens
+    room = service.room(len(prompt[0]))
+    most = _most(service, wanted) if wanted else min(room, service.options.max_new_tokens)
+    return await _answer(request, asked, prompt, most, Chats(service.name))
+
+
+def _generator(request: Request, asked: Parameters) -> tuple[Generator, Service]:
+    service = service_of(request)
+    if asked.model != service.name:
+        raise HTTPException(404, f"there is no model '{asked.model}' here: this server has '{service.name}'")
+    return service.generator(), service
+
+
+def _prompts(generator: Generator, prompt: str | list[str | int]) -> list[list[int]]:
+    if isinstance(prompt, str):
+        return generator.writer.tokens([prompt])
+    tokens = [one for one in prompt if isinstance(one, int)]
+    texts = [one for one in prompt if isinstance(one, str)]
+    if tokens and texts:
+        raise BadData("a prompt is a text, a list of texts, or a list of tokens: not texts and tokens together")
+    return [tokens] if tokens else generator.writer.tokens(texts)
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
+def _most(service: Service, wanted: int) -> int:
+    limit = service.options.max_new_tokens
+    if wanted > limit:
+        raise BadData(f"max_tokens must be at most {limit} on this server, not {wanted}")
+    return wanted
+
+
+async def _answer(
+    request: Request, asked: Parameters, prompts: Sequence[list[int]], most: int, shape: Shape
+) -> Response:
+    service = service_of(request)
+    choices = len(prompts) * (asked.n or 1)
+    if choices > service.options.max_inputs:
+        raise HTTPException(413, f"{choices} texts are more than the {service.options.max_inputs} of one request")
+    wishes = [asked.wish(prompt, most, place) for prompt in prompts for place in range(asked.n or 1)]
+    streams = service.write(wishes)
+    read = sum(map(len, prompts))
+    if not asked.stream:
+        texts = await while_connected(request, asyncio.ensure_future(whole(streams)))
+        return reply(shape.whole(texts, _usage(read, sum(one["tokens"] for one in texts))))
+    counted = asked.stream_options is not None and asked.stream_options.include_usage
+    events = _events(streams, shape, read if counted else None, service.options.deadline_s)
+    return StreamingResponse(events, media_type=EVENTS, headers={"Cache-Control": "no-cache"})
+
+
+async def _events(streams: Sequence[Stream], shape: Shape, read: int | None, deadline_s: float) -> AsyncIterator[bytes]:
+    """The texts' parts as they come, of all choices; the end, or why there is none."""
+    written = 0
+    try:
+        for one in shape.begin(len(streams)):
+            yield _event(one)
+        async with asyncio.timeout(deadline_s), aclosing(_merged(streams)) as merged:
+            async for choice, delta in merged:
+                written += delta.tokens
+                if delta.text or delta.finish:
+                    yield _event(shape.part(choice, delta))
+        if read is not None:
+            yield _event(shape.usage(_usage(read, written)))
+        yield DONE
+    except TimeoutError:
+        yield _failed(504, f"the answer took longer than the {deadline_s:g} s that a request may take")
+    except Unavailable as error:
+        yield _failed(503, str(error))
+    except EngineFailed as error:
+        yield _failed(500, str(error))
+    finally:
+        for stream in streams:
+            stream.cancel()
+
+
+async def _merged(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Delta]]:
+    """What comes of any of them, with its place."""
+    waiting = {place: aiter(one) for place, one in enumerate(streams)}
+    asked = {asyncio.ensure_future(anext(one)): place for place, one in waiting.items()}
+    try:
+        while asked:
+            done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                place, delta = asked.pop(one), one.result()
+                yield place, delta
+                if not delta.finish:
+                    asked[asyncio.ensure_future(anext(waiting[place]))] = place
+    finally:
+        for one in asked:
+            one.cancel()
+
+
+def _event(value: Any) -> bytes:
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+
+
+def _failed(status: int, message: str) -> bytes:
+    """What a client sees when the answer has begun and cannot be ended."""
+    return _event(ErrorResponse(Problem(TYPES[status], message)))
+
+
+def _usage(read: int, written: int) -> Usage:
+    return Usage(read, written, read + written)
+
+
+ENDPOINTS = (
+    Endpoint("POST", "/v1/completions", completions, "Go on from a prompt", CompletionRequest, Completion),
+    Endpoint("POST", "/v1/chat/completions", chat, "Answer a conversation", ChatRequest, Chat),
+)

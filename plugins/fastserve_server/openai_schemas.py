@@ -1,0 +1,145 @@
+"""OpenAI's requests and responses, as far as a model of one's own has what they ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from fastserve_core.errors import BadData
+from fastserve_server.writing.jobs import Wish
+from fastserve_server.writing.sampling import Sampling
+
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Positive = Annotated[int, Meta(ge=1)]
+Stops = str | Annotated[list[str], Meta(max_length=16)] | None
+CHOICES = 16
+
+
+class StreamOptions(Struct):
+    include_usage: bool = False
+
+
+class Parameters(Struct, kw_only=True):
+    """What completions and chats share. ``top_k`` and ``ignore_eos`` are additions that vLLM has as well."""
+
+    model: str
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = 1.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = 1.0
+    top_k: Annotated[int, Meta(ge=0)] | None = 0
+    n: Annotated[int, Meta(ge=1, le=CHOICES)] | None = 1
+    stop: Stops = None
+    seed: Annotated[int, Meta(ge=0)] | None = None
+    presence_penalty: Penalty | None = 0.0
+    frequency_penalty: Penalty | None = 0.0
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    ignore_eos: bool = False
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+    def wish(self, prompt: list[int], most: int, choice: int) -> Wish:
+        """The text of one choice, whose draws are its own."""
+        sampling = Sampling(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=self.top_p or 1.0,
+            top_k=self.top_k or 0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias={_token(name): bias for name, bias in (self.logit_bias or {}).items()},
+        )
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        seed = None if self.seed is None else self.seed + choice
+        return Wish(prompt, most, sampling, stops, seed, self.ignore_eos)
+
+
+def _token(name: str) -> int:
+    if not name.isdecimal():
+        raise BadData(f"logit_bias is by the numbers of tokens, and '{name}' is none")
+    return int(name)
+
+
+class CompletionRequest(Parameters, kw_only=True):
+    prompt: str | Annotated[list[str | int], Meta(min_length=1)]
+    """A text, several, or the tokens of one."""
+    max_tokens: Positive | None = 16
+    echo: Literal[False] | None = None
+    best_of: Literal[1] | None = None
+    logprobs: None = None
+    suffix: None = None
+
+
+class TextPart(Struct, tag="text", tag_field="type"):
+    text: str
+
+
+class Message(Struct):
+    role: str
+    content: str | list[TextPart]
+
+
+class ChatRequest(Parameters, kw_only=True):
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_tokens: Positive | None = None
+    max_completion_tokens: Positive | None = None
+    logprobs: Literal[False] | None = None
+    tools: None = None
+
+
+class Usage(Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class TextChoice(Struct):
+    index: int
+    text: str
+    finish_reason: str | None
+    logprobs: None = None
+
+
+class Completion(Struct, kw_only=True):
+    id: str
+    created: int
+    model: str
+    choices: list[TextChoice]
+    object: str = "text_completion"
+    usage: Usage | UnsetType | None = UNSET
+
+
+class Said(Struct):
+    content: str
+    role: str = "assistant"
+
+
+class ChatChoice(Struct):
+    index: int
+    message: Said
+    finish_reason: str
+    logprobs: None = None
+
+
+class Chat(Struct, kw_only=True):
+    id: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    object: str = "chat.completion"
+
+
+class DeltaChoice(Struct):
+    index: int
+    delta: dict[str, Any]
+    finish_reason: str | None = None
+    logprobs: None = None
+
+
+class ChatChunk(Struct, kw_only=True):
+    id: str
+    created: int
+    model: str
+    choices: list[DeltaChoice]
+    object: str = "chat.completion.chunk"
+    usage: Usage | UnsetType | None = UNSET

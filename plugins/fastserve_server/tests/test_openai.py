@@ -1,0 +1,193 @@
+"""OpenAI's own client against a real server: texts at once, as streams, in chats, and what it is told when it errs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from fastserve_core.artifact import MANIFEST, Artifact, write_manifest
+from fastserve_core.hashing import hash_files
+from fastserve_server.options import ServerOptions
+from fastserve_server.server import ServerProcess, start
+from fastserve_server.tests.conftest import make_artifact
+
+TEMPLATE = (
+    "{% for one in messages %}{% if one.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+    "the {{ one.role }} : {{ one.content }}\n{% endfor %}"
+)
+ASKED: dict[str, Any] = {"model": "w", "prompt": "the film is", "temperature": 0}
+SAID: Any = [{"role": "user", "content": "what a moving story"}]
+
+
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    artifact = make_artifact(tmp_path_factory.mktemp("models") / "chatty", "causal_lm")
+    (artifact.folder / "chat_template.jinja").write_text(TEMPLATE)
+    manifest, files = artifact.manifest, hash_files(artifact.folder, leave_out=[MANIFEST])
+    return write_manifest(artifact.folder, type(manifest)(**{**vars(manifest), "files": files}))
+
+
+@pytest.fixture(scope="module")
+def talking(chatty: Artifact) -> Iterator[ServerProcess]:
+    options = ServerOptions(port=0, name="w", max_new_tokens=100, max_inputs=4, max_queue=4, max_batch=4)
+    with start(chatty.folder, options, threads=2) as running:
+        yield running
+
+
+@pytest.fixture
+def client(talking: ServerProcess) -> openai.OpenAI:
+    return openai.OpenAI(base_url=talking.url + "/v1", api_key="none", max_retries=0)
+
+
+def test_a_text_and_the_same_as_a_stream(client: openai.OpenAI) -> None:
+    whole = client.completions.create(**ASKED, max_tokens=12)
+    assert whole.object == "text_completion"
+    assert [one.finish_reason for one in whole.choices] == ["length"]
+    assert whole.usage is not None
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.usage.total_tokens) == (3, 12, 15)
+    parts = list(client.completions.create(**ASKED, max_tokens=12, stream=True, stream_options={"include_usage": True}))
+    assert "".join(one.choices[0].text for one in parts[:-1]) == whole.choices[0].text != ""
+    assert [one.choices[0].finish_reason for one in parts[:-1]] == [None] * (len(parts) - 2) + ["length"]
+    assert parts[-1].usage == whole.usage
+    assert {one.id for one in parts} == {parts[0].id}
+    assert client.models.list().data[0].id == "w"
+
+
+def test_several_prompts_tokens_and_choices(client: openai.OpenAI) -> None:
+    one = client.completions.create(**ASKED)
+    several = client.completions.create(**{**ASKED, "prompt": ["a dreadful", "the film is"]}, n=2)
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
+    assert several.choices[2].text == several.choices[3].text == one.choices[0].text
+    assert client.completions.create(**{**ASKED, "prompt": [5, 6, 7]}).usage.prompt_tokens == 3  # type: ignore[union-attr]
+    drawn = {**ASKED, "temperature": 1.7, "seed": 5, "max_tokens": 30}
+    first, again = (client.completions.create(**drawn, n=2).choices for _ in range(2))
+    assert [choice.text for choice in first] == [choice.text for choice in again]
+    assert first[0].text != first[1].text
+    streamed: dict[int, str] = {}
+    for part in client.completions.create(**drawn, n=2, stream=True):
+        choice = part.choices[0]
+        streamed[choice.index] = streamed.get(choice.index, "") + choice.text
+    assert streamed == {choice.index: choice.text for choice in first}
+
+
+def test_a_stop_string_ends_a_text_and_is_not_shown(client: openai.OpenAI) -> None:
+    text = client.completions.create(**ASKED, max_tokens=40).choices[0].text
+    stop = text[len(text) // 2 :][:3]
+    before = text[: text.index(stop)]
+    ended = client.completions.create(**ASKED, max_tokens=40, stop=[stop, "never"])
+    assert (ended.choices[0].text, ended.choices[0].finish_reason) == (before, "stop")
+    parts = client.completions.create(**ASKED, max_tokens=40, stop=stop, stream=True)
+    assert "".join(one.choices[0].text for one in parts) == before
+
+
+def test_a_chat_and_the_same_as_a_stream(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "w", "messages": SAID, "temperature": 0}
+    whole = client.chat.completions.create(**asked, max_completion_tokens=10)
+    assert whole.object == "chat.completion"
+    message = whole.choices[0].message
+    prompt = "the user : what a moving story\n"
+    assert message.role == "assistant"
+    assert message.content == client.completions.create(**{**ASKED, "prompt": prompt}, max_tokens=10).choices[0].text
+    parts = list(client.chat.completions.create(**asked, max_tokens=10, stream=True))
+    assert parts[0].choices[0].delta.role == "assistant"
+    assert "".join(one.choices[0].delta.content or "" for one in parts) == message.content
+    assert parts[-1].choices[0].finish_reason == "length"
+    in_parts: Any = [{"role": "user", "content": [{"type": "text", "text": SAID[0]["content"]}]}]
+    assert (
+        client.chat.completions.create(**{**asked, "messages": in_parts}, max_tokens=10).choices[0].message == message
+    )
+    free = client.chat.completions.create(**asked)
+    assert free.usage is not None
+    assert free.usage.completion_tokens == 100, "as many as the server allows, where the request does not say"
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "reason"),
+    [
+        ({"model": "other"}, 404, "there is no model 'other' here: this server has 'w'"),
+        ({"max_tokens": 101}, 422, "max_tokens must be at most 100 on this server, not 101"),
+        ({"max_tokens": 0}, 422, "max_tokens"),
+        ({"temperature": 3}, 422, "temperature"),
+        ({"prompt": "a wonderful film " * 40, "max_tokens": 90}, 422, "more than the model's 128"),
+        ({"prompt": ""}, 422, "no tokens that the model knows"),
+        ({"prompt": []}, 422, "prompt"),
+        ({"prompt": [5, "film"]}, 422, "not texts and tokens together"),
+        ({"prompt": [5, 100000]}, 422, "the model has no token 100000"),
+        ({"prompt": [-1]}, 422, "the model has no token -1"),
+        ({"prompt": ["a"] * 5}, 413, "5 texts are more than the 4 of one request"),
+        ({"echo": True}, 422, "echo"),
+        ({"logprobs": 3}, 422, "logprobs"),
+        ({"logit_bias": {"film": 3}}, 422, "logit_bias is by the numbers of tokens, and 'film' is none"),
+    ],
+)
+def test_what_a_completion_cannot_have(client: openai.OpenAI, more: dict[str, Any], status: int, reason: str) -> None:
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.completions.create(**{**ASKED, **more})
+    assert refused.value.status_code == status
+    assert reason in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "template refuses .* no tools here"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "image_url"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    ],
+)
+def test_what_a_chat_cannot_have(client: openai.OpenAI, more: dict[str, Any], reason: str) -> None:
+    with pytest.raises(openai.UnprocessableEntityError, match=reason):
+        client.chat.completions.create(**{"model": "w", "messages": SAID, **more})
+
+
+def test_a_model_without_a_template_and_one_that_does_not_write(writer: Artifact, server: ServerProcess) -> None:
+    with start(writer.folder, ServerOptions(port=0, name="w"), threads=1) as plain:
+        client = openai.OpenAI(base_url=plain.url + "/v1", api_key="none", max_retries=0)
+        with pytest.raises(openai.UnprocessableEntityError, match="no chat template: ask for a completion"):
+            client.chat.completions.create(model="w", messages=SAID)
+    client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+    with pytest.raises(openai.UnprocessableEntityError, match="does not write texts: ask /predict"):
+        client.completions.create(model="tiny-classifier", prompt="a film")
+
+
+def test_who_leaves_in_the_middle_makes_room(talking: ServerProcess) -> None:
+    asked = {**ASKED, "max_tokens": 100, "stream": True}
+    for _ in range(12):  # more than may wait
+        with httpx.stream("POST", talking.url + "/v1/completions", json=asked) as response:
+            assert response.status_code == 200
+            assert response.headers["content-type"].startswith("text/event-stream")
+            next(response.iter_lines())
+    until = time.monotonic() + 10
+    while "fastserve_queue_depth 0.0" not in httpx.get(talking.url + "/metrics").text:
+        assert time.monotonic() < until
+    assert httpx.post(talking.url + "/v1/completions", json={**asked, "stream": False}).status_code == 200
+
+
+def test_a_stream_that_takes_too_long_says_so(chatty: Artifact) -> None:
+    options = ServerOptions(port=0, name="w", deadline_s=0.2, max_new_tokens=100)
+    with start(chatty.folder, options, threads=1) as server:
+        asked = {**ASKED, "max_tokens": 100, "stream": True, "ignore_eos": True, "n": 16}
+        lines = httpx.post(server.url + "/v1/completions", json=asked).text.split("\n\n")
+        assert lines[0].startswith("data: {")
+        assert "[DONE]" not in lines[-2]
+        assert '"type":"deadline_exceeded"' in lines[-2]
+
+
+def test_openvino_writes_what_torch_writes(chatty: Artifact, client: openai.OpenAI, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "lowered"
+    shutil.copytree(chatty.folder, folder)
+    manifest = chatty.manifest
+    write_manifest(folder, type(manifest)(**{**vars(manifest), "runtime": {**manifest.runtime, "engine": "openvino"}}))
+    with start(folder, ServerOptions(port=0, name="w"), threads=1) as server:
+        other = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+        texts = [one.completions.create(**ASKED, max_tokens=30).choices[0].text for one in (client, other)]
+        assert texts[0] == texts[1] != ""

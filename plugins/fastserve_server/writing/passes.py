@@ -1,0 +1,44 @@
+"""What goes through the model in the next pass: which jobs, how many of each one's tokens, and who gives way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastserve_core.stepping import Piece
+from fastserve_server.writing.blocks import Pool
+from fastserve_server.writing.jobs import Job
+
+PASS_TOKENS = 256
+"""Tokens of prompts in a pass: more would keep the texts that are being written waiting for longer."""
+
+
+def plan(order: Sequence[Job], pool: Pool, most: int) -> list[tuple[Job, Piece]]:
+    """At most ``most`` pieces, of the jobs at the front.
+
+    Where blocks are short, the jobs at the end give theirs back. The first job always runs: a job's tokens never need
+    more blocks than there are.
+    """
+    chosen: list[tuple[Job, Piece]] = []
+    left = PASS_TOKENS
+    for place, job in enumerate(order):
+        if len(chosen) == most:
+            break
+        count = min(job.ahead, left) if job.ahead > 1 else 1
+        if not count:
+            continue
+        if not _make_room(job, job.past + count, order[place + 1 :], pool):
+            break
+        if job.ahead > 1:
+            left -= count
+        piece = Piece(job.tokens[job.past : job.past + count], job.past, tuple(job.blocks))
+        chosen.append((job, piece))
+    return chosen
+
+
+def _make_room(job: Job, tokens: int, behind: Sequence[Job], pool: Pool) -> bool:
+    while not pool.grow(job, tokens):
+        last = next((one for one in reversed(behind) if one.blocks), None)
+        if last is None:
+            return False
+        pool.take_back(last)
+    return True

@@ -1,0 +1,211 @@
+"""Texts from a real model, many at a time: each is what it would be alone, whoever came and went meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastserve_core.artifact import Artifact
+from fastserve_core.errors import BadData
+from fastserve_core.stepping import BLOCK, Piece, Stepper
+from fastserve_runtime.torch_engine import TorchEngine
+from fastserve_server.asked import EngineFailed, QueueFull, Unavailable
+from fastserve_server.options import Serving
+from fastserve_server.tests.conftest import make_artifact
+from fastserve_server.writing.generator import Generator, whole
+from fastserve_server.writing.jobs import Wish
+from fastserve_server.writing.sampling import Sampling
+from fastserve_text.writing import Writer
+
+GREEDY = Sampling(temperature=0)
+BYTES_A_BLOCK = 2 * 2 * BLOCK * 32 * 4
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return make_artifact(tmp_path_factory.mktemp("models") / "tiny-writer", "causal_lm")
+
+
+class Watched:
+    """A real stepper whose passes are seen, and can be held up or made to fail."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        self._stepper = stepper
+        self.blocks, self.ends = stepper.blocks, frozenset[int]()
+        self.sizes: list[int] = []
+        self.before: Callable[[Sequence[Piece]], None] = lambda pieces: None
+
+    def step(self, pieces: Sequence[Piece]) -> Any:
+        self.sizes.append(len(pieces))
+        self.before(pieces)
+        return self._stepper.step(pieces)
+
+    def close(self) -> None:
+        self._stepper.close()
+
+
+@asynccontextmanager
+async def running(folder: Path, blocks: int = 100, **options: Any) -> AsyncIterator[tuple[Generator, Watched]]:
+    made: list[Watched] = []
+
+    def make() -> Watched:
+        made.append(Watched(TorchEngine.stepper(folder, 1, blocks * BYTES_A_BLOCK)))
+        return made[0]
+
+    generator = Generator(Serving(**options), Writer(folder), make, positions=128)
+    await generator.start()
+    try:
+        yield generator, made[0]
+    finally:
+        await generator.stop()
+
+
+def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def timed() -> None:
+        async with asyncio.timeout(60):
+            await scene()
+
+    asyncio.run(timed())
+
+
+def prompts(count: int) -> list[list[int]]:
+    random = np.random.default_rng(0)
+    return [random.integers(5, 60, int(random.integers(1, 70))).tolist() for _ in range(count)]
+
+
+def alone(folder: Path, prompt: Sequence[int], most: int) -> list[int]:
+    stepper, tokens = TorchEngine.stepper(folder, 1, 100 * BYTES_A_BLOCK), list(prompt)
+    for _ in range(most):
+        tokens.append(int(stepper.step([Piece(tokens, 0, range(8))])[0].argmax()))
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("scheduler", ["fcfs", "mlfq"])
+@pytest.mark.parametrize("blocks", [100, 4], ids=["room for all", "room for one"])
+def test_each_text_is_what_it_is_alone(model: Artifact, scheduler: str, blocks: int) -> None:
+    async def scene() -> None:
+        asked = [Wish(prompt, 20 + 3 * place, GREEDY) for place, prompt in enumerate(prompts(6))]
+        spell = [Writer(model.folder).spell() for _ in asked]
+        expected = [
+            "".join(spell[place](token) or "" for token in alone(model.folder, one.prompt, one.most))
+            for place, one in enumerate(asked)
+        ]
+        async with running(model.folder, blocks, scheduler=scheduler) as (generator, watched):
+            first = generator.submit(asked[:2])
+            await anext(aiter(first[0]))  # the others come while it is being written
+            rest = generator.submit(asked[2:])
+            found = await whole(rest)
+            assert [one["text"] for one in found] == expected[2:]
+            assert [(one["tokens"], one["finish"]) for one in found] == [(one.most, "length") for one in asked[2:]]
+            assert (await whole(first[1:]))[0]["text"] == expected[1]
+            assert generator.open == generator.depth == 0
+        assert max(watched.sizes) > (1 if blocks == 100 else 0)
+
+    play(scene)
+
+
+def test_a_seed_gives_the_same_draws_and_an_end_is_an_end(model: Artifact) -> None:
+    async def scene() -> None:
+        wish = Wish([5, 6, 7], 30, Sampling(temperature=1.5), seed=3)
+        async with running(model.folder) as (generator, watched):
+            first, second, other = await whole(
+                generator.submit([wish, wish, Wish([5, 6, 7], 30, Sampling(temperature=1.5), seed=4)])
+            )
+            assert first == second != other
+            ends = alone(model.folder, [5, 6, 7], 1)
+            watched.ends = frozenset(ends)
+            stopped, going = await whole(
+                generator.submit([Wish([5, 6, 7], 9, GREEDY), Wish([5, 6, 7], 9, GREEDY, on=True)])
+            )
+            assert stopped == {"text": "", "tokens": 1, "finish": "stop"}
+            assert (going["tokens"], going["finish"]) == (9, "length")
+
+    play(scene)
+
+
+def test_what_nobody_waits_for_makes_room(model: Artifact) -> None:
+    async def scene() -> None:
+        async with running(model.folder, max_queue=2, max_batch=1, max_inputs=2) as (generator, watched):
+            streams = generator.submit([Wish([5], 100, GREEDY)])
+            await anext(aiter(streams[0]))
+            waiting = generator.submit([Wish([6], 100, GREEDY), Wish([7], 100, GREEDY)])
+            with pytest.raises(QueueFull) as full:
+                generator.submit([Wish([8], 1, GREEDY)])
+            assert 1 <= full.value.retry_after <= 60
+            for one in (*streams, *waiting):
+                one.cancel()
+            while generator.open:
+                await asyncio.sleep(0.01)
+            assert len(watched.sizes) < 100
+            assert (await whole(generator.submit([Wish([8], 2, GREEDY)])))[0]["tokens"] == 2
+
+    play(scene)
+
+
+def test_what_has_no_room_is_refused(model: Artifact) -> None:
+    async def scene() -> None:
+        async with running(model.folder, blocks=2, cache_mb=7) as (generator, _):
+            for wish, reason in (
+                (Wish([5] * 100, 40), "a prompt of 100 tokens and 40 new ones are more than the model's 128"),
+                (Wish([5] * 60, 40), "need more memory than the 7 MB .* raise serve.cache_mb"),
+                (Wish([], 4), "no tokens that the model knows"),
+                (Wish([5, 4000], 4), "the model has no token 4000"),
+            ):
+                with pytest.raises(BadData, match=reason):
+                    generator.submit([Wish([5], 1), wish])
+            assert generator.open == 0
+
+    play(scene)
+
+
+def test_a_fault_of_the_engine_ends_its_texts_alone(model: Artifact) -> None:
+    def fail(pieces: Sequence[Piece]) -> None:
+        raise RuntimeError("no such luck")
+
+    async def scene() -> None:
+        async with running(model.folder) as (generator, watched):
+            watched.before = fail
+            with pytest.raises(EngineFailed, match="could not go on"):
+                await whole(generator.submit([Wish([5], 3)]))
+            watched.before = lambda pieces: None
+            assert (await whole(generator.submit([Wish([5], 3, GREEDY)])))[0]["tokens"] == 3
+
+    play(scene)
+
+
+def test_the_end_is_told_to_who_waits(model: Artifact) -> None:
+    async def scene() -> None:
+        async with running(model.folder) as (generator, _):
+            streams = generator.submit([Wish([5], 120, GREEDY)])
+            await anext(aiter(streams[0]))
+            await generator.stop()
+            with pytest.raises(Unavailable):
+                await whole(streams)
+            with pytest.raises(Unavailable):
+                generator.submit([Wish([5], 1)])
+
+    play(scene)
+
+
+async def write(generator: Generator, most: int, name: str, ended: list[str]) -> None:
+    await whole(generator.submit([Wish([5, 6], most, GREEDY)]))
+    ended.append(name)
+
+
+@pytest.mark.parametrize(("scheduler", "expected"), [("fcfs", ["long", "short"]), ("mlfq", ["short", "long"])])
+def test_which_of_two_texts_ends_first(model: Artifact, scheduler: str, expected: list[str]) -> None:
+    """There is a place for one; the long text was asked for first."""
+
+    async def scene() -> None:
+        ended: list[str] = []
+        async with running(model.folder, max_batch=1, scheduler=scheduler) as (generator, _):
+            await asyncio.gather(write(generator, 110, "long", ended), write(generator, 4, "short", ended))
+        assert ended == expected
+
+    play(scene)

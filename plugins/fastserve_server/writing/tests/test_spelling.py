@@ -1,0 +1,34 @@
+"""Whatever the tokens, what is shown is the text up to its first stop string, and never more."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastserve_server.writing.spelling import Spelling
+
+PARTS = st.lists(st.text("abc", max_size=4), max_size=12)
+STOPS = st.lists(st.text("abc", max_size=4), max_size=3)
+
+
+def first_stop(text: str, stops: list[str]) -> int:
+    return min((place for one in stops if one and (place := text.find(one)) >= 0), default=-1)
+
+
+@given(PARTS, STOPS)
+def test_shown_is_the_text_before_the_first_stop(parts: list[str], stops: list[str]) -> None:
+    spelling, shown, whole = Spelling(lambda token: parts[token] or None, stops), "", ""
+    for token, part in enumerate(parts):
+        whole += part
+        shown += spelling.add(token)
+        assert spelling.stopped == (first_stop(whole, stops) >= 0)
+        assert whole.startswith(shown)
+        if spelling.stopped:
+            break
+    shown += spelling.rest()
+    assert shown == (whole[: first_stop(whole, stops)] if spelling.stopped else whole)
+
+
+def test_nothing_is_held_back_without_need() -> None:
+    spelling = Spelling(lambda token: ["a\n", "\nb", "c"][token], ["\n\nUser:"])
+    assert [spelling.add(token) for token in range(3)] == ["a", "\n\nb", "c"]
