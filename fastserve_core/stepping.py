@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -40,6 +40,16 @@ class Stepper(Protocol):
     def close(self) -> None: ...
 
 
+class Speller(Protocol):
+    """One text, token by token."""
+
+    def add(self, token: int) -> str:
+        """What the token completes: a character may be of several."""
+
+    def end(self) -> str:
+        """What is left, where the text ends within a character."""
+
+
 class Writer(Protocol):
     """Texts to tokens and back, for one model folder; from any thread."""
 
@@ -49,8 +59,8 @@ class Writer(Protocol):
     def tokens(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
         """The whole texts, none of them cut; with the special tokens that the model's texts begin with."""
 
-    def spell(self) -> Callable[[int], str | None]:
-        """For one text: takes its tokens one after the other, and gives what each of them completes."""
+    def speller(self) -> Speller:
+        """For one text."""
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The prompt that the model's chat template makes; raises ``BadData`` where it has none, or refuses."""

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastserve_core.errors import BadData
 from fastserve_core.files import read_json
 from fastserve_text.encoding import load_tokenizer
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 TEMPLATE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 """What a template may name."""
+
+
+class Speller:
+    """One text; see ``stepping.Speller``."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._tokenizer, self._stream = tokenizer, DecodeStream(skip_special_tokens=True)
+        self._tokens: list[int] = []
+        self._given = 0
+
+    def add(self, token: int) -> str:
+        self._tokens.append(token)
+        text = self._stream.step(self._tokenizer, token) or ""
+        self._given += len(text)
+        return text
+
+    def end(self) -> str:
+        text: str = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+        return text[self._given :]
 
 
 class Writer:
@@ -30,11 +54,8 @@ class Writer:
     def tokens(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
         return [one.ids for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=special)]
 
-    def spell(self) -> Callable[[int], str | None]:
-        from tokenizers.decoders import DecodeStream
-
-        stream = DecodeStream(skip_special_tokens=True)
-        return lambda token: stream.step(self._tokenizer, token)
+    def speller(self) -> Speller:
+        return Speller(self._tokenizer)
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         from jinja2 import TemplateError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -107,6 +108,20 @@ def test_it_answers_as_the_predictor_does(server: ServerProcess, writer: Artifac
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: httpx.post(server.url + "/predict", json=LONG, timeout=60), range(16)))
     assert {one.status_code for one in answers} == {200}
+
+
+@pytest.mark.slow
+def test_texts_come_through_the_proxy_part_by_part(server: ServerProcess) -> None:
+    asked = {"model": "tiny-writer", "prompt": "the film", "max_tokens": 200, "temperature": 0, "ignore_eos": True}
+    whole = httpx.post(server.url + "/v1/completions", json=asked, timeout=60).json()["choices"][0]["text"]
+    times, text = [], ""
+    with httpx.stream("POST", server.url + "/v1/completions", json={**asked, "stream": True}, timeout=60) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                times.append(time.monotonic())
+                text += json.loads(line.removeprefix("data: "))["choices"][0]["text"]
+    assert text == whole
+    assert times[-1] - times[0] > 0.05, "they came all at once"
 
 
 @pytest.mark.slow

@@ -51,7 +51,6 @@ class Generator:
         self._changed = threading.Condition(threading.Lock())
         self._arriving: deque[Job] = deque()
         self._jobs: set[Job] = set()
-        self._begun = 0
         self._stopping = False
         self._seconds_per_token = 0.0
 
@@ -62,8 +61,8 @@ class Generator:
 
     @property
     def depth(self) -> int:
-        """Texts that wait for their first pass."""
-        return max(0, self.open - self._begun)
+        """Texts that wait: more than go on at a time."""
+        return max(0, self.open - self._options.max_batch)
 
     async def start(self) -> None:
         """Returns when the model is warm; raises what loading it failed with."""
@@ -88,7 +87,7 @@ class Generator:
         with self._changed:
             if self._stopping:
                 raise Unavailable("the server is shutting down")
-            if self.depth + len(jobs) > self._options.max_queue:
+            if self.open + len(jobs) > self._options.max_queue + self._options.max_batch:
                 raise QueueFull(self._retry_after())
             self._arriving += jobs
             self._changed.notify()
@@ -118,7 +117,7 @@ class Generator:
             )
 
     def _job(self, wish: Wish) -> Job:
-        spelling = Spelling(self.writer.spell(), wish.stops)
+        spelling = Spelling(self.writer.speller(), wish.stops)
         return Job(wish, Stream(), spelling, np.random.default_rng(wish.seed), list(wish.prompt))
 
     # -- the thread ----------------------------------------------------------------------------------
@@ -178,7 +177,6 @@ class Generator:
         """Take the next token, where the job has none left that the model has not seen."""
         job.past += len(piece.tokens)
         whole = not job.ahead
-        first = not job.written
         self._scheduler.ran(job, len(piece.tokens) - whole, int(whole), time.monotonic())
         if not whole:
             return None
@@ -186,7 +184,6 @@ class Generator:
         job.tokens.append(token)
         job.counts[token] += 1
         job.written += 1
-        self._begun += first
         ended = token in self._stepper.ends and not job.wish.on
         text = "" if ended else job.spelling.add(token)
         if not ended and not job.spelling.stopped and job.written < job.wish.most:
@@ -200,7 +197,6 @@ class Generator:
         self._pool.take_back(job)
         with self._changed:
             self._jobs.discard(job)
-        self._begun -= bool(job.written)
 
     def _tell(self, function: Callable[..., None], *given: Any) -> None:
         with suppress(RuntimeError):  # the event loop ended first: nobody waits any more

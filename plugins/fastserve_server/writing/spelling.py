@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+
+from fastserve_core.stepping import Speller
 
 
 class Spelling:
-    """``spell`` takes one token after another (``stepping.Writer``); the text ends before the first of ``stops``."""
+    """The text of a ``speller``, which ends before the first of ``stops``."""
 
-    def __init__(self, spell: Callable[[int], str | None], stops: Sequence[str]) -> None:
-        self._spell, self._stops = spell, tuple(one for one in stops if one)
+    def __init__(self, speller: Speller, stops: Sequence[str]) -> None:
+        self._speller, self._stops = speller, tuple(one for one in stops if one)
         self._held = ""
         self.stopped = False
 
     def add(self, token: int) -> str:
         """What is certain to belong to the text now."""
-        self._held += self._spell(token) or ""
+        self._held += self._speller.add(token)
         found = [place for one in self._stops if (place := self._held.find(one)) >= 0]
         if found:
             self.stopped = True
@@ -27,7 +29,9 @@ class Spelling:
 
     def rest(self) -> str:
         """What was held back, when nothing comes any more."""
-        shown, self._held = self._held, ""
+        if self.stopped:
+            return ""
+        shown, self._held = self._held + self._speller.end(), ""
         return shown
 
     def _may_begin(self) -> int:

@@ -12,10 +12,11 @@ from fastserve_server.writing.jobs import Job, Stream, Wish
 from fastserve_server.writing.passes import PASS_TOKENS, plan
 from fastserve_server.writing.scheduling import QUANTUM, STARVED_SECONDS, FirstCome, Scheduler, SkipJoin
 from fastserve_server.writing.spelling import Spelling
+from fastserve_server.writing.tests.test_spelling import Parts
 
 
 def job(prompt: int, most: int = 1000) -> Job:
-    spelling = Spelling(lambda token: None, ())
+    spelling = Spelling(Parts([]), ())
     return Job(Wish([1] * prompt, most), Stream(), spelling, np.random.default_rng(0), [1] * prompt)
 
 
