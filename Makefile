@@ -36,6 +36,7 @@ benchmarks: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/train.py $(BENCH)
 	$(BIN)/python benchmarks/compress.py $(BENCH)
+	$(BIN)/python benchmarks/generate.py $(BENCH)
 
 # The reference pages, from the code.
 docs: $(VENV)/.installed-test
