@@ -49,10 +49,11 @@ def test_each_takes_its_turn_and_none_is_always_first(part: Any) -> None:
 
 def test_sentences_are_read_from_conll(part: Any, tmp_path: Path) -> None:
     path = tmp_path / "some.conll"
-    path.write_text("I\tO\nlive\tO\nin\tO\nOslo\tB-LOC\n\n\nYes\tO\n", encoding="utf-8")
+    path.write_text("I\tO\nlive\tO\nin\tO\nOslo\tB-LOC\n\n\nYes\tO\n\t\nNo\tO\n", encoding="utf-8")
     assert list(part("compression.tagger").sentences(path)) == [
         (["I", "live", "in", "Oslo"], ["O", "O", "O", "B-LOC"]),
         (["Yes"], ["O"]),
+        (["No"], ["O"]),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ def _as_jsonl(source: Path, target: Path) -> Path:
 
 
 def sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
-    """Words and tags of each sentence."""
-    for block in path.read_text(encoding="utf-8").split("\n\n"):
-        pairs = [line.split("\t") for line in block.splitlines() if "\t" in line]
-        if pairs:
-            yield [one[0] for one in pairs], [one[-1].strip() for one in pairs]
+    """Words and tags of each sentence; some files have a tab in the lines between sentences."""
+    with path.open(encoding="utf-8") as lines:
+        for blank, block in groupby(lines, lambda line: not line.strip()):
+            if not blank:
+                pairs = [line.split("\t") for line in block]
+                yield [one[0].strip() for one in pairs], [one[-1].strip() for one in pairs]

@@ -41,7 +41,9 @@ class TokenClassification(TextTask):
                 row[name] = value = value.split()
             if not isinstance(value, list) or not value:
                 return f"'{name}' is empty or no list of words"
-            row[name] = [str(one) for one in value]
+            row[name] = [str(one).strip() for one in value]
+            if "" in row[name]:
+                return f"'{name}' has an empty one at place {row[name].index('') + 1}"
         if len(row["tokens"]) != len(row["tags"]):
             return f"{len(row['tokens'])} tokens but {len(row['tags'])} tags"
         return None

@@ -132,6 +132,7 @@ def test_rows_of_tokens_are_checked_and_split() -> None:
     assert task.check(row) is None
     assert row["tokens"] == ["Ann", "lives"]
     assert task.check({"tokens": "Ann lives", "tags": "O"}) == "2 tokens but 1 tags"
+    assert task.check({"tokens": ["Ann", "lives"], "tags": ["O", " "]}) == "'tags' has an empty one at place 2"
     assert "no list" in str(task.check({"tokens": "", "tags": []}))
     assert task.read_input("Ann lives")["tokens"] == ["Ann", "lives"]
     with pytest.raises(BadData):
