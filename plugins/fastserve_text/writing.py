@@ -17,29 +17,39 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TEMPLATE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+"""What the bytes of a part of a character are decoded to."""
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 """What a template may name."""
 
 
 class Speller:
-    """One text; see ``stepping.Speller``."""
+    """One text; see ``stepping.Speller``.
+
+    What a token reads depends on the one before it: some tokenizers leave out the space before a text's first word. So
+    the tokens that gave the last characters are decoded once more, together with those that came since.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        from tokenizers.decoders import DecodeStream
-
-        self._tokenizer, self._stream = tokenizer, DecodeStream(skip_special_tokens=True)
-        self._tokens: list[int] = []
-        self._given = 0
+        self._tokenizer = tokenizer
+        self._given: list[int] = []
+        self._since: list[int] = []
 
     def add(self, token: int) -> str:
-        self._tokens.append(token)
-        text = self._stream.step(self._tokenizer, token) or ""
-        self._given += len(text)
+        self._since.append(token)
+        text = self.end()
+        if not text or text.endswith(INCOMPLETE):
+            return ""
+        self._given, self._since = self._since, []
         return text
 
     def end(self) -> str:
-        text: str = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
-        return text[self._given :]
+        before, whole = self._read(self._given), self._read(self._given + self._since)
+        return whole[len(before) :]
+
+    def _read(self, tokens: list[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
 
 
 class Writer:
@@ -60,10 +70,11 @@ class Writer:
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         from jinja2 import TemplateError
 
-        if self._template is None:
-            raise BadData("the model has no chat template: ask for a completion of a prompt instead")
         try:
-            prompt: str = self._template.render(messages=messages, add_generation_prompt=True, **self._special)
+            template = self._template
+            if template is None:
+                raise BadData("the model has no chat template: ask for a completion of a prompt instead")
+            prompt: str = template.render(messages=messages, add_generation_prompt=True, **self._special)
         except (TemplateError, TypeError, ValueError) as error:
             raise BadData(f"the model's chat template refuses the messages: {error}") from error
         return prompt

@@ -164,14 +164,26 @@ class Generator:
         except Exception as error:
             log.error("the engine could not go on with %d texts", len(chosen), exc_info=error)
             for job, _ in chosen:
-                self._end(job)
-                self._tell(job.stream.tell, EngineFailed("the engine could not go on with a text"))
+                self._fail(job)
             return
-        news = [self._went(job, piece, row) for (job, piece), row in zip(chosen, logits, strict=True)]
+        news = [self._after(job, piece, row) for (job, piece), row in zip(chosen, logits, strict=True)]
         self._tell(_deliver, [one for one in news if one is not None])
         seconds = time.perf_counter() - begin
         self._passed(len(chosen), seconds)
         self._seconds_per_token += SMOOTHING * (seconds / len(chosen) - self._seconds_per_token)
+
+    def _after(self, job: Job, piece: Piece, logits: Any) -> tuple[Stream, Delta] | None:
+        """What the pass did for a job; a fault there is its own."""
+        try:
+            return self._went(job, piece, logits)
+        except Exception as error:
+            log.error("a text could not be gone on with", exc_info=error)
+            self._fail(job)
+            return None
+
+    def _fail(self, job: Job) -> None:
+        self._end(job)
+        self._tell(job.stream.tell, EngineFailed("the engine could not go on with a text"))
 
     def _went(self, job: Job, piece: Piece, logits: Any) -> tuple[Stream, Delta] | None:
         """Take the next token, where the job has none left that the model has not seen."""

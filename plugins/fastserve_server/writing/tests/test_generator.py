@@ -21,6 +21,7 @@ from fastserve_server.tests.conftest import make_artifact
 from fastserve_server.writing.generator import Generator, whole
 from fastserve_server.writing.jobs import Wish
 from fastserve_server.writing.sampling import Sampling
+from fastserve_server.writing.spelling import Spelling
 from fastserve_text.encoding import load_tokenizer
 from fastserve_text.writing import Writer
 
@@ -172,6 +173,21 @@ def test_a_fault_of_the_engine_ends_its_texts_alone(model: Artifact) -> None:
             with pytest.raises(EngineFailed, match="could not go on"):
                 await whole(generator.submit([Wish([5], 3)]))
             watched.before = lambda pieces: None
+            assert (await whole(generator.submit([Wish([5], 3, GREEDY)])))[0]["tokens"] == 3
+
+    play(scene)
+
+
+def test_a_text_that_cannot_be_spelt_ends_alone(model: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(spelling: Spelling, token: int) -> str:
+        raise RuntimeError("no such luck")
+
+    async def scene() -> None:
+        async with running(model.folder) as (generator, _):
+            with monkeypatch.context() as patch:
+                patch.setattr(Spelling, "add", fail)
+                with pytest.raises(EngineFailed, match="could not go on"):
+                    await whole(generator.submit([Wish([5], 3, GREEDY)]))
             assert (await whole(generator.submit([Wish([5], 3, GREEDY)])))[0]["tokens"] == 3
 
     play(scene)
