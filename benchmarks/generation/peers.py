@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.children import answer
-from generation.setting import TOKENS
+from generation.setting import CONCURRENCY, TOKENS
 
 Prompts = Sequence[Sequence[int]]
-NEEDS = {"transformers": ("transformers",), "openvino_genai": ("openvino_genai", "openvino_tokenizers")}
+NEEDS = {
+    "transformers": ("transformers",),
+    "openvino_genai": ("openvino_genai", "openvino_tokenizers"),
+    "llama_cpp": ("xllamacpp", "gguf"),
+}
 PRECISION = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
 """As our server has it: GenAI's own default is bf16, and keys and values in 8 bits."""
 
@@ -56,7 +60,29 @@ def genai(model: Path, threads: int) -> Callable[[Prompts], None]:
     return write
 
 
-WAYS = {"transformers": transformers_, "openvino_genai": genai}
+def llama_cpp(model: Path, threads: int) -> Callable[[Prompts], None]:
+    """Its server's slots, asked from as many threads; ``model`` is a GGUF file."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import xllamacpp
+
+    asked = xllamacpp.CommonParams()
+    asked.model.path = str(model)
+    asked.n_parallel = max(CONCURRENCY)
+    asked.n_ctx = asked.n_parallel * 512
+    asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = threads
+    asked.verbosity = -1
+    server, pool = xllamacpp.Server(asked), ThreadPoolExecutor(asked.n_parallel)
+    options = {"n_predict": TOKENS, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+
+    def write(prompts: Prompts) -> None:
+        found = pool.map(lambda one: server.handle_completions({"prompt": list(one), **options}), prompts)
+        assert all(one["usage"]["completion_tokens"] == TOKENS for one in found)
+
+    return write
+
+
+WAYS = {"transformers": transformers_, "openvino_genai": genai, "llama_cpp": llama_cpp}
 
 
 def rates(peer: str, model: str, prompts: Sequence[Prompts], threads: int, events: str) -> list[float]:

@@ -12,6 +12,7 @@ from fastserve_core.children import call
 from fastserve_core.errors import FastServeError
 from fastserve_core.registry import missing_packages
 from fastserve_runtime.lowering import lowered
+from generation.gguf8 import in_8_bits
 from generation.ours import rate, serving
 from generation.peers import NEEDS, graph_with_tokenizer
 from generation.setting import CONCURRENCY, Bench, Models, models, prompts
@@ -65,4 +66,7 @@ def _peers(bench: Bench, made: Models) -> dict[str, tuple[str, Path]]:
         for weights, graph in zip(GRAPHS, graphs, strict=True):
             folder = graph_with_tokenizer(made.original, bench.scratch / f"genai-{weights[0]}", graph)
             found[f"OpenVINO GenAI, {weights}"] = ("openvino_genai", folder)
+    if not missing["llama_cpp"]:
+        fetched = next(bench.home.glob("downloads/*/*/*.gguf"))
+        found["llama.cpp, 8 bits"] = ("llama_cpp", in_8_bits(fetched, bench.scratch / "model.gguf"))
     return found
