@@ -47,11 +47,14 @@ class Predictor:
         return answers
 
     def answer(self, batch: Sequence[Encoded], options: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """The answers to one encoded batch; ``options`` are a generative task's own (``max_new_tokens`` …)."""
+        """The answers to one encoded batch; ``options`` are a generative task's own (``max_new_tokens`` …).
+
+        That of an input which was cut has ``truncated``.
+        """
         if self.task.generative:
             merged = {**vars(self.task.options), **(options or {})}
-            return self.task.decode(self.engine.generate(self.task.prompts(batch), merged), batch)
-        return self.task.decode(self.engine.run(self.task.collate(batch)), batch)
+            return self._decode(self.engine.generate(self.task.prompts(batch), merged), batch)
+        return self._decode(self.engine.run(self.task.collate(batch)), batch)
 
     def answer_all(
         self, batches: Sequence[Sequence[Encoded]], options: Mapping[str, Any] | None = None
@@ -62,7 +65,14 @@ class Predictor:
                 yield self.answer(batch, options)
         else:
             for outputs, batch in zip(self._run_all(batches), batches, strict=True):
-                yield self.task.decode(outputs, batch)
+                yield self._decode(outputs, batch)
+
+    def _decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
+        answers = self.task.decode(outputs, batch)
+        for answer, one in zip(answers, batch, strict=True):
+            if one.cut:
+                answer["truncated"] = True
+        return answers
 
     def _run_all(self, batches: Sequence[Sequence[Encoded]]) -> Iterator[Arrays]:
         inputs = (self.task.collate(batch) for batch in batches)

@@ -39,12 +39,13 @@ class Encoded:
     """One input as token ids; ``target`` is there when the row was labelled.
 
     ``inputs`` are equally long lists or arrays by the model's input name. ``memo`` is what the task needs again to
-    decode (word positions, say).
+    decode (word positions, say). ``cut`` says that the input was longer than the model reads.
     """
 
     inputs: Mapping[str, Sequence[int]]
     target: Any = None
     memo: Any = None
+    cut: bool = False
 
     def __len__(self) -> int:
         return len(self.inputs["input_ids"])

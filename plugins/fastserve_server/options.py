@@ -9,6 +9,7 @@ from typing import ClassVar
 from fastserve_core.errors import BadOption, Collector
 
 SCHEDULERS = ("fcfs", "mlfq")
+TOO_LONG = ("truncate", "refuse")
 STANDARD = "-"
 """As an ``access_log``: the server's own output."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -24,6 +25,8 @@ class Serving:
     inputs that wait; ``max_delay_ms`` is how long the oldest of them may wait for a fuller batch. ``keys`` is a file
     with an API key a line: with it, or with keys in ``FASTSERVE_API_KEYS``, requests without one are refused.
     ``access_log`` is a file that gets a line of JSON for each request, or ``-`` for the server's own output.
+    ``too_long`` is what becomes of an input that is longer than the model reads: ``truncate`` cuts it and says so in
+    the answer, ``refuse`` does not answer it.
     A language model writes up to ``max_batch`` texts side by side, in the order of ``scheduler``: ``fcfs``, first come
     first served, or ``mlfq``, what has had little before what has had much; ``cache_mb`` is for their keys and values.
     """
@@ -41,6 +44,7 @@ class Serving:
     deadline_s: float = 30.0
     keys: str | None = None
     access_log: str | None = None
+    too_long: str = "truncate"
     scheduler: str = "mlfq"
     cache_mb: int = 512
 
@@ -60,10 +64,10 @@ class Serving:
         with faults.collect():
             if self.name is not None and not NAME.fullmatch(self.name):
                 raise BadOption(f"{self.where}.name={self.name!r}: use letters, digits, '.', '_' and '-', as in a URL")
-        with faults.collect():
-            if self.scheduler not in SCHEDULERS:
-                known = " or ".join(SCHEDULERS)
-                raise BadOption(f"{self.where}.scheduler must be {known}, not '{self.scheduler}'")
+        for name, known in (("scheduler", SCHEDULERS), ("too_long", TOO_LONG)):
+            with faults.collect():
+                if (value := getattr(self, name)) not in known:
+                    raise BadOption(f"{self.where}.{name} must be {' or '.join(known)}, not '{value}'")
         with faults.collect():
             if self.max_inputs > self.max_queue:
                 raise BadOption(

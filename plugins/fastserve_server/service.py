@@ -180,7 +180,11 @@ class Service:
             raise BadOption(f"max_new_tokens must be at most {most} on this server, not {asked.max_new_tokens}")
 
     def _check_length(self, encoded: Sequence[Encoded], options: Mapping[str, Any]) -> None:
-        """Refuse a prompt that leaves the model no positions for the new tokens; runs in a worker's thread."""
+        """Refuse what was cut, if it shall be, and a prompt that leaves no positions; runs in a worker's thread."""
+        if self.options.too_long == "refuse" and any(one.cut for one in encoded):
+            longest = getattr(self.task.options, "max_length", None)
+            reads = "what the model reads" if longest is None else f"the {longest} tokens that the model reads"
+            raise BadData(f"an input is longer than {reads}: shorten it")
         if not self.task.generative or self._positions is None:
             return
         new = {**vars(self.task.options), **options}.get("max_new_tokens", 0)

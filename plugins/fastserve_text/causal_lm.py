@@ -58,7 +58,8 @@ class CausalLM(TextTask):
                 if len(one.ids) == 0:
                     raise BadData("an input cannot be used: it has no tokens that the model knows")
                 inputs = {"input_ids": one.ids, "attention_mask": one.attention_mask}
-                encoded.append(Encoded(inputs, None if self.options.pack else list(one.ids)))
+                target = None if self.options.pack else list(one.ids)
+                encoded.append(Encoded(inputs, target, cut=bool(one.overflowing)))
             return encoded
 
         return encode

@@ -80,6 +80,7 @@ class TextClassification(TextTask):
                 Encoded(
                     {"input_ids": one.ids, "attention_mask": one.attention_mask, "token_type_ids": one.type_ids},
                     target_of(row),
+                    cut=bool(one.overflowing),
                 )
                 for one, row in zip(tokenizer.encode_batch(texts), rows, strict=True)
             ]

@@ -87,7 +87,8 @@ class TokenClassification(TextTask):
                 "attention_mask": encoding.attention_mask,
                 "token_type_ids": encoding.type_ids,
             }
-            return Encoded(inputs, target, Memo(row["tokens"], first, row.get("tags") or ()))
+            memo = Memo(row["tokens"], first, row.get("tags") or ())
+            return Encoded(inputs, target, memo, bool(encoding.overflowing))
 
         def encode(rows: Sequence[Row]) -> list[Encoded]:
             encodings = tokenizer.encode_batch([row["tokens"] for row in rows], is_pretokenized=True)

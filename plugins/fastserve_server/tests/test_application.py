@@ -227,6 +227,23 @@ def test_words_are_tagged(tagger: Artifact) -> None:
     play(tagger, scene)
 
 
+def test_what_is_cut_is_said_or_refused(classifier: Artifact) -> None:
+    long = "the film is wonderful " * 40
+
+    async def cutting(client: httpx.AsyncClient, service: Service) -> None:
+        both = (await client.post("/predict", json={"inputs": [long, "the film"]})).json()["predictions"]
+        assert [one.get("truncated") for one in both] == [True, None]
+
+    async def refusing(client: httpx.AsyncClient, service: Service) -> None:
+        refused = await ask(client, long)
+        assert error_of(refused) == (422, "unusable")
+        assert "longer than the 64 tokens that the model reads" in refused.json()["error"]["message"]
+        assert (await ask(client, "the film")).status_code == 200
+
+    play(classifier, cutting)
+    play(classifier, refusing, too_long="refuse")
+
+
 def test_text_is_written_within_bounds(writer: Artifact) -> None:
     async def scene(client: httpx.AsyncClient, service: Service) -> None:
         answer = (await ask(client, "the film", options={"max_new_tokens": 7})).json()["predictions"][0]

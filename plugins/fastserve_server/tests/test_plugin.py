@@ -19,7 +19,7 @@ class TestServer(PluginContract):
     ("option", "value"),
     [("workers", 0), ("max_batch", 0), ("max_delay_ms", -1.0), ("max_inputs", 0), ("port", 65536),
      ("port", -1), ("drain_s", -1.0), ("deadline_s", 0.0), ("max_body_bytes", 0), ("max_new_tokens", 0),
-     ("name", "a/b")],
+     ("name", "a/b"), ("scheduler", "fifo"), ("too_long", "cut"), ("cache_mb", 0)],
 )  # fmt: skip
 def test_an_option_out_of_range_is_named(option: str, value: Any) -> None:
     with pytest.raises(BadOption, match=rf"serve\.server\.{option}") as refused:
