@@ -34,6 +34,8 @@ class Metrics:
             "fastserve_engine_seconds", "Seconds of an engine pass", buckets=LATENCIES, registry=registry
         )
 
+        self._tokens = Counter("fastserve_tokens", "Tokens read and written", ["kind"], registry=registry)
+
     def watch_queue(self, depth: Callable[[], int]) -> None:
         """Ask this function for the queue's depth whenever the metrics are read."""
         self._queue.set_function(depth)
@@ -42,6 +44,11 @@ class Metrics:
         """Count an engine pass."""
         self._sizes.observe(size)
         self._engine.observe(seconds)
+
+    def went_on(self, read: int, written: int) -> None:
+        """Count the tokens of prompts and of texts in a pass of a language model."""
+        self._tokens.labels("read").inc(read)
+        self._tokens.labels("written").inc(written)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Count a request under its route's path."""

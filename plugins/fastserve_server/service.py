@@ -94,7 +94,7 @@ class Service:
         memory = self.options.cache_mb * 1_000_000
         writer = self.task.writer(self.artifact.folder)
         made = partial(load_stepper, self.artifact, self._threads, memory)
-        generator = Generator(self.options, writer, made, self._positions, self.metrics.passed)
+        generator = Generator(self.options, writer, made, self._positions, self.metrics.passed, self.metrics.went_on)
         try:
             await generator.start()
         except Unexportable as error:

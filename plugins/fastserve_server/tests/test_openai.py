@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,17 @@ def test_a_text_and_the_same_as_a_stream(client: openai.OpenAI) -> None:
     assert parts[-1].usage == whole.usage
     assert {one.id for one in parts} == {parts[0].id}
     assert client.models.list().data[0].id == "w"
+
+
+def test_tokens_are_counted(client: openai.OpenAI, talking: ServerProcess) -> None:
+    def counted() -> dict[str, float]:
+        found = re.findall(r'fastserve_tokens_total{kind="(\w+)"} ([\d.e+]+)', httpx.get(talking.url + "/metrics").text)
+        return {kind: float(number) for kind, number in found}
+
+    client.completions.create(**ASKED, max_tokens=2)
+    before = counted()
+    client.completions.create(**ASKED, max_tokens=12)
+    assert {kind: number - before[kind] for kind, number in counted().items()} == {"read": 3, "written": 12}
 
 
 def test_several_prompts_tokens_and_choices(client: openai.OpenAI) -> None:

@@ -34,7 +34,8 @@ LONGEST_RETRY = 60
 class Generator:
     """For an event loop; ``submit`` gives a stream of what is written. ``make_stepper`` is called in the thread.
 
-    ``positions`` are the model's, where it has a bound; ``passed`` is told the pieces and the seconds of every pass.
+    ``positions`` are the model's, where it has a bound; ``passed`` is told the pieces and the seconds of every pass,
+    ``went_on`` how many tokens of prompts were read in it and how many were written.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class Generator:
         make_stepper: Callable[[], Stepper],
         positions: int | None = None,
         passed: Callable[[int, float], None] = lambda size, seconds: None,
+        went_on: Callable[[int, int], None] = lambda read, written: None,
     ) -> None:
-        self._options, self._make_stepper, self._passed = options, make_stepper, passed
+        self._options, self._make_stepper, self._passed, self._went_on = options, make_stepper, passed, went_on
         self.writer, self._positions = writer, positions
         self._scheduler = SCHEDULERS[options.scheduler]()
         self._changed = threading.Condition(threading.Lock())
@@ -170,6 +172,8 @@ class Generator:
         self._tell(_deliver, [one for one in news if one is not None])
         seconds = time.perf_counter() - begin
         self._passed(len(chosen), seconds)
+        written = sum(one is not None for one in news)
+        self._went_on(sum(_of_prompt(job, piece) for job, piece in chosen), written)
         self._seconds_per_token += SMOOTHING * (seconds / len(chosen) - self._seconds_per_token)
 
     def _after(self, job: Job, piece: Piece, logits: Any) -> tuple[Stream, Delta] | None:
@@ -213,6 +217,11 @@ class Generator:
     def _tell(self, function: Callable[..., None], *given: Any) -> None:
         with suppress(RuntimeError):  # the event loop ended first: nobody waits any more
             self._loop.call_soon_threadsafe(function, *given)
+
+
+def _of_prompt(job: Job, piece: Piece) -> int:
+    """How many of a piece's tokens are of the prompt."""
+    return max(0, min(piece.past + len(piece.tokens), len(job.wish.prompt)) - piece.past)
 
 
 def _deliver(news: Sequence[tuple[Stream, Delta]]) -> None:
