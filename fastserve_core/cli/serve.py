@@ -30,7 +30,8 @@ def main(arguments: Sequence[str]) -> int:
 def _pair(text: str) -> tuple[str, Any]:
     from omegaconf import OmegaConf
 
-    name, equals, _ = text.partition("=")
+    name, equals, said = text.partition("=")
     if not equals:
         raise BadOption(f"'{text}' is no option=value")
-    return name, OmegaConf.to_container(OmegaConf.from_dotlist([text]))[name]  # type: ignore[call-overload, index]
+    value = OmegaConf.to_container(OmegaConf.from_dotlist([text]))[name]  # type: ignore[call-overload, index]
+    return name, said if isinstance(value, (list, dict)) else value  # YAML's "-" is a list, the options' a name
