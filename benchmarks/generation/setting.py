@@ -42,6 +42,7 @@ def models(bench: Bench) -> Models:
     command = [
         *(sys.executable, "-m", "fastserve_core", "+plugin=neural_compressor", "model=smollm2", "task=causal_lm"),
         *("data=movie_reviews", "data.max_rows=600", "engine=openvino", "gate.enabled=false"),
+        *("compress.neural_compressor.method=rtn", "compress.neural_compressor.bits=8"),
         f"hydra.run.dir={folder}",
     ]
     environment = os.environ | {"FASTSERVE_HOME": str(bench.home)}
