@@ -33,8 +33,16 @@ def test_a_classifier_is_quantized(
     options: list[str], said: str, cli: Cli, tiny_bert: Path, reviews: Path, tmp_path: Path
 ) -> None:
     given = [f"{OPTION}.{one}" for one in options]
-    train = ("train.torch_ddp.epochs=1", "train.torch_ddp.lr=3e-3")
-    done = cli("+plugin=[torch_ddp,neural_compressor]", f"model={tiny_bert}", f"data={reviews}", *train, *CHEAP, *given)
+    # every line is shown, however quick the machine is
+    train = ("train.torch_ddp.epochs=1", "train.torch_ddp.lr=3e-3", "observe.progress.every_s=0.001")
+    done = cli(
+        "+plugin=[torch_ddp,neural_compressor,progress]",
+        f"model={tiny_bert}",
+        f"data={reviews}",
+        *train,
+        *CHEAP,
+        *given,
+    )
     assert done.returncode == 0, done.stderr
     assert said in done.stdout + done.stderr
     trained, made = stages(tmp_path)
