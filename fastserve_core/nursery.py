@@ -46,10 +46,13 @@ class Forked:
     def wait(self, timeout: float | None = None) -> int:
         """The exit code; raises ``subprocess.TimeoutExpired`` while the child runs."""
         if self.returncode is None:
-            if not select.select([self._status], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired("a forked child", timeout or 0.0)
+            self._status.settimeout(timeout)
+            try:
+                answer = self._status.recv(MESSAGE)
+            except TimeoutError as error:
+                raise subprocess.TimeoutExpired("a forked child", timeout or 0.0) from error
             # without an answer the process that forked it was killed, and the child follows that
-            self.returncode = int(self._status.recv(MESSAGE) or -signal.SIGKILL)
+            self.returncode = int(answer or -signal.SIGKILL)
             self._status.close()
         return self.returncode
 

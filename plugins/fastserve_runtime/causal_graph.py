@@ -15,7 +15,7 @@ from fastserve_core.quiet import silence, without_package
 from fastserve_runtime.causal_step import Step, check_family, sizes
 from fastserve_runtime.openvino_graph import converted, write_graph
 from fastserve_runtime.torch_engine import TorchEngine
-from fastserve_runtime.traced import max_length
+from fastserve_runtime.traced import fuse_attention, max_length
 
 if TYPE_CHECKING:
     import openvino
@@ -45,6 +45,7 @@ class CausalExport:
         """``model`` is one of transformers', in evaluation mode; raises ``Unexportable`` for a kind that cannot go."""
         self.halved = model.dtype in (torch.bfloat16, torch.float16)  # its file then holds fp16 constants
         self.longest = max_length(model)
+        fuse_attention(model)
         self.module = Step(model.float())
         check_family(model)
         self.layers, self.heads, self.width = sizes(model)

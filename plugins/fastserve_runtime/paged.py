@@ -24,7 +24,7 @@ CACHES = ("key_cache.", "value_cache.")
 
 
 class PagedStepper:
-    """A ``Stepper``; ``folder`` has ``openvino_model.xml``, ``settings`` the model's config."""
+    """A ``Stepper`` for ``graph``, an ``openvino_model.xml``; the model's config is in the folder ``settings``."""
 
     def __init__(self, graph: Path, settings: Path, threads: int, memory: int) -> None:
         """``memory`` is what keys and values may take, in bytes. Raises ``Unexportable`` for another kind of graph."""

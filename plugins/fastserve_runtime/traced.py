@@ -54,7 +54,7 @@ class TracedModel:
         """
         self.halved = any(one.dtype in (torch.bfloat16, torch.float16) for one in model.parameters())
         model.float()
-        _fuse_attention(model)
+        fuse_attention(model)
         spare_other_tokens(model)
         takes = set(signature(model.forward).parameters)
         self.inputs = tuple(name for name in INPUT_NAMES if name in takes and not _idle(name, model.config))
@@ -96,7 +96,7 @@ def max_length(model: Any) -> int:
     return int(getattr(getattr(model, "config", None), "max_position_embeddings", LONGEST))
 
 
-def _fuse_attention(model: Any) -> None:
+def fuse_attention(model: Any) -> None:
     """Training builds models with attention in many steps: runtimes compute each apart, the one operator at once."""
     if getattr(model, "_supports_sdpa", False):
         model.set_attn_implementation("sdpa")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fastserve_core.errors import FastServeError
+from fastserve_core.errors import BadData, FastServeError
 from fastserve_core.task import Encoded, Encoder, Row
 
 log = logging.getLogger(__name__)
@@ -73,6 +73,15 @@ def told(error: Exception, instead: str) -> Exception:
         return error
     log.error(instead, exc_info=error)
     return EngineFailed(instead)
+
+
+def check_positions(prompt: int, new: int, positions: int | None) -> None:
+    """Raise ``BadData`` for a prompt that leaves the model no positions for so many new tokens."""
+    if positions is not None and prompt + new > positions:
+        raise BadData(
+            f"a prompt of {prompt} tokens and {new} new ones are more than the model's {positions}: "
+            "shorten the prompt or ask for fewer"
+        )
 
 
 def settle(future: asyncio.Future[None], error: BaseException | None) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from fastserve_core.errors import BadData
-from fastserve_server.asked import EngineFailed, Unavailable
+from fastserve_server.asked import Answers, EngineFailed, Unavailable
 from fastserve_server.openai_schemas import (
+    Body,
     Chat,
     ChatChoice,
     ChatChunk,
@@ -36,66 +37,66 @@ from fastserve_server.web import TYPES, Endpoint, decode, read_body, reply, serv
 from fastserve_server.writing.generator import Generator, whole
 from fastserve_server.writing.jobs import Delta, Stream
 
-log = logging.getLogger(__name__)
-
 EVENTS = "text/event-stream"
 DONE = b"data: [DONE]\n\n"
 
 
-class Shape(Protocol):
+class Shape(ABC):
     """How a kind of answer looks: as a whole, and in parts."""
 
-    def whole(self, texts: Sequence[dict[str, Any]], usage: Usage) -> Any: ...
+    prefix: ClassVar[str]
 
-    def begin(self, count: int) -> list[Any]: ...
-
-    def part(self, choice: int, delta: Delta) -> Any: ...
-
-    def usage(self, usage: Usage) -> Any: ...
-
-
-class Completions:
     def __init__(self, model: str) -> None:
-        self._about: dict[str, Any] = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
-
-    def whole(self, texts: Sequence[dict[str, Any]], usage: Usage) -> Completion:
-        choices = [TextChoice(place, one["text"], one["finish"]) for place, one in enumerate(texts)]
-        return Completion(**self._about, choices=choices, usage=usage)
-
-    def begin(self, count: int) -> list[Completion]:
-        return []
-
-    def part(self, choice: int, delta: Delta) -> Completion:
-        return Completion(**self._about, choices=[TextChoice(choice, delta.text, delta.finish)])
-
-    def usage(self, usage: Usage) -> Completion:
-        return Completion(**self._about, choices=[], usage=usage)
-
-
-class Chats:
-    def __init__(self, model: str) -> None:
-        self._about: dict[str, Any] = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
+        self.about: dict[str, Any] = {
+            "id": f"{self.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": model,
         }
 
-    def whole(self, texts: Sequence[dict[str, Any]], usage: Usage) -> Chat:
+    @abstractmethod
+    def whole(self, texts: Answers, usage: Usage) -> Body: ...
+
+    def begin(self, count: int) -> list[Body]:
+        return []
+
+    @abstractmethod
+    def part(self, choice: int, delta: Delta) -> Body: ...
+
+    @abstractmethod
+    def usage(self, usage: Usage) -> Body: ...
+
+
+class Completions(Shape):
+    prefix = "cmpl"
+
+    def whole(self, texts: Answers, usage: Usage) -> Body:
+        choices = [TextChoice(place, one["text"], one["finish"]) for place, one in enumerate(texts)]
+        return Completion(**self.about, choices=choices, usage=usage)
+
+    def part(self, choice: int, delta: Delta) -> Body:
+        return Completion(**self.about, choices=[TextChoice(choice, delta.text, delta.finish)])
+
+    def usage(self, usage: Usage) -> Body:
+        return Completion(**self.about, choices=[], usage=usage)
+
+
+class Chats(Shape):
+    prefix = "chatcmpl"
+
+    def whole(self, texts: Answers, usage: Usage) -> Body:
         choices = [ChatChoice(place, Said(one["text"]), one["finish"]) for place, one in enumerate(texts)]
-        return Chat(**self._about, choices=choices, usage=usage)
+        return Chat(**self.about, choices=choices, usage=usage)
 
-    def begin(self, count: int) -> list[ChatChunk]:
-        return [
-            ChatChunk(**self._about, choices=[DeltaChoice(one, {"role": "assistant", "content": ""})])
-            for one in range(count)
-        ]
+    def begin(self, count: int) -> list[Body]:
+        first = {"role": "assistant", "content": ""}
+        return [ChatChunk(**self.about, choices=[DeltaChoice(one, first)]) for one in range(count)]
 
-    def part(self, choice: int, delta: Delta) -> ChatChunk:
+    def part(self, choice: int, delta: Delta) -> Body:
         said = {"content": delta.text} if delta.text else {}
-        return ChatChunk(**self._about, choices=[DeltaChoice(choice, said, delta.finish)])
+        return ChatChunk(**self.about, choices=[DeltaChoice(choice, said, delta.finish)])
 
-    def usage(self, usage: Usage) -> ChatChunk:
-        return ChatChunk(**self._about, choices=[], usage=usage)
+    def usage(self, usage: Usage) -> Body:
+        return ChatChunk(**self.about, choices=[], usage=usage)
 
 
 @timed
@@ -115,8 +116,7 @@ async def chat(request: Request) -> Response:
     # the template has the special tokens already
     prompt = await asyncio.to_thread(lambda: generator.writer.tokens([generator.writer.chat(said)], special=False))
     wanted = asked.max_completion_tokens or asked.max_tokens
-    room = service.room(len(prompt[0]))
-    most = _most(service, wanted) if wanted else min(room, service.options.max_new_tokens)
+    most = _most(service, wanted) if wanted else service.room(len(prompt[0]))
     return await _answer(request, asked, prompt, most, Chats(service.name))
 
 
@@ -127,14 +127,17 @@ def _generator(request: Request, asked: Parameters) -> tuple[Generator, Service]
     return service.generator(), service
 
 
-def _prompts(generator: Generator, prompt: str | list[str | int]) -> list[list[int]]:
-    if isinstance(prompt, str):
-        return generator.writer.tokens([prompt])
-    tokens = [one for one in prompt if isinstance(one, int)]
-    texts = [one for one in prompt if isinstance(one, str)]
-    if tokens and texts:
-        raise BadData("a prompt is a text, a list of texts, or a list of tokens: not texts and tokens together")
-    return [tokens] if tokens else generator.writer.tokens(texts)
+def _prompts(generator: Generator, prompt: str | list[str | int | list[int]]) -> list[list[int]]:
+    """The tokens of each text: one or several texts, or the tokens of one or several."""
+    several = [prompt] if isinstance(prompt, str) else prompt
+    texts = [one for one in several if isinstance(one, str)]
+    tokens = [one for one in several if isinstance(one, int)]
+    lists = [one for one in several if isinstance(one, list)]
+    if len(several) not in (len(texts), len(tokens), len(lists)):
+        raise BadData("a prompt is texts, or tokens, or lists of tokens: not some of each")
+    if texts:
+        return generator.writer.tokens(texts)
+    return [tokens] if tokens else lists
 
 
 def _text(content: Any) -> str:

@@ -37,6 +37,7 @@ class Parameters(Struct, kw_only=True):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     user: str | None = None
+    """Clients send it; it changes nothing."""
 
     def wish(self, prompt: list[int], most: int, choice: int) -> Wish:
         """The text of one choice, whose draws are its own."""
@@ -60,8 +61,8 @@ def _token(name: str) -> int:
 
 
 class CompletionRequest(Parameters, kw_only=True):
-    prompt: str | Annotated[list[str | int], Meta(min_length=1)]
-    """A text, several, or the tokens of one."""
+    prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
+    """One or several texts, or the tokens of one or several."""
     max_tokens: Positive | None = 16
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
@@ -92,6 +93,15 @@ class Usage(Struct):
     total_tokens: int
 
 
+class Body(Struct, kw_only=True):
+    """What every answer, and every part of one, has."""
+
+    id: str
+    created: int
+    model: str
+    usage: Usage | UnsetType = UNSET
+
+
 class TextChoice(Struct):
     index: int
     text: str
@@ -99,13 +109,9 @@ class TextChoice(Struct):
     logprobs: None = None
 
 
-class Completion(Struct, kw_only=True):
-    id: str
-    created: int
-    model: str
+class Completion(Body, kw_only=True):
     choices: list[TextChoice]
     object: str = "text_completion"
-    usage: Usage | UnsetType | None = UNSET
 
 
 class Said(Struct):
@@ -120,12 +126,8 @@ class ChatChoice(Struct):
     logprobs: None = None
 
 
-class Chat(Struct, kw_only=True):
-    id: str
-    created: int
-    model: str
+class Chat(Body, kw_only=True):
     choices: list[ChatChoice]
-    usage: Usage
     object: str = "chat.completion"
 
 
@@ -136,10 +138,6 @@ class DeltaChoice(Struct):
     logprobs: None = None
 
 
-class ChatChunk(Struct, kw_only=True):
-    id: str
-    created: int
-    model: str
+class ChatChunk(Body, kw_only=True):
     choices: list[DeltaChoice]
     object: str = "chat.completion.chunk"
-    usage: Usage | UnsetType | None = UNSET

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,15 +17,13 @@ from fastserve_core.errors import BadData, BadOption, BadPlan, FastServeError, U
 from fastserve_core.files import read_json
 from fastserve_core.predictor import Predictor, load_task
 from fastserve_core.task import Encoded, Row
-from fastserve_server.asked import Answers, Unavailable
+from fastserve_server.asked import Answers, Unavailable, check_positions
 from fastserve_server.batcher import Batcher
 from fastserve_server.metrics import Metrics
 from fastserve_server.options import Serving
-from fastserve_server.writing.generator import Generator, whole
+from fastserve_server.writing.generator import BROKEN, Generator, whole
 from fastserve_server.writing.jobs import Stream, Wish
 from fastserve_server.writing.sampling import Sampling
-
-log = logging.getLogger(__name__)
 
 WARM_TEXTS = ("A first sentence.", "A much longer text, so that no shape is new to the engine. " * 8)
 POLL_SECONDS = 0.05
@@ -55,6 +52,7 @@ class Service:
             options, workers, self._make_worker, self._check_length, self.metrics.passed
         )
         self._threads = threads
+        self._unwritable = f"the engine {artifact.engine} cannot"
         self._known = frozenset({"text", *(column.name for column in self.task.columns)})
         self._loaded = asyncio.Event()
         self._fault: BaseException | None = None
@@ -63,13 +61,19 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Every worker is warm and the server is not shutting down."""
-        return self._loaded.is_set() and self._fault is None and not self.draining
+        """Every worker is warm and goes on, and the server is not shutting down."""
+        return self._loaded.is_set() and self._fault is None and not self.draining and not self._broken
+
+    @property
+    def _broken(self) -> bool:
+        return isinstance(self.batcher, Generator) and self.batcher.broken
 
     def why_not_ready(self) -> str:
         """One line for a reader."""
         if self._fault is not None:
             return str(self._fault) if isinstance(self._fault, FastServeError) else "the model could not be loaded"
+        if self._broken:
+            return BROKEN
         return "the server is shutting down" if self.draining else "the model is still being loaded"
 
     def start(self) -> None:
@@ -98,7 +102,7 @@ class Service:
         try:
             await generator.start()
         except Unexportable as error:
-            log.warning("texts are written one batch after the other, and not streamed: %s", error)
+            self._unwritable = str(error)
             return False
         self.batcher = generator
         return True
@@ -147,7 +151,7 @@ class Service:
             return self.batcher
         if not self.task.generative:
             raise BadPlan(f"the model is for {self.task.name} and does not write texts: ask /predict")
-        raise BadPlan("this model does not write texts part by part on its engine: ask /predict")
+        raise BadPlan(f"this model does not write texts part by part ({self._unwritable}): ask /predict")
 
     def room(self, prompt: int) -> int:
         """How many new tokens the model has positions for, after a prompt; at least one, for which it may refuse."""
@@ -182,18 +186,12 @@ class Service:
     def _check_length(self, encoded: Sequence[Encoded], options: Mapping[str, Any]) -> None:
         """Refuse what was cut, if it shall be, and a prompt that leaves no positions; runs in a worker's thread."""
         if self.options.too_long == "refuse" and any(one.cut for one in encoded):
-            longest = getattr(self.task.options, "max_length", None)
-            reads = "what the model reads" if longest is None else f"the {longest} tokens that the model reads"
+            most = getattr(self.task.options, "max_length", None)
+            reads = "what the model reads" if most is None else f"the {most} tokens that the model reads"
             raise BadData(f"an input is longer than {reads}: shorten it")
-        if not self.task.generative or self._positions is None:
-            return
-        new = {**vars(self.task.options), **options}.get("max_new_tokens", 0)
-        longest = max(map(len, encoded))
-        if longest + new > self._positions:
-            raise BadData(
-                f"a prompt of {longest} tokens and {new} new ones are more than the model's {self._positions}: "
-                "shorten the prompt or lower max_new_tokens"
-            )
+        if self.task.generative:
+            new = {**vars(self.task.options), **options}.get("max_new_tokens", 0)
+            check_positions(max(map(len, encoded)), new, self._positions)
 
     def _named(self, value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -68,15 +68,14 @@ class Writer:
         return Speller(self._tokenizer)
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        from jinja2 import TemplateError
-
         try:
             template = self._template
-            if template is None:
-                raise BadData("the model has no chat template: ask for a completion of a prompt instead")
-            prompt: str = template.render(messages=messages, add_generation_prompt=True, **self._special)
-        except (TemplateError, TypeError, ValueError) as error:
+            given = {"messages": messages, "add_generation_prompt": True, **self._special}
+            prompt: str | None = template and template.render(given)
+        except Exception as error:  # the template is a program that came with the model
             raise BadData(f"the model's chat template refuses the messages: {error}") from error
+        if prompt is None:
+            raise BadData("the model has no chat template: ask for a completion of a prompt instead")
         return prompt
 
     @cached_property

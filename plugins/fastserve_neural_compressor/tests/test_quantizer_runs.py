@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conftest import Cli
+from fastserve_core.artifact import load_artifact
+from fastserve_core.engines import load_engine, load_stepper
 from fastserve_core.files import read_json
+from fastserve_core.stepping import Piece
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +55,16 @@ def test_a_classifier_is_quantized(
     assert cli("predict", made["artifact"], "a wonderful film").returncode == 0
 
 
+def assert_written_side_by_side(model: Path) -> None:
+    """A server goes on with many texts at a time, with the logits of one pass over each."""
+    texts = [[5, 6, 7, 8], [9, 10]]
+    artifact = load_artifact(model)
+    engine, stepper = load_engine(artifact, 1), load_stepper(artifact, 1, 1_000_000)
+    alone = [engine.run({"input_ids": np.array([text])})["logits"][0, -1] for text in texts]
+    together = stepper.step([Piece(text, 0, [place]) for place, text in enumerate(texts)])
+    assert np.allclose(together, alone, atol=0.05 * np.abs(alone).max())
+
+
 @pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
 def test_a_language_model_is_quantized_and_writes(method: str, cli: Cli, reviews: Path, tmp_path: Path) -> None:
     sizes = ("dim=64", "num_heads=2", "num_layers=2", "hidden_size=128", "vocab_size=400", "max_positions=64")
@@ -65,5 +79,6 @@ def test_a_language_model_is_quantized_and_writes(method: str, cli: Cli, reviews
     assert perplexities[1] < 1.1 * perplexities[0]
     floats, integers = (Path(one["artifact"]) for one in (trained, made))
     assert (floats / "model.safetensors").stat().st_size > 3 * (integers / "openvino_model.bin").stat().st_size
+    assert_written_side_by_side(integers)
     written = cli("predict", made["artifact"], "the film is")
     assert written.returncode == 0 and written.stdout.strip()

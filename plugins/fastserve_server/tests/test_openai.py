@@ -77,6 +77,9 @@ def test_several_prompts_tokens_and_choices(client: openai.OpenAI) -> None:
     assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
     assert several.choices[2].text == several.choices[3].text == one.choices[0].text
     assert client.completions.create(**{**ASKED, "prompt": [5, 6, 7]}).usage.prompt_tokens == 3  # type: ignore[union-attr]
+    both = client.completions.create(**{**ASKED, "prompt": [[5, 6, 7], [8]]}).usage
+    assert both is not None
+    assert both.prompt_tokens == 4
     drawn = {**ASKED, "temperature": 1.7, "seed": 5, "max_tokens": 30}
     first, again = (client.completions.create(**drawn, n=2).choices for _ in range(2))
     assert [choice.text for choice in first] == [choice.text for choice in again]
@@ -129,7 +132,9 @@ def test_a_chat_and_the_same_as_a_stream(client: openai.OpenAI) -> None:
         ({"prompt": "a wonderful film " * 40, "max_tokens": 90}, 422, "more than the model's 128"),
         ({"prompt": ""}, 422, "no tokens that the model knows"),
         ({"prompt": []}, 422, "prompt"),
-        ({"prompt": [5, "film"]}, 422, "not texts and tokens together"),
+        ({"prompt": [5, "film"]}, 422, "not some of each"),
+        ({"prompt": [[5], "film"]}, 422, "not some of each"),
+        ({"prompt": [[5], []]}, 422, "no tokens that the model knows"),
         ({"prompt": [5, 100000]}, 422, "the model has no token 100000"),
         ({"prompt": [-1]}, 422, "the model has no token -1"),
         ({"prompt": ["a"] * 5}, 413, "5 texts are more than the 4 of one request"),

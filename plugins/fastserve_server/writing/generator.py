@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import threading
 import time
@@ -16,7 +15,7 @@ import numpy as np
 
 from fastserve_core.errors import BadData
 from fastserve_core.stepping import Piece, Stepper, Writer
-from fastserve_server.asked import Answers, EngineFailed, QueueFull, Unavailable, settle
+from fastserve_server.asked import Answers, QueueFull, Unavailable, check_positions, settle, told
 from fastserve_server.options import Serving
 from fastserve_server.writing.blocks import Pool, needed
 from fastserve_server.writing.jobs import LENGTH, STOP, Delta, Job, Stream, Wish
@@ -25,10 +24,10 @@ from fastserve_server.writing.sampling import choose
 from fastserve_server.writing.scheduling import SCHEDULERS
 from fastserve_server.writing.spelling import Spelling
 
-log = logging.getLogger(__name__)
-
 SMOOTHING = 0.1
 LONGEST_RETRY = 60
+GIVEN_UP, ENDING = "the engine could not go on with a text", "the server is shutting down"
+BROKEN = "the server cannot write any more; see its log"
 
 
 class Generator:
@@ -53,7 +52,7 @@ class Generator:
         self._changed = threading.Condition(threading.Lock())
         self._arriving: deque[Job] = deque()
         self._jobs: set[Job] = set()
-        self._stopping = False
+        self._stopping = self.broken = False
         self._seconds_per_token = 0.0
 
     @property
@@ -88,7 +87,9 @@ class Generator:
         jobs = [self._job(wish) for wish in wishes]
         with self._changed:
             if self._stopping:
-                raise Unavailable("the server is shutting down")
+                raise Unavailable(ENDING)
+            if self.broken:
+                raise Unavailable(BROKEN)
             if self.open + len(jobs) > self._options.max_queue + self._options.max_batch:
                 raise QueueFull(self._retry_after())
             self._arriving += jobs
@@ -101,17 +102,12 @@ class Generator:
         return min(LONGEST_RETRY, max(1, math.ceil(tokens * self._seconds_per_token)))
 
     def _check(self, wish: Wish) -> None:
-        tokens = len(wish.prompt) + wish.most
         if strangers := [one for one in wish.prompt if not 0 <= one < self.writer.vocabulary]:
             raise BadData(f"the model has no token {strangers[0]}: its {self.writer.vocabulary} are numbered from 0")
         if not wish.prompt:
             raise BadData("a prompt cannot be used: it has no tokens that the model knows")
-        if self._positions is not None and tokens > self._positions:
-            raise BadData(
-                f"a prompt of {len(wish.prompt)} tokens and {wish.most} new ones are more than the model's "
-                f"{self._positions}: shorten the prompt or ask for fewer"
-            )
-        if needed(tokens) > self._blocks:
+        check_positions(len(wish.prompt), wish.most, self._positions)
+        if needed(len(wish.prompt) + wish.most) > self._blocks:
             raise BadData(
                 f"a prompt of {len(wish.prompt)} tokens and {wish.most} new ones need more memory than the "
                 f"{self._options.cache_mb} MB that this server has for keys and values: shorten the prompt or ask "
@@ -133,10 +129,17 @@ class Generator:
             return
         self._pool, self._blocks = Pool(stepper.blocks), stepper.blocks
         self._tell(settle, warm, None)
-        while self._take_in():
-            self._pass()
-        for job in [*self._jobs, *self._arriving]:
-            self._tell(job.stream.tell, Unavailable("the server is shutting down"))
+        why: Exception = Unavailable(ENDING)
+        try:
+            while self._take_in():
+                self._pass()
+        except Exception as error:
+            why = told(error, BROKEN)
+        with self._changed:
+            self.broken = not self._stopping  # nobody is left to take what comes
+            left = [*self._jobs, *self._arriving]
+        for job in left:
+            self._tell(job.stream.tell, why)
         stepper.close()
 
     def _take_in(self) -> bool:
@@ -164,9 +167,9 @@ class Generator:
         try:
             logits = self._stepper.step([piece for _, piece in chosen])
         except Exception as error:
-            log.error("the engine could not go on with %d texts", len(chosen), exc_info=error)
+            why = told(error, GIVEN_UP)
             for job, _ in chosen:
-                self._fail(job)
+                self._fail(job, why)
             return
         news = [self._after(job, piece, row) for (job, piece), row in zip(chosen, logits, strict=True)]
         self._tell(_deliver, [one for one in news if one is not None])
@@ -181,13 +184,12 @@ class Generator:
         try:
             return self._went(job, piece, logits)
         except Exception as error:
-            log.error("a text could not be gone on with", exc_info=error)
-            self._fail(job)
+            self._fail(job, told(error, GIVEN_UP))
             return None
 
-    def _fail(self, job: Job) -> None:
+    def _fail(self, job: Job, why: Exception) -> None:
         self._end(job)
-        self._tell(job.stream.tell, EngineFailed("the engine could not go on with a text"))
+        self._tell(job.stream.tell, why)
 
     def _went(self, job: Job, piece: Piece, logits: Any) -> tuple[Stream, Delta] | None:
         """Take the next token, where the job has none left that the model has not seen."""

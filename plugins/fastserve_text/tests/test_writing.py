@@ -126,6 +126,7 @@ def test_a_template_in_a_file_comes_first(folder: Path) -> None:
         ("{{ raise_exception('roles must alternate') }}", "refuses the messages: roles must alternate"),
         ("{{ messages[0].content + 3 }}", "refuses the messages"),
         ("{{ ''.__class__.__mro__ }}", "refuses the messages: access to attribute '__class__'"),
+        ("{{ 1 // 0 }}", "refuses the messages: integer division"),
         ("{% if %}", "refuses the messages"),
     ],
 )

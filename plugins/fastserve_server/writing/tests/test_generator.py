@@ -19,8 +19,9 @@ from fastserve_server.asked import EngineFailed, QueueFull, Unavailable
 from fastserve_server.options import Serving
 from fastserve_server.tests.conftest import make_artifact
 from fastserve_server.writing.generator import Generator, whole
-from fastserve_server.writing.jobs import Wish
+from fastserve_server.writing.jobs import Job, Wish
 from fastserve_server.writing.sampling import Sampling
+from fastserve_server.writing.scheduling import SkipJoin
 from fastserve_server.writing.spelling import Spelling
 from fastserve_text.encoding import load_tokenizer
 from fastserve_text.writing import Writer
@@ -189,6 +190,22 @@ def test_a_text_that_cannot_be_spelt_ends_alone(model: Artifact, monkeypatch: py
                 with pytest.raises(EngineFailed, match="could not go on"):
                     await whole(generator.submit([Wish([5], 3, GREEDY)]))
             assert (await whole(generator.submit([Wish([5], 3, GREEDY)])))[0]["tokens"] == 3
+
+    play(scene)
+
+
+def test_a_server_that_cannot_go_on_says_so(model: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(scheduler: SkipJoin, now: float) -> list[Job]:
+        raise RuntimeError("no such luck")
+
+    async def scene() -> None:
+        async with running(model.folder) as (generator, _):
+            monkeypatch.setattr(SkipJoin, "order", fail)
+            with pytest.raises(EngineFailed, match="cannot write any more; see its log"):
+                await whole(generator.submit([Wish([5], 3, GREEDY)]))
+            assert generator.broken
+            with pytest.raises(Unavailable, match="cannot write any more"):
+                generator.submit([Wish([5], 3, GREEDY)])
 
     play(scene)
 
