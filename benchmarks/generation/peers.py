@@ -55,7 +55,7 @@ def genai(model: Path, threads: int) -> Callable[[Prompts], None]:
     def write(prompts: Prompts) -> None:
         inputs = [openvino.Tensor(np.array([one], dtype=np.int64)) for one in prompts]
         found = pipeline.generate(inputs, [config] * len(prompts))
-        assert all(len(one.generation_ids[0]) == TOKENS for one in found)
+        assert all(len(one.m_generation_ids[0]) == TOKENS for one in found)
 
     return write
 

@@ -35,9 +35,11 @@ def throughput(bench: Bench) -> dict[str, Any]:
         for name, (peer, model) in peers.items():
             request = {"peer": peer, "model": model, "prompts": asked, "threads": bench.threads}
             try:
-                found.setdefault(name, []).append(call("generation.peers", request, bench.threads))
+                rates: list[float] = call("generation.peers", request, bench.threads)
             except FastServeError as error:
                 print(f"{name} failed: {error}", flush=True)
+                continue
+            found.setdefault(name, []).append(rates)
     middle = {name: [statistics.median(one) for one in zip(*several, strict=True)] for name, several in found.items()}
     print(table(["", *(f"tokens/s, {one} at once" for one in CONCURRENCY)],
                 [[name, *(f"{one:.0f}" for one in rates)] for name, rates in middle.items()]))  # fmt: skip
