@@ -64,7 +64,7 @@ def check_and_cut(
         train = _store(_usable(records.get("train", ()), "train", options, task, bad), "train", scratch)
         if not train.rows:
             raise BadData(_nothing_left("train", bad) if bad.count else "the training data has no rows")
-        labels = task.find_labels(train.rows)
+        labels = _labels(train.rows, task, bad)
         given = [split for split in SPLITS[1:] if split in records]
         others = [_store(_usable(records[split], split, options, task, bad, labels), split, scratch) for split in given]
         if bad.count > options.max_bad_rows:
@@ -77,6 +77,16 @@ def check_and_cut(
         for split in given:
             _move(split, scratch, folder)
     return labels, bad.said
+
+
+def _labels(rows: Sequence[Row], task: Task, bad: BadRows) -> list[str]:
+    """The task's labels; what is wrong with them may come of the rows that are left out, so these are said as well."""
+    try:
+        return task.find_labels(rows)
+    except BadData as error:
+        if not bad.count:
+            raise
+        raise BadData(f"{error}\n{bad.message()}") from error
 
 
 @contextmanager

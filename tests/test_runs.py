@@ -186,6 +186,9 @@ def test_predict_answers_from_a_run_and_from_an_artifact(done: tuple[Path, list[
     trained = json.loads((run / "run.json").read_text())["stages"][1]["artifact"]
     code, out, err = finish(start(done[0], "predict", trained, "--json", "the film is wonderful"))
     assert json.loads(out)["label"] == "positive"
+    code, out, err = finish(start(done[0], "predict", trained, "the film", "a wonderful film " * 100))
+    assert "of 2 texts 1 are longer than the model reads, and were cut" in err
+    assert len(out.splitlines()) == 2
     code, out, err = finish(start(done[0], "predict", trained, "x", "--pair", "a", "--pair", "b"))
     assert code == 2
     assert "give one for each" in err

@@ -27,8 +27,11 @@ def main(arguments: Sequence[str]) -> int:
     quiet_environment()
     predictor = Predictor(find_artifact(given.model))
     inputs = list(zip(texts, given.pair, strict=True)) if given.pair else texts
-    for text, answer in zip(texts, predictor.predict(inputs), strict=True):
+    answers = predictor.predict(inputs)
+    for text, answer in zip(texts, answers, strict=True):
         print(json.dumps({"text": text, **answer}, ensure_ascii=False) if given.json else f"{short(answer)}\t{text}")
+    if cut := sum("truncated" in one for one in answers):
+        print(f"warning: of {len(answers)} texts {cut} are longer than the model reads, and were cut", file=sys.stderr)
     return 0
 
 
