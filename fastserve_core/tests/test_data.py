@@ -99,7 +99,7 @@ def test_a_missing_column_is_said_with_the_nearest_one(task: Task, tmp_path: Pat
 def test_one_class_no_rows_and_strange_labels_are_refused(task: Task, tmp_path: Path) -> None:
     with pytest.raises(BadData, match="all 2 training rows have the label 'a'"):
         cut({"train": rows(("x", "a"), ("y", "a"))}, DataOptions(), task, tmp_path)
-    with pytest.raises(BadData, match=r"(?s)all 2 training rows have the label 'a'.*1 bad rows:.*f:2: 'text' is empty"):
+    with pytest.raises(BadData, match=r"(?s)all 2 training rows have the label 'a'.*1 bad rows:.*f:3: 'text' is empty"):
         cut({"train": rows(("x", "a"), ("y", "a"), ("", "b"))}, DataOptions(), task, tmp_path)
     with pytest.raises(BadData, match="no rows"):
         cut({"train": []}, DataOptions(), task, tmp_path)
