@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib
+import logging.config
 import os
 import random
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from tempfile import NamedTemporaryFile
+from typing import IO, Any
+from weakref import WeakValueDictionary
 
 import psutil
 import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+import fastserve_core.cli
 
 ROOT = Path(__file__).parent
 sys.path[:0] = [str(ROOT / "tests" / "offline")]
@@ -113,9 +121,56 @@ def part(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def run_here(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line in that folder and in this process, so that what takes seconds to import serves every run."""
+    given = on_torch(arguments)
+    with pytest.MonkeyPatch.context() as patched, open_outputs(folder) as (out, err):
+        patched.chdir(folder)
+        patched.setattr(sys, "argv", ["fastserve", *given])
+        # Hydra configures logging, which closes every handler there is: here those of this run alone
+        patched.setattr(logging, "_handlers", WeakValueDictionary())
+        patched.setattr(logging, "_handlerList", [])
+        patched.setattr(logging.root, "handlers", [])
+        for name, value in environment.items():
+            patched.setenv(name, value)
+        before, terminate = dict(os.environ), signal.getsignal(signal.SIGTERM)
+        try:
+            code = fastserve_core.cli.main(given)
+        except SystemExit as ended:  # argparse's
+            code = ended.code if isinstance(ended.code, int) else 1
+        finally:
+            signal.signal(signal.SIGTERM, terminate)
+            os.environ.clear()
+            os.environ.update(before)
+            GlobalHydra.instance().clear()
+            logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, "root": {}})
+        sys.stdout.flush()
+        sys.stderr.flush()
+        printed = [Path(one.name).read_text(encoding="utf-8", errors="replace") for one in (out, err)]
+    return subprocess.CompletedProcess(given, code, *printed)
+
+
+@contextmanager
+def open_outputs(folder: Path) -> Iterator[tuple[IO[str], IO[str]]]:
+    """Files that get what this process prints."""
+    with (
+        NamedTemporaryFile("w", dir=folder.parent, encoding="utf-8") as out,
+        NamedTemporaryFile("w", dir=folder.parent, encoding="utf-8") as err,
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        yield out, err
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    """Run ``python -m fastserve_core`` in the test's own folder."""
+    """Run the command line in the test's own folder: ``run_here``."""
+    return functools.partial(run_here, tmp_path)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Cli:
+    """Run ``python -m fastserve_core`` in the test's own folder, a process of its own as users have."""
 
     def run(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -131,7 +186,8 @@ def cli(tmp_path: Path) -> Cli:
 
 
 def ranks_below(pid: int) -> list[int]:
-    """The trainer's ranks among the processes below one: those that a fork server has forked."""
-    below = psutil.Process(pid).children(recursive=True)
-    servers = {one.pid for one in below if "multiprocessing.forkserver" in " ".join(one.cmdline())}
-    return [one.pid for one in below if one.ppid() in servers]
+    """The ranks of a process that trains: its nursery has the launcher, that a fork server, and that the ranks."""
+    generation = [psutil.Process(pid)]
+    for _ in range(4):
+        generation = [child for one in generation for child in one.children()]
+    return [one.pid for one in generation]

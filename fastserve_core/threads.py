@@ -1,4 +1,4 @@
-"""What the machine has for us: cores, threads a process (= usable cores / processes), memory."""
+"""What the machine has for us: cores, threads a process (= usable cores / processes), memory and its pages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
 """OpenMP threads that wait go to sleep soon. By default they spin, and where another process uses a core the
 one that has the work cannot run. Seen for a training step of MiniLM: beside a busy process 3.5 s by default and
 0.5 s with this, on a calm machine 0.25 s with either."""
+
+LARGE_PAGES = {
+    "THP_MEM_ALLOC_ENABLE": "1",  # torch's allocator, tensors of some megabytes
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # the smaller ones; other C libraries ignore it
+}
+"""Tensors in large pages save 5 to 10 % of a training step on a CPU, for up to 20 MB of memory more a process."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
@@ -32,12 +38,13 @@ def threads_per_process(processes: int = 1) -> int:
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Environment for a child process that may use that many threads.
+    """Environment for a child process that may use that many threads; what of its pages is already set stays.
 
     Threads that outnumber the cores cost 10 to 70 times, so every library's own variable is set, and the
     tokenizer's pool is held to the same number.
     """
-    return {name: str(threads) for name in THREAD_VARIABLES} | WAITING
+    pages = {name: os.environ.get(name, value) for name, value in LARGE_PAGES.items()}
+    return {name: str(threads) for name in THREAD_VARIABLES} | WAITING | pages
 
 
 def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:

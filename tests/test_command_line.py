@@ -25,6 +25,12 @@ def refused(done: subprocess.CompletedProcess[str], *said: str, code: int = 2) -
         assert one in done.stderr, done.stderr
 
 
+@pytest.fixture
+def cli(command: Cli) -> Cli:
+    """Here the command line is what is tested, so each is a process as users start it."""
+    return command
+
+
 def test_the_screen_without_arguments_helps(cli: Cli) -> None:
     done = cli()
     assert done.returncode == 0

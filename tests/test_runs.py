@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Cli, on_torch, ranks_below, write_reviews
+from conftest import Cli, on_torch, ranks_below, run_here, write_reviews
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +39,12 @@ def start(folder: Path, *arguments: object, **environment: str) -> subprocess.Po
 def finish(process: subprocess.Popen[str], timeout: float = 300) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
+
+
+def here(folder: Path, *arguments: object) -> tuple[int, str, str]:
+    """A run in this process, where nothing depends on its being another."""
+    done = run_here(folder, *arguments, FASTSERVE_HOME=str(folder / "home"))
+    return done.returncode, done.stdout, done.stderr
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -117,7 +123,7 @@ def test_the_artifacts_hold_their_lineage_and_load_elsewhere(done: tuple[Path, l
 
 def test_the_same_command_again_does_nothing_again(done: tuple[Path, list[str]]) -> None:
     begin = time.perf_counter()
-    code, out, err = finish(start(done[0], *done[1]))
+    code, out, err = here(done[0], *done[1])
     seconds = time.perf_counter() - begin
     assert code == 0, err
     first, again = records(done[0])[0], records(done[0])[-1]
@@ -129,14 +135,14 @@ def test_the_same_command_again_does_nothing_again(done: tuple[Path, list[str]])
 
 
 def test_an_option_of_the_compressor_redoes_only_the_compressor(done: tuple[Path, list[str]]) -> None:
-    code, out, err = finish(start(done[0], *done[1], "compress.neural_compressor.embeddings=fp32"))
+    code, out, err = here(done[0], *done[1], "compress.neural_compressor.embeddings=fp32")
     assert code == 0, err + out
     assert [one["status"] for one in records(done[0])[-1]["stages"]] == ["reused", "reused", "done"]
 
 
 def test_another_engine_measures_again_and_makes_nothing_again(done: tuple[Path, list[str]]) -> None:
     command = ["engine=torch" if one == "engine=auto" else one for one in done[1]]
-    code, out, err = finish(start(done[0], *command))
+    code, out, err = here(done[0], *command)
     assert code == 0, err + out
     first, again = records(done[0])[0]["stages"], records(done[0])[-1]["stages"]
     assert "to train:" not in out
@@ -148,7 +154,7 @@ def test_another_engine_measures_again_and_makes_nothing_again(done: tuple[Path,
 
 
 def test_a_gate_that_is_too_tight_refuses_and_keeps_the_model(done: tuple[Path, list[str]]) -> None:
-    code, out, err = finish(start(done[0], *done[1], "gate.smaller_than=1000"))
+    code, out, err = here(done[0], *done[1], "gate.smaller_than=1000")
     assert code == 0, err + out
     record = records(done[0])[-1]
     assert record["stages"][2]["status"] == "rejected"
@@ -157,10 +163,10 @@ def test_a_gate_that_is_too_tight_refuses_and_keeps_the_model(done: tuple[Path, 
 
 
 def test_runs_and_diff_show_what_differs(done: tuple[Path, list[str]], cli: Cli) -> None:
-    code, out, _ = finish(start(done[0], "runs"))
+    code, out, _ = here(done[0], "runs")
     assert code == 0
     assert "nevergrad > torch_ddp > neural_compressor" in out
-    assert json.loads(finish(start(done[0], "runs", "--json"))[1])
+    assert json.loads(here(done[0], "runs", "--json")[1])
     one = sorted(done[0].glob("outputs/*/*/run.json"))[0].parent
     other = done[0] / "other"
     shutil.copytree(one, other)
@@ -169,27 +175,27 @@ def test_runs_and_diff_show_what_differs(done: tuple[Path, list[str]], cli: Cli)
     (other / "run.json").write_text(json.dumps(changed))
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("max_drop: 0.01", "max_drop: 0.5"))
-    code, out, _ = finish(start(done[0], "diff", one, other))
+    code, out, _ = here(done[0], "diff", one, other)
     assert code == 0
     assert "config.gate.max_drop" in out
     assert "2.train.torch_ddp.options.lr" in out
-    assert "do not differ" in finish(start(done[0], "diff", one, one))[1]
-    found = json.loads(finish(start(done[0], "diff", one, other, "--json"))[1])
+    assert "do not differ" in here(done[0], "diff", one, one)[1]
+    found = json.loads(here(done[0], "diff", one, other, "--json")[1])
     assert found["2.train.torch_ddp.options.lr"][1] == 0.5
 
 
 def test_predict_answers_from_a_run_and_from_an_artifact(done: tuple[Path, list[str]]) -> None:
     run = sorted(done[0].glob("outputs/*/*/run.json"))[0].parent
-    code, out, err = finish(start(done[0], "predict", run, "the film is wonderful", "a tedious piece of work"))
+    code, out, err = here(done[0], "predict", run, "the film is wonderful", "a tedious piece of work")
     assert code == 0, err
     assert [line.partition("\t")[0] for line in out.splitlines()] == ["positive", "negative"]
     trained = json.loads((run / "run.json").read_text())["stages"][1]["artifact"]
-    code, out, err = finish(start(done[0], "predict", trained, "--json", "the film is wonderful"))
+    code, out, err = here(done[0], "predict", trained, "--json", "the film is wonderful")
     assert json.loads(out)["label"] == "positive"
-    code, out, err = finish(start(done[0], "predict", trained, "the film", "a wonderful film " * 100))
+    code, out, err = here(done[0], "predict", trained, "the film", "a wonderful film " * 100)
     assert "of 2 texts 1 are longer than the model reads, and were cut" in err
     assert len(out.splitlines()) == 2
-    code, out, err = finish(start(done[0], "predict", trained, "x", "--pair", "a", "--pair", "b"))
+    code, out, err = here(done[0], "predict", trained, "x", "--pair", "a", "--pair", "b")
     assert code == 2
     assert "give one for each" in err
 
@@ -247,7 +253,7 @@ def test_wrong_options_of_the_server_are_said(done: tuple[Path, list[str]]) -> N
         (["port"], "'port' is no option=value"),
         (["--plugin", "torch_ddp"], "implements no 'serve'"),
     ):
-        code, _, err = finish(start(done[0], "serve", run, *arguments))
+        code, _, err = here(done[0], "serve", run, *arguments)
         assert code == 2
         assert said in err
 
@@ -257,14 +263,12 @@ def test_a_model_trained_elsewhere_is_compressed_by_itself(done: tuple[Path, lis
     plain = done[0] / "plain-checkpoint"
     shutil.copytree(trained, plain)
     (plain / "fastserve.json").unlink()
-    code, out, err = finish(
-        start(done[0], "+plugin=neural_compressor", f"model={plain}", f"data={reviews}", *CALIBRATE)
-    )
+    code, out, err = here(done[0], "+plugin=neural_compressor", f"model={plain}", f"data={reviews}", *CALIBRATE)
     assert code == 0, err + out
     assert [one["stage"] for one in records(done[0])[-1]["stages"]] == ["model", "compress"]
     other = write_reviews(done[0] / "other.csv", 60)
     other.write_text(other.read_text().replace("positive", "splendid"))
-    code, _, err = finish(start(done[0], "+plugin=neural_compressor", f"model={plain}", f"data={other}"))
+    code, _, err = here(done[0], "+plugin=neural_compressor", f"model={plain}", f"data={other}")
     assert code == 2
     assert "the data's label 'splendid' is none of the model's" in err
 
@@ -273,14 +277,14 @@ def test_an_artifact_of_other_data_is_measured_again_before_it_is_compressed(don
     trained = records(done[0])[0]["stages"][1]
     same = [one.replace("[nevergrad,torch_ddp,neural_compressor]", "neural_compressor") for one in done[1]]
     same = [one for one in same if one.partition("=")[0] in ("+plugin", "data", "engine") or one in CALIBRATE]
-    code, out, err = finish(start(done[0], *same, f"model={trained['artifact']}"))
+    code, out, err = here(done[0], *same, f"model={trained['artifact']}")
     assert code == 0, err + out
     lines = records(done[0])[-1]["stages"]
     assert [(one["stage"], one["status"]) for one in lines] == [("model", "reused"), ("compress", "reused")]
     assert lines[0]["measures"] == trained["measures"]
     other = write_reviews(done[0] / "others.csv", 100, seed=9)
     changed = [f"data={other}" if one.startswith("data=") else one for one in same]
-    code, out, err = finish(start(done[0], *changed, f"model={trained['artifact']}"))
+    code, out, err = here(done[0], *changed, f"model={trained['artifact']}")
     assert code == 0, err + out
     lines = records(done[0])[-1]["stages"]
     assert [(one["stage"], one["status"]) for one in lines] == [("model", "done"), ("compress", "done")]
@@ -288,7 +292,7 @@ def test_an_artifact_of_other_data_is_measured_again_before_it_is_compressed(don
 
 def test_an_engines_files_cannot_be_trained(done: tuple[Path, list[str]], reviews: Path) -> None:
     best = records(done[0])[0]["best"]
-    code, _, err = finish(start(done[0], "+plugin=torch_ddp", f"model={best}", f"data={reviews}"))
+    code, _, err = here(done[0], "+plugin=torch_ddp", f"model={best}", f"data={reviews}")
     assert code == 2
     assert "cannot be trained or compressed further" in err
 
@@ -298,7 +302,7 @@ def test_a_headless_model_cannot_be_compressed(tmp_path: Path, tiny_bert: Path, 
     shutil.copytree(tiny_bert, bare)
     config = json.loads((bare / "config.json").read_text()) | {"architectures": ["BertModel"]}
     (bare / "config.json").write_text(json.dumps(config))
-    code, _, err = finish(start(tmp_path, "+plugin=neural_compressor", f"model={bare}", f"data={reviews}"))
+    code, _, err = here(tmp_path, "+plugin=neural_compressor", f"model={bare}", f"data={reviews}")
     assert code == 2
     assert "is a BertModel, without a trained head" in err
 
@@ -348,7 +352,7 @@ def long_job(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> tuple
         *("train.torch_ddp.epochs=4", "train.torch_ddp.batch_size=8", "train.torch_ddp.checkpoint_every_s=0"),
         "train.torch_ddp.nproc=2",
     ]
-    code, out, err = finish(start(folder, *command))
+    code, out, err = here(folder, *command)
     assert code == 0, err + out
     return command, records(folder)[0]["stages"][0]["digest"]
 
@@ -364,7 +368,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_artifact(tmp_path: Path, long
     assert gone(below), "children outlive their killed parent"
     assert not list(tmp_path.glob("home/store/train-*"))
     assert newest.parent.is_dir()
-    code, out, err = finish(start(tmp_path, *command))
+    code, out, err = here(tmp_path, *command)
     assert code == 0, err + out
     assert records(tmp_path)[-1]["stages"][0]["digest"] == digest
 
@@ -414,7 +418,7 @@ def test_a_full_disk_fails_the_stage_and_publishes_nothing(tmp_path: Path, tiny_
 
 def test_a_sweep_runs_each_value(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
     command = ["-m", "+plugin=torch_ddp", f"model={tiny_bert}", f"data={reviews}", *ONCE]
-    code, out, err = finish(start(tmp_path, *command, "train.torch_ddp.lr=1e-5,3e-3"))
+    code, out, err = here(tmp_path, *command, "train.torch_ddp.lr=1e-5,3e-3")
     assert code == 0, err + out
     found = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("multirun/*/*/*/run.json"))]
     assert [one["stages"][0]["options"]["lr"] for one in found] == [1e-5, 3e-3]
@@ -438,27 +442,25 @@ def test_every_shape_of_task_trains_from_scratch(tmp_path: Path) -> None:
     (tmp_path / "ner.jsonl").write_text("\n".join(map(json.dumps, lines)))
     small = ["model.dim=32", "model.num_heads=2", "model.num_layers=1", "model.hidden_size=64"]
     common = [*small, "model.vocab_size=300", *TRAIN]
-    code, out, err = finish(
-        start(tmp_path, "+plugin=torch_ddp", "task=token_classification", "model=bert", "data=ner.jsonl", *common)
+    code, out, err = here(
+        tmp_path, "+plugin=torch_ddp", "task=token_classification", "model=bert", "data=ner.jsonl", *common
     )
     assert code == 0, err + out
     ner = records(tmp_path)[-1]
     assert ner["stages"][0]["measures"]["quality"]["f1"] > 0.9
-    answer = finish(start(tmp_path, "predict", ner["best"], "I live in Rome now 3"))[1]
+    answer = here(tmp_path, "predict", ner["best"], "I live in Rome now 3")[1]
     assert answer.startswith("Rome (LOC)")
     texts = [{"text": f"the {animal} sat on the {place} again"} for animal in ("cat", "dog", "fox", "owl")
              for place in ("mat", "roof", "hill", "wall", "step", "log", "bed", "box", "car", "sea")]  # fmt: skip
     (tmp_path / "lm.jsonl").write_text("\n".join(map(json.dumps, texts)))
-    code, out, err = finish(
-        start(
-            tmp_path,
-            "+plugin=torch_ddp",
-            "task=causal_lm",
-            "model=gpt2",
-            "data=lm.jsonl",
-            "task.max_new_tokens=4",
-            *[one.replace("epochs=6", "epochs=30") for one in common],
-        )
+    code, out, err = here(
+        tmp_path,
+        "+plugin=torch_ddp",
+        "task=causal_lm",
+        "model=gpt2",
+        "data=lm.jsonl",
+        "task.max_new_tokens=4",
+        *[one.replace("epochs=6", "epochs=30") for one in common],
     )
     assert code == 0, err + out
     quality = records(tmp_path)[-1]["stages"][0]["measures"]["quality"]

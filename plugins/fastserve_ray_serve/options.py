@@ -13,8 +13,9 @@ from fastserve_server.options import STANDARD, Serving
 class RayServeOptions(Serving):
     """Beside the application's: ``threads`` of each replica, null for an equal share of the cores.
 
-    A replica is given ``max_ongoing_requests`` at a time, and batches them; ``max_queued_requests`` wait in the
-    proxy. ``drain_s`` is what open requests get at the end. ``port`` 0 takes any free one.
+    With ``max_replicas`` there are as many as the load asks for, from ``replicas`` up to that. A replica is given
+    ``max_ongoing_requests`` at a time, and batches them; ``max_queued_requests`` wait in the proxy. ``drain_s`` is what
+    open requests get at the end. ``port`` 0 takes any free one.
     """
 
     where: ClassVar[str] = "serve.ray_serve"
@@ -22,6 +23,7 @@ class RayServeOptions(Serving):
     host: str = "127.0.0.1"
     port: int = 8888
     replicas: int = 1
+    max_replicas: int | None = None
     threads: int | None = None
     max_ongoing_requests: int = 64
     max_queued_requests: int = 1024
@@ -34,5 +36,6 @@ class RayServeOptions(Serving):
         with faults.collect():
             if self.access_log == STANDARD:
                 raise BadOption(f"{self.where}.access_log=-: the replicas' output is not shown; give a file")
+        self.at_least(faults, "max_replicas", self.replicas)
         for name in ("replicas", "threads", "max_ongoing_requests", "max_queued_requests"):
             self.at_least(faults, name, 1)

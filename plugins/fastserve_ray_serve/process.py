@@ -8,16 +8,18 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import ray
 from ray import serve as ray_serve
+from ray.serve import Application
 from ray.serve.config import HTTPOptions
 
 from fastserve_core.artifact import load_artifact
 from fastserve_core.errors import StageFailed
+from fastserve_ray_serve.deployment import bound
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_server.child import run_child
 
@@ -44,7 +46,7 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
                 _temp_dir=folder,
             )
             ray_serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=options.host, port=options.port))
-            _deploy(artifact, options, request["threads"], request["keys"])
+            _run(bound(artifact, options, request["threads"], request["keys"]))
             ended = threading.Event()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: ended.set())
@@ -58,47 +60,13 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
             _end()
 
 
-def _deploy(artifact: Path, options: RayServeOptions, threads: int, keys: Sequence[str]) -> None:
-    deployment = ray_serve.deployment(ray_serve.ingress(builder(artifact, options, threads, keys))(Replica)).options(
-        name="model",
-        num_replicas=options.replicas,
-        max_ongoing_requests=options.max_ongoing_requests,
-        max_queued_requests=options.max_queued_requests,
-        backpressure_config={"status_code": 429, "retry_after_s": 1.0},
-        graceful_shutdown_timeout_s=options.drain_s,
-        graceful_shutdown_wait_loop_s=0.1,
-        ray_actor_options={"num_cpus": threads},
-        user_config={},
-    )
+def _run(application: Application) -> None:
     try:
-        ray_serve.run(deployment.bind(), name=NAME, route_prefix="/")
+        ray_serve.run(application, name=NAME, route_prefix="/")
     except RuntimeError as error:
         said = [one.message for one in ray_serve.status().applications[NAME].deployments.values()]
         reasons = [message.strip().rpartition("\n")[2] for message in said]
         raise StageFailed(f"the replicas could not be started: {' '.join(reasons)}") from error
-
-
-class Replica:
-    """What Ray Serve asks of a replica beside its application."""
-
-    app: Any  # set by Ray
-
-    async def reconfigure(self, user_config: Any) -> None:
-        """Wait for a warm model, before requests come; an error here reaches the caller, one in a lifespan does not."""
-        await self.app.state.service.loaded()
-
-
-def builder(artifact: Path, options: RayServeOptions, threads: int, keys: Sequence[str] = ()) -> Callable[[], Any]:
-    """What Ray calls in each replica to make its application."""
-
-    def build() -> Any:
-        from fastserve_core.quiet import quiet_environment
-        from fastserve_server.application import build_application
-
-        quiet_environment()
-        return build_application(artifact, options, threads, wait=False, keys=keys)
-
-    return build
 
 
 def _end_at_once(folder: str) -> NoReturn:

@@ -24,11 +24,10 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
     ``cores`` are what all replicas together may use. Raises ``UserError`` (busy port, too many threads, no
     artifact) or ``StageFailed``.
     """
-    threads = options.threads or max(1, cores // options.replicas)
-    if threads * options.replicas > cores:
-        raise BadOption(
-            f"{options.where}: {options.replicas} replicas of {threads} threads are more than the {cores} usable cores"
-        )
+    most = options.max_replicas or options.replicas
+    threads = options.threads or max(1, cores // most)
+    if threads * most > cores:
+        raise BadOption(f"{options.where}: {most} replicas of {threads} threads are more than the {cores} usable cores")
     keys = key_hashes(options.keys, f"{options.where}.keys")
     with bind(options.host, options.port, options.where) as probe:
         port: int = probe.getsockname()[1]

@@ -41,7 +41,8 @@ class TorchDDP:
 
     @hookimpl
     def train(self, run: Run) -> Draft:
-        from fastserve_core.children import TRANSFORMERS, call
+        from fastserve_core.children import call
+        from fastserve_torch_ddp.forking import IMPORTED
 
         result: dict[str, Any] = call(
             "fastserve_torch_ddp.launch",
@@ -58,7 +59,7 @@ class TorchDDP:
             },
             run.threads,
             run.emit,
-            TRANSFORMERS,
+            IMPORTED,
         )
         costs = {name: result[name] for name in ("seconds", "held_up_s", "peak_memory_bytes")}
         return Draft(run.folder / "draft", scores=result["scores"], steps=result["steps"], costs=costs)

@@ -70,7 +70,7 @@ def test_an_access_log_that_nobody_would_see_is_refused() -> None:
 def test_a_replica_asks_for_keys_and_logs(writer: Artifact, tmp_path: Path) -> None:
     from starlette.testclient import TestClient
 
-    from fastserve_ray_serve.process import builder
+    from fastserve_ray_serve.deployment import builder
 
     options = RayServeOptions(access_log=str(tmp_path / "log"))
     application = builder(writer.folder, options, 1, ["0" * 64])()

@@ -99,12 +99,12 @@ def test_what_cannot_be_read_is_said(store: Store, tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_smollm2_is_fetched_and_quantized_to_four_bits(cli: Cli, online: None, tmp_path: Path) -> None:
+def test_smollm2_is_fetched_and_quantized_to_four_bits(command: Cli, online: None, tmp_path: Path) -> None:
     from fastserve_core.files import read_json
 
     texts = tmp_path / "texts.txt"
     texts.write_text("".join(f"The film number {number} is a quiet story about a family.\n" for number in range(40)))
-    done = cli(
+    done = command(
         *("+plugin=neural_compressor", "model=smollm2", "task=causal_lm", "task.max_length=16", f"data.train={texts}"),
         *("engine=openvino", "compress.neural_compressor.bits=4", "gate.enabled=false"),
         timeout=500,

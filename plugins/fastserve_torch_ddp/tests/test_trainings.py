@@ -23,6 +23,7 @@ from fastserve_core.hashing import hash_file
 from fastserve_core.predictor import load_task
 from fastserve_core.store import Store
 from fastserve_core.task import Encoded
+from fastserve_torch_ddp.forking import IMPORTED
 from fastserve_torch_ddp.kept.validation import Progress
 from fastserve_torch_ddp.options import DDPOptions
 
@@ -86,7 +87,7 @@ def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
             events.append(event)
             tell(event)
 
-        return Trained(folder, call("fastserve_torch_ddp.launch", request, 2, both), events)
+        return Trained(folder, call("fastserve_torch_ddp.launch", request, 2, both, IMPORTED), events)
 
     requests = run.requests = []  # type: ignore[attr-defined]
     return run
@@ -104,7 +105,7 @@ def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
         {"batch_tokens": 200, "schedule": "cosine", "deterministic": True},
         {"gradient_accumulation_steps": 3, "activation_checkpointing": True, "ema_decay": 0.8},
         {"label_smoothing": 0.1, "class_weights": "balanced", "layer_decay": 0.9, "schedule": "constant"},
-        {"freeze": ["embeddings"], "epochs": 12},  # random embeddings that stay so: the layers above need longer
+        {"freeze": ["embeddings"], "epochs": 24},  # random embeddings that stay so: the layers above need longer
         {"compile": True},
         {"method": "lora", "lr": 2e-2, "nproc": 2},
         {"method": "adalora", "lr": 3e-2},

@@ -1,0 +1,107 @@
+"""The application as a deployment of Ray Serve, for a Ray of our own and for clusters that others run.
+
+On a cluster Ray's own tools start it, by the import path ``fastserve_ray_serve.deployment:build``:
+
+    serve run fastserve_ray_serve.deployment:build artifact=/models/reviews replicas=2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import serve as ray_serve
+from ray.serve import Application
+
+from fastserve_core.errors import BadOption
+from fastserve_core.options import typed
+from fastserve_core.threads import thread_environment
+from fastserve_ray_serve.options import RayServeOptions
+from fastserve_server.keys import key_hashes
+
+
+class Replica:
+    """What Ray Serve asks of a replica beside its application."""
+
+    app: Any  # set by Ray
+
+    async def reconfigure(self, user_config: Any) -> None:
+        """Wait for a warm model, before requests come; an error here reaches the caller, one in a lifespan does not."""
+        await self.app.state.service.loaded()
+
+    async def check_health(self) -> None:
+        """A replica whose engine broke is replaced."""
+        if not self.app.state.service.ready:
+            raise RuntimeError(self.app.state.service.why_not_ready())
+
+
+def bound(
+    artifact: Path,
+    options: RayServeOptions,
+    threads: int,
+    keys: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Application:
+    """What ``serve.run`` takes: replicas of ``threads`` each, as many as the options say.
+
+    ``environment`` is for replicas that do not have it from the process that started Ray.
+    """
+    deployment = ray_serve.deployment(ray_serve.ingress(builder(artifact, options, threads, keys))(Replica)).options(
+        name="model",
+        **_how_many(options),
+        max_ongoing_requests=options.max_ongoing_requests,
+        max_queued_requests=options.max_queued_requests,
+        backpressure_config={"status_code": 429, "retry_after_s": 1.0},
+        graceful_shutdown_timeout_s=options.drain_s,
+        graceful_shutdown_wait_loop_s=0.1,
+        health_check_period_s=2.0,
+        ray_actor_options={"num_cpus": threads}
+        | ({"runtime_env": {"env_vars": dict(environment)}} if environment else {}),
+        user_config={},
+    )
+    application: Application = deployment.bind()
+    return application
+
+
+def _how_many(options: RayServeOptions) -> dict[str, Any]:
+    if options.max_replicas is None:
+        return {"num_replicas": options.replicas}
+    scaling = {
+        "min_replicas": options.replicas,
+        "max_replicas": options.max_replicas,
+        "target_ongoing_requests": max(1, options.max_ongoing_requests // 2),
+    }
+    return {"num_replicas": None, "autoscaling_config": scaling}
+
+
+def builder(artifact: Path, options: RayServeOptions, threads: int, keys: Sequence[str] = ()) -> Callable[[], Any]:
+    """What Ray calls in each replica to make its application."""
+
+    def build() -> Any:
+        from fastserve_core.quiet import quiet_environment
+        from fastserve_server.application import build_application
+
+        quiet_environment()
+        return build_application(artifact, options, threads, wait=False, keys=keys)
+
+    return build
+
+
+def build(args: Mapping[str, Any]) -> Application:
+    """For ``serve run`` and ``serve deploy``: ``artifact``, a folder that every node sees, and the server's options.
+
+    ``threads`` are those of a replica, 1 when not given. The cluster's own config has the address and the port.
+    Raises ``BadOption``.
+    """
+    given = dict(args)
+    artifact = given.pop("artifact", None)
+    if artifact is None:
+        raise BadOption("args: artifact=FOLDER is missing, the artifact to serve")
+    if elsewhere := sorted({"host", "port"} & given.keys()):
+        raise BadOption(f"args: {' and '.join(elsewhere)} stand in the cluster's http_options, not here")
+    options = typed(RayServeOptions, given, RayServeOptions.where)
+    keys = key_hashes(options.keys, f"{options.where}.keys")
+    threads = options.threads or 1
+    each = max(1, threads // (options.workers or threads))
+    return bound(Path(artifact), options, threads, keys, thread_environment(each))

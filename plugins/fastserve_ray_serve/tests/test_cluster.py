@@ -1,0 +1,75 @@
+"""A cluster that others run: Ray's own tools start the application there, and a node may be lost."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from fastserve_core.artifact import Artifact
+from fastserve_core.errors import UserError
+from fastserve_ray_serve.deployment import build
+
+TWO_NODES = """
+import json, socket, sys
+import httpx, ray
+from ray import serve
+from ray.cluster_utils import Cluster
+from ray.serve.config import HTTPOptions
+from fastserve_ray_serve.deployment import build
+
+def nodes():
+    return {one["NodeID"] for one in ray.nodes() if one["Alive"]}
+
+def answers(count):
+    asked = {"inputs": ["the film is"], "options": {"max_new_tokens": 2}}
+    return [httpx.post(f"http://127.0.0.1:{port}/predict", json=asked, timeout=60).status_code for _ in range(count)]
+
+with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+second = cluster.add_node(num_cpus=1)
+ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(port=port))
+serve.run(build({"artifact": sys.argv[1], "replicas": "2", "name": "writer"}))
+from ray.util.state import list_actors
+found = {"nodes": len(nodes()), "before": answers(8)}
+replicas = [one for one in list_actors() if one.class_name.startswith("ServeReplica") and one.state == "ALIVE"]
+found["spread"] = len({one.node_id for one in replicas})
+cluster.remove_node(second)
+found["after"] = answers(8)
+found["left"] = len(nodes())
+print(json.dumps(found), flush=True)
+serve.shutdown()
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({}, "artifact=FOLDER is missing"),
+        ({"artifact": "a", "port": "1", "host": "b"}, "host and port stand in the cluster's http_options"),
+        ({"artifact": "a", "replica": "2"}, "no option 'replica'; did you mean 'replicas'"),
+        ({"artifact": "a", "replicas": "many"}, "serve.ray_serve.replicas='many'"),
+        ({"artifact": "a", "max_replicas": 1, "replicas": 2}, "serve.ray_serve.max_replicas must be at least 2"),
+    ],
+)
+def test_wrong_arguments_are_said(args: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        build(args)
+
+
+@pytest.mark.slow
+def test_two_nodes_answer_and_one_goes_on_alone(writer: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    command = [sys.executable, "-c", TWO_NODES, str(writer.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    assert found == {"nodes": 2, "spread": 2, "before": [200] * 8, "after": [200] * 8, "left": 1}
