@@ -6,9 +6,9 @@ import logging
 import os
 import shutil
 import signal
-import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +20,7 @@ from ray.serve.config import HTTPOptions
 from fastserve_core.artifact import load_artifact
 from fastserve_core.errors import StageFailed
 from fastserve_ray_serve.deployment import bound
+from fastserve_ray_serve.ingress import write_starter
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_server.child import run_child
 
@@ -33,8 +34,9 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
     options = RayServeOptions(**request["options"])
     artifact = Path(request["artifact"])
     load_artifact(artifact)  # its faults are said better here than by a replica
-    with tempfile.TemporaryDirectory(prefix="fastserve-ray-", ignore_cleanup_errors=True) as folder:
+    with _own_folder(Path(request["folder"])) as folder:
         try:
+            write_starter(folder)
             ray.init(
                 address="local",
                 num_cpus=request["cores"],
@@ -43,7 +45,7 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=folder,
+                _temp_dir=str(folder),
             )
             ray_serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=options.host, port=options.port))
             _run(bound(artifact, options, request["threads"], request["keys"]))
@@ -60,6 +62,15 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
             _end()
 
 
+@contextmanager
+def _own_folder(folder: Path) -> Iterator[Path]:
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _run(application: Application) -> None:
     try:
         ray_serve.run(application, name=NAME, route_prefix="/")
@@ -69,7 +80,7 @@ def _run(application: Application) -> None:
         raise StageFailed(f"the replicas could not be started: {' '.join(reasons)}") from error
 
 
-def _end_at_once(folder: str) -> NoReturn:
+def _end_at_once(folder: Path) -> NoReturn:
     """For an orphan, which has a few seconds: Ray's agents would outlive it by more than a minute."""
     shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)  # the session that our parent gave us; Ray's workers follow their raylet

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
+import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from fastserve_core.errors import BadOption
 from fastserve_core.threads import thread_environment
+from fastserve_ray_serve.ingress import environment
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_server.keys import key_hashes
-from fastserve_server.server import END_S, ServerProcess, bind, launch, url_of
+from fastserve_server.server import END_S, BadAddress, ServerProcess, bind, launch, url_of
 
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's switch for machines that are no cluster: its own ports then listen on 127.0.0.1 rather than everywhere.
 A replica's internal port still listens everywhere, and asks for the token."""
+
+
+NOT_HANDED_OUT = range(20_000, 30_000)
 
 
 def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess:
@@ -29,20 +36,31 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
     if threads * most > cores:
         raise BadOption(f"{options.where}: {most} replicas of {threads} threads are more than the {cores} usable cores")
     keys = key_hashes(options.keys, f"{options.where}.keys")
-    with bind(options.host, options.port, options.where) as probe:
-        port: int = probe.getsockname()[1]
+    port = options.port or _free_port(options.host)
+    bind(options.host, port, options.where).close()
     each = max(1, threads // (options.workers or threads))
     taken = asdict(options) | {"port": port}
     if options.access_log is not None:  # a replica has another working folder
         taken["access_log"] = str(Path(options.access_log).expanduser().absolute())
+    folder = Path(tempfile.gettempdir(), f"fastserve-ray-{secrets.token_hex(4)}")
+    request = {"artifact": str(artifact), "options": taken, "threads": threads, "cores": cores, "keys": keys}
     return launch(
         "fastserve_ray_serve.process",
-        {"artifact": str(artifact), "options": taken, "threads": threads, "cores": cores, "keys": keys},
+        {**request, "folder": str(folder)},
         url_of(options.host, port),
-        environment=thread_environment(each) | LOOPBACK_ONLY | authentication(),
+        environment=thread_environment(each) | LOOPBACK_ONLY | authentication() | environment(folder, options.drain_s),
         patience_s=options.drain_s + 2 * END_S,
         kind=ServerProcess,
     )
+
+
+def _free_port(host: str) -> int:
+    """One below those that the system hands out: nobody gets it by chance while Ray starts."""
+    for port in random.sample(NOT_HANDED_OUT, 100):
+        with suppress(BadAddress):
+            bind(host, port, "").close()
+            return port
+    raise BadAddress(f"none of a hundred ports of {host} is free")
 
 
 def authentication() -> dict[str, str]:

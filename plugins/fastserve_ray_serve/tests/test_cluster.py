@@ -30,8 +30,9 @@ def answers(count):
 
 with socket.create_server(("127.0.0.1", 0)) as free:
     port = free.getsockname()[1]
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-second = cluster.add_node(num_cpus=1)
+here = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **here})
+second = cluster.add_node(num_cpus=1, **here)
 ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
 serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(port=port))
 serve.run(build({"artifact": sys.argv[1], "replicas": "2", "name": "writer"}))

@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,38 @@ def test_it_listens_on_loopback(server: ServerProcess) -> None:
             open_ports += [one for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
     assert open_ports
     assert {one.laddr.ip.removeprefix("::ffff:") for one in open_ports} == {"127.0.0.1"}
+
+
+def replicas(server: ServerProcess) -> list[psutil.Process]:
+    return [one for one in family(server) if "ServeReplica" in " ".join(one.cmdline())]
+
+
+@pytest.mark.slow
+def test_no_request_is_lost_when_a_replica_is_killed(server: ServerProcess) -> None:
+    asked = {"inputs": ["the film is"], "options": {"max_new_tokens": 8}}
+    ended, kept = threading.Event(), len(replicas(server))
+
+    def ask(client: httpx.Client) -> list[int]:
+        seen = []
+        while not ended.is_set():
+            seen.append(client.post("/predict", json=asked).status_code)
+        return seen
+
+    with ThreadPoolExecutor(8) as pool, ExitStack() as open_clients:
+        clients = [open_clients.enter_context(httpx.Client(base_url=server.url, timeout=60)) for _ in range(8)]
+        asking = [pool.submit(ask, one) for one in clients]
+        time.sleep(1)
+        killed = replicas(server)[0]
+        killed.kill()
+        end = time.monotonic() + 60
+        while len(replicas(server)) < kept or killed.is_running():
+            assert time.monotonic() < end, "it was not replaced"
+            time.sleep(0.2)
+        time.sleep(1)
+        ended.set()
+        seen = [status for one in asking for status in one.result()]
+    assert len(seen) > 16
+    assert set(seen) == {200}
 
 
 @pytest.mark.slow

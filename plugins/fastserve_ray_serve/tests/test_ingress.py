@@ -1,0 +1,62 @@
+"""HAProxy's config as Ray writes it is amended, and what Ray reads is left to the user who has decided."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fastserve_ray_serve import ingress
+
+CONFIG = """global
+    maxconn 4096
+defaults
+    mode http
+frontend prometheus
+    bind :9101
+    no log
+frontend http_frontend
+    bind 127.0.0.1:8000
+    default_backend default_backend
+backend default_backend
+    http-request return status 404
+listen stats
+  bind *:8404
+  stats enable
+"""
+
+
+def test_nothing_listens_but_what_was_asked_for() -> None:
+    left = ingress.amended(CONFIG)
+    assert [line.strip() for line in left.splitlines() if "bind" in line] == ["bind 127.0.0.1:8000"]
+    assert "defaults\n    option http-buffer-request\n    mode http\nfrontend http_frontend\n" in left
+    assert left.endswith("backend default_backend\n    http-request return status 404\n")
+
+
+def test_rays_own_template_has_what_is_amended() -> None:
+    from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
+
+    assert "\ndefaults\n" in HAPROXY_CONFIG_TEMPLATE
+    assert "\nfrontend prometheus\n" in HAPROXY_CONFIG_TEMPLATE
+    assert HAPROXY_CONFIG_TEMPLATE.count("bind ") - ingress.amended(HAPROXY_CONFIG_TEMPLATE).count("bind ") == 2
+
+
+def test_the_starter_amends_the_config_and_becomes_haproxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ingress.environment(tmp_path, 10).items():
+        monkeypatch.setenv(name, value)
+    ingress.write_starter(tmp_path)
+    (tmp_path / "haproxy.cfg").write_text(CONFIG)
+    told = [tmp_path / ingress.STARTER, "-c", "-f", tmp_path / "haproxy.cfg"]
+    done = subprocess.run(told, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Configuration file is valid" in done.stdout + done.stderr
+    assert "stats" not in (tmp_path / "haproxy.cfg").read_text()
+    assert b'\r\n\r\n{"error":' in (tmp_path / "500.http").read_bytes()
+
+
+def test_the_user_may_decide_on_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ingress.SWITCH, "0")
+    assert ingress.environment(tmp_path, 10) == {}
+    ingress.write_starter(tmp_path)
+    assert not list(tmp_path.iterdir())
