@@ -24,6 +24,7 @@ from fastserve_server.options import Serving
 from fastserve_server.service import Service
 from fastserve_server.web import (
     EXCEPTION_HANDLERS,
+    Answering,
     Endpoint,
     decode,
     read_body,
@@ -124,7 +125,7 @@ def build_application(
             await application.state.service.stop()
 
     application = Starlette(
-        routes=[Route(one.path, one.handler, methods=[one.method]) for one in ENDPOINTS],
+        routes=[Route(one.path, Answering(one.handler), methods=[one.method]) for one in ENDPOINTS],
         middleware=[Middleware(Logged, log), Middleware(Metered, service.metrics), Middleware(Guarded, keys)],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,

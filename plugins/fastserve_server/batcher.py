@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -47,17 +48,18 @@ class Batcher:
         self._changed = threading.Condition(threading.Lock())
         self._making = threading.Lock()
         self._waiting: Waiting[Part] = Waiting()
+        self._fresh: list[Asked] = []
         self._arriving: deque[Asked] = deque()
         self._open: set[Asked] = set()
         self._threads: list[threading.Thread] = []
-        self._depth = self._idle = 0
+        self._accepted = self._begun = self._idle = 0
         self._stopping = False
         self._seconds_per_input = 0.0
 
     @property
     def depth(self) -> int:
         """Inputs that were accepted and have not begun."""
-        return self._depth
+        return self._accepted - self._begun
 
     @property
     def open(self) -> int:
@@ -91,31 +93,38 @@ class Batcher:
     def submit(self, inputs: Sequence[Any], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
         """Accept a request; its future ends with the answers, or fails. Raises ``QueueFull``."""
         count = len(inputs)
+        if self._stopping:
+            raise Unavailable("the server is shutting down")
+        if self.depth + count > self._options.max_queue:
+            raise QueueFull(self._retry_after())
         asked = Asked(inputs, options, self._loop.create_future(), [{}] * count, count, count)
-        with self._changed:
-            if self._stopping:
-                raise Unavailable("the server is shutting down")
-            if self._depth + count > self._options.max_queue:
-                raise QueueFull(self._retry_after())
-            self._depth += count
-            self._arriving.append(asked)
-            self._changed.notify()
+        self._accepted += count
+        if not self._fresh:
+            self._loop.call_soon(self._hand_over)
+        self._fresh.append(asked)
         self._open.add(asked)
-        asked.future.add_done_callback(lambda _: self._forget(asked))
+        asked.future.add_done_callback(partial(self._forget, asked))
         return asked.future
 
+    def _hand_over(self) -> None:
+        """Give the workers all that came in this turn of the loop: waking one takes longer than to accept a request."""
+        with self._changed:
+            self._arriving.extend(self._fresh)
+            self._changed.notify()
+        self._fresh = []
+
     def _retry_after(self) -> int:
-        seconds = self._depth * self._seconds_per_input / self._workers
+        seconds = self.depth * self._seconds_per_input / self._workers
         return min(LONGEST_RETRY, max(1, math.ceil(seconds)))
 
-    def _forget(self, asked: Asked) -> None:
+    def _forget(self, asked: Asked, _: asyncio.Future[Answers]) -> None:
         """Take back what of a cancelled or failed request has not begun; nothing is left of an answered one."""
         self._open.discard(asked)
         if not asked.unpicked:
             return
         with self._changed:
             asked.gone = True
-            self._depth -= asked.unpicked
+            self._begun += asked.unpicked
             asked.unpicked = 0
             for number in asked.numbers:
                 self._waiting.remove(number)
@@ -191,7 +200,7 @@ class Batcher:
         """Inputs for one pass; what other idle workers can take at the same time is left to them."""
         share = math.ceil(len(self._waiting) / self._idle)
         batch = self._waiting.take(min(self._options.max_batch, share))
-        self._depth -= len(batch)
+        self._begun += len(batch)
         for part in batch:
             part.asked.unpicked -= 1
         return batch

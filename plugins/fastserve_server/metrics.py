@@ -35,6 +35,7 @@ class Metrics:
         )
 
         self._tokens = Counter("fastserve_tokens", "Tokens read and written", ["kind"], registry=registry)
+        self._series: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def watch_queue(self, depth: Callable[[], int]) -> None:
         """Ask this function for the queue's depth whenever the metrics are read."""
@@ -52,8 +53,12 @@ class Metrics:
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Count a request under its route's path."""
-        self._requests.labels(path, str(status)).inc()
-        self._latency.labels(path).observe(seconds)
+        counted = self._series.get((path, status))
+        if counted is None:  # what is found once is kept: prometheus_client looks a series up under a lock
+            counted = self._requests.labels(path, str(status)), self._latency.labels(path)
+            self._series[path, status] = counted
+        counted[0].inc()
+        counted[1].observe(seconds)
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """The exposition in the format that the Accept header asks for, and its content type."""

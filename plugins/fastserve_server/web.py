@@ -12,6 +12,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from fastserve_core.errors import UserError
 from fastserve_server.asked import EngineFailed, QueueFull, Unavailable
@@ -25,6 +26,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 JSON = "application/json"
 PROTOCOL = "/v2"
 CLIENT_LEFT = 499
+MOMENT_S = 0.02
 TYPES = {
     400: "malformed",
     401: "unauthorized",
@@ -51,8 +53,19 @@ class Endpoint:
     gives: type | str = "text/html"
 
 
+@dataclass(frozen=True)
+class Answering:
+    """A handler as an application. Starlette's own wrapper of functions catches errors a second time."""
+
+    handler: Handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self.handler(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
 def service_of(request: Request) -> Service:
-    service: Service = request.app.state.service
+    service: Service = request.scope["app"].state.service
     return service
 
 
@@ -66,17 +79,18 @@ def reply(value: Any, status: int = 200) -> Response:
 async def read_body(request: Request) -> bytes:
     """The body, or 413 as soon as it is known to be too large."""
     most = service_of(request).options.max_body_bytes
-    if request.headers.get("content-encoding", "identity") != "identity":
+    headers = dict(request.scope["headers"])
+    if headers.get(b"content-encoding", b"identity") != b"identity":
         raise HTTPException(400, "compressed request bodies are not read: send it as it is")
-    declared = request.headers.get("content-length", "")
-    body = bytearray()
-    if not declared.isdecimal() or int(declared) <= most:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > most:
-                break
-        else:
-            return bytes(body)
+    declared = headers.get(b"content-length", b"")
+    body, more = b"", not declared.isdigit() or int(declared) <= most
+    while more and len(body) <= most:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if not message.get("more_body", False) and len(body) <= most:
+            return body
     raise HTTPException(413, f"the body has more than {most} bytes, which is this server's limit")
 
 
@@ -117,17 +131,28 @@ def timed(handler: Handler) -> Handler:
 
 
 async def while_connected(request: Request, future: asyncio.Future[T]) -> T:
-    """The future's result; when the client leaves first, the future is cancelled."""
-    left = asyncio.ensure_future(request.receive())
-    left.add_done_callback(lambda _: future.cancel())
+    """The future's result; when the client leaves first, the future is cancelled.
+
+    Whether it has left is not asked before ``MOMENT_S``: it takes a task, which costs as much as a short answer.
+    """
+    watch: asyncio.Task[Any] | None = None
+
+    def begin() -> None:
+        nonlocal watch
+        watch = asyncio.ensure_future(request.receive())
+        watch.add_done_callback(lambda _: future.cancel())
+
+    later = asyncio.get_running_loop().call_later(MOMENT_S, begin)
     try:
         return await future
     except asyncio.CancelledError:
-        if left.done() and not left.cancelled():
+        if watch is not None and watch.done() and not watch.cancelled():
             raise ClientDisconnect from None
         raise
     finally:
-        left.cancel()
+        later.cancel()
+        if watch is not None:
+            watch.cancel()
 
 
 # -- refusing ----------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ class TextClassification(TextTask):
                     target_of(row),
                     cut=bool(one.overflowing),
                 )
-                for one, row in zip(tokenizer.encode_batch(texts), rows, strict=True)
+                for one, row in zip(tokenizer.encode_batch_fast(texts), rows, strict=True)
             ]
 
         return encode
