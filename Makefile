@@ -37,6 +37,7 @@ benchmarks: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/train.py $(BENCH)
 	$(BIN)/python benchmarks/compress.py $(BENCH)
 	$(BIN)/python benchmarks/generate.py $(BENCH)
+	$(BIN)/python benchmarks/serve.py $(BENCH)
 
 # The reference pages, from the code.
 docs: $(VENV)/.installed-test

@@ -35,9 +35,7 @@ def bare(artifact: str, texts: Sequence[str], threads: int, seconds: float, even
             begin = time.perf_counter()
             predictor.predict([text])
             times[name].append(time.perf_counter() - begin)
-    return {"per_s": statistics.median(rates)} | {
-        name: 1000 * statistics.median(one) for name, one in times.items()
-    }
+    return {"per_s": statistics.median(rates)} | {name: 1000 * statistics.median(one) for name, one in times.items()}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def in_rounds(
     connections: Sequence[int],
     before: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Loads]]:
-    """What each saw in each round, ``before`` called first in it; one that fails is named, and left out from then on."""
+    """What each saw in each round, which ``before`` begins; one that fails is named, and left out from then on."""
     found: dict[str, list[Loads]] = {one.name: [] for one in servers}
     failed: set[str] = set()
     for number in range(bench.rounds):
@@ -66,7 +66,9 @@ def tail(found: Mapping[str, Sequence[Loads]], name: str) -> float | None:
 
 def plain(found: Mapping[str, Sequence[Loads]]) -> dict[str, list[dict[int, dict[str, float]]]]:
     """All that was seen, for the last line."""
-    return {name: [{count: asdict(seen) for count, seen in one.items()} for one in rounds] for name, rounds in found.items()}
+    return {
+        name: [{count: asdict(seen) for count, seen in one.items()} for one in rounds] for name, rounds in found.items()
+    }
 
 
 def middle(rounds: Sequence[Loads], connections: int, value: Callable[[Seen], float]) -> float:

@@ -83,12 +83,14 @@ async def read_body(request: Request) -> bytes:
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise HTTPException(400, "compressed request bodies are not read: send it as it is")
     declared = headers.get(b"content-length", b"")
-    body, more = b"", not declared.isdigit() or int(declared) <= most
-    while more and len(body) <= most:
+    body = b""
+    fits = not declared.isdigit() or int(declared) <= most
+    while fits and len(body) <= most:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        body += message.get("body", b"")
+        part: bytes = message.get("body", b"")
+        body += part
         if not message.get("more_body", False) and len(body) <= most:
             return body
     raise HTTPException(413, f"the body has more than {most} bytes, which is this server's limit")
