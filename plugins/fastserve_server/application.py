@@ -87,6 +87,10 @@ async def home(request: Request) -> Response:
     return pages.home(service_of(request), request.app.state.guarded)
 
 
+async def dashboard(request: Request) -> Response:
+    return pages.dashboard(service_of(request), request.app.state.guarded)
+
+
 ENDPOINTS = (
     Endpoint(
         "POST", "/predict", predict, "Answer texts with the model", schemas.PredictRequest, schemas.PredictResponse
@@ -96,6 +100,7 @@ ENDPOINTS = (
     Endpoint("GET", "/metrics", metrics, "Prometheus metrics", gives="text/plain"),
     Endpoint("GET", "/openapi.json", openapi, "This description", gives="application/json"),
     Endpoint("GET", "/docs", docs, "This description as a page"),
+    Endpoint("GET", "/dashboard", dashboard, "What the server does, as it goes on"),
     Endpoint("GET", "/", home, "A page to try the model"),
     *openai.ENDPOINTS,
     *kserve.ENDPOINTS,

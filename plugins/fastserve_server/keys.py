@@ -17,7 +17,7 @@ from fastserve_server.web import problem
 VARIABLE = "FASTSERVE_API_KEYS"
 SHORTEST = 16
 """Characters of a key at least: shorter ones can be guessed, for requests are cheap."""
-OPEN = frozenset({"/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
+OPEN = frozenset({"/", "/dashboard", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
 """What needs no key: the health that an orchestrator asks for, and pages that tell the model's name and task alone."""
 SCHEME = "bearer "
 

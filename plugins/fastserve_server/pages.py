@@ -38,6 +38,11 @@ def home(service: Service, guarded: bool) -> Response:
     )
 
 
+def dashboard(service: Service, guarded: bool) -> Response:
+    """What ``/metrics`` counts, as it goes on: the page computes it, and the server's requests pay nothing for it."""
+    return _page("dashboard.html", model=service.name, guarded=guarded)
+
+
 def docs(description: Mapping[str, Any]) -> Response:
     """The OpenAPI description as a page."""
     return _page("docs.html", description=description)

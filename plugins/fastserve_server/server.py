@@ -20,6 +20,7 @@ from typing import IO, Any, Self, TypeVar
 
 from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.threads import thread_environment
+from fastserve_server.holder import holder_of
 from fastserve_server.keys import key_hashes
 from fastserve_server.options import ServerOptions
 
@@ -200,7 +201,9 @@ def bind(host: str, port: int, where: str) -> socket.socket:
         bound.close()
         if error.errno == errno.EADDRINUSE:
             advice = f"stop what listens there, or choose another with {where}.port=PORT (0 takes any free one)"
-            raise BadAddress(f"port {port} of {host} is taken: {advice}") from error
+            holder = holder_of(port)
+            by = f" by {holder}" if holder else ""
+            raise BadAddress(f"port {port} of {host} is taken{by}: {advice}") from error
         raise BadAddress(f"{where} cannot listen on port {port} of {host}: {error.strerror}") from error
     return bound
 

@@ -279,7 +279,7 @@ def test_the_description_says_every_endpoint_and_the_pages_load_nothing(classifi
         assert set(description["paths"]) == {one.path for one in ENDPOINTS}
         names = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(description)))
         assert names <= set(description["components"]["schemas"])
-        for path in ("/", "/docs"):
+        for path in ("/", "/dashboard", "/docs"):
             page = await client.get(path)
             assert page.headers["content-security-policy"].startswith("default-src 'none'")
             assert not re.findall(r"""(?:src|href)=["'](?!/|#)""", page.text)

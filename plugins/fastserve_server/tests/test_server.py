@@ -204,7 +204,9 @@ def run_of(artifact: Artifact) -> Any:
 def test_a_busy_port_is_named_with_what_to_do(classifier: Artifact) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(BadAddress, match=rf"port {port} .* is taken: .*serve\.server\.port=") as refused:
+        with pytest.raises(
+            BadAddress, match=rf"port {port} .* is taken by .* \(process {os.getpid()}\): .*serve\.server\.port="
+        ) as refused:
             EmbeddedServer(ServerOptions(port=port)).serve(run_of(classifier))
     assert refused.value.exit_code == 2
 
