@@ -1,0 +1,84 @@
+"""The live page in a real browser: it shows what the server does, asks for a key where it must, and fits a phone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fastserve_core.artifact import Artifact
+from fastserve_server.options import ServerOptions
+from fastserve_server.server import ServerProcess, start
+from fastserve_server.tests.browser import find_chromium
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+KEY = "a-key-of-more-than-16-characters"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    found = find_chromium(tmp_path_factory.mktemp("chromium"))
+    if found is None:
+        pytest.skip("no Chromium on the PATH, and no npm to fetch one with")
+    environment = dict(os.environ) | ({"LD_LIBRARY_PATH": found.libraries} if found.libraries else {})
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=found.program, args=ARGUMENTS, env=environment)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Any]:
+    """A page of a phone's width; the test fails with what its scripts failed with."""
+    faults: list[str] = []
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    yield page
+    page.close()
+    assert not faults
+
+
+def shown(page: Any, tile: str, part: str = "value") -> str:
+    page.wait_for_selector(f"#{tile} .{part}")
+    return str(page.inner_text(f"#{tile} .{part}"))
+
+
+def test_it_shows_what_the_server_does(opened: Any, server: ServerProcess) -> None:
+    opened.goto(f"{server.url}/dashboard")
+    opened.wait_for_selector("#requests")
+    before = float(shown(opened, "requests"))
+    for _ in range(40):
+        httpx.post(f"{server.url}/predict", json={"inputs": ["a film", "a play"]})
+    httpx.post(f"{server.url}/predict", content=b"{")
+    opened.wait_for_selector("#status .more:has-text('400: ')")
+    assert float(shown(opened, "requests")) > before
+    assert " ms" in shown(opened, "latency")
+    assert "p99" in shown(opened, "latency", "more")
+    assert float(shown(opened, "batches")) >= 1
+    assert "200: " in shown(opened, "status", "more")
+    assert "," in opened.get_attribute("#requests polyline", "points")
+    assert not opened.query_selector("#tokens"), "a classifier writes nothing"
+    assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "wider than the screen"
+
+
+def test_a_guarded_server_is_asked_with_the_key_and_a_writers_tokens_are_shown(
+    opened: Any, writer: Artifact, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text(KEY)
+    with start(writer.folder, ServerOptions(port=0, keys=str(keys)), threads=1) as server:
+        opened.goto(f"{server.url}/dashboard")
+        opened.wait_for_selector("#state:has-text('key')")
+        assert not opened.query_selector("#requests")
+        opened.fill("#key", KEY)
+        opened.wait_for_selector("#requests")
+        asked = {"inputs": ["the film is"], "options": {"max_new_tokens": 8}}
+        httpx.post(f"{server.url}/predict", json=asked, headers={"X-API-Key": KEY}, timeout=60).raise_for_status()
+        assert "written" in shown(opened, "tokens", "more")
