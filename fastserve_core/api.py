@@ -82,7 +82,7 @@ class FastServe:
     @classmethod
     def load(cls, artifact: str | Path, plugins: Mapping[str, Any] | None = None, show: bool = True) -> FastServe:
         """The object around a finished artifact: it predicts, serves, and trains further."""
-        found = load_artifact(Path(artifact))
+        found = load_artifact(Path(artifact), verify=True)
         config = {"model": str(artifact), "task": found.manifest.task, **found.manifest.task_options}
         made = cls(config, plugins, show)
         made._use(found)
@@ -221,7 +221,7 @@ class FastServe:
 
     def _named(self, model: str | Path | None) -> Artifact:
         if model is not None and is_artifact(Path(model)):
-            return load_artifact(Path(model))
+            return load_artifact(Path(model), verify=True)
         if model is not None and str(model) != self._spec.name:
             raise BadArtifact(
                 f"'{model}' is neither an artifact's folder nor this object's model ('{self._spec.name}')"
@@ -245,7 +245,7 @@ class FastServe:
         artifact = self._named(None)
         if target is not None:
             copy_tree(artifact.folder, target)
-            artifact = load_artifact(target)
+            artifact = load_artifact(target, verify=True)
             self._use(artifact)
         return Result(artifact.folder, artifact.measures, line.status, line.options, line.reason)
 

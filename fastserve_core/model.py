@@ -94,7 +94,7 @@ def resolve(spec: ModelSpec, task: Task, data: Prepared | None, store: Store, se
 def _of_folder(folder: Path, task: Task) -> Artifact:
     folder = _best_of_run(folder)
     if is_artifact(folder):
-        artifact = load_artifact(folder)
+        artifact = load_artifact(folder, verify=True)
         return artifact if artifact.manifest.task == task.name else _foundation(artifact, task)
     check_checkpoint(folder)
     return _base(folder, digest(hash_files(folder, leave_out=[MANIFEST])), task)

@@ -258,6 +258,25 @@ def test_wrong_options_of_the_server_are_said(done: tuple[Path, list[str]]) -> N
         assert said in err
 
 
+def test_an_artifact_altered_by_a_byte_is_refused(done: tuple[Path, list[str]], reviews: Path) -> None:
+    altered = done[0] / "altered"
+    shutil.copytree(records(done[0])[0]["stages"][1]["artifact"], altered)
+    with (altered / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    for command in (
+        ["predict", altered, "a film"],
+        ["serve", altered, "port=0"],
+        ["export", altered, done[0] / "exported", "--to", "onnx"],
+        ["+plugin=neural_compressor", f"model={altered}", f"data={reviews}"],
+    ):
+        code, _, err = here(done[0], *command)
+        assert code == 2
+        assert "model.safetensors changed since it was published" in err
+
+
 def test_a_model_trained_elsewhere_is_compressed_by_itself(done: tuple[Path, list[str]], reviews: Path) -> None:
     trained = Path(records(done[0])[0]["stages"][1]["artifact"])
     plain = done[0] / "plain-checkpoint"

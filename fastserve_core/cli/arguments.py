@@ -26,7 +26,7 @@ def parser(command: str, description: str) -> Parser:
 def find_artifact(path: Path) -> Artifact:
     """An artifact's folder as it is, or the best artifact of a run's folder."""
     if is_artifact(path):
-        return load_artifact(path)
+        return load_artifact(path, verify=True)
     if not path.exists():
         raise BadArtifact(f"{path} does not exist: give an artifact's folder or a run's (see 'fastserve runs')")
     if not (path / "run.json").is_file():
@@ -34,7 +34,7 @@ def find_artifact(path: Path) -> Artifact:
     best = str(read_record(path).get("best") or "")
     if not best:
         raise BadArtifact(f"the run {path} made no artifact")
-    return load_artifact(Path(best))
+    return load_artifact(Path(best), verify=True)
 
 
 def table(rows: Sequence[Sequence[object]]) -> str:

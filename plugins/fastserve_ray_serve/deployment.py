@@ -14,6 +14,7 @@ from typing import Any
 from ray import serve as ray_serve
 from ray.serve import Application
 
+from fastserve_core.artifact import load_artifact
 from fastserve_core.errors import BadOption
 from fastserve_core.options import typed
 from fastserve_core.threads import thread_environment
@@ -92,7 +93,7 @@ def build(args: Mapping[str, Any]) -> Application:
     """For ``serve run`` and ``serve deploy``: ``artifact``, a folder that every node sees, and the server's options.
 
     ``threads`` are those of a replica, 1 when not given. The cluster's own config has the address and the port.
-    Raises ``BadOption``.
+    Raises ``BadOption``, or ``BadArtifact`` for what is none or was altered.
     """
     given = dict(args)
     artifact = given.pop("artifact", None)
@@ -104,4 +105,5 @@ def build(args: Mapping[str, Any]) -> Application:
     keys = key_hashes(options.keys, f"{options.where}.keys")
     threads = options.threads or 1
     each = max(1, threads // (options.workers or threads))
-    return bound(Path(artifact), options, threads, keys, thread_environment(each))
+    found = load_artifact(Path(artifact), verify=True)
+    return bound(found.folder, options, threads, keys, thread_environment(each))

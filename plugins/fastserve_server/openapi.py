@@ -32,9 +32,12 @@ def describe(endpoints: Sequence[Endpoint], model: str, guarded: bool = False) -
     _, schemas = msgspec.json.schema_components(
         [*dict.fromkeys(kinds), ErrorResponse, InferError], ref_template=REFERENCE
     )
+    name = {"type": "string", "enum": [model]}
+    for kind in filter(_names_a_model, kinds):
+        schemas[kind.__name__]["properties"]["model"] = name
     paths: dict[str, dict[str, Any]] = {}
     for one in endpoints:
-        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, guarded and one.path not in OPEN)
+        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, name, guarded and one.path not in OPEN)
     return {
         "openapi": "3.1.0",
         "info": {"title": f"FastServe: {model}", "version": version("fastserve-core")},
@@ -43,7 +46,12 @@ def describe(endpoints: Sequence[Endpoint], model: str, guarded: bool = False) -
     }
 
 
-def _operation(one: Endpoint, guarded: bool) -> dict[str, Any]:
+def _names_a_model(kind: type | None) -> bool:
+    """Whether a request says which model it is for."""
+    return kind is not None and kind.__name__.endswith("Request") and "model" in getattr(kind, "__struct_fields__", ())
+
+
+def _operation(one: Endpoint, model: Mapping[str, Any], guarded: bool) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": one.summary,
         "operationId": one.handler.__name__,
@@ -52,13 +60,14 @@ def _operation(one: Endpoint, guarded: bool) -> dict[str, Any]:
     names = re.findall(r"\{(\w+)\}", one.path)
     if names:
         operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+            {"name": name, "in": "path", "required": True, "schema": model if name == "model" else {"type": "string"}}
+            for name in names
         ]
     if one.takes is not None:
         operation["requestBody"] = {"required": True, "content": _content(one.takes)}
     if guarded:
         operation["security"] = [{"key": []}]
-    for status in _errors(one, bool(names), guarded):
+    for status in _errors(one, bool(names) or _names_a_model(one.takes), guarded):
         error = InferError if one.path.startswith(PROTOCOL) else ErrorResponse
         operation["responses"][status] = {"description": SAID_OF_ERRORS[status], "content": _content(error)}
     return operation
