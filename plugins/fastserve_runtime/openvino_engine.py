@@ -51,7 +51,8 @@ class OpenVINOEngine:
         self._several: list[Any] = []
 
     def _compile(self, hint: str, streams: int) -> Any:
-        config = {**self._config, "PERFORMANCE_HINT": hint, "NUM_STREAMS": streams}
+        # pinned, the workers of a server all have their threads on the first core
+        config = {**self._config, "ENABLE_CPU_PINNING": False, "PERFORMANCE_HINT": hint, "NUM_STREAMS": streams}
         return self._core.compile_model(self._graph, "CPU", config)
 
     def run(self, inputs: Arrays) -> Arrays:

@@ -45,7 +45,8 @@ class Batcher:
     ) -> None:
         self._options, self._make_worker, self._check, self._passed = options, make_worker, check, passed
         self._workers, self._enough = workers, LOOK_AHEAD * options.max_batch
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._asleep: list[threading.Condition] = []
         self._making = threading.Lock()
         self._waiting: Waiting[Part] = Waiting()
         self._fresh: list[Asked] = []
@@ -79,10 +80,10 @@ class Batcher:
 
     async def stop(self, patience_s: float = 5.0) -> None:
         """Refuse what still waits, let the passes that run end, and join the threads."""
-        with self._changed:
+        with self._lock:
             self._stopping = True
             left = list(self._open)
-            self._changed.notify_all()
+            self._wake(self._workers)
         for asked in left:
             if asked.unpicked:
                 self._fail(asked, Unavailable("the server is shutting down"))
@@ -108,9 +109,9 @@ class Batcher:
 
     def _hand_over(self) -> None:
         """Give the workers all that came in this turn of the loop: waking one takes longer than to accept a request."""
-        with self._changed:
+        with self._lock:
             self._arriving.extend(self._fresh)
-            self._changed.notify()
+            self._wake(1)
         self._fresh = []
 
     def _retry_after(self) -> int:
@@ -122,7 +123,7 @@ class Batcher:
         self._open.discard(asked)
         if not asked.unpicked:
             return
-        with self._changed:
+        with self._lock:
             asked.gone = True
             self._begun += asked.unpicked
             asked.unpicked = 0
@@ -147,7 +148,8 @@ class Batcher:
 
     def _next_batch(self, worker: Worker) -> list[Part]:
         """What this worker answers next; empty when the batcher stops."""
-        with self._changed:
+        own = threading.Condition(self._lock)
+        with self._lock:
             self._idle += 1
             try:
                 while not self._stopping:
@@ -156,10 +158,22 @@ class Batcher:
                     elif (pause := self._pause()) == 0:
                         return self._take()
                     else:
-                        self._changed.wait(pause)
+                        self._sleep(own, pause)
                 return []
             finally:
                 self._idle -= 1
+
+    def _sleep(self, own: threading.Condition, seconds: float | None) -> None:
+        """Until it is woken, or so many seconds. Under the lock."""
+        self._asleep.append(own)
+        own.wait(seconds)
+        if own in self._asleep:  # nobody woke it
+            self._asleep.remove(own)
+
+    def _wake(self, count: int) -> None:
+        """Those that fell asleep last, whose model is still in the processor's caches. Under the lock."""
+        for _ in range(min(count, len(self._asleep))):
+            self._asleep.pop().notify()
 
     def _take_in(self, worker: Worker) -> None:
         """Encode the oldest requests that arrived, and let their inputs wait by their length. Under the lock."""
@@ -170,17 +184,17 @@ class Batcher:
             if not asked.gone:
                 news.append(asked)
                 count += len(asked.inputs)
-        self._changed.release()
+        self._lock.release()
         try:
             encoded = self._encode(worker, news)
         finally:
-            self._changed.acquire()
+            self._lock.acquire()
         now = time.monotonic()
         for asked, parts in zip(news, encoded, strict=True):
             group = tuple(sorted(asked.options.items()))
             for place, one in enumerate(() if asked.gone else parts):
                 asked.numbers.append(self._waiting.add(Part(asked, place, one, now), len(one), group))
-        self._changed.notify(max(0, len(self._waiting) - 1))  # this worker takes one itself
+        self._wake(len(self._waiting) - 1)  # this worker takes one itself
 
     def _encode(self, worker: Worker, news: Sequence[Asked]) -> list[Sequence[Encoded]]:
         """The token ids of each request; none for one that failed. All at once is twice as fast as one by one."""
