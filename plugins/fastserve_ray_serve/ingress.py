@@ -9,21 +9,26 @@ the config and becomes HAProxy:
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 STARTER = "haproxy"
 SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 PROGRAM = "RAY_SERVE_HAPROXY_BINARY_PATH"
+BINARY = "FASTSERVE_HAPROXY"
 UNAVAILABLE = """HTTP/1.1 503 Service Unavailable\r
 Content-Type: application/json\r
 Retry-After: 1\r
 Connection: close\r
 \r
 {"error":{"type":"unavailable","message":"no replica can answer at the moment"}}"""
+SET_DEATH_SIGNAL = 1
+"""``PR_SET_PDEATHSIG`` of Linux's ``prctl``, which stays over ``exec``."""
 RETRIES = 10
 """A replica that died is taken out after three failures, which must not use up one request's tries."""
 
@@ -40,10 +45,12 @@ def binary() -> str | None:
 
 def environment(folder: Path, drain_s: float) -> dict[str, str]:
     """What Ray reads; nothing where there is no HAProxy, or where the user's environment has decided."""
-    if binary() is None or SWITCH in os.environ:
+    found = binary()  # before Ray is told of the starter, which it would look for itself
+    if found is None or SWITCH in os.environ:
         return {}
     return {
         SWITCH: "1",
+        BINARY: found,
         PROGRAM: str(folder / STARTER),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
@@ -64,7 +71,8 @@ def write_starter(folder: Path) -> None:
     starter = folder / STARTER
     if os.environ.get(PROGRAM) != str(starter):
         return
-    starter.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{__file__}" "{binary()}" "$@"\n', encoding="utf-8")
+    command = f'"{sys.executable}" -I "{__file__}" "{os.environ[BINARY]}"'
+    starter.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
     starter.chmod(0o700)
 
 
@@ -79,6 +87,8 @@ def main(program: str, *arguments: str) -> None:
     for path in (Path(one) for one in arguments if one.endswith(".cfg")):
         path.write_text(amended(path.read_text(encoding="utf-8")), encoding="utf-8")
         path.with_name("500.http").write_text(UNAVAILABLE, encoding="utf-8", newline="")  # Ray's is plain text
+    if sys.platform == "linux":  # Ray's manager may be killed, and HAProxy would go on without it
+        ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGTERM)
     os.execv(program, [program, *arguments])
 
 

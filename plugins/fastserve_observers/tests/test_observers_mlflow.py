@@ -300,8 +300,8 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_run_is_in_the_store_of_its_home(cli: Cli, tiny_bert: Path, reviews: Path, home: Path) -> None:
-    done = cli(
+def test_a_real_run_is_in_the_store_of_its_home(command: Cli, tiny_bert: Path, reviews: Path, home: Path) -> None:
+    done = command(
         "+plugin=[nevergrad,torch_ddp,mlflow]", f"model={tiny_bert}", f"data={reviews}", "train.torch_ddp.epochs=2",
         *("tune.nevergrad.trials=2", "tune.nevergrad.trial_steps=3", "observe.mlflow.experiment=reviews"),
     )  # fmt: skip

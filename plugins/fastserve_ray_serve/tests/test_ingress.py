@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fastserve_ray_serve import ingress
@@ -53,6 +58,28 @@ def test_the_starter_amends_the_config_and_becomes_haproxy(tmp_path: Path, monke
     assert "Configuration file is valid" in done.stdout + done.stderr
     assert "stats" not in (tmp_path / "haproxy.cfg").read_text()
     assert b'\r\n\r\n{"error":' in (tmp_path / "500.http").read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="HAProxy is left to itself elsewhere")
+def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    (tmp_path / "sleep.cfg").write_text("defaults\n")
+    starting = "import subprocess, sys, time; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); time.sleep(60)"
+    told = [sys.executable, ingress.__file__, str(shutil.which("tail")), "-f", str(tmp_path / "sleep.cfg")]
+    with subprocess.Popen([sys.executable, "-c", starting, *told], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        started = psutil.Process(int(parent.stdout.readline()))
+        assert until(lambda: started.name() == "tail")
+        parent.kill()
+    assert until(lambda: not started.is_running() or started.status() == psutil.STATUS_ZOMBIE)
+
+
+def until(holds: Callable[[], bool], seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def test_the_user_may_decide_on_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

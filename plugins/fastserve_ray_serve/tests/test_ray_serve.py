@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,11 @@ def test_it_listens_on_loopback(server: ServerProcess) -> None:
 
 
 def replicas(server: ServerProcess) -> list[psutil.Process]:
-    return [one for one in family(server) if "ServeReplica" in " ".join(one.cmdline())]
+    found = []
+    for one in family(server):
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            found += [one] if "ServeReplica" in " ".join(one.cmdline()) else []
+    return found
 
 
 @pytest.mark.slow
