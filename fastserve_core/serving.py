@@ -18,8 +18,11 @@ from fastserve_core.registry import Registry
 from fastserve_core.run import Run, Server
 from fastserve_core.threads import threads_per_process
 
+Finders = Mapping[str | None, Callable[[], Artifact]]
+"""What finds the artifact of each model that is served, by its name; the first one's is ``None``."""
 
-def serve_until_signal(server: Server, model: Path, again: Callable[[], Artifact] | None = None) -> None:
+
+def serve_until_signal(server: Server, model: str | Path, again: Finders | None = None) -> None:
     """Wait for Ctrl-C or SIGTERM, which are how a server is ended; then drain it.
 
     At SIGUSR1 the server is given what ``again`` finds, where it can take another artifact while it runs.
@@ -35,15 +38,16 @@ def serve_until_signal(server: Server, model: Path, again: Callable[[], Artifact
         server.stop()
 
 
-def _reload(server: Any, again: Callable[[], Artifact]) -> None:
+def _reload(server: Any, again: Finders) -> None:
     """A fault is said, and the server goes on with what it has."""
-    try:
-        artifact = again()
-        changed = server.reload(artifact.folder)
-    except FastServeError as error:
-        print(f"not reloaded: {error}", file=sys.stderr, flush=True)
-        return
-    print(f"serving {artifact.folder} now" if changed else f"{artifact.folder} is served already", flush=True)
+    for name, find in again.items():
+        try:
+            artifact = find()
+            changed = server.reload(artifact.folder, *([] if name is None else [name]))
+        except FastServeError as error:
+            print(f"not reloaded: {error}", file=sys.stderr, flush=True)
+            continue
+        print(f"serving {artifact.folder} now" if changed else f"{artifact.folder} is served already", flush=True)
 
 
 def start_server(artifact: Artifact, plugin: str, options: Mapping[str, Any]) -> Server:

@@ -8,14 +8,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import venv
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -98,15 +102,17 @@ Start = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def start(folder: Path, environment: dict[str, str]) -> Start:
     def run(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            cwd=folder,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=1200,
-        )
+        """In a session of its own, which is ended with the command: a server may be left by a block that failed."""
+        settings: dict[str, Any] = {"cwd": folder, "env": os.environ | environment, "start_new_session": True}
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
+            process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, **settings)
+            try:
+                code = process.wait(timeout=1200)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            printed.seek(0)
+            return subprocess.CompletedProcess(command, code, printed.read())
 
     return run
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastserve_core.cli.arguments import find_artifact, parser
+from fastserve_core.cli.arguments import parser
 from fastserve_core.exporting import CHECKED, export
 from fastserve_core.exports import GROUP
+from fastserve_core.finding import find_artifact
 from fastserve_core.quiet import quiet_environment
 from fastserve_core.registry import all_entry_points
 

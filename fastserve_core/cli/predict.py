@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.cli.arguments import find_artifact, parser
+from fastserve_core.cli.arguments import parser
 from fastserve_core.errors import BadData
+from fastserve_core.finding import find_artifact
 from fastserve_core.predictor import Predictor
 from fastserve_core.quiet import quiet_environment
 

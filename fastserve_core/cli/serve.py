@@ -1,37 +1,48 @@
-"""``fastserve serve ARTIFACT [option=value …]``: serve a model until a signal comes."""
+"""``fastserve serve ARTIFACT [ANOTHER …] [option=value …]``: serve models until a signal comes."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.cli.arguments import find_artifact, parser
+from fastserve_core.cli.arguments import parser
 from fastserve_core.errors import BadOption
-from fastserve_core.serving import serve_until_signal, start_server
+from fastserve_core.finding import find_artifact, named
+from fastserve_core.serving import Finders, serve_until_signal, start_server
 
-HELP = "the server's options, e.g. port=9000 host=0.0.0.0 (see 'fastserve +plugin=server --cfg job')"
+HELP = """further models to serve beside it, each a RUN_OR_ARTIFACT or NAME:RUN_OR_ARTIFACT; and the server's options,
+e.g. port=9000 host=0.0.0.0 (see 'fastserve +plugin=server --cfg job')"""
 
 
 def main(arguments: Sequence[str]) -> int:
     options = parser("serve", "Serve an artifact, or a run's best one, until Ctrl-C or SIGTERM.")
-    options.add_argument("model", type=Path, metavar="RUN_OR_ARTIFACT")
-    options.add_argument("options", nargs="*", metavar="option=value", help=HELP)
+    options.add_argument("model", metavar="RUN_OR_ARTIFACT")
+    options.add_argument("more", nargs="*", metavar="MODEL or option=value", help=HELP)
     options.add_argument("--plugin", default="server", help="the server plugin; 'server' or, e.g., 'ray_serve'")
     given = options.parse_intermixed_args(arguments)
     if hasattr(signal, "SIGUSR1"):  # it asks for another model, which is too early until there is one
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    server = start_server(find_artifact(given.model), given.plugin, dict(map(_pair, given.options)))
-    serve_until_signal(server, given.model, lambda: find_artifact(given.model))
+    models = [one for one in given.more if "=" not in one or Path(one).is_dir()]
+    asked = dict(_pair(one) for one in given.more if one not in models)
+    name, first = named(given.model)
+    if models or name != first.name:  # they are told apart by names that the user said, not by those of folders in the store
+        asked = {"name": name} | asked | {"also": [*asked.get("also", []), *models]}
+    for one in models:
+        if not named(one)[1].exists():
+            raise BadOption(f"'{one}' is no option=value, and no model: {named(one)[1]} does not exist")
+    server = start_server(find_artifact(first), given.plugin, asked)
+    places: Finders = {name: partial(find_artifact, folder) for name, folder in map(named, asked.get("also", []))}
+    shown = " and ".join([str(given.model), *map(str, asked.get("also", []))])
+    serve_until_signal(server, shown, {None: partial(find_artifact, first), **places})
     return 0
 
 
 def _pair(text: str) -> tuple[str, Any]:
     from omegaconf import OmegaConf
 
-    name, equals, said = text.partition("=")
-    if not equals:
-        raise BadOption(f"'{text}' is no option=value")
+    name, _, said = text.partition("=")
     value = OmegaConf.to_container(OmegaConf.from_dotlist([text]))[name]  # type: ignore[call-overload, index]
-    return name, said if isinstance(value, (list, dict)) else value  # YAML's "-" is a list, the options' a name
+    return name, said if value == [None] or isinstance(value, dict) else value  # YAML's "-" is a list, ours a name

@@ -8,6 +8,7 @@ On a cluster Ray's own tools start it, by the import path ``fastserve_ray_serve.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fastserve_core.errors import BadOption
 from fastserve_core.options import typed
 from fastserve_core.threads import thread_environment
 from fastserve_ray_serve.options import RayServeOptions
+from fastserve_server.hosted import found
 from fastserve_server.keys import key_hashes
 
 
@@ -29,12 +31,12 @@ class Replica:
 
     async def reconfigure(self, user_config: Any) -> None:
         """Wait for a warm model, before requests come; an error here reaches the caller, one in a lifespan does not."""
-        await self.app.state.service.loaded()
+        await self.app.state.hosted.loaded()
 
     async def check_health(self) -> None:
         """A replica whose engine broke is replaced."""
-        if not self.app.state.service.ready:
-            raise RuntimeError(self.app.state.service.why_not_ready())
+        if not self.app.state.hosted.ready:
+            raise RuntimeError(self.app.state.hosted.why_not_ready())
 
 
 def bound(
@@ -96,8 +98,8 @@ def build(args: Mapping[str, Any]) -> Application:
     Raises ``BadOption``, or ``BadArtifact`` for what is none or was altered.
     """
     given = dict(args)
-    artifact = given.pop("artifact", None)
-    if artifact is None:
+    folder = given.pop("artifact", None)
+    if folder is None:
         raise BadOption("args: artifact=FOLDER is missing, the artifact to serve")
     if elsewhere := sorted({"host", "port"} & given.keys()):
         raise BadOption(f"args: {' and '.join(elsewhere)} stand in the cluster's http_options, not here")
@@ -105,5 +107,6 @@ def build(args: Mapping[str, Any]) -> Application:
     keys = key_hashes(options.keys, f"{options.where}.keys")
     threads = options.threads or 1
     each = max(1, threads // (options.workers or threads))
-    found = load_artifact(Path(artifact), verify=True)
-    return bound(found.folder, options, threads, keys, thread_environment(each))
+    artifact = load_artifact(Path(folder), verify=True).folder
+    options = replace(options, also=found(options.also))
+    return bound(artifact, options, threads, keys, thread_environment(each))

@@ -20,7 +20,6 @@ from pathlib import Path
 STARTER = "haproxy"
 SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 PROGRAM = "RAY_SERVE_HAPROXY_BINARY_PATH"
-BINARY = "FASTSERVE_HAPROXY"
 UNAVAILABLE = """HTTP/1.1 503 Service Unavailable\r
 Content-Type: application/json\r
 Retry-After: 1\r
@@ -43,14 +42,12 @@ def binary() -> str | None:
         return shutil.which("haproxy")
 
 
-def environment(folder: Path, drain_s: float) -> dict[str, str]:
+def environment(program: str | None, folder: Path, drain_s: float) -> dict[str, str]:
     """What Ray reads; nothing where there is no HAProxy, or where the user's environment has decided."""
-    found = binary()  # before Ray is told of the starter, which it would look for itself
-    if found is None or SWITCH in os.environ:
+    if program is None or SWITCH in os.environ:
         return {}
     return {
         SWITCH: "1",
-        BINARY: found,
         PROGRAM: str(folder / STARTER),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
@@ -66,12 +63,12 @@ def environment(folder: Path, drain_s: float) -> dict[str, str]:
     }
 
 
-def write_starter(folder: Path) -> None:
+def write_starter(program: str | None, folder: Path) -> None:
     """The program that ``environment`` names, where it named one."""
     starter = folder / STARTER
     if os.environ.get(PROGRAM) != str(starter):
         return
-    command = f'"{sys.executable}" -I "{__file__}" "{os.environ[BINARY]}"'
+    command = f'"{sys.executable}" -I "{__file__}" "{program}"'
     starter.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
     starter.chmod(0o700)
 

@@ -36,7 +36,7 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
     load_artifact(artifact)  # its faults are said better here than by a replica
     with _own_folder(Path(request["folder"])) as folder:
         try:
-            write_starter(folder)
+            write_starter(request["haproxy"], folder)
             ray.init(
                 address="local",
                 num_cpus=request["cores"],

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from fastserve_core.errors import BadOption
 from fastserve_core.threads import thread_environment
-from fastserve_ray_serve.ingress import environment
+from fastserve_ray_serve.ingress import binary, environment
 from fastserve_ray_serve.options import RayServeOptions
+from fastserve_server.hosted import found
 from fastserve_server.keys import key_hashes
 from fastserve_server.server import END_S, BadAddress, ServerProcess, bind, launch, url_of
 
@@ -39,16 +40,20 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
     port = options.port or _free_port(options.host)
     bind(options.host, port, options.where).close()
     each = max(1, threads // (options.workers or threads))
-    taken = asdict(options) | {"port": port}
+    taken = asdict(options) | {"port": port, "also": found(options.also)}
     if options.access_log is not None:  # a replica has another working folder
         taken["access_log"] = str(Path(options.access_log).expanduser().absolute())
     folder = Path(tempfile.gettempdir(), f"fastserve-ray-{secrets.token_hex(4)}")
     request = {"artifact": str(artifact), "options": taken, "threads": threads, "cores": cores, "keys": keys}
+    haproxy = binary()  # before Ray is told of our starter, which it would find instead
     return launch(
         "fastserve_ray_serve.process",
-        {**request, "folder": str(folder)},
+        {**request, "folder": str(folder), "haproxy": haproxy},
         url_of(options.host, port),
-        environment=thread_environment(each) | LOOPBACK_ONLY | authentication() | environment(folder, options.drain_s),
+        environment=thread_environment(each)
+        | LOOPBACK_ONLY
+        | authentication()
+        | environment(haproxy, folder, options.drain_s),
         patience_s=options.drain_s + 2 * END_S,
         kind=ServerProcess,
     )

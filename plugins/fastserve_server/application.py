@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,16 +18,17 @@ from fastserve_core.artifact import MANIFEST, load_artifact
 from fastserve_core.threads import threads_per_process
 from fastserve_server import kserve, openai, pages, schemas
 from fastserve_server.access import Logged, access_log
+from fastserve_server.hosted import Hosted
 from fastserve_server.keys import Guarded
 from fastserve_server.metrics import Metered
 from fastserve_server.openapi import describe
 from fastserve_server.options import Serving
-from fastserve_server.service import Service
 from fastserve_server.web import (
     EXCEPTION_HANDLERS,
     Answering,
     Endpoint,
     decode,
+    hosted,
     read_body,
     reply,
     service_of,
@@ -34,27 +36,29 @@ from fastserve_server.web import (
     while_connected,
 )
 
+CHOICE = "model"
+"""In a query, the name of the model that a page is about."""
+
 
 @timed
 async def predict(request: Request) -> Response:
     asked = decode(schemas.PredictRequest, await read_body(request))
-    service = service_of(request)  # after the body: another model may have come meanwhile
+    service = service_of(request, asked.model)  # after the body: another model may have come meanwhile
     if len(asked.inputs) > service.options.max_inputs:
         raise HTTPException(
             413, f"{len(asked.inputs)} inputs are more than the {service.options.max_inputs} of one request"
         )
-    answers = await while_connected(request, service.ask(asked.inputs, asked.options))
+    answers = await while_connected(request, hosted(request).ask(service, asked.inputs, asked.options))
     return reply(schemas.PredictResponse(answers, service.name))
 
 
 async def models(request: Request) -> Response:
-    service = service_of(request)
-    created = int((service.artifact.folder / MANIFEST).stat().st_mtime)
-    return reply(schemas.ModelList([schemas.ModelCard(service.name, created)]))
+    changed = {one.name: (one.artifact.folder / MANIFEST).stat().st_mtime for one in hosted(request)}
+    return reply(schemas.ModelList([schemas.ModelCard(name, int(when)) for name, when in changed.items()]))
 
 
 async def lineage(request: Request) -> Response:
-    service = service_of(request)
+    service = service_of(request, request.query_params.get(CHOICE))
     manifest = service.artifact.manifest
     return reply(
         schemas.LineageResponse(
@@ -70,25 +74,37 @@ async def lineage(request: Request) -> Response:
     )
 
 
+async def candidate(request: Request) -> Response:
+    beside = hosted(request).candidate
+    if beside is None:
+        raise HTTPException(404, "no candidate is beside the model: see the server's option 'candidate'")
+    return reply(beside.said())
+
+
 async def metrics(request: Request) -> Response:
-    text, content_type = service_of(request).metrics.text(request.headers.get("accept", ""))
+    text, content_type = hosted(request).metrics.text(request.headers.get("accept", ""))
     return Response(text, headers={"Content-Type": content_type})
 
 
 async def openapi(request: Request) -> Response:
-    return reply(describe(ENDPOINTS, service_of(request).name, request.app.state.guarded))
+    return reply(_description(request))
 
 
 async def docs(request: Request) -> Response:
-    return pages.docs(describe(ENDPOINTS, service_of(request).name, request.app.state.guarded))
+    return pages.docs(_description(request))
+
+
+def _description(request: Request) -> dict[str, Any]:
+    return describe(ENDPOINTS, hosted(request).names, request.app.state.guarded)
 
 
 async def home(request: Request) -> Response:
-    return pages.home(service_of(request), request.app.state.guarded)
+    service = service_of(request, request.query_params.get(CHOICE))
+    return pages.home(service, hosted(request).names, request.app.state.guarded)
 
 
 async def dashboard(request: Request) -> Response:
-    return pages.dashboard(service_of(request), request.app.state.guarded)
+    return pages.dashboard(hosted(request).names, request.app.state.guarded)
 
 
 ENDPOINTS = (
@@ -96,12 +112,20 @@ ENDPOINTS = (
         "POST", "/predict", predict, "Answer texts with the model", schemas.PredictRequest, schemas.PredictResponse
     ),
     Endpoint("GET", "/v1/models", models, "The models, as OpenAI's API lists them", gives=schemas.ModelList),
-    Endpoint("GET", "/lineage", lineage, "What the model was made from", gives=schemas.LineageResponse),
+    Endpoint("GET", "/lineage", lineage, "What a model was made from", gives=schemas.LineageResponse, chooses=True),
+    Endpoint(
+        "GET",
+        "/candidate",
+        candidate,
+        "How the candidate beside the model does",
+        gives=schemas.CandidateResponse,
+        may_lack=True,
+    ),
     Endpoint("GET", "/metrics", metrics, "Prometheus metrics", gives="text/plain"),
     Endpoint("GET", "/openapi.json", openapi, "This description", gives="application/json"),
     Endpoint("GET", "/docs", docs, "This description as a page"),
     Endpoint("GET", "/dashboard", dashboard, "What the server does, as it goes on"),
-    Endpoint("GET", "/", home, "A page to try the model"),
+    Endpoint("GET", "/", home, "A page to try a model", chooses=True),
     *openai.ENDPOINTS,
     *kserve.ENDPOINTS,
 )
@@ -110,31 +134,31 @@ ENDPOINTS = (
 def build_application(
     artifact: Path, options: Serving, threads: int | None = None, wait: bool = True, keys: Sequence[str] = ()
 ) -> Starlette:
-    """The application for one artifact; its lifespan starts and stops the engine workers.
+    """The application for an artifact, and those of ``options.also``; its lifespan starts and stops the workers.
 
     ``keys`` are the hashes of API keys; without any, none is asked for. ``threads`` is what the workers together may
     use (the cores of this process when ``None``). With ``wait`` the startup lasts until the model is warm; without,
     requests get 503 until then.
     """
     log = access_log(options.access_log, f"{options.where}.access_log")
-    service = Service(load_artifact(artifact), options, threads or threads_per_process())
+    models = Hosted(load_artifact(artifact), options, threads or threads_per_process())
 
     @asynccontextmanager
     async def lifespan(application: Starlette) -> AsyncIterator[None]:
-        service.start()
+        models.start()
         try:
             if wait:
-                await service.loaded()
+                await models.loaded()
             yield
         finally:
-            await application.state.service.stop()
+            await models.stop()
 
     application = Starlette(
         routes=[Route(one.path, Answering(one.handler), methods=[one.method]) for one in ENDPOINTS],
-        middleware=[Middleware(Logged, log), Middleware(Metered, service.metrics), Middleware(Guarded, keys)],
+        middleware=[Middleware(Logged, log), Middleware(Metered, models.metrics), Middleware(Guarded, keys)],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )
     application.router.redirect_slashes = False
-    application.state.service, application.state.guarded = service, bool(keys)
+    application.state.hosted, application.state.guarded = models, bool(keys)
     return application

@@ -20,7 +20,7 @@ from fastserve_server import schemas
 from fastserve_server.asked import Answers, Unavailable
 from fastserve_server.service import Service
 from fastserve_server.tensors import BadTensor, flat, pack_bytes, pack_floats, unpack_bytes
-from fastserve_server.web import Endpoint, decode, read_body, reply, service_of, timed, while_connected
+from fastserve_server.web import Endpoint, decode, hosted, read_body, reply, service_of, timed, while_connected
 
 HEADER = "Inference-Header-Content-Length"
 CLASSIFICATION = "text_classification"
@@ -36,7 +36,9 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    _check_ready(request)
+    models = hosted(request)
+    if not models.ready:
+        raise Unavailable(models.why_not_ready())
     return reply(schemas.Ready(True))
 
 
@@ -46,7 +48,8 @@ async def server_metadata(request: Request) -> Response:
 
 async def model_ready(request: Request) -> Response:
     service = _named_service(request)
-    _check_ready(request)
+    if not service.ready:
+        raise Unavailable(service.why_not_ready())
     return reply(schemas.Ready(True, service.name))
 
 
@@ -66,22 +69,12 @@ async def infer(request: Request) -> Response:
     options = {name: value for name, value in asked.parameters.items() if name not in NOT_FOR_THE_TASK}
     if len(inputs) > service.options.max_inputs:
         raise HTTPException(413, f"{len(inputs)} inputs are more than the {service.options.max_inputs} of one request")
-    answers = await while_connected(request, service.ask(inputs, options))
+    answers = await while_connected(request, hosted(request).ask(service, inputs, options))
     return _respond(service, asked, wanted, answers)
 
 
-def _check_ready(request: Request) -> None:
-    service = service_of(request)
-    if not service.ready:
-        raise Unavailable(service.why_not_ready())
-
-
 def _named_service(request: Request) -> Service:
-    service = service_of(request)
-    name = request.path_params["model"]
-    if name != service.name:
-        raise HTTPException(404, f"no model is called '{name}' here; this server has '{service.name}'")
-    return service
+    return service_of(request, request.path_params["model"])
 
 
 def _tensors(service: Service) -> tuple[list[schemas.TensorMetadata], list[schemas.TensorMetadata]]:

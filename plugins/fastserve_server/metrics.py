@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
@@ -40,6 +41,20 @@ class Metrics:
     def watch_queue(self, depth: Callable[[], int]) -> None:
         """Ask this function for the queue's depth whenever the metrics are read."""
         self._queue.set_function(depth)
+
+    def watch_candidate(
+        self, answers: Mapping[str, int], asked: Callable[[], float], slowdown: Callable[[], float]
+    ) -> None:
+        """Ask these whenever the metrics are read: what became of a candidate's answers, and how it does."""
+        compared = Gauge(
+            "fastserve_candidate_answers", "What became of the candidate's answers", ["kind"], registry=self.registry
+        )
+        for kind in answers:
+            compared.labels(kind).set_function(partial(answers.__getitem__, kind))
+        Gauge("fastserve_candidate_asked", "1 until it is rolled back", registry=self.registry).set_function(asked)
+        Gauge(
+            "fastserve_candidate_slowdown", "The candidate's median time over the model's", registry=self.registry
+        ).set_function(slowdown)
 
     def passed(self, size: int, seconds: float) -> None:
         """Count an engine pass."""

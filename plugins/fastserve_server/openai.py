@@ -105,7 +105,7 @@ async def completions(request: Request) -> Response:
     generator, service = _generator(request, asked)
     prompts = await asyncio.to_thread(_prompts, generator, asked.prompt)
     most = _most(service, asked.max_tokens or 16)
-    return await _answer(request, asked, prompts, most, Completions(service.name))
+    return await _answer(request, service, asked, prompts, most, Completions(service.name))
 
 
 @timed
@@ -117,13 +117,11 @@ async def chat(request: Request) -> Response:
     prompt = await asyncio.to_thread(lambda: generator.writer.tokens([generator.writer.chat(said)], special=False))
     wanted = asked.max_completion_tokens or asked.max_tokens
     most = _most(service, wanted) if wanted else service.room(len(prompt[0]))
-    return await _answer(request, asked, prompt, most, Chats(service.name))
+    return await _answer(request, service, asked, prompt, most, Chats(service.name))
 
 
 def _generator(request: Request, asked: Parameters) -> tuple[Generator, Service]:
-    service = service_of(request)
-    if asked.model != service.name:
-        raise HTTPException(404, f"there is no model '{asked.model}' here: this server has '{service.name}'")
+    service = service_of(request, asked.model)
     return service.generator(), service
 
 
@@ -152,9 +150,8 @@ def _most(service: Service, wanted: int) -> int:
 
 
 async def _answer(
-    request: Request, asked: Parameters, prompts: Sequence[list[int]], most: int, shape: Shape
+    request: Request, service: Service, asked: Parameters, prompts: Sequence[list[int]], most: int, shape: Shape
 ) -> Response:
-    service = service_of(request)
     choices = len(prompts) * (asked.n or 1)
     if choices > service.options.max_inputs:
         raise HTTPException(413, f"{choices} texts are more than the {service.options.max_inputs} of one request")

@@ -26,13 +26,13 @@ SAID_OF_ERRORS = {
 }
 
 
-def describe(endpoints: Sequence[Endpoint], model: str, guarded: bool = False) -> dict[str, Any]:
+def describe(endpoints: Sequence[Endpoint], models: Sequence[str], guarded: bool = False) -> dict[str, Any]:
     """An OpenAPI 3.1 document; a ``guarded`` server asks for API keys."""
     kinds = [kind for one in endpoints for kind in (one.takes, one.gives) if isinstance(kind, type)]
     _, schemas = msgspec.json.schema_components(
         [*dict.fromkeys(kinds), ErrorResponse, InferError], ref_template=REFERENCE
     )
-    name = {"type": "string", "enum": [model]}
+    name = {"type": "string", "enum": list(models)}
     for kind in filter(_names_a_model, kinds):
         schemas[kind.__name__]["properties"]["model"] = name
     paths: dict[str, dict[str, Any]] = {}
@@ -40,7 +40,7 @@ def describe(endpoints: Sequence[Endpoint], model: str, guarded: bool = False) -
         paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, name, guarded and one.path not in OPEN)
     return {
         "openapi": "3.1.0",
-        "info": {"title": f"FastServe: {model}", "version": version("fastserve-core")},
+        "info": {"title": f"FastServe: {', '.join(models)}", "version": version("fastserve-core")},
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     }
@@ -58,23 +58,28 @@ def _operation(one: Endpoint, model: Mapping[str, Any], guarded: bool) -> dict[s
         "responses": {"200": {"description": "Done", "content": _content(one.gives)}},
     }
     names = re.findall(r"\{(\w+)\}", one.path)
-    if names:
-        operation["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": model if name == "model" else {"type": "string"}}
-            for name in names
-        ]
+    if parameters := _parameters(names, one.chooses, model):
+        operation["parameters"] = parameters
     if one.takes is not None:
         operation["requestBody"] = {"required": True, "content": _content(one.takes)}
     if guarded:
         operation["security"] = [{"key": []}]
-    for status in _errors(one, bool(names) or _names_a_model(one.takes), guarded):
+    for status in _errors(one, bool(names), guarded):
         error = InferError if one.path.startswith(PROTOCOL) else ErrorResponse
         operation["responses"][status] = {"description": SAID_OF_ERRORS[status], "content": _content(error)}
     return operation
 
 
+def _parameters(names: Sequence[str], chooses: bool, model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    of_path = [
+        {"name": name, "in": "path", "required": True, "schema": model if name == "model" else {"type": "string"}}
+        for name in names
+    ]
+    return of_path + ([{"name": "model", "in": "query", "required": False, "schema": model}] if chooses else [])
+
+
 def _errors(one: Endpoint, named: bool, guarded: bool) -> list[str]:
-    apart = {"401": guarded, "404": named}
+    apart = {"401": guarded, "404": named or one.chooses or one.may_lack or _names_a_model(one.takes)}
     if one.takes is not None:
         return [status for status in SAID_OF_ERRORS if apart.get(status, True)]
     waits = ["503"] if one.path.endswith("/ready") else []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from fastserve_core.errors import BadOption, Collector
+from fastserve_core.finding import named
 
 SCHEDULERS = ("fcfs", "mlfq")
+SHADOW, CANARY = "shadow", "canary"
 TOO_LONG = ("truncate", "refuse")
 STANDARD = "-"
 """As an ``access_log``: the server's own output."""
@@ -19,8 +21,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class Serving:
     """What every server of the application takes.
 
-    ``name`` is the model's in URLs (the artifact's folder when null). ``workers`` answer batches side by side, each
-    with a copy of the model; null takes one for each core. Limits of one request: ``max_inputs``,
+    ``name`` is the model's in URLs (the artifact's folder when null). ``also`` are further models beside it, each the
+    folder of an artifact or of a run, or ``NAME:FOLDER``; requests say which they ask. ``workers`` answer batches
+    side by side, each with a copy of the model; null takes one for each core. Limits of one request: ``max_inputs``,
     ``max_body_bytes``, ``max_new_tokens``, ``deadline_s`` from its first byte to its answer. ``max_queue`` is in
     inputs that wait; ``max_delay_ms`` is how long the oldest of them may wait for a fuller batch. ``keys`` is a file
     with an API key a line: with it, or with keys in ``FASTSERVE_API_KEYS``, requests without one are refused.
@@ -34,6 +37,7 @@ class Serving:
     where: ClassVar[str] = "serve"
 
     name: str | None = None
+    also: list[str] = field(default_factory=list)
     workers: int | None = None
     max_batch: int = 32
     max_delay_ms: float = 0.0
@@ -61,19 +65,26 @@ class Serving:
         with faults.collect():
             if self.deadline_s <= 0:
                 raise BadOption(f"{self.where}.deadline_s must be more than 0 seconds, not {self.deadline_s}")
-        with faults.collect():
-            if self.name is not None and not NAME.fullmatch(self.name):
-                raise BadOption(f"{self.where}.name={self.name!r}: use letters, digits, '.', '_' and '-', as in a URL")
-        for name, known in (("scheduler", SCHEDULERS), ("too_long", TOO_LONG)):
+        for option, one in (("name", self.name), *(("also", named(model)[0]) for model in self.also)):
             with faults.collect():
-                if (value := getattr(self, name)) not in known:
-                    raise BadOption(f"{self.where}.{name} must be {' or '.join(known)}, not '{value}'")
+                if one is not None and not NAME.fullmatch(one):
+                    raise BadOption(
+                        f"{self.where}.{option}={one!r}: use letters, digits, '.', '_' and '-', as in a URL"
+                    )
+        self.one_of(faults, "scheduler", SCHEDULERS)
+        self.one_of(faults, "too_long", TOO_LONG)
         with faults.collect():
             if self.max_inputs > self.max_queue:
                 raise BadOption(
                     f"{self.where}.max_inputs ({self.max_inputs}) must not be more than "
                     f"{self.where}.max_queue ({self.max_queue}): such a request could never wait"
                 )
+
+    def one_of(self, faults: Collector, name: str, known: tuple[str, ...]) -> None:
+        """Collect the fault of an option that is none of the words it may be."""
+        with faults.collect():
+            if (value := getattr(self, name)) not in known:
+                raise BadOption(f"{self.where}.{name} must be {' or '.join(known)}, not '{value}'")
 
     def at_least(self, faults: Collector, name: str, least: float, most: float | None = None) -> None:
         """Collect the fault of an option that lies outside its range; null is in every range."""
@@ -87,15 +98,36 @@ class Serving:
 
 @dataclass
 class ServerOptions(Serving):
-    """The embedded server's: ``port`` 0 takes any free one; ``drain_s`` is what open requests get at the end."""
+    """The embedded server's: ``port`` 0 takes any free one; ``drain_s`` is what open requests get at the end.
+
+    ``candidate`` is another artifact's folder, or a run's, for the first model's task and labels. With
+    ``candidate_mode=shadow`` it is asked ``candidate_share`` of what the model was asked, and nobody gets its answers;
+    with ``canary`` it answers that share. It is not asked any more once more than ``candidate_max_disagreement`` of
+    its last ``candidate_window`` answers differ from the model's, or its median time for as many requests is more
+    than ``candidate_max_slowdown`` times the model's.
+    """
 
     where: ClassVar[str] = "serve.server"
 
     host: str = "127.0.0.1"
     port: int = 8888
     drain_s: float = 10.0
+    candidate: str | None = None
+    candidate_mode: str = SHADOW
+    candidate_share: float = 0.1
+    candidate_window: int = 200
+    candidate_max_disagreement: float = 0.05
+    candidate_max_slowdown: float = 1.5
 
     def check(self, faults: Collector) -> None:
         super().check(faults)
         self.at_least(faults, "port", 0, 65535)
         self.at_least(faults, "drain_s", 0)
+        self.at_least(faults, "candidate_window", 1)
+        self.at_least(faults, "candidate_max_disagreement", 0, 1)
+        self.one_of(faults, "candidate_mode", (SHADOW, CANARY))
+        for name, most in (("candidate_share", 1.0), ("candidate_max_slowdown", float("inf"))):
+            with faults.collect():
+                if not 0 < getattr(self, name) <= most:
+                    limit = "" if most == float("inf") else f" and at most {most:g}"
+                    raise BadOption(f"{self.where}.{name} must be more than 0{limit}, not {getattr(self, name)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ def _templates() -> Environment:
     return Environment(loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True)
 
 
-def home(service: Service, guarded: bool) -> Response:
-    """A form that asks ``/predict`` and shows the answer; it asks for a key where the server does."""
+def home(service: Service, models: Sequence[str], guarded: bool) -> Response:
+    """A form that asks a model and shows the answer; it asks for a key where the server does."""
     return _page(
         "home.html",
         model=service.name,
+        others=[one for one in models if one != service.name],
         task=service.task.name,
         pairs=any(column.name == "text_pair" for column in service.task.columns),
         generative=service.task.generative,
@@ -38,9 +39,9 @@ def home(service: Service, guarded: bool) -> Response:
     )
 
 
-def dashboard(service: Service, guarded: bool) -> Response:
+def dashboard(models: Sequence[str], guarded: bool) -> Response:
     """What ``/metrics`` counts, as it goes on: the page computes it, and the server's requests pay nothing for it."""
-    return _page("dashboard.html", model=service.name, guarded=guarded)
+    return _page("dashboard.html", model=", ".join(models), guarded=guarded)
 
 
 def docs(description: Mapping[str, Any]) -> Response:

@@ -8,19 +8,23 @@ import math
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import uvicorn
 import uvloop
-from starlette.applications import Starlette
 
+from fastserve_core.artifact import load_artifact
 from fastserve_core.errors import FastServeError
 from fastserve_server.application import build_application
+from fastserve_server.candidate import Candidate
 from fastserve_server.child import failure, report, run_child
+from fastserve_server.hosted import Hosted
+from fastserve_server.metrics import Metrics
 from fastserve_server.options import ServerOptions
-from fastserve_server.reloading import reload
+from fastserve_server.reloading import check_beside, reload
 from fastserve_server.service import Service
 
 KEEP_ALIVE_S = 75
@@ -36,7 +40,7 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop accepting; uvicorn's own would raise the signal again at the end, and die of it."""
-        self._state.service.draining = True
+        self._state.hosted.drain()
         self.should_exit = True
 
 
@@ -49,7 +53,9 @@ async def _serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
     options = ServerOptions(**request["options"])
     artifact, threads, keys = Path(request["artifact"]), request["threads"], request["keys"]
     application = build_application(artifact, options, threads, wait=False, keys=keys)
-    service: Service = application.state.service
+    models: Hosted = application.state.hosted
+    if options.candidate is not None:
+        models.candidate = candidate_of(models, Path(options.candidate), options)
     config = uvicorn.Config(
         application,
         loop="none",
@@ -66,31 +72,41 @@ async def _serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
     server = DrainingServer(config, application.state)
     serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=request["socket"])]))
     try:
-        await service.loaded()
+        await models.loaded()
         ready()
-        reloading = asyncio.create_task(_reload(application, request))
+        reloading = asyncio.create_task(_reload(models, request["report"]))
     finally:
-        if not service.ready:
+        if not models.ready:
             server.should_exit = True
         await serving
     reloading.cancel()
 
 
-async def _reload(application: Starlette, request: Mapping[str, Any]) -> None:
+def candidate_of(models: Hosted, folder: Path, options: ServerOptions) -> Candidate:
+    """The artifact beside the first model; raises ``BadArtifact`` for one that cannot be there."""
+    artifact = load_artifact(folder)
+    check_beside(artifact, models.first)
+    # its passes are not counted among the model's
+    service = Service(artifact, replace(options, name=models.first.name), models.threads, Metrics())
+    return Candidate(service, options, models.metrics)
+
+
+async def _reload(models: Hosted, pipe: int) -> None:
     """Serve the artifacts that the parent names on stdin, one after another, and tell it how that went."""
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     retiring = set[asyncio.Task[None]]()
     while line := await lines.readline():
         try:
-            task = await reload(application, Path(json.loads(line)["artifact"]), request["threads"])
+            asked = json.loads(line)
+            task = await reload(models, Path(asked["artifact"]), asked["model"])
         except FastServeError as error:
-            report(request["report"], failure(error))
+            report(pipe, failure(error))
             continue
         if task is not None:
             retiring.add(task)
             task.add_done_callback(retiring.discard)
-        report(request["report"], {"changed": task is not None})
+        report(pipe, {"changed": task is not None})
 
 
 if __name__ == "__main__":

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
-from starlette.applications import Starlette
-
 from fastserve_core.artifact import Artifact, load_artifact
-from fastserve_core.errors import BadArtifact
+from fastserve_core.errors import BadArtifact, suggest
+from fastserve_server.hosted import Hosted
 from fastserve_server.service import Service, freeze
 
 MEMORY = Path("/proc/meminfo")
@@ -17,30 +15,31 @@ SPARE_BYTES = 200_000_000
 """What has to be left for everything else, once the second model is loaded."""
 
 
-async def reload(application: Starlette, folder: Path, threads: int) -> asyncio.Task[None] | None:
-    """Serve another artifact from now on; the old one answers what was asked of it, and the task then ends it.
+async def reload(models: Hosted, folder: Path, name: str | None = None) -> asyncio.Task[None] | None:
+    """Serve another artifact from now on, under the name of a model, the first's when ``None``. The old one answers
+    what was asked of it, and the task then ends it.
 
     ``None`` where the same artifact is served already. Raises ``BadArtifact`` for one of another task or with other
     labels, one that there is no memory for beside the old one, and what loading it fails with; the old one is then
     served as before.
     """
-    old: Service = application.state.service
+    if name is not None and name not in models.names:
+        raise BadArtifact(f"no model is called '{name}' here{suggest(name, models.names)}")
+    old = models.of(name)
     artifact = load_artifact(folder, verify=True)
     if artifact.digest == old.artifact.digest:
         return None
-    _check(artifact, old)
-    # clients know the model by the name that it had first
-    new = Service(artifact, replace(old.options, name=old.name), threads, old.metrics)
+    check_beside(artifact, old)
+    new = models.service(artifact, old.name)  # clients know the model by the name that it had first
     new.start()
     try:
         await new.loaded()
     except BaseException:
         await new.stop()
-        old.metrics.watch_queue(lambda: old.batcher.depth)
         raise
-    new.draining = old.draining
-    application.state.service = new
-    return asyncio.create_task(_retire(old))
+    if models.candidate is not None and models.candidate.service.artifact.digest == artifact.digest:
+        models.candidate.retire("served now")
+    return asyncio.create_task(_retire(models.put(new)))
 
 
 async def _retire(old: Service) -> None:
@@ -49,7 +48,8 @@ async def _retire(old: Service) -> None:
     freeze()
 
 
-def _check(artifact: Artifact, old: Service) -> None:
+def check_beside(artifact: Artifact, old: Service) -> None:
+    """Raise ``BadArtifact`` for one of another task or with other labels, or that there is no memory for."""
     made_for, served_for = _purpose(artifact), _purpose(old.artifact)
     if made_for != served_for:
         raise BadArtifact(

@@ -17,6 +17,7 @@ class PredictRequest(Struct, forbid_unknown_fields=True):
     options: Annotated[
         dict[str, OptionValue], Meta(description="For generative tasks: max_new_tokens, temperature")
     ] = {}
+    model: Annotated[str | None, Meta(description="The model to ask; the first where it is left out")] = None
 
 
 class PredictResponse(Struct):
@@ -54,6 +55,21 @@ class LineageResponse(Struct):
     lineage: list[dict[str, Any]]
     measures: dict[str, Any]
     files: dict[str, str]
+
+
+class CandidateResponse(Struct):
+    """A candidate beside a model; ``answers`` counts those compared, and those that could not be."""
+
+    model: str
+    digest: str
+    mode: str
+    share: float
+    asked: bool
+    reason: str
+    answers: dict[str, int]
+    disagreement: float | None
+    model_ms: float | None
+    candidate_ms: float | None
 
 
 class ServerMetadata(Struct):

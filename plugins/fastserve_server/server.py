@@ -13,14 +13,16 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
 from fastserve_core.errors import StageFailed, UserError
+from fastserve_core.finding import find_artifact
 from fastserve_core.threads import thread_environment
 from fastserve_server.holder import holder_of
+from fastserve_server.hosted import found
 from fastserve_server.keys import key_hashes
 from fastserve_server.options import ServerOptions
 
@@ -122,13 +124,15 @@ class ServerProcess:
 class EmbeddedProcess(ServerProcess):
     """A server that can take another artifact while it runs."""
 
-    def reload(self, artifact: Path) -> bool:
-        """Serve another artifact without a request lost; False where it is the one that is served.
+    def reload(self, artifact: Path, model: str | None = None) -> bool:
+        """Serve another artifact without a request lost, under the name of a model, the first's when ``None``.
+
+        False where it is the one that is served.
 
         Raises ``UserError`` for one that cannot take the place of the old one, which is then served as before.
         """
         with self._asking:
-            self.ask({"artifact": str(artifact.absolute())})
+            self.ask({"artifact": str(artifact.absolute()), "model": model})
             return bool(self.heard("the server ended meanwhile")["changed"])
 
 
@@ -139,6 +143,9 @@ def start(artifact: Path, options: ServerOptions, threads: int) -> EmbeddedProce
     lacks, or ``StageFailed``.
     """
     keys = key_hashes(options.keys, f"{options.where}.keys")
+    options = replace(options, also=found(options.also))
+    if options.candidate is not None:
+        options.candidate = str(find_artifact(Path(options.candidate).expanduser()).folder.absolute())
     with bind(options.host, options.port, options.where) as listening:
         listening.listen(BACKLOG)
         request = {"artifact": str(artifact), "options": asdict(options), "threads": threads, "keys": keys}

@@ -33,17 +33,14 @@ ENCODING_OPTIONS = frozenset({"max_length"})
 
 
 class Service:
-    """Answers inputs with one artifact. ``threads`` is what all its workers together may use.
+    """Answers inputs with one artifact. ``threads`` is what all its workers together may use."""
 
-    ``metrics`` are those of the service that this one takes the place of.
-    """
-
-    def __init__(self, artifact: Artifact, options: Serving, threads: int, metrics: Metrics | None = None) -> None:
+    def __init__(self, artifact: Artifact, options: Serving, threads: int, metrics: Metrics) -> None:
         manifest = artifact.manifest
         self.artifact, self.options = artifact, options
         self.name = options.name or artifact.folder.name
         self.task = load_task(manifest.task, manifest.task_options, manifest.labels)
-        self.metrics = metrics or Metrics()
+        self.metrics = metrics
         # Many single-thread workers answer more than one many-thread worker, whose threads wait for each other.
         workers = options.workers or threads
         self._threads_each = max(1, threads // workers)
@@ -78,7 +75,6 @@ class Service:
 
     def start(self) -> None:
         """Begin to load the model; ``loaded`` says when it is done."""
-        self.metrics.watch_queue(lambda: self.batcher.depth)
         self._loading = asyncio.create_task(self._load())
 
     async def _load(self) -> None:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from fastserve_core.errors import UserError
 from fastserve_server.asked import EngineFailed, QueueFull, Unavailable
+from fastserve_server.hosted import Hosted
 from fastserve_server.openai_schemas import ChatRequest, CompletionRequest
 from fastserve_server.schemas import ErrorResponse, InferError, InferRequest, PredictRequest, Problem
 from fastserve_server.service import Service
@@ -51,6 +52,10 @@ class Endpoint:
     summary: str
     takes: type | None = None
     gives: type | str = "text/html"
+    chooses: bool = False
+    """Whether the query may say which model it is about, ``?model=NAME``."""
+    may_lack: bool = False
+    """Whether there may be nothing to tell of, which is a 404."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,14 @@ class Answering:
         await response(scope, receive, send)
 
 
-def service_of(request: Request) -> Service:
-    service: Service = request.scope["app"].state.service
-    return service
+def hosted(request: Request) -> Hosted:
+    models: Hosted = request.scope["app"].state.hosted
+    return models
+
+
+def service_of(request: Request, name: str | None = None) -> Service:
+    """The service of a model, of no name the first one's; 404 for one that there is not."""
+    return hosted(request).of(name)
 
 
 def reply(value: Any, status: int = 200) -> Response:
@@ -78,7 +88,7 @@ def reply(value: Any, status: int = 200) -> Response:
 
 async def read_body(request: Request) -> bytes:
     """The body, or 413 as soon as it is known to be too large."""
-    most = service_of(request).options.max_body_bytes
+    most = hosted(request).options.max_body_bytes
     headers = dict(request.scope["headers"])
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise HTTPException(400, "compressed request bodies are not read: send it as it is")
@@ -120,12 +130,12 @@ def timed(handler: Handler) -> Handler:
 
     @functools.wraps(handler)
     async def within(request: Request) -> Response:
-        service = service_of(request)
+        models = hosted(request)
         try:
-            async with asyncio.timeout(service.options.deadline_s):
+            async with asyncio.timeout(models.options.deadline_s):
                 return await handler(request)
         except asyncio.CancelledError:
-            if service.draining:  # the host ran out of patience; the client still gets a reason
+            if models.draining:  # the host ran out of patience; the client still gets a reason
                 raise Unavailable("the server is shutting down") from None
             raise
 
@@ -190,7 +200,7 @@ async def _unavailable(request: Request, error: Exception) -> Response:
 
 
 async def _too_late(request: Request, error: Exception) -> Response:
-    seconds = service_of(request).options.deadline_s
+    seconds = hosted(request).options.deadline_s
     return problem(request, 504, f"the answer took longer than the {seconds:g} s that a request may take")
 
 

@@ -48,9 +48,10 @@ def test_rays_own_template_has_what_is_amended() -> None:
 
 
 def test_the_starter_amends_the_config_and_becomes_haproxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in ingress.environment(tmp_path, 10).items():
+    program = ingress.binary()
+    for name, value in ingress.environment(program, tmp_path, 10).items():
         monkeypatch.setenv(name, value)
-    ingress.write_starter(tmp_path)
+    ingress.write_starter(program, tmp_path)
     (tmp_path / "haproxy.cfg").write_text(CONFIG)
     told = [tmp_path / ingress.STARTER, "-c", "-f", tmp_path / "haproxy.cfg"]
     done = subprocess.run(told, capture_output=True, text=True)
@@ -84,6 +85,6 @@ def until(holds: Callable[[], bool], seconds: float = 10) -> bool:
 
 def test_the_user_may_decide_on_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ingress.SWITCH, "0")
-    assert ingress.environment(tmp_path, 10) == {}
-    ingress.write_starter(tmp_path)
+    assert ingress.environment("haproxy", tmp_path, 10) == {}
+    ingress.write_starter("haproxy", tmp_path)
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,32 @@ def tagger(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="session")
 def writer(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return make_artifact(tmp_path_factory.mktemp("models") / "tiny-writer", "causal_lm")
+
+
+def biased(artifact: Artifact, folder: Path, bias: float) -> Artifact:
+    """The classifier with another weight in its last layer."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(artifact.folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"][0] = bias
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    manifest = artifact.manifest
+    files = hash_files(folder, leave_out=[MANIFEST])
+    given = (manifest.task, manifest.task_options, manifest.labels, manifest.runtime, manifest.lineage)
+    return write_manifest(folder, Manifest(*given, files))
+
+
+@pytest.fixture(scope="session")
+def other(classifier: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The classifier, but it answers otherwise."""
+    return biased(classifier, tmp_path_factory.mktemp("models") / "other", -5.0)
+
+
+@pytest.fixture(scope="session")
+def twin(classifier: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Another artifact that answers as the classifier does."""
+    return biased(classifier, tmp_path_factory.mktemp("models") / "twin", 1e-6)
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ def play(artifact: Artifact, scene: Scene, wait: bool = True, **options: Any) ->
     async def run() -> None:
         application = build_application(artifact.folder, Serving(**({"workers": 1} | options)), threads=1, wait=wait)
         async with client_of(application) as client:
-            await scene(client, application.state.service)
+            await scene(client, application.state.hosted.first)
 
     asyncio.run(asyncio.wait_for(run(), 30))
 

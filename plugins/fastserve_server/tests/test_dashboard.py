@@ -82,3 +82,15 @@ def test_a_guarded_server_is_asked_with_the_key_and_a_writers_tokens_are_shown(
         asked = {"inputs": ["the film is"], "options": {"max_new_tokens": 8}}
         httpx.post(f"{server.url}/predict", json=asked, headers={"X-API-Key": KEY}, timeout=60).raise_for_status()
         assert "written" in shown(opened, "tokens", "more")
+
+
+def test_a_candidate_is_shown_until_it_is_rolled_back(opened: Any, classifier: Artifact, other: Artifact) -> None:
+    options = ServerOptions(port=0, workers=1, candidate=str(other.folder), candidate_share=1.0, candidate_window=40)
+    with start(classifier.folder, options, threads=1) as server:
+        opened.goto(f"{server.url}/dashboard")
+        for _ in range(2):
+            httpx.post(f"{server.url}/predict", json={"inputs": ["the film is wonderful"]})
+        opened.wait_for_selector("#candidate .value:has-text('100 %')")
+        assert shown(opened, "candidate", "more").startswith("of 2 · failed 0 · ")
+        httpx.post(f"{server.url}/predict", json={"inputs": ["the film is wonderful"]})
+        opened.wait_for_selector("#candidate h2:has-text('not asked any more')")

@@ -17,9 +17,8 @@ import httpx
 import psutil
 import pytest
 
-from fastserve_core.artifact import MANIFEST, Artifact, Manifest, load_artifact, write_manifest
+from fastserve_core.artifact import Artifact, load_artifact
 from fastserve_core.errors import BadArtifact, UserError
-from fastserve_core.hashing import hash_files
 from fastserve_server import reloading
 from fastserve_server.application import build_application
 from fastserve_server.options import ServerOptions, Serving
@@ -28,22 +27,6 @@ from fastserve_server.server import EmbeddedProcess, start
 TEXT = {"inputs": ["the film is wonderful"]}
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def other(classifier: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The classifier with other weights in its last layer, so that its answers differ."""
-    from safetensors.torch import load_file, save_file
-
-    folder = tmp_path_factory.mktemp("models") / "other"
-    shutil.copytree(classifier.folder, folder)
-    weights = load_file(folder / "model.safetensors")
-    weights["classifier.bias"][0] = 5.0
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    manifest = classifier.manifest
-    files = hash_files(folder, leave_out=[MANIFEST])
-    given = (manifest.task, manifest.task_options, manifest.labels, manifest.runtime, manifest.lineage)
-    return write_manifest(folder, Manifest(*given, files))
 
 
 @pytest.fixture
@@ -114,10 +97,10 @@ def test_a_second_model_needs_memory(classifier: Artifact, other: Artifact, monk
 
     async def refuse() -> None:
         with pytest.raises(BadArtifact, match="there is no memory for a second model: .* and 1 MB are free"):
-            await reloading.reload(application, other.folder, 1)
+            await reloading.reload(application.state.hosted, other.folder)
 
     asyncio.run(refuse())
-    assert application.state.service.artifact.digest == classifier.digest
+    assert application.state.hosted.first.artifact.digest == classifier.digest
 
 
 def test_free_memory_is_what_the_system_says() -> None:

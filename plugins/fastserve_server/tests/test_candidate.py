@@ -1,0 +1,282 @@
+"""A candidate beside the model: who answers, what is compared, and when it is rolled back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fastserve_core.artifact import Artifact
+from fastserve_core.errors import BadOption, UserError
+from fastserve_core.task import Encoded
+from fastserve_server.application import build_application
+from fastserve_server.hosted import Hosted
+from fastserve_server.judging import Judge, decided
+from fastserve_server.options import ServerOptions
+from fastserve_server.process import candidate_of
+from fastserve_server.server import EmbeddedProcess, start
+from fastserve_server.service import Service
+from fastserve_server.tests.test_application import client_of
+
+TEXTS = ["the film is wonderful", "a dreadful piece of work"]
+
+
+# -- judging -----------------------------------------------------------------------------------------
+
+
+def test_a_judge_counts_the_last_answers() -> None:
+    judge = Judge(window=10, most_other=0.2, most_slower=2.0)
+    judge.compared([True] * 8 + [False] * 2, 0.01, 0.01)
+    assert judge.disagreement == 0.2
+    assert judge.fault() is None
+    judge.compared([True] * 10, 0.01, 0.01)
+    assert judge.disagreement == 0
+    judge.failed(2)
+    assert judge.fault() is None
+    judge.failed(1)
+    assert judge.fault() == "3 of its last 10 answers were others, or none (candidate_max_disagreement=0.2)"
+
+
+def test_a_judge_compares_medians_when_it_has_seen_enough() -> None:
+    judge = Judge(window=3, most_other=0, most_slower=1.5)
+    for model, candidate in ((0.010, 0.500), (0.010, 0.016)):
+        judge.compared([True], model, candidate)
+        assert judge.fault() is None
+    judge.compared([True], 0.010, 0.016)
+    assert judge.fault() == (
+        "it took 16.0 ms for a request (the median of 3), and the model 10.0 ms (candidate_max_slowdown=1.5)"
+    )
+    for _ in range(2):
+        judge.compared([True], 0.020, 0.016)
+    assert judge.fault() is None
+
+
+@pytest.mark.parametrize(("answer", "expected"), [
+    ({"label": "positive", "score": 0.9, "scores": {"positive": 0.9, "negative": 0.1}}, {"label": "positive"}),
+    ({"tags": ["O"], "entities": [{"type": "PER", "start": 3, "score": 0.5}]},
+     {"tags": ["O"], "entities": [{"type": "PER", "start": 3}]}),
+])  # fmt: skip
+def test_how_sure_a_model_is_decides_nothing(answer: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert decided(answer) == expected
+
+
+# -- one process, engines made for the purpose -------------------------------------------------------
+
+
+class Engine:
+    """Answers with a label after some time, or fails."""
+
+    def __init__(self, label: str | None, seconds: float = 0.0) -> None:
+        self._label, self._seconds, self.answered = label, seconds, 0
+
+    def encode(self, rows: Sequence[Any]) -> Sequence[Encoded]:
+        return [Encoded({"input_ids": [1, 2]}) for _ in rows]
+
+    def answer(self, batch: Sequence[Encoded], options: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        time.sleep(self._seconds)
+        if self._label is None:
+            raise RuntimeError("no memory")
+        self.answered += len(batch)
+        return [{"label": self._label, "score": 0.5} for _ in batch]
+
+    def close(self) -> None:
+        pass
+
+
+Scene = Callable[[httpx.AsyncClient, Hosted], Awaitable[None]]
+
+
+def play(model: Artifact, candidate: Artifact, engines: tuple[Engine, Engine], scene: Scene, **options: Any) -> None:
+    """A scene with a client of an application whose model and candidate have those engines."""
+    own = {model.digest: engines[0], candidate.digest: engines[1]}
+    asked = ServerOptions(**{"workers": 1, "candidate": str(candidate.folder), "candidate_share": 1.0} | options)
+
+    async def run() -> None:
+        application = build_application(model.folder, asked, threads=1)
+        models: Hosted = application.state.hosted
+        models.candidate = candidate_of(models, candidate.folder, asked)
+        async with client_of(application) as client:
+            await scene(client, models)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Service, "_make_worker", lambda self: own[self.artifact.digest])
+        asyncio.run(asyncio.wait_for(run(), 30))
+
+
+async def labels(client: httpx.AsyncClient, times: int = 1) -> list[str]:
+    answers = [await client.post("/predict", json={"inputs": TEXTS}) for _ in range(times)]
+    assert {one.status_code for one in answers} == {200}
+    return [one.json()["predictions"][0]["label"] for one in answers]
+
+
+async def said(client: httpx.AsyncClient, answers: int) -> dict[str, Any]:
+    """What is known once so many answers were compared."""
+    while True:
+        known: dict[str, Any] = (await client.get("/candidate")).json()
+        if sum(known["answers"].values()) >= answers:
+            return known
+        await asyncio.sleep(0.01)
+
+
+def test_nobody_gets_the_answers_of_a_shadow(classifier: Artifact, twin: Artifact) -> None:
+    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+        assert set(await labels(client, 5)) == {"a"}
+        known = await said(client, 10)
+        assert known["answers"] == {"same": 0, "other": 10, "failed": 0, "skipped": 0}
+        assert (known["asked"], known["disagreement"], known["mode"]) == (True, 1.0, "shadow")
+        text = (await client.get("/metrics")).text
+        assert 'fastserve_candidate_answers{kind="other"} 10.0' in text
+        assert "fastserve_candidate_asked 1.0" in text
+        assert "fastserve_batch_size_sum 10.0" in text, "the candidate's passes are not the model's"
+
+    play(classifier, twin, (Engine("a"), Engine("b")), scene, candidate_max_disagreement=1.0)
+
+
+def test_a_canary_answers_its_share(classifier: Artifact, twin: Artifact) -> None:
+    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+        got = await labels(client, 8)
+        assert (got.count("b"), got.count("a")) == (2, 6)
+        assert (await said(client, 4))["answers"]["other"] == 4
+
+    more = {"candidate_mode": "canary", "candidate_share": 0.25, "candidate_max_disagreement": 1.0}
+    play(classifier, twin, (Engine("a"), Engine("b")), scene, **more)
+
+
+@pytest.mark.parametrize("mode", ["shadow", "canary"])
+def test_one_that_answers_otherwise_is_rolled_back(
+    classifier: Artifact, twin: Artifact, mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, its = Engine("a"), Engine("b")
+
+    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+        await labels(client)
+        known = await said(client, 2)
+        assert not known["asked"]
+        assert known["reason"].startswith("rolled back: 2 of its last 2 answers were others")
+        answered = its.answered
+        assert set(await labels(client, 3)) == {"a"}
+        assert its.answered == answered
+        assert "fastserve_candidate_asked 0.0" in (await client.get("/metrics")).text
+        assert (await client.get("/v2/health/ready")).status_code == 200
+
+    play(classifier, twin, (ours, its), scene, candidate_mode=mode, candidate_window=10, candidate_max_disagreement=0.1)
+    assert f"the candidate {twin.folder} is rolled back: 2 of its last" in capsys.readouterr().out
+
+
+def test_what_a_canary_cannot_answer_the_model_does(classifier: Artifact, twin: Artifact) -> None:
+    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+        assert set(await labels(client, 6)) == {"a"}
+        known = await said(client, 2)
+        assert known["answers"]["failed"] == 2
+        assert known["reason"].startswith("rolled back: 2 of its last 2 answers were others, or none")
+
+    play(classifier, twin, (Engine("a"), Engine(None)), scene, candidate_mode="canary", candidate_window=10)
+
+
+@pytest.mark.parametrize("mode", ["shadow", "canary"])
+def test_a_slow_one_is_rolled_back(classifier: Artifact, twin: Artifact, mode: str) -> None:
+    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+        await labels(client, 4)
+        known = await said(client, 8)
+        assert known["candidate_ms"] > 30 > known["model_ms"]
+        assert known["reason"].startswith("rolled back: it took ") and "candidate_max_slowdown=1.5" in known["reason"]
+
+    play(classifier, twin, (Engine("a"), Engine("a", 0.03)), scene, candidate_mode=mode, candidate_window=4)
+
+
+def test_a_client_that_left_is_no_fault_of_the_candidate(classifier: Artifact, twin: Artifact) -> None:
+    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+        answer = await client.post("/predict", json={"inputs": TEXTS})
+        assert answer.json()["error"]["type"] == "deadline_exceeded"
+        assert models.candidate is not None
+        assert models.candidate.said().answers == {"same": 0, "other": 0, "failed": 0, "skipped": 0}
+
+    slow = Engine("a", 0.5)
+    play(classifier, twin, (slow, slow), scene, candidate_mode="canary", deadline_s=0.1)
+
+
+def test_what_is_unusable_is_said_by_either(classifier: Artifact, twin: Artifact) -> None:
+    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+        assert (await client.post("/predict", json={"inputs": [""]})).status_code == 422
+        assert models.candidate is not None and models.candidate.asked
+
+    play(classifier, twin, (Engine("a"), Engine("a")), scene, candidate_mode="canary")
+
+
+# -- real models -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("option", "message"), [
+    ({"candidate_mode": "mirror"}, "candidate_mode must be shadow or canary, not 'mirror'"),
+    ({"candidate_share": 0}, "candidate_share must be more than 0 and at most 1, not 0"),
+    ({"candidate_share": 1.5}, "candidate_share must be more than 0 and at most 1, not 1.5"),
+    ({"candidate_window": 0}, "candidate_window must be at least 1, not 0"),
+    ({"candidate_max_disagreement": 2}, "candidate_max_disagreement must be at most 1, not 2"),
+    ({"candidate_max_slowdown": 0}, "candidate_max_slowdown must be more than 0, not 0"),
+])  # fmt: skip
+def test_options_out_of_range_are_named(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadOption, match=message):
+        ServerOptions(**option)
+
+
+@pytest.mark.slow
+def test_what_cannot_stand_beside_the_model_is_refused(
+    classifier: Artifact, tagger: Artifact, writer: Artifact, tmp_path: Path
+) -> None:
+    for folder, message in ((tagger.folder, "is for token_classification"), (tmp_path / "none", "does not exist")):
+        with pytest.raises(UserError, match=message):
+            start(classifier.folder, ServerOptions(port=0, candidate=str(folder)), threads=1)
+    with pytest.raises(UserError, match="texts that models write are not compared"):
+        start(writer.folder, ServerOptions(port=0, candidate=str(writer.folder)), threads=1)
+
+
+def known_of(server: EmbeddedProcess, answers: int) -> dict[str, Any]:
+    end = time.monotonic() + 20
+    while True:
+        known: dict[str, Any] = httpx.get(server.url + "/candidate").json()
+        if sum(known["answers"].values()) >= answers or time.monotonic() > end:
+            return known
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_twin_stays_until_it_takes_the_place(classifier: Artifact, twin: Artifact) -> None:
+    options = ServerOptions(port=0, workers=1, candidate=str(twin.folder), candidate_share=1.0, candidate_window=10,
+                            candidate_max_slowdown=100.0)  # fmt: skip
+    with start(classifier.folder, options, threads=1) as server:
+        for _ in range(12):
+            assert httpx.post(server.url + "/predict", json={"inputs": TEXTS}).status_code == 200
+        known = known_of(server, 24)
+        assert (known["asked"], known["reason"], known["disagreement"]) == (True, "", 0.0)
+        assert (known["answers"]["same"], known["digest"]) == (24, twin.digest)
+        assert server.reload(twin.folder)
+        assert known_of(server, 24)["reason"] == "served now"
+        assert httpx.post(server.url + "/predict", json={"inputs": TEXTS}).status_code == 200
+
+
+@pytest.mark.slow
+def test_no_request_fails_while_one_is_rolled_back(
+    classifier: Artifact, other: Artifact, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ServerOptions(port=0, workers=1, candidate=str(other.folder), candidate_mode="canary",
+                            candidate_share=0.5, candidate_window=40)  # fmt: skip
+    with start(classifier.folder, options, threads=1) as server, httpx.Client(base_url=server.url) as client:
+        tensor = {"name": "text", "datatype": "BYTES", "shape": [2], "data": TEXTS}
+        for _ in range(10):
+            assert client.post("/predict", json={"inputs": TEXTS}).status_code == 200
+            assert client.post("/v2/models/tiny-classifier/infer", json={"inputs": [tensor]}).status_code == 200
+        assert known_of(server, 4)["reason"].startswith("rolled back: ")
+        assert client.get("/v2/health/ready").status_code == 200
+    assert f"the candidate {other.folder} is rolled back" in capfd.readouterr().err
+
+
+def test_without_one_there_is_nothing_to_say(server: EmbeddedProcess) -> None:
+    answer = httpx.get(server.url + "/candidate")
+    assert answer.status_code == 404
+    assert "no candidate is beside the model" in answer.json()["error"]["message"]
