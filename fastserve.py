@@ -1,5 +1,5 @@
-"""FastServe's public Python API: ``from fastserve import FastServe``."""
+"""FastServe's public Python API: ``from fastserve import FastServe``, and ``AsyncClient`` for its servers."""
 
-from fastserve_core import FastServe
+from fastserve_core import AsyncClient, FastServe
 
-__all__ = ["FastServe"]
+__all__ = ["AsyncClient", "FastServe"]

@@ -8,8 +8,9 @@ from fastserve_core.hookspecs import API_VERSION, hookimpl
 
 if TYPE_CHECKING:
     from fastserve_core.api import FastServe
+    from fastserve_core.client import AsyncClient
 
-__all__ = ["API_VERSION", "FastServe", "hookimpl"]
+__all__ = ["API_VERSION", "AsyncClient", "FastServe", "hookimpl"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from fastserve_core.api import FastServe
 
         return FastServe
+    if name == "AsyncClient":
+        from fastserve_core.client import AsyncClient
+
+        return AsyncClient
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""``fastserve predict RUN_OR_ARTIFACT "text" …``: the model's answers, one a line."""
+"""``fastserve predict RUN_OR_ARTIFACT_OR_URL "text" …``: the model's answers, one a line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.cli.arguments import parser
-from fastserve_core.errors import BadData
+from fastserve_core.client import ask
+from fastserve_core.errors import BadData, BadOption
 from fastserve_core.finding import find_artifact
 from fastserve_core.predictor import Predictor
 from fastserve_core.quiet import quiet_environment
@@ -17,7 +18,8 @@ from fastserve_core.quiet import quiet_environment
 
 def main(arguments: Sequence[str]) -> int:
     options = parser("predict", "Answer texts with a model; without texts, each line of the standard input.")
-    options.add_argument("model", type=Path, metavar="RUN_OR_ARTIFACT")
+    options.add_argument("model", metavar="RUN_OR_ARTIFACT_OR_URL", help="a folder, or a server's http://HOST:PORT")
+    options.add_argument("--name", help="of a server's models the one to ask")
     options.add_argument("texts", nargs="*", metavar="TEXT")
     options.add_argument("--pair", action="append", default=[], metavar="TEXT", help="the second text, once for each")
     options.add_argument("--json", action="store_true", help="one JSON object a line, with all scores")
@@ -25,15 +27,22 @@ def main(arguments: Sequence[str]) -> int:
     texts = given.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if given.pair and len(given.pair) != len(texts):
         raise BadData(f"{len(texts)} texts but {len(given.pair)} of --pair: give one for each")
-    quiet_environment()
-    predictor = Predictor(find_artifact(given.model))
     inputs = list(zip(texts, given.pair, strict=True)) if given.pair else texts
-    answers = predictor.predict(inputs)
+    answers = _answers(given.model, given.name, inputs)
     for text, answer in zip(texts, answers, strict=True):
         print(json.dumps({"text": text, **answer}, ensure_ascii=False) if given.json else f"{short(answer)}\t{text}")
     if cut := sum("truncated" in one for one in answers):
         print(f"warning: of {len(answers)} texts {cut} are longer than the model reads, and were cut", file=sys.stderr)
     return 0
+
+
+def _answers(model: str, name: str | None, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+    if model.startswith(("http://", "https://")):
+        return ask(model, inputs, name)
+    if name is not None:
+        raise BadOption("--name is for a server's address: a folder has one model")
+    quiet_environment()
+    return Predictor(find_artifact(Path(model))).predict(inputs)
 
 
 def short(answer: Mapping[str, Any]) -> str:

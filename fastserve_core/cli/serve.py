@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     models = [one for one in given.more if "=" not in one or Path(one).is_dir()]
     asked = dict(_pair(one) for one in given.more if one not in models)
     name, first = named(given.model)
-    if models or name != first.name:  # they are told apart by names that the user said, not by those of folders in the store
+    if models or name != first.name:  # then by the names that the user said, not by those of folders in the store
         asked = {"name": name} | asked | {"also": [*asked.get("also", []), *models]}
     for one in models:
         if not named(one)[1].exists():

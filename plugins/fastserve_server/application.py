@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from fastserve_server.keys import Guarded
 from fastserve_server.metrics import Metered
 from fastserve_server.openapi import describe
 from fastserve_server.options import Serving
+from fastserve_server.tracing import tracing
 from fastserve_server.web import (
     EXCEPTION_HANDLERS,
     Answering,
@@ -141,6 +143,7 @@ def build_application(
     requests get 503 until then.
     """
     log = access_log(options.access_log, f"{options.where}.access_log")
+    traces = tracing(options.traces, f"{options.where}.traces")
     models = Hosted(load_artifact(artifact), options, threads or threads_per_process())
 
     @asynccontextmanager
@@ -152,10 +155,17 @@ def build_application(
             yield
         finally:
             await models.stop()
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
 
     application = Starlette(
         routes=[Route(one.path, Answering(one.handler), methods=[one.method]) for one in ENDPOINTS],
-        middleware=[Middleware(Logged, log), Middleware(Metered, models.metrics), Middleware(Guarded, keys)],
+        middleware=[
+            *([Middleware(traces.wrap)] if traces is not None else []),
+            Middleware(Logged, log),
+            Middleware(Metered, models.metrics),
+            Middleware(Guarded, keys),
+        ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )

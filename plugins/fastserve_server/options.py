@@ -28,6 +28,7 @@ class Serving:
     inputs that wait; ``max_delay_ms`` is how long the oldest of them may wait for a fuller batch. ``keys`` is a file
     with an API key a line: with it, or with keys in ``FASTSERVE_API_KEYS``, requests without one are refused.
     ``access_log`` is a file that gets a line of JSON for each request, or ``-`` for the server's own output.
+    ``traces`` is the address of an OpenTelemetry collector (OTLP over HTTP), which gets a span for each request.
     ``too_long`` is what becomes of an input that is longer than the model reads: ``truncate`` cuts it and says so in
     the answer, ``refuse`` does not answer it.
     A language model writes up to ``max_batch`` texts side by side, in the order of ``scheduler``: ``fcfs``, first come
@@ -48,6 +49,7 @@ class Serving:
     deadline_s: float = 30.0
     keys: str | None = None
     access_log: str | None = None
+    traces: str | None = None
     too_long: str = "truncate"
     scheduler: str = "mlfq"
     cache_mb: int = 512

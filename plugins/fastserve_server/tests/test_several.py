@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import httpx
 import openai
 import pytest
 
+from conftest import Cli
 from fastserve_core.artifact import Artifact
 from fastserve_core.errors import BadArtifact, BadOption, UserError
 from fastserve_core.predictor import Predictor
@@ -92,6 +94,17 @@ def test_every_protocol_says_which(both: EmbeddedProcess) -> None:
     tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": [TEXT]}
     said = httpx.post(f"{both.url}/v2/models/reviews/infer", json={"inputs": [tensor]}).json()
     assert said["model_name"] == "reviews"
+
+
+@pytest.mark.slow
+def test_the_command_that_predicts_asks_a_server(both: EmbeddedProcess, cli: Cli) -> None:
+    done = cli("predict", both.url, TEXT, "a dreadful piece of work", "--json", "--name", "reviews")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line).keys() for line in done.stdout.splitlines()] == [{"text", "label", "score", "scores"}] * 2
+    refused = cli("predict", both.url, TEXT, "--name", "review")
+    assert refused.returncode == 2
+    assert "no model is called 'review' here; did you mean 'reviews'" in refused.stderr
+    assert "--name is for a server's address" in cli("predict", "shop", TEXT, "--name", "x").stderr
 
 
 @pytest.mark.slow

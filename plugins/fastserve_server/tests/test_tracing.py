@@ -1,0 +1,90 @@
+"""Spans reach a collector as OpenTelemetry's protocol has them, below the span of whoever asked."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from fastserve_core.artifact import Artifact
+from fastserve_core.errors import BadOption, MissingPackage
+from fastserve_server.application import build_application
+from fastserve_server.options import Serving
+from fastserve_server.service import Service
+from fastserve_server.tests.test_application import Held, client_of
+from fastserve_server.tracing import tracing
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[Any]]]:
+    """The address of a collector, and what it was sent."""
+    got: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            assert self.path == "/v1/traces"
+            got.append(ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", got
+        server.shutdown()
+        thread.join()
+
+
+def test_each_request_is_a_span(
+    classifier: Artifact, collector: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, got = collector
+    engine = Held()
+    engine.go.set()
+    monkeypatch.setattr(Service, "_make_worker", lambda self: engine)
+
+    async def run() -> None:
+        application = build_application(classifier.folder, Serving(workers=1, traces=address), threads=1)
+        async with client_of(application) as client:
+            for path in ("/metrics", "/v2/health/ready"):
+                await client.get(path)
+            above = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+            answer = await client.post("/predict", json={"inputs": ["a film"]}, headers=above)
+            assert answer.status_code == 200
+            assert (await client.post("/predict", content=b"{")).status_code == 400
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    (sent,) = [one for request in got for one in request.resource_spans]
+    resource = {one.key: one.value.string_value for one in sent.resource.attributes}
+    assert resource["service.name"] == "fastserve"
+    asked, refused = [span for scope in sent.scope_spans for span in scope.spans]
+    assert asked.name == refused.name == "POST /predict"
+    assert (asked.trace_id.hex(), asked.parent_span_id.hex()) == (TRACE, PARENT)
+    assert refused.trace_id != asked.trace_id
+    statuses = [one.value.int_value for span in (asked, refused) for one in span.attributes if "status" in one.key]
+    assert statuses == [200, 400]
+
+
+def test_what_is_no_address_is_refused() -> None:
+    with pytest.raises(BadOption, match=r"serve\.traces=localhost: give the collector's address"):
+        tracing("localhost", "serve.traces")
+    assert tracing(None, "serve.traces") is None
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with pytest.raises(MissingPackage, match=r"serve\.traces needs .*: pip install 'fastserve-core\[tracing\]'"):
+        tracing("http://127.0.0.1:4318", "serve.traces")
