@@ -20,7 +20,7 @@ from typing import Any
 from fastserve_core.task import Encoded
 from fastserve_server.asked import Answers, Asked, Part, QueueFull, Unavailable, Worker, settle, told
 from fastserve_server.options import Serving
-from fastserve_server.picker import Waiting
+from fastserve_server.picker import PassCost, Waiting
 
 SMOOTHING = 0.1
 LONGEST_RETRY = 60
@@ -49,6 +49,7 @@ class Batcher:
         self._asleep: list[threading.Condition] = []
         self._making = threading.Lock()
         self._waiting: Waiting[Part] = Waiting()
+        self._cost = PassCost()
         self._fresh: list[Asked] = []
         self._arriving: deque[Asked] = deque()
         self._open: set[Asked] = set()
@@ -213,7 +214,7 @@ class Batcher:
     def _take(self) -> list[Part]:
         """Inputs for one pass; what other idle workers can take at the same time is left to them."""
         share = math.ceil(len(self._waiting) / self._idle)
-        batch = self._waiting.take(min(self._options.max_batch, share))
+        batch = self._waiting.take(min(self._options.max_batch, share), self._cost.tokens)
         self._begun += len(batch)
         for part in batch:
             part.asked.unpicked -= 1
@@ -253,6 +254,7 @@ class Batcher:
             if not asked.left and not asked.future.done():
                 asked.future.set_result(asked.answers)
         self._passed(len(batch), seconds)
+        self._cost.seen(len(batch) * max(len(part.encoded) for part in batch), seconds)
         self._seconds_per_input += SMOOTHING * (seconds / len(batch) - self._seconds_per_input)
 
     def _fail(self, asked: Asked, error: Exception) -> None:

@@ -8,9 +8,14 @@ from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-PASS_TOKENS = 32
-"""What an engine pass costs beside its tokens, in tokens: MiniLM takes 7.5 ms for 1 x 32 tokens and 111 ms for
-32 x 32 with torch (2.0 and 27.7 ms with OpenVINO INT8), so 37 to 42 tokens' worth are the pass itself."""
+PASS_TOKENS = 32.0
+"""What an engine pass costs beside its tokens, in tokens, before it is known: MiniLM takes 7.5 ms for 1 x 32 tokens and
+111 ms for 32 x 32 with torch (2.0 and 27.7 ms with OpenVINO INT8), so 37 to 42 tokens' worth are the pass itself."""
+LEAST, MOST = 8.0, 512.0
+KEPT = 0.98
+"""What a pass counts for less than the one after it: the last fifty or so decide."""
+ENOUGH, LIKE = 8, 0.01
+"""How many passes, and how far apart in their tokens, say something."""
 
 
 class Entry(NamedTuple, Generic[T]):
@@ -19,6 +24,25 @@ class Entry(NamedTuple, Generic[T]):
     item: T
     length: int
     group: Hashable
+
+
+class PassCost:
+    """``tokens`` is what an engine pass costs beside its tokens, in tokens, learned from the passes that were made."""
+
+    def __init__(self) -> None:
+        self.tokens = PASS_TOKENS
+        self._passes = 0
+        self._sums: tuple[float, ...] = (0.0,) * 5
+
+    def seen(self, tokens: int, seconds: float) -> None:
+        """A pass of so many tokens, padding and all: the line of least squares through all of them says the cost."""
+        self._passes += 1
+        news = (1.0, tokens, seconds, tokens * tokens, tokens * seconds)
+        self._sums = tuple(KEPT * old + new for old, new in zip(self._sums, news, strict=True))
+        weight, x, y, xx, xy = self._sums
+        spread, slope = weight * xx - x * x, weight * xy - x * y
+        if self._passes >= ENOUGH and spread > LIKE * x * x and slope > 0:
+            self.tokens = min(MOST, max(LEAST, (y * xx - x * xy) / slope))
 
 
 class Waiting(Generic[T]):
@@ -55,16 +79,17 @@ class Waiting(Generic[T]):
         """The input that has waited longest."""
         return next(iter(self._entries.values())).item
 
-    def take(self, most: int) -> list[T]:
+    def take(self, most: int, pass_tokens: float = PASS_TOKENS) -> list[T]:
         """The oldest input and up to ``most`` - 1 of its group that are near it in length.
 
         The oldest is always among them, so an input waits for no more passes than there were inputs before it.
-        Another joins as long as padding for it costs less than a pass of its own would.
+        Another joins as long as padding for it costs less than each has to bear of the pass, which costs
+        ``pass_tokens``: it would do as well in a pass with others.
         """
         number, oldest = next(iter(self._entries.items()))
         order = self._by_length[oldest.group]
         place = bisect_left(order, (oldest.length, number))
-        start, end = window(order, place, most)
+        start, end = window(order, place, most, pass_tokens)
         taken = order[start:end]
         del order[start:end]
         if not order:
@@ -72,16 +97,16 @@ class Waiting(Generic[T]):
         return [self._entries.pop(one).item for _, one in taken]
 
 
-def window(order: list[tuple[int, int]], place: int, most: int) -> tuple[int, int]:
+def window(order: list[tuple[int, int]], place: int, most: int, pass_tokens: float) -> tuple[int, int]:
     """The slice round ``place`` of a list sorted by length, grown on the side that pads less."""
     start, end = place, place + 1
     while end - start < most:
-        longest = order[end - 1][0]
+        longest, bearable = order[end - 1][0], pass_tokens / (end - start)
         shorter = longest - order[start - 1][0] if start else None
         longer = (order[end][0] - longest) * (end - start) if end < len(order) else None
-        if shorter is not None and shorter <= PASS_TOKENS and (longer is None or shorter <= longer):
+        if shorter is not None and shorter <= bearable and (longer is None or shorter <= longer):
             start -= 1
-        elif longer is not None and longer <= PASS_TOKENS:
+        elif longer is not None and longer <= bearable:
             end += 1
         else:
             break

@@ -21,6 +21,7 @@ from fastserve_core.errors import FastServeError
 from fastserve_server.application import build_application
 from fastserve_server.candidate import Candidate
 from fastserve_server.child import failure, report, run_child
+from fastserve_server.connections import BoundedConnection
 from fastserve_server.hosted import Hosted
 from fastserve_server.metrics import Metrics
 from fastserve_server.options import ServerOptions
@@ -59,7 +60,7 @@ async def _serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
     config = uvicorn.Config(
         application,
         loop="none",
-        http="httptools",
+        http=BoundedConnection,
         ws="none",
         lifespan="on",
         log_level="warning",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_server.picker import PASS_TOKENS, Waiting
+from fastserve_server.picker import MOST, PASS_TOKENS, PassCost, Waiting
 
 LENGTHS = st.integers(1, 128)
 ADD = st.tuples(st.just("add"), LENGTHS, st.sampled_from(["greedy", "sampled"]))
@@ -74,6 +74,35 @@ def test_near_lengths_go_together_and_far_ones_wait() -> None:
 def test_an_input_joins_when_padding_costs_less_than_a_pass() -> None:
     waiting: Waiting[str] = Waiting()
     waiting.add("oldest", 40)
-    waiting.add("joins", 40 - PASS_TOKENS)
-    waiting.add("waits", 40 + PASS_TOKENS + 1)
+    waiting.add("joins", 40 - round(PASS_TOKENS))
+    waiting.add("waits", 40 + round(PASS_TOKENS) + 1)
     assert sorted(waiting.take(8)) == ["joins", "oldest"]
+
+
+def test_the_more_there_are_the_less_padding_is_worth_it() -> None:
+    waiting: Waiting[int] = Waiting()
+    for length in (40, 40, 40, 40, 40 - 9):
+        waiting.add(length, length)
+    assert waiting.take(8, pass_tokens=4 * 9 - 1) == [40] * 4
+    waiting.add(40 - 8, 40 - 8)
+    assert waiting.take(8, pass_tokens=8) == [31, 32]
+
+
+@given(st.floats(1e-4, 1e-2), st.floats(10, 400), st.lists(st.integers(8, 4096), min_size=20, max_size=60, unique=True))
+def test_what_a_pass_costs_is_learned_from_the_passes(token_s: float, cost: float, sizes: list[int]) -> None:
+    learned = PassCost()
+    assert learned.tokens == PASS_TOKENS
+    for tokens in [8, 2048, *sizes]:
+        learned.seen(tokens, token_s * (cost + tokens))
+    assert abs(learned.tokens - cost) < 0.01 * cost + 0.1
+
+
+def test_passes_of_one_size_teach_nothing_and_the_cost_keeps_its_bounds() -> None:
+    learned = PassCost()
+    for _ in range(50):
+        learned.seen(100, 0.01)
+    assert learned.tokens == PASS_TOKENS
+    other = PassCost()
+    for tokens in range(10, 100):
+        other.seen(tokens, 1.0 + 1e-6 * tokens)
+    assert other.tokens == MOST

@@ -1,0 +1,56 @@
+"""Connections whose headers do not come, or do not end: uvicorn waits for them for ever."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEADERS_S = 10.0
+HEADER_BYTES = 65_536
+TOO_SLOW, TOO_MUCH = (
+    f"HTTP/1.1 {said}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+    for said in ("408 Request Timeout", "431 Request Header Fields Too Large")
+)
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """Gives the headers of a request ``HEADERS_S`` seconds from its first byte, and the first byte of all as many."""
+
+    _waits: asyncio.TimerHandle | None = None
+    _reading, _read = True, 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._waits = self.loop.call_later(HEADERS_S, self._refuse, TOO_SLOW)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._reading:  # the headers are there, or an answer is on its way
+            if self._waits is not None:
+                self._waits.cancel()
+                self._waits = None
+            return
+        self._read += len(data)
+        if self._read > HEADER_BYTES:
+            self._refuse(TOO_MUCH)
+        elif self._waits is None:
+            self._waits = self.loop.call_later(HEADERS_S, self._refuse, TOO_SLOW)
+
+    def on_message_begin(self) -> None:
+        self._reading, self._read = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._reading = False
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._waits is not None:
+            self._waits.cancel()
+        super().connection_lost(exc)
+
+    def _refuse(self, answer: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(answer)
+            self.transport.close()
