@@ -13,7 +13,8 @@ from fastserve_nevergrad.ranges import read_range
 
 @dataclass
 class NevergradOptions:
-    """``trial_steps`` are the training steps of one trial; ``steps`` bounds those of all trials together.
+    """``trial_steps`` are the training steps of one trial; ``steps`` bounds those of all trials together, and
+    ``seconds`` is when no further trial begins.
 
     ``space`` names the options to search by path, each as ``[low, high]``, ``{log: [low, high]}``,
     ``{int: [low, high]}`` or ``{choice: [a, b, …]}``; null takes the learning rate and the batch size.
@@ -23,6 +24,7 @@ class NevergradOptions:
     trials: int = 6
     trial_steps: int = 60
     steps: int | None = None
+    seconds: float | None = None
     patience: int | None = None
     optimizer: str = "NGOpt"
     space: dict[str, Any] | None = None
@@ -32,6 +34,8 @@ class NevergradOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadOption(f"tune.nevergrad.{name} must be at least 1, not {value}")
+        if self.seconds is not None and self.seconds <= 0:
+            raise BadOption(f"tune.nevergrad.seconds must be more than 0, not {self.seconds}")
         if self.steps is not None and self.steps < self.trial_steps:
             raise BadOption(
                 f"tune.nevergrad.steps={self.steps} is less than one trial (trial_steps={self.trial_steps})"

@@ -6,6 +6,7 @@ import json
 import os
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 LOG = "trials.jsonl"
 REPEATS = 20
 """How often an optimizer may propose what was already tried, before it is tried again after all."""
+HOPELESS = 3
+"""After so many trials of which each failed, and of the same cause, the others are not tried."""
 BAD = 1e6
 """The loss that a failed trial is told as; the optimizer must not be told nan or nothing."""
 
@@ -72,7 +75,10 @@ class Study:
     def best(self) -> dict[str, Any]:
         done = [trial for trial in self.trials if trial["objective"] is not None]
         if not done:
-            raise StageFailed(f"every trial failed; the last one: {self.trials[-1]['error']}")
+            causes = Counter(trial["error"] for trial in self.trials)
+            (cause, times), more = causes.most_common(1)[0], len(causes) - 1
+            others = f" ({times} of {len(self.trials)} trials; {more} other causes)" if more else ""
+            raise StageFailed(f"every trial failed: {cause}{others}")
         return dict(max(done, key=lambda trial: trial["objective"])["options"])
 
     def _ask(self, number: int) -> Any:
@@ -113,6 +119,12 @@ class Study:
         self.run.emit(TrialFinished(number, self.options.trials, *figures))
 
     def _enough(self) -> bool:
+        errors = [trial["error"] for trial in self.trials]
+        if len(errors) >= HOPELESS and len(set(errors)) == 1 and errors[0]:
+            return True
+        spent = sum(trial["seconds"] for trial in self.trials)
+        if self.trials and self.options.seconds is not None and spent >= self.options.seconds:
+            return True
         used = sum(trial.get("steps", 0) for trial in self.trials)
         if self.options.steps is not None and used + self.options.trial_steps > self.options.steps:
             return True

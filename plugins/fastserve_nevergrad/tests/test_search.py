@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,33 @@ def test_failed_trials_are_recorded_and_the_search_goes_on(tmp_path: Path) -> No
 
 
 def test_when_every_trial_fails_the_cause_is_said(tmp_path: Path) -> None:
-    with pytest.raises(StageFailed, match="every trial failed; the last one: out of memory"):
-        search(make_run(tmp_path, Trainer(fail=frozenset(range(3)))), NevergradOptions(trials=3, space=SPACE))
+    trainer = Trainer(fail=frozenset(range(20)))
+    with pytest.raises(StageFailed, match="every trial failed: out of memory"):
+        search(make_run(tmp_path, trainer), NevergradOptions(trials=20, space=SPACE))
+    assert trainer.tried == [0, 1, 2], "the others would fail too"
+
+
+def test_the_commonest_of_several_causes_is_said(tmp_path: Path) -> None:
+    class Flawed(Trainer):
+        def __call__(self, trial: Trial) -> Attempt:
+            raise StageFailed("the disk is full" if trial.number == 1 else "out of memory")
+
+    with pytest.raises(StageFailed, match=r"out of memory \(3 of 4 trials; 1 other causes\)"):
+        search(make_run(tmp_path, Flawed()), NevergradOptions(trials=4, space=SPACE))
+
+
+def test_no_trial_begins_after_the_seconds_are_used_up(tmp_path: Path) -> None:
+    class Slow(Trainer):
+        def __call__(self, trial: Trial) -> Attempt:
+            time.sleep(0.05)
+            return super().__call__(trial)
+
+    trainer = Slow()
+    search(make_run(tmp_path, trainer), NevergradOptions(trials=50, seconds=0.16, space=SPACE))
+    assert 3 <= len(trainer.tried) <= 4
+    again = Slow()
+    search(make_run(tmp_path, again), NevergradOptions(trials=50, seconds=0.16, space=SPACE))
+    assert not again.tried, "what an earlier start used up counts"
 
 
 def test_patience_and_the_step_budget_end_the_search(tmp_path: Path) -> None:
@@ -142,6 +168,7 @@ def test_a_space_that_cannot_be_searched_is_refused(tmp_path: Path, space: dict[
     [
         ({"trials": 0}, "trials"),
         ({"patience": 0}, "patience"),
+        ({"seconds": 0}, "seconds must be more than 0"),
         ({"steps": 10, "trial_steps": 60}, "less than one trial"),
     ],
 )
