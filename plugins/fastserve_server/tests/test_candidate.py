@@ -183,10 +183,10 @@ def test_a_slow_one_is_rolled_back(classifier: Artifact, twin: Artifact, mode: s
     async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
         await labels(client, 4)
         known = await said(client, 8)
-        assert known["candidate_ms"] > 30 > known["model_ms"]
+        assert known["candidate_ms"] > 200 > known["model_ms"]
         assert known["reason"].startswith("rolled back: it took ") and "candidate_max_slowdown=1.5" in known["reason"]
 
-    play(classifier, twin, (Engine("a"), Engine("a", 0.03)), scene, candidate_mode=mode, candidate_window=4)
+    play(classifier, twin, (Engine("a"), Engine("a", 0.2)), scene, candidate_mode=mode, candidate_window=4)
 
 
 def test_a_client_that_left_is_no_fault_of_the_candidate(classifier: Artifact, twin: Artifact) -> None:

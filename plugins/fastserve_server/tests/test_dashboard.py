@@ -91,6 +91,6 @@ def test_a_candidate_is_shown_until_it_is_rolled_back(opened: Any, classifier: A
         for _ in range(2):
             httpx.post(f"{server.url}/predict", json={"inputs": ["the film is wonderful"]})
         opened.wait_for_selector("#candidate .value:has-text('100 %')")
-        assert shown(opened, "candidate", "more").startswith("of 2 · failed 0 · ")
+        opened.wait_for_selector("#candidate .more:has-text('of 2 · failed 0 · ')")
         httpx.post(f"{server.url}/predict", json={"inputs": ["the film is wonderful"]})
         opened.wait_for_selector("#candidate h2:has-text('not asked any more')")
