@@ -77,7 +77,8 @@ class Metric(Event):
 class TrialFinished(Event):
     """One attempt of a tuner, counted from 0; ``score`` is higher when better, ``None`` when the trial failed.
 
-    ``measures`` are the figures of a compression recipe, ``error`` says why a trial failed.
+    ``measures`` are the figures of a compression recipe, ``error`` says why a trial failed. ``steps`` is after how many
+    it was scored, where it may go on and be told of again.
     """
 
     number: int
@@ -87,6 +88,7 @@ class TrialFinished(Event):
     seconds: float
     measures: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
+    steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,14 @@ from fastserve_core.task import Row, Task
 
 @dataclass(frozen=True)
 class Budget:
-    """How much training an attempt may use; ``None`` means what the trainer's options say."""
+    """How much training an attempt may use: steps on a schedule of that length; ``None`` is what the options say.
+
+    With ``pause`` it stops at that step, scores what it has, and leaves in its folder what the attempt of the same
+    number goes on from. A trainer that cannot pause trains to the end.
+    """
 
     steps: int | None = None
+    pause: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ class Run:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
     attempting: Callable[[Trial], Attempt] | None = None
+    giving_up: Callable[[int], None] | None = None
     lesson: Lesson | None = None
     original: Artifact | None = None
     retraining: Callable[[Retraining], Draft] | None = None
@@ -153,6 +159,11 @@ class Run:
         if self.attempting is None:
             raise BadPlan("only a tuner's run can make attempts")
         return self.attempting(Trial(number, options, budget))
+
+    def give_up(self, number: int) -> None:
+        """For tuners: an attempt that was paused is not gone on with."""
+        if self.giving_up is not None:
+            self.giving_up(number)
 
     def retrain(
         self,

@@ -58,6 +58,7 @@ def search(pipeline: Pipeline, tuner: Active, claim: Claim) -> None:
         recipe=options_by_path([one for one in chosen if one.place == COMPRESS]),
         fixed=frozenset(fixed(pipeline, tuner)),
         attempting=attempts(pipeline, tuner, work),
+        giving_up=lambda number: shutil.rmtree(_folder(work, number), ignore_errors=True),
     )
     found = pipeline.verb(tuner, "tune", run)
     result = run.fresh_folder("result")
@@ -79,7 +80,7 @@ def attempts(pipeline: Pipeline, tuner: Active, work: Path) -> Callable[[Trial],
             if COMPRESS in stages:
                 made = try_recipe(pipeline, trial, joint=TRAIN in stages)
             else:
-                made = _train(pipeline, trial, work / f"trial-{trial.number:04d}")
+                made = _train(pipeline, trial, _folder(work, trial.number))
             line |= {"score": made.objective, "measures": dict(made.measures)}
         except FastServeError as error:
             line["error"] = str(error)
@@ -92,10 +93,14 @@ def attempts(pipeline: Pipeline, tuner: Active, work: Path) -> Callable[[Trial],
     return attempt
 
 
+def _folder(work: Path, number: int) -> Path:
+    return work / f"trial-{number:04d}"
+
+
 def _train(pipeline: Pipeline, trial: Trial, folder: Path) -> Attempt:
     """The trainer with some options replaced, in a folder of the trial's own.
 
-    A killed trial goes on from its checkpoint; of a finished one only the score is kept.
+    A killed trial goes on from its checkpoint, as does one that was paused; of a finished one only the score is kept.
     """
     (trainer,) = pipeline.settings.registry.of("train")
     folder.mkdir(exist_ok=True)
@@ -105,7 +110,8 @@ def _train(pipeline: Pipeline, trial: Trial, folder: Path) -> Attempt:
         draft: Draft = pipeline.verb(changed, "train", run)
     if not draft.scores:
         raise StageFailed(f"{trainer.path} gave no validation scores, which a tuner needs")
-    shutil.rmtree(folder, ignore_errors=True)
+    if draft.steps != trial.budget.pause:
+        shutil.rmtree(folder, ignore_errors=True)
     return Attempt(run.task.objective(draft.scores), dict(draft.scores), draft.steps)
 
 

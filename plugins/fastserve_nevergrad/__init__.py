@@ -14,7 +14,8 @@ from fastserve_nevergrad.ranges import read_range
 @dataclass
 class NevergradOptions:
     """``trial_steps`` are the training steps of one trial; ``steps`` bounds those of all trials together, and
-    ``seconds`` is when no further trial begins.
+    ``seconds`` is when no further trial begins. With ``halving``, 3 for one, a trial begins with ``trial_steps`` over
+    3, or over 9 or 27 as far as that is enough to judge by, and the best third of each length goes on from where it is.
 
     ``space`` names the options to search by path, each as ``[low, high]``, ``{log: [low, high]}``,
     ``{int: [low, high]}`` or ``{choice: [a, b, …]}``; null takes the learning rate and the batch size.
@@ -26,6 +27,7 @@ class NevergradOptions:
     steps: int | None = None
     seconds: float | None = None
     patience: int | None = None
+    halving: int | None = None
     optimizer: str = "NGOpt"
     space: dict[str, Any] | None = None
 
@@ -34,6 +36,8 @@ class NevergradOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadOption(f"tune.nevergrad.{name} must be at least 1, not {value}")
+        if self.halving is not None and self.halving < 2:
+            raise BadOption(f"tune.nevergrad.halving must be at least 2, not {self.halving}")
         if self.seconds is not None and self.seconds <= 0:
             raise BadOption(f"tune.nevergrad.seconds must be more than 0, not {self.seconds}")
         if self.steps is not None and self.steps < self.trial_steps:

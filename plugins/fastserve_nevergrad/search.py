@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import nevergrad as ng
 from fastserve_core.errors import BadOption, FastServeError, StageFailed, suggest
 from fastserve_core.events import TrialFinished, Warned
 from fastserve_core.run import Budget, Run
+from fastserve_nevergrad.halving import Rungs
 from fastserve_nevergrad.space import build, ready_made
 
 if TYPE_CHECKING:
@@ -58,28 +59,75 @@ class Study:
         self.optimizer = registry[options.optimizer](parameters, budget=options.trials, num_workers=1)
         self.first = {path: known[path] for path in space}
         self.trials: list[dict[str, Any]] = read_log(self.log)
+        self._warned = False
+        self.position = 0
+        """How many of them the optimizer and the rungs know."""
+        self.chosen: dict[int, dict[str, Any]] = {}
+        self.rungs = Rungs(options.trial_steps, options.halving if not run.recipe else None)
 
     def go(self) -> None:
-        """Trials until the budget or the patience is used up."""
+        """Trials until the budget or the patience is used up; those in the log are told again, not tried again."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # nevergrad warns of its own small budgets
-            for number in range(self.options.trials):
-                if number >= len(self.trials) and self._enough():
-                    return
-                candidate = self._ask(number)
-                if number >= len(self.trials):
-                    self._try(number, self.first if candidate is None else candidate.value)
+            while (step := self._next()) is not None:
+                number, rung = step
+                candidate = self._ask(number) if rung == 0 else None
+                if self.position == len(self.trials):
+                    options = self.chosen[number] if rung else self.first if candidate is None else candidate.value
+                    self._try(number, rung, plain(options))
+                trial = self.trials[self.position]
+                self.position += 1
+                self.chosen[number] = trial["options"]
+                self.rungs.add(number, rung, trial["objective"])
                 if candidate is not None:
-                    self._tell(candidate, self.trials[number]["objective"])
+                    self._tell(candidate, trial["objective"])
+                for one in self.rungs.out(self._most()):
+                    self.run.give_up(one)
 
     def best(self) -> dict[str, Any]:
-        done = [trial for trial in self.trials if trial["objective"] is not None]
-        if not done:
+        number = self.rungs.best()
+        if number is None:
             causes = Counter(trial["error"] for trial in self.trials)
             (cause, times), more = causes.most_common(1)[0], len(causes) - 1
             others = f" ({times} of {len(self.trials)} trials; {more} other causes)" if more else ""
             raise StageFailed(f"every trial failed: {cause}{others}")
-        return dict(max(done, key=lambda trial: trial["objective"])["options"])
+        return dict(self.chosen[number])
+
+    def _next(self) -> tuple[int, int] | None:
+        """The trial to make or to go on with, and its rung; ``None`` at the end."""
+        done = self.trials[: self.position]
+        if self._hopeless(done):
+            return None
+        new = (len(self.chosen), 0) if len(self.chosen) < self.options.trials and not self._patient(done) else None
+        step = self.rungs.promoted() or new or self.rungs.last()
+        if step is None or (done and self._spent(done, step[1])):
+            return None
+        return step
+
+    def _spent(self, done: Sequence[Mapping[str, Any]], rung: int) -> bool:
+        """Whether the steps do not suffice for that rung, or the seconds are used up."""
+        seconds, steps = self.options.seconds, self.options.steps
+        if seconds is not None and sum(trial["seconds"] for trial in done) >= seconds:
+            return True
+        used = sum({trial["number"]: trial.get("steps", 0) for trial in done}.values())
+        return steps is not None and used + self.rungs.cost(rung) > steps
+
+    def _hopeless(self, done: Sequence[Mapping[str, Any]]) -> bool:
+        errors = [trial["error"] for trial in done]
+        return len(errors) >= HOPELESS and len(set(errors)) == 1 and bool(errors[0])
+
+    def _patient(self, done: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether as many trials as the patience had no gain, as far as their first rung tells."""
+        scores = [-BAD if one["objective"] is None else one["objective"] for one in done if not one.get("rung")]
+        patience = self.options.patience
+        if patience is None or len(scores) <= patience:
+            return False
+        return len(scores) - 1 - scores.index(max(scores)) >= patience
+
+    def _most(self) -> int:
+        """How many trials there can be."""
+        steps, first = self.options.steps, self.rungs.lengths[0]
+        return self.options.trials if steps is None else min(self.options.trials, 1 + steps // first)
 
     def _ask(self, number: int) -> Any:
         """The next candidate; what was tried before is told again, not tried again.
@@ -91,48 +139,60 @@ class Study:
                 return self.optimizer.parametrization.spawn_child(new_value=self.first)
             except (ValueError, TypeError):  # a number out of its range, or null
                 return None
-        earlier = {json.dumps(one["options"]): one["objective"] for one in self.trials[:number]}
+        firsts = [one for one in self.trials[: self.position] if not one.get("rung")]
+        earlier = {json.dumps(one["options"]): one["objective"] for one in firsts}
         for _ in range(REPEATS):
-            candidate = self.optimizer.ask()
+            candidate = self._proposed()
             known = json.dumps(plain(candidate.value))
             if known not in earlier:
                 break
             self._tell(candidate, earlier[known])
         return candidate
 
+    def _proposed(self) -> Any:
+        """What the optimizer proposes; where it breaks, what its parameters draw at random."""
+        try:
+            return self.optimizer.ask()
+        except Exception as error:  # seen: NGOpt's meta-model with numpy 2.4, once it has some thirty trials
+            if not self._warned:
+                self.run.emit(
+                    Warned(f"nevergrad's {self.options.optimizer} failed ({error}); trials are drawn at random")
+                )
+            self._warned = True
+            return self.optimizer.parametrization.sample()
+
     def _tell(self, candidate: Any, objective: float | None) -> None:
         self.optimizer.tell(candidate, BAD if objective is None else -objective)
 
-    def _try(self, number: int, values: Mapping[str, Any]) -> None:
-        trial: dict[str, Any] = {"number": number, "options": plain(values), "objective": None, "error": ""}
-        begin = time.perf_counter()
+    def _try(self, number: int, rung: int, options: dict[str, Any]) -> None:
+        trial: dict[str, Any] = {"number": number, "options": options, "objective": None, "error": ""}
+        if len(self.rungs.lengths) > 1:
+            trial["rung"] = rung
+        begin, whole, here = time.perf_counter(), self.rungs.lengths[-1], self.rungs.lengths[rung]
         try:
-            attempt = self.run.attempt(number, trial["options"], Budget(steps=self.options.trial_steps))
-            trial |= {"objective": attempt.objective, "scores": dict(attempt.scores), "steps": attempt.steps}
-            trial |= {"measures": dict(attempt.measures)}
+            trial |= self._ended(number, rung) or self._attempt(
+                number, options, Budget(whole, None if here == whole else here)
+            )
         except FastServeError as error:
             trial["error"] = str(error)
         trial["seconds"] = round(time.perf_counter() - begin, 2)
         append(self.log, trial)
         self.trials.append(trial)
         figures = (trial["options"], trial["objective"], trial["seconds"], trial.get("measures", {}), trial["error"])
-        self.run.emit(TrialFinished(number, self.options.trials, *figures))
+        steps = trial.get("steps") if "rung" in trial else None
+        self.run.emit(TrialFinished(number, self.options.trials, *figures, steps=steps))
 
-    def _enough(self) -> bool:
-        errors = [trial["error"] for trial in self.trials]
-        if len(errors) >= HOPELESS and len(set(errors)) == 1 and errors[0]:
-            return True
-        spent = sum(trial["seconds"] for trial in self.trials)
-        if self.trials and self.options.seconds is not None and spent >= self.options.seconds:
-            return True
-        used = sum(trial.get("steps", 0) for trial in self.trials)
-        if self.options.steps is not None and used + self.options.trial_steps > self.options.steps:
-            return True
-        scores = [BAD * -1 if one["objective"] is None else one["objective"] for one in self.trials]
-        patience = self.options.patience
-        return (
-            patience is not None and len(scores) > patience and len(scores) - 1 - scores.index(max(scores)) >= patience
-        )
+    def _attempt(self, number: int, options: dict[str, Any], budget: Budget) -> dict[str, Any]:
+        done = self.run.attempt(number, options, budget)
+        scored = {"objective": done.objective, "scores": dict(done.scores), "steps": done.steps}
+        return scored | {"measures": dict(done.measures)}
+
+    def _ended(self, number: int, rung: int) -> dict[str, Any] | None:
+        """What the trial came to below, where it did not have as many steps as it might: its training is at its end."""
+        before = [one for one in self.trials if one["number"] == number]
+        if not rung or before[-1]["steps"] >= self.rungs.lengths[rung - 1]:
+            return None
+        return {name: before[-1][name] for name in ("objective", "scores", "steps", "measures")}
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

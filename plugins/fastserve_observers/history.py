@@ -74,7 +74,8 @@ class History:
             case StageFinished():
                 self._stage, self._tuning = "", False
             case TrialFinished():
-                self.trials.append(event)
+                others = [one for one in self.trials if one.number != event.number]  # it may have gone on
+                self.trials = sorted([*others, event], key=lambda one: one.number)
             case Step() if self._stage and not self._tuning:
                 self._curves().loss.add(event.step, event.loss)
             case Metric() if self._stage and not self._tuning:

@@ -64,7 +64,9 @@ def changed(options: Mapping[str, Any]) -> str:
 def trial_line(event: TrialFinished, best: bool) -> str:
     outcome = "failed" if number(event.score) is None else f"score {figure(event.score)}"
     options = changed(event.options)
-    parts = [outcome + (" (best so far)" if best else ""), options, recipe_figures(event), duration(event.seconds)]
+    after = f" after {event.steps} steps" if event.steps is not None else ""
+    outcome += after + (" (best so far)" if best else "")
+    parts = [outcome, options, recipe_figures(event), duration(event.seconds)]
     return f"trial {event.number + 1}/{event.trials}: " + ", ".join(one for one in parts if one)
 
 

@@ -53,6 +53,7 @@ class TorchDDP:
                 "folder": run.folder,
                 "options": asdict(self.options),
                 "steps": run.budget.steps,
+                "pause": run.budget.pause,
                 "seed": run.seed,
                 "cores": run.threads,
                 "lesson": asdict(run.lesson) if run.lesson is not None else None,

@@ -25,6 +25,7 @@ class Job:
     threads: int
     events: str
     lesson: Mapping[str, Any] | None = None
+    pause: int | None = None
 
 
 def own_device() -> torch.device:

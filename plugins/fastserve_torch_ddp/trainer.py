@@ -78,7 +78,8 @@ class Trainer:
         self.method.model.train()
         begin, every, alone = self.progress.step, self.options["evaluate_every"], self.way.way == "alone"
         self.started = time.monotonic()
-        for examples, batch in self.course.steps(begin):
+        end = min(self.course.total, self.job.pause or self.course.total)
+        for examples, batch in self.course.steps(begin) if begin < end else ():
             loss = self._step(examples, batch)
             self.progress.step += 1
             step = self.progress.step
@@ -86,11 +87,14 @@ class Trainer:
             averaged = alone and step % self.options["average_every"] == 0
             if averaged:
                 self.way.optimizer.average()
-            last = step == self.course.total
+            last = step == end
             if last or (step % every == 0 if every is not None else step in self.course.ends):
                 self._look()
                 if self._out_of_patience():
                     break
+            if last and end < self.course.total:
+                self.keeping.checkpoint(self.progress)
+                break
             if not alone or averaged:
                 self.keeping.checkpoint_if_due(self.progress)
         return {"scores": self.progress.best_scores, "steps": self.progress.step, **self._costs()}

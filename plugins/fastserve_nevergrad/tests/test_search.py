@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastserve_core.errors import BadOption, StageFailed
 from fastserve_core.events import Event, TrialFinished, Warned
 from fastserve_core.run import Attempt, Run, Trial
 from fastserve_core.testing import PluginContract
 from fastserve_nevergrad import NevergradOptions
+from fastserve_nevergrad.halving import LEAST, Rungs, lengths
 from fastserve_nevergrad.search import LOG, plain, read_log, search
 
 LR = "train.toy.lr"
@@ -118,6 +122,127 @@ def test_no_trial_begins_after_the_seconds_are_used_up(tmp_path: Path) -> None:
     assert not again.tried, "what an earlier start used up counts"
 
 
+class Learner(Trainer):
+    """Comes nearer to what its learning rate allows the longer it is trained; knows where each trial was paused."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        super().__init__()
+        self.at: dict[int, int] = {}
+        self.calls: list[tuple[int, int, int]] = []
+        self.given_up: set[int] = set()
+        self._stop = stop
+
+    def __call__(self, trial: Trial) -> Attempt:
+        if len(self.calls) == self._stop:
+            raise KeyboardInterrupt
+        whole = trial.budget.steps or 0
+        end = trial.budget.pause or whole
+        assert trial.number not in self.given_up
+        self.calls.append((trial.number, self.at.get(trial.number, 0), end))
+        self.at[trial.number] = end
+        done = super().__call__(trial)
+        return Attempt(done.objective - 1.0 / end, done.scores, end, 0.1)
+
+
+def halved(folder: Path, learner: Learner, **options: Any) -> tuple[dict[str, Any], list[Event]]:
+    told: list[Event] = []
+    folder.mkdir(exist_ok=True)
+    run = make_run(folder, learner, told, giving_up=learner.given_up.add)
+    given: dict[str, Any] = {"trials": 18, "trial_steps": 135, "halving": 3, "space": SPACE} | options
+    return search(run, NevergradOptions(**given)), told
+
+
+def test_with_halving_the_better_ones_go_on_from_where_they_are(tmp_path: Path) -> None:
+    learner = Learner()
+    found, told = halved(tmp_path, learner)
+    assert [call for call in learner.calls if call[0] == 0] == [(0, 0, 15), (0, 15, 45), (0, 45, 135)]
+    assert {(begin, end) for _, begin, end in learner.calls} == {(0, 15), (15, 45), (45, 135)}
+    whole = {number for number, _, end in learner.calls if end == 135}
+    assert len(learner.at) == 18 and 2 <= len(whole) <= 4
+    assert abs(found[LR] - 0.01) < abs(1e-4 - 0.01)
+    assert sum(end - begin for _, begin, end in learner.calls) < 18 * 135 / 3
+    assert learner.given_up and not learner.given_up & whole
+    trials = [event for event in told if isinstance(event, TrialFinished)]
+    assert [one.steps for one in trials if one.number == 0] == [15, 45, 135]
+
+
+def test_a_training_that_is_at_its_end_is_not_made_again(tmp_path: Path) -> None:
+    class Short(Learner):
+        def __call__(self, trial: Trial) -> Attempt:
+            return replace(super().__call__(trial), steps=min(40, trial.budget.pause or 40))
+
+    learner = Short()
+    _, told = halved(tmp_path, learner)
+    assert {end for _, _, end in learner.calls} == {15, 45}
+    assert {one.steps for one in told if isinstance(one, TrialFinished)} == {15, 40}
+    assert [one["steps"] for one in read_log(tmp_path / LOG) if one["number"] == 0] == [15, 40, 40]
+
+
+def test_a_killed_search_with_halving_goes_on_as_an_undisturbed_one(tmp_path: Path) -> None:
+    calm = Learner()
+    expected, _ = halved(tmp_path / "calm", calm)
+    first = Learner(stop=9)
+    with pytest.raises(KeyboardInterrupt):
+        halved(tmp_path / "killed", first)
+    again = Learner()
+    again.at = dict(first.at)
+    assert halved(tmp_path / "killed", again)[0] == expected
+    assert first.calls + again.calls == calm.calls
+
+
+def test_steps_bound_all_rungs_together(tmp_path: Path) -> None:
+    learner = Learner()
+    halved(tmp_path, learner, trials=1000, steps=500)
+    used = sum(end - begin for _, begin, end in learner.calls)
+    assert 500 - 90 <= used <= 500
+
+
+def test_an_optimizer_that_breaks_is_said_and_its_trials_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nevergrad as ng
+
+    told: list[Event] = []
+
+    def broken(optimizer: Any) -> Any:
+        raise TypeError("only 0-dimensional arrays")
+
+    monkeypatch.setattr(ng.optimizers.base.Optimizer, "ask", broken)
+    search(make_run(tmp_path, Trainer(), told), NevergradOptions(trials=6, space=SPACE))
+    assert [one.message for one in told if isinstance(one, Warned)] == [
+        "nevergrad's NGOpt failed (only 0-dimensional arrays); trials are drawn at random"
+    ]
+    assert len({json.dumps(one["options"]) for one in read_log(tmp_path / LOG)}) == 6
+
+
+def test_nothing_is_halved_that_is_short_or_a_recipe(tmp_path: Path) -> None:
+    assert lengths(60, None) == [60]
+    assert lengths(29, 2) == [29]
+    assert lengths(60, 2) == [15, 30, 60]
+    learner = Learner()
+    run = make_run(tmp_path, learner, recipe={"compress.prune.sparsity": 0.5})
+    search(run, NevergradOptions(trials=3, trial_steps=135, halving=3, space=SPACE))
+    assert {end for _, _, end in learner.calls} == {135}
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 20)), min_size=1, max_size=60), st.integers(2, 4))
+def test_whatever_trials_come_to_the_best_that_came_furthest_is_taken(scores: list[int | None], share: int) -> None:
+    rungs, at, begun = Rungs(LEAST * share**2, share), dict[int, int](), 0
+    while step := rungs.promoted() or ((begun, 0) if begun < len(scores) else rungs.last()):
+        number, rung = step
+        assert rung == at.get(number, -1) + 1, "one rung after the other"
+        assert number not in rungs.out(len(scores)), "nothing goes on that was given up"
+        at[number] = rung
+        begun += rung == 0
+        rungs.add(number, rung, scores[number])
+    best, good = rungs.best(), [number for number, one in enumerate(scores) if one is not None]
+    assert (best is None) == (not good)
+    if good:
+        top = max(at[number] for number in good)
+        assert best is not None and at[best] == top == 2
+        assert scores[0] is None or (at[0] == 2 and scores[best] >= scores[0])  # type: ignore[operator]
+
+
 def test_patience_and_the_step_budget_end_the_search(tmp_path: Path) -> None:
     for folder, options, most in (
         ("steps", NevergradOptions(trials=50, trial_steps=60, steps=200, space=SPACE), 3),
@@ -168,6 +293,7 @@ def test_a_space_that_cannot_be_searched_is_refused(tmp_path: Path, space: dict[
     [
         ({"trials": 0}, "trials"),
         ({"patience": 0}, "patience"),
+        ({"halving": 1}, "halving must be at least 2"),
         ({"seconds": 0}, "seconds must be more than 0"),
         ({"steps": 10, "trial_steps": 60}, "less than one trial"),
     ],

@@ -76,8 +76,11 @@ class Keeping:
     def checkpoint_if_due(self, progress: Progress) -> None:
         """Ranks have to agree on the moment, as each holds a part of what is kept."""
         due = time.monotonic() - self.saved >= self.job.options["checkpoint_every_s"]
-        if not exchange.agree(due):
-            return
+        if exchange.agree(due):
+            self.checkpoint(progress)
+
+    def checkpoint(self, progress: Progress) -> None:
+        """Keep what is needed to go on from here; to be called on every rank."""
         begun = time.monotonic()
         tensors = self.way.optimizer.tensors()
         tensors |= {METHOD + name: one.clone() for name, one in self.method.state_dict().items()}

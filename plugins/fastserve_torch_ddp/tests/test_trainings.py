@@ -65,6 +65,8 @@ def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
         seed: int = 0,
         tell: Callable[[Event], None] = lambda _: None,
         lesson: dict[str, Any] | None = None,
+        steps: int | None = None,
+        pause: int | None = None,
         **given: Any,
     ) -> Trained:
         folder, events = tmp_path / name, list[Event]()
@@ -75,7 +77,8 @@ def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
             "task": ["text_classification", vars(task.options), list(data.labels)],
             "folder": folder,
             "options": asdict(DDPOptions(**{"lr": 5e-3, "epochs": 4, "batch_size": 16, **given})),
-            "steps": None,
+            "steps": steps,
+            "pause": pause,
             "seed": seed,
             "cores": 2,
             "lesson": {"loss": "distillation", "options": {"teacher": str(tiny_bert), **lesson}} if lesson else None,
@@ -158,6 +161,27 @@ def test_a_killed_rank_changes_nothing_in_the_result(train: Train, given_options
     assert list(disturbed.folder.glob("logs/**/attempt_1")), "the group was restarted"
     assert disturbed.result["scores"] == calm.result["scores"]
     assert disturbed.digest() == calm.digest()
+
+
+@pytest.mark.parametrize(
+    "given_options",
+    [{}, {"nproc": 2, "average_every": 3}, {"nproc": 2, "sharding": "fsdp", "ema_decay": 0.9}],
+    ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()) or "defaults",
+)
+def test_a_paused_training_goes_on_as_one_that_was_not(train: Train, given_options: dict[str, Any]) -> None:
+    settings = {"steps": 24, "evaluate_every": 6, **given_options}
+    straight = train("straight", **settings)
+    first = train("paused", pause=6, **settings)
+    assert first.result["steps"] == 6
+    assert [one.step for one in first.of(Step)] == [1, 2, 3, 4, 5, 6]
+    assert (first.folder / "draft" / "model.safetensors").is_file()
+    again = train("paused", pause=6, **settings)
+    assert again.of(Step) == [] and again.result["scores"] == first.result["scores"]
+    train("paused", pause=12, **settings)
+    ended = train("paused", **settings)
+    assert [one.step for one in ended.of(Step)] == list(range(13, 25))
+    assert ended.result["scores"] == straight.result["scores"]
+    assert ended.digest() == straight.digest()
 
 
 def test_training_stops_when_there_is_no_more_gain(train: Train) -> None:

@@ -1,0 +1,82 @@
+"""Successive halving: trials begin short, and the better ones of each length go on to the next.
+
+A trial goes on as soon as the share of its rung allows one more, so that the search can end at any time, as in ASHA
+(Li et al. 2020, https://arxiv.org/abs/1810.05934), but never more than that share: an optimizer's trials become better,
+and each would go on for being the best so far. The first trial, what would be done anyway, goes the whole way: nothing
+is taken that was not compared with it.
+"""
+
+from __future__ import annotations
+
+LEAST = 15
+"""Steps of the shortest trials: fewer say nothing of a training."""
+FIRST = 0
+
+
+def lengths(steps: int, halving: int | None) -> list[int]:
+    """The steps of a trial at each rung, the last with all of them; one rung without ``halving``."""
+    found = [steps]
+    while halving is not None and found[0] // halving >= LEAST:
+        found.insert(0, found[0] // halving)
+    return found
+
+
+class Rungs:
+    """What each trial came to at each length; higher is better, ``None`` is a failure."""
+
+    def __init__(self, steps: int, halving: int | None) -> None:
+        self.lengths = lengths(steps, halving)
+        self._share = halving or 1
+        self._results: list[dict[int, float | None]] = [{} for _ in self.lengths]
+
+    def add(self, number: int, rung: int, objective: float | None) -> None:
+        self._results[rung][number] = objective
+
+    def promoted(self) -> tuple[int, int] | None:
+        """The trial that goes on next and the rung that it goes to; ``None`` where none has earned it."""
+        for rung in reversed(range(len(self.lengths) - 1)):
+            waits = self._waits(rung)
+            if FIRST in waits:
+                return FIRST, rung + 1
+            if waits and self._above(rung) < len(self._results[rung]) // self._share:
+                return waits[0], rung + 1
+        return None
+
+    def last(self) -> tuple[int, int] | None:
+        """When no trial begins any more: the best that waits below the top goes on, if nothing came as far as that
+        but the first."""
+        if set(self._results[-1]) - {FIRST}:
+            return None
+        for rung in reversed(range(len(self.lengths) - 1)):
+            if waits := self._waits(rung):
+                return waits[0], rung + 1
+        return None
+
+    def cost(self, rung: int) -> int:
+        """The steps that a trial takes to come to a rung from the one below."""
+        return self.lengths[rung] - (self.lengths[rung - 1] if rung else 0)
+
+    def best(self) -> int | None:
+        """The best of those that came furthest; ``None`` where every trial failed."""
+        return next((ranked[0] for rung in reversed(range(len(self.lengths))) if (ranked := self._ranked(rung))), None)
+
+    def out(self, trials: int) -> list[int]:
+        """Those that cannot be gone on with any more, for of so many trials in all too many were better already."""
+        found = []
+        for rung in range(len(self.lengths) - 1):
+            left = max(1, trials // self._share ** (rung + 1) - self._above(rung))
+            found += [number for number in self._waits(rung)[left:] if number != FIRST]
+        return found
+
+    def _above(self, rung: int) -> int:
+        """How many went on from a rung, besides the first."""
+        return len(set(self._results[rung + 1]) - {FIRST})
+
+    def _ranked(self, rung: int) -> list[int]:
+        """Those that have a result, the best first, the earlier of equal ones before the later."""
+        done = {number: one for number, one in self._results[rung].items() if one is not None}
+        return sorted(done, key=lambda number: (-done[number], number))
+
+    def _waits(self, rung: int) -> list[int]:
+        """Those that came to the rung and were not tried on the next, the best first."""
+        return [number for number in self._ranked(rung) if number not in self._results[rung + 1]]

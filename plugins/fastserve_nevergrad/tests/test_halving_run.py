@@ -1,0 +1,35 @@
+"""Successive halving with real trainings: the better ones go on from their checkpoints, and the screen says so."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from conftest import Cli
+
+
+@pytest.mark.slow
+def test_trials_go_on_from_their_checkpoints(cli: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+    done = cli(
+        *("+plugin=[nevergrad,torch_ddp]", f"model={tiny_bert}", f"data={reviews}", "train.torch_ddp.batch_size=16"),
+        *("tune.nevergrad.trials=6", "tune.nevergrad.trial_steps=45", "tune.nevergrad.halving=3"),
+        "tune.nevergrad.space={train.torch_ddp.lr: {log: [1e-4, 1e-2]}}",
+        *("train.torch_ddp.epochs=4", "hydra.run.dir=run"),
+    )
+    assert done.returncode == 0, done.stderr
+    said = re.findall(r"^trial (\d)/6: score \S+ after (\d+) steps", done.stdout, re.MULTILINE)
+    assert [one for one in said if one[0] == "1"] == [("1", "15"), ("1", "45")]
+    assert [steps for _, steps in said].count("15") == 6
+    assert 2 <= [steps for _, steps in said].count("45") <= 3
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    tuned = record["stages"][0]
+    assert [one["number"] for one in tuned["trials"]] == list(range(6))
+    kept = Path(tuned["artifact"])
+    log = [json.loads(line) for line in (kept / "trials.jsonl").read_text().splitlines()]
+    assert {one["steps"] for one in log if one["rung"] == 1} == {45}
+    best = max((one for one in log if one["rung"] == 1), key=lambda one: one["objective"])
+    assert record["stages"][1]["options"]["lr"] == best["options"]["train.torch_ddp.lr"]
+    assert not list(kept.rglob("*.safetensors")), "nothing of the trials is kept"
