@@ -165,7 +165,7 @@ def test_a_killed_rank_changes_nothing_in_the_result(train: Train, given_options
 
 @pytest.mark.parametrize(
     "given_options",
-    [{"nproc": 2, "average_every": 3}, {"nproc": 2, "sharding": "fsdp", "ema_decay": 0.9}],
+    [{"ema_decay": 0.9}, {"nproc": 2, "average_every": 3}, {"nproc": 2, "sharding": "fsdp"}],
     ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()) or "defaults",
 )
 def test_a_paused_training_goes_on_as_one_that_was_not(train: Train, given_options: dict[str, Any]) -> None:
