@@ -153,7 +153,7 @@ class Study:
         """What the optimizer proposes; where it breaks, what its parameters draw at random."""
         try:
             return self.optimizer.ask()
-        except Exception as error:  # seen: NGOpt's meta-model with numpy 2.4, once it has some thirty trials
+        except Exception as error:  # seen: NGOpt's meta-model of one number with numpy 2.4, for 1000 trials
             if not self._warned:
                 self.run.emit(
                     Warned(f"nevergrad's {self.options.optimizer} failed ({error}); trials are drawn at random")
