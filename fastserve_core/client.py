@@ -80,7 +80,8 @@ class AsyncClient:
         end, pause = time.monotonic() + self._patience_s, FIRST_PAUSE_S
         while True:
             response = await self._tried(method, path, given)
-            asked_to_wait = float(response.headers.get("retry-after", 0)) if response is not None else 0.0
+            said = response.headers.get("retry-after", "") if response is not None else ""
+            asked_to_wait = float(said) if said.isdecimal() else 0.0  # a proxy may say a date
             left = end - time.monotonic()
             if (response is not None and response.status_code not in BUSY) or left <= 0:
                 return self._read(response)
@@ -95,6 +96,8 @@ class AsyncClient:
             return await self._http.request(method, self._url + path, **given)
         except (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError):
             return None
+        except httpx.InvalidURL as error:
+            raise BadOption(f"'{self._url}' is no address of a server: {error}") from error
         except httpx.HTTPError as error:
             raise ServerFailed(f"{self._url}: {error or type(error).__name__}") from error
 

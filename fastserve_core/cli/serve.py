@@ -28,8 +28,10 @@ def main(arguments: Sequence[str]) -> int:
     models = [one for one in given.more if "=" not in one or Path(one).is_dir()]
     asked = dict(_pair(one) for one in given.more if one not in models)
     name, first = named(given.model)
-    if models or name != first.name:  # then by the names that the user said, not by those of folders in the store
-        asked = {"name": name} | asked | {"also": [*asked.get("also", []), *models]}
+    if models:
+        asked["also"] = [*asked["also"], *models] if isinstance(asked.get("also"), list) else models
+    if "also" in asked or name != first.name:  # the names that the user said, not those of folders in the store
+        asked = {"name": name} | asked
     for one in models:
         if not named(one)[1].exists():
             raise BadOption(f"'{one}' is no option=value, and no model: {named(one)[1]} does not exist")

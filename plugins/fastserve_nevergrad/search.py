@@ -109,7 +109,7 @@ class Study:
         seconds, steps = self.options.seconds, self.options.steps
         if seconds is not None and sum(trial["seconds"] for trial in done) >= seconds:
             return True
-        used = sum({trial["number"]: trial.get("steps", 0) for trial in done}.values())
+        used = sum({trial["number"]: trial["steps"] for trial in done if "steps" in trial}.values())
         return steps is not None and used + self.rungs.cost(rung) > steps
 
     def _hopeless(self, done: Sequence[Mapping[str, Any]]) -> bool:
@@ -188,9 +188,9 @@ class Study:
         return scored | {"measures": dict(done.measures)}
 
     def _ended(self, number: int, rung: int) -> dict[str, Any] | None:
-        """What the trial came to below, where it did not have as many steps as it might: its training is at its end."""
+        """What the trial came to below, where it was not paused: its training was shorter, or does not pause."""
         before = [one for one in self.trials if one["number"] == number]
-        if not rung or before[-1]["steps"] >= self.rungs.lengths[rung - 1]:
+        if not rung or before[-1]["steps"] == self.rungs.lengths[rung - 1]:
             return None
         return {name: before[-1][name] for name in ("objective", "scores", "steps", "measures")}
 

@@ -31,14 +31,17 @@ class Candidate:
         if service.task.generative:
             raise BadOption(f"{options.where}.candidate: texts that models write are not compared; use reload instead")
         self.service, self._options = service, options
-        self._judge = Judge(
-            options.candidate_window, options.candidate_max_disagreement, options.candidate_max_slowdown
-        )
+        self.judge_anew()
         self.reason = ""
         self._drawn = 0.0
         self._counted = {"same": 0, "other": 0, "failed": 0, "skipped": 0}
         self._under_way: set[asyncio.Task[None]] = set()
         metrics.watch_candidate(self._counted, lambda: float(not self.reason), self.slowdown)
+
+    def judge_anew(self) -> None:
+        """Forget what was seen of it beside a model that is served no more."""
+        given = self._options
+        self._judge = Judge(given.candidate_window, given.candidate_max_disagreement, given.candidate_max_slowdown)
 
     @property
     def asked(self) -> bool:
@@ -54,8 +57,11 @@ class Candidate:
         begin = time.perf_counter()
         if self._options.candidate_mode == CANARY:
             try:
-                answers = await self.service.ask(inputs, options)
-            except (EngineFailed, QueueFull, Unavailable) as error:
+                async with asyncio.timeout(
+                    self._options.deadline_s / 2
+                ):  # the model needs the rest, if it has to answer
+                    answers = await self.service.ask(inputs, options)
+            except (EngineFailed, QueueFull, Unavailable, TimeoutError) as error:
                 self._could_not(len(inputs), error)
                 return await model.ask(inputs, options)
             compare = self._with_model(model, inputs, options, answers, time.perf_counter() - begin)
@@ -70,8 +76,9 @@ class Candidate:
     ) -> None:
         begin = time.perf_counter()
         try:
-            own = await self.service.ask(inputs, options)
-        except (FastServeError, EngineFailed, QueueFull, Unavailable) as error:
+            async with asyncio.timeout(self._options.deadline_s):
+                own = await self.service.ask(inputs, options)
+        except (FastServeError, EngineFailed, QueueFull, Unavailable, TimeoutError) as error:
             self._could_not(len(inputs), error)
             return
         self._compare(answers, own, seconds, time.perf_counter() - begin)
@@ -104,8 +111,8 @@ class Candidate:
         self._look()
 
     def _could_not(self, answers: int, error: Exception) -> None:
-        """It failed, which counts, or it was busy, which does not."""
-        if isinstance(error, QueueFull) or self.reason:
+        """It failed, which counts; that it was busy, or the server shuts down, does not."""
+        if isinstance(error, QueueFull) or self.service.draining or self.reason:
             self._counted["skipped"] += answers
             return
         self._counted["failed"] += answers

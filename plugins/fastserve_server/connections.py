@@ -7,6 +7,8 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADERS_S = 10.0
+IDLE_S = 75.0
+"""Longer than clients keep idle connections, so that none is closed just when it is used."""
 HEADER_BYTES = 65_536
 TOO_SLOW, TOO_MUCH = (
     f"HTTP/1.1 {said}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
@@ -15,26 +17,26 @@ TOO_SLOW, TOO_MUCH = (
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """Gives the headers of a request ``HEADERS_S`` seconds from its first byte, and the first byte of all as many."""
+    """Gives the first byte of all ``IDLE_S`` seconds, and from the first one the headers of a request ``HEADERS_S``."""
 
     _waits: asyncio.TimerHandle | None = None
     _reading, _read = True, 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._waits = self.loop.call_later(HEADERS_S, self._refuse, TOO_SLOW)
+        self._waits = self.loop.call_later(IDLE_S, self._refuse, TOO_SLOW)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if not self._reading:  # the headers are there, or an answer is on its way
-            if self._waits is not None:
-                self._waits.cancel()
-                self._waits = None
+            self._stop_waiting()
             return
+        begins = not self._read
         self._read += len(data)
         if self._read > HEADER_BYTES:
             self._refuse(TOO_MUCH)
-        elif self._waits is None:
+        elif begins:
+            self._stop_waiting()
             self._waits = self.loop.call_later(HEADERS_S, self._refuse, TOO_SLOW)
 
     def on_message_begin(self) -> None:
@@ -46,9 +48,13 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _stop_waiting(self) -> None:
         if self._waits is not None:
             self._waits.cancel()
-        super().connection_lost(exc)
+            self._waits = None
 
     def _refuse(self, answer: bytes) -> None:
         if not self.transport.is_closing():

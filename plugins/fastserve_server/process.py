@@ -21,15 +21,12 @@ from fastserve_core.errors import FastServeError
 from fastserve_server.application import build_application
 from fastserve_server.candidate import Candidate
 from fastserve_server.child import failure, report, run_child
-from fastserve_server.connections import BoundedConnection
+from fastserve_server.connections import IDLE_S, BoundedConnection
 from fastserve_server.hosted import Hosted
 from fastserve_server.metrics import Metrics
 from fastserve_server.options import ServerOptions
 from fastserve_server.reloading import check_beside, reload
 from fastserve_server.service import Service
-
-KEEP_ALIVE_S = 75
-"""Longer than clients keep idle connections, so that none is closed just when it is used again."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -67,7 +64,7 @@ async def _serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=round(IDLE_S),
         timeout_graceful_shutdown=math.ceil(options.drain_s),
     )
     server = DrainingServer(config, application.state)

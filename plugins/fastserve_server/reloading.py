@@ -37,8 +37,11 @@ async def reload(models: Hosted, folder: Path, name: str | None = None) -> async
     except BaseException:
         await new.stop()
         raise
-    if models.candidate is not None and models.candidate.service.artifact.digest == artifact.digest:
-        models.candidate.retire("served now")
+    candidate = models.candidate
+    if candidate is not None and candidate.service.artifact.digest == artifact.digest:
+        candidate.retire("served now")
+    elif candidate is not None and old is models.first:
+        candidate.judge_anew()
     return asyncio.create_task(_retire(models.put(new)))
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from fastserve_core.errors import BadOption, MissingPackage
 
+SEND_S = 3.0
+"""What a collector that is away may hold up the server's end."""
 NOT_TRACED = "/metrics,/v2/health/"
 
 
@@ -24,7 +26,7 @@ class Tracing:
 
         resource = Resource.create({SERVICE_NAME: "fastserve"}).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(endpoint=collector.rstrip("/") + "/v1/traces")
+        exporter = OTLPSpanExporter(endpoint=collector.rstrip("/") + "/v1/traces", timeout=SEND_S)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
 
     def wrap(self, app: Any) -> Any:

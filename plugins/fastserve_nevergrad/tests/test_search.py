@@ -166,16 +166,17 @@ def test_with_halving_the_better_ones_go_on_from_where_they_are(tmp_path: Path) 
     assert [one.steps for one in trials if one.number == 0] == [15, 45, 135]
 
 
-def test_a_training_that_is_at_its_end_is_not_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("pauses", "steps"), [(True, [15, 40, 40]), (False, [40, 40, 40])])
+def test_a_training_that_is_at_its_end_is_not_made_again(tmp_path: Path, pauses: bool, steps: list[int]) -> None:
     class Short(Learner):
         def __call__(self, trial: Trial) -> Attempt:
-            return replace(super().__call__(trial), steps=min(40, trial.budget.pause or 40))
+            return replace(super().__call__(trial), steps=min(40, (pauses and trial.budget.pause) or 40))
 
     learner = Short()
     _, told = halved(tmp_path, learner)
-    assert {end for _, _, end in learner.calls} == {15, 45}
-    assert {one.steps for one in told if isinstance(one, TrialFinished)} == {15, 40}
-    assert [one["steps"] for one in read_log(tmp_path / LOG) if one["number"] == 0] == [15, 40, 40]
+    assert {end for _, _, end in learner.calls} == ({15, 45} if pauses else {15})
+    assert {one.steps for one in told if isinstance(one, TrialFinished)} == set(steps)
+    assert [one["steps"] for one in read_log(tmp_path / LOG) if one["number"] == 0] == steps
 
 
 def test_a_killed_search_with_halving_goes_on_as_an_undisturbed_one(tmp_path: Path) -> None:

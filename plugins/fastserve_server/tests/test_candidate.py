@@ -21,6 +21,7 @@ from fastserve_server.options import ServerOptions
 from fastserve_server.process import candidate_of
 from fastserve_server.server import EmbeddedProcess, start
 from fastserve_server.service import Service
+from fastserve_server.tests.conftest import biased
 from fastserve_server.tests.test_application import client_of
 
 TEXTS = ["the film is wonderful", "a dreadful piece of work"]
@@ -189,15 +190,31 @@ def test_a_slow_one_is_rolled_back(classifier: Artifact, twin: Artifact, mode: s
     play(classifier, twin, (Engine("a"), Engine("a", 0.2)), scene, candidate_mode=mode, candidate_window=4)
 
 
-def test_a_client_that_left_is_no_fault_of_the_candidate(classifier: Artifact, twin: Artifact) -> None:
+@pytest.mark.parametrize("mode", ["shadow", "canary"])
+def test_one_that_hangs_is_rolled_back_and_the_model_answers(classifier: Artifact, twin: Artifact, mode: str) -> None:
     async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
-        answer = await client.post("/predict", json={"inputs": TEXTS})
-        assert answer.json()["error"]["type"] == "deadline_exceeded"
-        assert models.candidate is not None
-        assert models.candidate.said().answers == {"same": 0, "other": 0, "failed": 0, "skipped": 0}
+        assert set(await labels(client)) == {"a"}
+        known = await said(client, 2)
+        assert known["answers"]["failed"] == 2
+        assert known["reason"].startswith("rolled back: 2 of its last 2 answers were others, or none")
 
-    slow = Engine("a", 0.5)
-    play(classifier, twin, (slow, slow), scene, candidate_mode="canary", deadline_s=0.1)
+    more = {"candidate_mode": mode, "candidate_window": 10, "deadline_s": 2.0}
+    play(classifier, twin, (Engine("a"), Engine("a", 4.0)), scene, **more)
+
+
+@pytest.mark.parametrize("mode", ["shadow", "canary"])
+def test_that_the_server_shuts_down_is_no_fault_of_the_candidate(
+    classifier: Artifact, twin: Artifact, mode: str
+) -> None:
+    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+        assert models.candidate is not None
+        models.candidate.service.draining = True  # as SIGTERM does to all of them, while a request is under way
+        await models.candidate.ask(models.first, TEXTS, {})
+        await models.candidate.ask(models.first, TEXTS, {})
+        known = await said(client, 4)
+        assert (known["answers"]["skipped"], known["answers"]["failed"], known["reason"]) == (4, 0, "")
+
+    play(classifier, twin, (Engine("a"), Engine("a")), scene, candidate_mode=mode, candidate_window=10)
 
 
 def test_what_is_unusable_is_said_by_either(classifier: Artifact, twin: Artifact) -> None:
@@ -246,7 +263,7 @@ def known_of(server: EmbeddedProcess, answers: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_twin_stays_until_it_takes_the_place(classifier: Artifact, twin: Artifact) -> None:
+def test_a_twin_stays_until_it_takes_the_place(classifier: Artifact, twin: Artifact, tmp_path: Path) -> None:
     options = ServerOptions(port=0, workers=1, candidate=str(twin.folder), candidate_share=1.0, candidate_window=10,
                             candidate_max_slowdown=100.0)  # fmt: skip
     with start(classifier.folder, options, threads=1) as server:
@@ -255,6 +272,8 @@ def test_a_twin_stays_until_it_takes_the_place(classifier: Artifact, twin: Artif
         known = known_of(server, 24)
         assert (known["asked"], known["reason"], known["disagreement"]) == (True, "", 0.0)
         assert (known["answers"]["same"], known["digest"]) == (24, twin.digest)
+        assert server.reload(biased(classifier, tmp_path / "third", 2e-6).folder)
+        assert known_of(server, 24)["disagreement"] is None, "it is compared with another model from now on"
         assert server.reload(twin.folder)
         assert known_of(server, 24)["reason"] == "served now"
         assert httpx.post(server.url + "/predict", json={"inputs": TEXTS}).status_code == 200

@@ -47,6 +47,7 @@ def play(scene: Scene) -> None:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEADERS_S", 1.0)
+    monkeypatch.setattr(connections, "IDLE_S", 3.0)
 
 
 async def status(reader: asyncio.StreamReader) -> bytes:
@@ -89,7 +90,7 @@ def test_headers_without_end_are_431() -> None:
 
 def test_requests_one_after_the_other_are_answered_whenever_they_come() -> None:
     async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for pause in (0.0, 1.5, 0.0):
+        for pause in (1.5, 1.5, 0.0):  # longer than headers may take, before the first byte and between requests
             await asyncio.sleep(pause)
             writer.write(REQUEST[:9])
             await asyncio.sleep(0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -74,6 +75,16 @@ def test_each_request_is_a_span(
     assert refused.trace_id != asked.trace_id
     statuses = [one.value.int_value for span in (asked, refused) for one in span.attributes if "status" in one.key]
     assert statuses == [200, 400]
+
+
+def test_a_collector_that_is_away_does_not_hold_up_the_end() -> None:
+    away = tracing("http://127.0.0.1:1", "serve.traces")
+    assert away is not None
+    with away._provider.get_tracer("test").start_as_current_span("asked"):
+        pass
+    begin = time.monotonic()
+    away.close()
+    assert time.monotonic() - begin < 6
 
 
 def test_what_is_no_address_is_refused() -> None:
