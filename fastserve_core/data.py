@@ -109,12 +109,18 @@ def load(folder: Path) -> Prepared:
     return Prepared(folder, **record)
 
 
+def describe(folder: Path, data: Prepared) -> None:
+    """Write what is known of the splits that lie in a folder."""
+    about = {name: getattr(data, name) for name in ("fingerprint", "counts", "labels", "bad_rows")}
+    write_json(folder / "data.json", about)
+
+
 def _write(
     folder: Path, records: Mapping[str, Iterable[Record]], options: DataOptions, task: Task, fingerprint: str
 ) -> None:
     labels, bad = check_and_cut(records, options, task, folder)
     counts = {split: len(Rows(folder, split)) for split in SPLITS}
-    write_json(folder / "data.json", {"fingerprint": fingerprint, "counts": counts, "labels": labels, "bad_rows": bad})
+    describe(folder, Prepared(folder, fingerprint, counts, tuple(labels), tuple(bad)))
 
 
-__all__ = ["SPLITS", "Columns", "DataOptions", "Prepared", "load", "prepare", "prepare_rows"]
+__all__ = ["SPLITS", "Columns", "DataOptions", "Prepared", "describe", "load", "prepare", "prepare_rows"]

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -151,6 +152,7 @@ class Registry:
         self._active: dict[str, list[Active]] = {place: [] for place in PLACES}
         self._blocked = {*blocked, *blocked_by_environment()}
         self._left_out: set[object] = set()
+        self._telling = threading.RLock()
 
     def activate(self, place: str, name: str, options: Mapping[str, Any] | DictConfig | None) -> Active:
         """Import the plugin, check it and its options, and put it into the place."""
@@ -204,6 +206,16 @@ class Registry:
             self._active[active.place][spot] = active
             self._register(active.plugin, active.place, active.name)
 
+    def branch(self, active: Active, changes: Mapping[str, Any]) -> tuple[Registry, Active]:
+        """A registry of the same plugins, this one with some options replaced; for work beside other work."""
+        changed = self._changed(active, changes)
+        other = Registry()
+        other._blocked, other._left_out, other._telling = self._blocked, self._left_out, self._telling
+        other._active = {place: [changed if one is active else one for one in self._active[place]] for place in PLACES}
+        for name, plugin in self._hooks.list_name_plugin():
+            other._hooks.register(changed.plugin if plugin is active.plugin else plugin, name)
+        return other, changed
+
     def _changed(self, active: Active, changes: Mapping[str, Any]) -> Active:
         from fastserve_core.options import typed
 
@@ -212,11 +224,13 @@ class Registry:
         return replace(active, options=options, plugin=type(active.plugin)(options))
 
     def tell(self, event: Event) -> None:
-        """Hand an event to every observer; one that fails is said once and left out, for a run needs none of them."""
+        """Hand an event to the observers in turn; one that fails is said once and left out, for a run needs none."""
         everyone = [one.plugin for one in reversed(self._hooks.hook.observe.get_hookimpls())]
         for observer in everyone:
-            if observer not in self._left_out:
-                others = [one for one in everyone if one is not observer]
+            others = [one for one in everyone if one is not observer]
+            with self._telling:
+                if observer in self._left_out:
+                    continue
                 try:
                     self._hooks.subset_hook_caller("observe", others)(event=event)
                 except Exception as error:

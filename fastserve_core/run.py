@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event as Flag
 from typing import Any, Protocol
 
 from fastserve_core.artifact import TRAINABLE, Artifact
@@ -97,11 +98,20 @@ class Server(Protocol):
 
 @dataclass(frozen=True)
 class Trial:
-    """What a tuner asks ``run.attempt`` for."""
+    """What a tuner asks ``run.attempt`` for.
+
+    ``repeat`` counts the trainings with the same options: each has a seed of its own, and with ``folds`` the next of
+    that many folds to validate on. ``threads`` is its share of the cores where others run beside it; it ends without
+    a result soon after ``stop`` was set.
+    """
 
     number: int
     options: Mapping[str, Any]
     budget: Budget
+    repeat: int = 0
+    folds: int | None = None
+    threads: int | None = None
+    stop: Flag | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,8 @@ class Run:
 
     ``folder`` survives a kill: what a verb left there last time it finds again. ``trainer`` holds the
     trainer's options by path, ``recipe`` the compressors' where the tuner ``searches`` those, and ``fixed`` the paths
-    that the user set (a tuner leaves them alone); all are empty for other verbs. A trainer is given a
+    that the user set (a tuner leaves them alone); ``suggested`` is the space that the trainer would search, the most
+    important option first. All are empty for other verbs. A trainer is given a
     ``lesson`` by a compressor that has it train; a compressor is given the ``original``: the model before the
     first compressor.
     """
@@ -126,6 +137,7 @@ class Run:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
+    suggested: Mapping[str, Any] = field(default_factory=dict)
     attempting: Callable[[Trial], Attempt] | None = None
     giving_up: Callable[[int], None] | None = None
     lesson: Lesson | None = None
@@ -151,14 +163,15 @@ class Run:
         folder.mkdir(parents=True)
         return folder
 
-    def attempt(self, number: int, options: Mapping[str, Any], budget: Budget) -> Attempt:
+    def attempt(self, number: int, options: Mapping[str, Any], budget: Budget, **more: Any) -> Attempt:
         """Have the trainer, the compressors or both do one trial with some options replaced; for tuners.
 
-        Options are by path (``train.torch_ddp.lr``). Raises ``StageFailed`` when the trial fails.
+        Options are by path (``train.torch_ddp.lr``), ``more`` is as ``Trial`` has it. Several trainings may be asked
+        for at once, from a thread each. Raises ``StageFailed`` when the trial fails.
         """
         if self.attempting is None:
             raise BadPlan("only a tuner's run can make attempts")
-        return self.attempting(Trial(number, options, budget))
+        return self.attempting(Trial(number, options, budget, **more))
 
     def give_up(self, number: int) -> None:
         """For tuners: an attempt that was paused is not gone on with."""

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifact import Artifact
 from fastserve_core.errors import FastServeError, StageFailed
-from fastserve_core.events import Event, Metric
+from fastserve_core.events import Event, Metric, Step
 from fastserve_core.files import read_json, write_json
+from fastserve_core.folds import fold
 from fastserve_core.hashing import stable_hash
 from fastserve_core.recipes import COMPRESS, TRAIN, options_by_path, searched, stages_of, try_recipe
 from fastserve_core.run import Attempt, Draft, Trial
@@ -57,16 +59,43 @@ def search(pipeline: Pipeline, tuner: Active, claim: Claim) -> None:
         trainer=options_by_path([one for one in chosen if one.place == TRAIN]),
         recipe=options_by_path([one for one in chosen if one.place == COMPRESS]),
         fixed=frozenset(fixed(pipeline, tuner)),
+        suggested=_suggested(pipeline, chosen),
         attempting=attempts(pipeline, tuner, work),
-        giving_up=lambda number: shutil.rmtree(_folder(work, number), ignore_errors=True),
+        giving_up=lambda number: _give_up(work, number),
     )
     found = pipeline.verb(tuner, "tune", run)
     result = run.fresh_folder("result")
     for log in sorted(work.glob("*.jsonl")):
         shutil.copyfile(log, result / log.name)
-    trials = [read_json(path) for path in sorted((work / ATTEMPTS).glob("*.json"))]
-    write_json(result / "tune.json", {"found": found, "digest": stable_hash(found), "trials": trials})
+    write_json(result / "tune.json", {"found": found, "digest": stable_hash(found), "trials": _kept(work)})
     claim.publish(result)
+
+
+def _suggested(pipeline: Pipeline, chosen: list[Active]) -> dict[str, Any]:
+    """What the trainer would search for this model, by path: its ``search_space``, where it has one."""
+    found: dict[str, Any] = {}
+    for active in chosen:
+        if (asked := getattr(active.plugin, "search_space", None)) is not None:
+            found |= {f"{active.path}.{name}": one for name, one in asked(pipeline.model).items()}
+    return found
+
+
+def _kept(work: Path) -> list[dict[str, Any]]:
+    """A line for each trial; what was trained several times has the mean of its scores, and each of them."""
+    trials: dict[int, list[dict[str, Any]]] = {}
+    for path in sorted((work / ATTEMPTS).glob("*.json")):
+        line = read_json(path)
+        trials.setdefault(line["number"], []).append(line)
+    return [lines[0] if len(lines) == 1 else _joined(lines) for lines in trials.values()]
+
+
+def _joined(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    scores = [line["score"] for line in lines]
+    error = next((line["error"] for line in lines if line["error"]), "")
+    seconds = round(sum(line["seconds"] for line in lines), 2)
+    return lines[0] | {
+        "score": None if None in scores else fmean(scores), "each": scores, "error": error, "seconds": seconds
+    }  # fmt: skip
 
 
 def attempts(pipeline: Pipeline, tuner: Active, work: Path) -> Callable[[Trial], Attempt]:
@@ -80,21 +109,26 @@ def attempts(pipeline: Pipeline, tuner: Active, work: Path) -> Callable[[Trial],
             if COMPRESS in stages:
                 made = try_recipe(pipeline, trial, joint=TRAIN in stages)
             else:
-                made = _train(pipeline, trial, _folder(work, trial.number))
+                made = _train(pipeline, trial, work / _name(trial))
             line |= {"score": made.objective, "measures": dict(made.measures)}
         except FastServeError as error:
             line["error"] = str(error)
             raise
         finally:
             line["seconds"] = round(time.perf_counter() - begin, 2)
-            write_json(work / ATTEMPTS / f"{trial.number:04d}.json", line)
+            write_json(work / ATTEMPTS / f"{_name(trial)}.json", line)
         return replace(made, seconds=line["seconds"])
 
     return attempt
 
 
-def _folder(work: Path, number: int) -> Path:
-    return work / f"trial-{number:04d}"
+def _name(trial: Trial) -> str:
+    return f"trial-{trial.number:04d}" + (f"-{trial.repeat}" if trial.repeat else "")
+
+
+def _give_up(work: Path, number: int) -> None:
+    for folder in work.glob(f"trial-{number:04d}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _train(pipeline: Pipeline, trial: Trial, folder: Path) -> Attempt:
@@ -102,12 +136,18 @@ def _train(pipeline: Pipeline, trial: Trial, folder: Path) -> Attempt:
 
     A killed trial goes on from its checkpoint, as does one that was paused; of a finished one only the score is kept.
     """
-    (trainer,) = pipeline.settings.registry.of("train")
+    registry = pipeline.settings.registry
+    (trainer,) = registry.of("train")
     folder.mkdir(exist_ok=True)
-    with pipeline.settings.registry.with_options(trainer, option_changes(trial.options, trainer.path)) as changed:
-        run = pipeline.run_for("train", folder, pipeline.model)
-        run = replace(run, budget=trial.budget, emit=_without_metrics(pipeline.tell))
-        draft: Draft = pipeline.verb(changed, "train", run)
+    registry, changed = registry.branch(trainer, option_changes(trial.options, trainer.path))
+    beside = replace(pipeline, settings=replace(pipeline.settings, registry=registry))
+    run = beside.run_for("train", folder, pipeline.model)
+    run = replace(run, budget=trial.budget, emit=_telling(pipeline.tell, trial), seed=run.seed + trial.repeat)
+    run = replace(run, threads=trial.threads or run.threads)
+    if trial.folds is not None:
+        number, seed = trial.repeat % trial.folds, pipeline.settings.general.seed + trial.repeat // trial.folds
+        run = replace(run, source=fold(run.data, run.task, number, trial.folds, seed, pipeline.store))
+    draft: Draft = beside.verb(changed, "train", run)
     if not draft.scores:
         raise StageFailed(f"{trainer.path} gave no validation scores, which a tuner needs")
     if draft.steps != trial.budget.pause:
@@ -115,11 +155,13 @@ def _train(pipeline: Pipeline, trial: Trial, folder: Path) -> Attempt:
     return Attempt(run.task.objective(draft.scores), dict(draft.scores), draft.steps)
 
 
-def _without_metrics(tell: Callable[[Event], None]) -> Callable[[Event], None]:
-    """A trial's score is told by the tuner, so its metrics are not told too."""
+def _telling(tell: Callable[[Event], None], trial: Trial) -> Callable[[Event], None]:
+    """A trial's score is told by the tuner, so its metrics are not told too; nor are the steps of several at once."""
 
     def emit(event: Event) -> None:
-        if not isinstance(event, Metric):
+        if trial.stop is not None and trial.stop.is_set():
+            raise StageFailed("the search was ended")
+        if not isinstance(event, Metric) and not (trial.stop is not None and isinstance(event, Step)):
             tell(event)
 
     return emit

@@ -10,9 +10,8 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-from fastserve_core.data import Columns, Prepared, load
+from fastserve_core.data import Columns, Prepared, describe, load
 from fastserve_core.errors import BadData, suggest
-from fastserve_core.files import write_json
 from fastserve_core.hashing import hash_file, stable_hash
 from fastserve_core.registry import provide
 from fastserve_core.rows import OFFSETS, SUFFIX, RowWriter, to_line
@@ -84,7 +83,7 @@ def add_unlabelled(data: Prepared, texts: Texts, task: Task, store: Store) -> Pr
                 for suffix in (SUFFIX, OFFSETS):
                     copyfile((data.folder / split).with_suffix(suffix), (claim.partial / split).with_suffix(suffix))
             counts = {**data.counts, "train": count}
-            _describe(claim.partial, replace(data, fingerprint=fingerprint, counts=counts))
+            describe(claim.partial, replace(data, fingerprint=fingerprint, counts=counts))
             claim.publish()
     return load(claim.final)
 
@@ -117,8 +116,3 @@ def _row(record: Record, columns: Columns, task: Task, pairs: bool) -> Row:
         return task.read_input(known)
     except BadData as error:
         raise BadData(f"{OPTION}: {record.where}: {error}") from error
-
-
-def _describe(folder: Path, data: Prepared) -> None:
-    about = {name: getattr(data, name) for name in ("fingerprint", "counts", "labels", "bad_rows")}
-    write_json(folder / "data.json", about)

@@ -8,47 +8,68 @@ from typing import Any, ClassVar
 from fastserve_core import hookimpl
 from fastserve_core.errors import BadOption, Collector
 from fastserve_core.run import Run
-from fastserve_nevergrad.ranges import read_range
+from fastserve_nevergrad.ranges import read_condition, read_range
 
 
 @dataclass
 class NevergradOptions:
     """``trial_steps`` are the training steps of one trial; ``steps`` bounds those of all trials together, and
-    ``seconds`` is when no further trial begins. With ``halving``, 3 for one, a trial begins with ``trial_steps`` over
-    3, or over 9 or 27 as far as that is enough to judge by, and the best third of each length goes on from where it is.
+    ``seconds`` is when no further trial begins. ``trials`` null means as many as the ``steps`` are enough for. With
+    ``halving``, 3 for one, a trial begins with ``trial_steps`` over 3, or over 9 or 27 as far as that is enough to
+    judge by, and the best third of each length goes on from where it is.
 
     ``space`` names the options to search by path, each as ``[low, high]``, ``{log: [low, high]}``,
-    ``{int: [low, high]}`` or ``{choice: [a, b, …]}``; null takes the learning rate and the batch size.
-    ``patience`` stops after that many trials without gain.
+    ``{int: [low, high]}`` or ``{choice: [a, b, …]}``, where it is not always searched with ``when: {option: value}``;
+    null takes what the trainer suggests, more of it for more trials. ``patience`` stops after that many trials without
+    gain. ``folds`` scores each trial on that many parts of the training and validation rows in turn, and ``repeats``
+    with as many seeds. ``workers`` trials are made at once. ``warm_start`` is an earlier run or study to learn from.
     """
 
-    trials: int = 6
+    trials: int | None = 6
     trial_steps: int = 60
     steps: int | None = None
     seconds: float | None = None
     patience: int | None = None
     halving: int | None = None
-    optimizer: str = "NGOpt"
+    folds: int | None = None
+    repeats: int = 1
+    workers: int = 1
+    optimizer: str | None = None
+    warm_start: str | None = None
     space: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("trials", "trial_steps", "steps", "patience"):
+        for name in ("trials", "trial_steps", "steps", "patience", "repeats", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadOption(f"tune.nevergrad.{name} must be at least 1, not {value}")
         if self.halving is not None and self.halving < 2:
             raise BadOption(f"tune.nevergrad.halving must be at least 2, not {self.halving}")
+        if self.folds is not None and self.folds < 2:
+            raise BadOption(f"tune.nevergrad.folds must be at least 2, not {self.folds}")
         if self.seconds is not None and self.seconds <= 0:
             raise BadOption(f"tune.nevergrad.seconds must be more than 0, not {self.seconds}")
-        if self.steps is not None and self.steps < self.trial_steps:
+        if self.trials is None and self.steps is None:
             raise BadOption(
-                f"tune.nevergrad.steps={self.steps} is less than one trial (trial_steps={self.trial_steps})"
+                "tune.nevergrad.trials=null needs tune.nevergrad.steps, which say how many trials there are"
+            )
+        whole = self.trial_steps * self.samples
+        if self.steps is not None and self.steps < whole:
+            times = f", {self.samples} trainings each" if self.samples > 1 else ""
+            raise BadOption(
+                f"tune.nevergrad.steps={self.steps} is less than one trial (trial_steps={self.trial_steps}{times})"
             )
         faults = Collector()
         for path, description in (self.space or {}).items():
             with faults.collect():
                 read_range(path, description)
+                read_condition(path, description)
         faults.raise_if_any()
+
+    @property
+    def samples(self) -> int:
+        """How many trainings a trial has."""
+        return (self.folds or 1) * self.repeats
 
 
 class NevergradTuner:

@@ -8,6 +8,9 @@ is taken that was not compared with it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 LEAST = 15
 """Steps of the shortest trials: fewer say nothing of a training."""
 FIRST = 0
@@ -28,9 +31,15 @@ class Rungs:
         self.lengths = lengths(steps, halving)
         self._share = halving or 1
         self._results: list[dict[int, float | None]] = [{} for _ in self.lengths]
+        self._begun: set[tuple[int, int]] = set()
+
+    def begin(self, number: int, rung: int) -> None:
+        """A trial is on its way to a rung."""
+        self._begun.add((number, rung))
 
     def add(self, number: int, rung: int, objective: float | None) -> None:
         self._results[rung][number] = objective
+        self._begun.discard((number, rung))
 
     def promoted(self) -> tuple[int, int] | None:
         """The trial that goes on next and the rung that it goes to; ``None`` where none has earned it."""
@@ -45,7 +54,7 @@ class Rungs:
     def last(self) -> tuple[int, int] | None:
         """When no trial begins any more: the best that waits below the top goes on, if nothing came as far as that
         but the first."""
-        if set(self._results[-1]) - {FIRST}:
+        if self._begun or set(self._results[-1]) - {FIRST}:
             return None
         for rung in reversed(range(len(self.lengths) - 1)):
             if waits := self._waits(rung):
@@ -56,9 +65,29 @@ class Rungs:
         """The steps that a trial takes to come to a rung from the one below."""
         return self.lengths[rung] - (self.lengths[rung - 1] if rung else 0)
 
-    def best(self) -> int | None:
-        """The best of those that came furthest; ``None`` where every trial failed."""
-        return next((ranked[0] for rung in reversed(range(len(self.lengths))) if (ranked := self._ranked(rung))), None)
+    def trials(self, steps: int) -> int:
+        """How many trials so many steps are enough for, when each length lets its share go on."""
+        number = 1
+        while self._steps(number + 1) <= steps:
+            number += 1
+        return number
+
+    def _steps(self, trials: int) -> int:
+        """What so many trials take: the first the whole way, of the others a share at each length."""
+        took, share = self.lengths[-1], 1
+        for rung in range(len(self.lengths)):
+            took += (trials - 1) // share * self.cost(rung)
+            share *= self._share
+        return took
+
+    def used(self, done: Sequence[Mapping[str, Any]]) -> int:
+        """The steps that trials took, and those under way will take."""
+        ended: dict[int, int] = {line["number"]: line["steps"] for line in done if "steps" in line}
+        return sum(ended.values()) + sum(self.cost(rung) for _, rung in self._begun)
+
+    def finalists(self) -> list[int]:
+        """Those that came furthest, the best first; none where every trial failed."""
+        return next((ranked for rung in reversed(range(len(self.lengths))) if (ranked := self._ranked(rung))), [])
 
     def out(self, trials: int) -> list[int]:
         """Those that cannot be gone on with any more, for of so many trials in all too many were better already."""
@@ -70,7 +99,10 @@ class Rungs:
 
     def _above(self, rung: int) -> int:
         """How many went on from a rung, besides the first."""
-        return len(set(self._results[rung + 1]) - {FIRST})
+        return len(self._went_on(rung) - {FIRST})
+
+    def _went_on(self, rung: int) -> set[int]:
+        return set(self._results[rung + 1]) | {number for number, begun in self._begun if begun == rung + 1}
 
     def _ranked(self, rung: int) -> list[int]:
         """Those that have a result, the best first, the earlier of equal ones before the later."""
@@ -79,4 +111,5 @@ class Rungs:
 
     def _waits(self, rung: int) -> list[int]:
         """Those that came to the rung and were not tried on the next, the best first."""
-        return [number for number in self._ranked(rung) if number not in self._results[rung + 1]]
+        gone = self._went_on(rung)
+        return [number for number in self._ranked(rung) if number not in gone]

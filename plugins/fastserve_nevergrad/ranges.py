@@ -8,12 +8,18 @@ from typing import Any
 from fastserve_core.errors import BadOption, suggest
 
 KINDS = ("log", "linear", "int", "choice")
+WHEN = "when"
 
 
 def read_range(path: str, description: Any) -> tuple[str, list[Any]]:
     """Kind and values of one option's range; raises ``BadOption``: unknown kind, empty range, the log of zero."""
-    kind, values = next(iter(description.items())) if isinstance(description, Mapping) else ("linear", description)
     where = f"tune.nevergrad.space.{path}"
+    kinds = {"linear": description}
+    if isinstance(description, Mapping):
+        kinds = {kind: values for kind, values in description.items() if kind != WHEN}
+        if len(kinds) != 1:
+            raise BadOption(f"{where}: one of {', '.join(KINDS)} says the range, not {', '.join(kinds) or 'nothing'}")
+    (kind, values) = next(iter(kinds.items()))
     if kind not in KINDS:
         raise BadOption(f"{where}: no kind of range '{kind}'{suggest(str(kind), KINDS)}")
     if kind == "choice":
@@ -28,3 +34,11 @@ def read_range(path: str, description: Any) -> tuple[str, list[Any]]:
     if kind == "log" and low <= 0:
         raise BadOption(f"{where}: a log range must be above 0, not [{low}, {high}]")
     return str(kind), values
+
+
+def read_condition(path: str, description: Any) -> dict[str, list[Any]]:
+    """The values of other options with which this one is searched; empty: always. Raises ``BadOption``."""
+    given = description.get(WHEN, {}) if isinstance(description, Mapping) else {}
+    if not isinstance(given, Mapping):
+        raise BadOption(f"tune.nevergrad.space.{path}: when is {{option: value}}, not {given}")
+    return {str(other): value if isinstance(value, list) else [value] for other, value in given.items()}

@@ -2,221 +2,232 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from concurrent.futures import Future
+from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import nevergrad as ng
-
-from fastserve_core.errors import BadOption, FastServeError, StageFailed, suggest
+from fastserve_core.errors import BadOption, FastServeError, StageFailed
 from fastserve_core.events import TrialFinished, Warned
+from fastserve_core.folds import check_folds
 from fastserve_core.run import Budget, Run
+from fastserve_core.threads import threads_per_process
+from fastserve_nevergrad.asking import BAD, Asker, key_of
+from fastserve_nevergrad.choice import choose
 from fastserve_nevergrad.halving import Rungs
-from fastserve_nevergrad.space import build, ready_made
+from fastserve_nevergrad.log import LOG, append, begin_log, earlier_trials, read_log
+from fastserve_nevergrad.space import Space, ready_made
+from fastserve_nevergrad.workers import Workers
 
 if TYPE_CHECKING:
     from fastserve_nevergrad import NevergradOptions
 
-LOG = "trials.jsonl"
-REPEATS = 20
-"""How often an optimizer may propose what was already tried, before it is tried again after all."""
 HOPELESS = 3
 """After so many trials of which each failed, and of the same cause, the others are not tried."""
-BAD = 1e6
-"""The loss that a failed trial is told as; the optimizer must not be told nan or nothing."""
+
+Line = dict[str, Any]
+"""A trial as the log has it."""
 
 
 def search(run: Run, options: NevergradOptions) -> dict[str, Any]:
     """The best options found, by path; those as they are are the first trial, so it is never worse than they."""
-    space = options.space if options.space is not None else ready_made(run.trainer, run.fixed)
+    if run.recipe and (options.folds or options.repeats > 1 or options.workers > 1):
+        raise BadOption("tune.nevergrad.folds, repeats and workers are for trainings: recipes are timed, one at a time")
+    if options.folds is not None:
+        check_folds(run.data, options.folds)
+    rungs = Rungs(options.trial_steps, options.halving if not run.recipe else None)
+    most = options.trials or rungs.trials((options.steps or 0) // options.samples)
+    space = options.space
+    if space is None:
+        space = ready_made(run.trainer, run.suggested, run.fixed, most)
     space = {path: description for path, description in space.items() if path not in run.fixed}
     if not space:
         run.emit(Warned("nothing is left to tune: every option of the space was set on the command line"))
         return {}
-    study = Study(run, options, space)
+    study = Study(run, options, space, rungs, most)
     study.go()
     return study.best()
 
 
-class Study:
-    """Trials so far, and the optimizer that has been told of them."""
+@dataclass(frozen=True)
+class Begun:
+    """A trial under way; what the optimizer proposed for it, if it did."""
 
-    def __init__(self, run: Run, options: NevergradOptions, space: Mapping[str, Any]) -> None:
-        self.run, self.options, self.log = run, options, run.folder / LOG
-        known = {**run.trainer, **run.recipe}
-        parameters = build(space, known)
-        parameters.random_state.seed(run.seed % 2**32)
-        registry = ng.optimizers.registry
-        if options.optimizer not in registry:
-            names = [name for name in registry if len(name) < 24]
-            close = suggest(options.optimizer, names).partition(" (known")[0]
-            raise BadOption(f"tune.nevergrad.optimizer: nevergrad has no '{options.optimizer}'{close}")
-        self.optimizer = registry[options.optimizer](parameters, budget=options.trials, num_workers=1)
-        self.first = {path: known[path] for path in space}
-        self.trials: list[dict[str, Any]] = read_log(self.log)
-        self._warned = False
-        self.position = 0
-        """How many of them the optimizer and the rungs know."""
+    number: int
+    rung: int
+    candidate: Any
+    line: Future[Line]
+
+
+class Study:
+    """Trials so far, and the optimizer that has been told of them.
+
+    Trials are told in the order in which they began, whichever ended first, so that the same seed asks for the same
+    ones. What ended is in the log at once: a search that goes on goes the same way, and tries only what is not there.
+    """
+
+    def __init__(self, run: Run, options: NevergradOptions, space: Mapping[str, Any], rungs: Rungs, most: int) -> None:
+        self.run, self.options, self.rungs, self.most, self.log = run, options, rungs, most, run.folder / LOG
+        self.space = Space(space, {**run.trainer, **run.recipe})
+        self.asker = Asker(self.space, options.optimizer, most, run.seed, lambda text: run.emit(Warned(text)))
+        earlier = earlier_trials(options.warm_start, space) if options.warm_start else []
+        begin_log(self.log, space)
+        self.logged: dict[tuple[int, int], Line] = {
+            (line["number"], line.get("rung", 0)): line for line in read_log(self.log)
+        }
+        self.done: list[Line] = []
         self.chosen: dict[int, dict[str, Any]] = {}
-        self.rungs = Rungs(options.trial_steps, options.halving if not run.recipe else None)
+        self._firsts = [self.space.first, *(one["options"] for one in earlier[:1])]
+        for one in earlier:
+            if (candidate := self.space.candidate(one["options"])) is not None:
+                self.asker.tell(candidate, one["objective"])
+        self._workers: Workers[Line] = Workers(options.workers)
 
     def go(self) -> None:
         """Trials until the budget or the patience is used up; those in the log are told again, not tried again."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # nevergrad warns of its own small budgets
-            while (step := self._next()) is not None:
-                number, rung = step
-                candidate = self._ask(number) if rung == 0 else None
-                if self.position == len(self.trials):
-                    options = self.chosen[number] if rung else self.first if candidate is None else candidate.value
-                    self._try(number, rung, plain(options))
-                trial = self.trials[self.position]
-                self.position += 1
-                self.chosen[number] = trial["options"]
-                self.rungs.add(number, rung, trial["objective"])
-                if candidate is not None:
-                    self._tell(candidate, trial["objective"])
-                for one in self.rungs.out(self._most()):
-                    self.run.give_up(one)
+        waiting: deque[Begun] = deque()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # nevergrad warns of its own small budgets
+                while True:
+                    while len(waiting) < self.options.workers and (step := self._next()) is not None:
+                        waiting.append(self._begin(*step, [key_of(self.chosen[one.number]) for one in waiting]))
+                    if not waiting:
+                        return
+                    self._end(waiting.popleft())
+        finally:
+            self._workers.stop.set()
 
     def best(self) -> dict[str, Any]:
-        number = self.rungs.best()
-        if number is None:
-            causes = Counter(trial["error"] for trial in self.trials)
+        last = {line["number"]: line for line in self.done if line["objective"] is not None}
+        finalists = {
+            number: last[number].get("each") or [last[number]["objective"]] for number in self.rungs.finalists()
+        }
+        if not finalists:
+            causes = Counter(trial["error"] for trial in self.done)
             (cause, times), more = causes.most_common(1)[0], len(causes) - 1
-            others = f" ({times} of {len(self.trials)} trials; {more} other causes)" if more else ""
+            others = f" ({times} of {len(self.done)} trials; {more} other causes)" if more else ""
             raise StageFailed(f"every trial failed: {cause}{others}")
-        return dict(self.chosen[number])
+        return dict(self.chosen[choose(finalists)])
+
+    # -- what is tried next --------------------------------------------------------------------------
 
     def _next(self) -> tuple[int, int] | None:
-        """The trial to make or to go on with, and its rung; ``None`` at the end."""
-        done = self.trials[: self.position]
-        if self._hopeless(done):
+        """The trial to make or to go on with, and its rung; ``None`` at the end, or until another has ended."""
+        if self._hopeless():
             return None
-        new = (len(self.chosen), 0) if len(self.chosen) < self.options.trials and not self._patient(done) else None
+        new = (len(self.chosen), 0) if len(self.chosen) < self.most and not self._patient() else None
         step = self.rungs.promoted() or new or self.rungs.last()
-        if step is None or (done and self._spent(done, step[1])):
+        if step is None or (self.chosen and self._spent(step[1])):
             return None
         return step
 
-    def _spent(self, done: Sequence[Mapping[str, Any]], rung: int) -> bool:
+    def _spent(self, rung: int) -> bool:
         """Whether the steps do not suffice for that rung, or the seconds are used up."""
         seconds, steps = self.options.seconds, self.options.steps
-        if seconds is not None and sum(trial["seconds"] for trial in done) >= seconds:
+        if seconds is not None and sum(line["seconds"] for line in self.done) >= seconds * self.options.workers:
             return True
-        used = sum({trial["number"]: trial["steps"] for trial in done if "steps" in trial}.values())
-        return steps is not None and used + self.rungs.cost(rung) > steps
+        return steps is not None and self.rungs.used(self.done) + self.rungs.cost(rung) > steps // self.options.samples
 
-    def _hopeless(self, done: Sequence[Mapping[str, Any]]) -> bool:
-        errors = [trial["error"] for trial in done]
+    def _hopeless(self) -> bool:
+        errors = [line["error"] for line in self.done]
         return len(errors) >= HOPELESS and len(set(errors)) == 1 and bool(errors[0])
 
-    def _patient(self, done: Sequence[Mapping[str, Any]]) -> bool:
+    def _patient(self) -> bool:
         """Whether as many trials as the patience had no gain, as far as their first rung tells."""
-        scores = [-BAD if one["objective"] is None else one["objective"] for one in done if not one.get("rung")]
+        scores = [-BAD if one["objective"] is None else one["objective"] for one in self.done if not one.get("rung")]
         patience = self.options.patience
         if patience is None or len(scores) <= patience:
             return False
         return len(scores) - 1 - scores.index(max(scores)) >= patience
 
+    def _begin(self, number: int, rung: int, waiting: Sequence[str]) -> Begun:
+        """Start a trial, or go on with it; one that the log has is not made again."""
+        candidate = None
+        if rung == 0:
+            candidate, options = self._ask(number, waiting)
+            self.chosen[number] = options
+        self.rungs.begin(number, rung)
+        line = self.logged.get((number, rung))
+        if line is not None:
+            future: Future[Line] = Future()
+            future.set_result(line)
+        else:
+            future = self._workers.submit(lambda: self._try(number, rung, self.chosen[number]))
+        return Begun(number, rung, candidate, future)
+
+    def _ask(self, number: int, waiting: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+        """Trial 0 is what would be done anyway, and 1 the best of an earlier study."""
+        if number < len(self._firsts):
+            options = self.space.options(self._firsts[number])
+            return self.space.candidate(options), options
+        tried = {key_of(line["options"]): line["objective"] for line in self.done if not line.get("rung")}
+        return self.asker.ask(tried, waiting)
+
+    def _end(self, begun: Begun) -> None:
+        """Wait for a trial and tell of it."""
+        line = begun.line.result()
+        self.done.append(line)
+        self.rungs.add(begun.number, begun.rung, line["objective"])
+        if begun.candidate is not None:
+            self.asker.tell(begun.candidate, line["objective"])
+        for one in self.rungs.out(self._most()):
+            self.run.give_up(one)
+
     def _most(self) -> int:
         """How many trials there can be."""
         steps, first = self.options.steps, self.rungs.lengths[0]
-        return self.options.trials if steps is None else min(self.options.trials, 1 + steps // first)
+        return self.most if steps is None else min(self.most, 1 + steps // self.options.samples // first)
 
-    def _ask(self, number: int) -> Any:
-        """The next candidate; what was tried before is told again, not tried again.
+    # -- one trial -----------------------------------------------------------------------------------
 
-        Trial 0 is what would be done anyway: ``None`` where that lies outside the space.
-        """
-        if number == 0:
-            try:
-                return self.optimizer.parametrization.spawn_child(new_value=self.first)
-            except (ValueError, TypeError):  # a number out of its range, or null
-                return None
-        firsts = [one for one in self.trials[: self.position] if not one.get("rung")]
-        earlier = {json.dumps(one["options"]): one["objective"] for one in firsts}
-        for _ in range(REPEATS):
-            candidate = self._proposed()
-            known = json.dumps(plain(candidate.value))
-            if known not in earlier:
-                break
-            self._tell(candidate, earlier[known])
-        return candidate
-
-    def _proposed(self) -> Any:
-        """What the optimizer proposes; where it breaks, what its parameters draw at random."""
-        try:
-            return self.optimizer.ask()
-        except Exception as error:  # seen: NGOpt's meta-model of one number with numpy 2.4, for 1000 trials
-            if not self._warned:
-                self.run.emit(
-                    Warned(f"nevergrad's {self.options.optimizer} failed ({error}); trials are drawn at random")
-                )
-            self._warned = True
-            return self.optimizer.parametrization.sample()
-
-    def _tell(self, candidate: Any, objective: float | None) -> None:
-        self.optimizer.tell(candidate, BAD if objective is None else -objective)
-
-    def _try(self, number: int, rung: int, options: dict[str, Any]) -> None:
-        trial: dict[str, Any] = {"number": number, "options": options, "objective": None, "error": ""}
+    def _try(self, number: int, rung: int, options: Mapping[str, Any]) -> Line:
+        line: Line = {"number": number, "options": dict(options), "objective": None, "error": ""}
         if len(self.rungs.lengths) > 1:
-            trial["rung"] = rung
-        begin, whole, here = time.perf_counter(), self.rungs.lengths[-1], self.rungs.lengths[rung]
+            line["rung"] = rung
+        begin = time.perf_counter()
         try:
-            trial |= self._ended(number, rung) or self._attempt(
-                number, options, Budget(whole, None if here == whole else here)
-            )
+            line |= self._ended(number, rung) or self._trained(number, rung, options)
         except FastServeError as error:
-            trial["error"] = str(error)
-        trial["seconds"] = round(time.perf_counter() - begin, 2)
-        append(self.log, trial)
-        self.trials.append(trial)
-        figures = (trial["options"], trial["objective"], trial["seconds"], trial.get("measures", {}), trial["error"])
-        steps = trial.get("steps") if "rung" in trial else None
-        self.run.emit(TrialFinished(number, self.options.trials, *figures, steps=steps))
+            line["error"] = str(error)
+        line["seconds"] = round(time.perf_counter() - begin, 2)
+        append(self.log, line)
+        figures = (line["options"], line["objective"], line["seconds"], line.get("measures", {}), line["error"])
+        steps = line.get("steps") if "rung" in line else None
+        self.run.emit(TrialFinished(number, self.most, *figures, steps=steps))
+        return line
 
-    def _attempt(self, number: int, options: dict[str, Any], budget: Budget) -> dict[str, Any]:
-        done = self.run.attempt(number, options, budget)
-        scored = {"objective": done.objective, "scores": dict(done.scores), "steps": done.steps}
-        return scored | {"measures": dict(done.measures)}
+    def _trained(self, number: int, rung: int, options: Mapping[str, Any]) -> Line:
+        """Every fold and seed in turn."""
+        whole, here = self.rungs.lengths[-1], self.rungs.lengths[rung]
+        budget, many = Budget(whole, None if here == whole else here), self.options.workers > 1
+        more: dict[str, Any] = {"folds": self.options.folds} if self.options.folds else {}
+        if many:
+            more |= {"threads": threads_per_process(self.options.workers), "stop": self._workers.stop}
+        made = [
+            self.run.attempt(number, options, budget, **more, **({"repeat": one} if one else {}))
+            for one in range(self.options.samples)
+        ]
+        line = {
+            "objective": fmean(one.objective for one in made),
+            "scores": dict(made[0].scores),
+            "steps": made[0].steps,
+        }
+        if len(made) > 1:
+            line["each"] = [one.objective for one in made]
+        return line | {"measures": dict(made[0].measures)}
 
-    def _ended(self, number: int, rung: int) -> dict[str, Any] | None:
+    def _ended(self, number: int, rung: int) -> Line | None:
         """What the trial came to below, where it was not paused: its training was shorter, or does not pause."""
-        before = [one for one in self.trials if one["number"] == number]
+        before = [one for one in self.done if one["number"] == number]
         if not rung or before[-1]["steps"] == self.rungs.lengths[rung - 1]:
             return None
-        return {name: before[-1][name] for name in ("objective", "scores", "steps", "measures")}
-
-
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nevergrad's numpy scalars as Python's, rounded to what can be read back exactly."""
-    return {
-        path: float(f"{value:.6g}") if isinstance(value, float) else int(value) if hasattr(value, "item") else value
-        for path, value in values.items()
-    }
-
-
-def append(path: Path, record: Mapping[str, Any]) -> None:
-    """One line, on the disk before this returns."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The finished trials; a last line that a kill cut short is not counted."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) < len(lines):
-        path.write_text("".join(whole), encoding="utf-8")
-    return [json.loads(line) for line in whole]
+        return {
+            name: before[-1][name]
+            for name in ("objective", "scores", "steps", "each", "measures")
+            if name in before[-1]
+        }

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from fastserve_core import hookimpl
+from fastserve_core.artifact import Artifact
 from fastserve_core.errors import MissingPackage
 from fastserve_core.events import Preflight
 from fastserve_core.run import Draft, Run
@@ -27,6 +28,12 @@ class TorchDDP:
 
     def __init__(self, options: DDPOptions) -> None:
         self.options = options
+
+    def search_space(self, model: Artifact) -> dict[str, Any]:
+        """What a tuner should search for such a model, the most important option first."""
+        from fastserve_torch_ddp.searching import search_space
+
+        return search_space(self.options, model.size_bytes)
 
     @hookimpl
     def preflight(self, run: Run) -> Preflight:

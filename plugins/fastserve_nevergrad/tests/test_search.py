@@ -18,7 +18,9 @@ from fastserve_core.run import Attempt, Run, Trial
 from fastserve_core.testing import PluginContract
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.halving import LEAST, Rungs, lengths
-from fastserve_nevergrad.search import LOG, plain, read_log, search
+from fastserve_nevergrad.log import LOG, read_log
+from fastserve_nevergrad.search import search
+from fastserve_nevergrad.space import plain
 
 LR = "train.toy.lr"
 SPACE = {LR: {"log": [1e-5, 1e-1]}}
@@ -209,7 +211,7 @@ def test_an_optimizer_that_breaks_is_said_and_its_trials_are_drawn(
         raise TypeError("only 0-dimensional arrays")
 
     monkeypatch.setattr(ng.optimizers.base.Optimizer, "ask", broken)
-    search(make_run(tmp_path, Trainer(), told), NevergradOptions(trials=6, space=SPACE))
+    search(make_run(tmp_path, Trainer(), told), NevergradOptions(trials=6, optimizer="NGOpt", space=SPACE))
     assert [one.message for one in told if isinstance(one, Warned)] == [
         "nevergrad's NGOpt failed (only 0-dimensional arrays); trials are drawn at random"
     ]
@@ -236,7 +238,7 @@ def test_whatever_trials_come_to_the_best_that_came_furthest_is_taken(scores: li
         at[number] = rung
         begun += rung == 0
         rungs.add(number, rung, scores[number])
-    best, good = rungs.best(), [number for number, one in enumerate(scores) if one is not None]
+    best, good = next(iter(rungs.finalists()), None), [number for number, one in enumerate(scores) if one is not None]
     assert (best is None) == (not good)
     if good:
         top = max(at[number] for number in good)
@@ -281,6 +283,10 @@ def test_the_default_space_is_what_the_trainer_has(tmp_path: Path) -> None:
         ({LR: {"choice": [1]}}, "at least two"),
         ({LR: "wide"}, "a range is"),
         ({LR: [2.0, 1.0], "x": [1, 1]}, "2 things are wrong"),
+        ({LR: {}}, "one of log, linear, int, choice says the range, not nothing"),
+        ({LR: {"log": [0.1, 1.0], "int": [1, 2]}}, "not log, int"),
+        ({LR: {"log": [0.1, 1.0], "when": "lora"}}, "when is {option: value}"),
+        ({LR: {"log": [0.1, 1.0], "when": {"train.toy.epoch": 3}}}, "no option 'train.toy.epoch'; did you mean"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused(tmp_path: Path, space: dict[str, Any], said: str) -> None:
@@ -295,6 +301,11 @@ def test_a_space_that_cannot_be_searched_is_refused(tmp_path: Path, space: dict[
         ({"trials": 0}, "trials"),
         ({"patience": 0}, "patience"),
         ({"halving": 1}, "halving must be at least 2"),
+        ({"folds": 1}, "folds must be at least 2"),
+        ({"repeats": 0}, "repeats must be at least 1"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"trials": None}, "trials=null needs"),
+        ({"steps": 100, "trial_steps": 60, "folds": 2}, r"trial_steps=60, 2 trainings each"),
         ({"seconds": 0}, "seconds must be more than 0"),
         ({"steps": 10, "trial_steps": 60}, "less than one trial"),
     ],

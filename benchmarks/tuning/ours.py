@@ -1,0 +1,38 @@
+"""Our searches over the same objective, by the tuner's own code."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fastserve_core.run import Run
+from fastserve_nevergrad import NevergradOptions
+from fastserve_nevergrad.log import LOG, read_log
+from fastserve_nevergrad.search import search
+from tuning.peers import Search
+from tuning.setting import Found, Objective
+
+
+def nevergrad_search(**options: Any) -> Search:
+    """With these of the tuner's options."""
+
+    def run(objective: Objective, budget: int, seed: int) -> Found:
+        chosen = NevergradOptions(
+            trials=None, trial_steps=objective.steps, steps=budget, space=dict(objective.space), **options
+        )
+        with tempfile.TemporaryDirectory(prefix="fastserve-bench-") as folder:
+            given: dict[str, Any] = {"model": None, "task": None, "threads": 1}
+            search(
+                Run(
+                    folder=Path(folder), seed=seed, emit=lambda event: None, trainer=dict(objective.first),
+                    attempting=objective.begin(seed), **given,
+                ),
+                chosen,
+            )  # fmt: skip
+            log = read_log(Path(folder, LOG))
+        used = {one["number"]: one["steps"] for one in log}
+        whole = [-one["objective"] for one in log if one["steps"] == objective.steps]
+        return Found(min(whole), sum(used.values()), len(used))
+
+    return run

@@ -1,0 +1,55 @@
+"""What the tuners are compared on: an objective, the steps that each may use, and how often it is repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastserve_core.run import Attempt, Trial
+from fastserve_core.store import Store
+
+Attempting = Callable[[Trial], Attempt]
+"""One trial, as far as its budget's ``pause``; the same number goes on from where it was."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """``loss`` is lower when better and is minus what an attempt gives.
+
+    ``space`` is as ``tune.nevergrad.space`` has it, and ``first`` are the options as they are. ``steps`` are those of
+    a whole trial, of which the shortest of a halving search takes a ninth, and ``begin`` gives a search's attempts by
+    its seed.
+    """
+
+    name: str
+    space: Mapping[str, Any]
+    first: Mapping[str, Any]
+    steps: int
+    begin: Callable[[int], Attempting]
+
+    @property
+    def least(self) -> int:
+        return self.steps // 9
+
+
+@dataclass(frozen=True)
+class Bench:
+    """``budget`` counts whole trials: what each search may use of steps is that many times the steps of one."""
+
+    store: Store
+    scratch: Path
+    repeats: int
+    budget: int = 8
+    curves: Path | None = None
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to: the loss of its best trial that ran whole, and the steps that it used."""
+
+    loss: float
+    used: int
+    trials: int

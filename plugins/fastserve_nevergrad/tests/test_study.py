@@ -1,0 +1,230 @@
+"""Studies: folds and seeds, several trials at once, earlier studies, conditions, how many trials steps suffice for."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastserve_core.data import Prepared
+from fastserve_core.errors import BadOption
+from fastserve_core.run import Attempt, Run, Trial
+from fastserve_core.threads import threads_per_process
+from fastserve_nevergrad import NevergradOptions
+from fastserve_nevergrad.choice import choose
+from fastserve_nevergrad.halving import Rungs
+from fastserve_nevergrad.log import LOG, read_log
+from fastserve_nevergrad.search import search
+
+LR, METHOD, RANK = "train.toy.lr", "train.toy.method", "train.toy.rank"
+SPACE = {LR: {"log": [1e-5, 1e-1]}}
+
+
+class Trainer:
+    """A trainer whose best learning rate is 0.01; keeps every trial, and how many there were at once."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.trials: list[Trial] = []
+        self.at_once = self.most = 0
+        self._lock, self._seconds = threading.Lock(), seconds
+
+    def __call__(self, trial: Trial) -> Attempt:
+        import math
+
+        with self._lock:
+            self.trials.append(trial)
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+        # those that began later end sooner
+        time.sleep(self._seconds / (1 + trial.number % 3))
+        with self._lock:
+            self.at_once -= 1
+        score = -abs(math.log10(trial.options.get(LR, 1.0)) + 2) + 0.01 * trial.repeat
+        return Attempt(score, {"accuracy": score}, trial.budget.pause or trial.budget.steps or 0)
+
+
+def run_in(folder: Path, trainer: Trainer, **more: Any) -> Run:
+    folder.mkdir(exist_ok=True)
+    known = {LR: 1e-4, METHOD: "full", RANK: 8}
+    data = Prepared(folder, "", {"train": 90, "validation": 10, "test": 10}, ())
+    given: dict[str, Any] = {"model": None, "task": None, "seed": 0, "threads": 1, "source": data} | more
+    given = {"trainer": known} | given
+    return Run(folder=folder, emit=lambda event: None, attempting=trainer, **given)
+
+
+def tried(folder: Path) -> list[dict[str, Any]]:
+    return [
+        one["options"] for one in sorted(read_log(folder / LOG), key=lambda one: (one["number"], one.get("rung", 0)))
+    ]
+
+
+def test_each_trial_is_trained_on_every_fold_with_every_seed(tmp_path: Path) -> None:
+    trainer = Trainer()
+    search(run_in(tmp_path, trainer), NevergradOptions(trials=2, folds=3, repeats=2, space=SPACE))
+    assert [(one.number, one.repeat, one.folds) for one in trainer.trials] == [
+        (number, repeat, 3) for number in range(2) for repeat in range(6)
+    ]
+    (first, _) = read_log(tmp_path / LOG)
+    assert len(first["each"]) == 6
+    assert first["objective"] == pytest.approx(sum(first["each"]) / 6)
+
+
+def test_steps_count_the_trainings_of_every_fold(tmp_path: Path) -> None:
+    trainer = Trainer()
+    search(run_in(tmp_path, trainer), NevergradOptions(trials=None, trial_steps=10, steps=95, folds=3, space=SPACE))
+    assert len(trainer.trials) == 9, "three trials of three trainings; a fourth would take 120 steps"
+
+
+def test_trials_at_once_are_told_in_their_order(tmp_path: Path) -> None:
+    options = {"trials": 10, "workers": 3, "space": SPACE}
+    trainer = Trainer(seconds=0.03)
+    found = search(run_in(tmp_path / "a", trainer), NevergradOptions(**options))
+    assert trainer.most == 3
+    assert {one.threads for one in trainer.trials} == {threads_per_process(3)}
+    assert search(run_in(tmp_path / "b", Trainer()), NevergradOptions(**options)) == found
+    assert tried(tmp_path / "a") == tried(tmp_path / "b"), "whichever ended first"
+    assert len({json.dumps(one) for one in tried(tmp_path / "a")}) == 10
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_trials_at_once_that_are_halved_keep_to_the_steps(tmp_path: Path, workers: int) -> None:
+    trainer = Trainer(seconds=0.002)
+    options = NevergradOptions(
+        trials=None, trial_steps=135, steps=1080, halving=3, workers=workers, space={LR: {"log": [1e-5, 1e-1]}}
+    )
+    search(run_in(tmp_path, trainer), options)
+    used = {one["number"]: one["steps"] for one in read_log(tmp_path / LOG)}
+    assert 1080 - 135 <= sum(used.values()) <= 1080
+    assert len(used) > 20
+    assert list(used.values()).count(135) >= 2
+
+
+def test_what_ended_before_a_kill_is_not_tried_again(tmp_path: Path) -> None:
+    class Killed(Trainer):
+        def __call__(self, trial: Trial) -> Attempt:
+            if trial.number == 4:
+                time.sleep(0.2)  # the others end meanwhile
+                raise KeyboardInterrupt
+            return super().__call__(trial)
+
+    options = NevergradOptions(trials=9, workers=3, space=SPACE)
+    whole = search(run_in(tmp_path / "calm", Trainer()), options)
+    with pytest.raises(KeyboardInterrupt):
+        search(run_in(tmp_path / "killed", Killed()), options)
+    done = {one["number"] for one in read_log(tmp_path / "killed" / LOG)}
+    assert {0, 1, 2, 3} < done and 4 not in done, "5 and 6 were under way"
+    again = Trainer()
+    assert search(run_in(tmp_path / "killed", again), options) == whole
+    assert {one.number for one in again.trials} == set(range(9)) - done
+    assert tried(tmp_path / "killed") == tried(tmp_path / "calm")
+
+
+def test_an_interrupted_search_tells_its_trials_to_end(tmp_path: Path) -> None:
+    stops: list[threading.Event] = []
+
+    class Interrupted(Trainer):
+        def __call__(self, trial: Trial) -> Attempt:
+            assert trial.stop is not None
+            stops.append(trial.stop)
+            if trial.number == 0:
+                raise KeyboardInterrupt
+            assert trial.stop.wait(10)
+            raise RuntimeError("ended")
+
+    with pytest.raises(KeyboardInterrupt):
+        search(run_in(tmp_path, Interrupted()), NevergradOptions(trials=9, workers=2, space=SPACE))
+    assert all(stop.is_set() for stop in stops)
+
+
+def test_recipes_are_timed_and_so_tried_one_at_a_time(tmp_path: Path) -> None:
+    run = run_in(tmp_path, Trainer(), recipe={"compress.prune.sparsity": 0.5})
+    for options in ({"workers": 2}, {"folds": 2}, {"repeats": 2}):
+        with pytest.raises(BadOption, match="recipes are timed, one at a time"):
+            search(run, NevergradOptions(space=SPACE, **options))  # type: ignore[arg-type]
+
+
+# -- earlier studies ---------------------------------------------------------------------------------
+
+
+def test_a_study_learns_from_an_earlier_one(tmp_path: Path) -> None:
+    earlier = search(run_in(tmp_path / "a", Trainer()), NevergradOptions(trials=12, space=SPACE))
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    stage = {"stage": "tune", "artifact": str(tmp_path / "a")}
+    (folder / "run.json").write_text(json.dumps({"stages": [stage]}))
+    for number, where in enumerate((tmp_path / "a", tmp_path / "a" / LOG, folder)):
+        options = NevergradOptions(trials=4, warm_start=str(where), space=SPACE)
+        found = search(run_in(tmp_path / f"again{number}", Trainer()), options)
+        options_tried = tried(tmp_path / f"again{number}")
+        assert options_tried[:2] == [{LR: 1e-4}, earlier], "what is there, and the best of the earlier one"
+        assert abs(found[LR] - 0.01) <= abs(earlier[LR] - 0.01)
+
+
+def test_a_study_of_another_space_is_refused_with_the_difference(tmp_path: Path) -> None:
+    search(run_in(tmp_path / "a", Trainer()), NevergradOptions(trials=2, space={**SPACE, RANK: {"int": [1, 9]}}))
+    space: dict[str, Any] = {LR: {"log": [1e-5, 1e-2]}, METHOD: {"choice": ["full", "lora"]}}
+    with pytest.raises(BadOption) as error:
+        search(
+            run_in(tmp_path / "b", Trainer()), NevergradOptions(trials=2, warm_start=str(tmp_path / "a"), space=space)
+        )
+    said = str(error.value)
+    assert f"{LR}: {{'log': [1e-05, 0.1]}} there, {{'log': [1e-05, 0.01]}} here" in said
+    assert f"{RANK}: only there" in said and f"{METHOD}: only here" in said
+    with pytest.raises(BadOption, match="of another space"):
+        search(run_in(tmp_path / "a", Trainer()), NevergradOptions(trials=2, space=space))
+
+
+def test_a_folder_without_a_study_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match=r"no study in .*nothing-here: give a run's folder, or a trials\.jsonl"):
+        options = NevergradOptions(trials=2, warm_start=str(tmp_path / "nothing-here"), space=SPACE)
+        search(run_in(tmp_path / "b", Trainer()), options)
+
+
+# -- spaces ------------------------------------------------------------------------------------------
+
+
+def test_an_option_is_searched_only_where_its_condition_holds(tmp_path: Path) -> None:
+    space = {METHOD: {"choice": ["full", "lora"]}, RANK: {"int": [1, 64], "when": {METHOD: "lora"}}}
+    search(run_in(tmp_path, Trainer()), NevergradOptions(trials=12, space=space))
+    options = tried(tmp_path)
+    assert all((RANK in one) == (one[METHOD] == "lora") for one in options)
+    assert {one[METHOD] for one in options} == {"full", "lora"}
+    assert options.count({METHOD: "full"}) == 1, "what differs in nothing is not tried twice"
+
+
+def test_the_trainer_suggests_and_more_is_searched_with_more_trials(tmp_path: Path) -> None:
+    suggested = {LR: {"log": [1e-5, 1e-1]}, RANK: {"int": [1, 9]}, METHOD: {"choice": ["full", "lora"]}}
+    for trials, names in ((3, {LR, RANK}), (18, {LR, RANK, METHOD})):
+        found = search(run_in(tmp_path / str(trials), Trainer(), suggested=suggested), NevergradOptions(trials=trials))
+        assert set(found) == names
+
+
+# -- how many, and which one -------------------------------------------------------------------------
+
+
+@given(st.integers(15, 400), st.sampled_from([None, 2, 3, 4]), st.integers(1, 40))
+def test_the_steps_suffice_for_so_many_trials(whole: int, halving: int | None, times: int) -> None:
+    rungs = Rungs(whole, halving)
+    steps, trials = whole * times, rungs.trials(whole * times)
+    assert rungs._steps(trials) <= steps < rungs._steps(trials + 1)
+    assert halving is not None or trials == times
+
+
+def test_within_the_noise_the_better_rank_is_taken() -> None:
+    steady, lucky = [0.80, 0.80, 0.80, 0.80], [0.79, 0.79, 0.79, 0.90]
+    assert choose({0: steady, 1: lucky}) == 0, "better on three folds of four; one lucky fold made the better mean"
+    assert choose({0: [0.70, 0.71, 0.70], 1: [0.80, 0.81, 0.80]}) == 1
+    assert choose({0: [0.5], 1: [0.6], 2: [0.6]}) == 1, "one score each: nothing is known of the noise"
+
+
+@given(st.dictionaries(st.integers(0, 30), st.lists(st.floats(-1, 1), min_size=4, max_size=4), min_size=1))
+def test_nothing_is_taken_that_another_beats_everywhere(scores: dict[int, list[float]]) -> None:
+    taken = choose(scores)
+    for other in scores.values():
+        assert not all(one > own for one, own in zip(other, scores[taken], strict=True))
