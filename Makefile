@@ -35,6 +35,7 @@ bench:
 benchmarks: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/train.py $(BENCH)
+	$(BIN)/python benchmarks/tune.py $(BENCH)
 	$(BIN)/python benchmarks/compress.py $(BENCH)
 	$(BIN)/python benchmarks/generate.py $(BENCH)
 	$(BIN)/python benchmarks/serve.py $(BENCH)

@@ -111,6 +111,11 @@ def attempts(pipeline: Pipeline, tuner: Active, work: Path) -> Callable[[Trial],
             else:
                 made = _train(pipeline, trial, work / _name(trial))
             line |= {"score": made.objective, "measures": dict(made.measures)}
+            if not trial.repeat and made.steps:
+                line["curve"] = [
+                    *_curve(work / ATTEMPTS / f"{_name(trial)}.json", made.steps),
+                    [made.steps, made.objective],
+                ]
         except FastServeError as error:
             line["error"] = str(error)
             raise
@@ -120,6 +125,12 @@ def attempts(pipeline: Pipeline, tuner: Active, work: Path) -> Callable[[Trial],
         return replace(made, seconds=line["seconds"])
 
     return attempt
+
+
+def _curve(path: Path, steps: int) -> list[Any]:
+    """What the trial came to after fewer steps."""
+    earlier = read_json(path).get("curve", []) if path.is_file() else []
+    return [point for point in earlier if point[0] < steps]
 
 
 def _name(trial: Trial) -> str:

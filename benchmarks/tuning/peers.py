@@ -56,6 +56,7 @@ def _suggest(trial: optuna.Trial, path: str, description: Any) -> Any:
     return trial.suggest_float(path, *values, log=kind == "log")
 
 
+RANDOM = "random"
 PEERS: Mapping[str, Search] = {
     "Optuna TPE": optuna_search(TPESampler, lambda least, most: NopPruner()),
     "Optuna TPE + Hyperband": optuna_search(
@@ -65,5 +66,5 @@ PEERS: Mapping[str, Search] = {
         TPESampler, lambda least, most: SuccessiveHalvingPruner(min_resource=least, reduction_factor=ETA)
     ),
     "Optuna TPE + median pruner": optuna_search(TPESampler, lambda least, most: MedianPruner()),
-    "random": optuna_search(RandomSampler, lambda least, most: NopPruner()),
+    RANDOM: optuna_search(RandomSampler, lambda least, most: NopPruner()),
 }

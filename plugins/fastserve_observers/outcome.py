@@ -110,6 +110,11 @@ class Outcome:
             for one in stage.trials
         ]
 
+    @property
+    def trial_curves(self) -> dict[int, list[list[float]]]:
+        """By trial, its scores after so many steps; of those that were not scored as a whole there is none."""
+        return {one["number"]: one["curve"] for stage in self.stages for one in stage.trials if one.get("curve")}
+
     def error(self, stage: Stage, split: str = "test") -> float | None:
         """The sampling error of the stage's score on a split, where it has one."""
         measured = "quality" if split == "test" else "quality_validation"

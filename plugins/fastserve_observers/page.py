@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.events import TrialFinished
-from fastserve_observers import plots
+from fastserve_observers import plots, study
 from fastserve_observers.amounts import count, duration, figure, milliseconds, number, per_second, ratio, size
 from fastserve_observers.front import front
 from fastserve_observers.history import History
@@ -41,7 +41,11 @@ def page(record: Mapping[str, Any], folder: Path, history: History, now: datetim
         "scores": _scores(outcome),
         "front": front(outcome),
         "trials": _trials(outcome.trials or history.trials),
-        "trials_plot": plots.trials(outcome.trials or history.trials),
+        "trials_plots": _study(outcome, history),
+        "importance": [
+            (one.rpartition(".")[2], f"{100 * share:.0f} %")
+            for one, share in study.importance(outcome.trials or history.trials)
+        ],
         "found": [(one.name, _values(one.found)) for one in outcome.stages if one.found],
         "curves": [(name, drawn) for name, told in history.curves.items() if (drawn := plots.curves(told))],
         "reused": [one.name for one in outcome.stages if one.status == "reused" and one.stage in ("tune", "train")],
@@ -158,6 +162,12 @@ def _trials(trials: list[TrialFinished]) -> list[dict[str, Any]]:
         }
         for one in trials
     ]
+
+
+def _study(outcome: Outcome, history: History) -> list[str]:
+    trials = outcome.trials or history.trials
+    drawn = [plots.trials(trials), study.coordinates(trials), study.trial_curves(outcome.trial_curves)]
+    return list(filter(None, drawn))
 
 
 def _values(options: Mapping[str, Any]) -> list[tuple[str, str]]:

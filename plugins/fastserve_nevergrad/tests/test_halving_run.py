@@ -17,19 +17,22 @@ def test_trials_go_on_from_their_checkpoints(cli: Cli, tmp_path: Path, tiny_bert
         *("+plugin=[nevergrad,torch_ddp]", f"model={tiny_bert}", f"data={reviews}", "train.torch_ddp.batch_size=16"),
         *("tune.nevergrad.trials=4", "tune.nevergrad.trial_steps=45", "tune.nevergrad.halving=3"),
         "tune.nevergrad.space={train.torch_ddp.lr: {log: [1e-4, 1e-2]}}",
-        *("train.torch_ddp.epochs=4", "hydra.run.dir=run"),
+        *("train.torch_ddp.epochs=4", "hydra.run.dir=outputs/one"),
     )
     assert done.returncode == 0, done.stderr
     said = re.findall(r"^trial (\d)/4: score \S+ after (\d+) steps", done.stdout, re.MULTILINE)
     assert [one for one in said if one[0] == "1"] == [("1", "15"), ("1", "45")]
     assert [steps for _, steps in said].count("15") == 4
     assert [steps for _, steps in said].count("45") == 2
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record = json.loads((tmp_path / "outputs" / "one" / "run.json").read_text())
     tuned = record["stages"][0]
     assert [one["number"] for one in tuned["trials"]] == list(range(4))
+    assert [steps for steps, _ in tuned["trials"][0]["curve"]] == [15, 45]
+    assert "The score of each trial over its steps" in (tmp_path / "outputs" / "one" / "report.html").read_text()
     kept = Path(tuned["artifact"])
     log = [json.loads(line) for line in (kept / "trials.jsonl").read_text().splitlines()]
     assert {one["steps"] for one in log if one["rung"] == 1} == {45}
     best = max((one for one in log if one["rung"] == 1), key=lambda one: one["objective"])
     assert record["stages"][1]["options"]["lr"] == best["options"]["train.torch_ddp.lr"]
     assert not list(kept.rglob("*.safetensors")), "nothing of the trials is kept"
+    assert re.search(r"nevergrad \(4 trials, best 0\.\d+\) > torch_ddp", cli("runs").stdout)

@@ -84,7 +84,7 @@ def test_both_forms_tell_the_whole_run(tmp_path: Path, record: dict[str, Any], t
             record["stages"][1]["digest"],
         ):  # fmt: skip
             assert expected in words
-    assert page.seen.count("svg") == 4  # the front, the trials, the loss, the validation metrics
+    assert page.seen.count("svg") == 5  # the front, the trials, their options, the loss, the validation metrics
     assert "<svg" not in markdown
 
 
