@@ -88,11 +88,13 @@ def try_recipe(pipeline: Pipeline, trial: Trial, joint: bool) -> Attempt:
     refused = "; ".join(f"{line.plugin}: {line.reason}" for line in tried.record.stages if line.reason)
     speedup = tried.record.stages[-1].measures["speedup"]
     smaller = original.size_bytes / made.size_bytes
-    drop = _quality(pipeline, standard) - _quality(pipeline, made)
+    quality = _quality(pipeline, made)
+    drop = _quality(pipeline, standard) - quality
     found = score([*speedup.values(), smaller], drop, bool(refused), pipeline.settings.general.gate)
     kept = ("quality_validation", "latency_ms_p50", "throughput_per_s", "size_bytes")
     measures = {name: made.measures[name] for name in kept}
-    measures |= {"speedup": dict(speedup), "smaller": round(smaller, 4), "accepted": not refused, "refused": refused}
+    measures |= {"speedup": dict(speedup), "smaller": round(smaller, 4), "objective": quality}
+    measures |= {"quality_drop": round(drop, 6), "accepted": not refused, "refused": refused}
     steps = trial.budget.steps or 0 if joint else 0
     return Attempt(found, dict(made.measures["quality_validation"]), steps, measures=measures)
 

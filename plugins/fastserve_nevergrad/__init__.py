@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from fastserve_core import hookimpl
 from fastserve_core.errors import BadOption, Collector
 from fastserve_core.run import Run
+from fastserve_nevergrad.goals import Goals
 from fastserve_nevergrad.ranges import read_condition, read_range
 
 
@@ -23,6 +24,8 @@ class NevergradOptions:
     null takes what the trainer suggests, more of it for more trials. ``patience`` stops after that many trials without
     gain. ``folds`` scores each trial on that many parts of the training and validation rows in turn, and ``repeats``
     with as many seeds. ``workers`` trials are made at once. ``warm_start`` is an earlier run or study to learn from.
+    ``objectives`` are figures that are searched for at once, such as ``[quality, latency_ms_p50]``, and ``constraints``
+    limits of theirs, such as ``latency_ms_p50 <= 3``.
     """
 
     trials: int | None = 6
@@ -36,6 +39,8 @@ class NevergradOptions:
     workers: int = 1
     optimizer: str | None = None
     warm_start: str | None = None
+    objectives: list[str] | None = None
+    constraints: list[str] | None = None
     space: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -60,11 +65,18 @@ class NevergradOptions:
                 f"tune.nevergrad.steps={self.steps} is less than one trial (trial_steps={self.trial_steps}{times})"
             )
         faults = Collector()
+        with faults.collect():
+            Goals.read(self.objectives, self.constraints, self.recipes)
         for path, description in (self.space or {}).items():
             with faults.collect():
                 read_range(path, description)
                 read_condition(path, description)
         faults.raise_if_any()
+
+    @property
+    def recipes(self) -> bool:
+        """Whether compressors' options are searched, so that trials make models that are measured."""
+        return any(path.startswith("compress.") for path in self.space or ())
 
     @property
     def samples(self) -> int:

@@ -15,6 +15,7 @@ REPEATS = 20
 """How often an optimizer may propose what was already tried, before it is tried again after all."""
 BAD = 1e6
 """The loss that a failed trial is told as; the optimizer must not be told nan or nothing."""
+Losses = Sequence[float]
 FEW, FOR_FEW, FOR_MANY = 60, "OnePlusOne", "TwoPointsDE"
 """``optimizer`` null: from this many trials on the other one, which begins with thirty drawn at random."""
 
@@ -22,7 +23,9 @@ FEW, FOR_FEW, FOR_MANY = 60, "OnePlusOne", "TwoPointsDE"
 class Asker:
     """Proposes options for the trials of a space."""
 
-    def __init__(self, space: Space, name: str | None, trials: int, seed: int, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, space: Space, name: str | None, trials: int, seed: int, warn: Callable[[str], None], objectives: int = 1
+    ) -> None:
         self.name = name or (FOR_FEW if trials < FEW else FOR_MANY)
         registry = ng.optimizers.registry
         if self.name not in registry:
@@ -30,13 +33,13 @@ class Asker:
             close = suggest(self.name, names).partition(" (known")[0]
             raise BadOption(f"tune.nevergrad.optimizer: nevergrad has no '{self.name}'{close}")
         space.parameters.random_state.seed(seed % 2**32)
-        self._space, self._warn, self._warned = space, warn, False
+        self._space, self._warn, self._warned, self._objectives = space, warn, False, objectives
         self._optimizer = registry[self.name](space.parameters, budget=trials, num_workers=1)
 
-    def ask(self, tried: Mapping[str, float | None], waiting: Sequence[str] = ()) -> tuple[Any, dict[str, Any]]:
+    def ask(self, tried: Mapping[str, Losses | None], waiting: Sequence[str] = ()) -> tuple[Any, dict[str, Any]]:
         """The next candidate and its options; what was tried before is told again, and asked anew.
 
-        ``tried`` are the objectives by ``key_of`` the options, ``waiting`` those that are being tried.
+        ``tried`` are the losses by ``key_of`` the options, ``waiting`` those that are being tried.
         """
         for _ in range(REPEATS):
             candidate = self._proposed()
@@ -57,8 +60,11 @@ class Asker:
             self._warned = True
             return self._space.parameters.sample()
 
-    def tell(self, candidate: Any, objective: float | None) -> None:
-        self._optimizer.tell(candidate, BAD if objective is None else -objective)
+    def tell(self, candidate: Any, losses: Losses | None) -> None:
+        """One loss, or several of which Nevergrad makes the hypervolume; ``None`` for a failure."""
+        if losses is None:
+            losses = [BAD] * self._objectives
+        self._optimizer.tell(candidate, losses[0] if len(losses) == 1 else losses)
 
 
 def key_of(options: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from fastserve_core.run import Budget, Run
 from fastserve_core.threads import threads_per_process
 from fastserve_nevergrad.asking import BAD, Asker, key_of
 from fastserve_nevergrad.choice import choose
+from fastserve_nevergrad.goals import Goals, value_of
 from fastserve_nevergrad.halving import Rungs
 from fastserve_nevergrad.log import LOG, append, begin_log, earlier_trials, read_log
 from fastserve_nevergrad.space import Space, ready_made
@@ -26,6 +27,8 @@ from fastserve_nevergrad.workers import Workers
 if TYPE_CHECKING:
     from fastserve_nevergrad import NevergradOptions
 
+MISSED = 1e4
+"""The loss of a trial that misses a limit, and more the more it does; no figure of a trial comes near."""
 HOPELESS = 3
 """After so many trials of which each failed, and of the same cause, the others are not tried."""
 
@@ -73,7 +76,11 @@ class Study:
     def __init__(self, run: Run, options: NevergradOptions, space: Mapping[str, Any], rungs: Rungs, most: int) -> None:
         self.run, self.options, self.rungs, self.most, self.log = run, options, rungs, most, run.folder / LOG
         self.space = Space(space, {**run.trainer, **run.recipe})
-        self.asker = Asker(self.space, options.optimizer, most, run.seed, lambda text: run.emit(Warned(text)))
+        self.goals = Goals.read(options.objectives, options.constraints, options.recipes)
+        self.asker = Asker(
+            self.space, options.optimizer, most, run.seed, lambda text: run.emit(Warned(text)),
+            max(1, len(self.goals.objectives)),
+        )  # fmt: skip
         earlier = earlier_trials(options.warm_start, space) if options.warm_start else []
         begin_log(self.log, space)
         self.logged: dict[tuple[int, int], Line] = {
@@ -84,7 +91,7 @@ class Study:
         self._firsts = [self.space.first, *(one["options"] for one in earlier[:1])]
         for one in earlier:
             if (candidate := self.space.candidate(one["options"])) is not None:
-                self.asker.tell(candidate, one["objective"])
+                self.asker.tell(candidate, self._losses(one))
         self._workers: Workers[Line] = Workers(options.workers)
 
     def go(self) -> None:
@@ -103,16 +110,30 @@ class Study:
             self._workers.stop.set()
 
     def best(self) -> dict[str, Any]:
+        """The best of the trials that came furthest; with goals, of those on the front that keep the limits."""
         last = {line["number"]: line for line in self.done if line["objective"] is not None}
-        finalists = {
-            number: last[number].get("each") or [last[number]["objective"]] for number in self.rungs.finalists()
-        }
+        finalists = [last[number] for number in self.rungs.finalists()]
         if not finalists:
-            causes = Counter(trial["error"] for trial in self.done)
-            (cause, times), more = causes.most_common(1)[0], len(causes) - 1
-            others = f" ({times} of {len(self.done)} trials; {more} other causes)" if more else ""
-            raise StageFailed(f"every trial failed: {cause}{others}")
-        return dict(self.chosen[choose(finalists)])
+            raise StageFailed(self._why_none())
+        kept = [line for line in finalists if not self.goals.excess(line)]
+        if not kept and self.goals.limits:
+            raise StageFailed(self._how_near(finalists))
+        kept = self.goals.front(kept) or finalists
+        scores = {line["number"]: line.get("each") or [line["objective"]] for line in kept}
+        return dict(self.chosen[choose(scores)])
+
+    def _why_none(self) -> str:
+        causes = Counter(trial["error"] for trial in self.done)
+        (cause, times), more = causes.most_common(1)[0], len(causes) - 1
+        others = f" ({times} of {len(self.done)} trials; {more} other causes)" if more else ""
+        return f"every trial failed: {cause}{others}"
+
+    def _how_near(self, lines: Sequence[Line]) -> str:
+        nearest = min(lines, key=self.goals.excess)
+        missed = [one for one in self.goals.limits if one.excess(nearest)]
+        figures = ", ".join(f"{one.name} {value_of(nearest, one.name):.4g}" for one in missed)
+        limits = " and ".join(map(str, self.goals.limits))
+        return f"no trial keeps {limits}: the nearest is trial {nearest['number'] + 1}, with {figures}"
 
     # -- what is tried next --------------------------------------------------------------------------
 
@@ -165,7 +186,7 @@ class Study:
         if number < len(self._firsts):
             options = self.space.options(self._firsts[number])
             return self.space.candidate(options), options
-        tried = {key_of(line["options"]): line["objective"] for line in self.done if not line.get("rung")}
+        tried = {key_of(line["options"]): self._losses(line) for line in self.done if not line.get("rung")}
         return self.asker.ask(tried, waiting)
 
     def _end(self, begun: Begun) -> None:
@@ -174,9 +195,16 @@ class Study:
         self.done.append(line)
         self.rungs.add(begun.number, begun.rung, line["objective"])
         if begun.candidate is not None:
-            self.asker.tell(begun.candidate, line["objective"])
+            self.asker.tell(begun.candidate, self._losses(line))
         for one in self.rungs.out(self._most()):
             self.run.give_up(one)
+
+    def _losses(self, line: Line) -> list[float] | None:
+        """What the optimizer is told: what misses a limit comes after all that keep them, in order (Deb 2000)."""
+        if line["objective"] is None:
+            return None
+        missed = self.goals.excess(line)
+        return [MISSED + missed] * max(1, len(self.goals.objectives)) if missed else self.goals.losses(line)
 
     def _most(self) -> int:
         """How many trials there can be."""

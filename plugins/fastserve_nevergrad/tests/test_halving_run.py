@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Cli
+from fastserve_nevergrad.log import read_log
 
 
 @pytest.mark.slow
@@ -30,7 +31,7 @@ def test_trials_go_on_from_their_checkpoints(cli: Cli, tmp_path: Path, tiny_bert
     assert [steps for steps, _ in tuned["trials"][0]["curve"]] == [15, 45]
     assert "The score of each trial over its steps" in (tmp_path / "outputs" / "one" / "report.html").read_text()
     kept = Path(tuned["artifact"])
-    log = [json.loads(line) for line in (kept / "trials.jsonl").read_text().splitlines()]
+    log = read_log(kept / "trials.jsonl")
     assert {one["steps"] for one in log if one["rung"] == 1} == {45}
     best = max((one for one in log if one["rung"] == 1), key=lambda one: one["objective"])
     assert record["stages"][1]["options"]["lr"] == best["options"]["train.torch_ddp.lr"]
