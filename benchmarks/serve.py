@@ -1,12 +1,13 @@
 """Serving a fine-tuned MiniLM, one review a request: our servers against the bare engine and against others.
 
-    python benchmarks/serve.py [--quick] [--only model,stub,ray] [--out F]
+    python benchmarks/serve.py [--quick] [--only model,stub,ray,soak] [--out F]
 
 It needs ``wrk`` for the load. ``FASTSERVE_HOME``, where it is set, keeps the models. The last line is
 ``RESULT {json}``: ``vs_ceiling`` (64 requests at a time against the same engine without a server, in sorted full
 batches), ``vs_naive`` and ``vs_litserve`` (against FastAPI with a pipeline, and LitServe; ``vs_litserve_same_engine``
 has it run ours), ``p99_over_p50``, ``idle_overhead_ms`` (one request at a time against the bare engine), ``stub_per_s``
-(requests a second without a model), ``ray_vs_embedded`` and ``ray_vs_ray_default``. infinity-emb is not among the
+(requests a second without a model), ``ray_vs_embedded``, ``ray_vs_ray_default``, and of ten minutes at twice the rate
+``soak_strange_replies`` (neither 200 nor 429) and ``soak_memory_growth``. infinity-emb is not among the
 peers: it asks for a transformers that ours cannot share an environment with.
 """
 
@@ -21,12 +22,15 @@ from serving import load
 from serving.model import model
 from serving.ray_host import ray_host
 from serving.setting import Bench
+from serving.soak import soak
 from serving.stubbed import stubbed
 
 from fastserve_core.store import default_home
 from fastserve_core.threads import usable_cores
 
-SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {"model": model, "stub": stubbed, "ray": ray_host}
+SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
+    "model": model, "stub": stubbed, "ray": ray_host, "soak": soak,
+}  # fmt: skip
 QUICK = {"rounds": 1, "seconds": 3, "rows": 1500, "epochs": 1}
 
 

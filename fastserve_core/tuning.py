@@ -16,6 +16,7 @@ from fastserve_core.events import Event, Metric, Step
 from fastserve_core.files import read_json, write_json
 from fastserve_core.folds import fold
 from fastserve_core.hashing import stable_hash
+from fastserve_core.orders import order
 from fastserve_core.recipes import COMPRESS, TRAIN, options_by_path, searched, stages_of, try_recipe
 from fastserve_core.run import Attempt, Draft, Trial
 from fastserve_core.settings import option_changes
@@ -158,12 +159,18 @@ def _train(pipeline: Pipeline, trial: Trial, folder: Path) -> Attempt:
     if trial.folds is not None:
         number, seed = trial.repeat % trial.folds, pipeline.settings.general.seed + trial.repeat // trial.folds
         run = replace(run, source=fold(run.data, run.task, number, trial.folds, seed, pipeline.store))
-    draft: Draft = beside.verb(changed, "train", run)
-    if not draft.scores:
+    if trial.elsewhere is not None:
+        done = trial.elsewhere(order(changed, run))
+    else:
+        draft: Draft = beside.verb(changed, "train", run)
+        done = {"scores": dict(draft.scores), "steps": draft.steps}
+    if "error" in done:
+        raise StageFailed(done["error"])
+    if not done["scores"]:
         raise StageFailed(f"{trainer.path} gave no validation scores, which a tuner needs")
-    if draft.steps != trial.budget.pause:
+    if done["steps"] != trial.budget.pause:
         shutil.rmtree(folder, ignore_errors=True)
-    return Attempt(run.task.objective(draft.scores), dict(draft.scores), draft.steps)
+    return Attempt(run.task.objective(done["scores"]), done["scores"], done["steps"])
 
 
 def _telling(tell: Callable[[Event], None], trial: Trial) -> Callable[[Event], None]:

@@ -11,6 +11,8 @@ from fastserve_core.run import Run
 from fastserve_nevergrad.goals import Goals
 from fastserve_nevergrad.ranges import read_condition, read_range
 
+RAY = "ray"
+
 
 @dataclass
 class NevergradOptions:
@@ -23,7 +25,8 @@ class NevergradOptions:
     ``{int: [low, high]}`` or ``{choice: [a, b, …]}``, where it is not always searched with ``when: {option: value}``;
     null takes what the trainer suggests, more of it for more trials. ``patience`` stops after that many trials without
     gain. ``folds`` scores each trial on that many parts of the training and validation rows in turn, and ``repeats``
-    with as many seeds. ``workers`` trials are made at once. ``warm_start`` is an earlier run or study to learn from.
+    with as many seeds. ``workers`` trials are made at once, or with
+    ``ray`` as many as the machines of a Ray cluster. ``warm_start`` is an earlier run or study to learn from.
     ``objectives`` are figures that are searched for at once, such as ``[quality, latency_ms_p50]``, and ``constraints``
     limits of theirs, such as ``latency_ms_p50 <= 3``.
     """
@@ -36,7 +39,7 @@ class NevergradOptions:
     halving: int | None = None
     folds: int | None = None
     repeats: int = 1
-    workers: int = 1
+    workers: int | str = 1
     optimizer: str | None = None
     warm_start: str | None = None
     objectives: list[str] | None = None
@@ -46,7 +49,10 @@ class NevergradOptions:
     def __post_init__(self) -> None:
         for name in ("trials", "trial_steps", "steps", "patience", "repeats", "workers"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, str):
+                if value != RAY:
+                    raise BadOption(f"tune.nevergrad.workers is a number or {RAY}, not '{value}'")
+            elif value is not None and value < 1:
                 raise BadOption(f"tune.nevergrad.{name} must be at least 1, not {value}")
         if self.halving is not None and self.halving < 2:
             raise BadOption(f"tune.nevergrad.halving must be at least 2, not {self.halving}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ Line = dict[str, Any]
 
 def search(run: Run, options: NevergradOptions) -> dict[str, Any]:
     """The best options found, by path; those as they are are the first trial, so it is never worse than they."""
-    if run.recipe and (options.folds or options.repeats > 1 or options.workers > 1):
+    if run.recipe and (options.folds or options.repeats > 1 or options.workers != 1):
         raise BadOption("tune.nevergrad.folds, repeats and workers are for trainings: recipes are timed, one at a time")
     if options.folds is not None:
         check_folds(run.data, options.folds)
@@ -51,9 +52,21 @@ def search(run: Run, options: NevergradOptions) -> dict[str, Any]:
     if not space:
         run.emit(Warned("nothing is left to tune: every option of the space was set on the command line"))
         return {}
-    study = Study(run, options, space, rungs, most)
-    study.go()
+    with _workers(options) as workers:
+        study = Study(run, options, space, rungs, most, workers)
+        study.go()
     return study.best()
+
+
+@contextmanager
+def _workers(options: NevergradOptions) -> Iterator[Workers[Line]]:
+    if not isinstance(options.workers, str):
+        yield Workers(options.workers)
+        return
+    from fastserve_nevergrad.on_ray import ray_tasks
+
+    with ray_tasks() as (count, elsewhere):
+        yield Workers(count, elsewhere)
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,15 @@ class Study:
     ones. What ended is in the log at once: a search that goes on goes the same way, and tries only what is not there.
     """
 
-    def __init__(self, run: Run, options: NevergradOptions, space: Mapping[str, Any], rungs: Rungs, most: int) -> None:
+    def __init__(
+        self,
+        run: Run,
+        options: NevergradOptions,
+        space: Mapping[str, Any],
+        rungs: Rungs,
+        most: int,
+        workers: Workers[Line],
+    ) -> None:
         self.run, self.options, self.rungs, self.most, self.log = run, options, rungs, most, run.folder / LOG
         self.space = Space(space, {**run.trainer, **run.recipe})
         self.goals = Goals.read(options.objectives, options.constraints, options.recipes)
@@ -92,7 +113,7 @@ class Study:
         for one in earlier:
             if (candidate := self.space.candidate(one["options"])) is not None:
                 self.asker.tell(candidate, self._losses(one))
-        self._workers: Workers[Line] = Workers(options.workers)
+        self._workers = workers
 
     def go(self) -> None:
         """Trials until the budget or the patience is used up; those in the log are told again, not tried again."""
@@ -101,7 +122,7 @@ class Study:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # nevergrad warns of its own small budgets
                 while True:
-                    while len(waiting) < self.options.workers and (step := self._next()) is not None:
+                    while len(waiting) < self._workers.count and (step := self._next()) is not None:
                         waiting.append(self._begin(*step, [key_of(self.chosen[one.number]) for one in waiting]))
                     if not waiting:
                         return
@@ -150,7 +171,7 @@ class Study:
     def _spent(self, rung: int) -> bool:
         """Whether the steps do not suffice for that rung, or the seconds are used up."""
         seconds, steps = self.options.seconds, self.options.steps
-        if seconds is not None and sum(line["seconds"] for line in self.done) >= seconds * self.options.workers:
+        if seconds is not None and sum(line["seconds"] for line in self.done) >= seconds * self._workers.count:
             return True
         return steps is not None and self.rungs.used(self.done) + self.rungs.cost(rung) > steps // self.options.samples
 
@@ -232,10 +253,12 @@ class Study:
     def _trained(self, number: int, rung: int, options: Mapping[str, Any]) -> Line:
         """Every fold and seed in turn."""
         whole, here = self.rungs.lengths[-1], self.rungs.lengths[rung]
-        budget, many = Budget(whole, None if here == whole else here), self.options.workers > 1
+        budget = Budget(whole, None if here == whole else here)
         more: dict[str, Any] = {"folds": self.options.folds} if self.options.folds else {}
-        if many:
-            more |= {"threads": threads_per_process(self.options.workers), "stop": self._workers.stop}
+        if self._workers.elsewhere is not None:
+            more["elsewhere"] = self._workers.elsewhere
+        elif self._workers.count > 1:
+            more |= {"threads": threads_per_process(self._workers.count), "stop": self._workers.stop}
         made = [
             self.run.attempt(number, options, budget, **more, **({"repeat": one} if one else {}))
             for one in range(self.options.samples)

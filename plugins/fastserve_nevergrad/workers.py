@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
+Elsewhere = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class Workers(Generic[Result]):
     """Runs what it is given: at once and here where it is one, else beside the others.
 
-    The threads are daemons, for an interrupted run must not wait for them; ``stop`` tells them to end.
+    The threads are daemons, for an interrupted run must not wait for them; ``stop`` tells them to end. ``elsewhere``
+    has a trial's training done on another machine.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, elsewhere: Elsewhere | None = None) -> None:
+        self.count, self.elsewhere = count, elsewhere
         self.stop = threading.Event()
 
     def submit(self, work: Callable[[], Result]) -> Future[Result]:

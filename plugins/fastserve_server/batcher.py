@@ -93,11 +93,14 @@ class Batcher:
             await asyncio.to_thread(thread.join, max(0.0, until - time.monotonic()))
 
     def submit(self, inputs: Sequence[Any], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
-        """Accept a request; its future ends with the answers, or fails. Raises ``QueueFull``."""
+        """Accept a request; its future ends with the answers, or fails.
+
+        Raises ``QueueFull``: too many inputs wait, or they take longer than a request may.
+        """
         count = len(inputs)
         if self._stopping:
             raise Unavailable("the server is shutting down")
-        if self.depth + count > self._options.max_queue:
+        if self.depth + count > self._options.max_queue or self._wait_s() > self._options.deadline_s:
             raise QueueFull(self._retry_after())
         asked = Asked(inputs, options, self._loop.create_future(), [{}] * count, count, count)
         self._accepted += count
@@ -115,9 +118,12 @@ class Batcher:
             self._wake(1)
         self._fresh = []
 
+    def _wait_s(self) -> float:
+        """How long what waits will take, as far as the passes so far tell."""
+        return self.depth * self._seconds_per_input / self._workers
+
     def _retry_after(self) -> int:
-        seconds = self.depth * self._seconds_per_input / self._workers
-        return min(LONGEST_RETRY, max(1, math.ceil(seconds)))
+        return min(LONGEST_RETRY, max(1, math.ceil(self._wait_s())))
 
     def _forget(self, asked: Asked, _: asyncio.Future[Answers]) -> None:
         """Take back what of a cancelled or failed request has not begun; nothing is left of an answered one."""

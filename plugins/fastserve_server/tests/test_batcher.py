@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -125,6 +126,29 @@ def test_a_full_batch_does_not_wait_out_the_delay() -> None:
         await asyncio.wait_for(batcher.submit(rows("a", "b"), {}), 2)
 
     assert play(scene, max_delay_ms=60_000.0, max_batch=2).batches == [[1, 1]]
+
+
+def test_what_could_not_be_answered_in_time_is_sent_away_at_once() -> None:
+    class Slow(Puppet):
+        def answer(self, batch: Sequence[Encoded], options: Mapping[str, Any] | None = None) -> Answers:
+            time.sleep(0.05)
+            return [{"text": one.memo} for one in batch]
+
+    async def scene() -> None:
+        batcher = Batcher(Serving(max_batch=1, deadline_s=0.5), 1, Slow)
+        await batcher.start()
+        await asyncio.gather(*[batcher.submit(rows("a"), {}) for _ in range(8)])
+        begin, asked = time.perf_counter(), []
+        with pytest.raises(QueueFull) as refused:
+            for _ in range(1000):
+                asked.append(batcher.submit(rows("a"), {}))
+        assert refused.value.retry_after == 1
+        assert 2 <= len(asked) <= 40, "the queue has room for a thousand"
+        await asyncio.gather(*asked)
+        assert time.perf_counter() - begin < 10 * 0.5
+        await batcher.stop()
+
+    asyncio.run(asyncio.wait_for(scene(), 20))
 
 
 def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:

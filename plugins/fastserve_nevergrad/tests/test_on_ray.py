@@ -1,0 +1,63 @@
+"""Trials on the machines of a Ray cluster: two nodes, each with a trial at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastserve_core.errors import StageFailed
+from fastserve_core.orders import carry_out
+from fastserve_nevergrad.on_ray import ray_tasks
+
+TWO_NODES = """
+import json, subprocess, sys
+from ray.cluster_utils import Cluster
+
+here = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 80_000_000}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **here})
+cluster.add_node(num_cpus=1, **here)
+import os
+os.environ["RAY_ADDRESS"] = cluster.address
+done = subprocess.run([sys.executable, "-m", "fastserve_core", *sys.argv[1:]])
+cluster.shutdown()
+sys.exit(done.returncode)
+"""
+
+
+@pytest.mark.slow
+def test_two_nodes_make_the_trials(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+    command = [
+        sys.executable, "-c", TWO_NODES, "+plugin=[nevergrad,torch_ddp]", f"model={tiny_bert}", f"data={reviews}",
+        "engine=torch", "train.torch_ddp.batch_size=16", "train.torch_ddp.epochs=1", "tune.nevergrad.trial_steps=3",
+        "tune.nevergrad.trials=3", "tune.nevergrad.workers=ray", "hydra.run.dir=run",
+        "tune.nevergrad.space={train.torch_ddp.lr: {log: [1e-4, 1e-2]}}",
+    ]  # fmt: skip
+    environment = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    tuned = json.loads((tmp_path / "run" / "run.json").read_text())["stages"][0]
+    scores = [one["score"] for one in tuned["trials"]]
+    assert len(scores) == 3 and None not in scores
+    assert "Traceback" not in done.stderr
+
+
+def test_a_machine_that_does_not_see_the_files_says_so(tmp_path: Path) -> None:
+    said = carry_out({"model": str(tmp_path / "away"), "data": str(tmp_path), "folder": str(tmp_path)})
+    assert "does not see" in said["error"] and "on a disk that all machines share" in said["error"]
+
+
+def test_a_cluster_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(StageFailed, match=r"no Ray cluster answers at RAY_ADDRESS=127\.0\.0\.1:1"), ray_tasks():
+        pass
