@@ -53,6 +53,8 @@ def soak(bench: Bench) -> dict[str, Any]:
     rows += [["memory after a tenth", f"{early:.0f} MB"], ["memory at the end", f"{late:.0f} MB"]]
     rows += [["rate before", f"{rate:.0f}/s"], ["rate after", f"{after:.0f}/s"]]
     print(table(["soak", ""], rows))
+    every = max(1, round(60 / LOOK_S))
+    print("\nmemory by the minute, MB: " + ", ".join(f"{one:.0f}" for one in seen.megabytes[::every]))
     strange = {status: count for status, count in seen.replies.items() if status not in ("200", "429")}
     return {
         "soak_strange_replies": strange,
@@ -91,10 +93,20 @@ async def _press(
     return seen
 
 
+def _open(free: list[Any]) -> Any:
+    """A connection that is free and that the server has not closed meanwhile, as it does with those long idle."""
+    while free:
+        reader, writer = free.pop()
+        if not reader.at_eof():
+            return reader, writer
+        writer.close()
+    return None
+
+
 async def _ask(host: str, port: int, body: bytes, free: list[Any], seen: Soak) -> None:
     """One request, over a connection that is free, or a new one."""
     try:
-        reader, writer = free.pop() if free else await asyncio.open_connection(host, port)
+        reader, writer = _open(free) or await asyncio.open_connection(host, port)
         head = (
             f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         )

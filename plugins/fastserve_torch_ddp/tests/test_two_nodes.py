@@ -34,7 +34,7 @@ class Node:
         self.folder, self.process = folder, None
         options = OPTIONS | {"rdzv_endpoint": endpoint}
         self.command = [*inside, sys.executable, "-m", "fastserve_core", "+plugin=torch_ddp"]
-        self.command += ["model=model", "data=texts.csv"]
+        self.command += ["model=model", "data=texts.csv", "engine=torch"]
         self.command += [f"train.torch_ddp.{name}={value}" for name, value in options.items()]
 
     process: subprocess.Popen[str] | None

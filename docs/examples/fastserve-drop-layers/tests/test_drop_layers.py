@@ -70,6 +70,7 @@ def test_what_it_cannot_do_is_refused() -> None:
 
 def test_the_result_answers_loads_elsewhere_and_trains_further(tmp_path: Path) -> None:
     config = {"model": "bert", **TINY, "home": str(tmp_path / "home"), "gate": {"enabled": False}}
+    config["engine"] = "torch"  # the one that is soonest ready; left out, each is measured and the fastest taken
     plugins = {"compress": "drop_layers"}
     fs = FastServe(config, plugins, show=False)
     fs.train(TEXTS, LABELS, epochs=2, lr=3e-3)
