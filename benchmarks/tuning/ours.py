@@ -12,8 +12,7 @@ from fastserve_core.run import Attempt, Run, Trial
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.log import LOG, read_log
 from fastserve_nevergrad.search import search
-from tuning.peers import Search
-from tuning.setting import Attempting, Found, Objective
+from tuning.setting import Attempting, Found, Objective, Search
 
 
 def nevergrad_search(**options: Any) -> Search:

@@ -11,11 +11,9 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from fastserve_core.run import Budget, Trial
 from fastserve_nevergrad.ranges import read_range
-from tuning.setting import Found, Objective
+from tuning.setting import Found, Objective, Search
 
 ETA = 3
-Search = Callable[[Objective, int, int], Found]
-"""A search by objective, steps and seed."""
 
 
 def optuna_search(sampler: type[BaseSampler], pruner: Callable[[int, int], BasePruner]) -> Search:

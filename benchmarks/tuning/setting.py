@@ -35,6 +35,19 @@ class Objective:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What a search came to: the loss of its best trial that ran whole, and the steps that it used."""
+
+    loss: float
+    used: int
+    trials: int
+
+
+Search = Callable[[Objective, int, int], Found]
+"""A search by objective, steps and seed."""
+
+
+@dataclass(frozen=True)
 class Bench:
     """``budget`` counts whole trials: what each search may use of steps is that many times the steps of one."""
 
@@ -44,12 +57,3 @@ class Bench:
     budget: int = 8
     curves: Path | None = None
     quick: bool = False
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search came to: the loss of its best trial that ran whole, and the steps that it used."""
-
-    loss: float
-    used: int
-    trials: int
