@@ -28,6 +28,7 @@ def plain(rows: int, seed: int) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_it_runs_as_the_documents_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train_data, train_labels = plain(64, 1)

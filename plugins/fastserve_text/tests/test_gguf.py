@@ -99,6 +99,7 @@ def test_what_cannot_be_read_is_said(store: Store, tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 @pytest.mark.network
+@pytest.mark.timeout(1200)
 def test_smollm2_is_fetched_and_quantized_to_four_bits(command: Cli, online: None, tmp_path: Path) -> None:
     from fastserve_core.files import read_json
 
@@ -107,7 +108,7 @@ def test_smollm2_is_fetched_and_quantized_to_four_bits(command: Cli, online: Non
     done = command(
         *("+plugin=neural_compressor", "model=smollm2", "task=causal_lm", "task.max_length=16", f"data.train={texts}"),
         *("engine=openvino", "compress.neural_compressor.bits=4", "gate.enabled=false"),
-        timeout=500,
+        timeout=1000,
     )
     assert done.returncode == 0, done.stderr
     original, made = read_json(next(tmp_path.glob("outputs/*/*/run.json")))["stages"]
