@@ -110,7 +110,7 @@ def attempts(pipeline: Pipeline, tuner: Active, work: Path) -> Callable[[Trial],
             if COMPRESS in stages:
                 made = try_recipe(pipeline, trial, joint=TRAIN in stages)
             else:
-                made = _train(pipeline, trial, work / _name(trial))
+                made = _train(pipeline, trial, work / f"trial-{_name(trial)}")
             line |= {"score": made.objective, "measures": dict(made.measures)}
             if not trial.repeat and made.steps:
                 line["curve"] = [
@@ -135,7 +135,7 @@ def _curve(path: Path, steps: int) -> list[Any]:
 
 
 def _name(trial: Trial) -> str:
-    return f"trial-{trial.number:04d}" + (f"-{trial.repeat}" if trial.repeat else "")
+    return f"{trial.number:04d}" + (f"-{trial.repeat}" if trial.repeat else "")
 
 
 def _give_up(work: Path, number: int) -> None:
