@@ -1,12 +1,12 @@
 """The tuner against Optuna's searches and random ones: the best validation loss for the same training steps.
 
-    python benchmarks/tune.py [--quick] [--only linear,minilm,overhead] [--curves F] [--out F]
+    python benchmarks/tune.py [--quick] [--only linear,minilm] [--repeats N] [--curves F] [--out F]
 
 ``linear`` is a cheap real objective, TF-IDF and a linear model, and ``minilm`` the fine-tuning of MiniLM, each training
 of which is made once and kept in ``--curves``; both are of the movie reviews. Every search begins with the options as
 they are. The last line is ``RESULT {json}``: ``vs_best_optuna`` (the mean loss of the best of Optuna's searches minus
 ours) and ``vs_random``, of ``minilm`` where it ran, else of ``linear``, and both under each name; ``overhead`` is the
-part of a trial's time that the tuner itself takes.
+part of a trial's time that the tuner itself takes, where ``minilm`` ran.
 """
 
 from __future__ import annotations

@@ -56,4 +56,3 @@ class Bench:
     repeats: int
     budget: int = 8
     curves: Path | None = None
-    quick: bool = False

@@ -25,10 +25,9 @@ class NevergradOptions:
     ``{int: [low, high]}`` or ``{choice: [a, b, …]}``, where it is not always searched with ``when: {option: value}``;
     null takes what the trainer suggests, more of it for more trials. ``patience`` stops after that many trials without
     gain. ``folds`` scores each trial on that many parts of the training and validation rows in turn, and ``repeats``
-    with as many seeds. ``workers`` trials are made at once, or with
-    ``ray`` as many as the machines of a Ray cluster. ``warm_start`` is an earlier run or study to learn from.
-    ``objectives`` are figures that are searched for at once, such as ``[quality, latency_ms_p50]``, and ``constraints``
-    limits of theirs, such as ``latency_ms_p50 <= 3``.
+    with as many seeds. ``workers`` trials are made at once, or with ``ray`` as many as the machines of a Ray cluster.
+    ``warm_start`` is an earlier run or study to learn from. ``objectives`` are figures that are searched for at once,
+    such as ``[quality, latency_ms_p50]``, and ``constraints`` limits of theirs, such as ``latency_ms_p50 <= 3``.
     """
 
     trials: int | None = 6

@@ -14,7 +14,10 @@ HIGHER = ("quality", "throughput_per_s", "smaller")
 LOWER = ("quality_drop", "latency_ms_p50", "size_bytes", "seconds")
 NAMES = (*HIGHER, *LOWER)
 AMOUNTS = ("throughput_per_s", "smaller", "latency_ms_p50", "size_bytes", "seconds")
+LEAST = 1e-3
+"""Amounts below it count as it: a trial that was at its end takes no seconds, and nothing has no logarithm."""
 REFUSED = 1.0
+"""What the gate's refusal counts as beside what limits are missed by."""
 OF_TRAININGS = ("quality", "seconds")
 """What there is of a trial that makes no model to be measured."""
 LIMIT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([-+.\deE]+)\s*")
@@ -83,7 +86,9 @@ class Goals:
         if not self.objectives:
             return [-line["objective"]]
         found = [(name, value_of(line, name)) for name in self.objectives]
-        return [(-1 if name in HIGHER else 1) * (log2(one) if name in AMOUNTS else one) for name, one in found]
+        return [
+            (-1 if name in HIGHER else 1) * (log2(max(one, LEAST)) if name in AMOUNTS else one) for name, one in found
+        ]
 
     def excess(self, line: Line) -> float:
         """By how much the limits are missed, together; 0 where all are kept.

@@ -67,6 +67,11 @@ def test_objectives_spread_the_trials_and_the_best_of_the_front_is_taken(tmp_pat
     assert found == max(front, key=lambda one: float(one["objective"]))["options"][WIDTH]
 
 
+def test_a_trial_that_took_no_time_has_a_loss_too() -> None:
+    losses = [Goals(("seconds",)).losses({"objective": 0.5, "seconds": one})[0] for one in (0.0, 0.01, 5.0)]
+    assert losses[0] < losses[1] < losses[2]
+
+
 def test_of_a_training_there_are_its_quality_and_its_time() -> None:
     space = {"train.toy.lr": {"log": [1e-5, 1e-3]}}
     NevergradOptions(space=space, objectives=["quality", "seconds"], constraints=["seconds <= 60"])
