@@ -129,9 +129,6 @@ class FastServe:
             self._splits["validation"] = self._rows(dev_data, dev_labels)
         options |= {name: value for name, value in (("steps", steps), ("patience", patience)) if value is not None}
         settings = self._settings({"tune": options, "train": self._train_options})
-        (tuner,) = settings.registry.of("tune")
-        if steps is not None and "trials" not in options and hasattr(tuner.options, "trials"):
-            settings = self._settings({"tune": options | {"trials": None}, "train": self._train_options})
         pipeline = self._pipeline(settings)
         self._found = dict(pipeline.tune())
         before = self._model

@@ -26,7 +26,7 @@ def objective(part: Any) -> Any:
 
         return attempt
 
-    return part("tuning.setting").Objective("toy", {LR: {"log": [1e-5, 1.0]}}, {LR: 1e-4}, 135, begin)
+    return part("tuning.setting").Objective("toy", {LR: {"log": [1e-5, 1.0]}}, lambda seed: {LR: 1e-4}, 135, begin)
 
 
 def test_our_searches_use_no_more_than_the_steps_and_improve(part: Any, objective: Any) -> None:

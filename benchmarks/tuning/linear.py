@@ -96,4 +96,4 @@ def linear(store: Store) -> Objective:
 
         return attempt
 
-    return Objective("TF-IDF and a linear model", SPACE, FIRST, EPOCHS * STEPS_PER_EPOCH, begin)
+    return Objective("TF-IDF and a linear model", SPACE, lambda seed: FIRST, EPOCHS * STEPS_PER_EPOCH, begin)

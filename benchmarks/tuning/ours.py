@@ -26,7 +26,7 @@ def nevergrad_search(**options: Any) -> Search:
             given: dict[str, Any] = {"model": None, "task": None, "threads": 1}
             search(
                 Run(
-                    folder=Path(folder), seed=seed, emit=lambda event: None, trainer=dict(objective.first),
+                    folder=Path(folder), seed=seed, emit=lambda event: None, trainer=dict(objective.first(seed)),
                     attempting=objective.begin(seed), **given,
                 ),
                 chosen,

@@ -22,7 +22,7 @@ def optuna_search(sampler: type[BaseSampler], pruner: Callable[[int, int], BaseP
     def search(objective: Objective, budget: int, seed: int) -> Found:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(sampler=sampler(seed=seed), pruner=pruner(1, objective.steps // objective.least))
-        study.enqueue_trial(dict(objective.first))
+        study.enqueue_trial(dict(objective.first(seed)))
         attempt, used = objective.begin(seed), 0
         while used < budget:
             trial = study.ask()

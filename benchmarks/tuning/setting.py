@@ -18,14 +18,13 @@ Attempting = Callable[[Trial], Attempt]
 class Objective:
     """``loss`` is lower when better and is minus what an attempt gives.
 
-    ``space`` is as ``tune.nevergrad.space`` has it, and ``first`` are the options as they are. ``steps`` are those of
-    a whole trial, of which the shortest of a halving search takes a ninth, and ``begin`` gives a search's attempts by
-    its seed.
+    ``space`` is as ``tune.nevergrad.space`` has it. ``steps`` are those of a whole trial, of which the shortest of a
+    halving search takes a ninth. By a search's seed ``first`` gives the options as they are, and ``begin`` its attempts.
     """
 
     name: str
     space: Mapping[str, Any]
-    first: Mapping[str, Any]
+    first: Callable[[int], Mapping[str, Any]]
     steps: int
     begin: Callable[[int], Attempting]
 

@@ -17,9 +17,10 @@ RAY = "ray"
 @dataclass
 class NevergradOptions:
     """``trial_steps`` are the training steps of one trial; ``steps`` bounds those of all trials together, and
-    ``seconds`` is when no further trial begins. ``trials`` null means as many as the ``steps`` are enough for. With
-    ``halving``, 3 for one, a trial begins with ``trial_steps`` over 3, or over 9 or 27 as far as that is enough to
-    judge by, and the best third of each length goes on from where it is.
+    ``seconds`` is when no further trial begins. ``trials`` null means as many as the ``steps`` are enough for, where
+    these are not said either those of six whole trials. With ``halving``, 3 for one, a trial begins with
+    ``trial_steps`` over 3, or over 9 or 27 as far as that is enough to judge by, and the best third of each length goes
+    on from where it is.
 
     ``space`` names the options to search by path, each as ``[low, high]``, ``{log: [low, high]}``,
     ``{int: [low, high]}`` or ``{choice: [a, b, …]}``, where it is not always searched with ``when: {option: value}``;
@@ -30,7 +31,7 @@ class NevergradOptions:
     such as ``[quality, latency_ms_p50]``, and ``constraints`` limits of theirs, such as ``latency_ms_p50 <= 3``.
     """
 
-    trials: int | None = 6
+    trials: int | None = None
     trial_steps: int = 60
     steps: int | None = None
     seconds: float | None = None
@@ -59,10 +60,6 @@ class NevergradOptions:
             raise BadOption(f"tune.nevergrad.folds must be at least 2, not {self.folds}")
         if self.seconds is not None and self.seconds <= 0:
             raise BadOption(f"tune.nevergrad.seconds must be more than 0, not {self.seconds}")
-        if self.trials is None and self.steps is None:
-            raise BadOption(
-                "tune.nevergrad.trials=null needs tune.nevergrad.steps, which say how many trials there are"
-            )
         whole = self.trial_steps * self.samples
         if self.steps is not None and self.steps < whole:
             times = f", {self.samples} trainings each" if self.samples > 1 else ""

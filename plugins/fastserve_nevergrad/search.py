@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 MISSED = 1e4
 """The loss of a trial that misses a limit, and more the more it does; no figure of a trial comes near."""
+WHOLE = 6
+"""How many whole trials' steps are spent where nothing is said."""
 HOPELESS = 3
 """After so many trials of which each failed, and of the same cause, the others are not tried."""
 
@@ -44,7 +46,8 @@ def search(run: Run, options: NevergradOptions) -> dict[str, Any]:
     if options.folds is not None:
         check_folds(run.data, options.folds)
     rungs = Rungs(options.trial_steps, options.halving if not run.recipe else None)
-    most = options.trials or rungs.trials((options.steps or 0) // options.samples)
+    steps = options.steps or WHOLE * options.trial_steps * options.samples
+    most = options.trials or rungs.trials(steps // options.samples)
     space = options.space
     if space is None:
         space = ready_made(run.trainer, run.suggested, run.fixed, most)
