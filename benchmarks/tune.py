@@ -27,27 +27,30 @@ from tuning.ours import nevergrad_search, own_seconds
 from tuning.setting import Bench, Found, Objective
 
 from fastserve_core.store import Store, default_home
-from fastserve_nevergrad.halving import LEAST
+from fastserve_nevergrad import NevergradOptions
 
 OURS = "ours"
 SEEDS_FROM = 100
 """The optimizers were chosen with seeds from 0 on; these are others."""
-VARIANTS: Mapping[str, dict[str, Any]] = {
-    OURS: {"halving": 3},
-    "ours, trials not halved": {},
-    "NGOpt, halved": {"halving": 3, "optimizer": "NGOpt"},
-    "TwoPointsDE, halved": {"halving": 3, "optimizer": "TwoPointsDE"},
-    "OnePlusOne, halved": {"halving": 3, "optimizer": "OnePlusOne"},
-    "PSO, halved": {"halving": 3, "optimizer": "PSO"},
-    "random, halved": {"halving": 3, "optimizer": "RandomSearch"},
-}
+NINTH = 9
+
+
+def variants(objective: Objective) -> dict[str, dict[str, Any]]:
+    """The tuner's options by the name of a search: its defaults, and what else could be."""
+    return {
+        OURS: {},
+        "ours, not halved": {"halving": None},
+        "ours, from a ninth on": {"min_steps": objective.steps // NINTH},
+        **{f"ours, {name}": {"optimizer": name} for name in ("TwoPointsDE", "OnePlusOne", "PSO", "NGOpt")},
+        "ours, drawn at random": {"optimizer": "RandomSearch"},
+    }
 
 
 def compare(bench: Bench, objective: Objective) -> dict[str, Any]:
     """Every search with every seed, in turn; means and standard errors of the best losses."""
     from tuning.peers import PEERS, RANDOM
 
-    searches = {**PEERS, **{name: nevergrad_search(**options) for name, options in VARIANTS.items()}}
+    searches = {**PEERS, **{name: nevergrad_search(**options) for name, options in variants(objective).items()}}
     found: dict[str, list[Found]] = {name: [] for name in searches}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -89,9 +92,10 @@ def on_minilm(bench: Bench) -> dict[str, Any]:
     """Also what the tuner takes by itself, beside the shortest trial that it makes."""
     curves = read_curves(bench)
     result = compare(bench, minilm(curves))
-    shortest = statistics.fmean(one["seconds"] for one in curves.values()) * LEAST / STEPS
+    least = NevergradOptions.min_steps
+    shortest = statistics.fmean(one["seconds"] for one in curves.values()) * least / STEPS
     own = own_seconds(minilm(curves))
-    print(f"\nthe tuner itself takes {1000 * own:.1f} ms a trial, {own / shortest:.2%} of one of {LEAST} steps")
+    print(f"\nthe tuner itself takes {1000 * own:.1f} ms a trial, {own / shortest:.2%} of one of {least} steps")
     return {"minilm": result, "overhead": round(own / shortest, 5)}
 
 

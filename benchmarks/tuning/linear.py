@@ -15,7 +15,7 @@ from fastserve_core.run import Attempt, Trial
 from fastserve_core.store import Store
 from tuning.setting import Attempting, Objective
 
-EPOCHS, STEPS_PER_EPOCH = 9, 15
+EPOCHS, STEPS_PER_EPOCH = 9, 45
 TRAIN_ROWS, VALIDATION_ROWS = 2000, 800
 SPACE: dict[str, Any] = {
     "train.linear.alpha": {"log": [1e-7, 1e-2]},
@@ -80,7 +80,7 @@ class Training:
 
 
 def linear(store: Store) -> Objective:
-    """A step is a fifteenth of an epoch, some 130 reviews."""
+    """A step is as many reviews as in a batch of 44."""
     reviews = Reviews(store)
 
     def begin(seed: int) -> Attempting:
@@ -96,4 +96,6 @@ def linear(store: Store) -> Objective:
 
         return attempt
 
-    return Objective("TF-IDF and a linear model", SPACE, lambda seed: FIRST, EPOCHS * STEPS_PER_EPOCH, begin)
+    return Objective(
+        "TF-IDF and a linear model", SPACE, lambda seed: FIRST, EPOCHS * STEPS_PER_EPOCH, STEPS_PER_EPOCH, begin
+    )

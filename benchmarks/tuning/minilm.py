@@ -25,7 +25,7 @@ from fastserve_core.threads import usable_cores
 from fastserve_torch_ddp.options import DDPOptions
 from tuning.setting import Attempting, Bench, Objective
 
-TRAIN_ROWS, STEPS, EVERY = 2000, 135, 15
+TRAIN_ROWS, STEPS, LEAST, EVERY = 2000, 135, 45, 15
 RATES = [round(10 ** (-5 + 0.25 * number), 8) for number in range(9)]
 BATCHES = [8, 16]
 LR, BATCH = "train.torch_ddp.lr", "train.torch_ddp.batch_size"
@@ -50,7 +50,7 @@ def minilm(curves: Curves) -> Objective:
 
         return attempt
 
-    return Objective("MiniLM", SPACE, first, STEPS, begin)
+    return Objective("MiniLM", SPACE, first, STEPS, LEAST, begin)
 
 
 def first(seed: int) -> dict[str, Any]:

@@ -19,9 +19,7 @@ def nevergrad_search(**options: Any) -> Search:
     """With these of the tuner's options."""
 
     def run(objective: Objective, budget: int, seed: int) -> Found:
-        chosen = NevergradOptions(
-            trials=None, trial_steps=objective.steps, steps=budget, space=dict(objective.space), **options
-        )
+        chosen = NevergradOptions(trial_steps=objective.steps, steps=budget, space=dict(objective.space), **options)
         with tempfile.TemporaryDirectory(prefix="fastserve-bench-") as folder:
             given: dict[str, Any] = {"model": None, "task": None, "threads": 1}
             search(
@@ -55,5 +53,5 @@ def own_seconds(objective: Objective) -> float:
         return timed
 
     start = time.perf_counter()
-    found = nevergrad_search(halving=3)(replace(objective, begin=begin), 8 * objective.steps, 0)
+    found = nevergrad_search()(replace(objective, begin=begin), 8 * objective.steps, 0)
     return (time.perf_counter() - start - inside[0]) / found.trials

@@ -17,7 +17,7 @@ ETA = 3
 
 
 def optuna_search(sampler: type[BaseSampler], pruner: Callable[[int, int], BasePruner]) -> Search:
-    """``pruner`` is made of the least and the most steps, in reports: one is a ninth of a trial."""
+    """``pruner`` is made of the least and the most steps, in reports."""
 
     def search(objective: Objective, budget: int, seed: int) -> Found:
         optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -18,19 +18,17 @@ Attempting = Callable[[Trial], Attempt]
 class Objective:
     """``loss`` is lower when better and is minus what an attempt gives.
 
-    ``space`` is as ``tune.nevergrad.space`` has it. ``steps`` are those of a whole trial, of which the shortest of a
-    halving search takes a ninth. By a search's seed ``first`` gives the options as they are, and ``begin`` its attempts.
+    ``space`` is as ``tune.nevergrad.space`` has it. ``steps`` are those of a whole trial; a peer may end one after
+    ``least``, and after as many again. By a search's seed ``first`` gives the options as they are, and ``begin`` its
+    attempts.
     """
 
     name: str
     space: Mapping[str, Any]
     first: Callable[[int], Mapping[str, Any]]
     steps: int
+    least: int
     begin: Callable[[int], Attempting]
-
-    @property
-    def least(self) -> int:
-        return self.steps // 9
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ RAY = "ray"
 class NevergradOptions:
     """``trial_steps`` are the training steps of one trial; ``steps`` bounds those of all trials together, and
     ``seconds`` is when no further trial begins. ``trials`` null means as many as the ``steps`` are enough for, where
-    these are not said either those of six whole trials. With ``halving``, 3 for one, a trial begins with
-    ``trial_steps`` over 3, or over 9 or 27 as far as that is enough to judge by, and the best third of each length goes
-    on from where it is.
+    these are not said either those of six whole trials. With ``halving`` 3 a trial begins with ``trial_steps`` over 3,
+    or over 9 or 27, as long as that is ``min_steps`` or more, and the best third of each length goes on from where it
+    is; null has every trial run whole.
 
     ``space`` names the options to search by path, each as ``[low, high]``, ``{log: [low, high]}``,
     ``{int: [low, high]}`` or ``{choice: [a, b, …]}``, where it is not always searched with ``when: {option: value}``;
@@ -36,7 +36,8 @@ class NevergradOptions:
     steps: int | None = None
     seconds: float | None = None
     patience: int | None = None
-    halving: int | None = None
+    halving: int | None = 3
+    min_steps: int = 40
     folds: int | None = None
     repeats: int = 1
     workers: int | str = 1
@@ -47,7 +48,7 @@ class NevergradOptions:
     space: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("trials", "trial_steps", "steps", "patience", "repeats", "workers"):
+        for name in ("trials", "trial_steps", "steps", "patience", "min_steps", "repeats", "workers"):
             value = getattr(self, name)
             if isinstance(value, str):
                 if value != RAY:

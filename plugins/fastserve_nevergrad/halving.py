@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LEAST = 15
-"""Steps of the shortest trials: fewer say nothing of a training."""
 FIRST = 0
 
 
-def lengths(steps: int, halving: int | None) -> list[int]:
-    """The steps of a trial at each rung, the last with all of them; one rung without ``halving``."""
+def lengths(steps: int, halving: int | None, least: int) -> list[int]:
+    """The steps of a trial at each rung, ``least`` or more, the last with all of them; one rung without ``halving``."""
     found = [steps]
-    while halving is not None and found[0] // halving >= LEAST:
+    while halving is not None and found[0] // halving >= least:
         found.insert(0, found[0] // halving)
     return found
 
@@ -27,8 +25,8 @@ def lengths(steps: int, halving: int | None) -> list[int]:
 class Rungs:
     """What each trial came to at each length; higher is better, ``None`` is a failure."""
 
-    def __init__(self, steps: int, halving: int | None) -> None:
-        self.lengths = lengths(steps, halving)
+    def __init__(self, steps: int, halving: int | None, least: int) -> None:
+        self.lengths = lengths(steps, halving, least)
         self._share = halving or 1
         self._results: list[dict[int, float | None]] = [{} for _ in self.lengths]
         self._begun: set[tuple[int, int]] = set()

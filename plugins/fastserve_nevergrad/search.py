@@ -45,7 +45,7 @@ def search(run: Run, options: NevergradOptions) -> dict[str, Any]:
         raise BadOption("tune.nevergrad.folds, repeats and workers are for trainings: recipes are timed, one at a time")
     if options.folds is not None:
         check_folds(run.data, options.folds)
-    rungs = Rungs(options.trial_steps, options.halving if not run.recipe else None)
+    rungs = Rungs(options.trial_steps, options.halving if not run.recipe else None, options.min_steps)
     steps = options.steps or WHOLE * options.trial_steps * options.samples
     most = options.trials or rungs.trials(steps // options.samples)
     space = options.space

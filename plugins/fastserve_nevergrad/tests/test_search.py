@@ -17,7 +17,7 @@ from fastserve_core.events import Event, TrialFinished, Warned
 from fastserve_core.run import Attempt, Run, Trial
 from fastserve_core.testing import PluginContract
 from fastserve_nevergrad import NevergradOptions
-from fastserve_nevergrad.halving import LEAST, Rungs, lengths
+from fastserve_nevergrad.halving import Rungs, lengths
 from fastserve_nevergrad.log import LOG, read_log
 from fastserve_nevergrad.search import search
 from fastserve_nevergrad.space import plain
@@ -150,7 +150,7 @@ def halved(folder: Path, learner: Learner, **options: Any) -> tuple[dict[str, An
     told: list[Event] = []
     folder.mkdir(exist_ok=True)
     run = make_run(folder, learner, told, giving_up=learner.given_up.add)
-    given: dict[str, Any] = {"trials": 18, "trial_steps": 135, "halving": 3, "space": SPACE} | options
+    given: dict[str, Any] = {"trials": 18, "trial_steps": 135, "min_steps": 15, "space": SPACE} | options
     return search(run, NevergradOptions(**given)), told
 
 
@@ -219,18 +219,19 @@ def test_an_optimizer_that_breaks_is_said_and_its_trials_are_drawn(
 
 
 def test_nothing_is_halved_that_is_short_or_a_recipe(tmp_path: Path) -> None:
-    assert lengths(60, None) == [60]
-    assert lengths(29, 2) == [29]
-    assert lengths(60, 2) == [15, 30, 60]
+    assert lengths(60, None, 15) == [60]
+    assert lengths(29, 2, 15) == [29]
+    assert lengths(60, 2, 15) == [15, 30, 60]
+    assert lengths(60, 3, NevergradOptions.min_steps) == [60], "the defaults"
     learner = Learner()
     run = make_run(tmp_path, learner, recipe={"compress.prune.sparsity": 0.5})
-    search(run, NevergradOptions(trials=3, trial_steps=135, halving=3, space=SPACE))
+    search(run, NevergradOptions(trials=3, trial_steps=135, space=SPACE))
     assert {end for _, _, end in learner.calls} == {135}
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 20)), min_size=1, max_size=60), st.integers(2, 4))
 def test_whatever_trials_come_to_the_best_that_came_furthest_is_taken(scores: list[int | None], share: int) -> None:
-    rungs, at, begun = Rungs(LEAST * share**2, share), dict[int, int](), 0
+    rungs, at, begun = Rungs(15 * share**2, share, 15), dict[int, int](), 0
     while step := rungs.promoted() or ((begun, 0) if begun < len(scores) else rungs.last()):
         number, rung = step
         assert rung == at.get(number, -1) + 1, "one rung after the other"
@@ -301,6 +302,7 @@ def test_a_space_that_cannot_be_searched_is_refused(tmp_path: Path, space: dict[
         ({"trials": 0}, "trials"),
         ({"patience": 0}, "patience"),
         ({"halving": 1}, "halving must be at least 2"),
+        ({"min_steps": 0}, "min_steps must be at least 1"),
         ({"folds": 1}, "folds must be at least 2"),
         ({"repeats": 0}, "repeats must be at least 1"),
         ({"workers": 0}, "workers must be at least 1"),

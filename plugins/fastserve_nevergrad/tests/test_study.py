@@ -77,7 +77,7 @@ def test_each_trial_is_trained_on_every_fold_with_every_seed(tmp_path: Path) -> 
 
 def test_steps_count_the_trainings_of_every_fold(tmp_path: Path) -> None:
     trainer = Trainer()
-    search(run_in(tmp_path, trainer), NevergradOptions(trials=None, trial_steps=10, steps=95, folds=3, space=SPACE))
+    search(run_in(tmp_path, trainer), NevergradOptions(trial_steps=10, steps=95, folds=3, space=SPACE))
     assert len(trainer.trials) == 9, "three trials of three trainings; a fourth would take 120 steps"
 
 
@@ -96,7 +96,7 @@ def test_trials_at_once_are_told_in_their_order(tmp_path: Path) -> None:
 def test_trials_at_once_that_are_halved_keep_to_the_steps(tmp_path: Path, workers: int) -> None:
     trainer = Trainer(seconds=0.002)
     options = NevergradOptions(
-        trials=None, trial_steps=135, steps=1080, halving=3, workers=workers, space={LR: {"log": [1e-5, 1e-1]}}
+        trial_steps=135, steps=1080, min_steps=15, workers=workers, space={LR: {"log": [1e-5, 1e-1]}}
     )
     search(run_in(tmp_path, trainer), options)
     used = {one["number"]: one["steps"] for one in read_log(tmp_path / LOG)}
@@ -210,7 +210,7 @@ def test_the_trainer_suggests_and_more_is_searched_with_more_trials(tmp_path: Pa
 
 @given(st.integers(15, 400), st.sampled_from([None, 2, 3, 4]), st.integers(1, 40))
 def test_the_steps_suffice_for_so_many_trials(whole: int, halving: int | None, times: int) -> None:
-    rungs = Rungs(whole, halving)
+    rungs = Rungs(whole, halving, 15)
     steps, trials = whole * times, rungs.trials(whole * times)
     assert rungs._steps(trials) <= steps < rungs._steps(trials + 1)
     assert halving is not None or trials == times
