@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 import msgspec
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Scope, Send
 
 from fastserve_core.errors import BadOption
 from fastserve_server.options import STANDARD
 
 REQUEST_ID = b"x-request-id"
+SENT = "fastserve.sent"
 LONGEST = 200
 """Characters of what a client says that are kept."""
 
@@ -38,7 +38,7 @@ class Lines(WatchedFileHandler):
         self._fault = fault if isinstance(fault, Exception) else None
 
 
-def access_log(path: str | None, option: str) -> logging.Handler | None:
+def access_log(path: str | None, option: str) -> AccessLog | None:
     """Where the lines go: a file, or with ``-`` the server's own output.
 
     Raises ``BadOption`` for a file that cannot be written.
@@ -46,42 +46,34 @@ def access_log(path: str | None, option: str) -> logging.Handler | None:
     if path is None:
         return None
     if path == STANDARD:
-        return logging.StreamHandler(sys.stdout)
+        return AccessLog(logging.StreamHandler(sys.stdout))
     try:
-        return Lines(Path(path).expanduser(), encoding="utf-8")
+        return AccessLog(Lines(Path(path).expanduser(), encoding="utf-8"))
     except OSError as error:
         raise BadOption(f"{option}: {path} cannot be written: {error.strerror}") from error
 
 
-class Logged:
-    """Middleware that writes a line when a request has been answered, or its client has left."""
+class AccessLog:
+    """Writes a line when a request has been answered, or its client has left."""
 
-    def __init__(self, app: ASGIApp, handler: logging.Handler | None) -> None:
-        self._app, self._handler = app, handler
+    def __init__(self, handler: logging.Handler) -> None:
+        self._handler = handler
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._handler is None or scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status, sent = 500, 0  # what an error becomes that nothing in here answers
-        begin = time.perf_counter()
+    def counting(self, scope: Scope, send: Send) -> Send:
+        """The same, which keeps how many bytes were sent."""
+        scope[SENT] = 0
 
-        async def note(message: Message) -> None:
-            nonlocal status, sent
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            elif message["type"] == "http.response.body":
-                sent += len(message.get("body", b""))
+        async def count(message: Message) -> None:
+            scope[SENT] += len(message.get("body", b""))
             await send(message)
 
-        try:
-            await self._app(scope, receive, note)
-        finally:
-            line = describe(scope, status, sent, time.perf_counter() - begin)
-            self._handler.emit(logging.makeLogRecord({"msg": line}))
+        return count
+
+    def write(self, scope: Scope, status: int, seconds: float) -> None:
+        self._handler.emit(logging.makeLogRecord({"msg": describe(scope, status, seconds)}))
 
 
-def describe(scope: Scope, status: int, sent: int, seconds: float) -> str:
+def describe(scope: Scope, status: int, seconds: float) -> str:
     """A request as JSON: no body, no query and no key is in it."""
     client, headers = scope.get("client"), dict(scope["headers"])
     entry = {
@@ -91,7 +83,7 @@ def describe(scope: Scope, status: int, sent: int, seconds: float) -> str:
         "path": scope["path"][:LONGEST],
         "status": status,
         "ms": round(1000 * seconds, 3),
-        "bytes": sent,
+        "bytes": scope[SENT],
         "request_id": headers.get(REQUEST_ID, b"").decode("latin-1")[:LONGEST] or None,
         "agent": headers.get(b"user-agent", b"").decode("latin-1")[:LONGEST] or None,
     }

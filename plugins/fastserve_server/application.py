@@ -8,33 +8,27 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from fastserve_core.artifact import MANIFEST, load_artifact
 from fastserve_core.threads import threads_per_process
 from fastserve_server import kserve, openai, pages, schemas
-from fastserve_server.access import Logged, access_log
+from fastserve_server.access import access_log
+from fastserve_server.front import Front
 from fastserve_server.hosted import Hosted
-from fastserve_server.keys import Guarded
-from fastserve_server.metrics import Metered
+from fastserve_server.keys import Guard
 from fastserve_server.openapi import describe
 from fastserve_server.options import Serving
 from fastserve_server.tracing import tracing
 from fastserve_server.web import (
-    EXCEPTION_HANDLERS,
-    Answering,
     Endpoint,
     decode,
     hosted,
     read_body,
     reply,
     service_of,
-    timed,
     while_connected,
 )
 
@@ -42,7 +36,6 @@ CHOICE = "model"
 """In a query, the name of the model that a page is about."""
 
 
-@timed
 async def predict(request: Request) -> Response:
     asked = decode(schemas.PredictRequest, await read_body(request))
     service = service_of(request, asked.model)  # after the body: another model may have come meanwhile
@@ -135,7 +128,7 @@ ENDPOINTS = (
 
 def build_application(
     artifact: Path, options: Serving, threads: int | None = None, wait: bool = True, keys: Sequence[str] = ()
-) -> Starlette:
+) -> Front:
     """The application for an artifact, and those of ``options.also``; its lifespan starts and stops the workers.
 
     ``keys`` are the hashes of API keys; without any, none is asked for. ``threads`` is what the workers together may
@@ -147,7 +140,7 @@ def build_application(
     models = Hosted(load_artifact(artifact), options, threads or threads_per_process())
 
     @asynccontextmanager
-    async def lifespan(application: Starlette) -> AsyncIterator[None]:
+    async def lifespan(application: Front) -> AsyncIterator[None]:
         models.start()
         try:
             if wait:
@@ -158,17 +151,5 @@ def build_application(
             if traces is not None:
                 await asyncio.to_thread(traces.close)
 
-    application = Starlette(
-        routes=[Route(one.path, Answering(one.handler), methods=[one.method]) for one in ENDPOINTS],
-        middleware=[
-            *([Middleware(traces.wrap)] if traces is not None else []),
-            Middleware(Logged, log),
-            Middleware(Metered, models.metrics),
-            Middleware(Guarded, keys),
-        ],
-        exception_handlers=EXCEPTION_HANDLERS,
-        lifespan=lifespan,
-    )
-    application.router.redirect_slashes = False
-    application.state.hosted, application.state.guarded = models, bool(keys)
-    return application
+    wrap = {} if traces is None else {"wrap": traces.wrap}
+    return Front(ENDPOINTS, models, Guard(keys), log, lifespan, **wrap)

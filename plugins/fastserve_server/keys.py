@@ -1,4 +1,4 @@
-"""API keys: read where the server is started, known to it by their hashes, asked for by a middleware."""
+"""API keys: read where the server is started, known to it by their hashes, asked for before anything else."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fastserve_core.errors import BadOption
-from fastserve_server.web import problem
 
 VARIABLE = "FASTSERVE_API_KEYS"
 SHORTEST = 16
@@ -54,23 +53,21 @@ def _hash(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-class Guarded:
-    """Middleware that lets nothing pass without a key, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``."""
+class Guard:
+    """Lets nothing pass without a key, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``, where there are any."""
 
-    def __init__(self, app: ASGIApp, hashes: Sequence[str]) -> None:
-        self._app, self._hashes = app, hashes
+    def __init__(self, hashes: Sequence[str]) -> None:
+        self._hashes = hashes
+        self.asks = bool(hashes)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._hashes or scope["type"] != "http" or scope["path"] in OPEN:
-            await self._app(scope, receive, send)
+    def check(self, request: Request) -> None:
+        """Raises a 401."""
+        if not self.asks or request.scope["path"] in OPEN:
             return
-        request = Request(scope)
         key = given_key(request)
-        if key and self._is_known(_hash(key)):
-            await self._app(scope, receive, send)
-            return
-        said = "the API key is not one of this server's" if key else "this server asks for an API key"
-        await problem(request, 401, said, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+        if not key or not self._is_known(_hash(key)):
+            said = "the API key is not one of this server's" if key else "this server asks for an API key"
+            raise HTTPException(401, said, {"WWW-Authenticate": "Bearer"})
 
     def _is_known(self, given: str) -> bool:
         """All are compared, so that the time tells nothing."""

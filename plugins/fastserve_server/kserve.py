@@ -20,7 +20,7 @@ from fastserve_server import schemas
 from fastserve_server.asked import Answers, Unavailable
 from fastserve_server.service import Service
 from fastserve_server.tensors import BadTensor, flat, pack_bytes, pack_floats, unpack_bytes
-from fastserve_server.web import Endpoint, decode, hosted, read_body, reply, service_of, timed, while_connected
+from fastserve_server.web import Endpoint, decode, hosted, read_body, reply, service_of, while_connected
 
 HEADER = "Inference-Header-Content-Length"
 CLASSIFICATION = "text_classification"
@@ -58,7 +58,6 @@ async def model_metadata(request: Request) -> Response:
     return reply(schemas.ModelMetadata(service.name, ["1"], f"fastserve_{service.artifact.engine}", *_tensors(service)))
 
 
-@timed
 async def infer(request: Request) -> Response:
     _named_service(request)
     body = await read_body(request)

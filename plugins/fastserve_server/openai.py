@@ -33,7 +33,7 @@ from fastserve_server.openai_schemas import (
 )
 from fastserve_server.schemas import ErrorResponse, Problem
 from fastserve_server.service import Service
-from fastserve_server.web import TYPES, Endpoint, decode, read_body, reply, service_of, timed, while_connected
+from fastserve_server.web import TYPES, Endpoint, decode, read_body, reply, service_of, while_connected
 from fastserve_server.writing.generator import Generator, whole
 from fastserve_server.writing.jobs import Delta, Stream
 
@@ -99,7 +99,6 @@ class Chats(Shape):
         return ChatChunk(**self.about, choices=[], usage=usage)
 
 
-@timed
 async def completions(request: Request) -> Response:
     asked = decode(CompletionRequest, await read_body(request))
     generator, service = _generator(request, asked)
@@ -108,7 +107,6 @@ async def completions(request: Request) -> Response:
     return await _answer(request, service, asked, prompts, most, Completions(service.name))
 
 
-@timed
 async def chat(request: Request) -> Response:
     asked = decode(ChatRequest, await read_body(request))
     generator, service = _generator(request, asked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message
 
 from fastserve_core.errors import UserError
 from fastserve_server.asked import EngineFailed, QueueFull, Unavailable
@@ -21,6 +21,8 @@ from fastserve_server.openai_schemas import ChatRequest, CompletionRequest
 from fastserve_server.schemas import ErrorResponse, InferError, InferRequest, PredictRequest, Problem
 from fastserve_server.service import Service
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -28,6 +30,8 @@ JSON = "application/json"
 PROTOCOL = "/v2"
 CLIENT_LEFT = 499
 MOMENT_S = 0.02
+MODELS, UNTIL = "fastserve.models", "fastserve.until"
+"""In a request's scope: the models that it may ask, and the time on the loop's clock when it has to be answered."""
 TYPES = {
     400: "malformed",
     401: "unauthorized",
@@ -58,19 +62,8 @@ class Endpoint:
     """Whether there may be nothing to tell of, which is a 404."""
 
 
-@dataclass(frozen=True)
-class Answering:
-    """A handler as an application. Starlette's own wrapper of functions catches errors a second time."""
-
-    handler: Handler
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self.handler(Request(scope, receive, send))
-        await response(scope, receive, send)
-
-
 def hosted(request: Request) -> Hosted:
-    models: Hosted = request.scope["app"].state.hosted
+    models: Hosted = request.scope[MODELS]
     return models
 
 
@@ -93,17 +86,34 @@ async def read_body(request: Request) -> bytes:
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise HTTPException(400, "compressed request bodies are not read: send it as it is")
     declared = headers.get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > most:
+        raise _too_large(most)
+    message = await request.receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body = bytes(message.get("body", b""))
+    else:
+        async with asyncio.timeout_at(request.scope[UNTIL]):
+            body = await _rest(request, message, most)
+    if len(body) > most:
+        raise _too_large(most)
+    return body
+
+
+async def _rest(request: Request, message: Message, most: int) -> bytes:
+    """A body of which a part is there, or a little more of it than may be."""
     body = b""
-    fits = not declared.isdigit() or int(declared) <= most
-    while fits and len(body) <= most:
-        message = await request.receive()
+    while True:
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         part: bytes = message.get("body", b"")
         body += part
-        if not message.get("more_body", False) and len(body) <= most:
+        if len(body) > most or not message.get("more_body", False):
             return body
-    raise HTTPException(413, f"the body has more than {most} bytes, which is this server's limit")
+        message = await request.receive()
+
+
+def _too_large(most: int) -> HTTPException:
+    return HTTPException(413, f"the body has more than {most} bytes, which is this server's limit")
 
 
 def decode(kind: type[T], body: bytes | memoryview) -> T:
@@ -125,44 +135,37 @@ _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
 # -- waiting -----------------------------------------------------------------------------------------
 
 
-def timed(handler: Handler) -> Handler:
-    """The handler within the server's deadline, from reading the body to the answer."""
-
-    @functools.wraps(handler)
-    async def within(request: Request) -> Response:
-        models = hosted(request)
-        try:
-            async with asyncio.timeout(models.options.deadline_s):
-                return await handler(request)
-        except asyncio.CancelledError:
-            if models.draining:  # the host ran out of patience; the client still gets a reason
-                raise Unavailable("the server is shutting down") from None
-            raise
-
-    return within
-
-
 async def while_connected(request: Request, future: asyncio.Future[T]) -> T:
-    """The future's result; when the client leaves first, the future is cancelled.
+    """The future's result; when the client leaves first, or the time is over, the future is cancelled.
 
-    Whether it has left is not asked before ``MOMENT_S``: it takes a task, which costs as much as a short answer.
+    Neither is looked at before ``MOMENT_S``: it takes a task, which costs as much as a short answer.
     """
     watch: asyncio.Task[Any] | None = None
+    loop, until = asyncio.get_running_loop(), request.scope[UNTIL]
+    timer: asyncio.TimerHandle
+    late = False
 
     def begin() -> None:
-        nonlocal watch
+        nonlocal watch, timer
         watch = asyncio.ensure_future(request.receive())
         watch.add_done_callback(lambda _: future.cancel())
+        timer = loop.call_at(until, end)
 
-    later = asyncio.get_running_loop().call_later(MOMENT_S, begin)
+    def end() -> None:
+        nonlocal late
+        late = future.cancel()
+
+    timer = loop.call_at(min(until, loop.time() + MOMENT_S), begin)
     try:
         return await future
     except asyncio.CancelledError:
+        if late:
+            raise TimeoutError from None
         if watch is not None and watch.done() and not watch.cancelled():
             raise ClientDisconnect from None
         raise
     finally:
-        later.cancel()
+        timer.cancel()
         if watch is not None:
             watch.cancel()
 
@@ -178,47 +181,22 @@ def problem(request: Request, status: int, message: str, headers: Mapping[str, s
     return Response(msgspec.json.encode(body), status, dict(headers or {}), JSON)
 
 
-async def _refused(request: Request, error: Any) -> Response:
-    message = error.detail
-    if error.status_code == 404 and message == "Not Found":
-        message = f"there is nothing at {request.url.path}; see /docs"
-    elif error.status_code == 405:
-        message = f"{request.url.path} does not take {request.method}"
-    return problem(request, error.status_code, message, error.headers)
-
-
-async def _unusable(request: Request, error: Exception) -> Response:
-    return problem(request, 422, str(error))
-
-
-async def _queue_full(request: Request, error: Any) -> Response:
-    return problem(request, 429, str(error), {"Retry-After": str(error.retry_after)})
-
-
-async def _unavailable(request: Request, error: Exception) -> Response:
-    return problem(request, 503, str(error), {"Retry-After": "1"})
-
-
-async def _too_late(request: Request, error: Exception) -> Response:
-    seconds = hosted(request).options.deadline_s
-    return problem(request, 504, f"the answer took longer than the {seconds:g} s that a request may take")
-
-
-async def _client_left(request: Request, error: Exception) -> Response:
-    return Response(status_code=CLIENT_LEFT)
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    return problem(request, 500, str(error) if isinstance(error, EngineFailed) else "the server failed; see its log")
-
-
-EXCEPTION_HANDLERS: dict[Any, Any] = {
-    HTTPException: _refused,
-    UserError: _unusable,
-    QueueFull: _queue_full,
-    Unavailable: _unavailable,
-    TimeoutError: _too_late,
-    ClientDisconnect: _client_left,
-    EngineFailed: _failed,
-    Exception: _failed,
-}
+def refused(request: Request, error: Exception) -> Response:
+    """What the client is told of an error; one of ours is in the log."""
+    if isinstance(error, HTTPException):
+        return problem(request, error.status_code, error.detail, error.headers)
+    if isinstance(error, UserError):
+        return problem(request, 422, str(error))
+    if isinstance(error, QueueFull):
+        return problem(request, 429, str(error), {"Retry-After": str(error.retry_after)})
+    if isinstance(error, Unavailable):
+        return problem(request, 503, str(error), {"Retry-After": "1"})
+    if isinstance(error, TimeoutError):
+        seconds = hosted(request).options.deadline_s
+        return problem(request, 504, f"the answer took longer than the {seconds:g} s that a request may take")
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=CLIENT_LEFT)
+    if isinstance(error, EngineFailed):
+        return problem(request, 500, str(error))
+    log.error("a request could not be answered", exc_info=error)
+    return problem(request, 500, "the server failed; see its log")
