@@ -24,6 +24,9 @@ from fastserve_server.picker import PassCost, Waiting
 
 SMOOTHING = 0.1
 LONGEST_RETRY = 60
+ALONE_S = 0.001
+"""What takes one worker no longer than that is not shared: another would have to be woken, and both want the lock of
+Python."""
 LOOK_AHEAD = 4
 """How many full batches of arrivals are encoded at a time: enough to choose from, soon enough to begin."""
 
@@ -55,7 +58,7 @@ class Batcher:
         self._open: set[Asked] = set()
         self._threads: list[threading.Thread] = []
         self._accepted = self._begun = self._idle = 0
-        self._stopping = False
+        self._stopping = self._encoding = False
         self._seconds_per_input = 0.0
 
     @property
@@ -160,7 +163,7 @@ class Batcher:
             self._idle += 1
             try:
                 while not self._stopping:
-                    if self._arriving and len(self._waiting) < self._enough:
+                    if self._arriving and not self._encoding and len(self._waiting) < self._enough:
                         self._take_in(worker)
                     elif (pause := self._pause()) == 0:
                         return self._take()
@@ -191,17 +194,20 @@ class Batcher:
             if not asked.gone:
                 news.append(asked)
                 count += len(asked.inputs)
+        self._encoding = True  # by all threads of the tokenizer: a second worker would only be in its way
         self._lock.release()
         try:
             encoded = self._encode(worker, news)
         finally:
             self._lock.acquire()
+            self._encoding = False
         now = time.monotonic()
         for asked, parts in zip(news, encoded, strict=True):
             group = tuple(sorted(asked.options.items()))
             for place, one in enumerate(() if asked.gone else parts):
                 asked.numbers.append(self._waiting.add(Part(asked, place, one, now), len(one), group))
-        self._wake(len(self._waiting) - 1)  # this worker takes one itself
+        if self._is_shared():
+            self._wake(len(self._waiting) - 1)  # this worker takes one itself
 
     def _encode(self, worker: Worker, news: Sequence[Asked]) -> list[Sequence[Encoded]]:
         """The token ids of each request; none for one that failed. All at once is twice as fast as one by one."""
@@ -219,12 +225,17 @@ class Batcher:
 
     def _take(self) -> list[Part]:
         """Inputs for one pass; what other idle workers can take at the same time is left to them."""
-        share = math.ceil(len(self._waiting) / self._idle)
+        share = math.ceil(len(self._waiting) / self._idle) if self._is_shared() else len(self._waiting)
         batch = self._waiting.take(min(self._options.max_batch, share), self._cost.tokens)
         self._begun += len(batch)
         for part in batch:
             part.asked.unpicked -= 1
         return batch
+
+    def _is_shared(self) -> bool:
+        """Whether what waits is enough for several workers, as far as the passes so far tell."""
+        each = self._seconds_per_input
+        return not each or len(self._waiting) * each > ALONE_S
 
     def _pause(self) -> float | None:
         """Seconds to wait before a batch may be taken: 0 is now, ``None`` until something comes."""

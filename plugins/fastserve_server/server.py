@@ -153,7 +153,8 @@ def start(artifact: Path, options: ServerOptions, threads: int) -> EmbeddedProce
             "fastserve_server.process",
             request | {"socket": listening.fileno()},
             url_of(options.host, listening.getsockname()[1]),
-            environment=thread_environment(max(1, threads // (options.workers or threads))),
+            environment=thread_environment(max(1, threads // (options.workers or threads)))
+            | {"RAYON_NUM_THREADS": str(threads)},  # one worker at a time tokenizes
             patience_s=options.drain_s + END_S,
             keep=[listening.fileno()],
             kind=EmbeddedProcess,
