@@ -96,6 +96,31 @@ def test_the_openvino_engine_runs_what_it_is_given(tmp_path: Path) -> None:
     engine.close()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("positions", [64, 9])
+def test_openvino_gives_a_place_for_each_token_whatever_the_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, positions: int
+) -> None:
+    from transformers import BertConfig, BertForTokenClassification
+
+    monkeypatch.setenv("FASTSERVE_HOME", str(tmp_path / "home"))
+    size = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 32}
+    BertForTokenClassification(BertConfig(vocab_size=50, num_labels=3, max_position_embeddings=positions, **size)
+                               ).save_pretrained(tmp_path / "model")  # fmt: skip
+    ours, torch = OpenVINOEngine(tmp_path / "model", 2), TorchEngine(tmp_path / "model", 2)
+    batches = [
+        {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        for ids in (np.arange(2 * length).reshape(2, length) + 5 for length in (1, 3, 4, 7, 9))
+    ]
+    expected = [torch.run(one)["logits"] for one in batches]
+    for found in ([ours.run(one) for one in batches], list(ours.run_all(batches))):
+        for one, wanted in zip(found, expected, strict=True):
+            assert one["logits"].shape == wanted.shape
+            assert np.allclose(one["logits"], wanted, atol=0.02), "bf16 where the processor has it"
+    ours.close()
+    torch.close()
+
+
 def test_openvino_is_loaded_without_its_telemetry(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from fastserve_runtime.openvino_engine import OpenVINOEngine\n"
