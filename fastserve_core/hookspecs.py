@@ -30,7 +30,7 @@ class Hooks:
         """Search with ``run.attempt``; return the best options by path, e.g. ``train.torch_ddp.lr``.
 
         What it searches are the trainer's options, or what its attribute ``searches`` names: paths of the trainer's
-        and the compressors' options.
+        and the compressors' options. ``conditions`` names further ones that it looks at.
         """
 
     @hookspec(firstresult=True)

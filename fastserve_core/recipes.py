@@ -56,21 +56,22 @@ def check_searches(registry: Registry, tuner: Active) -> None:
             "or search the compressors of a trained model"
         )
     faults = Collector()
-    for path in getattr(tuner.plugin, "searches", ()):
-        with faults.collect():
-            _check_path(registry, tuner, path)
+    for names, says in (("searches", "searches"), ("conditions", "has a condition on")):
+        for path in getattr(tuner.plugin, names, ()):
+            with faults.collect():
+                _check_path(registry, f"{tuner.path} {says}", path)
     faults.raise_if_any()
 
 
-def _check_path(registry: Registry, tuner: Active, path: str) -> None:
+def _check_path(registry: Registry, says: str, path: str) -> None:
     chosen = {active.path: active for place in (TRAIN, COMPRESS) for active in registry.of(place)}
     owner, _, _ = path.rpartition(".")
     if owner not in chosen:
         hint = suggest(owner, chosen)
-        raise BadPlan(f"{tuner.path} searches '{path}', but no trainer or compressor '{owner}' is chosen{hint}")
+        raise BadPlan(f"{says} '{path}', but no trainer or compressor '{owner}' is chosen{hint}")
     known = options_by_path([chosen[owner]])
     if path not in known:
-        raise BadPlan(f"{tuner.path} searches '{path}', and there is no such option{suggest(path, known)}")
+        raise BadPlan(f"{says} '{path}', and there is no such option{suggest(path, known)}")
 
 
 # -- one trial ---------------------------------------------------------------------------------------

@@ -64,6 +64,11 @@ def registry(space: dict[str, object], *places: str) -> Registry:
         ({"compress.prune.head": [0.0, 0.5]}, ["compress.prune"], "did you mean 'compress.prune.heads'"),
         ({"train.torch_ddp.lr": [0.1, 0.5]}, ["compress.prune"], "a tuner needs a trainer"),
         ({"compress.a.b": [0, 1], "compress.c.d": [0, 1]}, ["compress.prune"], "2 things are wrong"),
+        (
+            {"compress.prune.heads": {"linear": [0.0, 0.5], "when": {"compress.prune.neuron": 0.5}}},
+            ["compress.prune"],
+            "has a condition on 'compress.prune.neuron', and there is no such option; did you mean",
+        ),
     ],
 )
 def test_a_space_over_what_is_not_chosen_is_refused(space: dict[str, object], places: list[str], said: str) -> None:

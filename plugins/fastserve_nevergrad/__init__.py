@@ -9,6 +9,7 @@ from fastserve_core import hookimpl
 from fastserve_core.errors import BadOption, Collector
 from fastserve_core.run import Run
 from fastserve_nevergrad.goals import Goals
+from fastserve_nevergrad.log import find_log
 from fastserve_nevergrad.ranges import read_condition, read_range
 
 RAY = "ray"
@@ -74,6 +75,9 @@ class NevergradOptions:
             with faults.collect():
                 read_range(path, description)
                 read_condition(path, description)
+        with faults.collect():
+            if self.warm_start is not None:
+                find_log(self.warm_start)
         faults.raise_if_any()
 
     @property
@@ -101,6 +105,12 @@ class NevergradTuner:
     def searches(self) -> tuple[str, ...]:
         """The paths of the options that are searched; none: the trainer's ready-made ones."""
         return tuple(self.options.space or ())
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The paths that are named in ``when``."""
+        space = self.options.space or {}
+        return tuple({other: None for path, one in space.items() for other in read_condition(path, one)})
 
     @hookimpl
     def tune(self, run: Run) -> dict[str, Any]:

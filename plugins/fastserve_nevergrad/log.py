@@ -61,14 +61,16 @@ def earlier_trials(given: str, space: Mapping[str, Any]) -> list[dict[str, Any]]
 
     Raises ``BadOption`` where there is none, or it is of another space.
     """
-    path = _find(Path(given).expanduser())
+    path = find_log(given)
     lines = _lines(path)
     check_space(lines[0].get("space", {}) if lines else {}, space, path)
     last = {line["number"]: line for line in lines if line.get("objective") is not None}
     return sorted(last.values(), key=lambda line: (-line.get("rung", 0), -line["objective"]))
 
 
-def _find(given: Path) -> Path:
+def find_log(study: str) -> Path:
+    """The log of a study: the file itself, or in its folder or its run's; raises ``BadOption``."""
+    given = Path(study).expanduser()
     if given.is_file():
         return given
     if (record := given / RECORD).is_file():
