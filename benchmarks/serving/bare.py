@@ -17,7 +17,8 @@ SINGLE = 200
 def bare(artifact: str, texts: Sequence[str], threads: int, seconds: float, events: str) -> dict[str, float]:
     """Texts a second in sorted full batches, and the median milliseconds of one text alone, from text to answer.
 
-    A text alone is answered with one thread, as by a worker of the server, and with all.
+    Alone, one text after the other is answered as a server gets them, with one thread, as by a worker of ours, and with
+    all. OpenVINO takes longer for a text of another length than the last one had.
     """
     every = Predictor(Path(artifact), threads)
     alone = {"ms": Predictor(Path(artifact), 1), "ms_all_threads": every}
@@ -29,9 +30,9 @@ def bare(artifact: str, texts: Sequence[str], threads: int, seconds: float, even
         every.predict(texts, BATCH)
         rates.append(len(texts) / (time.perf_counter() - begin))
     times: dict[str, list[float]] = {name: [] for name in alone}
-    for text in texts[:SINGLE]:
-        for name, predictor in alone.items():
-            predictor.predict([text])
+    for name, predictor in alone.items():
+        predictor.warmup(texts[:SINGLE])
+        for text in texts[:SINGLE]:
             begin = time.perf_counter()
             predictor.predict([text])
             times[name].append(time.perf_counter() - begin)

@@ -100,7 +100,7 @@ class Paths:
     def find(self, scope: Scope) -> tuple[Endpoint, Mapping[str, str]]:
         """The endpoint of a request and the names in its path; raises a 404 or 405."""
         path, prefix, method = scope["path"], scope.get("root_path", ""), scope["method"]
-        if prefix and path.startswith(prefix):  # a host may serve below a path of its own
+        if prefix and (path + "/").startswith(prefix + "/"):  # a host may serve below a path of its own
             path = path[len(prefix) :] or "/"
         names: dict[str, str] = {}
         methods = self._fixed.get(path)

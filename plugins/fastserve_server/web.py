@@ -12,7 +12,6 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message
 
 from fastserve_core.errors import UserError
 from fastserve_server.asked import EngineFailed, QueueFull, Unavailable
@@ -86,34 +85,17 @@ async def read_body(request: Request) -> bytes:
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise HTTPException(400, "compressed request bodies are not read: send it as it is")
     declared = headers.get(b"content-length", b"")
-    if declared.isdigit() and int(declared) > most:
-        raise _too_large(most)
-    message = await request.receive()
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        body = bytes(message.get("body", b""))
-    else:
-        async with asyncio.timeout_at(request.scope[UNTIL]):
-            body = await _rest(request, message, most)
-    if len(body) > most:
-        raise _too_large(most)
-    return body
-
-
-async def _rest(request: Request, message: Message, most: int) -> bytes:
-    """A body of which a part is there, or a little more of it than may be."""
-    body = b""
-    while True:
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        part: bytes = message.get("body", b"")
-        body += part
-        if len(body) > most or not message.get("more_body", False):
-            return body
-        message = await request.receive()
-
-
-def _too_large(most: int) -> HTTPException:
-    return HTTPException(413, f"the body has more than {most} bytes, which is this server's limit")
+    body, fits = b"", not declared.isdigit() or int(declared) <= most
+    async with asyncio.timeout_at(request.scope[UNTIL]):
+        while fits and len(body) <= most:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part: bytes = message.get("body", b"")
+            body += part
+            if not message.get("more_body", False) and len(body) <= most:
+                return body
+    raise HTTPException(413, f"the body has more than {most} bytes, which is this server's limit")
 
 
 def decode(kind: type[T], body: bytes | memoryview) -> T:

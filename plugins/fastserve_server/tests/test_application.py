@@ -115,10 +115,12 @@ def test_an_answer_after_the_deadline_is_504(classifier: Artifact, held: Held) -
     play(classifier, scene, deadline_s=0.2)
 
 
-def test_a_slow_body_is_504_too(classifier: Artifact, held: Held) -> None:
+@pytest.mark.parametrize("parts", [[b'{"inputs"'], []])
+def test_a_slow_body_is_504_too(classifier: Artifact, held: Held, parts: list[bytes]) -> None:
     async def scene(client: httpx.AsyncClient, service: Service) -> None:
         async def drip() -> AsyncIterator[bytes]:
-            yield b'{"inputs"'
+            for part in parts:
+                yield part
             await asyncio.sleep(5)
 
         assert error_of(await client.post("/predict", content=drip())) == (504, "deadline_exceeded")

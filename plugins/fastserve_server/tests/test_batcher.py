@@ -246,6 +246,25 @@ def test_idle_workers_share_what_came_together() -> None:
     assert [puppet.batches for puppet in puppets] == [[[4] * 4], [[4] * 4]]
 
 
+def test_what_takes_less_than_to_wake_another_is_not_shared() -> None:
+    puppets = [Puppet(), Puppet()]
+
+    async def run() -> None:
+        left = list(puppets)
+        batcher = Batcher(Serving(), 2, left.pop)
+        await batcher.start()
+        await asyncio.sleep(0.05)
+        batcher._seconds_per_input = 1e-6  # as passes of a small model told it
+        asked = batcher.submit(rows(*["text"] * 8), {})
+        for puppet in puppets:
+            puppet.go.set()
+        await asked
+        await batcher.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert sorted(puppet.batches for puppet in puppets) == [[], [[4] * 8]]
+
+
 def test_a_worker_that_cannot_be_made_is_said() -> None:
     def fail() -> Puppet:
         raise BadData("no weights")

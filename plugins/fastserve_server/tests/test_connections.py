@@ -17,9 +17,16 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 Scene = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+LARGE = bytes(range(256)) * 4096
+
+
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+    parts = {"/large": [LARGE[:700_000], LARGE[700_000:]], "/slow": [b"o", b"k"]}.get(scope["path"], [b"ok"])
+    length = str(sum(map(len, parts))).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+    for number, part in enumerate(parts, 1):
+        await send({"type": "http.response.body", "body": part, "more_body": number < len(parts)})
+        await asyncio.sleep(0.2 if scope["path"] == "/slow" else 0)
 
 
 @asynccontextmanager
@@ -99,5 +106,27 @@ def test_requests_one_after_the_other_are_answered_whenever_they_come() -> None:
             assert (await reader.readuntil(b"ok")).endswith(b"ok")
         writer.write(REQUEST[:9])
         assert await status(reader) == b"408 Request Timeout"
+
+    play(scene)
+
+
+def test_a_short_answer_leaves_in_one_piece_a_long_one_whole_and_a_slow_one_in_its_parts() -> None:
+    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(REQUEST)
+        assert (await reader.read(10_000)).endswith(b"\r\n\r\nok")
+        writer.write(REQUEST.replace(b"/ ", b"/large ", 1))
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert await reader.readexactly(len(LARGE)) == LARGE
+        writer.write(REQUEST.replace(b"/ ", b"/slow ", 1))
+        assert (await reader.read(10_000)).endswith(b"\r\n\r\no")
+        assert await reader.read(10_000) == b"k"
+
+    play(scene)
+
+
+def test_what_is_left_is_sent_before_a_connection_is_closed() -> None:
+    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert (await reader.read()).endswith(b"ok")
 
     play(scene)
