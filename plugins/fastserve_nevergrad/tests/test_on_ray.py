@@ -1,4 +1,4 @@
-"""Trials on the machines of a Ray cluster: two nodes, each with a trial at a time."""
+"""Trials on the machines of a Ray cluster: two nodes, each with a trial at a time, and one of them dies."""
 
 from __future__ import annotations
 
@@ -15,22 +15,33 @@ from fastserve_core.orders import carry_out
 from fastserve_nevergrad.on_ray import ray_tasks
 
 TWO_NODES = """
-import json, subprocess, sys
+import os, subprocess, sys, time
+import psutil
 from ray.cluster_utils import Cluster
 
 here = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 80_000_000}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **here})
-cluster.add_node(num_cpus=1, **here)
-import os
+second = cluster.add_node(num_cpus=1, **here)
 os.environ["RAY_ADDRESS"] = cluster.address
-done = subprocess.run([sys.executable, "-m", "fastserve_core", *sys.argv[1:]])
+raylet = psutil.Process(second.all_processes["raylet"][0].process.pid)
+search = subprocess.Popen([sys.executable, "-m", "fastserve_core", *sys.argv[1:]])
+trials = []
+while not trials and search.poll() is None:
+    time.sleep(0.05)
+    trials = [one for one in raylet.children() if any("ray::carry_out" in word for word in one.cmdline())]
+inside = [one for trial in trials for one in trial.children(recursive=True)]
+cluster.remove_node(second, allow_graceful=False)
+code = search.wait()
+print("killed under", len(trials), "trial; left:", [one.pid for one in inside if one.is_running()])
 cluster.shutdown()
-sys.exit(done.returncode)
+sys.exit(code)
 """
 
 
 @pytest.mark.slow
-def test_two_nodes_make_the_trials(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+def test_two_nodes_make_the_trials_and_none_is_lost_with_one_of_them(
+    tmp_path: Path, tiny_bert: Path, reviews: Path
+) -> None:
     command = [
         sys.executable, "-c", TWO_NODES, "+plugin=[nevergrad,torch_ddp]", f"model={tiny_bert}", f"data={reviews}",
         "engine=torch", "train.torch_ddp.batch_size=16", "train.torch_ddp.epochs=1", "tune.nevergrad.trial_steps=3",
@@ -50,6 +61,7 @@ def test_two_nodes_make_the_trials(tmp_path: Path, tiny_bert: Path, reviews: Pat
     scores = [one["score"] for one in tuned["trials"]]
     assert len(scores) == 3 and None not in scores
     assert "Traceback" not in done.stderr
+    assert "killed under 1 trial; left: []" in done.stdout
 
 
 def test_a_machine_that_does_not_see_the_files_says_so(tmp_path: Path) -> None:
