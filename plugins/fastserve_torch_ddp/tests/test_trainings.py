@@ -108,7 +108,7 @@ def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
         {"batch_tokens": 200, "schedule": "cosine", "deterministic": True},
         {"gradient_accumulation_steps": 3, "activation_checkpointing": True, "ema_decay": 0.8},
         {"label_smoothing": 0.1, "class_weights": "balanced", "layer_decay": 0.9, "schedule": "constant"},
-        {"freeze": ["embeddings"], "epochs": 24},  # random embeddings that stay so: the layers above need longer
+        {"freeze": ["embeddings"], "epochs": 40},  # random embeddings that stay so: the layers above need longer
         {"compile": True},
         {"method": "lora", "lr": 2e-2, "nproc": 2},
         {"method": "adalora", "lr": 3e-2},
