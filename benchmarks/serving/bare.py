@@ -30,9 +30,10 @@ def bare(artifact: str, texts: Sequence[str], threads: int, seconds: float, even
         every.predict(texts, BATCH)
         rates.append(len(texts) / (time.perf_counter() - begin))
     times: dict[str, list[float]] = {name: [] for name in alone}
+    some = texts[:: max(1, len(texts) // SINGLE)]
     for name, predictor in alone.items():
-        predictor.warmup(texts[:SINGLE])
-        for text in texts[:SINGLE]:
+        predictor.warmup(some)
+        for text in some:
             begin = time.perf_counter()
             predictor.predict([text])
             times[name].append(time.perf_counter() - begin)
