@@ -4,9 +4,9 @@
 
 ``linear`` is a cheap real objective, TF-IDF and a linear model, and ``minilm`` the fine-tuning of MiniLM, each training
 of which is made once and kept in ``--curves``; both are of the movie reviews. Every search begins with the options as
-they are. The last line is ``RESULT {json}``: ``vs_best_optuna`` (the mean loss of the best of Optuna's searches minus
-ours) and ``vs_random``, of ``minilm`` where it ran, else of ``linear``, and both under each name; ``overhead`` is the
-part of a trial's time that the tuner itself takes, where ``minilm`` ran.
+they are, which for ``minilm`` are drawn by the seed. The last line is ``RESULT {json}``: ``vs_best_optuna`` (the mean
+loss of the best of Optuna's searches minus ours) and ``vs_random``, of ``minilm`` where it ran, else of ``linear``, and
+both under each name; ``overhead`` is the part of a trial's time that the tuner itself takes, where ``minilm`` ran.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from fastserve_core.hashing import digest, hash_files
 
 MANIFEST = "fastserve.json"
 SCHEMA = 1
+POSITIONS = ("max_position_embeddings", "n_positions")
 PICKLES = ("pytorch_model.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "pytorch_model-*.bin")
 
 TRAINABLE, ENGINE = "trainable", "engine"
@@ -117,3 +118,10 @@ def check_checkpoint(folder: Path, weights: bool = True) -> None:
             "save the model as safetensors (model.save_pretrained does) and use that folder"
         )
     raise BadModel(f"{folder} has a config.json but no weights: no .safetensors file is in it")
+
+
+def positions(folder: Path) -> int | None:
+    """How many tokens the model of a folder has positions for, where its config says so."""
+    path = folder / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    return next((int(config[name]) for name in POSITIONS if config.get(name)), None)

@@ -54,7 +54,7 @@ def minilm(curves: Curves) -> Objective:
 
 
 def first(seed: int) -> dict[str, Any]:
-    """Any of the trainings: the defaults are the best of them, and nothing is left to find for who begins there."""
+    """Any of the trainings: the default rate is the best of them, and nothing is left to find for who begins there."""
     drawn = random.Random(seed)
     return {LR: drawn.choice(RATES), BATCH: drawn.choice(BATCHES)}
 

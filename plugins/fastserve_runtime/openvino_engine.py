@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastserve_core.artifact import positions
 from fastserve_core.errors import BadArtifact, BadPlan
-from fastserve_core.files import read_json
 from fastserve_core.quiet import without_package
 from fastserve_core.stepping import Stepper
 from fastserve_core.task import Arrays
@@ -24,6 +25,9 @@ texts of 32 tokens, 47 with OpenVINO's own 32."""
 ROUND = 4
 """Lengths are rounded up to a multiple. OpenVINO keeps what it prepared for each shape for ever: seen for MiniLM, 1,500
 passes of any shape took 380 MB that way, and rounded 120 MB, nearly all of it in the first 300, for 2 % of the time."""
+
+OFFSET = 2
+"""Some models count their positions from 2 on, so that they read two tokens fewer than they have positions for."""
 
 
 class OpenVINOEngine:
@@ -54,7 +58,7 @@ class OpenVINOEngine:
         self.inputs = names if self._causal is None else tuple(name for name in names if name in GIVEN)
         self._gives = [one.get_any_name() for one in self._model.outputs]
         self._long = {one.get_any_name() for one in self._model.outputs if _is_dynamic(one.partial_shape)}
-        self._most = _positions(folder)
+        self._most = (positions(folder) or math.inf) - OFFSET
         self._several: list[Any] = []
 
     def _compile(self, hint: str, streams: int) -> Any:
@@ -132,13 +136,6 @@ def _length(inputs: Arrays) -> int:
 def _is_dynamic(shape: Any) -> bool:
     """Whether the second dimension is the length of the texts."""
     return bool(shape.rank.get_length() > 1 and shape[1].is_dynamic)
-
-
-def _positions(folder: Path) -> float:
-    """How many tokens the model reads at least; some count their positions from 2 on."""
-    path = folder / "config.json"
-    config = read_json(path) if path.is_file() else {}
-    return config.get("max_position_embeddings", float("inf")) - 2  # type: ignore[no-any-return]
 
 
 def _files(folder: Path, threads: int) -> Path:

@@ -151,5 +151,4 @@ def build_application(
             if traces is not None:
                 await asyncio.to_thread(traces.close)
 
-    wrap = {} if traces is None else {"wrap": traces.wrap}
-    return Front(ENDPOINTS, models, Guard(keys), log, lifespan, **wrap)
+    return Front(ENDPOINTS, models, Guard(keys), log, traces, lifespan)

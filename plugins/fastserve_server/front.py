@@ -20,6 +20,7 @@ from fastserve_server.asked import Unavailable
 from fastserve_server.hosted import Hosted
 from fastserve_server.keys import Guard
 from fastserve_server.metrics import UNMATCHED
+from fastserve_server.tracing import Tracing
 from fastserve_server.web import MODELS, UNTIL, Endpoint, refused
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
@@ -38,13 +39,13 @@ class Front:
         models: Hosted,
         guard: Guard,
         log: AccessLog | None,
+        traces: Tracing | None,
         lifespan: Lifespan,
-        wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app,
     ) -> None:
         self.state = State({"hosted": models, "guarded": guard.asks})
         self.router = Router(lifespan=lifespan)
         self._paths, self._models, self._guard, self._log = Paths(endpoints), models, guard, log
-        self._answered = wrap(self._answer)
+        self._answered: ASGIApp = self._answer if traces is None else traces.wrap(self._answer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self

@@ -11,10 +11,9 @@ from typing import Any
 
 import msgspec
 
-from fastserve_core.artifact import Artifact
+from fastserve_core.artifact import Artifact, positions
 from fastserve_core.engines import can_step, load_stepper
 from fastserve_core.errors import BadData, BadOption, BadPlan, FastServeError, Unexportable, suggest
-from fastserve_core.files import read_json
 from fastserve_core.predictor import Predictor, load_task
 from fastserve_core.task import Encoded, Row
 from fastserve_server.asked import Answers, Unavailable, check_positions
@@ -27,7 +26,6 @@ from fastserve_server.writing.sampling import Sampling
 
 WARM_TEXTS = ("A first sentence.", "A much longer text, so that no shape is new to the engine. " * 8)
 POLL_SECONDS = 0.05
-POSITIONS = ("max_position_embeddings", "n_positions")
 ENCODING_OPTIONS = frozenset({"max_length"})
 """Options that decide how texts are encoded, which a request cannot change."""
 
@@ -44,7 +42,7 @@ class Service:
         # Many single-thread workers answer more than one many-thread worker, whose threads wait for each other.
         workers = options.workers or threads
         self._threads_each = max(1, threads // workers)
-        self._positions = _positions(artifact)
+        self._positions = positions(artifact.folder)
         self.batcher: Batcher | Generator = Batcher(
             options, workers, self._make_worker, self._check_length, self.metrics.passed
         )
@@ -211,10 +209,3 @@ def freeze() -> None:
     gc.unfreeze()  # what an earlier model left may go
     gc.collect()
     gc.freeze()
-
-
-def _positions(artifact: Artifact) -> int | None:
-    """How many tokens the model has positions for, where its config says so."""
-    path = artifact.folder / "config.json"
-    config = read_json(path) if path.is_file() else {}
-    return next((int(config[name]) for name in POSITIONS if config.get(name)), None)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastserve_core.artifact import positions
 from fastserve_core.errors import BadModel, BadOption
 from fastserve_core.files import read_json
 from fastserve_core.task import Arrays, Encoded
@@ -53,12 +54,9 @@ def _converted(folder: Path) -> Any:
 
 def check_positions(folder: Path, max_length: int) -> None:
     """Raise ``BadOption`` when the model has fewer positions than that; some models have no such bound."""
-    config = read_json(folder / "config.json")
-    positions = config.get("max_position_embeddings", config.get("n_positions"))
-    if positions is not None and max_length > positions:
-        raise BadOption(
-            f"task.max_length is {max_length}, but the model has {positions} positions (model.max_positions)"
-        )
+    most = positions(folder)
+    if most is not None and max_length > most:
+        raise BadOption(f"task.max_length is {max_length}, but the model has {most} positions (model.max_positions)")
 
 
 def token_id(folder: Path, tokenizer: Tokenizer, name: str) -> int | None:

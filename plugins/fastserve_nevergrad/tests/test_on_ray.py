@@ -45,6 +45,7 @@ def test_two_nodes_make_the_trials_and_none_is_lost_with_one_of_them(
     command = [
         sys.executable, "-c", TWO_NODES, "+plugin=[nevergrad,torch_ddp]", f"model={tiny_bert}", f"data={reviews}",
         "engine=torch", "train.torch_ddp.batch_size=16", "train.torch_ddp.epochs=1", "tune.nevergrad.trial_steps=3",
+        "tune.nevergrad.min_steps=1",
         "tune.nevergrad.trials=3", "tune.nevergrad.workers=ray", "hydra.run.dir=run",
         "tune.nevergrad.space={train.torch_ddp.lr: {log: [1e-4, 1e-2]}}",
     ]  # fmt: skip
@@ -60,6 +61,7 @@ def test_two_nodes_make_the_trials_and_none_is_lost_with_one_of_them(
     tuned = json.loads((tmp_path / "run" / "run.json").read_text())["stages"][0]
     scores = [one["score"] for one in tuned["trials"]]
     assert len(scores) == 3 and None not in scores
+    assert [steps for steps, _ in tuned["trials"][0]["curve"]] == [1, 3], "it went on from where it was"
     assert "Traceback" not in done.stderr
     assert "killed under 1 trial; left: []" in done.stdout
 

@@ -16,13 +16,17 @@ SPACE = "tune.nevergrad.space={train.torch_ddp.lr: {log: [1e-4, 1e-2]}}"
 
 
 @pytest.mark.slow
-def test_folds_and_trials_at_once(cli: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+def test_folds_and_trials_at_once_and_halved(cli: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
     done = cli(
         *(TUNED, f"model={tiny_bert}", f"data={reviews}", *SMALL, SPACE, "hydra.run.dir=run"),
         *("tune.nevergrad.trials=3", "tune.nevergrad.folds=2", "tune.nevergrad.workers=2"),
+        "tune.nevergrad.min_steps=1",
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(re.findall(r"^trial (\d)/3: score", done.stdout, re.MULTILINE)) == ["1", "2", "3"]
+    told = re.findall(r"^trial (\d)/3: score \S+ after (\d) steps", done.stdout, re.MULTILINE)
+    assert sorted(number for number, steps in told if steps == "1") == ["1", "2", "3"]
+    further = [number for number, steps in told if steps == "3"]
+    assert len(further) == 2 and "1" in further, "the options as they are, and the best third"
     tuned = json.loads((tmp_path / "run" / "run.json").read_text())["stages"][0]
     assert [len(one["each"]) for one in tuned["trials"]] == [2, 2, 2]
     store = Path(tuned["artifact"]).parent

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -227,20 +228,26 @@ def test_stopping_refuses_what_waits_and_ends_what_runs() -> None:
     play(scene)
 
 
+@asynccontextmanager
+async def two_idle_workers(puppets: Sequence[Puppet]) -> AsyncIterator[Batcher]:
+    left = list(puppets)
+    batcher = Batcher(Serving(), 2, left.pop)
+    await batcher.start()
+    await asyncio.sleep(0.05)
+    yield batcher
+    await batcher.stop()
+
+
 def test_idle_workers_share_what_came_together() -> None:
     puppets = [Puppet(), Puppet()]
 
     async def run() -> None:
-        left = list(puppets)
-        batcher = Batcher(Serving(), 2, left.pop)
-        await batcher.start()
-        await asyncio.sleep(0.05)
-        asked = batcher.submit(rows(*["text"] * 8), {})
-        for puppet in puppets:
-            assert await asyncio.to_thread(puppet.begun.wait, 5)
-            puppet.go.set()
-        await asked
-        await batcher.stop()
+        async with two_idle_workers(puppets) as batcher:
+            asked = batcher.submit(rows(*["text"] * 8), {})
+            for puppet in puppets:
+                assert await asyncio.to_thread(puppet.begun.wait, 5)
+                puppet.go.set()
+            await asked
 
     asyncio.run(asyncio.wait_for(run(), 20))
     assert [puppet.batches for puppet in puppets] == [[[4] * 4], [[4] * 4]]
@@ -248,18 +255,13 @@ def test_idle_workers_share_what_came_together() -> None:
 
 def test_what_takes_less_than_to_wake_another_is_not_shared() -> None:
     puppets = [Puppet(), Puppet()]
+    for puppet in puppets:
+        puppet.go.set()
 
     async def run() -> None:
-        left = list(puppets)
-        batcher = Batcher(Serving(), 2, left.pop)
-        await batcher.start()
-        await asyncio.sleep(0.05)
-        batcher._seconds_per_input = 1e-6  # as passes of a small model told it
-        asked = batcher.submit(rows(*["text"] * 8), {})
-        for puppet in puppets:
-            puppet.go.set()
-        await asked
-        await batcher.stop()
+        async with two_idle_workers(puppets) as batcher:
+            batcher._seconds_per_input = 1e-6  # as passes of a small model told it
+            await batcher.submit(rows(*["text"] * 8), {})
 
     asyncio.run(asyncio.wait_for(run(), 20))
     assert sorted(puppet.batches for puppet in puppets) == [[], [[4] * 8]]
