@@ -5,7 +5,8 @@
 It needs ``wrk`` for the load. ``FASTSERVE_HOME``, where it is set, keeps the models. The last line is
 ``RESULT {json}``: ``vs_ceiling`` (64 requests at a time against the same engine without a server, in sorted full
 batches), ``vs_naive`` and ``vs_litserve`` (against FastAPI with a pipeline, and LitServe; ``vs_litserve_same_engine``
-has it run ours), ``p99_over_p50``, ``idle_overhead_ms`` (one request at a time against the bare engine), ``stub_per_s``
+has it run ours), ``p99_over_p50``, ``idle_overhead_ms`` (one request at a time against the bare engine),
+``idle_beside_pass_ms`` (the same requests beside their passes, by the server's own clocks), ``stub_per_s``
 (requests a second without a model), ``ray_vs_embedded``, ``ray_vs_ray_default``, and of ten minutes at twice the rate
 ``soak_strange_replies`` (neither 200 nor 429) and ``soak_memory_growth``. infinity-emb is not among the
 peers: it asks for a transformers that ours cannot share an environment with.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from filelock import FileLock, Timeout
 
@@ -76,17 +77,16 @@ class Store:
 
     @contextmanager
     def claim(self, name: str, waiting: Callable[[str], None] = lambda _: None) -> Iterator[Claim]:
-        """Hold the result's lock; a second process waits here until the first is done.
+        """Hold the result's lock; a second process or thread waits here until the first is done.
 
         The lock is the operating system's, so a killed process leaves none behind.
         """
         claim = Claim(self.home / RESULTS / name, self.home / "partial" / name)
         with writing("the store", self.home):
-            for folder in (claim.final.parent, claim.partial, self.home / LOCKS):
+            for folder in (claim.final.parent, claim.partial.parent, self.home / LOCKS):
                 folder.mkdir(parents=True, exist_ok=True)
-            probe = claim.partial / f".probe-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            with NamedTemporaryFile(dir=claim.partial.parent, prefix=".probe-"):
+                pass
         lock = FileLock(self.home / LOCKS / f"{name}.lock")
         try:
             lock.acquire(timeout=0)

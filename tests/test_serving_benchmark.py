@@ -81,6 +81,9 @@ def test_the_stub_is_found_and_served_as_any_engine(part: Any, stubbed: Path, tm
     with stub.installed(tmp_path / "packages"), servers.embedded("ours", stubbed, 1).run() as url:
         answer = httpx.post(url, json=servers.embedded("ours", stubbed, 1).body("a film")).json()
         assert answer["predictions"][0]["label"] == "negative"
+        requests, taken, engine = part("serving.beside").counted(url)
+        assert requests == 1
+        assert 0 < engine < taken < 60
         if not load.missing():
             bodies = load.write_bodies(tmp_path / "bodies.jsonl", [{"inputs": ["a film"]}] * 3)
             assert load.play(url, bodies, 2, 1, warm_s=1).per_s > 10

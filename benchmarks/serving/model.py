@@ -10,6 +10,7 @@ from typing import Any
 from training.tables import table
 
 from fastserve_core.children import call
+from serving.beside import beside
 from serving.classifiers import EAGER, OURS
 from serving.rounds import Loads, in_rounds, loads_table, plain, ratio, tail
 from serving.servers import embedded, peers
@@ -41,8 +42,10 @@ def model(bench: Bench) -> dict[str, Any]:
     found = in_rounds(bench, servers, made.texts, AT_ONCE, without_server)
     print(loads_table(found, AT_ONCE) + "\n")
     print(_bare_table(bare))
+    alone = [beside(bench, servers[0], made.texts) for _ in range(bench.rounds)]
     print("\nWeights in fp32 run on OpenVINO, which computes in bf16 where the processor has units for it.")
-    return figures(found, bare) | {"loads": plain(found), "bare": bare}
+    idle = {"idle_beside_pass_ms": round(statistics.median(alone), 3)}
+    return figures(found, bare) | idle | {"loads": plain(found), "bare": bare}
 
 
 def _bare(bench: Bench, artifact: Path, texts: Sequence[str]) -> dict[str, float]:

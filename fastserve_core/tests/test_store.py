@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,22 @@ def test_of_two_processes_one_works_and_the_other_waits(tmp_path: Path) -> None:
         one.join(30)
     assert [one.exitcode for one in workers] == [0, 0, 0]
     assert log.read_text() == "made\n"
+
+
+def test_threads_of_one_process_wait_for_each_other_too(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make(number: int) -> None:
+        with Store(tmp_path / "home").claim("a") as claim:
+            if not claim.published:
+                made.append(number)
+                (claim.partial / "x").touch()
+                claim.publish()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(make, range(200)))
+    assert len(made) == 1
+    assert not any((tmp_path / "home" / "partial").iterdir())
 
 
 def test_a_killed_owner_leaves_no_lock(tmp_path: Path) -> None:

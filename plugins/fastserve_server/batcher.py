@@ -20,7 +20,7 @@ from typing import Any
 from fastserve_core.task import Encoded
 from fastserve_server.asked import Answers, Asked, Part, QueueFull, Unavailable, Worker, settle, told
 from fastserve_server.options import Serving
-from fastserve_server.picker import PassCost, Waiting
+from fastserve_server.picker import PassCost, Waiting, even
 
 SMOOTHING = 0.1
 LONGEST_RETRY = 60
@@ -205,7 +205,7 @@ class Batcher:
         for asked, parts in zip(news, encoded, strict=True):
             group = tuple(sorted(asked.options.items()))
             for place, one in enumerate(() if asked.gone else parts):
-                asked.numbers.append(self._waiting.add(Part(asked, place, one, now), len(one), group))
+                asked.numbers.append(self._waiting.add(Part(asked, place, one, now), even(len(one)), group))
         if self._is_shared():
             self._wake(len(self._waiting) - 1)  # this worker takes one itself
 
@@ -271,7 +271,7 @@ class Batcher:
             if not asked.left and not asked.future.done():
                 asked.future.set_result(asked.answers)
         self._passed(len(batch), seconds)
-        self._cost.seen(len(batch) * max(len(part.encoded) for part in batch), seconds)
+        self._cost.seen(len(batch) * even(max(len(part.encoded) for part in batch)), seconds)
         self._seconds_per_input += SMOOTHING * (seconds / len(batch) - self._seconds_per_input)
 
     def _fail(self, asked: Asked, error: Exception) -> None:

@@ -16,6 +16,14 @@ KEPT = 0.98
 """What a pass counts for less than the one after it: the last fifty or so decide."""
 ENOUGH, LIKE = 8, 0.01
 """How many passes, and how far apart in their tokens, say something."""
+STEP = 4
+"""Lengths within it count as one, for the OpenVINO engine rounds them up. With an engine that does not, more inputs in
+a pass make up for what is padded."""
+
+
+def even(length: int) -> int:
+    """The length rounded up to a ``STEP``."""
+    return length + -length % STEP
 
 
 class Entry(NamedTuple, Generic[T]):

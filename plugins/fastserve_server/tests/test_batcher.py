@@ -87,6 +87,17 @@ def test_what_waits_is_answered_in_batches_of_near_length() -> None:
     assert play(scene, max_batch=4).batches == [[1], [5] * 4, [5] * 2, [100] * 4, [100] * 2]
 
 
+def test_lengths_within_a_step_go_together_even_where_a_pass_costs_nothing() -> None:
+    async def scene(batcher: Batcher, puppet: Puppet) -> None:
+        batcher._cost.tokens = 0  # as passes of an engine told it that takes nothing beside the tokens
+        first = await hold(batcher, puppet)
+        asked = [batcher.submit(rows("a" * length), {}) for length in (20, 17, 21, 18)]
+        puppet.go.set()
+        await asyncio.gather(first, *asked)
+
+    assert sorted(map(sorted, play(scene).batches)) == [[1], [17, 18, 20], [21]]
+
+
 def test_a_request_of_many_inputs_keeps_its_order() -> None:
     texts = ["a" * (1 + 37 * number % 90) for number in range(50)]
 
@@ -246,6 +257,7 @@ def test_idle_workers_share_what_came_together() -> None:
             asked = batcher.submit(rows(*["text"] * 8), {})
             for puppet in puppets:
                 assert await asyncio.to_thread(puppet.begun.wait, 5)
+            for puppet in puppets:
                 puppet.go.set()
             await asked
 
