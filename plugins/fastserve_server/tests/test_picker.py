@@ -88,6 +88,19 @@ def test_the_more_there_are_the_less_padding_is_worth_it() -> None:
     assert waiting.take(8, pass_tokens=8) == [31, 32]
 
 
+def test_where_others_wait_anyway_a_pass_has_a_usual_size() -> None:
+    waiting: Waiting[int] = Waiting()
+    for number in range(7):
+        waiting.add(number, 20)
+    assert waiting.take(32) == [0, 1, 2, 3, 4, 5, 6]
+    for number in range(7):
+        waiting.add(number, 20)
+    waiting.add(7, 500)
+    assert waiting.take(32) == [0, 1, 2, 3, 4, 5]
+    assert waiting.take(32) == [6]
+    assert waiting.take(32) == [7]
+
+
 @given(st.floats(1e-4, 1e-2), st.floats(10, 400), st.lists(st.integers(8, 4096), min_size=20, max_size=60, unique=True))
 def test_what_a_pass_costs_is_learned_from_the_passes(token_s: float, cost: float, sizes: list[int]) -> None:
     learned = PassCost()
