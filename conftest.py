@@ -23,13 +23,16 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import fastserve_core.cli
+from fastserve_core.threads import thread_environment
 
 ROOT = Path(__file__).parent
-sys.path[:0] = [str(ROOT / "tests" / "offline")]
+sys.path[:0] = [str(ROOT / "tests" / "offline"), str(ROOT / "tests" / "support")]
 
+import forks  # noqa: E402
 from loopback_only import refuse_other_sockets  # noqa: E402
 
 pytest.register_assert_rewrite("fastserve_core.testing")
+pytest_plugins = ["scheduling"]
 
 GOOD = ("wonderful", "brilliant", "moving", "superb", "delightful", "charming")
 BAD = ("dreadful", "boring", "clumsy", "awful", "tedious", "lifeless")
@@ -37,13 +40,30 @@ PLOTS = ("the film is {}", "a {} piece of work", "what a {} story", "{} acting a
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """No test reaches beyond loopback: not this process, and not the ones it starts."""
+    """No test reaches beyond loopback, and the commands that tests start share what is slow to import."""
     refuse_other_sockets()
+    if hasattr(config, "workerinput"):
+        use_one_thread()
     # a shell's background job starts with SIGINT ignored, and so would every process that a test interrupts
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more are processes that each import torch
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT / "tests" / "offline"), os.environ.get("PYTHONPATH")])
     )
+    forks.use_server(forks.start_server)
+
+
+def use_one_thread() -> None:
+    """Give this worker's own computations one core, which it has for itself; the commands it starts choose theirs.
+
+    Threads that wait for their turn on a core that the other worker uses made a training 40 times as slow.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in thread_environment(1).items():
+            patched.setenv(name, value)
+        import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -58,6 +78,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store of the test's own."""
     monkeypatch.setenv("FASTSERVE_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run of the tests share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def shared_home(shared_folder: Path) -> Path:
+    """A store for tests that want a result and do not care who made it: what one has made, the others reuse."""
+    return shared_folder / "shared-home"
 
 
 def review(draw: random.Random) -> tuple[str, str]:

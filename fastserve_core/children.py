@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -94,12 +95,14 @@ def _start(
         said = {"module": module, "arguments": arguments, "imports": imports}
         order.write_text(json.dumps({**said, "environment": dict(environment), "folder": str(Path.cwd())}), "utf-8")
         return NURSERIES.fork(order, environment, printed.fileno())
+    asking = NURSERIES.to_inherit(environment)
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", module, *arguments, *map(str, asking)],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=printed,
         stderr=subprocess.STDOUT,
+        pass_fds=asking,
     )
 
 
@@ -136,6 +139,9 @@ def answer(function: Any) -> None:
     """The child's side of ``call``: read the request, run the function on it, write the answer."""
     die_with_parent()
     asked, answered = map(Path, sys.argv[1:3])
+    for descriptor in sys.argv[3:]:
+        os.set_inheritable(int(descriptor), False)
+        NURSERIES.share(socket.socket(fileno=int(descriptor)), os.environ)
     try:
         result: dict[str, Any] = {"value": function(**json.loads(asked.read_text(encoding="utf-8")))}
     except FastServeError as error:

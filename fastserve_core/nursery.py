@@ -3,13 +3,16 @@
     python -m fastserve_core.nursery FD SECONDS
 
 Who asks sends, over the socket ``FD``, a file's path (JSON: ``module``, ``arguments``, ``imports``, ``environment``,
-``folder``) with two descriptors: a socket that is answered with the child's exit code when the child has ended, and on
-which the end of the one who asked ends the child; and what the child prints to. The process runs nothing itself and
-starts no thread, without which a fork would not be safe; it leaves when nobody has asked for so many seconds.
+``folder``) with three descriptors: a socket that is answered with the child's exit code when the child has ended, and
+on which the end of the one who asked ends the child; what the child prints to; and the asking end of ``FD``, over which
+the child may ask for children in its turn. The process runs nothing itself and starts no thread, without which a fork
+would not be safe. It ends when its stdin does, which the process that started it holds, and when nobody has asked for
+so many seconds.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -21,10 +24,11 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 IDLE_SECONDS = 30.0
 """It holds some 400 MB once torch and transformers are imported."""
@@ -68,20 +72,36 @@ class Nurseries:
 
     idle: float = IDLE_SECONDS
     lock: threading.Lock = field(default_factory=threading.Lock)
-    running: dict[tuple[object, ...], tuple[socket.socket, subprocess.Popen[bytes]]] = field(default_factory=dict)
+    running: dict[tuple[object, ...], tuple[socket.socket, subprocess.Popen[bytes] | None]] = field(
+        default_factory=dict
+    )
 
     def fork(self, order: Path, environment: Mapping[str, str], output: int) -> Forked:
         """A child that does what the file says; its environment is in there as well."""
-        decided = sorted(one for one in environment.items() if one[0].startswith(READ_AT_IMPORT))
-        key = (os.getpid(), *decided)
-        ours, theirs = socket.socketpair()
+        key, (ours, theirs) = self._key(environment), socket.socketpair()
         with self.lock, theirs:
             try:
-                socket.send_fds(self.running[key][0], [os.fsencode(order)], [theirs.fileno(), output])
+                self._ask(self.running[key][0], order, theirs, output)
             except (KeyError, OSError):  # none yet, or it has left
                 self.running[key] = self._start(environment, output)
-                socket.send_fds(self.running[key][0], [os.fsencode(order)], [theirs.fileno(), output])
+                self._ask(self.running[key][0], order, theirs, output)
         return Forked(ours)
+
+    def share(self, asking: socket.socket, environment: Mapping[str, str]) -> None:
+        """In a child: have its own children forked off the process that it was itself forked off."""
+        self.running[self._key(environment)] = (asking, None)
+
+    def to_inherit(self, environment: Mapping[str, str]) -> list[int]:
+        """The descriptor that a child which is not forked is to inherit for ``share``, if there is a process to share."""
+        return [asking.fileno() for asking, _ in filter(None, [self.running.get(self._key(environment))])]
+
+    @staticmethod
+    def _key(environment: Mapping[str, str]) -> tuple[object, ...]:
+        return (os.getpid(), *sorted(one for one in environment.items() if one[0].startswith(READ_AT_IMPORT)))
+
+    @staticmethod
+    def _ask(asking: socket.socket, order: Path, status: socket.socket, output: int) -> None:
+        socket.send_fds(asking, [os.fsencode(order)], [status.fileno(), output, asking.fileno()])
 
     def _start(self, environment: Mapping[str, str], output: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -89,7 +109,7 @@ class Nurseries:
             started = subprocess.Popen(
                 [sys.executable, "-m", "fastserve_core.nursery", str(theirs.fileno()), str(self.idle)],
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
@@ -120,13 +140,15 @@ class Nursery:
     def __init__(self, asked: socket.socket, idle: float) -> None:
         self.asked, self.idle = asked, idle
         self.children: dict[int, Child] = {}
+        self.asking = -1
+        """In a child: where it may ask for children of its own."""
 
     def wait(self) -> dict[str, Any]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for who asked, whose end is ours
         while True:
-            waiting: list[Any] = [self.asked, *self.children, *(one.status for one in self.children.values())]
+            waiting: list[Any] = [0, self.asked, *self.children, *(one.status for one in self.children.values())]
             ready = select.select(waiting, [], [], None if self.children else self.idle)[0]
-            if not ready:
+            if not ready or 0 in ready:
                 os._exit(0)  # nothing is open here, and taking torch down in order takes a second
             for one in ready:
                 if one is self.asked:
@@ -148,16 +170,19 @@ class Nursery:
         os.close(child.ended)
 
     def _birth(self) -> dict[str, Any] | None:
-        message, descriptors, _, _ = socket.recv_fds(self.asked, MESSAGE, 2)
+        message, descriptors, _, _ = socket.recv_fds(self.asked, MESSAGE, 3)
         if not message:
             os._exit(0)  # who asked is gone, and the children that are left see that we are
-        status, output = socket.socket(fileno=descriptors[0]), descriptors[1]
+        for one in descriptors:
+            os.set_inheritable(one, False)
+        status, output, self.asking = socket.socket(fileno=descriptors[0]), descriptors[1], descriptors[2]
         order: dict[str, Any] = json.loads(Path(os.fsdecode(message)).read_text(encoding="utf-8"))
         for name in order["imports"]:
             with contextlib.suppress(ImportError):  # the child misses it where it needs it, and says so
                 importlib.import_module(name)
         if pid := os.fork():
             os.close(output)
+            os.close(self.asking)
             ended = os.pidfd_open(pid)
             self.children[ended] = Child(pid, ended, status)
             return None
@@ -171,23 +196,50 @@ class Nursery:
         for one in self.children.values():
             one.status.close()
             os.close(one.ended)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for given, number in ((nothing, 0), (output, 1), (output, 2)):
+            os.dup2(given, number)
+        os.close(nothing)
         os.close(output)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def become(module: str, arguments: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
+def become(
+    module: str, arguments: Sequence[str], environment: Mapping[str, str], folder: str, asking: socket.socket
+) -> None:
     """Do what ``python -m module arguments`` does, in a folder and an environment."""
+    from fastserve_core import nursery  # the module by its name; this one runs as the main module
+
+    nursery.NURSERIES.share(asking, environment)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     sys.path[0] = folder
     sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        _end(ended.code)
+    except BaseException:
+        traceback.print_exc()
+        _end(1)
+    _end(0)
+
+
+def _end(code: object) -> NoReturn:
+    """End as ``multiprocessing``'s children do: taking down everything that torch has loaded takes a second."""
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
 
 
 if __name__ == "__main__":
-    order = Nursery(socket.socket(fileno=int(sys.argv[1])), float(sys.argv[2])).wait()
+    here = Nursery(socket.socket(fileno=int(sys.argv[1])), float(sys.argv[2]))
+    order = here.wait()
     order.pop("imports")
-    become(**order)
+    become(**order, asking=socket.socket(fileno=here.asking))

@@ -24,10 +24,14 @@ from xml.etree import ElementTree
 
 import pytest
 
+import forks
 from conftest import write_reviews
+
+pytestmark = pytest.mark.apart
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+CLIENT = ROOT / "tests" / "support" / "fork_client.py"
 CHINESE = sorted([ROOT / "README.zh.md", *DOCS.glob("*.zh.md")])
 ENGLISH = sorted({ROOT / "README.md", *DOCS.glob("*.md")} - {*CHINESE})
 EVERY = sorted({*ROOT.glob("*.md"), *DOCS.rglob("*.md")})
@@ -72,19 +76,27 @@ def name_of(page: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> dict[str, str]:
     """An environment that has ours beneath it, so that what a page installs is gone with it."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     packages.joinpath("beneath.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-    for command, module in (("fastserve", "fastserve_core"), ("pytest", "pytest"), ("pip", "pip")):
-        script = folder / "bin" / command
-        script.write_text(f'#!/bin/sh\nexec "{folder}/bin/python" -m {module} "$@"\n')
+    python = folder / "bin" / "python"
+    forked = f'"{sys.executable}" -I -S "{CLIENT}" {forks.start_server()} "{packages}" "{python}"'
+    commands = folder / "commands"
+    commands.mkdir()
+    for command, program in (
+        ("fastserve", f"{forked} -m fastserve_core"),
+        ("python", forked),
+        ("pytest", f'"{python}" -m pytest'),
+        ("pip", f'"{python}" -m pip'),
+    ):
+        script = commands / command
+        script.write_text(f'#!/bin/sh\nexec {program} "$@"\n')
         script.chmod(0o755)
-    home = tmp_path_factory.mktemp("home")
-    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    return {"PATH": path, "FASTSERVE_HOME": str(home), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
+    return {"PATH": path, "FASTSERVE_HOME": str(shared_home), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import forks
 from fastserve_core.artifact import load_artifact
 from fastserve_core.registry import PLACES
 
@@ -34,6 +35,7 @@ class Environment:
         self.packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
         line = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
         (self.packages / "beneath.pth").write_text(line)
+        forks.ENVIRONMENTS[str(self.python)] = str(self.packages)
 
     def run(self, *arguments: object, cwd: Path, **environment: str) -> str:
         """What ``python -m ARGUMENTS`` prints; it must succeed."""
