@@ -10,7 +10,7 @@ demo: $(VENV)/.installed-all
 	$(BIN)/python -m fastserve_core +experiment=movie_reviews
 
 # Two workers, whatever the machine: each has a core for itself, and the order is the longest first.
-WORKERS := -n 2 --dist loadgroup
+WORKERS := -n 2
 QUICK := -m "not slow and not network"
 
 # The whole test suite.

@@ -28,8 +28,9 @@ from fastserve_core.threads import thread_environment
 ROOT = Path(__file__).parent
 sys.path[:0] = [str(ROOT / "tests" / "offline"), str(ROOT / "tests" / "support")]
 
-import forks  # noqa: E402
 from loopback_only import refuse_other_sockets  # noqa: E402
+
+import forks  # noqa: E402
 
 pytest.register_assert_rewrite("fastserve_core.testing")
 pytest_plugins = ["scheduling"]

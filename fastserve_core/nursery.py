@@ -92,7 +92,7 @@ class Nurseries:
         self.running[self._key(environment)] = (asking, None)
 
     def to_inherit(self, environment: Mapping[str, str]) -> list[int]:
-        """The descriptor that a child which is not forked is to inherit for ``share``, if there is a process to share."""
+        """The descriptor that a child which is not forked inherits for ``share``, if there is a process to share."""
         return [asking.fileno() for asking, _ in filter(None, [self.running.get(self._key(environment))])]
 
     @staticmethod

@@ -25,21 +25,15 @@ def refused(done: subprocess.CompletedProcess[str], *said: str, code: int = 2) -
         assert one in done.stderr, done.stderr
 
 
-@pytest.fixture
-def cli(command: Cli) -> Cli:
-    """Here the command line is what is tested, so each is a process as users start it."""
-    return command
-
-
-def test_the_screen_without_arguments_helps(cli: Cli) -> None:
-    done = cli()
+def test_the_screen_without_arguments_helps(command: Cli) -> None:
+    done = command()
     assert done.returncode == 0
     for wanted in ("torch_ddp", "neural_compressor", "minilm", "movie_reviews", "+experiment=movie_reviews", "doctor"):
         assert wanted in done.stdout
 
 
-def test_the_version_is_our_own(cli: Cli) -> None:
-    assert cli("--version").stdout.startswith("FastServe 0.")
+def test_the_version_is_our_own(command: Cli) -> None:
+    assert command("--version").stdout.startswith("FastServe 0.")
 
 
 def test_a_users_own_configs_can_be_chosen(cli: Cli, tmp_path: Path) -> None:
@@ -49,8 +43,8 @@ def test_a_users_own_configs_can_be_chosen(cli: Cli, tmp_path: Path) -> None:
     assert cfg.seed == 17
 
 
-def test_help_lists_what_can_be_chosen(cli: Cli) -> None:
-    done = cli("--help")
+def test_help_lists_what_can_be_chosen(command: Cli) -> None:
+    done = command("--help")
     assert done.returncode == 0
     for wanted in ("plugin: ", "nevergrad", "model: ", "gate:", "Your own data"):
         assert wanted in done.stdout
@@ -73,8 +67,8 @@ def test_plugins_stand_in_their_stages_in_the_order_given(cli: Cli) -> None:
     assert cfg.task.name == "text_classification"
 
 
-def test_the_experiment_composes_and_can_be_overridden(cli: Cli) -> None:
-    cfg = composed(cli("+experiment=movie_reviews", "train.torch_ddp.epochs=1", "--cfg", "job"))
+def test_the_experiment_composes_and_can_be_overridden(command: Cli) -> None:
+    cfg = composed(command("+experiment=movie_reviews", "train.torch_ddp.epochs=1", "--cfg", "job"))
     assert list(cfg.compress) == ["neural_compressor"]
     assert cfg.train.torch_ddp.epochs == 1
     assert cfg.tune.nevergrad.trials == 3
@@ -90,6 +84,13 @@ def test_paths_are_spelt_out(cli: Cli, tmp_path: Path, tiny_bert: Path, reviews:
 
 DDP = "+plugin=torch_ddp"
 NO_EPOCH = "train.torch_ddp has no option 'epoch'; did you mean 'epochs'"
+
+
+def test_wrong_input_is_said_to_a_shell(command: Cli) -> None:
+    """The tests below call what the command calls, in this process."""
+    refused(command(DDP, "sed=1", "gate.max_dorp=1"), "2 things are wrong", "'seed'", "'max_drop'")
+    refused(command("predictt"), "no command either; did you mean 'predict'")
+    refused(command("runs", "--what"), "unrecognized arguments")
 
 
 @pytest.mark.parametrize(
@@ -138,8 +139,8 @@ def test_wrong_input_is_said_in_one_message(
     refused(cli(*arguments), *said)
 
 
-def test_a_run_with_wrong_input_leaves_no_store(cli: Cli, home: Path) -> None:
-    refused(cli("+plugin=torch_ddp", "train.torch_ddp.epochs=0"))
+def test_a_run_with_wrong_input_leaves_no_store(command: Cli, home: Path) -> None:
+    refused(command("+plugin=torch_ddp", "train.torch_ddp.epochs=0"))
     assert not home.exists()
 
 
@@ -181,19 +182,19 @@ def test_models_that_cannot_be_used_are_said(cli: Cli, tmp_path: Path, tiny_bert
     refused(cli("+plugin=torch_ddp", f"model={empty}", f"data={reviews}"), "a pickle")
 
 
-def test_an_output_that_cannot_be_written_is_said(cli: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+def test_an_output_that_cannot_be_written_is_said(command: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
     (tmp_path / "file").touch()
     arguments = ["+plugin=torch_ddp", f"model={tiny_bert}", f"data={reviews}"]
-    refused(cli(*arguments, "hydra.run.dir=file/run"), "cannot be written")
-    refused(cli(*arguments, FASTSERVE_HOME=str(tmp_path / "file" / "home")), "could not write the store", code=1)
+    refused(command(*arguments, "hydra.run.dir=file/run"), "cannot be written")
+    refused(command(*arguments, FASTSERVE_HOME=str(tmp_path / "file" / "home")), "could not write the store", code=1)
 
 
 def test_torchrun_is_refused_with_an_explanation(cli: Cli) -> None:
     refused(cli("+plugin=torch_ddp", WORLD_SIZE="2"), "torchrun would run the whole pipeline once a rank")
 
 
-def test_the_debug_switch_shows_where(cli: Cli) -> None:
-    done = cli("model=minilm", FASTSERVE_DEBUG="1")
+def test_the_debug_switch_shows_where(command: Cli) -> None:
+    done = command("model=minilm", FASTSERVE_DEBUG="1")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
 
@@ -218,11 +219,11 @@ def test_plugins_are_listed_as_json(cli: Cli) -> None:
     assert next(one for one in blocked if one["name"] == "torch_ddp")["state"].startswith("blocked")
 
 
-def test_doctor_says_what_is_there_and_what_is_wrong(cli: Cli) -> None:
-    done = cli("doctor")
+def test_doctor_says_what_is_there_and_what_is_wrong(command: Cli) -> None:
+    done = command("doctor")
     for wanted in ("Python", "cores", "memory", "store", "torch", "neural-compressor"):
         assert wanted in done.stdout
-    warned = cli("doctor", OMP_NUM_THREADS=str(10 * (os.cpu_count() or 1)))
+    warned = command("doctor", OMP_NUM_THREADS=str(10 * (os.cpu_count() or 1)))
     assert warned.returncode == 1
     assert "! OMP_NUM_THREADS=" in warned.stdout
 
@@ -245,8 +246,8 @@ def test_the_small_commands_refuse_wrong_input(cli: Cli, arguments: list[str], s
     refused(cli(*arguments), said)
 
 
-def test_no_runs_is_said_kindly(cli: Cli) -> None:
-    done = cli("runs")
+def test_no_runs_is_said_kindly(command: Cli) -> None:
+    done = command("runs")
     assert done.returncode == 0
     assert "no runs below" in done.stdout
 

@@ -27,8 +27,6 @@ import pytest
 import forks
 from conftest import write_reviews
 
-pytestmark = pytest.mark.apart
-
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 CLIENT = ROOT / "tests" / "support" / "fork_client.py"
@@ -95,7 +93,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> 
         script = commands / command
         script.write_text(f'#!/bin/sh\nexec {program} "$@"\n')
         script.chmod(0o755)
-    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(commands), str(python.parent), os.environ["PATH"]])
     return {"PATH": path, "FASTSERVE_HOME": str(shared_home), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
@@ -177,7 +175,7 @@ def pages_with(mark: str) -> list[object]:
         found = [one for one in blocks(page) if one.is_run(slow=True) and one.kind in RUNNABLE]
         if any((one.mark == "slow") == (mark == "slow") and one.mark != "file" for one in found):
             fetches = any("fetches" in one.reason or "installs" in one.reason for one in found)
-            marks = [pytest.mark.network] if mark == "slow" and fetches else []
+            marks = [pytest.mark.network, pytest.mark.slow(60)] if mark == "slow" and fetches else []
             pages.append(pytest.param(page, id=name_of(page), marks=marks))
     return pages
 
@@ -187,7 +185,7 @@ def test_the_quick_blocks_of_a_page_run(page: Path, folder: Path, start: Start) 
     run_page(page, folder, start, slow=False)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("page", pages_with("slow"))
 def test_every_block_of_a_page_runs(page: Path, folder: Path, start: Start, online: None) -> None:

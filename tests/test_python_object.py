@@ -27,7 +27,7 @@ def plain(rows: int, seed: int) -> tuple[list[str], list[str]]:
     return [" ".join(draw.choices(GOOD if one == "positive" else BAD, k=6)) for one in labels], labels
 
 
-@pytest.mark.slow
+@pytest.mark.slow(90)
 @pytest.mark.timeout(1200)
 def test_it_runs_as_the_documents_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

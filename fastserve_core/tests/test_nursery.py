@@ -25,7 +25,7 @@ from fastserve_core.nursery import Nurseries
 pytestmark = pytest.mark.skipif(not nursery.works_here(), reason="forks only on Linux")
 
 WORK = """
-    import os, pathlib, signal, sys, time
+    import atexit, os, pathlib, signal, sys, time
     from fastserve_core.children import answer, event_writer
     from fastserve_core.errors import BadOption
     from fastserve_core.events import Progress
@@ -40,6 +40,14 @@ WORK = """
         if what == "wait":
             event_writer(events)(Progress(str(os.getpid()), 0, 1))
             time.sleep(60)
+        if what == "nest":
+            from fastserve_core.children import call
+            print("before the inner one", flush=True)
+            return {"parent": os.getppid(), "inner": call("some_work", {"what": "tell", "marked": True}, 1,
+                                                          imports=["slowly"])}
+        if what == "leave":
+            atexit.register(pathlib.Path(more["file"]).write_text, "left")
+            sys.exit(more["code"])
         if what == "spawn":
             import multiprocessing
             with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -122,6 +130,26 @@ def test_faults_come_back_as_from_any_child(ask: Callable[..., Any]) -> None:
 
 def test_a_child_may_start_processes_that_import_its_main_module(ask: Callable[..., Any]) -> None:
     assert ask("spawn") == [42]
+
+
+def test_the_children_of_a_child_are_forked_off_the_same_process(ask: Callable[..., Any]) -> None:
+    first, nested = ask("tell"), ask("nest")
+    assert nested["inner"]["parent"] == nested["parent"] == first["parent"]
+
+
+def test_a_child_that_is_not_forked_shares_the_process_too(ask: Callable[..., Any]) -> None:
+    first = ask("tell")
+    plain = call("some_work", {"what": "nest"}, 1)
+    assert plain["parent"] == os.getpid() != plain["inner"]["parent"] == first["parent"]
+
+
+@pytest.mark.parametrize(("code", "said"), [(3, "exit code 3"), ("the last words", "(?s)exit code 1.*last words")])
+def test_a_child_that_leaves_has_its_exit_code_and_what_it_wants_done_then(
+    ask: Callable[..., Any], tmp_path: Path, code: object, said: str
+) -> None:
+    with pytest.raises(StageFailed, match=said):
+        ask("leave", code=code, file=tmp_path / "note")
+    assert (tmp_path / "note").read_text() == "left"
 
 
 def test_where_the_process_was_killed_another_takes_its_place(ask: Callable[..., Any]) -> None:

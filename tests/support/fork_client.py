@@ -27,7 +27,7 @@ def main() -> int:
         "packages": packages,
         "arguments": arguments,
         "environment": dict(os.environ),
-        "folder": os.getcwd(),
+        "folder": os.getcwd(),  # noqa: PTH109 - pathlib takes longer to import than the rest
         "numbers": [0, 1, 2],
         "session": False,
     }

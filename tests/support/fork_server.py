@@ -3,9 +3,9 @@
     python fork_server.py ADDRESS
 
 Who wants a command sends it with its descriptors over the Unix socket at that address. Python processes do that with
-``ForkingPopen`` (``forks.py``) and become the command's parent. A shell does it with ``fork_client.py``: then the server is
-the parent, passes on the signals that the client sends, and answers with the exit code; a client that disappears takes
-its command with it. The server ends with its own parent.
+``ForkingPopen`` (``forks.py``) and become the command's parent. A shell does it with ``fork_client.py``: then the
+server is the parent, passes on the signals that the client sends, and answers with the exit code; a client that
+disappears takes its command with it. The server ends with its own parent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import sys
 from typing import Any
 
 import forks
-
 from fastserve_core.children import TRANSFORMERS
 from fastserve_core.quiet import quiet_environment, silence
 from fastserve_core.threads import thread_environment, usable_cores

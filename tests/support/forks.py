@@ -1,8 +1,8 @@
 """Commands as forks of a process with the slow imports done, for whoever starts them with ``subprocess.Popen``.
 
-A command must not be forked off the process that starts it: that one may have threads. So each process that is to fork
-has a server (``fork_server.py``) from its own beginning, which does nothing but fork. A fork is made twice, with the one in
-the middle gone, so that the process that asked becomes the command's parent, as with any command that it starts.
+A command must not be forked off the process that starts it: that one may have threads. So each process that is to
+fork has a server (``fork_server.py``) from its own beginning, which does nothing but fork. A fork is made twice, with
+the one in the middle gone, so that the process that asked becomes the command's parent, as with any command.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def is_forkable(arguments: Sequence[str], environment: Mapping[str, str]) -> boo
 
     A variable that is not set there gets the value that it has here: all of these programs set it so at their start.
     """
-    given = {name: value for name, value in environment.items() if name.startswith(READ_AT_IMPORT)}
+    # torch's pool of threads does not survive a fork: one that is to fork in its turn may not have been given another
+    prefixes = READ_AT_IMPORT + (("OMP_",) if list(arguments[1:2]) == ["fastserve_core.nursery"] else ())
+    given = {name: value for name, value in environment.items() if name.startswith(prefixes)}
     return arguments[:1] in (["-m"], ["-c"]) and all(IMPORTED_WITH.get(name) == given[name] for name in given)
 
 
@@ -65,7 +67,8 @@ def run_as_main(arguments: Sequence[str], environment: Mapping[str, str], folder
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    if (threads := environment.get("OMP_NUM_THREADS")) and "torch" in sys.modules:
+    threads = environment.get("OMP_NUM_THREADS")
+    if threads not in (None, IMPORTED_WITH.get("OMP_NUM_THREADS")) and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(threads))  # OpenMP has read the variable already
     flag, target, *rest = arguments
     sys.argv = [flag if flag == "-c" else target, *rest]
@@ -107,7 +110,7 @@ def forget_parent(keep: Sequence[int]) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     devnull = os.open(os.devnull, os.O_RDWR)
-    for number in [int(name) for name in os.listdir("/proc/self/fd")]:
+    for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
         if number in (0, 1, 2, devnull, *keep):
             continue
         try:  # replaced rather than closed: an object of the parent's may still close the number
@@ -124,7 +127,7 @@ def put_descriptors(received: Sequence[int], numbers: Sequence[int]) -> None:
     for descriptor in high:
         os.close(descriptor)
     for name, mode, number in (("stdin", "r", 0), ("stdout", "w", 1), ("stderr", "w", 2)):
-        stream = open(number, mode, buffering=1 if name == "stderr" else -1, closefd=False)
+        stream = open(number, mode, buffering=1 if name == "stderr" else -1, closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -173,7 +176,7 @@ class ForkingPopen(REAL_POPEN):  # type: ignore[misc,type-arg]
             "packages": packages,
             "arguments": command[1:],
             "environment": environment,
-            "folder": os.fspath(cwd or os.getcwd()),
+            "folder": os.fspath(cwd or Path.cwd()),
             "numbers": [0, 1, 2, *pass_fds],
             "session": bool(others[5]),
             "parent": os.getpid(),

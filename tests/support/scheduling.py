@@ -1,33 +1,45 @@
-"""The order of the tests over the workers, and which rooms take the time."""
+"""The order of the tests over the workers, and which files take the time."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 SLOW_SECONDS = 5.0
 """What a test marked ``slow`` counts for if the mark gives no seconds."""
 QUICK_SECONDS = 0.1
-ROOMS_SHOWN = 15
+APART = ("tests/test_docs.py",)
+"""Files whose tests share nothing that is costly to make: each of their tests goes to whichever worker is free."""
+FILES_SHOWN = 15
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(Rooms(), "rooms")
+def group_of(test: str) -> str:
+    """Return which tests go to one worker: those of a file, which share its fixtures."""
+    file = test.partition("::")[0]
+    return test if file in APART else file
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class Groups(LoadScopeScheduling):
+    """Gives each worker a group at a time, in the order of the collected tests."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort groups by their seconds, longest first, so that no worker is left alone with a long one at the end.
-
-    A group is a file, whose tests share fixtures and so a worker; a file marked ``apart`` has a group for each test.
-    """
+    """Sort groups by their seconds, longest first, so that no worker is left alone with a long one at the end."""
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        name = item.nodeid if item.get_closest_marker("apart") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(name))
-        groups.setdefault(name, []).append(item)
+        groups.setdefault(group_of(item.nodeid), []).append(item)
     items[:] = [item for group in sorted(groups.values(), key=expected_seconds, reverse=True) for item in group]
 
 
@@ -37,23 +49,24 @@ def expected_seconds(items: Iterable[pytest.Item]) -> float:
     return sum(QUICK_SECONDS if mark is None else (*mark.args, SLOW_SECONDS)[0] for mark in marks)
 
 
-class Rooms:
-    """Adds up the seconds of the tests by the folder or file that a reader would look into."""
+class FileTimes:
+    """Adds up the seconds of each file's tests."""
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
         self.tests: Counter[str] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        room = report.nodeid.partition("::")[0]
-        self.seconds[room] += report.duration
-        self.tests[room] += report.when == "call"
-
-    def lines(self) -> Iterator[str]:
-        for room, seconds in self.seconds.most_common(ROOMS_SHOWN):
-            yield f"{seconds:7.1f} s  {self.tests[room]:4d} tests  {room}"
+        file = report.nodeid.partition("::")[0]
+        self.seconds[file] += report.duration
+        self.tests[file] += report.when == "call"
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        terminalreporter.write_sep("=", f"slowest rooms, of {sum(self.seconds.values()):.0f} seconds of a worker")
-        for line in self.lines():
-            terminalreporter.write_line(line)
+        total = sum(self.seconds.values())
+        terminalreporter.write_sep("=", f"slowest files ({total:.0f} s of all workers together)")
+        for file, seconds in self.seconds.most_common(FILES_SHOWN):
+            terminalreporter.write_line(f"{seconds:7.1f} s  {self.tests[file]:4d} tests  {file}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(FileTimes(), "file-times")

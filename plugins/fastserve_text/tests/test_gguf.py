@@ -97,7 +97,7 @@ def test_what_cannot_be_read_is_said(store: Store, tmp_path: Path, monkeypatch: 
     assert not is_foreign(tmp_path / "folder.gguf")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(120)
 @pytest.mark.network
 @pytest.mark.timeout(1200)
 def test_smollm2_is_fetched_and_quantized_to_four_bits(command: Cli, online: None, tmp_path: Path) -> None:
