@@ -100,7 +100,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_bert: Path) -> Path:
     """Where a page's blocks run: with the file and the checkpoint that the pages speak of."""
-    write_reviews(tmp_path / "reviews.csv", 240)
+    write_reviews(tmp_path / "reviews.csv", 120)
     shutil.copytree(tiny_bert, tmp_path / "my-checkpoint")
     shutil.copytree(DOCS / "examples", tmp_path / "docs" / "examples")
     return tmp_path

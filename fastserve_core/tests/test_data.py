@@ -127,6 +127,17 @@ def test_a_split_with_nothing_left_is_refused_by_name(task: Task, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_rare_label_is_in_every_split(task: Task, tmp_path: Path) -> None:
+    """Ten rows of a hundred have it: a cut that does not look at labels leaves it out of some split."""
+    records = rows(*((f"text {number}", "rare" if number < 10 else "usual") for number in range(100)))
+    for seed in range(5):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        check_and_cut({"train": records}, DataOptions(split_seed=seed), task, folder)
+        counts = {split: Counter(row["label"] for row in Rows(folder, split)) for split in SPLITS}
+        assert [counts[split]["rare"] for split in SPLITS] == [8, 1, 1]
+
+
 def test_given_splits_stay_as_they_are(task: Task, tmp_path: Path) -> None:
     validation, test = rows(("v", "a"), ("v", "a"), ("u", "b")), rows(("t", "b"))
     splits, _, _ = cut({"train": many(30), "validation": validation, "test": test}, DataOptions(), task, tmp_path)

@@ -1,0 +1,57 @@
+"""What a stage's result is kept under: whatever decides it, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fastserve_core.pipeline import Pipeline
+from fastserve_core.run import Budget
+
+
+@dataclass
+class Options:
+    lr: float = 0.1
+    show: bool = False
+
+
+class Plugin:
+    not_in_key = ("show",)
+
+
+def name(**changed: Any) -> str:
+    """The name in the store, with one of the things that it may depend on changed."""
+    given: dict[str, Any] = {
+        "lr": 0.1, "show": False, "version": "1", "plugin": "toy", "seed": 0, "engine": "auto", "task": "some",
+        "max_length": 8, "data": "abc", "model": "def", "steps": None,
+    } | changed  # fmt: skip
+    task = SimpleNamespace(name=given["task"], options=SimpleNamespace(max_length=given["max_length"]))
+    general = SimpleNamespace(seed=given["seed"], engine=given["engine"])
+    settings: Any = SimpleNamespace(task=task, general=general)
+    model: Any = SimpleNamespace(digest=given["model"])
+    data: Any = SimpleNamespace(fingerprint=given["data"])
+    none: Any = None
+    active: Any = SimpleNamespace(
+        place="train", name=given["plugin"], version=given["version"], path="train.toy", plugin=Plugin(),
+        options=Options(given["lr"], given["show"]),
+    )  # fmt: skip
+    return Pipeline(settings, none, data, model, none, budget=Budget(steps=given["steps"])).name(active, model)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"lr": 0.2}, {"version": "2"}, {"plugin": "other"}, {"seed": 1}, {"engine": "torch"}, {"task": "another"}),
+        *({"max_length": 9}, {"data": "abd"}, {"model": "dee"}, {"steps": 5}),
+    ],
+    ids=str,
+)
+def test_what_decides_a_result_is_in_its_name(changed: dict[str, Any]) -> None:
+    assert name(**changed) != name() == name()
+
+
+def test_what_decides_nothing_is_not() -> None:
+    assert name(show=True) == name()
