@@ -17,7 +17,7 @@ QUICK := -m "not slow and not network"
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(WORKERS)
 
-# The tests that take no more than a few seconds each, in under a minute.
+# The tests that take no more than a few seconds each, in a minute and a half.
 quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(WORKERS) $(QUICK)
 

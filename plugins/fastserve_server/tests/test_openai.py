@@ -101,6 +101,16 @@ def test_a_stop_string_ends_a_text_and_is_not_shown(client: openai.OpenAI) -> No
     assert "".join(one.choices[0].text for one in parts) == before
 
 
+@pytest.mark.parametrize("path", ["completions", "chat/completions"])
+def test_a_stream_ends_as_openais_do(talking: ServerProcess, path: str) -> None:
+    """Their own client does without it; others wait for it."""
+    asked = {**ASKED, "messages": SAID, "stream": True, "max_tokens": 3}
+    asked.pop("messages" if path == "completions" else "prompt")
+    answer = httpx.post(f"{talking.url}/v1/{path}", json=asked)
+    assert answer.status_code == 200
+    assert answer.text.endswith("\n\ndata: [DONE]\n\n")
+
+
 def test_a_chat_and_the_same_as_a_stream(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": "w", "messages": SAID, "temperature": 0}
     whole = client.chat.completions.create(**asked, max_completion_tokens=10)

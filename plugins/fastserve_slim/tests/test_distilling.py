@@ -49,6 +49,16 @@ def test_the_teacher_has_nothing_to_learn_from_itself(
     assert float(found.detach()) == pytest.approx(hard, abs=1e-4)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_the_teachers_answers_weigh_as_hinton_has_it(temperature: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(4, 3, generator=draw) for _ in range(2))
+    counted = torch.tensor([True, True, False, True])
+    own, wanted = ((one[counted] / temperature).softmax(-1) for one in (student, teacher))
+    expected = temperature**2 * float((wanted * (wanted / own).log()).sum())
+    assert float(teaching.answers(student, teacher, counted, temperature)) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("term", ["soft", "hidden", "relations"])
 def test_steps_on_each_term_bring_a_shallower_student_nearer(
     tiny: Callable[..., Any], batches: list[Batch], tmp_path: Path, term: str
