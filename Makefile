@@ -9,15 +9,17 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed-all
 	$(BIN)/python -m fastserve_core +experiment=movie_reviews
 
-# Two workers, whatever the machine: each has a core for itself, and the order is the longest first.
-WORKERS := -n 2
+# Four workers, two on a core (conftest.py): one works while the other waits for a server, a node or a deadline.
+WORKERS := -n 4
+# The tests start many processes, each of which would compile our modules again.
+unexport PYTHONDONTWRITEBYTECODE
 QUICK := -m "not slow and not network"
 
 # The whole test suite.
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(WORKERS)
 
-# The tests that take no more than a few seconds each, in a minute and a half.
+# The tests that take no more than a few seconds each, in a minute.
 quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(WORKERS) $(QUICK)
 

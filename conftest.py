@@ -23,7 +23,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import fastserve_core.cli
-from fastserve_core.threads import thread_environment
+from fastserve_core.threads import thread_environment, usable_cores
 
 ROOT = Path(__file__).parent
 sys.path[:0] = [str(ROOT / "tests" / "offline"), str(ROOT / "tests" / "support")]
@@ -44,21 +44,23 @@ def pytest_configure(config: pytest.Config) -> None:
     """No test reaches beyond loopback, and the commands that tests start share what is slow to import."""
     refuse_other_sockets()
     if hasattr(config, "workerinput"):
-        use_one_thread()
+        use_one_core(int(config.workerinput["workerid"].removeprefix("gw")))
     # a shell's background job starts with SIGINT ignored, and so would every process that a test interrupts
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more are processes that each import torch
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT / "tests" / "offline"), os.environ.get("PYTHONPATH")])
-    )
-    forks.use_server(forks.start_server)
+    offline, paths = str(ROOT / "tests" / "offline"), os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [offline, *(one for one in paths if one != offline)]))
+    is_alone = not hasattr(config, "workerinput") and not config.option.tx
+    forks.use_server(functools.partial(forks.start_server, usable_cores() if is_alone else 1))
 
 
-def use_one_thread() -> None:
-    """Give this worker's own computations one core, which it has for itself; the commands it starts choose theirs.
+def use_one_core(worker: int) -> None:
+    """Give this worker and the commands it starts one core.
 
-    Threads that wait for their turn on a core that the other worker uses made a training 40 times as slow.
+    Threads that wait for their turn on a core that another worker uses made a training 40 times as slow.
     """
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[worker % len(cores)]})
     with pytest.MonkeyPatch.context() as patched:
         for name, value in thread_environment(1).items():
             patched.setenv(name, value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -29,14 +30,13 @@ from conftest import write_reviews
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-CLIENT = ROOT / "tests" / "support" / "fork_client.py"
 CHINESE = sorted([ROOT / "README.zh.md", *DOCS.glob("*.zh.md")])
 ENGLISH = sorted({ROOT / "README.md", *DOCS.glob("*.md")} - {*CHINESE})
 EVERY = sorted({*ROOT.glob("*.md"), *DOCS.rglob("*.md")})
 BLOCK = re.compile(r"(?:^<!-- ([a-z -]+?)(?:: (.+?))? -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUNNABLE = ("python", "bash", "console")
 SHRUNK = (
-    "+experiment=movie_reviews data.max_rows=150 train.torch_ddp.epochs=1 "
+    "+experiment=movie_reviews data.max_rows=150 task.max_length=32 train.torch_ddp.epochs=1 "
     "tune.nevergrad.trials=2 tune.nevergrad.trial_steps=3"
 )
 """The demo, small enough for a test."""
@@ -81,13 +81,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> 
     packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     packages.joinpath("beneath.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     python = folder / "bin" / "python"
-    forked = f'"{sys.executable}" -I -S "{CLIENT}" {forks.start_server()} "{packages}" "{python}"'
+    forked = shlex.join(forks.client_command(str(packages), str(python)))
     commands = folder / "commands"
     commands.mkdir()
     for command, program in (
         ("fastserve", f"{forked} -m fastserve_core"),
         ("python", forked),
-        ("pytest", f'"{python}" -m pytest'),
+        ("pytest", f"{forked} -m pytest"),
         ("pip", f'"{python}" -m pip'),
     ):
         script = commands / command
@@ -135,16 +135,25 @@ def on_torch(text: str) -> str:
     return text.replace("FastServe({", 'FastServe({"engine": "torch", ')
 
 
+def on_small_model(text: str) -> str:
+    """The same commands with the small checkpoint for the default model, which README's run trains."""
+    return re.sub(r"(\+plugin=\S+)(?![^\n]* model=)", r"\1 model=./my-checkpoint", text)
+
+
 def run_page(page: Path, folder: Path, start: Start, slow: bool) -> None:
     """All blocks in their order; the first that fails fails the test."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
+    is_first = page.name == "README.md"
     for block in blocks(page):
         if not block.is_run(slow):
             continue
         text = block.text.replace("8888", port).replace("+experiment=movie_reviews", SHRUNK)
-        if block.mark == "slow" and page.name != "README.md":  # README's run on all engines, as a reader's do
+        if block.mark == "slow" and not is_first:  # README's first run is on all engines, as a reader's is
             text = on_torch(text)
+        if block.mark == "slow" and page.name == "configuration.md":  # the options are its subject, not the model
+            text = on_small_model(text)
+        is_first &= block.mark != "slow"
         text = text.replace('fastserve serve "$run"', f'fastserve serve "$run" port={port}')
         if block.mark == "file":
             (folder / block.reason).parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,6 @@ if sys.argv[1:] == ["wait"]:
     time.sleep(60)
 sys.exit(3)
 """
-CLIENT = Path(forks.__file__).with_name("fork_client.py")
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def test_what_is_read_at_import_makes_a_process_of_its_own(module: Path) -> None
 
 
 def test_a_shell_has_its_commands_forked_too(module: Path) -> None:
-    client = (sys.executable, "-I", "-S", CLIENT, forks.start_server(), "", sys.executable)
+    client = forks.client_command()
     said, code = run(module, *client, "-m", "fastserve_toy", "x")
     assert (said["arguments"], said["torch"], code) == (["x"], True, 3)
     cold, code = run(module, *client, "-m", "fastserve_toy", "x", HF_HUB_OFFLINE="0")
@@ -75,7 +74,7 @@ def test_a_shell_has_its_commands_forked_too(module: Path) -> None:
 def test_signals_end_a_fork(module: Path, number: signal.Signals, through: str) -> None:
     command = [sys.executable, "-m", "fastserve_toy", "wait"]
     if through == "a client":
-        command = [sys.executable, "-I", "-S", str(CLIENT), forks.start_server(), "", *command]
+        command = [*forks.client_command(executable=command[0]), *command[1:]]
     with subprocess.Popen(command, cwd=module, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline()

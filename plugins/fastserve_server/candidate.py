@@ -18,7 +18,7 @@ from fastserve_server.judging import Judge, decided
 from fastserve_server.metrics import Metrics
 from fastserve_server.options import CANARY, ServerOptions
 from fastserve_server.schemas import CandidateResponse
-from fastserve_server.service import Service, freeze
+from fastserve_server.service import Service, refreeze
 
 MOST_COMPARED = 64
 """Comparisons that may be under way; what comes meanwhile is not compared, rather than kept in memory."""
@@ -136,7 +136,7 @@ class Candidate:
     async def _end(self) -> None:
         await self.service.answered()
         await self.service.stop()
-        freeze()
+        refreeze()
 
     def slowdown(self) -> float:
         """Its median time over the model's; 0 before both have answered a request."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from fastserve_core.artifact import Artifact, load_artifact
 from fastserve_core.errors import BadArtifact, suggest
 from fastserve_server.hosted import Hosted
-from fastserve_server.service import Service, freeze
+from fastserve_server.service import Service, refreeze
 
 MEMORY = Path("/proc/meminfo")
 SPARE_BYTES = 200_000_000
@@ -48,7 +48,7 @@ async def reload(models: Hosted, folder: Path, name: str | None = None) -> async
 async def _retire(old: Service) -> None:
     await old.answered()
     await old.stop()
-    freeze()
+    refreeze()
 
 
 def check_beside(artifact: Artifact, old: Service) -> None:

@@ -206,6 +206,11 @@ class Service:
 
 def freeze() -> None:
     """Keep the libraries' objects from being looked through again and again, which stalled requests for 0.2 s."""
-    gc.unfreeze()  # what an earlier model left may go
     gc.collect()
     gc.freeze()
+
+
+def refreeze() -> None:
+    """The same after a model has left, whose objects may go."""
+    gc.unfreeze()
+    freeze()

@@ -16,6 +16,8 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signa
 
 def main() -> int:
     address, packages, executable, *arguments = sys.argv[1:]
+    if arguments[:1] == ["-u"]:
+        del arguments[0]  # what a fork prints is flushed when it ends, and a worker writes to the descriptors
     if arguments[:1] == ["-"]:
         arguments = ["-c", sys.stdin.read(), *arguments[1:]]
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -30,6 +32,7 @@ def main() -> int:
         "folder": os.getcwd(),  # noqa: PTH109 - pathlib takes longer to import than the rest
         "numbers": [0, 1, 2],
         "session": False,
+        "cores": sorted(os.sched_getaffinity(0)),
     }
     socket.send_fds(server, [json.dumps(asked).encode()], [0, 1, 2])
     answer = server.recv(16).decode()

@@ -1,6 +1,6 @@
 """A process with the slow imports done, which forks commands off itself and does nothing else.
 
-    python fork_server.py ADDRESS
+    python fork_server.py ADDRESS THREADS
 
 Who wants a command sends it with its descriptors over the Unix socket at that address. Python processes do that with
 ``ForkingPopen`` (``forks.py``) and become the command's parent. A shell does it with ``fork_client.py``: then the
@@ -24,7 +24,7 @@ from typing import Any
 import forks
 from fastserve_core.children import TRANSFORMERS
 from fastserve_core.quiet import quiet_environment, silence
-from fastserve_core.threads import thread_environment, usable_cores
+from fastserve_core.threads import thread_environment
 
 MODULES = (
     *TRANSFORMERS,
@@ -33,6 +33,8 @@ MODULES = (
     *(f"fastserve_core.{name}" for name in ("execute", "measure", "pairs", "cli.job", "cli.serve", "cli.predict")),
     *("fastserve_torch_ddp.agent", "fastserve_torch_ddp.launch", "fastserve_text.text_classification"),
     *("fastserve_runtime.torch_engine", "fastserve_runtime.hugging_face", "fastserve_server.process"),
+    *("nevergrad", "scipy.stats", "sklearn.metrics", "openai", "hypothesis", "xdist.remote"),
+    *("torch.export", "torch._functorch.aot_autograd", "openvino.frontend.pytorch.fx_decoder"),
     *("jinja2", "rich.progress", "tokenizers.implementations"),
 )
 """What most commands import sooner or later. Its only threads are of OpenBLAS and jemalloc, which provide for forks."""
@@ -107,6 +109,7 @@ def become(asked: dict[str, Any], descriptors: list[int], connection: socket.soc
             connection.sendall(str(os.getpid()).encode())
         else:
             forks.set_for_process(forks.PR_SET_PDEATHSIG, signal.SIGKILL)  # the client's end is seen by the server
+        os.sched_setaffinity(0, asked["cores"])
         if asked["session"]:
             os.setsid()
         forks.put_descriptors(descriptors, asked["numbers"])
@@ -154,7 +157,7 @@ def main(address: str) -> None:
 
 if __name__ == "__main__":
     quiet_environment()
-    if missing := set(thread_environment(usable_cores()).items()) - set(os.environ.items()):
+    if missing := set(thread_environment(int(sys.argv[2])).items()) - set(os.environ.items()):
         os.environ.update(missing)  # the C library reads some of them when the process starts
         os.execv(sys.executable, [sys.executable, *sys.argv])
     main(sys.argv[1])

@@ -40,6 +40,7 @@ PROGRAMS = ("fastserve_", "pytest")
 """How the modules begin that are forked when a process runs them; everything else imports for itself."""
 ENVIRONMENTS: dict[str, str] = {}
 """Of a virtual environment that has ours beneath it: its interpreter, and its folder of packages."""
+CLIENT = Path(__file__).with_name("fork_client.py")
 SERVERS: list[subprocess.Popen[bytes]] = []
 """The server that this process has started: it lives as long as this process."""
 
@@ -67,8 +68,8 @@ def run_as_main(arguments: Sequence[str], environment: Mapping[str, str], folder
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    threads = environment.get("OMP_NUM_THREADS")
-    if threads not in (None, IMPORTED_WITH.get("OMP_NUM_THREADS")) and "torch" in sys.modules:
+    threads = environment.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    if threads != IMPORTED_WITH.get("OMP_NUM_THREADS") and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(threads))  # OpenMP has read the variable already
     flag, target, *rest = arguments
     sys.argv = [flag if flag == "-c" else target, *rest]
@@ -179,6 +180,7 @@ class ForkingPopen(REAL_POPEN):  # type: ignore[misc,type-arg]
             "folder": os.fspath(cwd or Path.cwd()),
             "numbers": [0, 1, 2, *pass_fds],
             "session": bool(others[5]),
+            "cores": sorted(os.sched_getaffinity(0)),
             "parent": os.getpid(),
         }
         streams = [own if own >= 0 else number for number, own in enumerate((p2cread, c2pwrite, errwrite))]
@@ -196,19 +198,21 @@ class ForkingPopen(REAL_POPEN):  # type: ignore[misc,type-arg]
 
 
 def use_server(find: Callable[[], str]) -> None:
-    """Have this process's commands forked by the server whose address that function returns."""
+    """Have this process's commands forked by the server whose address that function returns, unless it has one."""
+    if ForkingPopen.owner == os.getpid():
+        return
     ForkingPopen.find_server, ForkingPopen.owner = staticmethod(find), os.getpid()
     ForkingPopen.environment = dict(os.environ)
     subprocess.Popen = ForkingPopen  # type: ignore[misc]
 
 
 @functools.cache
-def start_server() -> str:
-    """Start a fork server that ends with this process; returns its address when it is ready."""
+def start_server(threads: int) -> str:
+    """Start a fork server that ends with this process, for commands of that many threads; returns its address."""
     address = f"@fastserve-forks-{os.getpid()}"
     program = Path(__file__).with_name("fork_server.py")
     process = REAL_POPEN(
-        [sys.executable, program, address],
+        [sys.executable, program, address, str(threads)],
         env=ForkingPopen.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -218,6 +222,11 @@ def start_server() -> str:
     if not process.stdout.readline():
         raise OSError(f"the fork server ended with exit code {process.wait()}")
     return address
+
+
+def client_command(packages: str = "", executable: str = sys.executable) -> list[str]:
+    """Return what to put in the place of ``python`` in a command, so that this process's server forks it."""
+    return [sys.executable, "-I", "-S", str(CLIENT), ForkingPopen.find_server(), packages, executable]
 
 
 def wait_for_parent(pid: int) -> None:

@@ -198,8 +198,8 @@ def test_one_that_hangs_is_rolled_back_and_the_model_answers(classifier: Artifac
         assert known["answers"]["failed"] == 2
         assert known["reason"].startswith("rolled back: 2 of its last 2 answers were others, or none")
 
-    more = {"candidate_mode": mode, "candidate_window": 10, "deadline_s": 2.0}
-    play(classifier, twin, (Engine("a"), Engine("a", 4.0)), scene, **more)
+    more = {"candidate_mode": mode, "candidate_window": 10, "deadline_s": 1.0}
+    play(classifier, twin, (Engine("a"), Engine("a", 2.0)), scene, **more)
 
 
 @pytest.mark.parametrize("mode", ["shadow", "canary"])

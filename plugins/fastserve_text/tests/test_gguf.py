@@ -97,7 +97,7 @@ def test_what_cannot_be_read_is_said(store: Store, tmp_path: Path, monkeypatch: 
     assert not is_foreign(tmp_path / "folder.gguf")
 
 
-@pytest.mark.slow(120)
+@pytest.mark.slow(90)
 @pytest.mark.network
 @pytest.mark.timeout(1200)
 def test_smollm2_is_fetched_and_quantized_to_four_bits(command: Cli, online: None, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_smollm2_is_fetched_and_quantized_to_four_bits(command: Cli, online: Non
     texts.write_text("".join(f"The film number {number} is a quiet story about a family.\n" for number in range(40)))
     done = command(
         *("+plugin=neural_compressor", "model=smollm2", "task=causal_lm", "task.max_length=16", f"data.train={texts}"),
-        *("engine=openvino", "compress.neural_compressor.bits=4", "gate.enabled=false"),
+        *("compress.neural_compressor.bits=4", "gate.enabled=false"),
         timeout=1000,
     )
     assert done.returncode == 0, done.stderr
