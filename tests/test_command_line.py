@@ -14,6 +14,7 @@ import pytest
 from conftest import Cli
 
 HEAVY = {"torch", "ray", "transformers", "nevergrad", "neural_compressor", "openvino"}
+pytestmark = pytest.mark.seconds(0.25)
 PLUGINS = "+plugin=[nevergrad,torch_ddp,neural_compressor]"
 
 

@@ -54,8 +54,8 @@ def pytest_collection_finish() -> None:
 
 
 def expected_seconds(items: Iterable[pytest.Item]) -> float:
-    """Return about how long these tests take, from their ``slow`` marks."""
-    marks = [item.get_closest_marker("slow") for item in items]
+    """Return about how long these tests take, from their marks ``slow`` and ``seconds``."""
+    marks = [item.get_closest_marker("slow") or item.get_closest_marker("seconds") for item in items]
     return sum(QUICK_SECONDS if mark is None else (*mark.args, SLOW_SECONDS)[0] for mark in marks)
 
 

@@ -24,6 +24,7 @@ from fastserve_server.service import Service
 from fastserve_server.tests.conftest import biased
 from fastserve_server.tests.test_application import client_of
 
+pytestmark = pytest.mark.seconds(0.6)
 TEXTS = ["the film is wonderful", "a dreadful piece of work"]
 
 

@@ -13,6 +13,7 @@ import uvicorn
 from fastserve_server import connections
 from fastserve_server.connections import BoundedConnection
 
+pytestmark = pytest.mark.seconds(1.5)
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 Scene = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

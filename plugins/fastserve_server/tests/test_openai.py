@@ -18,6 +18,7 @@ from fastserve_server.options import ServerOptions
 from fastserve_server.server import ServerProcess, start
 from fastserve_server.tests.conftest import make_artifact
 
+pytestmark = pytest.mark.seconds(0.5)
 TEMPLATE = (
     "{% for one in messages %}{% if one.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
     "the {{ one.role }} : {{ one.content }}\n{% endfor %}"

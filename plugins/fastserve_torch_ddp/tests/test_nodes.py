@@ -19,6 +19,8 @@ from fastserve_core.events import Event, Progress
 from fastserve_torch_ddp.machines import endpoint
 from fastserve_torch_ddp.machines.endpoint import find_endpoint, interfaces, reachable
 
+pytestmark = pytest.mark.seconds(0.6)
+
 
 def free_port() -> int:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
