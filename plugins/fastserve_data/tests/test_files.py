@@ -45,6 +45,18 @@ def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
         assert values(tmp_path / f"x.{suffix}") == ROWS, suffix
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_the_fingerprint_is_that_of_all_files(tmp_path: Path, split: str) -> None:
+    paths = {name: tmp_path / f"{name}.csv" for name in ("train", "validation", "test")}
+    for path in paths.values():
+        write_separated(path, ROWS, ",")
+    options = DataOptions(**{name: str(path) for name, path in paths.items()})
+    before = Files().fingerprint(options, tmp_path)
+    assert Files().fingerprint(options, tmp_path) == before
+    write_separated(paths[split], ROWS[:2], ",")
+    assert Files().fingerprint(options, tmp_path) != before
+
+
 @given(
     st.lists(st.tuples(st.text(st.characters(codec="utf-8", exclude_characters="\r\0")), st.text("ab")), max_size=20)
 )

@@ -29,3 +29,15 @@ def test_a_set_that_cannot_be_loaded_is_said(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     with pytest.raises(BadData, match="could not be loaded"):
         Hub().read(DataOptions(source="hub", name=str(tmp_path / "nowhere")), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_sets_own_splits_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        (folder / f"{split}.csv").write_text(f"text,label\nof {split},1\n")
+    found = Hub().read(DataOptions(source="hub", name=str(folder)), tmp_path)
+    texts = {split: [record.values["text"] for record in records] for split, records in found.items()}
+    assert texts == {split: [f"of {split}"] for split in ("train", "validation", "test")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -163,6 +164,17 @@ def test_weights_are_lowered_once_and_answer_alike(both: tuple[Path, Path]) -> N
 
 
 @pytest.mark.slow
+def test_every_model_has_files_of_its_own(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(module: str, request: dict[str, Path], *rest: object, **more: object) -> None:
+        request["draft"].mkdir()
+
+    monkeypatch.setattr("fastserve_runtime.lowering.call", write)
+    other = shutil.copytree(tiny_bert, tmp_path / "other")
+    assert lowered(other, 1) == lowered(tiny_bert, 1)
+    (other / "model.safetensors").write_bytes(b"other weights")
+    assert lowered(other, 1) != lowered(tiny_bert, 1)
+
+
 def test_serving_lowered_weights_needs_no_torch(both: tuple[Path, Path]) -> None:
     code = (
         "import sys; from pathlib import Path; from fastserve_runtime.openvino_engine import OpenVINOEngine\n"

@@ -44,6 +44,14 @@ def test_a_judge_counts_the_last_answers() -> None:
     assert judge.fault() == "3 of its last 10 answers were others, or none (candidate_max_disagreement=0.2)"
 
 
+def test_the_share_is_of_the_whole_window_before_it_is_full() -> None:
+    judge = Judge(window=10, most_other=0.2, most_slower=2.0)
+    judge.failed(2)
+    assert (judge.disagreement, judge.fault()) == (1.0, None)
+    judge.failed(1)
+    assert judge.fault() is not None
+
+
 def test_a_judge_compares_medians_when_it_has_seen_enough() -> None:
     judge = Judge(window=3, most_other=0, most_slower=1.5)
     for model, candidate in ((0.010, 0.500), (0.010, 0.016)):

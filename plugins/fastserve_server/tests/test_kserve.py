@@ -78,8 +78,8 @@ def test_the_client_gets_what_predict_gives(client: Any, server: ServerProcess, 
 
 
 def test_the_client_as_it_comes_and_pairs(client: Any) -> None:
-    result = client.infer(MODEL, [tensor(TEXTS), tensor(["a pair", "another"], "text_pair")])
-    assert result.as_numpy("scores").shape == (2, 2)
+    result = client.infer(MODEL, [tensor([*TEXTS, "x"]), tensor(["a pair", "another", "third"], "text_pair")])
+    assert result.as_numpy("scores").shape == (3, 2)
 
 
 def test_the_client_can_say_what_was_wrong(client: Any) -> None:

@@ -38,6 +38,17 @@ def test_patterns_that_make_no_sense_are_refused(tiny: Callable[..., Any], patte
         halving.kept_modules(tiny("Bert"), [pattern])
 
 
+def test_what_is_kept_keeps_every_bit(tiny: Callable[..., Any]) -> None:
+    model = tiny("Bert")
+    before = {name: one.detach().clone() for name, one in model.named_parameters()}
+    kept = halving.kept_modules(model, KEEP)
+    halving.lower(model, torch.bfloat16, kept)
+    for name, one in model.named_parameters():
+        stays = name.rpartition(".")[0] in kept
+        assert one.dtype == (torch.float32 if stays else torch.bfloat16), name
+        assert torch.equal(one, before[name] if stays else before[name].bfloat16()), name
+
+
 def test_numbers_that_fp16_cannot_hold_are_refused(tiny: Callable[..., Any]) -> None:
     model = tiny("Bert")
     model.classifier.weight.data[0, 0] = 1e5

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fastserve_torch_ddp.ranks import exchange
+from fastserve_torch_ddp.ranks.ways import compress
 from fastserve_torch_ddp.steps.optimizer import Optimizer
-from fastserve_torch_ddp.steps.rows import large_tables
+from fastserve_torch_ddp.steps.rows import RowAdamW, large_tables
 
 OnRanks = Callable[..., list[Any]]
 ROWS, WIDTH, CLASSES, DECAY = 2000, 8, 3, 0.1
@@ -126,6 +128,20 @@ def test_bf16_weights_follow_their_fp32_masters() -> None:
     assert far(masters, by_torch(1e9)) < 0.2
 
 
+def test_the_state_of_a_bf16_tables_rows_is_fp32() -> None:
+    table, reference = nn.Embedding(ROWS, WIDTH), nn.Embedding(ROWS, WIDTH)
+    reference.load_state_dict(table.state_dict())
+    rows, gradient = torch.tensor([3, 5]), torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(0))
+    ours = RowAdamW(table, DECAY, 1.0, torch.bfloat16, (0.9, 0.999))
+    torchs = torch.optim.AdamW(reference.parameters(), lr=1e-5, weight_decay=DECAY)
+    for _ in range(3):
+        ours.step(rows, gradient, 1e-5)
+        reference.weight.grad = torch.zeros_like(reference.weight).index_copy(0, rows, gradient)
+        torchs.step()
+    assert torch.allclose(ours.state[rows, 0], reference.weight[rows], atol=1e-8, rtol=1e-7)
+    assert torch.equal(table.weight[rows], reference.weight[rows].bfloat16())
+
+
 @pytest.mark.parametrize(("by_rows", "near"), [(False, True), (True, True), (True, False)])
 def test_shards_of_two_ranks_train_as_one_rank_does(on_ranks: OnRanks, by_rows: bool, near: bool) -> None:
     def train() -> dict[str, Any]:
@@ -137,6 +153,21 @@ def test_shards_of_two_ranks_train_as_one_rank_does(on_ranks: OnRanks, by_rows: 
     for name, one in first.items():
         assert np.array_equal(one, second[name])
     assert far(first, wanted) < 1e-3
+
+
+@pytest.mark.parametrize(("kind", "sent"), [("none", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_ddp_sends_gradients_in_the_format_that_is_asked_for(on_ranks: OnRanks, kind: str, sent: torch.dtype) -> None:
+    given = 1 + 2.0**-12  # neither of the shorter formats holds it
+
+    def train() -> float:
+        model = DistributedDataParallel(nn.Linear(1, 1, bias=False))
+        compress(model, kind)
+        model(torch.full((1, 1), given)).sum().backward()
+        (weight,) = model.parameters()
+        assert weight.grad is not None
+        return float(weight.grad)
+
+    assert on_ranks(2, train) == [float(torch.tensor(given).to(sent))] * 2
 
 
 def test_a_shard_is_half_of_the_state(on_ranks: OnRanks) -> None:
