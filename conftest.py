@@ -23,7 +23,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import fastserve_core.cli
-from fastserve_core.threads import thread_environment, usable_cores
+from fastserve_core.processes.resources import thread_environment, usable_cores
 
 ROOT = Path(__file__).parent
 sys.path[:0] = [str(ROOT / "tests" / "offline"), str(ROOT / "tests" / "support")]
@@ -124,7 +124,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory, reviews: Path) -> Path:
     """A BERT checkpoint with random weights, small enough to train in a second."""
     import torch
 
-    from fastserve_core.model import ModelSpec
+    from fastserve_core.config.nodes import ModelSpec
     from fastserve_text.building import build_model, write_scratch
 
     folder = tmp_path_factory.mktemp("tiny-bert")

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from training.tables import load_average, machine
 
+from fastserve_core.artifacts.files import write_json
 from fastserve_core.errors import FastServeError
-from fastserve_core.files import write_json
-from fastserve_core.quiet import quiet_environment
+from fastserve_core.processes.environment import quiet_environment
 
 Setting = TypeVar("Setting")
 Sections = Mapping[str, Callable[[Setting], dict[str, Any]]]

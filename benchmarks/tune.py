@@ -26,7 +26,7 @@ from tuning.minilm import STEPS, minilm, read_curves
 from tuning.ours import nevergrad_search, own_seconds
 from tuning.setting import Bench, Found, Objective
 
-from fastserve_core.store import Store, default_home
+from fastserve_core.artifacts.store import Store, default_home
 from fastserve_nevergrad import NevergradOptions
 
 OURS = "ours"

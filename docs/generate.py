@@ -14,9 +14,10 @@ from importlib import import_module
 from importlib.metadata import distribution
 from pathlib import Path
 
-from fastserve_core import cli, registry
-from fastserve_core.configs import choices, config_dir
+from fastserve_core import cli, entry_points
+from fastserve_core.config.groups import choices, config_dir
 from fastserve_core.errors import FastServeError, UserError
+from fastserve_core.plugins.registry import load_plugin
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -41,20 +42,44 @@ GROUPS = {
 }
 PUBLIC = {
     "The Python object": ["api.FastServe", "api.Result"],
-    "Plugins": ["hookspecs.Hooks", "testing.PluginContract"],
-    "What a verb is given and gives": ["run.Run", "run.Draft", "run.Budget", "run.Attempt", "run.Server"],
-    "Artifacts": ["artifact.Artifact", "artifact.Manifest", "artifact.load_artifact", "artifact.is_artifact"],
-    "Exports": ["exports.Export", "exports.Reader", "exporting.export", "exporting.Exported"],
-    "Answers": ["predictor.Predictor", "predictor.load_task", "engines.load_engine"],
-    "Tasks, data sources and engines": [
-        *("task.Task", "task.Encoder", "task.Encoded", "task.Column"),
-        *("task.DataSource", "task.Record", "task.Engine"),
+    "Plugins": ["plugins.hookspecs.Hooks", "testing.PluginContract"],
+    "What a verb is given and gives": [
+        "plugins.contexts.Run",
+        "plugins.contexts.Draft",
+        "plugins.contexts.Budget",
+        "plugins.contexts.Attempt",
+        "plugins.contexts.Server",
     ],
-    "Data": ["data.Prepared", "data.DataOptions", "data.Columns"],
-    "The other nodes of the config": ["model.ModelSpec", "gate.GateOptions", "settings.PreflightOptions"],
+    "Artifacts": [
+        "artifacts.artifact.Artifact",
+        "artifacts.artifact.Manifest",
+        "artifacts.artifact.load_artifact",
+        "artifacts.artifact.is_artifact",
+    ],
+    "Exports": ["export.formats.Export", "export.formats.Reader", "export.export.export", "export.export.Exported"],
+    "Answers": ["inference.predictor.Predictor", "tasks.load.load_task", "inference.engines.load_engine"],
+    "Tasks, data sources and engines": [
+        *("tasks.task.Task", "tasks.task.Encoder", "tasks.task.Encoded", "tasks.task.Column"),
+        *("data.source.DataSource", "data.source.Record", "inference.engine.Engine"),
+    ],
+    "Data": ["data.dataset.Prepared", "config.nodes.DataOptions", "config.nodes.Columns"],
+    "The other nodes of the config": [
+        "config.nodes.ModelSpec",
+        "config.nodes.GateOptions",
+        "pipeline.settings.PreflightOptions",
+    ],
     "Processes and threads": [
-        *("children.call", "children.answer", "children.event_writer", "children.die_with_parent"),
-        *("threads.usable_cores", "threads.threads_per_process", "threads.thread_environment"),
+        *(
+            "processes.child.call",
+            "processes.child.answer",
+            "processes.child.event_writer",
+            "processes.child.die_with_parent",
+        ),
+        *(
+            "processes.resources.usable_cores",
+            "processes.resources.threads_per_process",
+            "processes.resources.thread_environment",
+        ),
     ],
     "Events": ["events.*"],
     "Errors": ["errors.*"],
@@ -70,7 +95,7 @@ def commands() -> str:
     for name in choices("plugin"):
         path = config_dir() / "plugin" / f"{name}.yaml"
         stage = path.read_text(encoding="utf-8").split()[2].partition(".")[0]
-        kinds = reversed(registry.load_plugin(registry.installed()[name]).Options.__mro__)
+        kinds = reversed(load_plugin(entry_points.installed()[name]).Options.__mro__)
         docs = "\n".join(_plain(kind.__doc__) for kind in kinds if is_dataclass(kind) and kind.__doc__)
         table = _options(path)
         parts += [f"### `{stage}.{name}`\n", *([f"{docs}\n", *table] if table else ["It has no options.\n"])]
@@ -80,7 +105,7 @@ def commands() -> str:
         parts += [f"| `{name}` | {_first_comment(config_dir() / group / f'{name}.yaml')} |" for name in choices(group)]
         parts.append("")
     for name in choices("task"):
-        kind = registry.provide("fastserve.tasks", name)
+        kind = entry_points.provide("fastserve.tasks", name)
         columns = ", ".join(f"`{one.name}`{'' if one.required else ' (optional)'}" for one in kind.columns)
         parts += [f"### `task={name}`\n", f"{import_module(kind.__module__).__doc__} Columns: {columns}.\n"]
         parts += _options(config_dir() / "task" / f"{name}.yaml")
@@ -121,8 +146,8 @@ def python() -> str:
     for heading, names in PUBLIC.items():
         parts.append(f"## {heading}\n")
         for name in names:
-            module, _, wanted = name.partition(".")
-            tree = ast.parse((ROOT / "fastserve_core" / f"{module}.py").read_text(encoding="utf-8"))
+            module, _, wanted = name.rpartition(".")
+            tree = ast.parse((ROOT / "fastserve_core" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
             for node in tree.body:
                 if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and _is_wanted(node.name, wanted):
                     parts += _definition(node, module)
@@ -179,7 +204,7 @@ def variables() -> set[str]:
 
 def main(arguments: list[str]) -> int:
     os.environ["COLUMNS"] = "100"  # argparse wraps its help at the terminal's width
-    registry.all_entry_points = lambda: distribution(registry.DISTRIBUTION).entry_points  # type: ignore[assignment]
+    entry_points.all_entry_points = lambda: distribution(entry_points.DISTRIBUTION).entry_points  # type: ignore[assignment]
     if unknown := variables() - {*VARIABLES}:
         raise SystemExit(f"say in docs/generate.py what these are: {', '.join(sorted(unknown))}")
     stale = []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.hookspecs import API_VERSION, hookimpl
+from fastserve_core.plugins.hookspecs import API_VERSION, hookimpl
 
 if TYPE_CHECKING:
     from fastserve_core.api import FastServe
-    from fastserve_core.client import AsyncClient
+    from fastserve_core.serving.client import AsyncClient
 
 __all__ = ["API_VERSION", "AsyncClient", "FastServe", "hookimpl"]
 
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return FastServe
     if name == "AsyncClient":
-        from fastserve_core.client import AsyncClient
+        from fastserve_core.serving.client import AsyncClient
 
         return AsyncClient
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

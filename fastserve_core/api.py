@@ -9,26 +9,28 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from fastserve_core.artifact import TRAINABLE, Artifact, is_artifact, load_artifact
-from fastserve_core.configs import choices, config_dir, find_config
-from fastserve_core.data import DataOptions, Prepared, prepare_rows
+from fastserve_core.artifacts.artifact import TRAINABLE, Artifact, is_artifact, load_artifact
+from fastserve_core.artifacts.files import copy_tree
+from fastserve_core.artifacts.store import Store
+from fastserve_core.config.groups import choices, config_dir, find_config
+from fastserve_core.config.nodes import DataOptions, GateOptions, ModelSpec
+from fastserve_core.config.options import typed
+from fastserve_core.data.dataset import Prepared
+from fastserve_core.data.prepare import prepare_rows
 from fastserve_core.errors import BadArtifact, BadData, BadOption, BadPlan, UnknownName, suggest
-from fastserve_core.execute import check_estimates
-from fastserve_core.exporting import CHECKED, Exported, export
-from fastserve_core.files import copy_tree
-from fastserve_core.gate import GateOptions
-from fastserve_core.model import ModelSpec, resolve
-from fastserve_core.options import typed
-from fastserve_core.pipeline import Pipeline
-from fastserve_core.predictor import Predictor, load_task
-from fastserve_core.quiet import quiet_environment
-from fastserve_core.record import Record, StageRecord
-from fastserve_core.registry import Registry
-from fastserve_core.run import Server
-from fastserve_core.serving import start_server
-from fastserve_core.settings import General, Settings
-from fastserve_core.store import Store
-from fastserve_core.task import Row
+from fastserve_core.export.export import CHECKED, Exported, export
+from fastserve_core.inference.predictor import Predictor
+from fastserve_core.models.resolve import resolve
+from fastserve_core.pipeline.context import Pipeline
+from fastserve_core.pipeline.execute import check_estimates
+from fastserve_core.pipeline.record import Record, StageRecord
+from fastserve_core.pipeline.settings import General, Settings
+from fastserve_core.plugins.contexts import Server
+from fastserve_core.plugins.registry import Registry
+from fastserve_core.processes.environment import quiet_environment
+from fastserve_core.serving.serve import start_server
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Row
 
 PLUGINS = {"train": "torch_ddp", "tune": "nevergrad", "compress": ("neural_compressor",), "serve": "server"}
 GENERAL = ("task", "seed", "home", "gate", "engine", "max_length", "max_new_tokens", "temperature")

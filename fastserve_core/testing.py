@@ -20,11 +20,12 @@ from typing import Any, ClassVar
 import pytest
 from omegaconf import OmegaConf
 
-from fastserve_core.configs import config_dir
+from fastserve_core.config.groups import config_dir
+from fastserve_core.config.options import typed
+from fastserve_core.entry_points import PluginEntry, installed
 from fastserve_core.errors import BadOption
-from fastserve_core.hookspecs import API_VERSION, OBSERVE, PROJECT, STAGES, Hooks
-from fastserve_core.options import typed
-from fastserve_core.registry import PLACES, PluginEntry, Registry, installed
+from fastserve_core.plugins.hookspecs import API_VERSION, OBSERVE, PROJECT, STAGES, Hooks
+from fastserve_core.plugins.registry import PLACES, Registry
 
 HEAVY = frozenset(
     {"torch", "ray", "transformers", "neural_compressor", "nevergrad", "datasets", "openvino", "tensorflow"}

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.data import DataOptions
+from fastserve_core.artifacts.store import Store
+from fastserve_core.config.nodes import DataOptions, ModelSpec
 from fastserve_core.errors import BadOption
-from fastserve_core.model import ModelSpec
-from fastserve_core.store import Store
 
 
 @pytest.fixture

@@ -261,8 +261,8 @@ def test_the_surface_is_frozen() -> None:
     from dataclasses import asdict
 
     from fastserve_core.cli import COMMANDS, INTERRUPTED
+    from fastserve_core.entry_points import installed
     from fastserve_core.errors import FastServeError, UserError
-    from fastserve_core.registry import installed
 
     own = {name: entry for name, entry in installed().items() if entry.distribution == "fastserve-core"}
     surface = {

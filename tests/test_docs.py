@@ -275,7 +275,7 @@ def test_the_reference_is_that_of_the_code() -> None:
 
 
 def test_every_option_is_in_the_reference() -> None:
-    from fastserve_core.registry import installed
+    from fastserve_core.entry_points import installed
 
     text = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^### `\w+\.(\w+)`\n(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL))

@@ -37,7 +37,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
     """A model with weights large enough to give both labels."""
     import torch
 
-    from fastserve_core.exports import exporter
+    from fastserve_core.export.formats import exporter
     from fastserve_runtime.hugging_face import load_model
 
     folder, model = tmp_path_factory.mktemp("exported"), load_model(tiny_bert)

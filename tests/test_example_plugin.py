@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import forks
-from fastserve_core.artifact import load_artifact
-from fastserve_core.registry import PLACES
+from fastserve_core.artifacts.artifact import load_artifact
+from fastserve_core.plugins.registry import PLACES
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "fastserve-drop-layers"
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from conftest import Cli
-from fastserve_core.artifact import ENGINE, TRAINABLE, Artifact, Manifest, write_manifest
+from fastserve_core.artifacts.artifact import ENGINE, TRAINABLE, Artifact, Manifest, write_manifest
+from fastserve_core.artifacts.hashing import hash_files
 from fastserve_core.errors import BadArtifact
-from fastserve_core.export_check import compare
-from fastserve_core.export_work import write
-from fastserve_core.exporting import export
-from fastserve_core.hashing import hash_files
+from fastserve_core.export.export import export
+from fastserve_core.export.verify import compare
+from fastserve_core.export.worker import write
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.artifact import MANIFEST, TRAINABLE, Manifest, write_manifest
-from fastserve_core.hashing import hash_files
+from fastserve_core.artifacts.artifact import MANIFEST, TRAINABLE, Manifest, write_manifest
+from fastserve_core.artifacts.hashing import hash_files
 
 
 def test_more_is_asked_for_than_can_be_written(part: Any) -> None:
@@ -37,7 +37,7 @@ def test_the_ratio_is_the_worse_of_both_weights_against_the_best_peer(part: Any)
 
 @pytest.mark.slow
 def test_a_load_is_played_and_timed(part: Any, tmp_path: Path) -> None:
-    from fastserve_core.model import ModelSpec
+    from fastserve_core.config.nodes import ModelSpec
     from fastserve_runtime.tests.test_causal import model
     from fastserve_text.building import write_scratch
 

@@ -108,7 +108,7 @@ def test_the_run_folder_holds_what_is_promised(done: tuple[Path, list[str]]) -> 
 def test_the_artifacts_hold_their_lineage_and_load_elsewhere(done: tuple[Path, list[str]]) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    from fastserve_core.artifact import load_artifact
+    from fastserve_core.artifacts.artifact import load_artifact
 
     record = records(done[0])[0]
     trained = load_artifact(Path(record["stages"][1]["artifact"]), verify=True)

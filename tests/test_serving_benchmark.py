@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from fastserve_core.artifact import MANIFEST, TRAINABLE, Manifest, write_manifest
-from fastserve_core.hashing import hash_files
+from fastserve_core.artifacts.artifact import MANIFEST, TRAINABLE, Manifest, write_manifest
+from fastserve_core.artifacts.hashing import hash_files
 
 ROOT = Path(__file__).parent.parent
 

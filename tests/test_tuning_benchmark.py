@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.run import Attempt, Trial
+from fastserve_core.plugins.contexts import Attempt, Trial
 
 LR = "train.toy.lr"
 

@@ -14,12 +14,12 @@ from statistics import fmean, stdev
 from typing import Any
 
 from compression.setting import Bench
-from fastserve_core.artifact import load_artifact
-from fastserve_core.data import DataOptions
+from fastserve_core.artifacts.artifact import load_artifact
+from fastserve_core.artifacts.files import read_json
+from fastserve_core.artifacts.store import KEY_LENGTH, Store
+from fastserve_core.config.nodes import DataOptions
+from fastserve_core.entry_points import provide
 from fastserve_core.errors import StageFailed
-from fastserve_core.files import read_json
-from fastserve_core.registry import provide
-from fastserve_core.store import KEY_LENGTH, Store
 
 REVIEWS = ("data=movie_reviews",)
 TRAIN = ("train.torch_ddp.epochs=3", "train.torch_ddp.lr=1e-4")

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from fastserve_core.children import answer
-from fastserve_core.data import load
-from fastserve_core.predictor import Predictor, by_length
-from fastserve_core.quiet import silence, without_package
+from fastserve_core.data.dataset import load
+from fastserve_core.inference.predictor import Predictor, by_length
+from fastserve_core.processes.child import answer
+from fastserve_core.processes.environment import silence, without_package
 
 Inputs = Mapping[str, "np.ndarray[Any, Any]"]
 Pass = Callable[[Inputs], Any]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.children import answer
-from fastserve_core.data import load
-from fastserve_core.quiet import silence, without_package
+from fastserve_core.data.dataset import load
+from fastserve_core.processes.child import answer
+from fastserve_core.processes.environment import silence, without_package
 
 NEEDS = {
     "openvino": ("openvino",),

@@ -12,12 +12,12 @@ from training.tables import megabytes, table
 
 from compression.chains import data_of, fastserve
 from compression.setting import Bench
-from fastserve_core.artifact import load_artifact
-from fastserve_core.children import answer, call
-from fastserve_core.data import load
+from fastserve_core.artifacts.artifact import load_artifact
+from fastserve_core.artifacts.files import read_json
+from fastserve_core.data.dataset import load
 from fastserve_core.errors import FastServeError
-from fastserve_core.files import read_json
-from fastserve_core.predictor import Predictor
+from fastserve_core.inference.predictor import Predictor
+from fastserve_core.processes.child import answer, call
 
 WAYS = (("rtn", 8), ("rtn", 4), ("gptq", 4), ("awq", 4), ("teq", 4), ("autoround", 4))
 ROWS, TOKENS, BATCHES = 600, 64, (1, 8)

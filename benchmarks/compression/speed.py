@@ -8,9 +8,9 @@ from pathlib import Path
 from compression.chains import Made
 from compression.handmade import NEEDS
 from compression.setting import SHAPES, Bench
-from fastserve_core.children import call
+from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import FastServeError
-from fastserve_core.registry import missing_packages
+from fastserve_core.processes.child import call
 
 BY_HAND = ("openvino", "openvino_int8")
 """What a user could make with OpenVINO's own tools from the same checkpoint; the others are told only."""

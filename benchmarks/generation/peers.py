@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.children import answer
+from fastserve_core.processes.child import answer
 from generation.setting import CONCURRENCY, TOKENS
 
 Prompts = Sequence[Sequence[int]]

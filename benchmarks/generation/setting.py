@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastserve_core.artifacts.files import read_json
 from fastserve_core.errors import StageFailed
-from fastserve_core.files import read_json
 
 TOKENS, CONCURRENCY = 64, (1, 8)
 PROMPT_TOKENS = (8, 48)

@@ -8,9 +8,9 @@ from typing import Any
 
 from training.tables import table
 
-from fastserve_core.children import call
+from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import FastServeError
-from fastserve_core.registry import missing_packages
+from fastserve_core.processes.child import call
 from fastserve_runtime.lowering import lowered
 from generation.gguf8 import in_8_bits
 from generation.ours import rate, serving

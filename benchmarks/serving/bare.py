@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastserve_core.children import answer
-from fastserve_core.predictor import Predictor
+from fastserve_core.inference.predictor import Predictor
+from fastserve_core.processes.child import answer
 
 BATCH = 32
 SINGLE = 200

@@ -9,7 +9,7 @@ from typing import Any
 
 from training.tables import table
 
-from fastserve_core.children import call
+from fastserve_core.processes.child import call
 from serving.beside import beside
 from serving.classifiers import EAGER, OURS
 from serving.rounds import Loads, in_rounds, loads_table, plain, ratio, tail

@@ -8,7 +8,7 @@ from pathlib import Path
 from compression.chains import data_of, make
 from compression.setting import Bench as Compression
 
-from fastserve_core.data import load
+from fastserve_core.data.dataset import load
 
 CONNECTIONS = 64
 

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastserve_core.artifact import MANIFEST, TRAINABLE, Manifest, load_artifact, write_manifest
-from fastserve_core.hashing import hash_files
-from fastserve_core.task import Arrays
+from fastserve_core.artifacts.artifact import MANIFEST, TRAINABLE, Manifest, load_artifact, write_manifest
+from fastserve_core.artifacts.hashing import hash_files
+from fastserve_core.tasks.task import Arrays
 
 NAME = "stub"
 LABELS = 2

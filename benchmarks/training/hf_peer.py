@@ -9,8 +9,8 @@ from typing import Any
 
 import transformers
 
-from fastserve_core.children import answer
-from fastserve_core.data import load
+from fastserve_core.data.dataset import load
+from fastserve_core.processes.child import answer
 
 LEFT_OUT = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
 KIBIBYTE = 1024

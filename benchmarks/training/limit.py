@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from fastserve_core.children import call
+from fastserve_core.processes.child import call
 from fastserve_torch_ddp.options import DDPOptions
 from training.runs import fresh
 from training.tables import table

@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from fastserve_core.children import answer
-from fastserve_core.data import load
+from fastserve_core.data.dataset import load
 from fastserve_core.events import Event, Step
-from fastserve_core.predictor import load_task
+from fastserve_core.processes.child import answer
+from fastserve_core.tasks.load import load_task
 from fastserve_torch_ddp.feeding.tokens import tokenize
 from fastserve_torch_ddp.job import Job
 from fastserve_torch_ddp.kernels import numbers

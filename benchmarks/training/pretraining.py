@@ -11,11 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.children import call
-from fastserve_core.data import DataOptions, Prepared, prepare
-from fastserve_core.model import ModelSpec, resolve
-from fastserve_core.predictor import load_task
-from fastserve_core.task import Row
+from fastserve_core.config.nodes import DataOptions, ModelSpec
+from fastserve_core.data.dataset import Prepared
+from fastserve_core.data.prepare import prepare
+from fastserve_core.models.resolve import resolve
+from fastserve_core.processes.child import call
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Row
 from fastserve_torch_ddp.options import DDPOptions
 from training.runs import Outcome, fresh, in_turn, ours
 from training.tables import table

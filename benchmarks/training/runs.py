@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.children import call
 from fastserve_core.events import Event, Step
+from fastserve_core.processes.child import call
 from fastserve_torch_ddp.options import DDPOptions
 from training.workload import Bench, Workload
 

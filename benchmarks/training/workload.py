@@ -11,13 +11,15 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fastserve_core.api import model_spec
-from fastserve_core.configs import config_dir
-from fastserve_core.data import DataOptions, Prepared, prepare
-from fastserve_core.model import ModelSpec, resolve
-from fastserve_core.options import typed
-from fastserve_core.predictor import load_task
-from fastserve_core.store import Store
-from fastserve_core.task import Task
+from fastserve_core.artifacts.store import Store
+from fastserve_core.config.groups import config_dir
+from fastserve_core.config.nodes import DataOptions, ModelSpec
+from fastserve_core.config.options import typed
+from fastserve_core.data.dataset import Prepared
+from fastserve_core.data.prepare import prepare
+from fastserve_core.models.resolve import resolve
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Task
 
 MAX_LENGTH = 128
 HELD_OUT = 0.2

@@ -11,8 +11,8 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import log_loss
 from training.workload import Bench as TrainingBench
 
-from fastserve_core.run import Attempt, Trial
-from fastserve_core.store import Store
+from fastserve_core.artifacts.store import Store
+from fastserve_core.plugins.contexts import Attempt, Trial
 from tuning.setting import Attempting, Objective
 
 EPOCHS, STEPS_PER_EPOCH = 9, 45

@@ -17,11 +17,11 @@ from typing import Any
 from training.runs import fresh
 from training.workload import Bench as TrainingBench
 
-from fastserve_core.children import call
+from fastserve_core.artifacts.files import read_json, write_json
 from fastserve_core.events import Event, Metric
-from fastserve_core.files import read_json, write_json
-from fastserve_core.run import Attempt, Trial
-from fastserve_core.threads import usable_cores
+from fastserve_core.plugins.contexts import Attempt, Trial
+from fastserve_core.processes.child import call
+from fastserve_core.processes.resources import usable_cores
 from fastserve_torch_ddp.options import DDPOptions
 from tuning.setting import Attempting, Bench, Objective
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.run import Attempt, Run, Trial
+from fastserve_core.plugins.contexts import Attempt, Run, Trial
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.log import LOG, read_log
 from fastserve_nevergrad.search import search

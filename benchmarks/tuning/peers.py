@@ -9,7 +9,7 @@ import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
-from fastserve_core.run import Budget, Trial
+from fastserve_core.plugins.contexts import Budget, Trial
 from fastserve_nevergrad.ranges import read_range
 from tuning.setting import Found, Objective, Search
 

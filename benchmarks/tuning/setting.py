@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.run import Attempt, Trial
-from fastserve_core.store import Store
+from fastserve_core.artifacts.store import Store
+from fastserve_core.plugins.contexts import Attempt, Trial
 
 Attempting = Callable[[Trial], Attempt]
 """One trial, as far as its budget's ``pause``; the same number goes on from where it was."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastserve_core.artifacts.locate import read_record
 from fastserve_core.cli.arguments import parser, table
-from fastserve_core.record import read_record
 
 IGNORED = {"command", "best", "folder"}
 SETTINGS = ("gate", "data", "task", "model", "preflight")

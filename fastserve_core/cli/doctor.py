@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fastserve_core.artifacts.store import default_home
 from fastserve_core.cli.arguments import parser, table
 from fastserve_core.cli.plugins import describe
-from fastserve_core.registry import DISTRIBUTION, installed
-from fastserve_core.store import default_home
-from fastserve_core.threads import THREAD_VARIABLES, available_memory, usable_cores
+from fastserve_core.entry_points import DISTRIBUTION, installed
+from fastserve_core.processes.resources import THREAD_VARIABLES, available_memory, usable_cores
 
 PACKAGES = (DISTRIBUTION, "hydra-core", "pluggy", "torch", "transformers", "nevergrad", "neural-compressor",
             "openvino", "ray", "starlette")  # fmt: skip

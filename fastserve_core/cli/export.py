@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastserve_core.artifacts.locate import find_artifact
 from fastserve_core.cli.arguments import parser
-from fastserve_core.exporting import CHECKED, export
-from fastserve_core.exports import GROUP
-from fastserve_core.finding import find_artifact
-from fastserve_core.quiet import quiet_environment
-from fastserve_core.registry import all_entry_points
+from fastserve_core.entry_points import all_entry_points
+from fastserve_core.export.export import CHECKED, export
+from fastserve_core.export.formats import GROUP
+from fastserve_core.processes.environment import quiet_environment
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from fastserve_core.cli import COMMANDS
-from fastserve_core.configs import choices
-from fastserve_core.registry import DISTRIBUTION, installed
+from fastserve_core.config.groups import choices
+from fastserve_core.entry_points import DISTRIBUTION, installed
 
 START = """Start with
   fastserve +experiment=movie_reviews

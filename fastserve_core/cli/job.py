@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.cli import COMMANDS, said
-from fastserve_core.configs import GROUPS, check_choices, config_dir, use_plugin_configs
+from fastserve_core.config.groups import GROUPS, check_choices, config_dir, use_plugin_configs
 from fastserve_core.errors import BadOption, BadPlan, Collector, FastServeError, suggest
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def run_hydra(overrides: list[str]) -> int:
 def _run(cfg: DictConfig) -> int:
     from hydra.core.hydra_config import HydraConfig
 
-    from fastserve_core.execute import execute
-    from fastserve_core.quiet import quiet_environment
+    from fastserve_core.pipeline.execute import execute
+    from fastserve_core.processes.environment import quiet_environment
 
     hydra = HydraConfig.get()
     quiet_environment(offline=cfg.model.kind != "hub" and cfg.data.source != "hub")

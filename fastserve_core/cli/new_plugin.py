@@ -9,11 +9,12 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from fastserve_core.artifacts.files import write_text
 from fastserve_core.cli.arguments import parser
+from fastserve_core.entry_points import installed
 from fastserve_core.errors import BadOption, writing
-from fastserve_core.files import write_text
-from fastserve_core.hookspecs import API_VERSION
-from fastserve_core.registry import PLACES, installed
+from fastserve_core.plugins.hookspecs import API_VERSION
+from fastserve_core.plugins.registry import PLACES
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastserve_core.cli.arguments import parser, table
-from fastserve_core.configs import find_config
+from fastserve_core.config.groups import find_config
+from fastserve_core.entry_points import PluginEntry, blocked_by_environment, installed
 from fastserve_core.errors import FastServeError
-from fastserve_core.registry import PLACES, PluginEntry, blocked_by_environment, installed, load_plugin
+from fastserve_core.plugins.registry import PLACES, load_plugin
 
 
 def main(arguments: Sequence[str]) -> int:

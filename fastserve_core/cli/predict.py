@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastserve_core.artifacts.locate import find_artifact
 from fastserve_core.cli.arguments import parser
-from fastserve_core.client import ask
 from fastserve_core.errors import BadData, BadOption
-from fastserve_core.finding import find_artifact
-from fastserve_core.predictor import Predictor
-from fastserve_core.quiet import quiet_environment
+from fastserve_core.inference.predictor import Predictor
+from fastserve_core.processes.environment import quiet_environment
+from fastserve_core.serving.client import ask
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastserve_core.artifacts.locate import read_record
 from fastserve_core.cli.arguments import parser, table
 from fastserve_core.errors import FastServeError
-from fastserve_core.record import read_record
 
 PATTERNS = ("outputs/*/run.json", "outputs/*/*/run.json", "multirun/*/*/*/run.json")
 

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fastserve_core.artifacts.locate import find_artifact, named
 from fastserve_core.cli.arguments import parser
 from fastserve_core.errors import BadOption
-from fastserve_core.finding import find_artifact, named
-from fastserve_core.serving import Finders, serve_until_signal, start_server
+from fastserve_core.serving.serve import Finders, serve_until_signal, start_server
 
 HELP = """further models to serve beside it, each a RUN_OR_ARTIFACT or NAME:RUN_OR_ARTIFACT; and the server's options,
 e.g. port=9000 host=0.0.0.0 (see 'fastserve +plugin=server --cfg job')"""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fastserve_core.artifact import MANIFEST, Manifest, check_checkpoint, load_artifact, write_manifest
+from fastserve_core.artifacts.artifact import MANIFEST, Manifest, check_checkpoint, load_artifact, write_manifest
+from fastserve_core.artifacts.hashing import hash_files
 from fastserve_core.errors import BadArtifact, BadModel
-from fastserve_core.hashing import hash_files
 
 
 def make(folder: Path, text: str = "weights") -> Manifest:

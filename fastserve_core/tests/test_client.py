@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.client import AsyncClient, ServerFailed, ServerRefused, ask
 from fastserve_core.errors import BadOption
+from fastserve_core.serving.client import AsyncClient, ServerFailed, ServerRefused, ask
 
 Answer = tuple[int, dict[str, str], bytes]
 

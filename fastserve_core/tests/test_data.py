@@ -15,13 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastserve_core.data import Columns, DataOptions, prepare, prepare_rows
+from fastserve_core.artifacts.store import Store
+from fastserve_core.config.nodes import Columns, DataOptions
+from fastserve_core.data.prepare import prepare, prepare_rows
+from fastserve_core.data.rows import Rows, RowWriter, to_line
+from fastserve_core.data.source import Record
+from fastserve_core.data.splits import SPLITS, _unique, check_and_cut
 from fastserve_core.errors import BadData, BadOption
-from fastserve_core.predictor import load_task
-from fastserve_core.rows import Rows, RowWriter, to_line
-from fastserve_core.splits import SPLITS, _unique, check_and_cut
-from fastserve_core.store import Store
-from fastserve_core.task import Record, Row, Task
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Row, Task
 
 
 @pytest.fixture(scope="module")

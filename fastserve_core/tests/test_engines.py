@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.artifact import Artifact, Manifest
-from fastserve_core.engines import able, check_engine, check_generates, fastest
+from fastserve_core.artifacts.artifact import Artifact, Manifest
 from fastserve_core.errors import BadPlan, UnknownName
 from fastserve_core.events import Event, Warned
-from fastserve_core.predictor import load_task
+from fastserve_core.inference.engines import able, check_engine, check_generates, fastest
+from fastserve_core.tasks.load import load_task
 from fastserve_runtime.openvino_engine import OpenVINOEngine
 
 

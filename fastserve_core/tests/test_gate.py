@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.artifact import Artifact, Manifest
+from fastserve_core.artifacts.artifact import Artifact, Manifest
+from fastserve_core.config.nodes import GateOptions
 from fastserve_core.errors import BadOption
-from fastserve_core.gate import GateOptions, Speedup, is_judged_later, judge, rivals
-from fastserve_core.predictor import load_task
+from fastserve_core.evaluation.gate import Speedup, is_judged_later, judge, rivals
+from fastserve_core.tasks.load import load_task
 
 TASK = load_task("text_classification", {})
 FAST = Speedup(2.0, 3.0)

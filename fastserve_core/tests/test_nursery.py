@@ -16,17 +16,18 @@ from typing import Any
 import psutil
 import pytest
 
-from fastserve_core import children, nursery
-from fastserve_core.children import call
 from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.events import Progress
-from fastserve_core.nursery import Nurseries
+from fastserve_core.processes import child as children
+from fastserve_core.processes import fork_server as nursery
+from fastserve_core.processes.child import call
+from fastserve_core.processes.fork_server import Nurseries
 
 pytestmark = pytest.mark.skipif(not nursery.works_here(), reason="forks only on Linux")
 
 WORK = """
     import atexit, os, pathlib, signal, sys, time
-    from fastserve_core.children import answer, event_writer
+    from fastserve_core.processes.child import answer, event_writer
     from fastserve_core.errors import BadOption
     from fastserve_core.events import Progress
 
@@ -41,7 +42,7 @@ WORK = """
             event_writer(events)(Progress(str(os.getpid()), 0, 1))
             time.sleep(60)
         if what == "nest":
-            from fastserve_core.children import call
+            from fastserve_core.processes.child import call
             print("before the inner one", flush=True)
             return {"parent": os.getppid(), "inner": call("some_work", {"what": "tell", "marked": True}, 1,
                                                           imports=["slowly"])}
@@ -205,7 +206,7 @@ def test_it_leaves_when_nobody_asks_and_comes_again(ask: Callable[..., Any], mon
 def test_all_end_with_the_one_who_asked(ask: Callable[..., Any], tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from fastserve_core.children import call\n"
+        "from fastserve_core.processes.child import call\n"
         "call('some_work', {'what': 'wait'}, 1, lambda one: print(one.what, flush=True), imports=['slowly'])\n"
     )
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as asking:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from fastserve_core import pairs
-from fastserve_core.artifact import TRAINABLE, Artifact, Manifest, write_manifest
-from fastserve_core.data import DataOptions, prepare
-from fastserve_core.files import copy_tree
-from fastserve_core.hashing import hash_files
-from fastserve_core.pairs import find_speedups, speedups
-from fastserve_core.predictor import load_task
-from fastserve_core.store import Store
+from fastserve_core.artifacts.artifact import TRAINABLE, Artifact, Manifest, write_manifest
+from fastserve_core.artifacts.files import copy_tree
+from fastserve_core.artifacts.hashing import hash_files
+from fastserve_core.artifacts.store import Store
+from fastserve_core.config.nodes import DataOptions
+from fastserve_core.data.prepare import prepare
+from fastserve_core.evaluation import paired_timing as pairs
+from fastserve_core.evaluation.paired_timing import find_speedups, speedups
+from fastserve_core.tasks.load import load_task
 
 
 def test_the_ratio_is_the_median_of_rounds_in_which_each_takes_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.pipeline import Pipeline
-from fastserve_core.run import Budget
+from fastserve_core.pipeline.context import Pipeline
+from fastserve_core.plugins.contexts import Budget
 
 
 @dataclass

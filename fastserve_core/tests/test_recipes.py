@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Cli, on_torch
+from fastserve_core.config.nodes import GateOptions
 from fastserve_core.errors import BadPlan
-from fastserve_core.gate import GateOptions
-from fastserve_core.recipes import check_searches, is_after_training, score
-from fastserve_core.registry import Registry
+from fastserve_core.pipeline.recipe_trial import check_searches, is_after_training, score
+from fastserve_core.plugins.registry import Registry
 
 GATE = GateOptions(max_drop=0.01)
 TIMES = st.lists(st.floats(0.01, 100), min_size=3, max_size=3)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from fastserve_core import hookimpl, registry
+from fastserve_core import entry_points, hookimpl
+from fastserve_core.entry_points import installed, missing_packages, provide
 from fastserve_core.errors import BadOption, MissingPackage, PluginRefused, UnknownName
 from fastserve_core.events import Event, StageStarted, Warned
-from fastserve_core.registry import Registry, installed, missing_packages, provide
+from fastserve_core.plugins.registry import Registry
 
 
 @dataclass
@@ -112,9 +113,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for kind in KINDS:
         setattr(module, kind.__name__, kind)
     monkeypatch.setitem(sys.modules, "toy_plugins", module)
-    entries = [EntryPoint(kind.__name__.lower(), f"toy_plugins:{kind.__name__}", registry.GROUP) for kind in KINDS]
-    entries.append(EntryPoint("broken", "no_such_module:Plugin", registry.GROUP))
-    monkeypatch.setattr(registry, "all_entry_points", lambda: EntryPoints(entries))
+    entries = [EntryPoint(kind.__name__.lower(), f"toy_plugins:{kind.__name__}", entry_points.GROUP) for kind in KINDS]
+    entries.append(EntryPoint("broken", "no_such_module:Plugin", entry_points.GROUP))
+    monkeypatch.setattr(entry_points, "all_entry_points", lambda: EntryPoints(entries))
     yield
 
 
@@ -251,8 +252,8 @@ def test_a_verb_that_returns_nothing_is_said() -> None:
 
 
 def test_two_distributions_with_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    twice = [EntryPoint("same", f"{module}:P", registry.GROUP) for module in ("one", "two")]
-    monkeypatch.setattr(registry, "all_entry_points", lambda: EntryPoints(twice))
+    twice = [EntryPoint("same", f"{module}:P", entry_points.GROUP) for module in ("one", "two")]
+    monkeypatch.setattr(entry_points, "all_entry_points", lambda: EntryPoints(twice))
     with pytest.raises(PluginRefused, match="two distributions call a plugin 'same'"):
         installed()
 
@@ -262,7 +263,7 @@ def test_providers_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("files", "pathlib:Path", "fastserve.data"),
         EntryPoint("gone", "no_such_module:X", "fastserve.data"),
     ]
-    monkeypatch.setattr(registry, "all_entry_points", lambda: EntryPoints(entries))
+    monkeypatch.setattr(entry_points, "all_entry_points", lambda: EntryPoints(entries))
     assert provide("fastserve.data", "files").__name__ == "Path"
     with pytest.raises(UnknownName, match="no data named 'file'; did you mean 'files'"):
         provide("fastserve.data", "file")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from fastserve_core.artifacts.store import Store, default_home, result_name
 from fastserve_core.errors import StoreFailed
-from fastserve_core.store import Store, default_home, result_name
 
 
 def test_a_result_is_seen_only_after_it_is_published(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_threads_of_one_process_wait_for_each_other_too(tmp_path: Path) -> None:
 
 def test_a_killed_owner_leaves_no_lock(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from fastserve_core.store import Store\n"
+        "import sys, time; from pathlib import Path; from fastserve_core.artifacts.store import Store\n"
         f"with Store(Path({str(tmp_path)!r})).claim('a') as claim: print('held', flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -108,9 +108,9 @@ def test_a_full_disk_publishes_nothing(tmp_path: Path) -> None:
     code = f"""
 import resource, signal, sys
 from pathlib import Path
-from fastserve_core.artifact import Manifest, write_manifest
+from fastserve_core.artifacts.artifact import Manifest, write_manifest
 from fastserve_core.errors import StoreFailed
-from fastserve_core.store import Store
+from fastserve_core.artifacts.store import Store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 try:
     with Store(Path({str(tmp_path)!r})).claim("a") as claim:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastserve_core.threads import available_memory, thread_environment, threads_per_process, usable_cores
+from fastserve_core.processes.resources import available_memory, thread_environment, threads_per_process, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_a_containers_quota_cuts_the_cores(
 
 
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastserve_core.threads.usable_cores", lambda: 8)
+    monkeypatch.setattr("fastserve_core.processes.resources.usable_cores", lambda: 8)
     assert [threads_per_process(count) for count in (0, 1, 3, 8, 20)] == [8, 8, 2, 1, 1]
     assert thread_environment(3)["OMP_NUM_THREADS"] == thread_environment(3)["RAYON_NUM_THREADS"] == "3"
 

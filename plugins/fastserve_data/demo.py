@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastserve_core.artifacts.hashing import stable_hash
+from fastserve_core.config.nodes import Pin
+from fastserve_core.config.options import typed
+from fastserve_core.data.source import Record
 from fastserve_core.errors import BadData, UnknownName
-from fastserve_core.fetch import Pin, fetch
-from fastserve_core.hashing import stable_hash
-from fastserve_core.options import typed
-from fastserve_core.task import Record
+from fastserve_core.models.download import fetch
 
 if TYPE_CHECKING:
-    from fastserve_core.data import DataOptions
+    from fastserve_core.config.nodes import DataOptions
 
 ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
 MEMBERS = {

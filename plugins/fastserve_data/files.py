@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.data import SPLITS
+from fastserve_core.artifacts.hashing import hash_file, stable_hash
+from fastserve_core.data.prepare import SPLITS
+from fastserve_core.data.source import Record
 from fastserve_core.errors import BadData, MissingPackage, suggest
-from fastserve_core.hashing import hash_file, stable_hash
-from fastserve_core.task import Record
 
 if TYPE_CHECKING:
-    from fastserve_core.data import DataOptions
+    from fastserve_core.config.nodes import DataOptions
 
 NEAR = 20
 """How many files of the folder are looked at for one of a similar name."""

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.data import SPLITS
+from fastserve_core.artifacts.hashing import stable_hash
+from fastserve_core.config.options import typed
+from fastserve_core.data.prepare import SPLITS
+from fastserve_core.data.source import Record
 from fastserve_core.errors import BadData, MissingPackage
-from fastserve_core.hashing import stable_hash
-from fastserve_core.options import typed
-from fastserve_core.task import Record
 
 if TYPE_CHECKING:
-    from fastserve_core.data import DataOptions
+    from fastserve_core.config.nodes import DataOptions
 
 from dataclasses import dataclass
 

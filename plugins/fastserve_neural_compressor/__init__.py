@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fastserve_core import hookimpl
-from fastserve_core.artifact import ENGINE, TRAINABLE
+from fastserve_core.artifacts.artifact import ENGINE, TRAINABLE
+from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import BadOption, MissingPackage
-from fastserve_core.registry import missing_packages
-from fastserve_core.run import Draft, Run
+from fastserve_core.plugins.contexts import Draft, Run
 
 EMBEDDINGS = ("int8", "fp32")
 ENCODER_METHODS, LANGUAGE_METHODS = ("static", "dynamic"), ("rtn", "gptq", "awq", "teq", "autoround")
@@ -91,7 +91,7 @@ class NeuralCompressor:
 
     @hookimpl
     def compress(self, run: Run) -> Draft:
-        from fastserve_core.children import TRANSFORMERS, call
+        from fastserve_core.processes.child import TRANSFORMERS, call
 
         draft = run.fresh_folder()
         request = {

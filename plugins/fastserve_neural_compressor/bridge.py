@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from fastserve_core.errors import Unexportable
-from fastserve_core.exports import Export, exporter, one_line
-from fastserve_core.quiet import silence, without_package
+from fastserve_core.export.formats import Export, exporter, one_line
+from fastserve_core.processes.environment import silence, without_package
 from fastserve_neural_compressor.tuning import Tuned, Tuning, by_sensitivity, tuned
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.events import Progress, Warned
-from fastserve_core.predictor import by_length
+from fastserve_core.inference.predictor import by_length
 from fastserve_neural_compressor.bridge import quantize_static
 from fastserve_neural_compressor.job import Job
 from fastserve_neural_compressor.tuning import Tuned, Tuning

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.data import Prepared
+from fastserve_core.data.dataset import Prepared
 from fastserve_core.events import Event
-from fastserve_core.task import Row, Task
+from fastserve_core.tasks.task import Row, Task
 from fastserve_neural_compressor import QuantizeOptions
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fastserve_core.task import Row, Task
+from fastserve_core.tasks.task import Row, Task
 from fastserve_neural_compressor.job import Job
 from fastserve_neural_compressor.weight_only import quantize_weights
 

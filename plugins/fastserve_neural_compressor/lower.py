@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from fastserve_core.children import answer, event_writer
-from fastserve_core.data import load
+from fastserve_core.artifacts.files import copy_tokenizer
+from fastserve_core.data.dataset import load
 from fastserve_core.errors import BadModel, Unexportable
 from fastserve_core.events import Progress
-from fastserve_core.files import copy_tokenizer
-from fastserve_core.predictor import load_task
+from fastserve_core.processes.child import answer, event_writer
+from fastserve_core.tasks.load import load_task
 from fastserve_neural_compressor import LANGUAGE, QuantizeOptions, encoders, language
 from fastserve_neural_compressor.job import Job
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fastserve_core.errors import Unexportable
-from fastserve_core.exports import exporter, one_line
-from fastserve_core.quiet import silence, without_package
+from fastserve_core.export.formats import exporter, one_line
+from fastserve_core.processes.environment import silence, without_package
 from fastserve_neural_compressor.bridge import shrink_embeddings
 from fastserve_neural_compressor.packed import Packed, by_row, replace, sign
 from fastserve_neural_compressor.weight_methods import METHODS, Rounding, read

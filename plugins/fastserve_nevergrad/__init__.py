@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from fastserve_core import hookimpl
 from fastserve_core.errors import BadOption, Collector
-from fastserve_core.run import Run
+from fastserve_core.plugins.contexts import Run
 from fastserve_nevergrad.goals import Goals
 from fastserve_nevergrad.log import find_log
 from fastserve_nevergrad.ranges import read_condition, read_range

@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastserve_core.errors import MissingPackage, StageFailed
-from fastserve_core.orders import carry_out
-from fastserve_core.threads import usable_cores
+from fastserve_core.pipeline.remote_training import carry_out
+from fastserve_core.processes.resources import usable_cores
 from fastserve_nevergrad.workers import Elsewhere
 
 ADDRESS = "RAY_ADDRESS"

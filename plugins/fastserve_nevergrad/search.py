@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from fastserve_core.data.folds import check_folds
 from fastserve_core.errors import BadOption, FastServeError, StageFailed
 from fastserve_core.events import TrialFinished, Warned
-from fastserve_core.folds import check_folds
-from fastserve_core.run import Budget, Run
-from fastserve_core.threads import threads_per_process
+from fastserve_core.plugins.contexts import Budget, Run
+from fastserve_core.processes.resources import threads_per_process
 from fastserve_nevergrad.asking import BAD, Asker, key_of
 from fastserve_nevergrad.choice import choose
 from fastserve_nevergrad.goals import Goals, value_of

@@ -10,10 +10,10 @@ from typing import ClassVar
 from omegaconf import DictConfig, OmegaConf
 
 from fastserve_core import hookimpl
+from fastserve_core.artifacts.store import default_home
+from fastserve_core.entry_points import all_entry_points, missing_packages
 from fastserve_core.errors import BadOption, MissingPackage, suggest
 from fastserve_core.events import Event
-from fastserve_core.registry import all_entry_points, missing_packages
-from fastserve_core.store import default_home
 from fastserve_observers.following import Follower, Sink, run_folder
 
 URI = "MLFLOW_TRACKING_URI"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fastserve_core import hookimpl
+from fastserve_core.artifacts.files import write_text
 from fastserve_core.events import Event, RunFinished
-from fastserve_core.files import write_text
 from fastserve_observers.history import History
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -11,9 +11,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fastserve_core.artifacts.locate import read_record
 from fastserve_core.errors import UserError
 from fastserve_core.events import StageFinished, TrialFinished
-from fastserve_core.record import read_record
 from fastserve_observers.figures import by_path, stage_figures, step_figures
 from fastserve_observers.following import DONE, Told, warn
 from fastserve_observers.mlflow_client import Delivery

@@ -15,10 +15,10 @@ from typing import Any
 from ray import serve as ray_serve
 from ray.serve import Application
 
-from fastserve_core.artifact import load_artifact
+from fastserve_core.artifacts.artifact import load_artifact
+from fastserve_core.config.options import typed
 from fastserve_core.errors import BadOption
-from fastserve_core.options import typed
-from fastserve_core.threads import thread_environment
+from fastserve_core.processes.resources import thread_environment
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_server.hosted import found
 from fastserve_server.keys import key_hashes
@@ -82,7 +82,7 @@ def builder(artifact: Path, options: RayServeOptions, threads: int, keys: Sequen
     """What Ray calls in each replica to make its application."""
 
     def build() -> Any:
-        from fastserve_core.quiet import quiet_environment
+        from fastserve_core.processes.environment import quiet_environment
         from fastserve_server.application import build_application
 
         quiet_environment()

@@ -17,7 +17,7 @@ from ray import serve as ray_serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
 
-from fastserve_core.artifact import load_artifact
+from fastserve_core.artifacts.artifact import load_artifact
 from fastserve_core.errors import StageFailed
 from fastserve_ray_serve.deployment import bound
 from fastserve_ray_serve.ingress import write_starter

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fastserve_core.errors import BadOption
-from fastserve_core.threads import thread_environment
+from fastserve_core.processes.resources import thread_environment
 from fastserve_ray_serve.ingress import binary, environment
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_server.hosted import found

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastserve_core.files import read_json
-from fastserve_core.task import Arrays
+from fastserve_core.artifacts.files import read_json
+from fastserve_core.tasks.task import Arrays
 
 GIVEN = ("input_ids", "attention_mask")
 """The inputs that a caller gives; the others are worked out here."""

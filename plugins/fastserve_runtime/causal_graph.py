@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastserve_core.exports import Reader, one_line
-from fastserve_core.quiet import silence, without_package
+from fastserve_core.export.formats import Reader, one_line
+from fastserve_core.processes.environment import silence, without_package
 from fastserve_runtime.causal_step import Step, check_family, sizes
 from fastserve_runtime.openvino_graph import converted, write_graph
 from fastserve_runtime.torch_engine import TorchEngine

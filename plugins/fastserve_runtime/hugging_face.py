@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fastserve_core.artifacts.files import read_json
 from fastserve_core.errors import BadArtifact
-from fastserve_core.files import read_json
-from fastserve_core.parts import load_pretrained
+from fastserve_core.models.components import load_pretrained
 
 
 def load_model(folder: Path) -> Any:

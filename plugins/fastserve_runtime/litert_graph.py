@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastserve_core.exports import Reader, one_line
-from fastserve_core.quiet import silence
-from fastserve_core.task import Arrays
+from fastserve_core.export.formats import Reader, one_line
+from fastserve_core.processes.environment import silence
+from fastserve_core.tasks.task import Arrays
 from fastserve_runtime.traced import TracedModel
 
 MODEL = "model.tflite"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
-from fastserve_core.artifact import MANIFEST, is_artifact, load_artifact
-from fastserve_core.children import TRANSFORMERS, answer, call
-from fastserve_core.hashing import digest, hash_files, stable_hash
-from fastserve_core.store import Store, home_of, result_name
+from fastserve_core.artifacts.artifact import MANIFEST, is_artifact, load_artifact
+from fastserve_core.artifacts.hashing import digest, hash_files, stable_hash
+from fastserve_core.artifacts.store import Store, home_of, result_name
+from fastserve_core.processes.child import TRANSFORMERS, answer, call
 
 FORMAT = 3
 """Raised when other files are written for the same model."""
@@ -39,8 +39,8 @@ def lowered(model: Path, threads: int, to: str = "openvino") -> Path:
 
 def lower(model: str, draft: str, to: str, events: str) -> None:
     """The work itself; a process of its own, so that who serves need not import torch."""
-    from fastserve_core.exports import exporter
-    from fastserve_core.quiet import silence
+    from fastserve_core.export.formats import exporter
+    from fastserve_core.processes.environment import silence
     from fastserve_runtime.hugging_face import load_model
 
     with silence():

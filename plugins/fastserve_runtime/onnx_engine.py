@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import BadArtifact, BadPlan, MissingPackage
-from fastserve_core.registry import missing_packages
-from fastserve_core.task import Arrays
+from fastserve_core.tasks.task import Arrays
 
 MODEL = "model.onnx"
 WRITES = ("onnx", "onnxscript", "torch")

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from fastserve_core.exports import Reader, one_line
-from fastserve_core.quiet import silence
+from fastserve_core.export.formats import Reader, one_line
+from fastserve_core.processes.environment import silence
 from fastserve_runtime.traced import TracedModel
 
 MODEL = "model.onnx"

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastserve_core.artifact import positions
+from fastserve_core.artifacts.artifact import positions
 from fastserve_core.errors import BadArtifact, BadPlan
-from fastserve_core.quiet import without_package
-from fastserve_core.stepping import Stepper
-from fastserve_core.task import Arrays
+from fastserve_core.processes.environment import without_package
+from fastserve_core.tasks.generation import Stepper
+from fastserve_core.tasks.task import Arrays
 from fastserve_runtime.causal_engine import CONFIG, GIVEN, CausalRunner, is_causal
 
 MODEL = "openvino_model.xml"

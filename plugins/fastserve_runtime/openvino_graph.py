@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fastserve_core.errors import Unexportable
-from fastserve_core.exports import Reader, one_line
-from fastserve_core.quiet import silence, without_package
+from fastserve_core.export.formats import Reader, one_line
+from fastserve_core.processes.environment import silence, without_package
 from fastserve_runtime.traced import TracedModel
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from fastserve_core.errors import Unexportable
-from fastserve_core.quiet import without_package
-from fastserve_core.stepping import BLOCK, Piece
+from fastserve_core.processes.environment import without_package
+from fastserve_core.tasks.generation import BLOCK, Piece
 from fastserve_runtime.causal_engine import CONFIG, special_tokens
 
 LAST = "last_tokens"

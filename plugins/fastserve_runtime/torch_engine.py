@@ -7,9 +7,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastserve_core.children import TRANSFORMERS
-from fastserve_core.stepping import Stepper
-from fastserve_core.task import Arrays
+from fastserve_core.processes.child import TRANSFORMERS
+from fastserve_core.tasks.generation import Stepper
+from fastserve_core.tasks.task import Arrays
 
 
 class TorchEngine:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastserve_core.stepping import BLOCK, Piece
+from fastserve_core.tasks.generation import BLOCK, Piece
 from fastserve_runtime.causal_engine import special_tokens
 from fastserve_runtime.causal_step import Step, check_family, sizes
 from fastserve_runtime.hugging_face import load_model, runnable

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastserve_core.exports import Reader
+from fastserve_core.export.formats import Reader
 from fastserve_runtime.first_token import spare_other_tokens
 from fastserve_runtime.torch_engine import TorchEngine
 

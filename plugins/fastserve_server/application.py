@@ -12,8 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fastserve_core.artifact import MANIFEST, load_artifact
-from fastserve_core.threads import threads_per_process
+from fastserve_core.artifacts.artifact import MANIFEST, load_artifact
+from fastserve_core.processes.resources import threads_per_process
 from fastserve_server import kserve, openai, pages, schemas
 from fastserve_server.access import access_log
 from fastserve_server.front import Front

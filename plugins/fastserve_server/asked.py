@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fastserve_core.errors import BadData, FastServeError
-from fastserve_core.task import Encoded, Encoder, Row
+from fastserve_core.tasks.task import Encoded, Encoder, Row
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from fastserve_core.task import Encoded
+from fastserve_core.tasks.task import Encoded
 from fastserve_server.asked import Answers, Asked, Part, QueueFull, Unavailable, Worker, settle, told
 from fastserve_server.options import Serving
 from fastserve_server.picker import PassCost, Waiting, even

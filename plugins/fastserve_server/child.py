@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from fastserve_core.children import die_with_parent
 from fastserve_core.errors import FastServeError
-from fastserve_core.quiet import quiet_environment
+from fastserve_core.processes.child import die_with_parent
+from fastserve_core.processes.environment import quiet_environment
 
 Serve = Callable[[Mapping[str, Any], Callable[[], None]], None]
 

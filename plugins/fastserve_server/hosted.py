@@ -10,9 +10,9 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from fastserve_core.artifact import Artifact, load_artifact
+from fastserve_core.artifacts.artifact import Artifact, load_artifact
+from fastserve_core.artifacts.locate import find_artifact, named
 from fastserve_core.errors import BadOption, suggest
-from fastserve_core.finding import find_artifact, named
 from fastserve_server.asked import Answers
 from fastserve_server.candidate import Candidate
 from fastserve_server.metrics import Metrics

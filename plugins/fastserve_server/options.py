@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from fastserve_core.artifacts.locate import named
 from fastserve_core.errors import BadOption, Collector
-from fastserve_core.finding import named
 
 SCHEDULERS = ("fcfs", "mlfq")
 SHADOW, CANARY = "shadow", "canary"

@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from fastserve_core.artifact import load_artifact
+from fastserve_core.artifacts.artifact import load_artifact
 from fastserve_core.errors import FastServeError
 from fastserve_server.application import build_application
 from fastserve_server.candidate import Candidate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from fastserve_core.artifact import Artifact, load_artifact
+from fastserve_core.artifacts.artifact import Artifact, load_artifact
 from fastserve_core.errors import BadArtifact, suggest
 from fastserve_server.hosted import Hosted
 from fastserve_server.service import Service, refreeze

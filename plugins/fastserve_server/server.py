@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
+from fastserve_core.artifacts.locate import find_artifact
 from fastserve_core.errors import StageFailed, UserError
-from fastserve_core.finding import find_artifact
-from fastserve_core.threads import thread_environment
+from fastserve_core.processes.resources import thread_environment
 from fastserve_server.holder import holder_of
 from fastserve_server.hosted import found
 from fastserve_server.keys import key_hashes

@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
-from fastserve_core.artifact import Artifact, positions
-from fastserve_core.engines import can_step, load_stepper
+from fastserve_core.artifacts.artifact import Artifact, positions
 from fastserve_core.errors import BadData, BadOption, BadPlan, FastServeError, Unexportable, suggest
-from fastserve_core.predictor import Predictor, load_task
-from fastserve_core.task import Encoded, Row
+from fastserve_core.inference.engines import can_step, load_stepper
+from fastserve_core.inference.predictor import Predictor
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Encoded, Row
 from fastserve_server.asked import Answers, Unavailable, check_positions
 from fastserve_server.batcher import Batcher
 from fastserve_server.metrics import Metrics

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 from fastserve_core.errors import BadData
-from fastserve_core.task import Row
+from fastserve_core.tasks.task import Row
 
 DROPPED, REPLACED = 0.1, 0.15
 """The share of words that go, and of words that another text's take the place of."""

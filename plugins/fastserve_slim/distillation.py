@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fastserve_core import hookimpl
-from fastserve_core.artifact import Artifact, load_artifact
+from fastserve_core.artifacts.artifact import Artifact, load_artifact
+from fastserve_core.artifacts.hashing import digest, hash_files
+from fastserve_core.data.unlabelled import paths_of
 from fastserve_core.errors import BadModel, BadOption, Collector
-from fastserve_core.hashing import digest, hash_files
-from fastserve_core.run import Draft, Lesson, Run
-from fastserve_core.unlabelled import paths_of
+from fastserve_core.plugins.contexts import Draft, Lesson, Run
 from fastserve_slim.augmenting import MadeUp
 
 HERE = "compress.distill"
@@ -139,7 +139,7 @@ class Distill:
         return teacher
 
     def _student(self, run: Run, teacher: Artifact) -> Artifact:
-        from fastserve_core.children import TRANSFORMERS, call
+        from fastserve_core.processes.child import TRANSFORMERS, call
 
         folder = run.fresh_folder("student")
         request = {

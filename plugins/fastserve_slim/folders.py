@@ -9,8 +9,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from fastserve_core.artifacts.files import copy_tokenizer
 from fastserve_core.errors import BadModel
-from fastserve_core.files import copy_tokenizer
 
 
 class Stored:

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastserve_core.children import answer
+from fastserve_core.artifacts.files import read_json, write_json
 from fastserve_core.errors import BadModel, BadOption, suggest
-from fastserve_core.files import read_json, write_json
-from fastserve_core.parts import note_part, parts_of
-from fastserve_core.predictor import load_task
+from fastserve_core.models.components import note_part, parts_of
+from fastserve_core.processes.child import answer
+from fastserve_core.tasks.load import load_task
 from fastserve_slim import surgery, tables
 from fastserve_slim.folders import Stored, name_in, write_model
 from fastserve_slim.mixed_precision import FORMATS, HERE

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from fastserve_core import hookimpl
 from fastserve_core.errors import BadOption, suggest
-from fastserve_core.run import Draft, Run
+from fastserve_core.plugins.contexts import Draft, Run
 from fastserve_slim.starting import made_by
 
 HERE = "compress.mixed_precision"

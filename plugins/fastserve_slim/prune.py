@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastserve_core.children import answer, event_writer
-from fastserve_core.data import load
+from fastserve_core.data.dataset import load
 from fastserve_core.errors import BadModel, BadOption
 from fastserve_core.events import Progress
-from fastserve_core.parts import parts_of
-from fastserve_core.predictor import by_length, load_task
-from fastserve_core.task import Task
+from fastserve_core.inference.predictor import by_length
+from fastserve_core.models.components import parts_of
+from fastserve_core.processes.child import answer, event_writer
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Task
 from fastserve_slim import PruneOptions, halving, tables
 from fastserve_slim.allocation import choose
 from fastserve_slim.folders import write_model

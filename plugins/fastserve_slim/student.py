@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.children import answer
 from fastserve_core.errors import BadModel
-from fastserve_core.predictor import load_task
+from fastserve_core.processes.child import answer
+from fastserve_core.tasks.load import load_task
 from fastserve_slim.folders import write_model
 from fastserve_slim.layouts import layers_of
 from fastserve_slim.surgery import drop_layers, note_sizes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastserve_core.errors import BadOption
-from fastserve_core.parts import note_part, parts_of
+from fastserve_core.models.components import note_part, parts_of
 from fastserve_slim.folders import Stored
 from fastserve_slim.layouts import head_counts, head_size, layers_of, layout_of, linear, neuron_counts
 

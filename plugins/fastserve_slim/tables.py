@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastserve_core.errors import BadModel
-from fastserve_core.parts import note_part
+from fastserve_core.models.components import note_part
 from fastserve_slim.folders import Stored, name_in
 
 PART = "product_quantized"

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fastserve_core.artifacts.files import read_json
 from fastserve_core.errors import BadModel
-from fastserve_core.files import read_json
-from fastserve_core.parts import load_pretrained
+from fastserve_core.models.components import load_pretrained
 from fastserve_slim.quantize_aware import QuantizeAware
 
 RELATION_HEADS = 12

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fastserve_core.children import answer, event_writer
-from fastserve_core.data import load
+from fastserve_core.data.dataset import load
 from fastserve_core.errors import BadModel, BadOption
 from fastserve_core.events import Progress
-from fastserve_core.predictor import load_task
-from fastserve_core.task import Task
+from fastserve_core.processes.child import answer, event_writer
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Task
 from fastserve_slim import VectorQuantizeOptions
 from fastserve_slim.folders import write_model
 from fastserve_slim.product import learn

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastserve_core.errors import BadData, BadPlan
-from fastserve_core.task import Arrays, Column, Encoded, Row
+from fastserve_core.tasks.task import Arrays, Column, Encoded, Row
 from fastserve_text.encoding import pad
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from fastserve_core.model import ModelSpec
-    from fastserve_core.stepping import Writer
+    from fastserve_core.config.nodes import ModelSpec
+    from fastserve_core.tasks.generation import Writer
 
 
 def text_fault(row: Row, name: str = "text") -> str | None:

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastserve_core.artifacts.files import read_json, write_json
 from fastserve_core.errors import BadModel, BadOption, suggest
-from fastserve_core.files import read_json, write_json
-from fastserve_core.parts import load_pretrained
+from fastserve_core.models.components import load_pretrained
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from fastserve_core.model import ModelSpec
+    from fastserve_core.config.nodes import ModelSpec
 
 SPECIAL = {"bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], "gpt2": ["<|endoftext|>"]}
 MIN_FREQUENCY = 2

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fastserve_core.errors import BadData, BadModel, BadOption
-from fastserve_core.task import Arrays, Encoded, Encoder, Row
+from fastserve_core.tasks.task import Arrays, Encoded, Encoder, Row
 from fastserve_text.base import TextTask, text_fault
 from fastserve_text.encoding import check_positions, load_tokenizer, pad, pad_id, token_id
 from fastserve_text.packing import Blocks

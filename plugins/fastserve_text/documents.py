@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.task import Encoded
+from fastserve_core.tasks.task import Encoded
 
 if TYPE_CHECKING:
     import random

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.artifact import positions
+from fastserve_core.artifacts.artifact import positions
+from fastserve_core.artifacts.files import read_json
 from fastserve_core.errors import BadModel, BadOption
-from fastserve_core.files import read_json
-from fastserve_core.task import Arrays, Encoded
+from fastserve_core.tasks.task import Arrays, Encoded
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

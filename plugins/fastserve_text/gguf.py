@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from fastserve_core.children import TRANSFORMERS, answer, call
 from fastserve_core.errors import BadModel
-from fastserve_core.quiet import silence
-from fastserve_core.threads import threads_per_process
+from fastserve_core.processes.child import TRANSFORMERS, answer, call
+from fastserve_core.processes.environment import silence
+from fastserve_core.processes.resources import threads_per_process
 
 
 class GGUF:

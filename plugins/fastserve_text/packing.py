@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastserve_core.task import Encoded
+from fastserve_core.tasks.task import Encoded
 from fastserve_text.examples import Examples, seed_number
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.errors import BadData
-from fastserve_core.task import Encoded
+from fastserve_core.tasks.task import Encoded
 from fastserve_text.documents import unit_bounds
 from fastserve_text.examples import Examples, seed_number
 from fastserve_text.masking import Masking

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastserve_core.errors import BadModel, BadOption
-from fastserve_core.task import Arrays, Encoded, Encoder, Row
+from fastserve_core.tasks.task import Arrays, Encoded, Encoder, Row
 from fastserve_text.base import TextTask, text_fault
 from fastserve_text.documents import as_document
 from fastserve_text.encoding import IGNORED, check_positions, load_tokenizer, pad, pad_id, softmax, token_id

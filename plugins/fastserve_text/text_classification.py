@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fastserve_core.errors import BadData, BadOption
-from fastserve_core.task import UNLABELLED, Arrays, Column, Encoded, Encoder, Row
+from fastserve_core.tasks.task import UNLABELLED, Arrays, Column, Encoded, Encoder, Row
 from fastserve_text.base import TextTask, sorted_labels, text_fault
 from fastserve_text.encoding import load_tokenizer, pad_id, softmax
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fastserve_core.errors import BadData
-from fastserve_core.task import UNLABELLED, Arrays, Column, Encoded, Encoder, Row
+from fastserve_core.tasks.task import UNLABELLED, Arrays, Column, Encoded, Encoder, Row
 from fastserve_text import text_classification
 from fastserve_text.base import TextTask, sorted_labels
 from fastserve_text.encoding import IGNORED, load_tokenizer, pad_id, softmax

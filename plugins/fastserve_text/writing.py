@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastserve_core.artifacts.files import read_json
 from fastserve_core.errors import BadData
-from fastserve_core.files import read_json
 from fastserve_text.encoding import load_tokenizer
 
 if TYPE_CHECKING:

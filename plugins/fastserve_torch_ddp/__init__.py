@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from fastserve_core import hookimpl
-from fastserve_core.artifact import Artifact
+from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.errors import MissingPackage
 from fastserve_core.events import Preflight
-from fastserve_core.run import Draft, Run
+from fastserve_core.plugins.contexts import Draft, Run
 from fastserve_torch_ddp.options import DDPOptions
 
 
@@ -48,7 +48,7 @@ class TorchDDP:
 
     @hookimpl
     def train(self, run: Run) -> Draft:
-        from fastserve_core.children import call
+        from fastserve_core.processes.child import call
         from fastserve_torch_ddp.forking import IMPORTED
 
         result: dict[str, Any] = call(

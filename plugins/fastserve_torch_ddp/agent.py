@@ -17,10 +17,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fastserve_core.children import event_writer
-from fastserve_core.data import load
+from fastserve_core.data.dataset import load
 from fastserve_core.errors import StageFailed, UserError
-from fastserve_core.predictor import load_task
+from fastserve_core.processes.child import event_writer
+from fastserve_core.tasks.load import load_task
 from fastserve_torch_ddp.estimate import parameters_of, ranks_for
 from fastserve_torch_ddp.feeding.tokens import tokenize
 from fastserve_torch_ddp.job import Job

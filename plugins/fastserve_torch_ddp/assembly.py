@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastserve_core.files import read_json
-from fastserve_core.task import Encoded, Task
+from fastserve_core.artifacts.files import read_json
+from fastserve_core.tasks.task import Encoded, Task
 from fastserve_torch_ddp.job import Job
 from fastserve_torch_ddp.kernels import numbers
 from fastserve_torch_ddp.methods.adapters import Method, attach

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastserve_core.artifacts.files import read_json
 from fastserve_core.events import Preflight
-from fastserve_core.files import read_json
-from fastserve_core.run import Run
-from fastserve_core.threads import available_memory
+from fastserve_core.plugins.contexts import Run
+from fastserve_core.processes.resources import available_memory
 
 if TYPE_CHECKING:
     from fastserve_torch_ddp.options import DDPOptions

@@ -8,8 +8,8 @@ import sys
 from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any
 
-from fastserve_core.children import TRANSFORMERS
-from fastserve_core.nursery import works_here
+from fastserve_core.processes.child import TRANSFORMERS
+from fastserve_core.processes.fork_server import works_here
 
 IMPORTED = (*TRANSFORMERS, "fastserve_torch_ddp.agent")
 """What a launcher and its ranks need and takes seconds to import."""

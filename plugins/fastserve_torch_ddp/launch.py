@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastserve_core.children import answer
+from fastserve_core.processes.child import answer
 from fastserve_torch_ddp.forking import start_server
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastserve_core.children import event_writer
-from fastserve_core.data import load
+from fastserve_core.data.dataset import load
 from fastserve_core.errors import StageFailed
 from fastserve_core.events import Event, Metric, Step, Warned
-from fastserve_core.predictor import load_task
-from fastserve_core.task import Encoded
+from fastserve_core.processes.child import event_writer
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Encoded
 from fastserve_torch_ddp.assembly import Feed, bring_together, build
 from fastserve_torch_ddp.feeding.batches import Course, Places, share
 from fastserve_torch_ddp.feeding.tokens import TokenRows

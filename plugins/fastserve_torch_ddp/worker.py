@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from fastserve_core.children import die_with_parent
 from fastserve_core.errors import StageFailed, UserError
+from fastserve_core.processes.child import die_with_parent
 from fastserve_torch_ddp.job import Job, own_device
 from fastserve_torch_ddp.kernels import numbers
 from fastserve_torch_ddp.machines.endpoint import find_endpoint, send_that_way

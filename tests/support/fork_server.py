@@ -22,15 +22,18 @@ import sys
 from typing import Any
 
 import forks
-from fastserve_core.children import TRANSFORMERS
-from fastserve_core.quiet import quiet_environment, silence
-from fastserve_core.threads import thread_environment
+from fastserve_core.processes.child import TRANSFORMERS
+from fastserve_core.processes.environment import quiet_environment, silence
+from fastserve_core.processes.resources import thread_environment
 
 MODULES = (
     *TRANSFORMERS,
     *(f"transformers.{name}" for name in ("generation.utils", "modeling_layers", "masking_utils", "video_utils")),
     *(f"transformers.models.{name}" for name in ("bert.modeling_bert", "gpt2.modeling_gpt2")),
-    *(f"fastserve_core.{name}" for name in ("execute", "measure", "pairs", "cli.job", "cli.serve", "cli.predict")),
+    *(
+        f"fastserve_core.{name}"
+        for name in ("pipeline.execute", "evaluation.paired_timing", "cli.job", "cli.serve", "cli.predict")
+    ),
     *("fastserve_torch_ddp.agent", "fastserve_torch_ddp.launch", "fastserve_text.text_classification"),
     *("fastserve_runtime.torch_engine", "fastserve_runtime.hugging_face", "fastserve_server.process"),
     *("nevergrad", "scipy.stats", "sklearn.metrics", "openai", "hypothesis", "xdist.remote"),

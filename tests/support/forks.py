@@ -55,7 +55,7 @@ def is_forkable(arguments: Sequence[str], environment: Mapping[str, str]) -> boo
     A variable that is not set there gets the value that it has here: all of these programs set it so at their start.
     """
     # torch's pool of threads does not survive a fork: one that is to fork in its turn may not have been given another
-    prefixes = READ_AT_IMPORT + (("OMP_",) if list(arguments[1:2]) == ["fastserve_core.nursery"] else ())
+    prefixes = READ_AT_IMPORT + (("OMP_",) if list(arguments[1:2]) == ["fastserve_core.processes.fork_server"] else ())
     given = {name: value for name, value in environment.items() if name.startswith(prefixes)}
     return arguments[:1] in (["-m"], ["-c"]) and all(IMPORTED_WITH.get(name) == given[name] for name in given)
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from fastserve_core.data import DataOptions, prepare
+from fastserve_core.artifacts.store import Store
+from fastserve_core.config.nodes import DataOptions, Pin
+from fastserve_core.data.prepare import prepare
 from fastserve_core.errors import BadOption, DownloadFailed, UnknownName
-from fastserve_core.fetch import Pin, fetch
-from fastserve_core.predictor import load_task
-from fastserve_core.store import Store
+from fastserve_core.models.download import fetch
+from fastserve_core.tasks.load import load_task
 from fastserve_data.demo import CHINESE, CHINESE_PIN, MEMBERS, PIN, Demo
 
 

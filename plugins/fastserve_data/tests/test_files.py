@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.data import DataOptions
+from fastserve_core.config.nodes import DataOptions
+from fastserve_core.data.source import Record
 from fastserve_core.errors import BadData
-from fastserve_core.task import Record
 from fastserve_data.files import Files
 
 ROWS = [{"text": "one, two", "label": "a"}, {"text": 'a "quoted"\nline', "label": "b"}, {"text": "中文", "label": "a"}]

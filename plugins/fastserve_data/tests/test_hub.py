@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastserve_core.data import DataOptions
+from fastserve_core.config.nodes import DataOptions
 from fastserve_core.errors import BadData
 from fastserve_data.hub import Hub
 

@@ -240,7 +240,7 @@ def test_wrong_arguments() -> None:
 
 FIRST_IMPORTS = """
 import sys
-from fastserve_core.quiet import silence, without_package
+from fastserve_core.processes.environment import silence, without_package
 from fastserve_neural_compressor import bridge
 from fastserve_neural_compressor.weight_only import quantize_encoder
 with silence(), without_package("openvino_telemetry"):

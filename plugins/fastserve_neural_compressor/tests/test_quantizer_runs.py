@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from conftest import Cli
-from fastserve_core.artifact import load_artifact
-from fastserve_core.engines import load_engine, load_stepper
-from fastserve_core.files import read_json
-from fastserve_core.stepping import Piece
+from fastserve_core.artifacts.artifact import load_artifact
+from fastserve_core.artifacts.files import read_json
+from fastserve_core.inference.engines import load_engine, load_stepper
+from fastserve_core.tasks.generation import Piece
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from fastserve_core.registry import provide
+from fastserve_core.entry_points import provide
 from fastserve_neural_compressor.bridge import quantize_static
 from fastserve_neural_compressor.tuning import Tuning, by_sensitivity
 from fastserve_neural_compressor.weight_only import quantize_encoder

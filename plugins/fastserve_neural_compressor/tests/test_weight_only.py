@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastserve_core.entry_points import provide
 from fastserve_core.errors import BadOption, MissingPackage, Unexportable
-from fastserve_core.registry import provide
-from fastserve_core.task import Encoded
+from fastserve_core.tasks.task import Encoded
 from fastserve_neural_compressor import NeuralCompressor, QuantizeOptions
 from fastserve_neural_compressor.language import calibration
 from fastserve_neural_compressor.packed import by_row

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserve_core.errors import BadOption, Faults, StageFailed
-from fastserve_core.run import Attempt, Run, Trial
+from fastserve_core.plugins.contexts import Attempt, Run, Trial
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.goals import Goals, Limit
 from fastserve_nevergrad.log import LOG, read_log

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fastserve_core.errors import StageFailed
-from fastserve_core.orders import carry_out
+from fastserve_core.pipeline.remote_training import carry_out
 from fastserve_nevergrad.on_ray import ray_tasks
 
 TWO_NODES = """

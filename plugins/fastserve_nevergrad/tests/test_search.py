@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fastserve_core.errors import BadOption, StageFailed
 from fastserve_core.events import Event, TrialFinished, Warned
-from fastserve_core.run import Attempt, Run, Trial
+from fastserve_core.plugins.contexts import Attempt, Run, Trial
 from fastserve_core.testing import PluginContract
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.halving import Rungs, lengths

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.data import Prepared
+from fastserve_core.data.dataset import Prepared
 from fastserve_core.errors import BadOption
-from fastserve_core.run import Attempt, Run, Trial
-from fastserve_core.threads import threads_per_process
+from fastserve_core.plugins.contexts import Attempt, Run, Trial
+from fastserve_core.processes.resources import threads_per_process
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.choice import choose
 from fastserve_nevergrad.halving import Rungs

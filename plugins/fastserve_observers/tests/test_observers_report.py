@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from fastserve_core.errors import StoreFailed
 from fastserve_core.events import Event, Metric, RunFinished, StageStarted, Step
-from fastserve_core.hookspecs import API_VERSION
-from fastserve_core.registry import Registry
+from fastserve_core.plugins.hookspecs import API_VERSION
+from fastserve_core.plugins.registry import Registry
 from fastserve_observers.front import front
 from fastserve_observers.history import History
 from fastserve_observers.outcome import Outcome

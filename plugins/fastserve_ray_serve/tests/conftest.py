@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fastserve_core.artifact import MANIFEST, TRAINABLE, Artifact, Manifest, write_manifest
-from fastserve_core.hashing import hash_files
-from fastserve_core.model import ModelSpec
+from fastserve_core.artifacts.artifact import MANIFEST, TRAINABLE, Artifact, Manifest, write_manifest
+from fastserve_core.artifacts.hashing import hash_files
+from fastserve_core.config.nodes import ModelSpec
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from fastserve_core.artifact import Artifact
+from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.errors import UserError
 from fastserve_ray_serve.deployment import build
 from fastserve_ray_serve.server import LOOPBACK_ONLY

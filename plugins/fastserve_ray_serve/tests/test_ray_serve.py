@@ -19,9 +19,9 @@ import httpx
 import psutil
 import pytest
 
-from fastserve_core.artifact import Artifact
+from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.errors import BadOption, StageFailed, UserError
-from fastserve_core.predictor import Predictor
+from fastserve_core.inference.predictor import Predictor
 from fastserve_core.testing import PluginContract
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_ray_serve.server import authentication, start

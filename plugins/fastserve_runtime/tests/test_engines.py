@@ -60,7 +60,7 @@ def test_a_class_that_transformers_lacks_is_said(tmp_path: Path) -> None:
 def test_the_torch_engine_generates(tmp_path: Path) -> None:
     import torch
 
-    from fastserve_core.model import ModelSpec
+    from fastserve_core.config.nodes import ModelSpec
     from fastserve_text.building import build_model, write_scratch
 
     spec = ModelSpec("scratch", "gpt2", dim=16, num_heads=2, num_layers=1, hidden_size=32, vocab_size=300)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastserve_core.artifact import ENGINE, TRAINABLE, Artifact, Manifest, write_manifest
+from fastserve_core.artifacts.artifact import ENGINE, TRAINABLE, Artifact, Manifest, write_manifest
+from fastserve_core.artifacts.hashing import hash_files
+from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import BadArtifact, BadOption, Unexportable, UnknownName
-from fastserve_core.exporting import export
-from fastserve_core.hashing import hash_files
-from fastserve_core.registry import missing_packages
+from fastserve_core.export.export import export
 from fastserve_runtime.onnx_engine import ONNXRuntimeEngine
 from fastserve_runtime.torch_engine import TorchEngine
 
@@ -57,7 +57,7 @@ def test_the_onnx_runtime_engine_runs_weights(tiny_bert: Path) -> None:
 
 @pytest.mark.slow
 def test_other_answers_are_not_published(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastserve_core.export_check import compare
+    from fastserve_core.export.verify import compare
     from fastserve_runtime.torch_export_file import TorchExport
 
     class Wrong:

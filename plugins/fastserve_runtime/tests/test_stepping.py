@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastserve_core.errors import Unexportable
-from fastserve_core.stepping import BLOCK, Piece, Stepper
+from fastserve_core.tasks.generation import BLOCK, Piece, Stepper
 from fastserve_runtime.openvino_engine import OpenVINOEngine
 from fastserve_runtime.tests.test_causal import model
 from fastserve_runtime.torch_engine import TorchEngine

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fastserve_core.artifact import MANIFEST, TRAINABLE, Artifact, Manifest, write_manifest
-from fastserve_core.hashing import hash_files
-from fastserve_core.model import ModelSpec
+from fastserve_core.artifacts.artifact import MANIFEST, TRAINABLE, Artifact, Manifest, write_manifest
+from fastserve_core.artifacts.hashing import hash_files
+from fastserve_core.config.nodes import ModelSpec
 from fastserve_server.options import ServerOptions
 from fastserve_server.server import ServerProcess, start
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fastserve_core.artifact import Artifact
+from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.errors import BadOption
 from fastserve_server.access import LONGEST
 from fastserve_server.application import build_application

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from fastserve_core.artifact import Artifact
-from fastserve_core.task import Encoded
+from fastserve_core.artifacts.artifact import Artifact
+from fastserve_core.tasks.task import Encoded
 from fastserve_server.application import ENDPOINTS, build_application
 from fastserve_server.asked import Answers
 from fastserve_server.options import Serving

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fastserve_core.errors import BadData
-from fastserve_core.task import Encoded
+from fastserve_core.tasks.task import Encoded
 from fastserve_server.asked import Answers, EngineFailed, QueueFull, Unavailable
 from fastserve_server.batcher import Batcher
 from fastserve_server.options import Serving

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from fastserve_core.artifact import Artifact
+from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.errors import BadOption, UserError
-from fastserve_core.task import Encoded
+from fastserve_core.tasks.task import Encoded
 from fastserve_server.application import build_application
 from fastserve_server.hosted import Hosted
 from fastserve_server.judging import Judge, decided

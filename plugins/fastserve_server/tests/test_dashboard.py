@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fastserve_core.artifact import Artifact
+from fastserve_core.artifacts.artifact import Artifact
 from fastserve_server.options import ServerOptions
 from fastserve_server.server import ServerProcess, start
 from fastserve_server.tests.browser import find_chromium

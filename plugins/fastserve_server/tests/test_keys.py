@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fastserve_core.artifact import Artifact
+from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.errors import BadOption
 from fastserve_server.application import ENDPOINTS, build_application
 from fastserve_server.keys import OPEN, VARIABLE, key_hashes

@@ -12,8 +12,8 @@ import httpx
 import openai
 import pytest
 
-from fastserve_core.artifact import MANIFEST, Artifact, write_manifest
-from fastserve_core.hashing import hash_files
+from fastserve_core.artifacts.artifact import MANIFEST, Artifact, write_manifest
+from fastserve_core.artifacts.hashing import hash_files
 from fastserve_server.options import ServerOptions
 from fastserve_server.server import ServerProcess, start
 from fastserve_server.tests.conftest import make_artifact

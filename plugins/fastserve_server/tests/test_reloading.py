@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from fastserve_core.artifact import Artifact, load_artifact
+from fastserve_core.artifacts.artifact import Artifact, load_artifact
 from fastserve_core.errors import BadArtifact, UserError
 from fastserve_server import reloading
 from fastserve_server.application import build_application

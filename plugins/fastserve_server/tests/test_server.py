@@ -17,10 +17,10 @@ import httpx
 import psutil
 import pytest
 
-from fastserve_core.artifact import MANIFEST, Artifact
+from fastserve_core.artifacts.artifact import MANIFEST, Artifact
 from fastserve_core.errors import StageFailed, UserError
-from fastserve_core.predictor import Predictor
-from fastserve_core.run import Run
+from fastserve_core.inference.predictor import Predictor
+from fastserve_core.plugins.contexts import Run
 from fastserve_server import EmbeddedServer
 from fastserve_server.options import ServerOptions
 from fastserve_server.server import BadAddress, ServerProcess, start, url_of

@@ -16,9 +16,9 @@ import openai
 import pytest
 
 from conftest import Cli
-from fastserve_core.artifact import Artifact
+from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.errors import BadArtifact, BadOption, UserError
-from fastserve_core.predictor import Predictor
+from fastserve_core.inference.predictor import Predictor
 from fastserve_server.application import build_application
 from fastserve_server.options import ServerOptions, Serving
 from fastserve_server.server import EmbeddedProcess, start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastserve_core.stepping import BLOCK
+from fastserve_core.tasks.generation import BLOCK
 from fastserve_server.writing.jobs import Job
 
 

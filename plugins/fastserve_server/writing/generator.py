@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastserve_core.errors import BadData
-from fastserve_core.stepping import Piece, Stepper, Writer
+from fastserve_core.tasks.generation import Piece, Stepper, Writer
 from fastserve_server.asked import Answers, QueueFull, Unavailable, check_positions, settle, told
 from fastserve_server.options import Serving
 from fastserve_server.writing.blocks import Pool, needed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastserve_core.stepping import Piece
+from fastserve_core.tasks.generation import Piece
 from fastserve_server.writing.blocks import Pool
 from fastserve_server.writing.jobs import Job
 

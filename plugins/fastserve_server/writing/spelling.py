@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastserve_core.stepping import Speller
+from fastserve_core.tasks.generation import Speller
 
 
 class Spelling:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Cli
-from fastserve_core.artifact import load_artifact
+from fastserve_core.artifacts.artifact import load_artifact
+from fastserve_core.artifacts.files import copy_tree
 from fastserve_core.errors import BadArtifact, BadModel
-from fastserve_core.files import copy_tree
 from fastserve_slim import teaching
 from fastserve_slim.distillation import DistillOptions
 from fastserve_slim.student import spaced

@@ -13,7 +13,7 @@ import transformers
 
 from conftest import Cli
 from fastserve_core.errors import BadModel, BadOption
-from fastserve_core.parts import load_pretrained, note_part
+from fastserve_core.models.components import load_pretrained, note_part
 from fastserve_core.testing import PluginContract
 from fastserve_slim import halving
 from fastserve_slim.mixed_precision import MixedPrecisionOptions

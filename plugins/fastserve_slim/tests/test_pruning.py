@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
+from fastserve_core.artifacts.files import read_json
 from fastserve_core.errors import BadModel, BadOption
-from fastserve_core.files import read_json
-from fastserve_core.parts import load_pretrained, note_part
+from fastserve_core.models.components import load_pretrained, note_part
 from fastserve_slim import PruneOptions
 from fastserve_slim.importance import unit_importance, weight_importance
 from fastserve_slim.layouts import head_counts, layers_of, layout_of, linear, neuron_counts

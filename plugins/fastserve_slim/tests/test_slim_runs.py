@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from conftest import Cli
-from fastserve_core.artifact import load_artifact
-from fastserve_core.parts import parts_of
-from fastserve_core.predictor import Predictor
+from fastserve_core.artifacts.artifact import load_artifact
+from fastserve_core.inference.predictor import Predictor
+from fastserve_core.models.components import parts_of
 
 pytestmark = pytest.mark.slow
 

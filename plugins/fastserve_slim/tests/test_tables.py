@@ -13,7 +13,7 @@ import transformers
 from safetensors import safe_open
 
 from fastserve_core.errors import BadModel, BadOption
-from fastserve_core.parts import load_pretrained
+from fastserve_core.models.components import load_pretrained
 from fastserve_slim import VectorQuantizeOptions
 from fastserve_slim.folders import write_model
 from fastserve_slim.tables import CodedEmbedding, coded_tables

@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from conftest import Cli
-from fastserve_core.data import Columns, DataOptions, Prepared, prepare_rows
+from fastserve_core.artifacts.files import read_json
+from fastserve_core.artifacts.store import Store
+from fastserve_core.config.nodes import Columns, DataOptions
+from fastserve_core.data.dataset import Prepared
+from fastserve_core.data.prepare import prepare_rows
+from fastserve_core.data.unlabelled import Texts, add_unlabelled, file_hashes
 from fastserve_core.errors import BadData, BadOption
-from fastserve_core.files import read_json
-from fastserve_core.predictor import load_task
-from fastserve_core.store import Store
-from fastserve_core.task import UNLABELLED
-from fastserve_core.unlabelled import Texts, add_unlabelled, file_hashes
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import UNLABELLED
 from fastserve_slim.distillation import DistillOptions
 from fastserve_torch_ddp.feeding.tokens import TokenRows, tokenize
 from fastserve_torch_ddp.steps.losses import Loss, count_labels

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastserve_core.config.nodes import ModelSpec
 from fastserve_core.errors import BadData, BadModel, BadOption
-from fastserve_core.model import ModelSpec
-from fastserve_core.predictor import load_task
-from fastserve_core.task import Encoded
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Encoded
 from fastserve_text.building import write_scratch
 from fastserve_text.documents import SENTENCE, WORD, as_document, sentence_starts, unit_bounds
 from fastserve_text.encoding import load_tokenizer
@@ -227,7 +227,7 @@ def test_equal_texts_give_equal_tokenizers_in_every_process(model: str) -> None:
     """Each process orders its tables of words in its own way, and ties must not be broken by it."""
     code = (
         "import hashlib, tempfile; from pathlib import Path\n"
-        "from fastserve_core.model import ModelSpec; from fastserve_text.building import write_scratch\n"
+        "from fastserve_core.models.resolve import ModelSpec; from fastserve_text.building import write_scratch\n"
         "texts = [f'{a} {b}' for a in 'wonderful brilliant moving superb'.split() for b in 'story film work'.split()]\n"
         f"spec = ModelSpec('scratch', '{model}', dim=16, num_heads=2, num_layers=1, hidden_size=32, vocab_size=300)\n"
         "folder = Path(tempfile.mkdtemp()); write_scratch(spec, texts, folder, 'LMHeadModel')\n"

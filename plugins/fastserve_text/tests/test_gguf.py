@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from conftest import Cli
+from fastserve_core.artifacts.store import Store
 from fastserve_core.errors import BadModel, MissingPackage, UserError
-from fastserve_core.foreign import converted, is_foreign
-from fastserve_core.store import Store
+from fastserve_core.models.converters import converted, is_foreign
 
 WORDS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "ab"]
 
@@ -90,7 +90,7 @@ def test_what_cannot_be_read_is_said(store: Store, tmp_path: Path, monkeypatch: 
         converted(cut, store)
     with pytest.raises(BadModel, match="cub.gguf does not exist; did you mean 'cut.gguf'"):
         converted(tmp_path / "cub.gguf", store)
-    monkeypatch.setattr("fastserve_core.foreign.missing_packages", list)
+    monkeypatch.setattr("fastserve_core.models.converters.missing_packages", list)
     with pytest.raises(MissingPackage, match=r"cut.gguf needs gguf, .* pip install 'fastserve-core\[gguf\]'"):
         converted(cut, store)
     (tmp_path / "folder.gguf").mkdir()  # as people call folders of Hugging Face's too
@@ -101,7 +101,7 @@ def test_what_cannot_be_read_is_said(store: Store, tmp_path: Path, monkeypatch: 
 @pytest.mark.network
 @pytest.mark.timeout(1200)
 def test_smollm2_is_fetched_and_quantized_to_four_bits(command: Cli, online: None, tmp_path: Path) -> None:
-    from fastserve_core.files import read_json
+    from fastserve_core.artifacts.files import read_json
 
     texts = tmp_path / "texts.txt"
     texts.write_text("".join(f"The film number {number} is a quiet story about a family.\n" for number in range(40)))

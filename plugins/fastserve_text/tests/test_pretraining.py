@@ -13,13 +13,15 @@ import pytest
 import torch
 from torch import nn
 
-from fastserve_core.artifact import TRAINABLE, Manifest, write_manifest
+from fastserve_core.artifacts.artifact import TRAINABLE, Manifest, write_manifest
+from fastserve_core.artifacts.hashing import hash_files
+from fastserve_core.artifacts.store import Store
+from fastserve_core.config.nodes import ModelSpec
 from fastserve_core.errors import BadModel, BadOption
-from fastserve_core.hashing import hash_files
-from fastserve_core.model import ModelSpec, resolve
-from fastserve_core.predictor import Predictor, by_length, load_task
-from fastserve_core.store import Store
-from fastserve_core.task import Encoded, Task
+from fastserve_core.inference.predictor import Predictor, by_length
+from fastserve_core.models.resolve import resolve
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Encoded, Task
 from fastserve_text.building import write_scratch
 
 TOPICS = {

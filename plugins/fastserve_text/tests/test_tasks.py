@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastserve_core.config.nodes import ModelSpec
 from fastserve_core.errors import BadData, BadModel, BadOption
-from fastserve_core.model import ModelSpec
-from fastserve_core.predictor import by_length, load_task
-from fastserve_core.task import Encoded, Task
+from fastserve_core.inference.predictor import by_length
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Encoded, Task
 from fastserve_text.base import sorted_labels
 from fastserve_text.building import build_model, write_scratch
 from fastserve_text.encoding import load_tokenizer, pad

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastserve_core.task import Encoded, Task
+from fastserve_core.tasks.task import Encoded, Task
 
 POOL = 50
 """Batches are cut from pools of this many batches' rows, sorted by length: little padding, much chance."""

@@ -12,14 +12,14 @@ from typing import Any, overload
 
 import numpy as np
 
-from fastserve_core.data import Prepared
+from fastserve_core.artifacts.files import read_json, write_json
+from fastserve_core.artifacts.hashing import hash_file, stable_hash
+from fastserve_core.artifacts.store import Store, result_name
+from fastserve_core.data.dataset import Prepared
+from fastserve_core.data.rows import Rows
 from fastserve_core.errors import StageFailed
 from fastserve_core.events import Event, Progress, Warned
-from fastserve_core.files import read_json, write_json
-from fastserve_core.hashing import hash_file, stable_hash
-from fastserve_core.rows import Rows
-from fastserve_core.store import Store, result_name
-from fastserve_core.task import Encoded, Row, Task
+from fastserve_core.tasks.task import Encoded, Row, Task
 from fastserve_torch_ddp.feeding.columns import Column, Numbers, flat, mapped, write_offsets
 
 FORMAT = 1

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastserve_core.files import copy_tokenizer
-from fastserve_core.task import Task
+from fastserve_core.artifacts.files import copy_tokenizer
+from fastserve_core.tasks.task import Task
 from fastserve_torch_ddp.assembly import build, stored_formats
 from fastserve_torch_ddp.job import Job, own_device, writes
 from fastserve_torch_ddp.kept import checkpoint

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from fastserve_core.predictor import by_length
-from fastserve_core.task import Encoded, Task
+from fastserve_core.inference.predictor import by_length
+from fastserve_core.tasks.task import Encoded, Task
 from fastserve_torch_ddp.assembly import Feed
 from fastserve_torch_ddp.kernels.numbers import Numbers
 from fastserve_torch_ddp.ranks import exchange

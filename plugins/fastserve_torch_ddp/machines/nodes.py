@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
-from fastserve_core.artifact import is_artifact, load_artifact
-from fastserve_core.data import load
+from fastserve_core.artifacts.artifact import is_artifact, load_artifact
+from fastserve_core.artifacts.hashing import digest, hash_files
+from fastserve_core.data.dataset import load
 from fastserve_core.errors import UserError
-from fastserve_core.hashing import digest, hash_files
 
 if TYPE_CHECKING:
     from fastserve_torch_ddp.job import Job

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from fastserve_core.parts import note_part, parts_of
+from fastserve_core.models.components import note_part, parts_of
 
 OUTPUTS = ("output.dense", "out_lin", "lin2", "c_proj", "o_proj", "down_proj", "Wo")
 """How the projection that ends a block is called in BERT, DistilBERT, GPT-2, Llama and their kin."""

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fastserve_core.entry_points import provide
 from fastserve_core.errors import BadOption
-from fastserve_core.registry import provide
-from fastserve_core.retraining import GROUP
+from fastserve_core.pipeline.retrain import GROUP
 from fastserve_torch_ddp.job import Job
 from fastserve_torch_ddp.kernels.numbers import Numbers
 from fastserve_torch_ddp.steps.losses import Loss

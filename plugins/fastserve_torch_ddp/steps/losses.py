@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastserve_core.errors import BadOption, Collector, suggest
-from fastserve_core.task import UNLABELLED
+from fastserve_core.tasks.task import UNLABELLED
 
 IGNORED = -100
 """The label of a position that no loss counts."""

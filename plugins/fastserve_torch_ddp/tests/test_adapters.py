@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from fastserve_core.errors import BadOption, Faults
-from fastserve_core.parts import parts_of
+from fastserve_core.models.components import parts_of
 from fastserve_torch_ddp.methods import bottleneck
 from fastserve_torch_ddp.methods.adapters import AdaLora, Method, attach, trainable
 from fastserve_torch_ddp.methods.parts import head_parameters, linears

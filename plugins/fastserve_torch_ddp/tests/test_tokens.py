@@ -19,12 +19,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastserve_core.data import DataOptions, Prepared, load, prepare_rows
+from fastserve_core.artifacts.store import Store
+from fastserve_core.config.nodes import DataOptions
+from fastserve_core.data.dataset import Prepared, load
+from fastserve_core.data.prepare import prepare_rows
 from fastserve_core.errors import StageFailed
 from fastserve_core.events import Event, Warned
-from fastserve_core.predictor import load_task
-from fastserve_core.store import Store
-from fastserve_core.task import Encoded, Row, Task
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Encoded, Row, Task
 from fastserve_torch_ddp.feeding import tokens
 from fastserve_torch_ddp.feeding.columns import Column, mapped
 from fastserve_torch_ddp.feeding.tokens import TokenRows, tokenize
@@ -214,8 +216,8 @@ def test_of_several_processes_one_tokenizes(home: Path, tmp_path: Path, tiny_ber
 HALFWAY = """
 import sys, time
 from pathlib import Path
-from fastserve_core.data import load
-from fastserve_core.predictor import load_task
+from fastserve_core.data.dataset import load
+from fastserve_core.tasks.load import load_task
 from fastserve_torch_ddp.feeding import tokens
 model, data = Path(sys.argv[1]), load(Path(sys.argv[2]))
 tokens.CHUNK_ROWS = 10
@@ -256,9 +258,10 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from fastserve_core.data import DataOptions, prepare
-from fastserve_core.predictor import load_task
-from fastserve_core.store import Store
+from fastserve_core.data.prepare import prepare
+from fastserve_core.config.nodes import DataOptions
+from fastserve_core.tasks.load import load_task
+from fastserve_core.artifacts.store import Store
 from fastserve_torch_ddp.feeding.tokens import TokenRows, tokenize
 model, texts, home, room = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 load_task("text_classification", {}).encoder(model)([{"text": "a first one"}] * 10)  # loads what is loaded once

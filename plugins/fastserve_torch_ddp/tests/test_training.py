@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserve_core.errors import BadOption, UserError
-from fastserve_core.predictor import load_task
-from fastserve_core.task import Encoded
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Encoded
 from fastserve_core.testing import PluginContract
 from fastserve_torch_ddp.feeding.batches import Course, epoch_batches, share
 from fastserve_torch_ddp.kept import checkpoint
@@ -222,7 +222,7 @@ def test_patience_counts_looks_without_gain() -> None:
 def test_parameters_are_counted_without_torch(tiny_bert: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    from fastserve_core.files import read_json
+    from fastserve_core.artifacts.files import read_json
     from fastserve_torch_ddp.estimate import count_parameters
 
     config = read_json(tiny_bert / "config.json")

@@ -15,14 +15,16 @@ from typing import Any, Protocol
 import pytest
 
 from conftest import ranks_below
-from fastserve_core.children import call
-from fastserve_core.data import DataOptions, load, prepare
+from fastserve_core.artifacts.hashing import hash_file
+from fastserve_core.artifacts.store import Store
+from fastserve_core.config.nodes import DataOptions
+from fastserve_core.data.dataset import load
+from fastserve_core.data.prepare import prepare
 from fastserve_core.errors import BadOption, StageFailed
 from fastserve_core.events import Event, Metric, Step, Warned
-from fastserve_core.hashing import hash_file
-from fastserve_core.predictor import load_task
-from fastserve_core.store import Store
-from fastserve_core.task import Encoded
+from fastserve_core.processes.child import call
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Encoded
 from fastserve_torch_ddp.forking import IMPORTED
 from fastserve_torch_ddp.kept.validation import Progress
 from fastserve_torch_ddp.options import DDPOptions

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastserve_core.artifact import Artifact
+from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.errors import BadData
-from fastserve_core.stepping import BLOCK, Piece, Stepper
+from fastserve_core.tasks.generation import BLOCK, Piece, Stepper
 from fastserve_runtime.torch_engine import TorchEngine
 from fastserve_server.asked import EngineFailed, QueueFull, Unavailable
 from fastserve_server.options import Serving

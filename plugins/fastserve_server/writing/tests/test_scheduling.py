@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.stepping import BLOCK
+from fastserve_core.tasks.generation import BLOCK
 from fastserve_server.writing.blocks import Pool, needed
 from fastserve_server.writing.jobs import Job, Stream, Wish
 from fastserve_server.writing.passes import PASS_TOKENS, plan

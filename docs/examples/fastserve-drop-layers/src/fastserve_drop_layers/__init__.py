@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from fastserve_core import hookimpl
 from fastserve_core.errors import BadOption
-from fastserve_core.run import Draft, Run
+from fastserve_core.plugins.contexts import Draft, Run
 
 WHICH = ("first", "spread")
 
@@ -39,7 +39,7 @@ class DropLayers:
 
     @hookimpl
     def compress(self, run: Run) -> Draft:
-        from fastserve_core.children import call
+        from fastserve_core.processes.child import call
 
         labels = run.model.manifest.labels  # the model's own: its classes are numbered by them
         draft = run.fresh_folder()

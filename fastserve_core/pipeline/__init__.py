@@ -1,0 +1,1 @@
+"""The run: its plan, its stages, and the record of what they gave."""

@@ -1,0 +1,147 @@
+"""The command line's run from a composed config: check, prepare, plan, the stages, the record, the server."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from fastserve_core.artifacts.artifact import TRAINABLE, Artifact
+from fastserve_core.artifacts.files import write_text
+from fastserve_core.artifacts.store import Store
+from fastserve_core.data.prepare import prepare
+from fastserve_core.errors import BadModel, BadPlan, FastServeError, writing
+from fastserve_core.events import Event, Planned, Preflight, RunFinished, Step
+from fastserve_core.models.resolve import resolve
+from fastserve_core.pipeline.context import Pipeline
+from fastserve_core.pipeline.plan import TO_DO, plan
+from fastserve_core.pipeline.recipe_trial import is_after_training
+from fastserve_core.pipeline.record import Record
+from fastserve_core.pipeline.settings import Settings, read_settings
+from fastserve_core.plugins.hookspecs import hookimpl
+from fastserve_core.serving.serve import serve_until_signal
+
+log = logging.getLogger("fastserve")
+
+SPACE_FACTOR = 4
+"""A run holds the weights, two checkpoints with the optimizer's state, and the compressed forms."""
+
+
+class Log:
+    """Writes what happens to the run's ``fastserve.log``."""
+
+    @hookimpl
+    def observe(self, event: Event) -> None:
+        log.log(logging.DEBUG if isinstance(event, Step) else logging.INFO, "%s", event)
+
+
+def execute(cfg: DictConfig, folder: Path, fixed: frozenset[str] = frozenset()) -> Record:
+    """Run the chosen stages; writes ``config.yaml`` and ``run.json`` into the folder.
+
+    Raises ``FastServeError``; a failed run's record says so and keeps the stages that were done.
+    """
+    settings = read_settings(cfg, fixed)
+    settings.registry.listen(Log())
+    if not any(settings.registry.of(stage) for stage in ("tune", "train", "compress", "serve")):
+        raise BadPlan("no stage is chosen: add plugins, e.g. '+plugin=[torch_ddp,neural_compressor]'")
+    with writing("the run's folder", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
+    record = Record(folder, settings.task.name, settings.general.seed, command=shlex.join(sys.argv[1:]))
+    try:
+        pipeline = start(settings, record)
+        run_stages(pipeline)
+    except BaseException as error:
+        record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        record.error = str(error)
+        if not isinstance(error, FastServeError) or error.exit_code != 2 or record.stages:
+            record.write()
+        raise
+    record.status = "done"
+    record.write()
+    settings.registry.tell(RunFinished(folder, record.as_json()))
+    serve(pipeline, folder)
+    return record
+
+
+def start(settings: Settings, record: Record) -> Pipeline:
+    """Everything that is checked before the first stage: data, model, disk, memory."""
+    store = Store(settings.home)
+    data = None
+    if settings.needs_data:
+        data = prepare(settings.data, settings.task, store, lambda text: print(text, file=sys.stderr))
+        record.describe_data(data)
+    model = resolve(settings.model, settings.task, data, store, settings.general.seed)
+    store.check_space(SPACE_FACTOR * folder_size(model.folder))
+    _check_start(settings, model)
+    pipeline = Pipeline(settings, store, data, model, record)
+    stages = plan(pipeline)
+    pipeline.tell(Planned(tuple(stages)))
+    if any(stage in ("tune", "train") and state == TO_DO for stage, _, state in stages):
+        check_estimates(pipeline)
+    return pipeline
+
+
+def _check_start(settings: Settings, model: Artifact) -> None:
+    """Refuse a model that the chosen stages cannot begin with."""
+    registry = settings.registry
+    if settings.needs_data and model.form != TRAINABLE:
+        raise BadModel(
+            f"{model.folder} holds files for the engine {model.engine}, which cannot be trained or compressed further: "
+            "start from the model it was made from (its lineage says which)"
+        )
+    if registry.of("serve") and not settings.needs_data and not model.manifest.files:
+        raise BadModel(
+            f"{model.folder} is a checkpoint, and a server takes an artifact: train or compress it first, "
+            "or serve a run's folder with 'fastserve serve'"
+        )
+
+
+def check_estimates(pipeline: Pipeline) -> None:
+    """Say what training will take, and refuse what would not fit into memory."""
+    registry = pipeline.settings.registry
+    for trainer in registry.of("train"):
+        run = pipeline.run_for("train", pipeline.store.home, pipeline.model)
+        estimate: Preflight | None = registry.call(trainer, "preflight", optional=True, run=run)
+        if estimate is not None:
+            pipeline.tell(estimate)
+            _check_memory(estimate, pipeline.settings)
+
+
+def _check_memory(estimate: Preflight, settings: Settings) -> None:
+    if settings.general.preflight.enforce and estimate.memory_bytes > estimate.available_bytes:
+        raise BadModel(
+            f"training is expected to need {estimate.memory_bytes / 1e9:.1f} GB of memory, and this machine has "
+            f"{estimate.available_bytes / 1e9:.1f} GB available: take a smaller batch or model, "
+            "or set preflight.enforce=false to try"
+        )
+
+
+def folder_size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+
+
+def run_stages(pipeline: Pipeline) -> None:
+    """tune, train and compress, as far as they have plugins; a tuner of compressors alone comes after training."""
+    registry = pipeline.settings.registry
+    late = is_after_training(registry)
+    found = pipeline.tune() if registry.of("tune") and not late else {}
+    if registry.of("train"):
+        pipeline.train(found)
+    found = pipeline.tune() if late else found
+    if registry.of("compress"):
+        pipeline.compress(found)
+
+
+def serve(pipeline: Pipeline, folder: Path) -> None:
+    """Serve the best model, if a server is chosen."""
+    for active in pipeline.settings.registry.of("serve"):
+        work = folder / "serve"
+        work.mkdir(exist_ok=True)
+        run = pipeline.run_for("serve", work, pipeline.model)
+        serve_until_signal(pipeline.settings.registry.call(active, "serve", run=run), pipeline.model.folder)
+        shutil.rmtree(work, ignore_errors=True)

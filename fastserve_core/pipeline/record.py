@@ -1,0 +1,62 @@
+"""``run.json``: what a run did, written anew after every stage so that a killed run has one too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastserve_core.artifacts.files import write_json
+from fastserve_core.data.dataset import Prepared
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage's line in ``run.json``; ``status`` is done, reused, rejected or failed."""
+
+    stage: str
+    plugin: str
+    version: str
+    status: str
+    seconds: float
+    artifact: str = ""
+    digest: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    found: Mapping[str, Any] = field(default_factory=dict)
+    trials: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass
+class Record:
+    """The whole of ``run.json``; without a folder it is only kept in memory."""
+
+    folder: Path | None
+    task: str
+    seed: int
+    command: str = ""
+    status: str = "running"
+    best: str = ""
+    error: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    stages: list[StageRecord] = field(default_factory=list)
+
+    def describe_data(self, data: Prepared) -> None:
+        self.data = {
+            "fingerprint": data.fingerprint,
+            "rows": dict(data.counts),
+            "labels": list(data.labels),
+            "bad_rows": len(data.bad_rows),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        shown = {name: value for name, value in asdict(self).items() if name != "folder"}
+        return {"schema": SCHEMA} | shown
+
+    def write(self) -> None:
+        if self.folder is not None:
+            write_json(self.folder / "run.json", self.as_json())

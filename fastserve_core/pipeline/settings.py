@@ -1,0 +1,144 @@
+"""The run's config as typed settings, with everything that is wrong with it said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fastserve_core.artifacts.store import default_home
+from fastserve_core.config.nodes import DataOptions, GateOptions, ModelSpec
+from fastserve_core.config.options import ROOT, typed
+from fastserve_core.errors import BadOption, BadPlan, Collector
+from fastserve_core.inference.engines import AUTO, check_engine, check_generates
+from fastserve_core.pipeline.recipe_trial import check_searches
+from fastserve_core.plugins.hookspecs import OBSERVE, STAGES
+from fastserve_core.plugins.registry import Registry
+from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.task import Task
+
+
+@dataclass
+class PreflightOptions:
+    """``enforce`` refuses to train what is expected not to fit into memory."""
+
+    enforce: bool = True
+
+
+@dataclass
+class General:
+    """The root of the config, but for the nodes that have a class of their own."""
+
+    seed: int = 0
+    home: str | None = None
+    engine: str = AUTO
+    default_observers: list[str] = field(default_factory=list)
+    blocked_plugins: list[str] = field(default_factory=list)
+    gate: GateOptions = field(default_factory=GateOptions)
+    preflight: PreflightOptions = field(default_factory=PreflightOptions)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise BadOption(f"seed must lie between 0 and 2^32 - 1, not {self.seed}")
+        check_engine(self.engine)
+
+
+NODES = {"task", "data", "model", OBSERVE, *STAGES}
+
+
+@dataclass
+class Settings:
+    """A run that can be planned: its typed options and its activated plugins."""
+
+    general: General
+    model: ModelSpec
+    data: DataOptions
+    task: Task
+    registry: Registry
+    fixed: frozenset[str] = frozenset()
+
+    @property
+    def home(self) -> Path:
+        home = self.general.home
+        return Path(home).expanduser().absolute() if home else default_home()
+
+    @property
+    def needs_data(self) -> bool:
+        return any(self.registry.of(stage) for stage in ("tune", "train", "compress"))
+
+
+def read_settings(cfg: DictConfig, fixed: frozenset[str] = frozenset()) -> Settings:
+    """Check the whole config and activate its plugins.
+
+    ``fixed`` are the paths that the user set on the command line. Raises every fault together.
+    """
+    faults = Collector()
+    found: dict[str, Any] = {}
+
+    def read(name: str, function: Any, *arguments: Any) -> None:
+        with faults.collect():
+            found[name] = function(*arguments)
+
+    rest = OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name not in NODES])
+    read("general", typed, General, rest, ROOT)
+    read("model", typed, ModelSpec, cfg.model, "model")
+    read("data", typed, DataOptions, cfg.data, "data")
+    read("task", _task, cfg.task)
+    registry = Registry(blocked=list(cfg.get("blocked_plugins") or ()))
+    for place, name, options in chosen(cfg):
+        read(f"{place}.{name}", registry.activate, place, name, options)
+    faults.raise_if_any()
+    settings = Settings(registry=registry, fixed=fixed, **{name: found[name] for name in _FIELDS})
+    check_plan(settings)
+    return settings
+
+
+_FIELDS = ("general", "model", "data", "task")
+
+
+def chosen(cfg: DictConfig) -> list[tuple[str, str, Any]]:
+    """``(place, plugin, options)`` in the order of the config; default observers come first."""
+    observers = dict.fromkeys(cfg.get("default_observers") or (), None) | dict(cfg.get(OBSERVE) or {})
+    blocked = set(cfg.get("blocked_plugins") or ())
+    first = [(OBSERVE, str(name), options) for name, options in observers.items() if name not in blocked]
+    return first + [
+        (stage, str(name), options) for stage in STAGES for name, options in dict(cfg.get(stage) or {}).items()
+    ]
+
+
+def _task(node: DictConfig) -> Task:
+    options = {str(name): value for name, value in node.items()}
+    return load_task(str(options.pop("name", "")), options)
+
+
+def check_plan(settings: Settings) -> None:
+    """Refuse an order of stages that cannot work, before anything runs."""
+    registry, task = settings.registry, settings.task
+    for tuner in registry.of("tune"):
+        check_searches(registry, tuner)
+    for active in registry.of("compress"):
+        if getattr(active.plugin, "trains", False) and not registry.of("train"):
+            raise BadPlan(f"'{active.name}' has a trainer train: add one, e.g. +plugin=[torch_ddp,{active.name}]")
+    check_generates(settings.general.engine, task)
+    lowered: str | None = None
+    for active in registry.of("compress"):
+        tasks: tuple[str, ...] = getattr(active.plugin, "tasks", ())
+        if tasks and task.name not in tasks:
+            raise BadPlan(f"plugin '{active.name}' compresses models for {', '.join(tasks)}, not for {task.name}")
+        if (check := getattr(active.plugin, "check_task", None)) is not None:
+            check(task.name)
+        takes, gives = getattr(active.plugin, "form", ("trainable", "trainable"))
+        if lowered and takes == "trainable":
+            raise BadPlan(
+                f"'{lowered}' makes an engine form, which '{active.name}' cannot take: put '{active.name}' before it"
+            )
+        lowered = active.name if gives == "engine" else lowered
+
+
+def option_changes(found: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The options below one plugin's path in a mapping by full path."""
+    prefix = path + "."
+    return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}

@@ -1,0 +1,174 @@
+"""Finds installed plugins without importing them, and activates the chosen ones."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from fastserve_core.entry_points import PluginEntry, blocked_by_environment, installed, missing_packages
+from fastserve_core.errors import MissingPackage, PluginRefused, UnknownName
+from fastserve_core.events import Event, Warned
+from fastserve_core.plugins.hookspecs import API_VERSION, CHAINED, OBSERVE, PROJECT, STAGES, Hooks
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+log = logging.getLogger("fastserve")
+
+PLACES = (*STAGES, OBSERVE)
+
+
+def load_plugin(entry: PluginEntry) -> Any:
+    """The plugin's class, imported and checked: API version, identity, and required packages."""
+    try:
+        kind = entry.entry_point.load()
+    except (ImportError, AttributeError) as error:
+        raise PluginRefused(f"plugin '{entry.name}' ({entry.source}) could not be imported: {error}") from error
+    built_for = getattr(kind, "api_version", None)
+    if built_for != API_VERSION:
+        raise PluginRefused(
+            f"plugin '{entry.name}' ({entry.source}) is built for plugin API {built_for}; "
+            f"this FastServe has API {API_VERSION}"
+        )
+    if not hasattr(kind, "Options"):
+        raise PluginRefused(f"plugin '{entry.name}' ({entry.source}) has no Options dataclass")
+    missing = missing_packages(getattr(kind, "requires", ()))
+    if missing:
+        raise MissingPackage(f"plugin '{entry.name}' needs {', '.join(missing)}: {entry.install_hint}")
+    return kind
+
+
+@dataclass(frozen=True)
+class Active:
+    """A plugin in its place, with its typed options."""
+
+    place: str
+    name: str
+    version: str
+    plugin: Any
+    options: Any
+
+    @property
+    def path(self) -> str:
+        return f"{self.place}.{self.name}"
+
+
+class Registry:
+    """The activated plugins of one run."""
+
+    def __init__(self, blocked: Iterable[str] = ()) -> None:
+        self._hooks = pluggy.PluginManager(PROJECT)
+        self._hooks.add_hookspecs(Hooks)
+        self._active: dict[str, list[Active]] = {place: [] for place in PLACES}
+        self._blocked = {*blocked, *blocked_by_environment()}
+        self._left_out: set[object] = set()
+        self._telling = threading.RLock()
+
+    def activate(self, place: str, name: str, options: Mapping[str, Any] | DictConfig | None) -> Active:
+        """Import the plugin, check it and its options, and put it into the place."""
+        from fastserve_core.config.options import typed
+
+        known = installed()
+        if name not in known:
+            raise UnknownName("plugin", name, known, advice="; is its package installed?")
+        if name in self._blocked:
+            raise PluginRefused(f"plugin '{name}' is blocked, yet '{place}' asks for it")
+        if self._active[place] and place in STAGES and place not in CHAINED:
+            other = self._active[place][0].name
+            raise PluginRefused(f"stage '{place}' takes one plugin, but '{other}' and '{name}' are chosen")
+        kind = load_plugin(known[name])
+        checked = typed(kind.Options, options, f"{place}.{name}")
+        plugin = kind(checked)
+        self._register(plugin, place, name)
+        active = Active(place, name, known[name].version, plugin, checked)
+        self._active[place].append(active)
+        return active
+
+    def listen(self, observer: object) -> None:
+        """Add an observer that is no installed plugin (the caller's own object)."""
+        self._register(observer, OBSERVE, f"{type(observer).__name__}-{id(observer)}")
+
+    def of(self, place: str) -> list[Active]:
+        """The plugins in a place, in the order they were chosen."""
+        return list(self._active[place])
+
+    def call(self, active: Active, verb: str, optional: bool = False, **arguments: Any) -> Any:
+        """Run one plugin's verb, with every observer's wrappers around it and no other stage plugin."""
+        everyone = [one for place in STAGES for one in self._active[place]]
+        others = [one.plugin for one in everyone if one is not active]
+        result = self._hooks.subset_hook_caller(verb, others)(**arguments)
+        if result is None and not optional:
+            raise PluginRefused(f"plugin '{active.path}' returned nothing from '{verb}'")
+        return result
+
+    @contextmanager
+    def with_options(self, active: Active, changes: Mapping[str, Any]) -> Iterator[Active]:
+        """The same plugin with some options replaced, in its place for the length of the block."""
+        changed = self._changed(active, changes)
+        self._hooks.unregister(active.plugin)
+        spot = self._active[active.place].index(active)
+        try:
+            self._active[active.place][spot] = changed
+            self._register(changed.plugin, active.place, active.name)
+            yield changed
+        finally:
+            self._hooks.unregister(changed.plugin)
+            self._active[active.place][spot] = active
+            self._register(active.plugin, active.place, active.name)
+
+    def branch(self, active: Active, changes: Mapping[str, Any]) -> tuple[Registry, Active]:
+        """A registry of the same plugins, this one with some options replaced; for work beside other work."""
+        changed = self._changed(active, changes)
+        other = Registry()
+        other._blocked, other._left_out, other._telling = self._blocked, self._left_out, self._telling
+        other._active = {place: [changed if one is active else one for one in self._active[place]] for place in PLACES}
+        for name, plugin in self._hooks.list_name_plugin():
+            other._hooks.register(changed.plugin if plugin is active.plugin else plugin, name)
+        return other, changed
+
+    def _changed(self, active: Active, changes: Mapping[str, Any]) -> Active:
+        from fastserve_core.config.options import typed
+
+        values = asdict(active.options) | dict(changes)
+        options = typed(type(active.options), values, active.path)
+        return replace(active, options=options, plugin=type(active.plugin)(options))
+
+    def tell(self, event: Event) -> None:
+        """Hand an event to the observers in turn; one that fails is said once and left out, for a run needs none."""
+        everyone = [one.plugin for one in reversed(self._hooks.hook.observe.get_hookimpls())]
+        for observer in everyone:
+            others = [one for one in everyone if one is not observer]
+            with self._telling:
+                if observer in self._left_out:
+                    continue
+                try:
+                    self._hooks.subset_hook_caller("observe", others)(event=event)
+                except Exception as error:
+                    self._left_out.add(observer)
+                    self._warn(observer, error)
+
+    def _warn(self, observer: object, error: Exception) -> None:
+        """To the user, and to the run's log with the place in the code: an observer may be what shows warnings."""
+        name = next((one.path for one in self.of(OBSERVE) if one.plugin is observer), type(observer).__name__)
+        message = f"{name} failed, the run goes on without it: {str(error) or type(error).__name__}"
+        print(f"warning: {message}", file=sys.stderr)
+        log.info("%s", Warned(message), exc_info=error)
+
+    def _register(self, plugin: object, place: str, name: str) -> None:
+        if type(plugin).__hash__ is not object.__hash__:
+            raise PluginRefused(f"plugin '{name}' must compare by identity: a dataclass needs eq=False")
+        try:
+            self._hooks.register(plugin, f"{place}.{name}")
+            self._hooks.check_pending()
+        except pluggy.PluginValidationError as error:
+            self._hooks.unregister(name=f"{place}.{name}")
+            raise PluginRefused(f"plugin '{name}' does not fit the hook specs: {error}") from error
+        if not any(caller.name == place for caller in self._hooks.get_hookcallers(plugin) or ()) and place in STAGES:
+            raise PluginRefused(f"plugin '{name}' implements no '{place}'")

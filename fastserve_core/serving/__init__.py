@@ -1,0 +1,1 @@
+"""Serving an artifact, and the client of a server."""
