@@ -26,6 +26,8 @@ import fastserve_core.cli
 from fastserve_core.processes.resources import thread_environment, usable_cores
 
 ROOT = Path(__file__).parent
+CORES = os.sched_getaffinity(0)
+"""Those of the whole run: a worker gives itself one of them."""
 sys.path[:0] = [str(ROOT / "tests" / "offline"), str(ROOT / "tests" / "support")]
 
 from loopback_only import refuse_other_sockets  # noqa: E402
@@ -59,14 +61,22 @@ def use_one_core(worker: int) -> None:
 
     Threads that wait for their turn on a core that another worker uses made a training 40 times as slow.
     """
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[worker % len(cores)]})
+    os.sched_setaffinity(0, {sorted(CORES)[worker % len(CORES)]})
     with pytest.MonkeyPatch.context() as patched:
         for name, value in thread_environment(1).items():
             patched.setenv(name, value)
         import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def every_core() -> Iterator[None]:
+    """For a test of many processes that all work, such as a cluster: the cores that its worker leaves to others too."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES)
+    yield
+    os.sched_setaffinity(0, own)
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from fastserve_server.server import END_S, BadAddress, ServerProcess, bind, laun
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Ray's switch for machines that are no cluster: its own ports then listen on 127.0.0.1 rather than everywhere.
 A replica's internal port still listens everywhere, and asks for the token."""
+PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+"""Ray kills a proxy that has not started within five seconds, which takes longer on a busy core, and starts another."""
 
 
 NOT_HANDED_OUT = range(20_000, 30_000)
@@ -52,6 +54,7 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
         url_of(options.host, port),
         environment=thread_environment(each)
         | LOOPBACK_ONLY
+        | PATIENCE
         | authentication()
         | environment(haproxy, folder, options.drain_s),
         patience_s=options.drain_s + 2 * END_S,

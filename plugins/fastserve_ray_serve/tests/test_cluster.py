@@ -12,7 +12,7 @@ import pytest
 from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.errors import UserError
 from fastserve_ray_serve.deployment import build
-from fastserve_ray_serve.server import LOOPBACK_ONLY
+from fastserve_ray_serve.server import LOOPBACK_ONLY, PATIENCE
 
 TWO_NODES = """
 import json, socket, sys
@@ -68,12 +68,14 @@ def test_wrong_arguments_are_said(args: dict[str, object], said: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_nodes_answer_and_one_goes_on_alone(writer: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {**LOOPBACK_ONLY, "RAY_AUTH_MODE": "disabled"}.items():
+def test_two_nodes_answer_and_one_goes_on_alone(
+    writer: Artifact, every_core: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**LOOPBACK_ONLY, **PATIENCE, "RAY_AUTH_MODE": "disabled"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     command = [sys.executable, "-c", TWO_NODES, str(writer.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     # a node has one core and a replica wants one: two replicas are on two nodes
