@@ -1,4 +1,4 @@
-"""The user's data: its options, and the splits made of it once, kept by the hash of its bytes."""
+"""The user's data as checked splits, made once and kept by the hash of its bytes."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ class Engine(Protocol):
 
     It may also have ``run_all``, which takes an iterable of inputs and yields their outputs in the same order: for
     engines that get more done with several passes at a time than with one after the other; ``imports``, the slow
-    modules that it imports (see ``children.call``); and ``stepper(folder, threads, memory)``, a static method that
-    makes a ``stepping.Stepper`` with that many bytes for keys and values.
+    modules that it imports (see ``processes.child.call``); and ``stepper(folder, threads, memory)``, a static method
+    that makes a ``tasks.generation.Stepper`` with that many bytes for keys and values.
     """
 
     requires: ClassVar[tuple[str, ...]]

@@ -64,7 +64,7 @@ def _takes(kind: Any, task: Task) -> bool:
 
 
 def imported_by(name: str) -> tuple[str, ...]:
-    """The slow modules that an engine imports, if it says; see ``children.call``."""
+    """The slow modules that an engine imports, if it says; see ``processes.child.call``."""
     found: tuple[str, ...] = getattr(provide(GROUP, name), "imports", ())
     return found
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from fastserve_core.artifacts.files import write_json
-from fastserve_core.data.dataset import Prepared
+
+if TYPE_CHECKING:
+    from fastserve_core.data.dataset import Prepared
 
 SCHEMA = 1
 
@@ -19,9 +21,9 @@ class StageRecord:
 
     stage: str
     plugin: str
-    version: str
-    status: str
-    seconds: float
+    version: str = ""
+    status: str = ""
+    seconds: float = 0.0
     artifact: str = ""
     digest: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -29,6 +31,12 @@ class StageRecord:
     reason: str = ""
     found: Mapping[str, Any] = field(default_factory=dict)
     trials: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def read(cls, line: Mapping[str, Any]) -> Self:
+        """From a line of ``run.json``; what this version does not know is left out."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in line.items() if name in known})
 
 
 @dataclass

@@ -103,7 +103,7 @@ class Trial:
     ``repeat`` counts the trainings with the same options: each has a seed of its own, and with ``folds`` the next of
     that many folds to validate on. ``threads`` is its share of the cores where others run beside it; it ends without
     a result soon after ``stop`` was set. ``elsewhere`` has it done on another machine: given an order, it gives what
-    ``orders.carry_out`` does there.
+    ``remote_training.carry_out`` does there.
     """
 
     number: int

@@ -41,7 +41,7 @@ MESSAGE = 4096
 
 
 class Forked:
-    """A child as ``subprocess.Popen`` shows one: what ``children.call`` needs of it."""
+    """A child as ``subprocess.Popen`` shows one: what ``child.call`` needs of it."""
 
     def __init__(self, status: socket.socket) -> None:
         self._status = status

@@ -1,4 +1,4 @@
-"""What a task, a data source and an engine are: the protocols that their providers fill."""
+"""What a task is: the protocol that its provider fills, and what goes in and out of it."""
 
 from __future__ import annotations
 

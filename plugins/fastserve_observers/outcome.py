@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 from fastserve_core.events import TrialFinished
+from fastserve_core.pipeline.record import StageRecord
 from fastserve_observers.amounts import milliseconds, number, ratio, size
 from fastserve_observers.quality import difference, main_score, readable, sampling_error, show_score
 
@@ -16,28 +16,8 @@ NOTICEABLE = 0.025
 """Ratios that are closer to one than this are called equal."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage of ``run.json``."""
-
-    stage: str
-    plugin: str
-    version: str = ""
-    status: str = ""
-    seconds: float = 0.0
-    artifact: str = ""
-    digest: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    measures: Mapping[str, Any] = field(default_factory=dict)
-    reason: str = ""
-    found: Mapping[str, Any] = field(default_factory=dict)
-    trials: Sequence[Mapping[str, Any]] = ()
-
-    @classmethod
-    def read(cls, line: Mapping[str, Any]) -> Stage:
-        """From a line of ``run.json``; what this version does not know is left out."""
-        known = {one.name for one in fields(cls)}
-        return cls(**{name: value for name, value in line.items() if name in known})
+class Stage(StageRecord):
+    """One stage of ``run.json``, and what is said of it."""
 
     @property
     def name(self) -> str:

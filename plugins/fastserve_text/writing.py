@@ -24,7 +24,7 @@ SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class Speller:
-    """One text; see ``stepping.Speller``.
+    """One text; see ``tasks.generation.Speller``.
 
     What a token reads depends on the one before it: some tokenizers leave out the space before a text's first word. So
     the tokens that gave the last characters are decoded once more, together with those that came since.
@@ -53,7 +53,7 @@ class Speller:
 
 
 class Writer:
-    """For one model folder; see ``stepping.Writer``."""
+    """For one model folder; see ``tasks.generation.Writer``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
