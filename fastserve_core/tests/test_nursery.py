@@ -18,12 +18,11 @@ import pytest
 
 from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.events import Progress
-from fastserve_core.processes import child as children
-from fastserve_core.processes import fork_server as nursery
+from fastserve_core.processes import child, fork_server
 from fastserve_core.processes.child import call
 from fastserve_core.processes.fork_server import Nurseries
 
-pytestmark = pytest.mark.skipif(not nursery.works_here(), reason="forks only on Linux")
+pytestmark = pytest.mark.skipif(not fork_server.works_here(), reason="forks only on Linux")
 
 WORK = """
     import atexit, os, pathlib, signal, sys, time
@@ -71,7 +70,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     (tmp_path / "some_work.py").write_text(textwrap.dedent(WORK))
     (tmp_path / "slowly.py").write_text("import os\nPID = os.getpid()\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setattr(children, "NURSERIES", Nurseries(idle=5.0))
+    monkeypatch.setattr(child, "NURSERIES", Nurseries(idle=5.0))
 
     def ask(what: str, threads: int = 1, **more: Any) -> Any:
         return call("some_work", {"what": what, **more}, threads, imports=["slowly", "not_installed"])
@@ -197,7 +196,7 @@ def test_children_at_the_same_time_do_not_hold_each_other_up(ask: Callable[..., 
 
 
 def test_it_leaves_when_nobody_asks_and_comes_again(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "NURSERIES", Nurseries(idle=0.2))
+    monkeypatch.setattr(child, "NURSERIES", Nurseries(idle=0.2))
     first = ask("tell")["parent"]
     until(lambda: gone(first))
     assert ask("tell")["parent"] != first

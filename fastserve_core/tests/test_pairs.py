@@ -13,7 +13,7 @@ from fastserve_core.artifacts.hashing import hash_files
 from fastserve_core.artifacts.store import Store
 from fastserve_core.config.nodes import DataOptions
 from fastserve_core.data.prepare import prepare
-from fastserve_core.evaluation import paired_timing as pairs
+from fastserve_core.evaluation import paired_timing
 from fastserve_core.evaluation.paired_timing import find_speedups, speedups
 from fastserve_core.tasks.load import load_task
 
@@ -21,7 +21,7 @@ from fastserve_core.tasks.load import load_task
 def test_the_ratio_is_the_median_of_rounds_in_which_each_takes_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, int]] = []
     clock = [0.0]
-    monkeypatch.setattr(pairs, "ROUNDS", 5)
+    monkeypatch.setattr(paired_timing, "ROUNDS", 5)
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
     def work(number: int, place: int) -> None:
@@ -30,7 +30,7 @@ def test_the_ratio_is_the_median_of_rounds_in_which_each_takes_its_turn(monkeypa
         busy = len(calls) in (9, 10)  # something else slows one round down
         clock[0] += 0.002 * (1 + 3 * number) + (0.05 if busy or begins else 0)  # and the others' caches each beginning
 
-    (ratio,) = pairs.ratios(work, 2, in_a_row=3)
+    (ratio,) = paired_timing.ratios(work, 2, in_a_row=3)
     assert ratio == pytest.approx(4)
     assert calls[:6] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     assert calls[6:12] == [(1, 1), (1, 2), (1, 3), (0, 1), (0, 2), (0, 3)]
