@@ -23,7 +23,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import fastserve_core.cli
-from fastserve_core.processes.resources import thread_environment, usable_cores
+from fastserve_core.processes import thread_environment, usable_cores
 
 ROOT = Path(__file__).parent
 CORES = os.sched_getaffinity(0)
@@ -134,8 +134,8 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory, reviews: Path) -> Path:
     """A BERT checkpoint with random weights, small enough to train in a second."""
     import torch
 
-    from fastserve_core.config.nodes import ModelSpec
-    from fastserve_text.building import build_model, write_scratch
+    from fastserve_core.config import ModelSpec
+    from fastserve_text.model_factory import build_model, write_scratch
 
     folder = tmp_path_factory.mktemp("tiny-bert")
     spec = ModelSpec("scratch", "bert", dim=32, num_heads=2, num_layers=2, hidden_size=64, vocab_size=400)

@@ -28,8 +28,8 @@ from compression.speed import BY_HAND, grid, texts, versus
 from compression.tagger import tagger
 from training.tables import megabytes, table
 
-from fastserve_core.artifacts.store import default_home
-from fastserve_core.processes.resources import usable_cores
+from fastserve_core.artifacts import default_home
+from fastserve_core.processes import usable_cores
 
 QUICK_ROWS, QUICK_ROUNDS = 1500, 5
 

@@ -19,8 +19,8 @@ from generation.mixed import mixed
 from generation.setting import Bench
 from generation.throughput import throughput
 
-from fastserve_core.artifacts.store import default_home
-from fastserve_core.processes.resources import usable_cores
+from fastserve_core.artifacts import default_home
+from fastserve_core.processes import usable_cores
 
 SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {"throughput": throughput, "mixed": mixed}
 

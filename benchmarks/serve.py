@@ -26,8 +26,8 @@ from serving.setting import Bench
 from serving.soak import soak
 from serving.stubbed import stubbed
 
-from fastserve_core.artifacts.store import default_home
-from fastserve_core.processes.resources import usable_cores
+from fastserve_core.artifacts import default_home
+from fastserve_core.processes import usable_cores
 
 SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "model": model, "stub": stubbed, "ray": ray_host, "soak": soak,

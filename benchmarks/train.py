@@ -23,7 +23,7 @@ from training.pretraining import pretraining
 from training.speed import ranks, speed
 from training.workload import Bench
 
-from fastserve_core.artifacts.store import Store, default_home
+from fastserve_core.artifacts import Store, default_home
 
 SECTIONS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "speed": speed,

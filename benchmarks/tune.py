@@ -26,7 +26,7 @@ from tuning.minilm import STEPS, minilm, read_curves
 from tuning.ours import nevergrad_search, own_seconds
 from tuning.setting import Bench, Found, Objective
 
-from fastserve_core.artifacts.store import Store, default_home
+from fastserve_core.artifacts import Store, default_home
 from fastserve_nevergrad import NevergradOptions
 
 OURS = "ours"
@@ -39,8 +39,8 @@ def variants(objective: Objective) -> dict[str, dict[str, Any]]:
     """The tuner's options by the name of a search: its defaults, and what else could be."""
     return {
         OURS: {},
-        "ours, not halved": {"halving": None},
-        "ours, from a ninth on": {"min_steps": objective.steps // NINTH},
+        "ours, not halved": {"reduction_factor": None},
+        "ours, from a ninth on": {"min_resource": objective.steps // NINTH},
         **{f"ours, {name}": {"optimizer": name} for name in ("TwoPointsDE", "OnePlusOne", "PSO", "NGOpt")},
         "ours, drawn at random": {"optimizer": "RandomSearch"},
     }
@@ -92,7 +92,7 @@ def on_minilm(bench: Bench) -> dict[str, Any]:
     """Also what the tuner takes by itself, beside the shortest trial that it makes."""
     curves = read_curves(bench)
     result = compare(bench, minilm(curves))
-    least = NevergradOptions.min_steps
+    least = NevergradOptions.min_resource
     shortest = statistics.fmean(one["seconds"] for one in curves.values()) * least / STEPS
     own = own_seconds(minilm(curves))
     print(f"\nthe tuner itself takes {1000 * own:.1f} ms a trial, {own / shortest:.2%} of one of {least} steps")

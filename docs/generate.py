@@ -15,9 +15,9 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from fastserve_core import cli, entry_points
-from fastserve_core.config.groups import choices, config_dir
+from fastserve_core.config import config_dir, group_choices
 from fastserve_core.errors import FastServeError, UserError
-from fastserve_core.plugins.registry import load_plugin
+from fastserve_core.plugins import load_plugin
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -88,24 +88,26 @@ PUBLIC = {
 
 def commands() -> str:
     """The page of commands, options and choices."""
-    parts = ["# Commands and options\n", NOTE, "## `fastserve`\n", *_screen("home", [])]
+    parts = ["# Commands and options\n", NOTE, "## `fastserve`\n", *_screen("main_help", [])]
     for name, text in cli.COMMANDS.items():
         parts += [f"## `fastserve {name}`\n", f"{text[0].upper()}{text[1:]}.\n", *_screen(name, ["--help"])]
     parts += ["## The options of the plugins\n", "Set one with `STAGE.PLUGIN.OPTION=VALUE`.\n"]
-    for name in choices("plugin"):
+    for name in group_choices("plugin"):
         path = config_dir() / "plugin" / f"{name}.yaml"
         stage = path.read_text(encoding="utf-8").split()[2].partition(".")[0]
-        kinds = reversed(load_plugin(entry_points.installed()[name]).Options.__mro__)
+        kinds = reversed(load_plugin(entry_points.installed_plugins()[name]).Options.__mro__)
         docs = "\n".join(_plain(kind.__doc__) for kind in kinds if is_dataclass(kind) and kind.__doc__)
         table = _options(path)
         parts += [f"### `{stage}.{name}`\n", *([f"{docs}\n", *table] if table else ["It has no options.\n"])]
     parts.append("## What can be chosen\n")
     for group, how in GROUPS.items():
         parts += [f"### {group.capitalize()}\n", f"{how}.\n", "| name | |\n|---|---|"]
-        parts += [f"| `{name}` | {_first_comment(config_dir() / group / f'{name}.yaml')} |" for name in choices(group)]
+        parts += [
+            f"| `{name}` | {_first_comment(config_dir() / group / f'{name}.yaml')} |" for name in group_choices(group)
+        ]
         parts.append("")
-    for name in choices("task"):
-        kind = entry_points.provide("fastserve.tasks", name)
+    for name in group_choices("task"):
+        kind = entry_points.load_entry_point("fastserve.tasks", name)
         columns = ", ".join(f"`{one.name}`{'' if one.required else ' (optional)'}" for one in kind.columns)
         parts += [f"### `task={name}`\n", f"{import_module(kind.__module__).__doc__} Columns: {columns}.\n"]
         parts += _options(config_dir() / "task" / f"{name}.yaml")

@@ -12,29 +12,31 @@ from omegaconf import OmegaConf
 from fastserve_core.artifacts.artifact import TRAINABLE, Artifact, is_artifact, load_artifact
 from fastserve_core.artifacts.files import copy_tree
 from fastserve_core.artifacts.store import Store
-from fastserve_core.config.groups import choices, config_dir, find_config
+from fastserve_core.config.groups import config_dir, find_config, group_choices
 from fastserve_core.config.nodes import DataOptions, GateOptions, ModelSpec
-from fastserve_core.config.options import typed
-from fastserve_core.data.dataset import Prepared
+from fastserve_core.config.options import parse_options
+from fastserve_core.data.dataset import Dataset
 from fastserve_core.data.prepare import prepare_rows
-from fastserve_core.errors import BadArtifact, BadData, BadOption, BadPlan, UnknownName, suggest
-from fastserve_core.export.export import CHECKED, Exported, export
+from fastserve_core.errors import InvalidArtifact, InvalidData, InvalidOption, InvalidPlan, UnknownName, did_you_mean
+from fastserve_core.export.export import VERIFICATION_ROWS, Exported, export_artifact
 from fastserve_core.inference.predictor import Predictor
-from fastserve_core.models.resolve import resolve
+from fastserve_core.models.resolve import resolve_model
 from fastserve_core.pipeline.context import Pipeline
 from fastserve_core.pipeline.execute import check_estimates
-from fastserve_core.pipeline.record import Record, StageRecord
-from fastserve_core.pipeline.settings import General, Settings
+from fastserve_core.pipeline.record import RunRecord, StageRecord
+from fastserve_core.pipeline.settings import RunOptions, Settings
 from fastserve_core.plugins.contexts import Server
 from fastserve_core.plugins.registry import Registry
-from fastserve_core.processes.environment import quiet_environment
+from fastserve_core.processes.environment import library_environment
 from fastserve_core.serving.serve import start_server
 from fastserve_core.tasks.load import load_task
 from fastserve_core.tasks.task import Row
 
-PLUGINS = {"train": "torch_ddp", "tune": "nevergrad", "compress": ("neural_compressor",), "serve": "server"}
-GENERAL = ("task", "seed", "home", "gate", "engine", "max_length", "max_new_tokens", "temperature")
-DIMENSIONS = tuple(one.name for one in fields(ModelSpec) if one.name not in ("kind", "name", "path", "folder", "pin"))
+DEFAULT_PLUGINS = {"train": "torch_ddp", "tune": "nevergrad", "compress": ("neural_compressor",), "serve": "server"}
+GENERAL_OPTIONS = ("task", "seed", "home", "gate", "engine", "max_length", "max_new_tokens", "temperature")
+MODEL_DIMENSIONS = tuple(
+    one.name for one in fields(ModelSpec) if one.name not in ("kind", "name", "path", "folder", "pin")
+)
 
 
 @dataclass(frozen=True)
@@ -61,25 +63,25 @@ class FastServe:
     """
 
     def __init__(self, config: Mapping[str, Any], plugins: Mapping[str, Any] | None = None, show: bool = True) -> None:
-        known = ("model", *GENERAL, *DIMENSIONS)
+        known = ("model", *GENERAL_OPTIONS, *MODEL_DIMENSIONS)
         strangers = [name for name in config if name not in known]
         if strangers:
-            raise BadOption(f"FastServe has no option '{strangers[0]}'{suggest(strangers[0], known)}")
-        self.plugins = PLUGINS | dict(plugins or {})
+            raise InvalidOption(f"FastServe has no option '{strangers[0]}'{did_you_mean(strangers[0], known)}")
+        self.plugins = DEFAULT_PLUGINS | dict(plugins or {})
         self.show = show
         self._spec = model_spec(config)
-        task_options = {name: config[name] for name in GENERAL[5:] if name in config}
+        task_options = {name: config[name] for name in GENERAL_OPTIONS[5:] if name in config}
         self._task = load_task(str(config.get("task", "text_classification")), task_options)
-        gate = typed(GateOptions, config.get("gate"), "gate")
+        gate = parse_options(GateOptions, config.get("gate"), "gate")
         own = {name: config[name] for name in ("home", "engine") if name in config}
-        self._general = General(seed=int(config.get("seed", 0)), gate=gate, **own)
+        self._general = RunOptions(seed=int(config.get("seed", 0)), gate=gate, **own)
         self._splits: dict[str, list[Row]] = {}
         self._model: Artifact | None = None
         self._trainable: Artifact | None = None
         self._found: dict[str, Any] = {}
         self._train_options: dict[str, Any] = {}
         self._predictor: Predictor | None = None
-        quiet_environment(offline=self._spec.kind != "hub")
+        library_environment(offline=self._spec.kind != "hub")
 
     @classmethod
     def load(cls, artifact: str | Path, plugins: Mapping[str, Any] | None = None, show: bool = True) -> FastServe:
@@ -87,7 +89,7 @@ class FastServe:
         found = load_artifact(Path(artifact), verify=True)
         config = {"model": str(artifact), "task": found.manifest.task, **found.manifest.task_options}
         made = cls(config, plugins, show)
-        made._use(found)
+        made._load_predictor(found)
         return made
 
     # -- the verbs -----------------------------------------------------------------------------------
@@ -126,7 +128,7 @@ class FastServe:
         The model is then trained with what was found, and the better of the two models is kept.
         """
         if "train" not in self._splits:
-            raise BadPlan("tune needs training data: call train first")
+            raise InvalidPlan("tune needs training data: call train first")
         if dev_data is not None:
             self._splits["validation"] = self._rows(dev_data, dev_labels)
         options |= {name: value for name, value in (("steps", steps), ("patience", patience)) if value is not None}
@@ -136,7 +138,7 @@ class FastServe:
         before = self._model
         result = self._train(self._found)
         if before is not None and self._model is not None and self._objective(before) > self._objective(self._model):
-            self._use(before)
+            self._load_predictor(before)
             return Result(before.folder, before.measures, result.status, self._found, "the options before were better")
         return Result(result.artifact, result.measures, result.status, self._found)
 
@@ -147,32 +149,32 @@ class FastServe:
         compressors' own, for one compressor by name, for several as ``{compressor: {option: value}}``.
         """
         if not self._splits:
-            raise BadPlan("compress needs data to calibrate and to measure with: call train first")
+            raise InvalidPlan("compress needs data to calibrate and to measure with: call train first")
         names = [self.plugins["compress"]] if isinstance(self.plugins["compress"], str) else self.plugins["compress"]
         chosen = {name: options.get(name, {}) if len(names) > 1 else options for name in names}
         target = _export_target(filename)
         start = self._trainable if model is None or str(model) == self._spec.name else None
         settings = self._settings({"train": self._train_options}, chosen)  # a compressor may have the trainer train
-        pipeline = self._pipeline(settings, start or self._named(model))
-        self._use(pipeline.compress())
+        pipeline = self._pipeline(settings, start or self._split_options(model))
+        self._load_predictor(pipeline.compress())
         line = pipeline.record.stages[-1]
-        return self._exported(line, target)
+        return self._export_if_stale(line, target)
 
     def serve(self, model: str | Path | None = None, port: int = 8888, **options: Any) -> Server:
         """Start the server in the background; the handle has ``url`` and ``stop()`` and is a context manager."""
-        return start_server(self._named(model), self.plugins["serve"], {"port": port, **options})
+        return start_server(self._split_options(model), self.plugins["serve"], {"port": port, **options})
 
-    def export(self, folder: str | Path, to: str = "onnx", check: int = CHECKED) -> Exported:
+    def export(self, folder: str | Path, to: str = "onnx", check: int = VERIFICATION_ROWS) -> Exported:
         """Write the current model for another runtime into a folder, and compare it on ``check`` inputs.
 
         ``to`` is ``onnx``, ``onnx_int8``, ``openvino``, ``torch_export``, ``litert``, or a format of an installed
-        package. Raises ``Unexportable`` where the model does not go through or answers otherwise.
+        package. Raises ``ExportError`` where the model does not go through or answers otherwise.
         """
-        return export(self._named(None), Path(folder), to, check)
+        return export_artifact(self._split_options(None), Path(folder), to, check)
 
     def predict(self, data: Sequence[Any]) -> list[dict[str, Any]]:
         """The answers to texts (pairs, word lists), as ``POST /predict`` gives them."""
-        artifact = self._named(None)
+        artifact = self._split_options(None)
         if self._predictor is None or self._predictor.artifact.folder != artifact.folder:
             self._predictor = Predictor(artifact)
         return self._predictor.predict(data)
@@ -182,8 +184,8 @@ class FastServe:
     def _train(self, found: Mapping[str, Any]) -> Result:
         pipeline = self._pipeline(self._settings({"train": self._train_options}))
         check_estimates(pipeline)
-        self._use(pipeline.train({path: one for path, one in found.items() if path not in self._fixed()}))
-        return self._exported(pipeline.record.stages[-1], None)
+        self._load_predictor(pipeline.train({path: one for path, one in found.items() if path not in self._fixed()}))
+        return self._export_if_stale(pipeline.record.stages[-1], None)
 
     def _settings(
         self, options: Mapping[str, Mapping[str, Any]], compressors: Mapping[str, Any] | None = None
@@ -202,9 +204,9 @@ class FastServe:
 
     def _pipeline(self, settings: Settings, model: Artifact | None = None) -> Pipeline:
         store = Store(settings.home)
-        data: Prepared = prepare_rows(self._splits, settings.data, self._task, store)
-        first = model or resolve(self._spec, self._task, data, store, self._general.seed)
-        return Pipeline(settings, store, data, first, Record(None, self._task.name, self._general.seed))
+        data: Dataset = prepare_rows(self._splits, settings.data, self._task, store)
+        first = model or resolve_model(self._spec, self._task, data, store, self._general.seed)
+        return Pipeline(settings, store, data, first, RunRecord(None, self._task.name, self._general.seed))
 
     def _rows(self, data: Sequence[Any], labels: Sequence[Any] | None) -> list[Row]:
         names = [column.name for column in self._task.columns]
@@ -212,26 +214,26 @@ class FastServe:
         if target is None:
             return [self._task.read_input(one) for one in data]
         if labels is None or len(labels) != len(data):
-            raise BadData(
+            raise InvalidData(
                 f"{len(data)} inputs but {'no' if labels is None else len(labels)} labels: one each is needed"
             )
         return [{**self._task.read_input(one), target: label} for one, label in zip(data, labels, strict=True)]
 
-    def _named(self, model: str | Path | None) -> Artifact:
+    def _split_options(self, model: str | Path | None) -> Artifact:
         if model is not None and is_artifact(Path(model)):
             return load_artifact(Path(model), verify=True)
         if model is not None and str(model) != self._spec.name:
-            raise BadArtifact(
+            raise InvalidArtifact(
                 f"'{model}' is neither an artifact's folder nor this object's model ('{self._spec.name}')"
             )
         if self._model is None:
-            raise BadPlan("there is no trained model yet: call train, or FastServe.load(artifact)")
+            raise InvalidPlan("there is no trained model yet: call train, or FastServe.load(artifact)")
         return self._model
 
     def _objective(self, artifact: Artifact) -> float:
         return self._task.objective(artifact.measures["quality_validation"])
 
-    def _use(self, artifact: Artifact) -> None:
+    def _load_predictor(self, artifact: Artifact) -> None:
         self._model = artifact
         if artifact.form == TRAINABLE:
             self._trainable = artifact
@@ -239,12 +241,12 @@ class FastServe:
             self._predictor.close()
             self._predictor = None
 
-    def _exported(self, line: StageRecord, target: Path | None) -> Result:
-        artifact = self._named(None)
+    def _export_if_stale(self, line: StageRecord, target: Path | None) -> Result:
+        artifact = self._split_options(None)
         if target is not None:
             copy_tree(artifact.folder, target)
             artifact = load_artifact(target, verify=True)
-            self._use(artifact)
+            self._load_predictor(artifact)
         return Result(artifact.folder, artifact.measures, line.status, line.options, line.reason)
 
 
@@ -252,22 +254,22 @@ def _export_target(filename: str | Path | None) -> Path | None:
     """Where to copy an artifact to; only an older artifact is replaced."""
     target = Path(filename).absolute() if filename is not None else None
     if target is not None and target.exists() and not is_artifact(target):
-        raise BadArtifact(f"{target} exists and is no artifact: it is not replaced")
+        raise InvalidArtifact(f"{target} exists and is no artifact: it is not replaced")
     return target
 
 
 def model_spec(config: Mapping[str, Any]) -> ModelSpec:
     """The model that a config names, with its dimensions replaced where the config gives some."""
     name = str(config.get("model", "minilm"))
-    own = {key: config[key] for key in DIMENSIONS if key in config}
+    own = {key: config[key] for key in MODEL_DIMENSIONS if key in config}
     if (path := find_config("model", name)) is not None:
         values: dict[str, Any] = {}
         for one in dict.fromkeys((config_dir() / "model" / "checkpoint.yaml", path)):
             values |= OmegaConf.to_container(OmegaConf.load(one))  # type: ignore[arg-type]
         values.pop("defaults", None)
-        return typed(ModelSpec, values | own, "model")
+        return parse_options(ModelSpec, values | own, "model")
     if Path(name).is_dir():
-        return typed(ModelSpec, {"kind": "checkpoint", "name": Path(name).name, "path": name, **own}, "model")
+        return parse_options(ModelSpec, {"kind": "checkpoint", "name": Path(name).name, "path": name, **own}, "model")
     if name.count("/") == 1 and not name.startswith((".", "/")):
-        return typed(ModelSpec, {"kind": "hub", "name": name, **own}, "model")
-    raise UnknownName("model", name, choices("model"), advice=", or a checkpoint's folder")
+        return parse_options(ModelSpec, {"kind": "hub", "name": name, **own}, "model")
+    raise UnknownName("model", name, group_choices("model"), advice=", or a checkpoint's folder")

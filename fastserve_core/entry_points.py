@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any, cast
 
-from fastserve_core.errors import MissingPackage, PluginRefused, UnknownName
+from fastserve_core.errors import MissingPackage, PluginError, UnknownName
 
 GROUP = "fastserve.plugins"
 
@@ -63,19 +63,19 @@ def all_entry_points() -> EntryPoints:
     return cast(EntryPoints, entry_points())
 
 
-def installed() -> dict[str, PluginEntry]:
+def installed_plugins() -> dict[str, PluginEntry]:
     """Every installed plugin by name; imports none of them."""
     found: dict[str, PluginEntry] = {}
     for entry_point in all_entry_points().select(group=GROUP):
         entry = PluginEntry(entry_point.name, entry_point)
         other = found.get(entry.name)
         if other is not None and other.entry_point.value != entry_point.value:
-            raise PluginRefused(f"two distributions call a plugin '{entry.name}': {other.source} and {entry.source}")
+            raise PluginError(f"two distributions call a plugin '{entry.name}': {other.source} and {entry.source}")
         found[entry.name] = entry
     return found
 
 
-def provide(group: str, name: str) -> Any:
+def load_entry_point(group: str, name: str) -> Any:
     """The task, data source or engine of that name (``group`` is ``fastserve.tasks`` and so on)."""
     candidates = {one.name: one for one in all_entry_points().select(group=group)}
     kind = group.partition(".")[2].rstrip("s")

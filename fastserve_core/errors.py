@@ -18,7 +18,7 @@ class StageFailed(FastServeError):
     """A plugin's verb ended in an error that is not the user's input."""
 
 
-class StoreFailed(FastServeError):
+class StoreError(FastServeError):
     """The store could not be written: disk full, no permission."""
 
 
@@ -37,10 +37,10 @@ class UnknownName(UserError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], advice: str = "") -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        super().__init__(f"no {kind} named '{name}'{suggest(name, self.known)}{advice}")
+        super().__init__(f"no {kind} named '{name}'{did_you_mean(name, self.known)}{advice}")
 
 
-class PluginRefused(UserError):
+class PluginError(UserError):
     """A plugin was found but cannot be used: blocked, another API version, wrong hooks, wrong place."""
 
 
@@ -48,31 +48,31 @@ class MissingPackage(UserError):
     """A plugin is chosen whose packages are not installed."""
 
 
-class BadOption(UserError):
+class InvalidOption(UserError):
     """An option that does not exist, or whose value has the wrong type or range."""
 
 
-class BadData(UserError):
+class InvalidData(UserError):
     """The data cannot be used: missing file or column, bad rows, labels that do not fit."""
 
 
-class BadModel(UserError):
+class InvalidModel(UserError):
     """The model cannot be used: no folder, no weights, a pickle, another task's head."""
 
 
-class Unexportable(UserError):
+class ExportError(UserError):
     """A model cannot be brought into the form that an engine reads; the reason is one line."""
 
 
-class BadArtifact(UserError):
+class InvalidArtifact(UserError):
     """A folder that should be an artifact is not one, or was changed after it was published."""
 
 
-class BadPlan(UserError):
+class InvalidPlan(UserError):
     """The chosen stages do not fit together."""
 
 
-class Faults(UserError):
+class ValidationErrors(UserError):
     """Everything that is wrong with a run's input, in one error."""
 
     def __init__(self, errors: list[UserError]) -> None:
@@ -81,7 +81,7 @@ class Faults(UserError):
         super().__init__(f"{len(errors)} things are wrong:\n{lines}")
 
 
-class Collector:
+class ErrorCollector:
     """Gathers the user's errors so that all are said at once."""
 
     def __init__(self) -> None:
@@ -92,20 +92,20 @@ class Collector:
         """Keep a ``UserError`` raised in the block and go on after it."""
         try:
             yield
-        except Faults as error:
+        except ValidationErrors as error:
             self._errors += error.errors
         except UserError as error:
             self._errors.append(error)
 
     def raise_if_any(self) -> None:
-        """Raise the only error as it is, several as ``Faults``."""
+        """Raise the only error as it is, several as ``ValidationErrors``."""
         if len(self._errors) == 1:
             raise self._errors[0]
         if self._errors:
-            raise Faults(self._errors)
+            raise ValidationErrors(self._errors)
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` did you mean …? (known: …)`` for a name that is not among the known ones."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1)
@@ -114,9 +114,9 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 @contextmanager
-def writing(what: str, where: Path) -> Iterator[None]:
+def wrap_write_errors(what: str, where: Path) -> Iterator[None]:
     """Turn an ``OSError`` in the block into one message that says what could not be written and where."""
     try:
         yield
     except OSError as error:
-        raise StoreFailed(f"could not write {what} to {where}: {error.strerror or error}") from error
+        raise StoreError(f"could not write {what} to {where}: {error.strerror or error}") from error

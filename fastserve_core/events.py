@@ -14,7 +14,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Planned(Event):
+class RunPlanned(Event):
     """What the run is about to do; ``state`` of a stage is ``reused`` or ``to do``."""
 
     stages: tuple[tuple[str, str, str], ...]
@@ -101,7 +101,7 @@ class Progress(Event):
 
 
 @dataclass(frozen=True)
-class Warned(Event):
+class WarningRaised(Event):
     message: str
 
 
@@ -113,7 +113,7 @@ class RunFinished(Event):
     record: Mapping[str, Any]
 
 
-KINDS = {kind.__name__: kind for kind in (Step, Metric, Progress, Warned)}
+EVENT_TYPES = {kind.__name__: kind for kind in (Step, Metric, Progress, WarningRaised)}
 """The events that a child process may send to its parent as JSON."""
 
 
@@ -125,4 +125,4 @@ def to_json(event: Event) -> dict[str, Any]:
 def from_json(record: dict[str, Any]) -> Event:
     """The event of a JSON object made by ``to_json``."""
     fields = dict(record)
-    return KINDS[fields.pop("event")](**fields)
+    return EVENT_TYPES[fields.pop("event")](**fields)

@@ -21,13 +21,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from fastserve_core.config.groups import config_dir
-from fastserve_core.config.options import typed
-from fastserve_core.entry_points import PluginEntry, installed
-from fastserve_core.errors import BadOption
-from fastserve_core.plugins.hookspecs import API_VERSION, OBSERVE, PROJECT, STAGES, Hooks
-from fastserve_core.plugins.registry import PLACES, Registry
+from fastserve_core.config.options import parse_options
+from fastserve_core.entry_points import PluginEntry, installed_plugins
+from fastserve_core.errors import InvalidOption
+from fastserve_core.plugins.hookspecs import API_VERSION, OBSERVE, PROJECT_NAME, STAGES, Hooks
+from fastserve_core.plugins.registry import CONFIG_SECTIONS, Registry
 
-HEAVY = frozenset(
+HEAVY_IMPORTS = frozenset(
     {"torch", "ray", "transformers", "neural_compressor", "nevergrad", "datasets", "openvino", "tensorflow"}
 )
 FORMS = ("trainable", "engine")
@@ -41,7 +41,7 @@ class PluginContract:
 
     @pytest.fixture
     def entry(self) -> PluginEntry:
-        entry = installed().get(self.plugin)
+        entry = installed_plugins().get(self.plugin)
         assert entry, f"no entry point '{self.plugin}' in the group fastserve.plugins: is the package installed?"
         return entry
 
@@ -62,7 +62,7 @@ class PluginContract:
             pytest.importorskip(module)
 
     def test_the_stage_exists(self) -> None:
-        assert self.stage in PLACES
+        assert self.stage in CONFIG_SECTIONS
 
     def test_it_declares_the_api_it_is_built_for(self, kind: Any) -> None:
         assert kind.api_version == API_VERSION
@@ -95,14 +95,14 @@ class PluginContract:
         assert active.name == self.plugin
 
     def test_it_refuses_an_unknown_option(self, requirements: None) -> None:
-        with pytest.raises(BadOption, match="no_such_option"):
+        with pytest.raises(InvalidOption, match="no_such_option"):
             Registry().activate(self.stage, self.plugin, {"no_such_option": 1})
 
     def test_it_refuses_a_wrong_type(self, kind: Any) -> None:
         numbers = [one.name for one in dataclasses.fields(kind.Options) if one.type in ("int", "float", int, float)]
         for name in numbers:
-            with pytest.raises(BadOption, match=name):
-                typed(kind.Options, {name: "no number"}, f"{self.stage}.{self.plugin}")
+            with pytest.raises(InvalidOption, match=name):
+                parse_options(kind.Options, {name: "no number"}, f"{self.stage}.{self.plugin}")
 
     def test_its_form_is_declared_rightly(self, kind: Any) -> None:
         takes, gives = getattr(kind, "form", ("trainable", "trainable"))
@@ -119,10 +119,10 @@ class PluginContract:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("\n") == 1, "importing a plugin prints nothing"
-        assert not HEAVY & set(done.stdout.split()), "heavy imports belong inside a verb"
+        assert not HEAVY_IMPORTS & set(done.stdout.split()), "heavy imports belong inside a verb"
 
     def test_it_fills_the_stage_and_no_other(self, kind: Any) -> None:
-        marks = {stage: getattr(getattr(kind, stage, None), f"{PROJECT}_impl", None) for stage in STAGES}
+        marks = {stage: getattr(getattr(kind, stage, None), f"{PROJECT_NAME}_impl", None) for stage in STAGES}
         filled = [stage for stage, mark in marks.items() if mark and not mark["wrapper"]]
         wanted = [] if self.stage == OBSERVE else [self.stage]
         assert filled == wanted, f"it implements {filled or 'no stage'}: is @hookimpl missing?"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.artifacts.store import Store
-from fastserve_core.config.nodes import DataOptions, ModelSpec
-from fastserve_core.errors import BadOption
+from fastserve_core.artifacts import Store
+from fastserve_core.config import DataOptions, ModelSpec
+from fastserve_core.errors import InvalidOption
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_section_that_fails_is_named_and_the_others_run(
     part: Any, bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def failing(bench: Any) -> Any:
-        raise BadOption("no such rows")
+        raise InvalidOption("no such rows")
 
     parts = {"one": failing, "two": lambda bench: {"figure": 2}}
     result = part("sections").run(parts, ["one", "two"], bench, tmp_path / "out.json")

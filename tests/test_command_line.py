@@ -89,7 +89,7 @@ NO_EPOCH = "train.torch_ddp has no option 'epoch'; did you mean 'epochs'"
 
 def test_wrong_input_is_said_to_a_shell(command: Cli) -> None:
     """The tests below call what the command calls, in this process."""
-    refused(command(DDP, "sed=1", "gate.max_dorp=1"), "2 things are wrong", "'seed'", "'max_drop'")
+    refused(command(DDP, "sed=1", "gate.max_quality_dorp=1"), "2 things are wrong", "'seed'", "'max_quality_drop'")
     refused(command("predictt"), "no command either; did you mean 'predict'")
     refused(command("runs", "--what"), "unrecognized arguments")
 
@@ -106,7 +106,7 @@ def test_wrong_input_is_said_to_a_shell(command: Cli) -> None:
         (["+plugin=[]"], ["names nothing"]),
         ([DDP, "train.torch_ddp.epoch=2"], [NO_EPOCH]),
         ([DDP, "+train.torch_ddp.epoch=2"], [NO_EPOCH]),
-        ([DDP, "sed=1", "gate.max_dorp=1"], ["2 things are wrong", "'seed'", "'max_drop'"]),
+        ([DDP, "sed=1", "gate.max_quality_dorp=1"], ["2 things are wrong", "'seed'", "'max_quality_drop'"]),
         (["train.torch_ddp.lr=1"], ["no such plugin is chosen; add +plugin=torch_ddp"]),
         ([DDP, "train.torch_ddp.epochs=two"], ["train.torch_ddp.epochs='two'"]),
         ([DDP, "train.torch_ddp.epochs=0", "seed=x"], ["2 things", "epochs must be at least 1", "seed='x'"]),
@@ -261,10 +261,10 @@ def test_the_surface_is_frozen() -> None:
     from dataclasses import asdict
 
     from fastserve_core.cli import COMMANDS, INTERRUPTED
-    from fastserve_core.entry_points import installed
+    from fastserve_core.entry_points import installed_plugins
     from fastserve_core.errors import FastServeError, UserError
 
-    own = {name: entry for name, entry in installed().items() if entry.distribution == "fastserve-core"}
+    own = {name: entry for name, entry in installed_plugins().items() if entry.distribution == "fastserve-core"}
     surface = {
         "commands": sorted(COMMANDS),
         "exit_codes": [0, FastServeError.exit_code, UserError.exit_code, INTERRUPTED],

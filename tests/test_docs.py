@@ -275,11 +275,11 @@ def test_the_reference_is_that_of_the_code() -> None:
 
 
 def test_every_option_is_in_the_reference() -> None:
-    from fastserve_core.entry_points import installed
+    from fastserve_core.entry_points import installed_plugins
 
     text = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^### `\w+\.(\w+)`\n(.*?)(?=^##)", text, re.MULTILINE | re.DOTALL))
-    for name, entry in installed().items():
+    for name, entry in installed_plugins().items():
         if entry.distribution == "fastserve-core":
             for option in asdict(entry.entry_point.load().Options()):
                 assert f"| `{option}` |" in sections[name], f"{name}.{option}"

@@ -37,14 +37,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
     """A model with weights large enough to give both labels."""
     import torch
 
-    from fastserve_core.export.formats import exporter
-    from fastserve_runtime.hugging_face import load_model
+    from fastserve_core.export import load_format
+    from fastserve_engines.hugging_face import load_model
 
     folder, model = tmp_path_factory.mktemp("exported"), load_model(tiny_bert)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(5 if weight.ndim > 1 else 1)
-    export: Any = exporter("openvino", model)
+    export: Any = load_format("openvino", model)
     export.write(export.module, folder)
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
     return folder
@@ -55,7 +55,7 @@ def classify(program: Path, folder: Path, tokens: Path) -> subprocess.CompletedP
 
 
 def test_it_labels_token_ids_as_python_does(program: Path, exported: Path, tmp_path: Path) -> None:
-    from fastserve_runtime.openvino_engine import OpenVINOEngine
+    from fastserve_engines.openvino_engine import OpenVINOEngine
 
     draw, engine = np.random.default_rng(0), OpenVINOEngine(exported, 1)
     texts = [draw.integers(5, 60, (1, length)) for length in (1, 2, 3, 5, 8, 13, 21, 34) for _ in range(4)]

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import forks
-from fastserve_core.artifacts.artifact import load_artifact
-from fastserve_core.plugins.registry import PLACES
+from fastserve_core.artifacts import load_artifact
+from fastserve_core.plugins import CONFIG_SECTIONS
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "fastserve-drop-layers"
 
@@ -124,13 +124,13 @@ def skeletons(tmp_path_factory: pytest.TempPathFactory) -> tuple[Environment, Pa
     """A package for each stage, as `new-plugin` writes it, all installed in one environment."""
     folder = tmp_path_factory.mktemp("skeletons")
     environment = Environment(folder / "environment")
-    for stage in PLACES:
+    for stage in CONFIG_SECTIONS:
         environment.run("fastserve_core", "new-plugin", f"my-{stage}", "--stage", stage, cwd=folder)
-    environment.install(*(folder / f"fastserve-my-{stage}" for stage in PLACES), cwd=folder)
+    environment.install(*(folder / f"fastserve-my-{stage}" for stage in CONFIG_SECTIONS), cwd=folder)
     return environment, folder
 
 
-@pytest.mark.parametrize("stage", PLACES)
+@pytest.mark.parametrize("stage", CONFIG_SECTIONS)
 def test_a_skeleton_meets_the_contract(skeletons: tuple[Environment, Path], stage: str) -> None:
     environment, folder = skeletons
     assert " passed" in environment.run("pytest", "-q", "-p", "no:cacheprovider", f"fastserve-my-{stage}", cwd=folder)

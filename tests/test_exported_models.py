@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 
 from conftest import Cli
-from fastserve_core.artifacts.artifact import ENGINE, TRAINABLE, Artifact, Manifest, write_manifest
-from fastserve_core.artifacts.hashing import hash_files
-from fastserve_core.errors import BadArtifact
-from fastserve_core.export.export import export
-from fastserve_core.export.verify import compare
+from fastserve_core.artifacts import COMPILED, TRAINABLE, Artifact, Manifest, hash_files, write_manifest
+from fastserve_core.errors import InvalidArtifact
+from fastserve_core.export import compare_outputs, export_artifact
 from fastserve_core.export.worker import write
 
 pytestmark = pytest.mark.slow
@@ -51,21 +49,21 @@ def bert(vocabulary: int = 60) -> Any:
 
 def pruned(folder: Path) -> Path:
     """Layers of 64, 32 and 16 neurons, and of 4, 3 and 1 heads."""
-    from fastserve_slim.surgery import cut_heads, cut_neurons, note_sizes
+    from fastserve_compression.structural_pruning import cut_heads, cut_neurons, record_sizes
 
     model = bert()
     cut_neurons(model, [range(64), range(32), range(16)])
     cut_heads(model, [range(4), range(3), range(1)])
-    note_sizes(model)
+    record_sizes(model)
     return saved(model, folder)
 
 
 def coded(folder: Path) -> Path:
     """A table of 8000 words of 32 numbers, 1 MB in fp32, as 8 codes a word: 64 kB."""
-    from fastserve_slim import VectorQuantizeOptions
-    from fastserve_slim.vector_quantize import large_tables, quantize
+    from fastserve_compression import VectorQuantizeOptions
+    from fastserve_compression.vector_quantize import large_tables, quantize
 
-    model, options = bert(WORDS), VectorQuantizeOptions(width=4, centroids=16, least_rows=WORDS)
+    model, options = bert(WORDS), VectorQuantizeOptions(width=4, centroids=16, min_rows=WORDS)
     quantize(model, large_tables(model, options), options, None, workers=1, seed=0)
     return saved(model, folder)
 
@@ -96,7 +94,7 @@ def written(artifact: Artifact, to: str, folder: Path) -> dict[str, Any]:
     draft, scratch = folder / "draft", folder / "scratch"
     draft.mkdir()
     scratch.mkdir()
-    return write(artifact, to, draft, scratch, count=6) | {"check": compare(to, draft, scratch)}
+    return write(artifact, to, draft, scratch, count=6) | {"check": compare_outputs(to, draft, scratch)}
 
 
 def size_of(folder: Path) -> int:
@@ -127,15 +125,15 @@ def test_the_files_of_an_engine_are_copied_to_its_own_format_and_no_other(tmp_pa
     source = saved(bert(), tmp_path / "model")
     written(sealed(source), "openvino", tmp_path)
     shutil.copyfile(source / "config.json", tmp_path / "draft" / "config.json")
-    artifact = sealed(tmp_path / "draft", ENGINE, "openvino")
-    made = export(artifact, tmp_path / "out", "openvino", check=6)
+    artifact = sealed(tmp_path / "draft", COMPILED, "openvino")
+    made = export_artifact(artifact, tmp_path / "out", "openvino", check=6)
     for name in ("openvino_model.xml", "openvino_model.bin"):
         assert (made.folder / name).read_bytes() == (artifact.folder / name).read_bytes()
     assert made.about["check"]["difference"] == 0
     assert [one["name"] for one in made.about["inputs"]] == ["input_ids", "attention_mask", "token_type_ids"]
     for to in ("onnx", "onnx_int8", "torch_export"):
-        with pytest.raises(BadArtifact, match="holds files for the engine openvino only"):
-            export(artifact, tmp_path / to, to)
+        with pytest.raises(InvalidArtifact, match="holds files for the engine openvino only"):
+            export_artifact(artifact, tmp_path / to, to)
         assert not (tmp_path / to).exists()
 
 

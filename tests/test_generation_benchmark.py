@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.artifacts.artifact import MANIFEST, TRAINABLE, Manifest, write_manifest
-from fastserve_core.artifacts.hashing import hash_files
+from fastserve_core.artifacts import MANIFEST, TRAINABLE, Manifest, hash_files, write_manifest
 
 
 def test_more_is_asked_for_than_can_be_written(part: Any) -> None:
@@ -37,9 +36,9 @@ def test_the_ratio_is_the_worse_of_both_weights_against_the_best_peer(part: Any)
 
 @pytest.mark.slow
 def test_a_load_is_played_and_timed(part: Any, tmp_path: Path) -> None:
-    from fastserve_core.config.nodes import ModelSpec
-    from fastserve_runtime.tests.test_causal import model
-    from fastserve_text.building import write_scratch
+    from fastserve_core.config import ModelSpec
+    from fastserve_engines.tests.test_causal import model
+    from fastserve_text.model_factory import write_scratch
 
     spec = ModelSpec("scratch", "gpt2", dim=32, num_heads=2, num_layers=2, hidden_size=64, vocab_size=200)
     write_scratch(spec, ["the film is wonderful"] * 4, tmp_path, "LMHeadModel")

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 TRAIN = ["train.torch_ddp.epochs=6", "train.torch_ddp.lr=3e-3", "train.torch_ddp.batch_size=16"]
 ONCE = ["train.torch_ddp.epochs=1"]
-CALIBRATE = ["compress.neural_compressor.calibration_rows=16", "gate.faster_than=0.01", "gate.smaller_than=0.01"]
+CALIBRATE = ["compress.neural_compressor.calibration_rows=16", "gate.min_speedup=0.01", "gate.min_size_ratio=0.01"]
 
 
 def start(folder: Path, *arguments: object, **environment: str) -> subprocess.Popen[str]:
@@ -108,7 +108,7 @@ def test_the_run_folder_holds_what_is_promised(done: tuple[Path, list[str]]) -> 
 def test_the_artifacts_hold_their_lineage_and_load_elsewhere(done: tuple[Path, list[str]]) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    from fastserve_core.artifacts.artifact import load_artifact
+    from fastserve_core.artifacts import load_artifact
 
     record = records(done[0])[0]
     trained = load_artifact(Path(record["stages"][1]["artifact"]), verify=True)
@@ -155,11 +155,11 @@ def test_another_engine_measures_again_and_makes_nothing_again(done: tuple[Path,
 
 
 def test_a_gate_that_is_too_tight_refuses_and_keeps_the_model(done: tuple[Path, list[str]]) -> None:
-    code, out, err = here(done[0], *done[1], "gate.smaller_than=1000")
+    code, out, err = here(done[0], *done[1], "gate.min_size_ratio=1000")
     assert code == 0, err + out
     record = records(done[0])[-1]
     assert record["stages"][2]["status"] == "rejected"
-    assert "gate.smaller_than=1000" in record["stages"][2]["reason"]
+    assert "gate.min_size_ratio=1000" in record["stages"][2]["reason"]
     assert record["best"] == record["stages"][1]["artifact"]
 
 
@@ -175,10 +175,10 @@ def test_runs_and_diff_show_what_differs(done: tuple[Path, list[str]], cli: Cli)
     changed["stages"][1]["options"]["lr"] = 0.5
     (other / "run.json").write_text(json.dumps(changed))
     config = (other / "config.yaml").read_text()
-    (other / "config.yaml").write_text(config.replace("max_drop: 0.01", "max_drop: 0.5"))
+    (other / "config.yaml").write_text(config.replace("max_quality_drop: 0.01", "max_quality_drop: 0.5"))
     code, out, _ = here(done[0], "diff", one, other)
     assert code == 0
-    assert "config.gate.max_drop" in out
+    assert "config.gate.max_quality_drop" in out
     assert "2.train.torch_ddp.options.lr" in out
     assert "do not differ" in here(done[0], "diff", one, one)[1]
     found = json.loads(here(done[0], "diff", one, other, "--json")[1])

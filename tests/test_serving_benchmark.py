@@ -12,8 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fastserve_core.artifacts.artifact import MANIFEST, TRAINABLE, Manifest, write_manifest
-from fastserve_core.artifacts.hashing import hash_files
+from fastserve_core.artifacts import MANIFEST, TRAINABLE, Manifest, hash_files, write_manifest
 
 ROOT = Path(__file__).parent.parent
 

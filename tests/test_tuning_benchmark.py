@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.plugins.contexts import Attempt, Trial
+from fastserve_core.plugins import TrialRequest, TrialResult
 
 LR = "train.toy.lr"
 
@@ -19,10 +19,10 @@ def objective(part: Any) -> Any:
     """Best at a learning rate of 0.01, and the better the longer it is trained."""
 
     def begin(seed: int) -> Any:
-        def attempt(trial: Trial) -> Attempt:
+        def attempt(trial: TrialRequest) -> TrialResult:
             steps = trial.budget.pause or trial.budget.steps or 0
             loss = abs(math.log10(trial.options[LR]) + 2) + 1 / steps
-            return Attempt(-loss, {"loss": loss}, steps)
+            return TrialResult(-loss, {"loss": loss}, steps)
 
         return attempt
 
@@ -31,7 +31,7 @@ def objective(part: Any) -> Any:
 
 def test_our_searches_use_no_more_than_the_steps_and_improve(part: Any, objective: Any) -> None:
     ours = part("tuning.ours")
-    for options in ({}, {"halving": None}, {"optimizer": "RandomSearch"}):
+    for options in ({}, {"reduction_factor": None}, {"optimizer": "RandomSearch"}):
         found = ours.nevergrad_search(**options)(objective, 8 * 135, 0)
         assert 7 * 135 <= found.used <= 8 * 135
         assert found.loss < 2, "the options as they are have a loss of 2"

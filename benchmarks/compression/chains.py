@@ -14,11 +14,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from compression.setting import Bench
-from fastserve_core.artifacts.artifact import load_artifact
-from fastserve_core.artifacts.files import read_json
-from fastserve_core.artifacts.store import KEY_LENGTH, Store
-from fastserve_core.config.nodes import DataOptions
-from fastserve_core.entry_points import provide
+from fastserve_core.artifacts import KEY_LENGTH, Store, load_artifact, read_json
+from fastserve_core.config import DataOptions
+from fastserve_core.entry_points import load_entry_point
 from fastserve_core.errors import StageFailed
 
 REVIEWS = ("data=movie_reviews",)
@@ -26,10 +24,10 @@ TRAIN = ("train.torch_ddp.epochs=3", "train.torch_ddp.lr=1e-4")
 EXTRA_EPOCHS = 4
 STACK = (
     "compress.prune.layers=[1,4]",
-    "compress.prune.heads=0.5",
-    "compress.prune.neurons=0.6",
+    "compress.prune.head_ratio=0.5",
+    "compress.prune.neuron_ratio=0.6",
     "compress.vector_quantize.codebooks=fp16",
-    "compress.distill.soft=1.0",
+    "compress.distill.alpha=1.0",
     "compress.distill.augment=2",
     "compress.distill.quantize_aware=int8",
     f"compress.distill.epochs={EXTRA_EPOCHS}",
@@ -104,7 +102,7 @@ def more_texts(bench: Bench) -> Path:
 
 def _texts(bench: Bench, name: str, neutral: float) -> dict[str, None]:
     options = DataOptions(source="demo", name=name, options={"neutral": neutral})
-    read = provide("fastserve.data", "demo")().read(options, Store(bench.home).downloads)
+    read = load_entry_point("fastserve.data", "demo")().read(options, Store(bench.home).downloads_dir)
     return {record.values["text"]: None for records in read.values() for record in records}
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from fastserve_core.data.dataset import load
-from fastserve_core.inference.predictor import Predictor, by_length
-from fastserve_core.processes.child import answer
-from fastserve_core.processes.environment import silence, without_package
+from fastserve_core.data import load_dataset
+from fastserve_core.inference import Predictor, length_batches
+from fastserve_core.processes import child_main, hide_package, suppress_library_output
 
 Inputs = Mapping[str, "np.ndarray[Any, Any]"]
 Pass = Callable[[Inputs], Any]
@@ -27,7 +26,7 @@ def over_shapes(
     models: Mapping[str, Mapping[str, str]], shapes: Sequence[Sequence[int]], rounds: int, threads: int, events: str
 ) -> dict[str, list[float]]:
     """Milliseconds of one pass by model, for each shape: medians of rounds in which each takes its turn."""
-    with silence(), without_package("openvino_telemetry"):
+    with suppress_library_output(), hide_package("openvino_telemetry"):
         passes = {name: LOADERS[one["kind"]](Path(one["path"]), threads) for name, one in models.items()}
     found: dict[str, list[float]] = {name: [] for name in passes}
     for batch, length in shapes:
@@ -41,12 +40,12 @@ def over_shapes(
 def over_texts(artifacts: Mapping[str, Mapping[str, str]], data: str, rounds: int, threads: int, events: str) -> Any:
     """Texts a second by model, and milliseconds of a single one, from token ids to answers, over held-out texts."""
     predictors = {name: Predictor(Path(one["path"]), threads, one["engine"]) for name, one in artifacts.items()}
-    rows = list(load(Path(data)).rows("validation"))[:ROWS]
+    rows = list(load_dataset(Path(data)).rows("validation"))[:ROWS]
     work: dict[str, Callable[[], Any]] = {}
     single: dict[str, Callable[[], Any]] = {}
     for name, one in predictors.items():
         encoded = one.encode(rows)
-        batches = [[encoded[place] for place in places] for places in by_length(encoded, BATCH)]
+        batches = [[encoded[place] for place in places] for places in length_batches(encoded, BATCH)]
         work[name] = lambda one=one, batches=batches: list(one.answer_all(batches))
         single[name] = lambda one=one, encoded=encoded: [one.answer([text]) for text in encoded[:32]]
     rates = in_turn(work, min(rounds, 7), seconds=60.0)
@@ -141,4 +140,4 @@ def work(what: str, **request: Any) -> Any:
 
 
 if __name__ == "__main__":
-    answer(work)
+    child_main(work)

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.data.dataset import load
-from fastserve_core.processes.child import answer
-from fastserve_core.processes.environment import silence, without_package
+from fastserve_core.data import load_dataset
+from fastserve_core.processes import child_main, hide_package, suppress_library_output
 
 NEEDS = {
     "openvino": ("openvino",),
@@ -25,7 +24,7 @@ def make(model: str, data: str, folder: str, kind: str, events: str) -> str:
     """Write one kind of files; returns the path of the file to load."""
     target = Path(folder) / kind
     target.mkdir(parents=True, exist_ok=True)
-    with silence(), without_package("openvino_telemetry"):
+    with suppress_library_output(), hide_package("openvino_telemetry"):
         return str(KINDS[kind](Path(model), Path(data), target))
 
 
@@ -62,7 +61,7 @@ def _openvino_int8(model: Path, data: Path, target: Path) -> Path:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    rows = load(data).rows("train")
+    rows = load_dataset(data).rows("train")
     texts = [row["text"] for row in random.Random(0).sample(rows, min(CALIBRATION_ROWS, len(rows)))]
 
     def encode(text: str) -> dict[str, Any]:
@@ -102,4 +101,4 @@ KINDS: dict[str, Callable[[Path, Path, Path], Path]] = {
 
 
 if __name__ == "__main__":
-    answer(make)
+    child_main(make)

@@ -12,12 +12,11 @@ from training.tables import megabytes, table
 
 from compression.chains import data_of, fastserve
 from compression.setting import Bench
-from fastserve_core.artifacts.artifact import load_artifact
-from fastserve_core.artifacts.files import read_json
-from fastserve_core.data.dataset import load
+from fastserve_core.artifacts import load_artifact, read_json
+from fastserve_core.data import load_dataset
 from fastserve_core.errors import FastServeError
-from fastserve_core.inference.predictor import Predictor
-from fastserve_core.processes.child import answer, call
+from fastserve_core.inference import Predictor
+from fastserve_core.processes import child_main, run_in_child
 
 WAYS = (("rtn", 8), ("rtn", 4), ("gptq", 4), ("awq", 4), ("teq", 4), ("autoround", 4))
 ROWS, TOKENS, BATCHES = 600, 64, (1, 8)
@@ -38,7 +37,7 @@ def language(bench: Bench) -> dict[str, Any]:
     models = {name: [one["artifact"], one["engine"]] for name, one in found.items()}
     data = data_of(bench, Path(found["torch fp32"]["artifact"]))
     request = {"models": models, "data": data, "threads": bench.threads, "rounds": 3}
-    rates: dict[str, list[float]] = call("compression.language", request, bench.threads)
+    rates: dict[str, list[float]] = run_in_child("compression.language", request, bench.threads)
     rows = [
         [name, f"{one['perplexity']:.1f}", megabytes(one["bytes"]), *(f"{rate:.0f}" for rate in rates[name]),
          f"{one['seconds']:.0f}"] for name, one in found.items()
@@ -68,7 +67,7 @@ def _about(stage: Mapping[str, Any]) -> dict[str, Any]:
 def generation(models: Mapping[str, tuple[str, str]], data: str, threads: int, rounds: int, events: str) -> Any:
     """New tokens a second by model and batch, the models in turn; runs in a process of its own."""
     predictors = {name: Predictor(load_artifact(Path(one)), threads, engine) for name, (one, engine) in models.items()}
-    rows = load(Path(data)).rows("validation")[: max(BATCHES)]
+    rows = load_dataset(Path(data)).rows("validation")[: max(BATCHES)]
     encoded = {name: one.encode(rows) for name, one in predictors.items()}
     rates: dict[str, list[list[float]]] = {name: [[] for _ in BATCHES] for name in models}
     for _ in range(rounds):
@@ -83,4 +82,4 @@ def generation(models: Mapping[str, tuple[str, str]], data: str, threads: int, r
 
 
 if __name__ == "__main__":
-    answer(generation)
+    child_main(generation)

@@ -10,7 +10,7 @@ from compression.handmade import NEEDS
 from compression.setting import SHAPES, Bench
 from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import FastServeError
-from fastserve_core.processes.child import call
+from fastserve_core.processes import run_in_child
 
 BY_HAND = ("openvino", "openvino_int8")
 """What a user could make with OpenVINO's own tools from the same checkpoint; the others are told only."""
@@ -26,7 +26,7 @@ def handmade(bench: Bench, model: Path, data: Path) -> dict[str, dict[str, str]]
             continue
         request = {"model": model, "data": data, "folder": bench.scratch, "kind": kind}
         try:
-            path = call("compression.handmade", request, bench.threads)
+            path = run_in_child("compression.handmade", request, bench.threads)
         except FastServeError as error:
             print(f"{kind}: could not be made: {error}", flush=True)
             continue
@@ -41,7 +41,7 @@ def grid(bench: Bench, made: Mapping[str, Made], data: Path) -> dict[str, list[f
     models |= handmade(bench, original, data)
     models |= {f"ours, {name}": {"kind": "artifact", "path": str(one.result)} for name, one in made.items()}
     request = {"what": "shapes", "models": models, "shapes": SHAPES, "rounds": bench.rounds, "threads": bench.threads}
-    found: dict[str, list[float]] = call("compression.grid", request, bench.threads)
+    found: dict[str, list[float]] = run_in_child("compression.grid", request, bench.threads)
     return found
 
 
@@ -50,7 +50,7 @@ def texts(bench: Bench, made: Mapping[str, Made], data: Path) -> dict[str, dict[
     artifacts = {"torch fp32 eager": {"path": str(made["int8"].original), "engine": "torch"}}
     artifacts |= {f"ours, {name}": {"path": str(one.result), "engine": "openvino"} for name, one in made.items()}
     request = {"what": "texts", "artifacts": artifacts, "data": data, "rounds": bench.rounds, "threads": bench.threads}
-    found: dict[str, dict[str, float]] = call("compression.grid", request, bench.threads)
+    found: dict[str, dict[str, float]] = run_in_child("compression.grid", request, bench.threads)
     return found
 
 

@@ -30,7 +30,7 @@ class Job:
 
 @contextmanager
 def serving(artifact: Path, threads: int, **options: Any) -> Iterator[ServerProcess]:
-    told = ServerOptions(port=0, name=NAME, deadline_s=600.0, max_new_tokens=1024, **options)
+    told = ServerOptions(port=0, name=NAME, request_timeout_s=600.0, max_new_tokens=1024, **options)
     with start(artifact, told, threads) as server:
         yield server
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.processes.child import answer
+from fastserve_core.processes import child_main
 from generation.setting import CONCURRENCY, TOKENS
 
 Prompts = Sequence[Sequence[int]]
@@ -115,4 +115,4 @@ def graph_with_tokenizer(model: Path, folder: Path, graph: Path) -> Path:
 
 
 if __name__ == "__main__":
-    answer(rates)
+    child_main(rates)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastserve_core.artifacts.files import read_json
+from fastserve_core.artifacts import read_json
 from fastserve_core.errors import StageFailed
 
 TOKENS, CONCURRENCY = 64, (1, 8)

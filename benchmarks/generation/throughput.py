@@ -10,8 +10,8 @@ from training.tables import table
 
 from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import FastServeError
-from fastserve_core.processes.child import call
-from fastserve_runtime.lowering import lowered
+from fastserve_core.processes import run_in_child
+from fastserve_engines.lowering import cached_lowering
 from generation.gguf8 import in_8_bits
 from generation.ours import rate, serving
 from generation.peers import NEEDS, graph_with_tokenizer
@@ -35,7 +35,7 @@ def throughput(bench: Bench) -> dict[str, Any]:
         for name, (peer, model) in peers.items():
             request = {"peer": peer, "model": model, "prompts": asked, "threads": bench.threads}
             try:
-                rates: list[float] = call("generation.peers", request, bench.threads)
+                rates: list[float] = run_in_child("generation.peers", request, bench.threads)
             except FastServeError as error:
                 print(f"{name} failed: {error}", flush=True)
                 continue
@@ -64,7 +64,7 @@ def _peers(bench: Bench, made: Models) -> dict[str, tuple[str, Path]]:
             print(f"{name}: missing here, it needs {', '.join(packages)}", flush=True)
     found = {} if missing["transformers"] else {"transformers, fp32": ("transformers", made.original)}
     if not missing["openvino_genai"]:
-        graphs = (lowered(made.original, bench.threads), made.quantized)
+        graphs = (cached_lowering(made.original, bench.threads), made.quantized)
         for weights, graph in zip(GRAPHS, graphs, strict=True):
             folder = graph_with_tokenizer(made.original, bench.scratch / f"genai-{weights[0]}", graph)
             found[f"OpenVINO GenAI, {weights}"] = ("openvino_genai", folder)

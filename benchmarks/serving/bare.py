@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastserve_core.inference.predictor import Predictor
-from fastserve_core.processes.child import answer
+from fastserve_core.inference import Predictor
+from fastserve_core.processes import child_main
 
 BATCH = 32
 SINGLE = 200
@@ -41,4 +41,4 @@ def bare(artifact: str, texts: Sequence[str], threads: int, seconds: float, even
 
 
 if __name__ == "__main__":
-    answer(bare)
+    child_main(bare)

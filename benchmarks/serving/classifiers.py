@@ -40,7 +40,7 @@ def _eager(model: str, threads: int) -> Classify:
 
 def _ours(model: str, threads: int) -> Classify:
     """The engine that the artifact names, without our server."""
-    from fastserve_core.inference.predictor import Predictor
+    from fastserve_core.inference import Predictor
 
     predictor = Predictor(Path(model), threads)
     return predictor.predict

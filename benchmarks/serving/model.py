@@ -9,7 +9,7 @@ from typing import Any
 
 from training.tables import table
 
-from fastserve_core.processes.child import call
+from fastserve_core.processes import run_in_child
 from serving.beside import beside
 from serving.classifiers import EAGER, OURS
 from serving.rounds import Loads, in_rounds, loads_table, plain, ratio, tail
@@ -50,7 +50,7 @@ def model(bench: Bench) -> dict[str, Any]:
 
 def _bare(bench: Bench, artifact: Path, texts: Sequence[str]) -> dict[str, float]:
     request = {"artifact": artifact, "texts": texts, "threads": bench.threads, "seconds": bench.seconds}
-    found: dict[str, float] = call("serving.bare", request, bench.threads)
+    found: dict[str, float] = run_in_child("serving.bare", request, bench.threads)
     return found
 
 

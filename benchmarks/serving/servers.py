@@ -19,7 +19,7 @@ import psutil
 
 from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import StageFailed
-from fastserve_core.processes.resources import thread_environment
+from fastserve_core.processes import thread_environment
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_ray_serve.server import LOOPBACK_ONLY, authentication
 from fastserve_ray_serve.server import start as start_ray

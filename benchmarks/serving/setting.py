@@ -8,7 +8,7 @@ from pathlib import Path
 from compression.chains import data_of, make
 from compression.setting import Bench as Compression
 
-from fastserve_core.data.dataset import load
+from fastserve_core.data import load_dataset
 
 CONNECTIONS = 64
 
@@ -39,5 +39,5 @@ def models(bench: Bench) -> Models:
     """Those of the compression benchmark; what an earlier run left in the store is reused."""
     setting = Compression(bench.home, bench.scratch / "models", bench.threads, (0,), bench.rows, bench.epochs)
     made = make(setting, "int8", 0)
-    rows = load(data_of(setting, made.original)).rows("test")
+    rows = load_dataset(data_of(setting, made.original)).rows("test")
     return Models(made.original, made.result, tuple(row["text"] for row in rows))

@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastserve_core.artifacts.artifact import MANIFEST, TRAINABLE, Manifest, load_artifact, write_manifest
-from fastserve_core.artifacts.hashing import hash_files
-from fastserve_core.tasks.task import Arrays
+from fastserve_core.artifacts import MANIFEST, TRAINABLE, Manifest, hash_files, load_artifact, write_manifest
+from fastserve_core.tasks import Arrays
 
 NAME = "stub"
 LABELS = 2

@@ -85,7 +85,7 @@ def adapters(bench: Bench) -> dict[str, Any]:
 
 def trained_parameters(bench: Bench, method: str, steps: int) -> int:
     """How many parameters a method leaves to be trained."""
-    from fastserve_torch_ddp.methods.adapters import attach, trainable  # it imports torch
+    from fastserve_torch_ddp.peft_methods.adapters import attach, trainable  # it imports torch
 
     work = bench.reviews()
     model = work.task.build(work.model)

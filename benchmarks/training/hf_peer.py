@@ -9,8 +9,8 @@ from typing import Any
 
 import transformers
 
-from fastserve_core.data.dataset import load
-from fastserve_core.processes.child import answer
+from fastserve_core.data import load_dataset
+from fastserve_core.processes import child_main
 
 LEFT_OUT = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
 KIBIBYTE = 1024
@@ -58,7 +58,7 @@ def train(
 
 def encoded(tokenizer: Any, data: Path, split: str, labels: Sequence[str], max_length: int) -> list[dict[str, Any]]:
     """A split's rows as the lists that the collator pads."""
-    rows = list(load(data).rows(split))
+    rows = list(load_dataset(data).rows(split))
     tokens = tokenizer([row["text"] for row in rows], truncation=True, max_length=max_length)
     return [
         {name: column[number] for name, column in tokens.items()} | {"labels": labels.index(row["label"])}
@@ -67,4 +67,4 @@ def encoded(tokenizer: Any, data: Path, split: str, labels: Sequence[str], max_l
 
 
 if __name__ == "__main__":
-    answer(train)
+    child_main(train)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from fastserve_core.processes.child import call
+from fastserve_core.processes import run_in_child
 from fastserve_torch_ddp.options import DDPOptions
 from training.runs import fresh
 from training.tables import table
@@ -36,11 +36,11 @@ def measure(bench: Bench, work: Workload, threads: int) -> dict[str, Any]:
         "data": work.data.folder,
         "task": [work.task_name, work.task_options, list(work.data.labels)],
         "folder": fresh(bench.scratch / "limit"),
-        "options": asdict(DDPOptions(epochs=MANY, evaluate_every=MANY, checkpoint_every_s=MANY)),
+        "options": asdict(DDPOptions(epochs=MANY, eval_steps=MANY, checkpoint_every_s=MANY)),
         "threads": threads,
         "steps": bench.profiled_steps,
     }
-    found: dict[str, Any] = call("training.limit_child", request, threads)
+    found: dict[str, Any] = run_in_child("training.limit_child", request, threads)
     return found
 
 

@@ -14,13 +14,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from fastserve_core.data.dataset import load
+from fastserve_core.data import load_dataset
 from fastserve_core.events import Event, Step
-from fastserve_core.processes.child import answer
-from fastserve_core.tasks.load import load_task
-from fastserve_torch_ddp.feeding.tokens import tokenize
-from fastserve_torch_ddp.job import Job
-from fastserve_torch_ddp.kernels import numbers
+from fastserve_core.processes import child_main
+from fastserve_core.tasks import load_task
+from fastserve_torch_ddp.data.tokens import tokenize
+from fastserve_torch_ddp.job import TrainingJob
+from fastserve_torch_ddp.ops import precision
 from fastserve_torch_ddp.trainer import Trainer
 
 WARM_STEPS = 5
@@ -32,11 +32,11 @@ COPIES = ("copy_", "clone", "cat", "index", "gather", "embedding", "fill_", "zer
 
 def measure(threads: int, steps: int, **request: Any) -> dict[str, Any]:
     """Rates in operations a second of the products alone and of whole steps, and the parts of a step by time."""
-    numbers.settle_process(request["options"], threads)
+    precision.configure_process(request["options"], threads)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-    task, data = load_task(*request["task"]), load(Path(request["data"]))
+    task, data = load_task(*request["task"]), load_dataset(Path(request["data"]))
     tokens = tokenize(task, Path(request["model"]), data, "train")
-    job = Job(threads=threads, tokens=str(tokens), steps=WARM_STEPS + 2 * steps, seed=0, **request)
+    job = TrainingJob(threads=threads, tokens=str(tokens), steps=WARM_STEPS + 2 * steps, seed=0, **request)
     trainer = Trainer(job)
     weights = encoder_weights(trainer.method.model)
     low = trainer.numbers.autocast or trainer.numbers.low
@@ -145,4 +145,4 @@ def product_seconds(left: Tensor, right: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    answer(measure)
+    child_main(measure)

@@ -11,13 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.config.nodes import DataOptions, ModelSpec
-from fastserve_core.data.dataset import Prepared
-from fastserve_core.data.prepare import prepare
-from fastserve_core.models.resolve import resolve
-from fastserve_core.processes.child import call
-from fastserve_core.tasks.load import load_task
-from fastserve_core.tasks.task import Row
+from fastserve_core.config import DataOptions, ModelSpec
+from fastserve_core.data import Dataset, prepare_dataset
+from fastserve_core.models import resolve_model
+from fastserve_core.processes import run_in_child
+from fastserve_core.tasks import Row, load_task
 from fastserve_torch_ddp.options import DDPOptions
 from training.runs import Outcome, fresh, in_turn, ours
 from training.tables import table
@@ -32,7 +30,7 @@ FINE_TUNE = {"epochs": 5, "batch_size": 32, "lr": 5e-4}
 def pretraining(bench: Bench) -> dict[str, Any]:
     """Both start from the same shape and tokenizer, and learn the labelled task from the same rows."""
     corpus, labelled = _split(bench)
-    scratch = resolve(SPEC, corpus.task, corpus.data, bench.store, seed=0).folder
+    scratch = resolve_model(SPEC, corpus.task, corpus.data, bench.store, seed=0).folder
     pretrained, measured = _pretrain(bench, scratch, corpus.data)
     random_weights = _with_random_weights(bench, scratch)
     runs = {
@@ -57,21 +55,21 @@ def _line(name: str, outcomes: Sequence[Outcome]) -> list[str]:
     return [name, f"{statistics.mean(each):.1f} ± {spread:.1f}", ", ".join(f"{one:.1f}" for one in each)]
 
 
-def _split(bench: Bench) -> tuple[Workload, Prepared]:
+def _split(bench: Bench) -> tuple[Workload, Dataset]:
     """The corpus, and the rows with labels: their texts are in the corpus, those that are measured on are not."""
     task = load_task("text_classification", {"max_length": LENGTH})
-    data = prepare(DataOptions(source="demo", name="chinese_reviews"), task, bench.store, print)
+    data = prepare_dataset(DataOptions(source="demo", name="chinese_reviews"), task, bench.store, print)
     rows: list[Row] = [row for split in ("train", "validation", "test") for row in data.rows(split)]
     random.Random(0).shuffle(rows)
     held, rest = rows[:HELD_OUT], rows[HELD_OUT:]
     few = rest[:LABELLED]
     files = {name: _write(bench.scratch / f"{name}.csv", part) for name, part in (("few", few), ("held", held))}
-    labelled = prepare(
+    labelled = prepare_dataset(
         DataOptions(train=files["few"], validation=files["held"], test=files["held"]), task, bench.store, print
     )
     learns = load_task("pretraining", {"max_length": LENGTH})
     texts = DataOptions(train=_write(bench.scratch / "corpus.csv", rest))
-    prepared = prepare(texts, learns, bench.store, print)
+    prepared = prepare_dataset(texts, learns, bench.store, print)
     return Workload(bench.scratch, prepared, "pretraining", {"max_length": LENGTH}), labelled
 
 
@@ -83,7 +81,7 @@ def _write(path: Path, rows: Sequence[Row]) -> str:
     return str(path)
 
 
-def _pretrain(bench: Bench, scratch: Path, data: Prepared) -> tuple[Path, dict[str, Any]]:
+def _pretrain(bench: Bench, scratch: Path, data: Dataset) -> tuple[Path, dict[str, Any]]:
     folder = fresh(bench.scratch / "pretrained")
     request = {
         "model": scratch,
@@ -95,7 +93,7 @@ def _pretrain(bench: Bench, scratch: Path, data: Prepared) -> tuple[Path, dict[s
         "seed": 0,
         "cores": bench.cores,
     }
-    result = call("fastserve_torch_ddp.launch", request, bench.cores)
+    result = run_in_child("fastserve_torch_ddp.launch", request, bench.cores)
     return folder / "draft", result
 
 

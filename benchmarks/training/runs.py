@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.events import Event, Step
-from fastserve_core.processes.child import call
+from fastserve_core.processes import run_in_child
 from fastserve_torch_ddp.options import DDPOptions
 from training.workload import Bench, Workload
 
@@ -63,7 +63,7 @@ def ours(bench: Bench, work: Workload, cores: int | None = None, **options: Any)
             "seed": seed,
             "cores": with_cores,
         }
-        result = call("fastserve_torch_ddp.launch", request, with_cores, listen)
+        result = run_in_child("fastserve_torch_ddp.launch", request, with_cores, listen)
         (step,) = last
         return Outcome(
             step.samples_per_s,
@@ -86,7 +86,7 @@ def hugging_face(bench: Bench, work: Workload, **arguments: Any) -> Run:
             "max_length": work.task_options["max_length"],
             "arguments": {"output_dir": str(fresh(bench.scratch / "peer")), "seed": seed, **arguments},
         }
-        return Outcome(**call("training.hf_peer", request, bench.cores))
+        return Outcome(**run_in_child("training.hf_peer", request, bench.cores))
 
     return run
 

@@ -42,7 +42,7 @@ def speed(bench: Bench) -> dict[str, Any]:
 def _peers(bench: Bench, work: Workload) -> dict[str, Run]:
     import torch
 
-    from fastserve_torch_ddp.kernels.numbers import has_bf16
+    from fastserve_torch_ddp.ops.precision import has_bf16
 
     common = {"per_device_train_batch_size": BATCH, "num_train_epochs": 1, "learning_rate": LR}
     low = {"bf16": has_bf16(torch.device("cpu"))}
@@ -82,7 +82,7 @@ def ranks(bench: Bench) -> dict[str, Any]:
         "two ranks (shards)": {"nproc": 2},
         "two ranks, DDP": {"nproc": 2, "sharding": "none"},
         "two ranks, DDP with PowerSGD": {"nproc": 2, "sharding": "none", "gradient_compression": "powersgd"},
-        "two ranks, averaged every 4 steps": {"nproc": 2, "average_every": 4},
+        "two ranks, averaged every 4 steps": {"nproc": 2, "local_sgd_steps": 4},
     }
     runs = {name: ours(bench, work, batch_size=BATCH, lr=LR, **options) for name, options in ways.items()}
     found = in_turn("ranks", runs, range(bench.repeats))

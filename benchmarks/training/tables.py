@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fastserve_core.processes.resources import usable_cores
+from fastserve_core.processes import usable_cores
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft")
 

@@ -11,15 +11,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fastserve_core.api import model_spec
-from fastserve_core.artifacts.store import Store
-from fastserve_core.config.groups import config_dir
-from fastserve_core.config.nodes import DataOptions, ModelSpec
-from fastserve_core.config.options import typed
-from fastserve_core.data.dataset import Prepared
-from fastserve_core.data.prepare import prepare
-from fastserve_core.models.resolve import resolve
-from fastserve_core.tasks.load import load_task
-from fastserve_core.tasks.task import Task
+from fastserve_core.artifacts import Store
+from fastserve_core.config import DataOptions, ModelSpec, config_dir, parse_options
+from fastserve_core.data import Dataset, prepare_dataset
+from fastserve_core.models import resolve_model
+from fastserve_core.tasks import Task, load_task
 
 MAX_LENGTH = 128
 HELD_OUT = 0.2
@@ -31,7 +27,7 @@ class Workload:
     """A model's folder, the splits it learns from, and the task by name."""
 
     model: Path
-    data: Prepared
+    data: Dataset
     task_name: str
     task_options: dict[str, Any]
 
@@ -62,7 +58,7 @@ class Bench:
         values: dict[str, Any] = OmegaConf.to_container(node)  # type: ignore[assignment]
         values.pop("defaults")
         bounds = [one for one in (self.rows, train_rows and round(train_rows / (1 - HELD_OUT))) if one is not None]
-        return compose(self.store, typed(DataOptions, values | {"max_rows": min(bounds, default=None)}, "data"))
+        return compose(self.store, parse_options(DataOptions, values | {"max_rows": min(bounds, default=None)}, "data"))
 
     def long_reviews(self, train_rows: int) -> Workload:
         """Reviews of one label joined until each text fills the model's length."""
@@ -80,12 +76,12 @@ def compose(store: Store, data: DataOptions, model: ModelSpec | None = None) -> 
     """The checked splits and the model's folder, MiniLM where none is given; what is missing is fetched."""
     options = {"max_length": MAX_LENGTH}
     task = load_task("text_classification", options)
-    prepared = prepare(data, task, store, print)
-    artifact = resolve(model or model_spec({"model": "minilm"}), task, prepared, store, seed=0)
+    prepared = prepare_dataset(data, task, store, print)
+    artifact = resolve_model(model or model_spec({"model": "minilm"}), task, prepared, store, seed=0)
     return Workload(artifact.folder, prepared, task.name, options)
 
 
-def joined(data: Prepared, words: int) -> Iterator[tuple[str, str]]:
+def joined(data: Dataset, words: int) -> Iterator[tuple[str, str]]:
     """Texts of at least that many words, which are at least as many tokens, and their labels."""
     pending: dict[str, list[str]] = {label: [] for label in data.labels}
     for row in data.rows("train"):

@@ -11,8 +11,8 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import log_loss
 from training.workload import Bench as TrainingBench
 
-from fastserve_core.artifacts.store import Store
-from fastserve_core.plugins.contexts import Attempt, Trial
+from fastserve_core.artifacts import Store
+from fastserve_core.plugins import TrialRequest, TrialResult
 from tuning.setting import Attempting, Objective
 
 EPOCHS, STEPS_PER_EPOCH = 9, 45
@@ -43,7 +43,7 @@ class Reviews:
     """Texts and labels of the train and validation split, and the features of each way to count words."""
 
     def __init__(self, store: Store) -> None:
-        data = TrainingBench(store, store.downloads, 1, 1).reviews().data
+        data = TrainingBench(store, store.downloads_dir, 1, 1).reviews().data
         self._texts, self.labels = {}, {}
         for split, rows in (("train", TRAIN_ROWS), ("validation", VALIDATION_ROWS)):
             chosen = data.rows(split)[:rows]
@@ -86,13 +86,13 @@ def linear(store: Store) -> Objective:
     def begin(seed: int) -> Attempting:
         running: dict[int, Training] = {}
 
-        def attempt(trial: Trial) -> Attempt:
+        def attempt(trial: TrialRequest) -> TrialResult:
             if trial.number not in running:
                 options = {path.rpartition(".")[2]: value for path, value in trial.options.items()}
                 running[trial.number] = Training(reviews, options, seed)
             steps = trial.budget.pause or trial.budget.steps or 0
             loss = running[trial.number].advance(steps // STEPS_PER_EPOCH)
-            return Attempt(-loss, {"loss": loss}, steps)
+            return TrialResult(-loss, {"loss": loss}, steps)
 
         return attempt
 

@@ -17,11 +17,10 @@ from typing import Any
 from training.runs import fresh
 from training.workload import Bench as TrainingBench
 
-from fastserve_core.artifacts.files import read_json, write_json
+from fastserve_core.artifacts import read_json, write_json
 from fastserve_core.events import Event, Metric
-from fastserve_core.plugins.contexts import Attempt, Trial
-from fastserve_core.processes.child import call
-from fastserve_core.processes.resources import usable_cores
+from fastserve_core.plugins import TrialRequest, TrialResult
+from fastserve_core.processes import run_in_child, usable_cores
 from fastserve_torch_ddp.options import DDPOptions
 from tuning.setting import Attempting, Bench, Objective
 
@@ -42,11 +41,11 @@ def minilm(curves: Curves) -> Objective:
     def begin(seed: int) -> Attempting:
         del seed  # a training is the same for every search
 
-        def attempt(trial: Trial) -> Attempt:
+        def attempt(trial: TrialRequest) -> TrialResult:
             steps = trial.budget.pause or trial.budget.steps or 0
             rate = min(RATES, key=lambda one: abs(math.log(one / trial.options[LR])))
             error = curves[f"{rate}/{trial.options[BATCH]}"][str(steps)]
-            return Attempt(-error, {"error": error}, steps)
+            return TrialResult(-error, {"error": error}, steps)
 
         return attempt
 
@@ -87,11 +86,11 @@ def _train(bench: Bench, rate: float, batch: int) -> dict[str, float]:
         "data": work.data.folder,
         "task": [work.task_name, work.task_options, list(work.data.labels)],
         "folder": fresh(bench.scratch / "training"),
-        "options": asdict(DDPOptions(lr=rate, batch_size=batch, evaluate_every=EVERY, checkpoint_every_s=1e9)),
+        "options": asdict(DDPOptions(lr=rate, batch_size=batch, eval_steps=EVERY, checkpoint_every_s=1e9)),
         "steps": STEPS,
         "seed": 0,
         "cores": usable_cores(),
     }
     begin = time.perf_counter()
-    call("fastserve_torch_ddp.launch", request, usable_cores(), listen)
+    run_in_child("fastserve_torch_ddp.launch", request, usable_cores(), listen)
     return errors | {"seconds": round(time.perf_counter() - begin, 2)}

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.plugins.contexts import Attempt, Run, Trial
+from fastserve_core.plugins import Run, TrialRequest, TrialResult
 from fastserve_nevergrad import NevergradOptions
-from fastserve_nevergrad.log import LOG, read_log
 from fastserve_nevergrad.search import search
+from fastserve_nevergrad.study_log import LOG, read_log
 from tuning.setting import Attempting, Found, Objective, Search
 
 
@@ -44,7 +44,7 @@ def own_seconds(objective: Objective) -> float:
     def begin(seed: int) -> Attempting:
         attempt = objective.begin(seed)
 
-        def timed(trial: Trial) -> Attempt:
+        def timed(trial: TrialRequest) -> TrialResult:
             start = time.perf_counter()
             made = attempt(trial)
             inside[0] += time.perf_counter() - start

@@ -9,8 +9,8 @@ import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
-from fastserve_core.plugins.contexts import Budget, Trial
-from fastserve_nevergrad.ranges import read_range
+from fastserve_core.plugins import Budget, TrialRequest
+from fastserve_nevergrad.distributions import read_range
 from tuning.setting import Found, Objective, Search
 
 ETA = 3
@@ -32,7 +32,7 @@ def optuna_search(sampler: type[BaseSampler], pruner: Callable[[int, int], BaseP
                 if used >= budget:
                     state = optuna.trial.TrialState.FAIL
                     break
-                made = attempt(Trial(trial.number, options, Budget(objective.steps, steps)))
+                made = attempt(TrialRequest(trial.number, options, Budget(objective.steps, steps)))
                 used += objective.least
                 trial.report(-made.objective, steps // objective.least)
                 if steps < objective.steps and trial.should_prune():

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.artifacts.store import Store
-from fastserve_core.plugins.contexts import Attempt, Trial
+from fastserve_core.artifacts import Store
+from fastserve_core.plugins import TrialRequest, TrialResult
 
-Attempting = Callable[[Trial], Attempt]
+Attempting = Callable[[TrialRequest], TrialResult]
 """One trial, as far as its budget's ``pause``; the same number goes on from where it was."""
 
 

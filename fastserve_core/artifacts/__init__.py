@@ -1,1 +1,5 @@
 """Results on the disk: artifacts, the store that holds them, hashes, atomic files."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

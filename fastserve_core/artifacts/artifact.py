@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.files import read_json, write_json
-from fastserve_core.artifacts.hashing import digest, hash_files
-from fastserve_core.errors import BadArtifact, BadModel
+from fastserve_core.artifacts.hashing import hash_files, json_digest
+from fastserve_core.errors import InvalidArtifact, InvalidModel
 
 MANIFEST = "fastserve.json"
 SCHEMA = 1
 POSITIONS = ("max_position_embeddings", "n_positions")
-PICKLES = ("pytorch_model.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "pytorch_model-*.bin")
+UNSAFE_SUFFIXES = ("pytorch_model.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "pytorch_model-*.bin")
 
-TRAINABLE, ENGINE = "trainable", "engine"
+TRAINABLE, COMPILED = "trainable", "engine"
 """The two forms: Hugging Face weights that train on, and files that only an engine reads."""
 
 
@@ -67,37 +67,37 @@ def is_artifact(folder: Path) -> bool:
 def write_manifest(folder: Path, manifest: Manifest) -> Artifact:
     """Seal a folder: write its manifest and return it as an artifact."""
     write_json(folder / MANIFEST, asdict(manifest))
-    return Artifact(folder, digest(manifest.files), manifest)
+    return Artifact(folder, json_digest(manifest.files), manifest)
 
 
 def load_artifact(folder: Path, verify: bool = False) -> Artifact:
     """Read an artifact; ``verify`` also hashes every file against the manifest.
 
-    Raises ``BadArtifact`` when it is not one, is of a later schema, or was changed.
+    Raises ``InvalidArtifact`` when it is not one, is of a later schema, or was changed.
     """
     if not is_artifact(folder):
-        raise BadArtifact(f"{folder} is no artifact: it has no {MANIFEST}")
+        raise InvalidArtifact(f"{folder} is no artifact: it has no {MANIFEST}")
     try:
         record = read_json(folder / MANIFEST)
         if record["schema"] > SCHEMA:
-            raise BadArtifact(f"{folder} is of schema {record['schema']}; this FastServe reads up to {SCHEMA}")
+            raise InvalidArtifact(f"{folder} is of schema {record['schema']}; this FastServe reads up to {SCHEMA}")
         names = Manifest.__dataclass_fields__
         manifest = Manifest(**{name: value for name, value in record.items() if name in names})
     except (ValueError, KeyError, TypeError) as error:
-        raise BadArtifact(f"{folder / MANIFEST} cannot be read: {error}") from error
+        raise InvalidArtifact(f"{folder / MANIFEST} cannot be read: {error}") from error
     missing = [name for name in manifest.files if not (folder / name).is_file()]
     if missing:
-        raise BadArtifact(f"{folder} lacks {', '.join(missing)}, which its manifest names")
+        raise InvalidArtifact(f"{folder} lacks {', '.join(missing)}, which its manifest names")
     if verify:
         _verify(folder, manifest)
-    return Artifact(folder, digest(manifest.files), manifest)
+    return Artifact(folder, json_digest(manifest.files), manifest)
 
 
 def _verify(folder: Path, manifest: Manifest) -> None:
     now = hash_files(folder, leave_out=[MANIFEST])
     changed = [name for name, value in manifest.files.items() if now.get(name) != value]
     if changed:
-        raise BadArtifact(f"{folder}: {', '.join(changed)} changed since it was published")
+        raise InvalidArtifact(f"{folder}: {', '.join(changed)} changed since it was published")
 
 
 def check_checkpoint(folder: Path, weights: bool = True) -> None:
@@ -106,21 +106,21 @@ def check_checkpoint(folder: Path, weights: bool = True) -> None:
     A pickle is refused too: reading one runs whatever its author put in.
     """
     if not folder.is_dir():
-        raise BadModel(f"the model folder {folder} does not exist")
+        raise InvalidModel(f"the model folder {folder} does not exist")
     if not (folder / "config.json").is_file():
-        raise BadModel(f"{folder} is no Hugging Face model folder: it has no config.json")
+        raise InvalidModel(f"{folder} is no Hugging Face model folder: it has no config.json")
     if not weights or any(folder.glob("*.safetensors")):
         return
-    pickles = sorted({path.name for pattern in PICKLES for path in folder.glob(pattern)})
+    pickles = sorted({path.name for pattern in UNSAFE_SUFFIXES for path in folder.glob(pattern)})
     if pickles:
-        raise BadModel(
+        raise InvalidModel(
             f"{folder} holds its weights in {', '.join(pickles)}, a pickle, which can run code when it is read; "
             "save the model as safetensors (model.save_pretrained does) and use that folder"
         )
-    raise BadModel(f"{folder} has a config.json but no weights: no .safetensors file is in it")
+    raise InvalidModel(f"{folder} has a config.json but no weights: no .safetensors file is in it")
 
 
-def positions(folder: Path) -> int | None:
+def max_positions(folder: Path) -> int | None:
     """How many tokens the model of a folder has positions for, where its config says so."""
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else {}

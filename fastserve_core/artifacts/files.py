@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.errors import writing
+from fastserve_core.errors import wrap_write_errors
 
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model")
 TOKENIZER_FILES = (
@@ -21,11 +21,11 @@ def write_text(path: Path, text: str) -> None:
     """Write beside the file, then rename: a reader sees the old text or the new one, never half."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with writing(path.name, path.parent), partial.open("w", encoding="utf-8") as file:
+        with wrap_write_errors(path.name, path.parent), partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        with writing(path.name, path.parent):
+        with wrap_write_errors(path.name, path.parent):
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -40,7 +40,7 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def sync_folder(folder: Path) -> None:
+def fsync_dir(folder: Path) -> None:
     """Flush a folder's files and their names to the disk, so that a rename publishes what is really there."""
     for path in [*folder.rglob("*"), folder]:
         if path.is_symlink():
@@ -56,7 +56,7 @@ def copy_tree(source: Path, target: Path) -> None:
     """Copy a folder so that the target appears whole: through a partial folder beside it."""
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with writing(f"a copy of {source.name}", target):
+        with wrap_write_errors(f"a copy of {source.name}", target):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(source, partial)
             if target.exists():

@@ -23,7 +23,7 @@ def hash_files(folder: Path, leave_out: Iterable[str] = ()) -> dict[str, str]:
     return {name: hash_file(path) for name, path in names.items() if name not in skipped}
 
 
-def digest(files: Mapping[str, str]) -> str:
+def json_digest(files: Mapping[str, str]) -> str:
     """One hash for a folder's files: the same names with the same bytes give the same digest."""
     return stable_hash(dict(files))
 

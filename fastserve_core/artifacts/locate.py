@@ -7,24 +7,26 @@ from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact, is_artifact, load_artifact
 from fastserve_core.artifacts.files import read_json
-from fastserve_core.errors import BadArtifact, UserError
+from fastserve_core.errors import InvalidArtifact, UserError
 
 
 def find_artifact(path: Path) -> Artifact:
-    """An artifact's folder as it is, or the best artifact of a run's folder; raises ``BadArtifact``."""
+    """An artifact's folder as it is, or the best artifact of a run's folder; raises ``InvalidArtifact``."""
     if is_artifact(path):
         return load_artifact(path, verify=True)
     if not path.exists():
-        raise BadArtifact(f"{path} does not exist: give an artifact's folder or a run's (see 'fastserve runs')")
+        raise InvalidArtifact(f"{path} does not exist: give an artifact's folder or a run's (see 'fastserve runs')")
     if not (path / "run.json").is_file():
-        raise BadArtifact(f"{path} is neither an artifact (it has no fastserve.json) nor a run (it has no run.json)")
+        raise InvalidArtifact(
+            f"{path} is neither an artifact (it has no fastserve.json) nor a run (it has no run.json)"
+        )
     best = str(read_record(path).get("best") or "")
     if not best:
-        raise BadArtifact(f"the run {path} made no artifact")
+        raise InvalidArtifact(f"the run {path} made no artifact")
     return load_artifact(Path(best), verify=True)
 
 
-def named(model: str) -> tuple[str, Path]:
+def parse_named_path(model: str) -> tuple[str, Path]:
     """What ``NAME:FOLDER`` says; a folder alone is called by its own name."""
     name, colon, folder = model.partition(":")
     if colon and not Path(model).exists():

@@ -12,8 +12,8 @@ from tempfile import NamedTemporaryFile
 
 from filelock import FileLock, Timeout
 
-from fastserve_core.artifacts.files import sync_folder
-from fastserve_core.errors import StoreFailed, writing
+from fastserve_core.artifacts.files import fsync_dir
+from fastserve_core.errors import StoreError, wrap_write_errors
 
 KEY_LENGTH = 16
 RESULTS, LOCKS = "store", "locks"
@@ -24,7 +24,7 @@ def default_home() -> Path:
     return Path(os.environ.get("FASTSERVE_HOME") or ".fastserve").expanduser().absolute()
 
 
-def home_of(result: Path) -> Path:
+def resolve_home(result: Path) -> Path:
     """The home of the store that a result is in, also while it is made; the default one for any other folder."""
     homes = (one for one in result.absolute().parents if (one / RESULTS).is_dir() and (one / LOCKS).is_dir())
     return next(homes, None) or default_home()
@@ -44,11 +44,11 @@ class Claim:
     def publish(self, folder: Path | None = None) -> Path:
         """Rename the partial folder, or the one folder in it that is the result, to its final place.
 
-        Raises ``StoreFailed`` when the disk is full; nothing half-written is then visible.
+        Raises ``StoreError`` when the disk is full; nothing half-written is then visible.
         """
         made = folder or self.partial
-        with writing(f"the result {self.final.name}", self.final.parent):
-            sync_folder(made)
+        with wrap_write_errors(f"the result {self.final.name}", self.final.parent):
+            fsync_dir(made)
             made.rename(self.final)
             handle = os.open(self.final.parent, os.O_RDONLY)
             os.fsync(handle)
@@ -63,7 +63,7 @@ class Store:
         self.home = home
 
     @property
-    def downloads(self) -> Path:
+    def downloads_dir(self) -> Path:
         return self.home / "downloads"
 
     def find(self, name: str) -> Path | None:
@@ -82,7 +82,7 @@ class Store:
         The lock is the operating system's, so a killed process leaves none behind.
         """
         claim = Claim(self.home / RESULTS / name, self.home / "partial" / name)
-        with writing("the store", self.home):
+        with wrap_write_errors("the store", self.home):
             for folder in (claim.final.parent, claim.partial.parent, self.home / LOCKS):
                 folder.mkdir(parents=True, exist_ok=True)
             with NamedTemporaryFile(dir=claim.partial.parent, prefix=".probe-"):
@@ -102,16 +102,16 @@ class Store:
             lock.release()
 
     def check_space(self, needed: int) -> None:
-        """Raise ``StoreFailed`` when the store's disk has fewer free bytes than needed."""
+        """Raise ``StoreError`` when the store's disk has fewer free bytes than needed."""
         folder = next(path for path in (self.home, *self.home.parents) if path.exists())
         free = shutil.disk_usage(folder).free
         if free < needed:
-            raise StoreFailed(
+            raise StoreError(
                 f"the disk of {self.home} has {free / 1e9:.2f} GB free, and this run needs about "
                 f"{needed / 1e9:.2f} GB: free some, or set FASTSERVE_HOME to another disk"
             )
 
 
-def result_name(stage: str, plugin: str, key: str) -> str:
+def result_id(stage: str, plugin: str, key: str) -> str:
     """``<stage>-<plugin>-<key>``, the folder's name in the store."""
     return f"{stage}-{plugin}-{key[:KEY_LENGTH]}"

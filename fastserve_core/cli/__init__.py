@@ -28,12 +28,12 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 1 a stage failed, 2 wrong input, 130 interrupted)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return guarded(lambda: _dispatch(given))
+    return exit_on_error(lambda: _dispatch(given))
 
 
 def _dispatch(given: list[str]) -> int:
     if not given or given == ["--version"]:
-        command, rest = "home", given
+        command, rest = "main_help", given
     elif given[0] in COMMANDS:
         command, rest = given[0].replace("-", "_"), given[1:]
     else:
@@ -48,16 +48,18 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def guarded(function: Callable[[], int]) -> int:
+def exit_on_error(function: Callable[[], int]) -> int:
     """``said``, and an interruption is said too."""
     try:
-        return said(function)
+        return report_error(function)
     except KeyboardInterrupt:
-        _say("fastserve: interrupted; what was done is kept, the same command goes on from it", traceback.format_exc())
+        _print_error(
+            "fastserve: interrupted; what was done is kept, the same command goes on from it", traceback.format_exc()
+        )
         return INTERRUPTED
 
 
-def said(function: Callable[[], int]) -> int:
+def report_error(function: Callable[[], int]) -> int:
     """Say what went wrong in one message, never a traceback unless ``FASTSERVE_DEBUG`` asks for it."""
     try:
         return function()
@@ -73,11 +75,11 @@ def said(function: Callable[[], int]) -> int:
             f"fastserve: an error of FastServe or of a plugin: {type(error).__name__}: {error}\n"
             "(FASTSERVE_DEBUG=1 shows where)"
         )
-    _say(message, debug)
+    _print_error(message, debug)
     return code
 
 
-def _say(message: str, debug: str) -> None:
+def _print_error(message: str, debug: str) -> None:
     if os.environ.get("FASTSERVE_DEBUG"):
         print(debug, file=sys.stderr)
     print(message, file=sys.stderr)

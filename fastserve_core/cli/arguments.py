@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastserve_core.errors import BadOption
+from fastserve_core.errors import InvalidOption
 
 
 class Parser(argparse.ArgumentParser):
     """argparse, with our message and exit code for wrong input."""
 
     def error(self, message: str) -> NoReturn:
-        raise BadOption(f"{message}\n{self.format_usage().strip()}")
+        raise InvalidOption(f"{message}\n{self.format_usage().strip()}")
 
 
 def parser(command: str, description: str) -> Parser:

@@ -13,7 +13,7 @@ from pathlib import Path
 from fastserve_core.artifacts.store import default_home
 from fastserve_core.cli.arguments import parser, table
 from fastserve_core.cli.plugins import describe
-from fastserve_core.entry_points import DISTRIBUTION, installed
+from fastserve_core.entry_points import DISTRIBUTION, installed_plugins
 from fastserve_core.processes.resources import THREAD_VARIABLES, available_memory, usable_cores
 
 PACKAGES = (DISTRIBUTION, "hydra-core", "pluggy", "torch", "transformers", "nevergrad", "neural-compressor",
@@ -46,10 +46,10 @@ def problems(home: Path, free: float) -> list[str]:
     """What would make a run fail or crawl, each with what to do."""
     found = [
         f"plugin {one['name']}: {one['state']}"
-        for one in map(describe, installed().values())
+        for one in map(describe, installed_plugins().values())
         if one["state"] != "ready" and not one["state"].startswith("blocked")
     ]
-    if not installed():
+    if not installed_plugins():
         found.append("no plugin is installed: pip install -e '.[all]' in the checkout")
     if free < LOW_DISK:
         found.append(f"the disk of {home} has {free / 1e9:.1f} GB left: set FASTSERVE_HOME to another one")

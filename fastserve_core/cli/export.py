@@ -8,9 +8,9 @@ from pathlib import Path
 from fastserve_core.artifacts.locate import find_artifact
 from fastserve_core.cli.arguments import parser
 from fastserve_core.entry_points import all_entry_points
-from fastserve_core.export.export import CHECKED, export
+from fastserve_core.export.export import VERIFICATION_ROWS, export_artifact
 from fastserve_core.export.formats import GROUP
-from fastserve_core.processes.environment import quiet_environment
+from fastserve_core.processes.environment import library_environment
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,10 +19,12 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("model", type=Path, metavar="RUN_OR_ARTIFACT")
     options.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder, or an older export's")
     options.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(sorted(formats)))
-    options.add_argument("--check", type=int, default=CHECKED, metavar="N", help="inputs to compare (default: 16)")
+    options.add_argument(
+        "--check", type=int, default=VERIFICATION_ROWS, metavar="N", help="inputs to compare (default: 16)"
+    )
     given = options.parse_intermixed_args(arguments)
-    quiet_environment()
-    made = export(find_artifact(given.model), given.folder, given.to, given.check)
+    library_environment()
+    made = export_artifact(find_artifact(given.model), given.folder, given.to, given.check)
     check = made.about["check"]
     print(f"{made.about['format']}: {made.folder}")
     for name, one in made.about["files"].items():

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.cli import COMMANDS, said
-from fastserve_core.config.groups import GROUPS, check_choices, config_dir, use_plugin_configs
-from fastserve_core.errors import BadOption, BadPlan, Collector, FastServeError, suggest
+from fastserve_core.cli import COMMANDS, report_error
+from fastserve_core.config.groups import GROUPS, check_choices, config_dir, register_plugin_configs
+from fastserve_core.errors import ErrorCollector, FastServeError, InvalidOption, InvalidPlan, did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """Compose and run; returns the worst exit code of the jobs (a sweep has several)."""
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        raise BadPlan(
+        raise InvalidPlan(
             "WORLD_SIZE is set: torchrun would run the whole pipeline once a rank. "
             "Start FastServe by itself: the trainer launches its ranks (train.torch_ddp.nproc)"
         )
@@ -35,20 +35,20 @@ def run_hydra(overrides: list[str]) -> int:
     codes = [0]
 
     def job(cfg: DictConfig) -> None:
-        codes.append(said(lambda: _run(cfg)))
+        codes.append(report_error(lambda: _run(cfg)))
 
     # Hydra would print its own message and exit with 1; with this it raises, and we say what is wrong
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = ["fastserve", *overrides]
-    use_plugin_configs()
+    register_plugin_configs()
     decorated = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)
     try:
         decorated()
     except (HydraException, OmegaConfBaseException) as error:
-        _explain(overrides, error)
-        raise BadOption(_first_lines(error)) from error
+        _explain_override_error(overrides, error)
+        raise InvalidOption(_first_lines(error)) from error
     except OSError as error:
-        raise BadOption(f"the run's folder cannot be written: {error}") from error
+        raise InvalidOption(f"the run's folder cannot be written: {error}") from error
     return max(codes)
 
 
@@ -56,25 +56,27 @@ def _run(cfg: DictConfig) -> int:
     from hydra.core.hydra_config import HydraConfig
 
     from fastserve_core.pipeline.execute import execute
-    from fastserve_core.processes.environment import quiet_environment
+    from fastserve_core.processes.environment import library_environment
 
     hydra = HydraConfig.get()
-    quiet_environment(offline=cfg.model.kind != "hub" and cfg.data.source != "hub")
+    library_environment(offline=cfg.model.kind != "hub" and cfg.data.source != "hub")
     fixed = frozenset(override.partition("=")[0].lstrip("+~") for override in hydra.overrides.task)
     execute(cfg, Path(hydra.runtime.output_dir), fixed)
     return 0
 
 
-def _explain(overrides: list[str], error: Exception) -> None:
+def _explain_override_error(overrides: list[str], error: Exception) -> None:
     """Raise every override that names nothing, with "did you mean", when that is what stopped Hydra."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     unreadable = getattr(error, "override", None)
     if unreadable is not None and "=" not in unreadable:
-        raise BadOption(f"'{unreadable}' is no option=value, and no command either{suggest(unreadable, COMMANDS)}")
+        raise InvalidOption(
+            f"'{unreadable}' is no option=value, and no command either{did_you_mean(unreadable, COMMANDS)}"
+        )
     if unreadable is not None:
-        raise BadOption(f"'{unreadable}' cannot be read as option=value: {_first_lines(error, 1)}")
+        raise InvalidOption(f"'{unreadable}' cannot be read as option=value: {_first_lines(error, 1)}")
     plain = [one for one in overrides if not one.startswith("-")]
     chosen = [one for one in plain if one.partition("=")[0].lstrip("+") in GROUPS]
     GlobalHydra.instance().clear()
@@ -83,7 +85,7 @@ def _explain(overrides: list[str], error: Exception) -> None:
             cfg = compose("config", overrides=chosen)
     except Exception:
         return  # the choices themselves do not compose: Hydra's own message says why
-    faults = Collector()
+    faults = ErrorCollector()
     for override in plain:
         with faults.collect():
             if override not in chosen and not override.startswith(("+", "hydra")):
@@ -97,10 +99,10 @@ def _check_path(cfg: DictConfig, override: str) -> None:
     walked: list[str] = []
     for part in key.split("."):
         if not hasattr(node, "keys"):
-            raise BadOption(f"{'.'.join(walked)} is a value and has no '{part}'")
+            raise InvalidOption(f"{'.'.join(walked)} is a value and has no '{part}'")
         if part not in node:
             where = ".".join(walked) or "the config"
-            raise BadOption(_unknown(where, part, list(map(str, node)), walked))
+            raise InvalidOption(_unknown(where, part, list(map(str, node)), walked))
         walked.append(part)
         node = node._get_node(part)
         node = node if hasattr(node, "keys") and not node._is_none() else None
@@ -109,7 +111,7 @@ def _check_path(cfg: DictConfig, override: str) -> None:
 def _unknown(where: str, part: str, known: list[str], walked: list[str]) -> str:
     if not known and walked[:1] and walked[0] in ("tune", "train", "compress", "serve", "observe"):
         return f"{where} has no '{part}': no such plugin is chosen; add +plugin={part}"
-    return f"{where} has no option '{part}'{suggest(part, known)}"
+    return f"{where} has no option '{part}'{did_you_mean(part, known)}"
 
 
 def _first_lines(error: Exception, count: int = 4) -> str:

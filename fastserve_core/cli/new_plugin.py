@@ -11,10 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fastserve_core.artifacts.files import write_text
 from fastserve_core.cli.arguments import parser
-from fastserve_core.entry_points import installed
-from fastserve_core.errors import BadOption, writing
+from fastserve_core.entry_points import installed_plugins
+from fastserve_core.errors import InvalidOption, wrap_write_errors
 from fastserve_core.plugins.hookspecs import API_VERSION
-from fastserve_core.plugins.registry import PLACES
+from fastserve_core.plugins.registry import CONFIG_SECTIONS
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -22,19 +22,19 @@ TEMPLATES = Path(__file__).parent / "templates"
 def main(arguments: Sequence[str]) -> int:
     options = parser("new-plugin", "Write an installable plugin package with its contract test.")
     options.add_argument("name", metavar="NAME", help="the plugin's name in +plugin=NAME, e.g. drop_layers")
-    options.add_argument("--stage", choices=PLACES, required=True)
+    options.add_argument("--stage", choices=CONFIG_SECTIONS, required=True)
     options.add_argument("--into", type=Path, default=Path(), help="where to make the folder; this folder")
     given = options.parse_intermixed_args(arguments)
     name = given.name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise BadOption(f"'{given.name}' cannot be a plugin's name: use lower-case letters, digits and underscores")
-    if name in installed():
-        raise BadOption(f"a plugin named '{name}' is installed already, from {installed()[name].source}")
+        raise InvalidOption(f"'{given.name}' cannot be a plugin's name: use lower-case letters, digits and underscores")
+    if name in installed_plugins():
+        raise InvalidOption(f"a plugin named '{name}' is installed already, from {installed_plugins()[name].source}")
     folder = given.into / f"fastserve-{name.replace('_', '-')}"
     if folder.exists():
-        raise BadOption(f"{folder} exists already")
+        raise InvalidOption(f"{folder} exists already")
     for path, text in render(name, given.stage).items():
-        with writing("the plugin", folder):
+        with wrap_write_errors("the plugin", folder):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
         write_text(folder / path, text)
     print(

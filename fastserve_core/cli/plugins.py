@@ -8,16 +8,16 @@ from typing import Any
 
 from fastserve_core.cli.arguments import parser, table
 from fastserve_core.config.groups import find_config
-from fastserve_core.entry_points import PluginEntry, blocked_by_environment, installed
+from fastserve_core.entry_points import PluginEntry, blocked_by_environment, installed_plugins
 from fastserve_core.errors import FastServeError
-from fastserve_core.plugins.registry import PLACES, load_plugin
+from fastserve_core.plugins.registry import CONFIG_SECTIONS, load_plugin
 
 
 def main(arguments: Sequence[str]) -> int:
     options = parser("plugins", "List the installed plugins.")
     options.add_argument("--json", action="store_true", help="print JSON")
     given = options.parse_intermixed_args(arguments)
-    found = [describe(entry) for _, entry in sorted(installed().items())]
+    found = [describe(entry) for _, entry in sorted(installed_plugins().items())]
     if given.json:
         print(json.dumps(found, indent=1))
         return 0
@@ -55,4 +55,4 @@ def stage_of(name: str) -> str:
         return "?"
     first = path.read_text(encoding="utf-8").partition("\n")[0]
     stage = first.removeprefix("# @package ").partition(".")[0]
-    return stage if stage in PLACES else "?"
+    return stage if stage in CONFIG_SECTIONS else "?"

@@ -10,10 +10,10 @@ from typing import Any
 
 from fastserve_core.artifacts.locate import find_artifact
 from fastserve_core.cli.arguments import parser
-from fastserve_core.errors import BadData, BadOption
+from fastserve_core.errors import InvalidData, InvalidOption
 from fastserve_core.inference.predictor import Predictor
-from fastserve_core.processes.environment import quiet_environment
-from fastserve_core.serving.client import ask
+from fastserve_core.processes.environment import library_environment
+from fastserve_core.serving.client import predict_remote
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,26 +26,30 @@ def main(arguments: Sequence[str]) -> int:
     given = options.parse_intermixed_args(arguments)
     texts = given.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if given.pair and len(given.pair) != len(texts):
-        raise BadData(f"{len(texts)} texts but {len(given.pair)} of --pair: give one for each")
+        raise InvalidData(f"{len(texts)} texts but {len(given.pair)} of --pair: give one for each")
     inputs = list(zip(texts, given.pair, strict=True)) if given.pair else texts
-    answers = _answers(given.model, given.name, inputs)
+    answers = _predict_lines(given.model, given.name, inputs)
     for text, answer in zip(texts, answers, strict=True):
-        print(json.dumps({"text": text, **answer}, ensure_ascii=False) if given.json else f"{short(answer)}\t{text}")
+        print(
+            json.dumps({"text": text, **answer}, ensure_ascii=False)
+            if given.json
+            else f"{format_prediction(answer)}\t{text}"
+        )
     if cut := sum("truncated" in one for one in answers):
         print(f"warning: of {len(answers)} texts {cut} are longer than the model reads, and were cut", file=sys.stderr)
     return 0
 
 
-def _answers(model: str, name: str | None, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+def _predict_lines(model: str, name: str | None, inputs: Sequence[Any]) -> list[dict[str, Any]]:
     if model.startswith(("http://", "https://")):
-        return ask(model, inputs, name)
+        return predict_remote(model, inputs, name)
     if name is not None:
-        raise BadOption("--name is for a server's address: a folder has one model")
-    quiet_environment()
+        raise InvalidOption("--name is for a server's address: a folder has one model")
+    library_environment()
     return Predictor(find_artifact(Path(model))).predict(inputs)
 
 
-def short(answer: Mapping[str, Any]) -> str:
+def format_prediction(answer: Mapping[str, Any]) -> str:
     """An answer in a few words, whichever task it is of."""
     if "label" in answer:
         return f"{answer['label']}\t{answer['score']:.3f}"

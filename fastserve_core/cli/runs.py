@@ -41,7 +41,7 @@ def _runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _line(folder: Path, record: Mapping[str, Any]) -> list[str]:
     stages = record.get("stages", [])
-    chain = " > ".join(one["plugin"] + _remark(one) for one in stages)
+    chain = " > ".join(one["plugin"] + _status_note(one) for one in stages)
     best = next((one for one in reversed(stages) if one["artifact"] == record.get("best")), None)
     measures = best["measures"] if best else {}
     quality = " ".join(f"{name} {value:.4g}" for name, value in measures.get("quality", {}).items())
@@ -49,7 +49,7 @@ def _line(folder: Path, record: Mapping[str, Any]) -> list[str]:
     return [str(folder), str(record.get("status")), str(record.get("task", "")), chain, quality, size]
 
 
-def _remark(stage: Mapping[str, Any]) -> str:
+def _status_note(stage: Mapping[str, Any]) -> str:
     """What there is to say of a stage in brackets: that it was rejected, or of a search its trials and the best one."""
     if stage["status"] == "rejected":
         return " (rejected)"

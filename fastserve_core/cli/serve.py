@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.artifacts.locate import find_artifact, named
+from fastserve_core.artifacts.locate import find_artifact, parse_named_path
 from fastserve_core.cli.arguments import parser
-from fastserve_core.errors import BadOption
-from fastserve_core.serving.serve import Finders, serve_until_signal, start_server
+from fastserve_core.errors import InvalidOption
+from fastserve_core.serving.serve import ArtifactResolvers, serve_until_signal, start_server
 
 HELP = """further models to serve beside it, each a RUN_OR_ARTIFACT or NAME:RUN_OR_ARTIFACT; and the server's options,
 e.g. port=9000 host=0.0.0.0 (see 'fastserve +plugin=server --cfg job')"""
@@ -26,23 +26,25 @@ def main(arguments: Sequence[str]) -> int:
     if hasattr(signal, "SIGUSR1"):  # it asks for another model, which is too early until there is one
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     models = [one for one in given.more if "=" not in one or Path(one).is_dir()]
-    asked = dict(_pair(one) for one in given.more if one not in models)
-    name, first = named(given.model)
+    asked = dict(_split_pairs(one) for one in given.more if one not in models)
+    name, first = parse_named_path(given.model)
     if models:
-        asked["also"] = [*asked["also"], *models] if isinstance(asked.get("also"), list) else models
-    if "also" in asked or name != first.name:  # the names that the user said, not those of folders in the store
+        asked["models"] = [*asked["models"], *models] if isinstance(asked.get("models"), list) else models
+    if "models" in asked or name != first.name:  # the names that the user said, not those of folders in the store
         asked = {"name": name} | asked
     for one in models:
-        if not named(one)[1].exists():
-            raise BadOption(f"'{one}' is no option=value, and no model: {named(one)[1]} does not exist")
+        if not parse_named_path(one)[1].exists():
+            raise InvalidOption(f"'{one}' is no option=value, and no model: {parse_named_path(one)[1]} does not exist")
     server = start_server(find_artifact(first), given.plugin, asked)
-    places: Finders = {name: partial(find_artifact, folder) for name, folder in map(named, asked.get("also", []))}
-    shown = " and ".join([str(given.model), *map(str, asked.get("also", []))])
+    places: ArtifactResolvers = {
+        name: partial(find_artifact, folder) for name, folder in map(parse_named_path, asked.get("models", []))
+    }
+    shown = " and ".join([str(given.model), *map(str, asked.get("models", []))])
     serve_until_signal(server, shown, {None: partial(find_artifact, first), **places})
     return 0
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def _split_pairs(text: str) -> tuple[str, Any]:
     from omegaconf import OmegaConf
 
     name, _, said = text.partition("=")

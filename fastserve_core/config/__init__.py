@@ -1,1 +1,5 @@
 """The nodes and groups of the configuration, and options as dataclasses."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

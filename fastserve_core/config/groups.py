@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from fastserve_core.entry_points import installed
-from fastserve_core.errors import BadOption, Collector, UnknownName
+from fastserve_core.entry_points import installed_plugins
+from fastserve_core.errors import ErrorCollector, InvalidOption, UnknownName
 
 GROUPS = ("plugin", "experiment", "model", "data", "task")
 
@@ -21,11 +21,11 @@ def config_dir() -> Path:
 
 def config_dirs() -> list[Path]:
     """FastServe's configs and those of every installed plugin that has some."""
-    own = [entry.config_dir for entry in installed().values()]
+    own = [entry.config_dir for entry in installed_plugins().values()]
     return [config_dir(), *dict.fromkeys(folder for folder in own if folder is not None)]
 
 
-def use_plugin_configs() -> None:
+def register_plugin_configs() -> None:
     """Add the plugins' folders to Hydra's search path, for this process only.
 
     A ``hydra_plugins`` package would do it for every Hydra application of the environment.
@@ -42,7 +42,7 @@ def use_plugin_configs() -> None:
     Plugins.instance().register(PluginConfigs)
 
 
-def choices(group: str, extra: Sequence[Path] = ()) -> list[str]:
+def group_choices(group: str, extra: Sequence[Path] = ()) -> list[str]:
     """The names that a group offers."""
     return sorted({path.stem for folder in [*config_dirs(), *extra] for path in (folder / group).glob("*.yaml")})
 
@@ -58,13 +58,13 @@ def check_choices(overrides: list[str]) -> list[str]:
 
     Every choice that does not exist is a fault with "did you mean"; all are raised together.
     """
-    faults, result = Collector(), list[str]()
+    faults, result = ErrorCollector(), list[str]()
     extra = _own_dirs(overrides)
     for override in overrides:
         key, equals, value = override.partition("=")
         if equals and key.lstrip("+") in GROUPS:
             with faults.collect():
-                result += _check(key, value, extra)
+                result += _check_group_choice(key, value, extra)
         else:
             result.append(override)
     faults.raise_if_any()
@@ -78,20 +78,20 @@ def _own_dirs(overrides: list[str]) -> list[Path]:
     return [Path(one).expanduser() for one in found]
 
 
-def _check(key: str, value: str, extra: list[Path]) -> list[str]:
+def _check_group_choice(key: str, value: str, extra: list[Path]) -> list[str]:
     group = key.lstrip("+")
-    known = choices(group, extra)
+    known = group_choices(group, extra)
     names = [one.strip().strip("'\"") for one in value.strip("[]").split(",") if one.strip()]
     if not names:
-        raise BadOption(f"{key}= names nothing (known: {', '.join(known)})")
+        raise InvalidOption(f"{key}= names nothing (known: {', '.join(known)})")
     if group in ("model", "data") and len(names) == 1 and names[0] not in known:
         return _path_choice(group, names[0], known)
     if group in ("plugin", "experiment") and not key.startswith("+"):
-        raise BadOption(f"write +{key}={value}: a {group} is added to the config")
+        raise InvalidOption(f"write +{key}={value}: a {group} is added to the config")
     strangers = [name for name in names if name not in known]
     if strangers and group in ("model", "data") and any("/" in name or "." in name for name in strangers):
         longer = "model=checkpoint model.path=A,B" if group == "model" else "data=files data.train=A,B"
-        raise BadOption(f"a sweep over paths is written {longer}, not {key}={value}")
+        raise InvalidOption(f"a sweep over paths is written {longer}, not {key}={value}")
     if strangers:
         raise UnknownName("config in the group model" if group == "model" else group, strangers[0], known)
     return [f"{key}={value}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastserve_core.errors import BadOption
+from fastserve_core.errors import InvalidOption
 
 
 @dataclass
@@ -39,15 +39,15 @@ class DataOptions:
     def __post_init__(self) -> None:
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.5:
-                raise BadOption(f"data.{name} must lie between 0 and 0.5, not {getattr(self, name)}")
+                raise InvalidOption(f"data.{name} must lie between 0 and 0.5, not {getattr(self, name)}")
         if self.max_bad_rows < 0:
-            raise BadOption(f"data.max_bad_rows must be 0 or more, not {self.max_bad_rows}")
+            raise InvalidOption(f"data.max_bad_rows must be 0 or more, not {self.max_bad_rows}")
         if self.max_rows is not None and self.max_rows < 10:
-            raise BadOption(f"data.max_rows must be 10 or more, not {self.max_rows}")
+            raise InvalidOption(f"data.max_rows must be 10 or more, not {self.max_rows}")
 
 
 @dataclass
-class Pin:
+class PackagePin:
     """A file of the package index by name, version and sha256, and which of its members are wanted."""
 
     package: str = ""
@@ -74,7 +74,7 @@ class ModelSpec:
     name: str = ""
     path: str | None = None
     folder: str = ""
-    pin: Pin | None = None
+    pin: PackagePin | None = None
     dim: int = 256
     num_heads: int = 4
     num_layers: int = 4
@@ -85,35 +85,36 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise BadOption(f"model.kind must be one of {', '.join(KINDS)}, not '{self.kind}'")
+            raise InvalidOption(f"model.kind must be one of {', '.join(KINDS)}, not '{self.kind}'")
         if self.kind == "checkpoint" and not self.path:
-            raise BadOption("model.path is missing: give the checkpoint's folder, e.g. model=/path/to/checkpoint")
+            raise InvalidOption("model.path is missing: give the checkpoint's folder, e.g. model=/path/to/checkpoint")
         if self.kind == "scratch":
             self._check_dimensions()
 
     def _check_dimensions(self) -> None:
         for name in ("dim", "num_heads", "num_layers", "hidden_size", "vocab_size", "max_positions"):
             if getattr(self, name) < 1:
-                raise BadOption(f"model.{name} must be at least 1, not {getattr(self, name)}")
+                raise InvalidOption(f"model.{name} must be at least 1, not {getattr(self, name)}")
         if self.dim % self.num_heads:
-            raise BadOption(f"model.dim ({self.dim}) must be a multiple of model.num_heads ({self.num_heads})")
+            raise InvalidOption(f"model.dim ({self.dim}) must be a multiple of model.num_heads ({self.num_heads})")
 
 
 @dataclass
 class GateOptions:
     """The ``gate`` node of the config; each bound is against the model before the first compressor.
 
-    ``max_drop`` is in the task's objective on the validation split (accuracy: 0.01 is one point). ``faster_than``
-    and ``smaller_than`` say how many times as fast, in latency and in throughput, and how many times as small a
+    ``max_quality_drop`` is in the task's objective on the validation split (accuracy: 0.01 is one
+    point). ``min_speedup``
+    and ``min_size_ratio`` say how many times as fast, in latency and in throughput, and how many times as small a
     candidate has to be. Besides, it must not be slower than the model that it was made from.
     """
 
     enabled: bool = True
-    max_drop: float = 0.01
-    faster_than: float = 1.0
-    smaller_than: float = 1.0
+    max_quality_drop: float = 0.01
+    min_speedup: float = 1.0
+    min_size_ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("faster_than", "smaller_than"):
+        for name in ("min_speedup", "min_size_ratio"):
             if getattr(self, name) <= 0:
-                raise BadOption(f"gate.{name} must be above 0, not {getattr(self, name)}")
+                raise InvalidOption(f"gate.{name} must be above 0, not {getattr(self, name)}")

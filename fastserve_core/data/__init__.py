@@ -1,1 +1,5 @@
 """Data sets: prepared once, split, kept as rows on the disk."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,7 +11,7 @@ from fastserve_core.data.rows import Rows
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Dataset:
     """Checked splits in a folder of the store: one JSONL file a split, and what is known about them."""
 
     folder: Path
@@ -25,13 +25,13 @@ class Prepared:
         return Rows(self.folder, split)
 
 
-def load(folder: Path) -> Prepared:
+def load_dataset(folder: Path) -> Dataset:
     record = read_json(folder / "data.json")
     record["labels"], record["bad_rows"] = tuple(record["labels"]), tuple(record["bad_rows"])
-    return Prepared(folder, **record)
+    return Dataset(folder, **record)
 
 
-def describe(folder: Path, data: Prepared) -> None:
+def describe_dataset(folder: Path, data: Dataset) -> None:
     """Write what is known of the splits that lie in a folder."""
     about = {name: getattr(data, name) for name in ("fingerprint", "counts", "labels", "bad_rows")}
     write_json(folder / "data.json", about)

@@ -10,47 +10,47 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fastserve_core.artifacts.hashing import stable_hash
-from fastserve_core.artifacts.store import Store, result_name
-from fastserve_core.data.dataset import Prepared, describe, load
+from fastserve_core.artifacts.store import Store, result_id
+from fastserve_core.data.dataset import Dataset, describe_dataset, load_dataset
 from fastserve_core.data.rows import RowWriter
-from fastserve_core.errors import BadData
+from fastserve_core.errors import InvalidData
 from fastserve_core.tasks.task import Task
 
-POOL = ("train", "validation")
+TRAIN_VALIDATION = ("train", "validation")
 
 
-def check_folds(data: Prepared, folds: int) -> None:
-    """Refuse more folds than there are rows; raises ``BadData``."""
-    rows = sum(data.counts[split] for split in POOL)
+def check_folds(data: Dataset, folds: int) -> None:
+    """Refuse more folds than there are rows; raises ``InvalidData``."""
+    rows = sum(data.counts[split] for split in TRAIN_VALIDATION)
     if rows < folds:
-        raise BadData(f"{folds} folds need at least as many rows, and train and validation have {rows}")
+        raise InvalidData(f"{folds} folds need at least as many rows, and train and validation have {rows}")
 
 
-def fold(data: Prepared, task: Task, number: int, folds: int, seed: int, store: Store) -> Prepared:
+def fold(data: Dataset, task: Task, number: int, folds: int, seed: int, store: Store) -> Dataset:
     """The splits with fold ``number`` of so many to validate on and the others to train on; made once.
 
-    Every stratum is spread evenly over the folds, as it is cut by the seed. Raises ``BadData`` for too few rows.
+    Every stratum is spread evenly over the folds, as it is cut by the seed. Raises ``InvalidData`` for too few rows.
     """
     check_folds(data, folds)
     fingerprint = stable_hash([data.fingerprint, "fold", number, folds, seed])
-    with store.claim(result_name("data", "fold", fingerprint)) as claim:
+    with store.claim(result_id("data", "fold", fingerprint)) as claim:
         if not claim.published:
-            train, validation = (RowWriter(claim.partial, split) for split in POOL)
+            train, validation = (RowWriter(claim.partial, split) for split in TRAIN_VALIDATION)
             counts = {**dict.fromkeys(data.counts, 0), "train": 0, "validation": 0}
             with train, validation, RowWriter(claim.partial, "test"):
-                for line, own in _dealt(data, task, folds, seed):
+                for line, own in _assign_folds(data, task, folds, seed):
                     split = "validation" if own == number else "train"
                     (validation if own == number else train).add(line)
                     counts[split] += 1
-            describe(claim.partial, replace(data, fingerprint=fingerprint, counts=counts))
+            describe_dataset(claim.partial, replace(data, fingerprint=fingerprint, counts=counts))
             claim.publish()
-    return load(claim.final)
+    return load_dataset(claim.final)
 
 
-def _dealt(data: Prepared, task: Task, folds: int, seed: int) -> Iterator[tuple[bytes, int]]:
+def _assign_folds(data: Dataset, task: Task, folds: int, seed: int) -> Iterator[tuple[bytes, int]]:
     """Each row's line and its fold: dealt out one after the other within its stratum, in an order of the seed's."""
     strata: dict[str, list[tuple[str, int]]] = {}
-    for split in POOL:
+    for split in TRAIN_VALIDATION:
         rows = data.rows(split)
         for number in range(len(rows)):
             strata.setdefault(task.stratum(rows[number]), []).append((split, number))
@@ -62,6 +62,6 @@ def _dealt(data: Prepared, task: Task, folds: int, seed: int) -> Iterator[tuple[
             folded.append((row, place % folds))
             place += 1
     draw.shuffle(folded)  # a training that stops early must not have seen one label only
-    parts = {split: data.rows(split) for split in POOL}
+    parts = {split: data.rows(split) for split in TRAIN_VALIDATION}
     for (split, number), own in folded:
         yield parts[split].line(number), own

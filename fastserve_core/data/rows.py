@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, overload
 
-from fastserve_core.errors import writing
+from fastserve_core.errors import wrap_write_errors
 from fastserve_core.tasks.task import Row
 
 SUFFIX, OFFSETS = ".jsonl", ".offsets"
@@ -18,7 +18,7 @@ OFFSET: Literal["Q"] = "Q"
 """Where a line begins, in bytes, as an unsigned 64 bit number."""
 
 
-def to_line(row: Row) -> bytes:
+def encode_row(row: Row) -> bytes:
     """A row as one line of JSON; equal rows give equal lines.
 
     Raises ``UnicodeEncodeError`` for a text that no UTF-8 file can hold.
@@ -29,18 +29,18 @@ def to_line(row: Row) -> bytes:
 class RowWriter:
     """Writes the lines of one split, and beside them where each begins.
 
-    Use it as a context manager: the file of offsets is written at the end. Raises ``StoreFailed`` when the
+    Use it as a context manager: the file of offsets is written at the end. Raises ``StoreError`` when the
     disk is full.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
         self.path = folder / f"{split}{SUFFIX}"
         self._offsets = array(OFFSET, [0])
-        with writing(self.path.name, folder):
+        with wrap_write_errors(self.path.name, folder):
             self._file = self.path.open("wb")
 
     def add(self, line: bytes) -> None:
-        with writing(self.path.name, self.path.parent):
+        with wrap_write_errors(self.path.name, self.path.parent):
             self._file.write(line)
         self._offsets.append(self._offsets[-1] + len(line))
 
@@ -50,7 +50,7 @@ class RowWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with writing(self.path.name, self.path.parent):
+        with wrap_write_errors(self.path.name, self.path.parent):
             self._file.close()
             with self.path.with_suffix(OFFSETS).open("wb") as file:
                 self._offsets.tofile(file)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Record:
+class RawRecord:
     """One raw record of a source: where it stands, and either its values or why it cannot be read."""
 
     where: str
@@ -26,5 +26,5 @@ class DataSource(Protocol):
     def fingerprint(self, options: DataOptions, downloads: Path) -> str:
         """A hash of the bytes that the rows come from; quick, and without reading them as rows."""
 
-    def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[Record]]:
+    def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[RawRecord]]:
         """The records of each split that the source has (``train``, ``validation``, ``test``)."""

@@ -12,16 +12,16 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastserve_core.data.rows import OFFSETS, SUFFIX, Rows, RowWriter, to_line
-from fastserve_core.data.source import Record
-from fastserve_core.errors import BadData, suggest, writing
+from fastserve_core.data.rows import OFFSETS, SUFFIX, Rows, RowWriter, encode_row
+from fastserve_core.data.source import RawRecord
+from fastserve_core.errors import InvalidData, did_you_mean, wrap_write_errors
 from fastserve_core.tasks.task import Row, Task
 
 if TYPE_CHECKING:
     from fastserve_core.config.nodes import Columns, DataOptions
 
 SPLITS = ("train", "validation", "test")
-SHOWN = 10
+MAX_SHOWN = 10
 
 
 @dataclass
@@ -30,20 +30,20 @@ class BadRows:
 
     allowed: int
     count: int = 0
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def add(self, where: str, reason: str) -> None:
         self.count += 1
-        if len(self.said) < max(self.allowed, SHOWN):
-            self.said.append(f"{where}: {reason}")
+        if len(self.messages) < max(self.allowed, MAX_SHOWN):
+            self.messages.append(f"{where}: {reason}")
 
     def message(self) -> str:
-        more = f"\n  … and {self.count - SHOWN} more" if self.count > SHOWN else ""
-        return f"{self.count} bad rows:\n" + "\n".join(f"  {one}" for one in self.said[:SHOWN]) + more
+        more = f"\n  … and {self.count - MAX_SHOWN} more" if self.count > MAX_SHOWN else ""
+        return f"{self.count} bad rows:\n" + "\n".join(f"  {one}" for one in self.messages[:MAX_SHOWN]) + more
 
 
 @dataclass
-class Checked:
+class ValidatedRows:
     """The usable rows of one split: the lines on the disk, and by row its hash and the number of its stratum."""
 
     rows: Rows
@@ -52,42 +52,44 @@ class Checked:
     names: list[str]
 
 
-def check_and_cut(
-    records: Mapping[str, Iterable[Record]], options: DataOptions, task: Task, folder: Path
+def validate_and_split(
+    records: Mapping[str, Iterable[RawRecord]], options: DataOptions, task: Task, folder: Path
 ) -> tuple[list[str], list[str]]:
     """Write every split into the folder; returns the labels, and the bad rows that were left out.
 
     Missing splits are cut from train with a fixed seed, evenly over the strata, after exact duplicates went.
-    Raises ``BadData``; nothing is left in the folder then.
+    Raises ``InvalidData``; nothing is left in the folder then.
     """
     bad = BadRows(options.max_bad_rows)
     with _scratch(folder) as scratch:
-        train = _store(_usable(records.get("train", ()), "train", options, task, bad), "train", scratch)
+        train = _store(_validate_row(records.get("train", ()), "train", options, task, bad), "train", scratch)
         if not train.rows:
-            raise BadData(_nothing_left("train", bad) if bad.count else "the training data has no rows")
+            raise InvalidData(_nothing_left("train", bad) if bad.count else "the training data has no rows")
         labels = _labels(train.rows, task, bad)
         given = [split for split in SPLITS[1:] if split in records]
-        others = [_store(_usable(records[split], split, options, task, bad, labels), split, scratch) for split in given]
+        others = [
+            _store(_validate_row(records[split], split, options, task, bad, labels), split, scratch) for split in given
+        ]
         if bad.count > options.max_bad_rows:
-            raise BadData(f"{bad.message()}\ndata.max_bad_rows={bad.count} would leave them out")
+            raise InvalidData(f"{bad.message()}\ndata.max_bad_rows={bad.count} would leave them out")
         for split, other in zip(given, others, strict=True):
             if not other.rows:
-                raise BadData(_nothing_left(split, bad))
-        for split, numbers in _cut(train, options, [name for name in SPLITS[1:] if name not in given]).items():
+                raise InvalidData(_nothing_left(split, bad))
+        for split, numbers in _split(train, options, [name for name in SPLITS[1:] if name not in given]).items():
             _copy(train.rows, numbers, folder, split)
         for split in given:
             _move(split, scratch, folder)
-    return labels, bad.said
+    return labels, bad.messages
 
 
 def _labels(rows: Sequence[Row], task: Task, bad: BadRows) -> list[str]:
     """The task's labels; what is wrong with them may come of the rows that are left out, so these are said as well."""
     try:
         return task.find_labels(rows)
-    except BadData as error:
+    except InvalidData as error:
         if not bad.count:
             raise
-        raise BadData(f"{error}\n{bad.message()}") from error
+        raise InvalidData(f"{error}\n{bad.message()}") from error
 
 
 @contextmanager
@@ -95,7 +97,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
     """A folder for the rows as they are read, gone at the end; what a killed process left in it is gone too."""
     scratch = folder / "checked"
     shutil.rmtree(scratch, ignore_errors=True)
-    with writing("the data", folder):
+    with wrap_write_errors("the data", folder):
         scratch.mkdir()
     try:
         yield scratch
@@ -106,8 +108,8 @@ def _scratch(folder: Path) -> Iterator[Path]:
 # -- checking ----------------------------------------------------------------------------------------
 
 
-def _usable(
-    records: Iterable[Record], split: str, options: DataOptions, task: Task, bad: BadRows, known: Iterable[str] = ()
+def _validate_row(
+    records: Iterable[RawRecord], split: str, options: DataOptions, task: Task, bad: BadRows, known: Iterable[str] = ()
 ) -> Iterator[tuple[bytes, str]]:
     """The line and the stratum of each row that can be used; what is known of the others goes to ``bad``."""
     labels = set(known)
@@ -117,8 +119,8 @@ def _usable(
             continue
         row = _map_columns(record, options.columns, task)
         try:
-            reason = task.check(row) or (_stranger(row, split, labels) if labels else None)
-            line = b"" if reason else to_line(row)
+            reason = task.check(row) or (_unknown_column(row, split, labels) if labels else None)
+            line = b"" if reason else encode_row(row)
         except UnicodeEncodeError:
             reason = "a text holds half of a surrogate pair, which UTF-8 cannot write"
         if reason:
@@ -127,17 +129,17 @@ def _usable(
             yield line, task.stratum(row)
 
 
-def _store(usable: Iterable[tuple[bytes, str]], split: str, scratch: Path) -> Checked:
+def _store(usable: Iterable[tuple[bytes, str]], split: str, scratch: Path) -> ValidatedRows:
     hashes, strata, names = array("Q"), array("I"), dict[str, int]()
     with RowWriter(scratch, split) as writer:
         for line, stratum in usable:
             writer.add(line)
             hashes.append(_hash(line))
             strata.append(names.setdefault(stratum, len(names)))
-    return Checked(Rows(scratch, split), hashes, strata, list(names))
+    return ValidatedRows(Rows(scratch, split), hashes, strata, list(names))
 
 
-def _map_columns(record: Record, columns: Columns, task: Task) -> Row:
+def _map_columns(record: RawRecord, columns: Columns, task: Task) -> Row:
     values = record.values or {}
     row: Row = {}
     for column in task.columns:
@@ -145,21 +147,21 @@ def _map_columns(record: Record, columns: Columns, task: Task) -> Row:
         if name in values:
             row[column.name] = values[name]
         elif column.required:
-            raise BadData(
-                f"{record.where}: no column '{name}'{suggest(name, map(str, values))}; "
+            raise InvalidData(
+                f"{record.where}: no column '{name}'{did_you_mean(name, map(str, values))}; "
                 f"data.columns.{column.name}=NAME says which one to use"
             )
     return row
 
 
-def _stranger(row: Row, split: str, known: set[str]) -> str | None:
+def _unknown_column(row: Row, split: str, known: set[str]) -> str | None:
     given = {row["label"]} if "label" in row else set(row.get("tags", ()))
     strangers = sorted(given - known)
     return f"the label '{strangers[0]}' of the {split} split is not in train" if strangers else None
 
 
 def _hash(line: bytes) -> int:
-    """Never 0, which marks a free place in ``_unique``."""
+    """Never 0, which marks a free place in ``_deduplicate``."""
     return int.from_bytes(blake2b(line, digest_size=8).digest(), "little") or 1
 
 
@@ -173,14 +175,14 @@ def _nothing_left(split: str, bad: BadRows) -> str:
 # -- cutting -----------------------------------------------------------------------------------------
 
 
-def _cut(train: Checked, options: DataOptions, missing: Sequence[str]) -> dict[str, Sequence[int]]:
+def _split(train: ValidatedRows, options: DataOptions, missing: Sequence[str]) -> dict[str, Sequence[int]]:
     """The numbers of train's rows that go into each split, in their order."""
     numbers: Sequence[int] = range(len(train.rows))
     if options.max_rows is not None:
         numbers = random.Random(options.split_seed).sample(numbers, min(options.max_rows, len(numbers)))
     if not missing:
         return {"train": numbers}
-    unique = _unique(train.hashes, numbers)
+    unique = _deduplicate(train.hashes, numbers)
     draw = random.Random(options.split_seed)
     cut = {split: array("Q") for split in ("train", *missing)}
     for stratum in _by_stratum(train, unique):
@@ -194,17 +196,19 @@ def _cut(train: Checked, options: DataOptions, missing: Sequence[str]) -> dict[s
     draw.shuffle(cut["train"])
     for split in (*missing, "train"):
         if not cut[split]:
-            raise BadData(f"{len(unique)} different rows are too few to cut {_wanted(split, missing, options)}")
+            raise InvalidData(
+                f"{len(unique)} different rows are too few to cut {_describe_split(split, missing, options)}"
+            )
     return dict(cut)
 
 
-def _wanted(split: str, missing: Sequence[str], options: DataOptions) -> str:
+def _describe_split(split: str, missing: Sequence[str], options: DataOptions) -> str:
     if split == "train":
         return f"{' and '.join(missing)} from and keep some to train on: give data.{missing[0]}"
     return f"a {split} split of {getattr(options, f'{split}_fraction'):.0%} from: give data.{split}"
 
 
-def _unique(hashes: array[int], numbers: Iterable[int]) -> array[int]:
+def _deduplicate(hashes: array[int], numbers: Iterable[int]) -> array[int]:
     """The first row of each hash.
 
     The set of those seen is a table with open addressing (Knuth, The Art of Computer Programming 6.4): some
@@ -224,7 +228,7 @@ def _unique(hashes: array[int], numbers: Iterable[int]) -> array[int]:
     return unique
 
 
-def _by_stratum(train: Checked, numbers: Iterable[int]) -> list[array[int]]:
+def _by_stratum(train: ValidatedRows, numbers: Iterable[int]) -> list[array[int]]:
     """The row numbers of each stratum, in the order of the strata's names."""
     members = [array("Q") for _ in train.names]
     for number in numbers:
@@ -239,6 +243,6 @@ def _copy(rows: Rows, numbers: Iterable[int], folder: Path, split: str) -> None:
 
 
 def _move(split: str, scratch: Path, folder: Path) -> None:
-    with writing(f"the {split} split", folder):
+    with wrap_write_errors(f"the {split} split", folder):
         for suffix in (SUFFIX, OFFSETS):
             (scratch / split).with_suffix(suffix).rename((folder / split).with_suffix(suffix))

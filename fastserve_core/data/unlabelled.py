@@ -11,39 +11,41 @@ from shutil import copyfile
 from typing import Any
 
 from fastserve_core.artifacts.hashing import hash_file, stable_hash
-from fastserve_core.artifacts.store import Store, result_name
+from fastserve_core.artifacts.store import Store, result_id
 from fastserve_core.config.nodes import Columns
-from fastserve_core.data.dataset import Prepared, describe, load
-from fastserve_core.data.rows import OFFSETS, SUFFIX, RowWriter, to_line
-from fastserve_core.data.source import Record
+from fastserve_core.data.dataset import Dataset, describe_dataset, load_dataset
+from fastserve_core.data.rows import OFFSETS, SUFFIX, RowWriter, encode_row
+from fastserve_core.data.source import RawRecord
 from fastserve_core.data.splits import SPLITS
-from fastserve_core.entry_points import provide
-from fastserve_core.errors import BadData, suggest
+from fastserve_core.entry_points import load_entry_point
+from fastserve_core.errors import InvalidData, did_you_mean
 from fastserve_core.tasks.task import Row, Task
 
 OPTION = "compress.distill.unlabelled"
 TARGETS = ("label", "tags")
-NEAR = 20
+MAX_NEARBY_FILES = 20
 """How many files of a folder are looked at for one of a similar name."""
 
 
-def paths_of(given: Any, option: str) -> list[Path]:
-    """The files that an option names: one path, several, or none; raises ``BadData`` for one that is missing."""
+def resolve_paths(given: Any, option: str) -> list[Path]:
+    """The files that an option names: one path, several, or none; raises ``InvalidData`` for one that is missing."""
     paths = [Path(one).expanduser().absolute() for one in ([given] if isinstance(given, str) else given or ())]
     for path in paths:
         if not path.is_file():
             near = [one.name for one in path.parent.glob("[!.]*")]
-            raise BadData(f"{option}: the file {path} does not exist{suggest(path.name, near[:NEAR])}")
+            raise InvalidData(
+                f"{option}: the file {path} does not exist{did_you_mean(path.name, near[:MAX_NEARBY_FILES])}"
+            )
     return paths
 
 
 def file_hashes(given: Any, option: str) -> list[str]:
     """The hashes of those files; raises the same."""
-    return [hash_file(path) for path in paths_of(given, option)]
+    return [hash_file(path) for path in resolve_paths(given, option)]
 
 
 @dataclass(frozen=True)
-class Texts:
+class UnlabelledFiles:
     """Files, whose columns are called as ``columns`` says, and rows as the splits have them, but for a target.
 
     The rows are iterated twice: to tell whether they were stored before, and to store them.
@@ -54,24 +56,24 @@ class Texts:
     rows: Iterable[Row] = ()
 
     def fingerprint(self) -> str:
-        """What the texts are known by; raises ``BadData`` for a file that is missing."""
+        """What the texts are known by; raises ``InvalidData`` for a file that is missing."""
         rows = hashlib.sha256()
         for row in self.rows:
-            rows.update(to_line(row))
+            rows.update(encode_row(row))
         return stable_hash([file_hashes(list(self.files), OPTION), vars(self.columns), rows.hexdigest()])
 
 
-def add_unlabelled(data: Prepared, texts: Texts, task: Task, store: Store) -> Prepared:
+def add_unlabelled(data: Dataset, texts: UnlabelledFiles, task: Task, store: Store) -> Dataset:
     """The same splits, with the texts after the training split's rows; made once and kept in the store.
 
-    Their target is ``None``. Raises ``BadData`` with file, line and reason for what cannot be used, and for a task
+    Their target is ``None``. Raises ``InvalidData`` with file, line and reason for what cannot be used, and for a task
     whose rows have no labels in the first place.
     """
     target = next((one.name for one in task.columns if one.name in TARGETS), None)
     if target is None:
-        raise BadData(f"{OPTION}: {task.name} learns from texts as they are: add these to data.train")
+        raise InvalidData(f"{OPTION}: {task.name} learns from texts as they are: add these to data.train")
     fingerprint = stable_hash([data.fingerprint, texts.fingerprint()])
-    with store.claim(result_name("data", "unlabelled", fingerprint)) as claim:
+    with store.claim(result_id("data", "unlabelled", fingerprint)) as claim:
         if not claim.published:
             labelled = data.rows("train")
             pairs, count = bool(labelled[0].get("text_pair")), len(labelled)
@@ -79,42 +81,42 @@ def add_unlabelled(data: Prepared, texts: Texts, task: Task, store: Store) -> Pr
                 for number in range(count):
                     writer.add(labelled.line(number))
                 for row in chain(_rows(texts.files, texts.columns, task, pairs), texts.rows):
-                    writer.add(to_line(row | {target: None}))
+                    writer.add(encode_row(row | {target: None}))
                     count += 1
             for split in SPLITS[1:]:
                 for suffix in (SUFFIX, OFFSETS):
                     copyfile((data.folder / split).with_suffix(suffix), (claim.partial / split).with_suffix(suffix))
             counts = {**data.counts, "train": count}
-            describe(claim.partial, replace(data, fingerprint=fingerprint, counts=counts))
+            describe_dataset(claim.partial, replace(data, fingerprint=fingerprint, counts=counts))
             claim.publish()
-    return load(claim.final)
+    return load_dataset(claim.final)
 
 
 def _rows(files: Sequence[str], columns: Columns, task: Task, pairs: bool) -> Iterator[Row]:
-    source: Any = provide("fastserve.data", "files")()
-    for file in paths_of(list(files), OPTION):
+    source: Any = load_entry_point("fastserve.data", "files")()
+    for file in resolve_paths(list(files), OPTION):
         empty = True
         for record in source.records(file, OPTION):
             empty = False
             yield _row(record, columns, task, pairs)
         if empty:
-            raise BadData(f"{OPTION}: the file {file} has no rows")
+            raise InvalidData(f"{OPTION}: the file {file} has no rows")
 
 
-def _row(record: Record, columns: Columns, task: Task, pairs: bool) -> Row:
+def _row(record: RawRecord, columns: Columns, task: Task, pairs: bool) -> Row:
     """One row as a caller of predict might give it: texts, and nothing else."""
     if record.values is None:
-        raise BadData(f"{OPTION}: {record.where}: {record.fault}")
+        raise InvalidData(f"{OPTION}: {record.where}: {record.fault}")
     names = {name: getattr(columns, name) for name in ("text", "text_pair", "tokens")}
     known = {name: record.values[own] for name, own in names.items() if own in record.values}
     if not {"text", "tokens"} & known.keys():
-        raise BadData(
-            f"{OPTION}: {record.where}: no column '{columns.text}'{suggest(columns.text, map(str, record.values))}"
+        raise InvalidData(
+            f"{OPTION}: {record.where}: no column '{columns.text}'{did_you_mean(columns.text, map(str, record.values))}"
         )
     if pairs != bool(known.get("text_pair")):
         having, lacking = ("the data", "this row") if pairs else ("this row", "the data")
-        raise BadData(f"{OPTION}: {record.where}: {having} has pairs of texts, and {lacking} has single ones")
+        raise InvalidData(f"{OPTION}: {record.where}: {having} has pairs of texts, and {lacking} has single ones")
     try:
         return task.read_input(known)
-    except BadData as error:
-        raise BadData(f"{OPTION}: {record.where}: {error}") from error
+    except InvalidData as error:
+        raise InvalidData(f"{OPTION}: {record.where}: {error}") from error

@@ -1,1 +1,5 @@
 """Measurements of a model, timing in pairs, and the gate."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,9 +11,9 @@ from fastserve_core.config.nodes import GateOptions
 from fastserve_core.tasks.task import Task
 
 if TYPE_CHECKING:
-    from fastserve_core.plugins.registry import Active
+    from fastserve_core.plugins.registry import ActivePlugin
 
-NOISE = 0.05
+TIMING_TOLERANCE = 0.05
 """Of two models as fast as each other, timed in turn on a busy machine, one may seem so much slower."""
 
 
@@ -25,7 +25,7 @@ class Speedup:
     throughput: float
 
 
-def is_judged_later(active: Active, later: Sequence[Active], half_done: bool = False) -> bool:
+def defers_gate(active: ActivePlugin, later: Sequence[ActivePlugin], half_done: bool = False) -> bool:
     """Whether a candidate is half done: its compressor leaves damage, and one that trains comes after it.
 
     What is made of a model that is ``half_done`` is half done as well, until the one that trains.
@@ -42,12 +42,12 @@ class Verdict:
     speedup: Mapping[str, float]
 
 
-def rivals(candidate: Artifact, original: Artifact, before: Artifact) -> list[Artifact]:
+def baselines(candidate: Artifact, original: Artifact, before: Artifact) -> list[Artifact]:
     """The models to time in turn: the candidate, the original, and the last good model where that is another."""
     return [candidate, original] + ([before] if before.digest != original.digest else [])
 
 
-def judge(
+def evaluate_gate(
     candidate: Artifact, original: Artifact, speedups: Sequence[Speedup], options: GateOptions, task: Task
 ) -> Verdict:
     """The gate's verdict; ``speedups`` are over the others of ``rivals``. A reason names all that is over its bound."""
@@ -57,19 +57,19 @@ def judge(
     before, after = (task.objective(one.measures["quality_validation"]) for one in (original, candidate))
     smaller = original.size_bytes / candidate.size_bytes
     reasons = []
-    if not before - after <= options.max_drop:
-        reasons.append(f"quality drops by {before - after:.4f} (gate.max_drop={options.max_drop:g})")
-    if smaller < options.smaller_than:
-        reasons.append(f"it is {smaller:.2f} times as small (gate.smaller_than={options.smaller_than:g})")
-    reasons += _too_slow(speedups[0], options.faster_than, "")
+    if not before - after <= options.max_quality_drop:
+        reasons.append(f"quality drops by {before - after:.4f} (gate.max_quality_drop={options.max_quality_drop:g})")
+    if smaller < options.min_size_ratio:
+        reasons.append(f"it is {smaller:.2f} times as small (gate.min_size_ratio={options.min_size_ratio:g})")
+    reasons += _too_slow(speedups[0], options.min_speedup, "")
     for one in speedups[1:]:
-        reasons += _too_slow(one, min(1.0, options.faster_than), " as the last good model")
+        reasons += _too_slow(one, min(1.0, options.min_speedup), " as the last good model")
     return Verdict("; ".join(reasons), speedup)
 
 
 def _too_slow(speedup: Speedup, bound: float, than: str) -> list[str]:
     return [
-        f"its {what} is {times:.2f} times as good{than} (gate.faster_than={bound:g})"
+        f"its {what} is {times:.2f} times as good{than} (gate.min_speedup={bound:g})"
         for what, times in vars(speedup).items()
-        if times < bound * (1 - NOISE)
+        if times < bound * (1 - TIMING_TOLERANCE)
     ]

@@ -10,17 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.artifacts.artifact import ENGINE, MANIFEST, Artifact, load_artifact
+from fastserve_core.artifacts.artifact import COMPILED, MANIFEST, Artifact, load_artifact
 from fastserve_core.artifacts.files import copy_tokenizer, copy_tree, write_json, write_text
 from fastserve_core.artifacts.hashing import hash_file
-from fastserve_core.errors import BadArtifact, BadOption, writing
+from fastserve_core.errors import InvalidArtifact, InvalidOption, wrap_write_errors
 from fastserve_core.export.formats import export_format
-from fastserve_core.processes.child import TRANSFORMERS, call
+from fastserve_core.processes.child import PRELOAD_MODULES, run_in_child
 from fastserve_core.processes.resources import threads_per_process
 
 EXPORT = "export.json"
 SCHEMA = 1
-CHECKED = 16
+VERIFICATION_ROWS = 16
 """Inputs that are compared, unless another number is asked for."""
 
 
@@ -32,31 +32,35 @@ class Exported:
     about: Mapping[str, Any]
 
 
-def export(artifact: Artifact, folder: Path, to: str, check: int = CHECKED) -> Exported:
+def export_artifact(artifact: Artifact, folder: Path, to: str, check: int = VERIFICATION_ROWS) -> Exported:
     """Write the artifact in the format ``to`` into a new folder, or over an older export.
 
     The files are loaded by their own runtime, in a process of its own, and answer ``check`` inputs of several shapes.
-    Raises ``UnknownName`` and ``MissingPackage`` for the format, ``BadArtifact`` for files that only one engine reads,
-    ``Unexportable`` when the model does not go through or answers otherwise; nothing is published then.
+    Raises ``UnknownName`` and ``MissingPackage`` for the format, ``InvalidArtifact`` for files that only one engine
+    reads,
+    ``ExportError`` when the model does not go through or answers otherwise; nothing is published then.
     """
     kind, target = export_format(to), folder.absolute()
     if check < 1:
-        raise BadOption(f"check must be at least 1 input, not {check}")
+        raise InvalidOption(f"check must be at least 1 input, not {check}")
     if target.exists() and not (target / EXPORT).is_file():
-        raise BadArtifact(f"{target} exists and is no older export (it has no {EXPORT}): it is not replaced")
-    if artifact.form == ENGINE and kind.engine != artifact.engine:
-        raise BadArtifact(_engine_only(artifact, to))
+        raise InvalidArtifact(f"{target} exists and is no older export (it has no {EXPORT}): it is not replaced")
+    if artifact.form == COMPILED and kind.engine != artifact.engine:
+        raise InvalidArtifact(_engine_only(artifact, to))
     threads = threads_per_process()
-    with writing(f"the export {target.name}", target), tempfile.TemporaryDirectory(prefix="fastserve-") as scratch:
+    with (
+        wrap_write_errors(f"the export {target.name}", target),
+        tempfile.TemporaryDirectory(prefix="fastserve-") as scratch,
+    ):
         draft = Path(scratch, "draft")
         draft.mkdir()
         asked = {"artifact": artifact.folder, "to": to, "draft": draft, "scratch": scratch}
-        found = call(
-            "fastserve_core.export.worker", {"step": "write", "count": check, **asked}, threads, imports=TRANSFORMERS
+        found = run_in_child(
+            "fastserve_core.export.worker", {"step": "write", "count": check, **asked}, threads, imports=PRELOAD_MODULES
         )
-        result = call("fastserve_core.export.worker", {"step": "compare", **asked}, threads)
+        result = run_in_child("fastserve_core.export.worker", {"step": "compare", **asked}, threads)
         _describe(artifact, draft)
-        about = _about(artifact, to, kind, found, draft, result)
+        about = _metadata(artifact, to, kind, found, draft, result)
         write_json(draft / EXPORT, about)
         copy_tree(draft, target)
     return Exported(target, about)
@@ -79,7 +83,7 @@ def _describe(artifact: Artifact, draft: Path) -> None:
         write_text(draft / "labels.txt", "".join(f"{label}\n" for label in labels))
 
 
-def _about(
+def _metadata(
     artifact: Artifact, to: str, kind: Any, found: Mapping[str, Any], draft: Path, check: Mapping[str, Any]
 ) -> dict[str, Any]:
     manifest = artifact.manifest
@@ -107,7 +111,7 @@ def _about(
 def _engine_only(artifact: Artifact, to: str) -> str:
     """Why files of one engine cannot be exported, and what can."""
     parent = next((str(one["parent"]) for one in reversed(artifact.manifest.lineage) if one.get("parent")), "")
-    known = _in_store(artifact, parent)
+    known = _export_to_store(artifact, parent)
     where = f"the trainable model it was made from ({known or f'its digest begins with {parent[:16]}'})"
     return (
         f"{artifact.folder} holds files for the engine {artifact.engine} only and cannot become {to}: "
@@ -115,13 +119,13 @@ def _engine_only(artifact: Artifact, to: str) -> str:
     )
 
 
-def _in_store(artifact: Artifact, digest: str) -> Path | None:
+def _export_to_store(artifact: Artifact, digest: str) -> Path | None:
     """The artifact of that digest among those that lie beside this one."""
 
     for path in artifact.folder.parent.glob(f"*/{MANIFEST}"):
         try:
             if load_artifact(path.parent).digest == digest:
                 return path.parent
-        except BadArtifact:
+        except InvalidArtifact:
             continue
     return None

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from fastserve_core.entry_points import missing_packages, provide
-from fastserve_core.errors import MissingPackage, Unexportable
+from fastserve_core.entry_points import load_entry_point, missing_packages
+from fastserve_core.errors import ExportError, MissingPackage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GROUP = "fastserve.exports"
 
 
-class Reader(Protocol):
+class FormatReader(Protocol):
     """An exported file in its own runtime; an engine is one."""
 
     inputs: tuple[str, ...]
@@ -28,7 +28,7 @@ class Reader(Protocol):
         """One pass over int arrays (batch, length), padded on the right; inputs that it does not take are left out."""
 
 
-class Export(Protocol):
+class ExportFormat(Protocol):
     """One model on its way into a format; made from a model of transformers in evaluation mode.
 
     ``module`` takes what ``example`` gives, in the order of ``inputs``, and gives a tuple in that of
@@ -56,38 +56,38 @@ class Export(Protocol):
         """Inputs to trace ``module`` with, and which of their dimensions stay free, for ``torch.export``."""
 
     def write(self, module: nn.Module, folder: Path) -> None:
-        """Write the files; raises ``Unexportable`` with the reason."""
+        """Write the files; raises ``ExportError`` with the reason."""
 
     @staticmethod
-    def reference(folder: Path, threads: int) -> Reader:
+    def reference(folder: Path, threads: int) -> FormatReader:
         """The model of that folder as the files have to answer."""
 
     @staticmethod
-    def read(folder: Path, threads: int) -> Reader:
+    def read(folder: Path, threads: int) -> FormatReader:
         """The files that ``write`` wrote, loaded by their own runtime."""
 
 
 def export_format(name: str) -> Any:
     """The class of that format; raises ``UnknownName``, and ``MissingPackage`` with what to install."""
-    kind = provide(GROUP, name)
+    kind = load_entry_point(GROUP, name)
     if missing := missing_packages(kind.requires):
         raise MissingPackage(f"the export '{name}' needs {', '.join(missing)}: pip install '{kind.install}'")
     return kind
 
 
-def exporter(name: str, model: Any) -> Export:
+def load_format(name: str, model: Any) -> ExportFormat:
     """The export of a model to the format of that name; raises ``UnknownName`` where nobody provides it."""
-    made: Export = provide(GROUP, name)(model)
+    made: ExportFormat = load_entry_point(GROUP, name)(model)
     return made
 
 
 @contextmanager
-def one_line(step: str) -> Iterator[None]:
-    """Whatever the libraries raise (each has its own dozen) becomes ``Unexportable``."""
+def single_line_error(step: str) -> Iterator[None]:
+    """Whatever the libraries raise (each has its own dozen) becomes ``ExportError``."""
     try:
         yield
-    except Unexportable:
+    except ExportError:
         raise
     except Exception as error:
         reason = textwrap.shorten(str(error) or type(error).__name__, 300)
-        raise Unexportable(f"the model cannot be {step}: {reason}") from error
+        raise ExportError(f"the model cannot be {step}: {reason}") from error

@@ -7,9 +7,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.errors import Unexportable
+from fastserve_core.errors import ExportError
 from fastserve_core.export.formats import export_format
-from fastserve_core.processes.environment import silence
+from fastserve_core.processes.environment import suppress_library_output
 from fastserve_core.processes.resources import threads_per_process
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _batch(
     return {name: made[name] for name in inputs}
 
 
-def keep(path: Path, inputs: Arrays, outputs: Arrays) -> None:
+def save_reference(path: Path, inputs: Arrays, outputs: Arrays) -> None:
     """Write a batch with the answers to it, for the process that compares."""
     import numpy as np
 
@@ -64,7 +64,7 @@ def keep(path: Path, inputs: Arrays, outputs: Arrays) -> None:
     np.savez(path, **arrays)
 
 
-def _kept(path: Path) -> tuple[Arrays, Arrays]:
+def _load_reference(path: Path) -> tuple[Arrays, Arrays]:
     import numpy as np
 
     with np.load(path, allow_pickle=False) as kept:
@@ -73,27 +73,27 @@ def _kept(path: Path) -> tuple[Arrays, Arrays]:
     return inputs, outputs
 
 
-def compare(to: str, draft: Path, scratch: Path) -> dict[str, Any]:
-    """Answer the kept inputs with the exported files; raises ``Unexportable`` where an answer is too far away.
+def compare_outputs(to: str, draft: Path, scratch: Path) -> dict[str, Any]:
+    """Answer the kept inputs with the exported files; raises ``ExportError`` where an answer is too far away.
 
     Only the format's runtime is asked: what its ``read`` imports. At padded places answers do not count.
     """
     kind = export_format(to)
-    with silence():
+    with suppress_library_output():
         reader = kind.read(draft, threads_per_process())
     worst, rows = 0.0, 0
     shapes: set[tuple[int, ...]] = set()
     for path in sorted(scratch.glob("*.npz")):
-        inputs, expected = _kept(path)
+        inputs, expected = _load_reference(path)
         mask, given = inputs["attention_mask"], reader.run(inputs)
         rows, shapes = rows + len(mask), shapes | {mask.shape}
         for name, one in expected.items():
             found = given.get(name)
             if found is None or found.shape != one.shape:
-                raise Unexportable(f"the exported {to} gives no '{name}' of shape {one.shape}; nothing was published")
+                raise ExportError(f"the exported {to} gives no '{name}' of shape {one.shape}; nothing was published")
             worst = max(worst, _distance(one, found, mask == 1))
     if worst > kind.tolerance:
-        raise Unexportable(
+        raise ExportError(
             f"the exported {to} answers otherwise than the model: they differ by up to {worst:.3g} of the largest "
             f"answer, and {kind.tolerance:g} is allowed; nothing was published"
         )

@@ -6,22 +6,22 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.artifacts.artifact import ENGINE, Artifact
-from fastserve_core.entry_points import all_entry_points, missing_packages, provide
-from fastserve_core.errors import BadPlan, MissingPackage, UnknownName
-from fastserve_core.events import Event, Warned
+from fastserve_core.artifacts.artifact import COMPILED, Artifact
+from fastserve_core.entry_points import all_entry_points, load_entry_point, missing_packages
+from fastserve_core.errors import InvalidPlan, MissingPackage, UnknownName
+from fastserve_core.events import Event, WarningRaised
 
 if TYPE_CHECKING:
     from fastserve_core.inference.engine import Engine
-    from fastserve_core.tasks.generation import Stepper
+    from fastserve_core.tasks.generation import DecodeEngine
     from fastserve_core.tasks.task import Task
 
 log = logging.getLogger("fastserve")
 
 GROUP = "fastserve.engines"
-AUTO, REFERENCE = "auto", "torch"
+AUTO, BASELINE_ENGINE = "auto", "torch"
 """The option that leaves the choice to a measurement, and the engine that the others have to agree with."""
-AGREEMENT = 0.01
+TOLERANCE = 0.01
 """How much of the objective an engine may lose against the reference: bf16 turns a few near answers."""
 
 
@@ -30,42 +30,44 @@ def check_engine(name: str) -> None:
     known = {one.name for one in all_entry_points().select(group=GROUP)}
     if name != AUTO and name not in known:
         raise UnknownName("engine", name, {AUTO, *known})
-    if name != AUTO and (missing := missing_packages(provide(GROUP, name).requires)):
-        raise _missing(name, missing)
+    if name != AUTO and (missing := missing_packages(load_entry_point(GROUP, name).requires)):
+        raise _install_error(name, missing)
 
 
 def check_generates(name: str, task: Task) -> None:
-    """Raise ``BadPlan`` for an engine that cannot run a task that generates text."""
-    if name != AUTO and task.generative and not getattr(provide(GROUP, name), "generates", False):
-        raise BadPlan(f"the engine '{name}' cannot generate text, which {task.name} does: leave engine=auto or torch")
+    """Raise ``InvalidPlan`` for an engine that cannot run a task that generates text."""
+    if name != AUTO and task.generative and not getattr(load_entry_point(GROUP, name), "generates", False):
+        raise InvalidPlan(
+            f"the engine '{name}' cannot generate text, which {task.name} does: leave engine=auto or torch"
+        )
 
 
-def able(artifact: Artifact, task: Task, wanted: str = AUTO, like: Artifact | None = None) -> list[str]:
+def candidate_engines(artifact: Artifact, task: Task, wanted: str = AUTO, like: Artifact | None = None) -> list[str]:
     """The engines to measure the artifact on: its own, the wanted one, or with ``auto`` all that can run it.
 
     The reference comes first. Files that a compressor made for an engine run on that one alone, and so do weights
     for which a plugin names an engine of its own. A candidate is measured on the engine of the model that it is
     compared with, ``like``.
     """
-    if artifact.form == ENGINE or (wanted == AUTO and artifact.engine != REFERENCE):
+    if artifact.form == COMPILED or (wanted == AUTO and artifact.engine != BASELINE_ENGINE):
         return [artifact.engine]
     if wanted != AUTO:
         return [wanted]
-    names = {one.name for one in all_entry_points().select(group=GROUP)} - {REFERENCE}
-    kinds = {name: provide(GROUP, name) for name in sorted(names)}
-    found = [REFERENCE, *(name for name, kind in kinds.items() if _takes(kind, task))]
+    names = {one.name for one in all_entry_points().select(group=GROUP)} - {BASELINE_ENGINE}
+    kinds = {name: load_entry_point(GROUP, name) for name in sorted(names)}
+    found = [BASELINE_ENGINE, *(name for name, kind in kinds.items() if _supports(kind, task))]
     return [like.engine] if like is not None and like.engine in found else found
 
 
-def _takes(kind: Any, task: Task) -> bool:
+def _supports(kind: Any, task: Task) -> bool:
     """Whether an engine is installed and runs Hugging Face weights for the task."""
     weights, generates = getattr(kind, "takes_weights", False), getattr(kind, "generates", False)
     return weights and (generates or not task.generative) and not missing_packages(kind.requires)
 
 
-def imported_by(name: str) -> tuple[str, ...]:
+def preload_modules_of(name: str) -> tuple[str, ...]:
     """The slow modules that an engine imports, if it says; see ``processes.child.call``."""
-    found: tuple[str, ...] = getattr(provide(GROUP, name), "imports", ())
+    found: tuple[str, ...] = getattr(load_entry_point(GROUP, name), "imports", ())
     return found
 
 
@@ -75,11 +77,11 @@ def fastest(
     tell: Callable[[Event], None],
 ) -> str:
     """The engine with the most throughput for its latency, of those that answer as well as the reference."""
-    if REFERENCE in found:
-        least = objective(found[REFERENCE]["quality_validation"]) - AGREEMENT
+    if BASELINE_ENGINE in found:
+        least = objective(found[BASELINE_ENGINE]["quality_validation"]) - TOLERANCE
         wrong = [name for name, one in found.items() if not objective(one["quality_validation"]) >= least]
         for name in wrong:
-            tell(Warned(f"the engine {name} answers worse than {REFERENCE} and is not used"))
+            tell(WarningRaised(f"the engine {name} answers worse than {BASELINE_ENGINE} and is not used"))
         found = {name: one for name, one in found.items() if name not in wrong}
     return max(found, key=lambda name: float(found[name]["throughput_per_s"] / found[name]["latency_ms_p50"]))
 
@@ -94,33 +96,35 @@ def load_engine(artifact: Artifact, threads: int, name: str | None = None) -> En
     return engine
 
 
-def can_step(artifact: Artifact) -> bool:
+def supports_token_streaming(artifact: Artifact) -> bool:
     """Whether the artifact's engine knows how to write texts token by token."""
     return hasattr(_kind(artifact, artifact.engine), "stepper")
 
 
-def load_stepper(artifact: Artifact, threads: int, memory: int) -> Stepper:
+def load_decoder(artifact: Artifact, threads: int, memory: int) -> DecodeEngine:
     """The artifact's engine as one that writes many texts token by token, ``memory`` bytes for keys and values.
 
-    Chosen and refused as by ``load_engine``; raises ``BadPlan`` for an engine that cannot.
+    Chosen and refused as by ``load_engine``; raises ``InvalidPlan`` for an engine that cannot.
     """
     kind = _kind(artifact, artifact.engine)
     if not hasattr(kind, "stepper"):
-        raise BadPlan(f"the engine '{artifact.engine}' cannot write texts token by token")
-    stepper: Stepper = kind.stepper(artifact.folder, threads, memory)
+        raise InvalidPlan(f"the engine '{artifact.engine}' cannot write texts token by token")
+    stepper: DecodeEngine = kind.stepper(artifact.folder, threads, memory)
     return stepper
 
 
 def _kind(artifact: Artifact, wanted: str) -> Any:
-    kind = provide(GROUP, wanted)
+    kind = load_entry_point(GROUP, wanted)
     if missing := missing_packages(kind.requires):
-        if artifact.form == ENGINE or wanted == REFERENCE:
-            raise _missing(wanted, missing)
-        log.warning("the engine %s needs %s: %s runs on %s", wanted, ", ".join(missing), artifact.folder, REFERENCE)
-        kind = provide(GROUP, REFERENCE)
+        if artifact.form == COMPILED or wanted == BASELINE_ENGINE:
+            raise _install_error(wanted, missing)
+        log.warning(
+            "the engine %s needs %s: %s runs on %s", wanted, ", ".join(missing), artifact.folder, BASELINE_ENGINE
+        )
+        kind = load_entry_point(GROUP, BASELINE_ENGINE)
     return kind
 
 
-def _missing(engine: str, packages: list[str]) -> MissingPackage:
-    install = getattr(provide(GROUP, engine), "install", "fastserve-core[runtime]")
+def _install_error(engine: str, packages: list[str]) -> MissingPackage:
+    install = getattr(load_entry_point(GROUP, engine), "install", "fastserve-core[engines]")
     return MissingPackage(f"the engine '{engine}' needs {', '.join(packages)}: pip install '{install}'")

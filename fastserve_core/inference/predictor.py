@@ -31,7 +31,7 @@ class Predictor:
         """The answers to raw inputs (texts, pairs or mappings), in their order."""
         encoded = self.encode([self.task.read_input(value) for value in inputs])
         answers: list[dict[str, Any]] = [{}] * len(encoded)
-        places = by_length(encoded, batch_size)
+        places = length_batches(encoded, batch_size)
         batches = [[encoded[place] for place in batch] for batch in places]
         for batch, answered in zip(places, self.answer_all(batches), strict=True):
             for place, one in zip(batch, answered, strict=True):
@@ -75,7 +75,7 @@ class Predictor:
         """The task's measures over labelled rows."""
         examples = self.task.examples(self.encode(rows), "validation")
         evidence: list[Any] = []
-        batches = [[examples[place] for place in places] for places in by_length(examples, batch_size)]
+        batches = [[examples[place] for place in places] for places in length_batches(examples, batch_size)]
         for outputs, batch in zip(self._run_all(batches), batches, strict=True):
             evidence += self.task.evidence(outputs, batch)
         return self.task.score(evidence)
@@ -89,12 +89,9 @@ class Predictor:
         self.engine.close()
 
 
-def by_length(encoded: Sequence[Encoded], batch_size: int) -> list[list[int]]:
+def length_batches(encoded: Sequence[Encoded], batch_size: int) -> list[list[int]]:
     """Positions in batches of similar length, so that little is padded."""
     known = getattr(encoded, "lengths", None)
     lengths = [len(one) for one in encoded] if known is None else list(known)
     order: list[int] = sorted(range(len(lengths)), key=lengths.__getitem__)
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
-__all__ = ["Arrays", "Predictor", "by_length", "load_task"]

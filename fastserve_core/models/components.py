@@ -12,26 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.files import read_json
-from fastserve_core.entry_points import provide
+from fastserve_core.entry_points import load_entry_point
 
 GROUP = "fastserve.parts"
-ENTRY = "fastserve_parts"
+CONFIG_KEY = "fastserve_parts"
 
 
-def parts_of(config: Any) -> list[dict[str, Any]]:
+def components_of(config: Any) -> list[dict[str, Any]]:
     """The parts that a model's config (transformers' object) tells of, as copies."""
-    return [dict(one) for one in getattr(config, ENTRY, None) or ()]
+    return [dict(one) for one in getattr(config, CONFIG_KEY, None) or ()]
 
 
-def note_part(config: Any, about: Mapping[str, Any]) -> None:
+def register_component(config: Any, about: Mapping[str, Any]) -> None:
     """Have a config tell of a part when it is saved; an older entry of that kind is replaced, in its place."""
-    parts = parts_of(config)
+    parts = components_of(config)
     places = [number for number, one in enumerate(parts) if one["kind"] == about["kind"]]
     if places:
         parts[places[0]] = dict(about)
     else:
         parts.append(dict(about))
-    setattr(config, ENTRY, parts)
+    setattr(config, CONFIG_KEY, parts)
 
 
 def load_pretrained(kind: Any, folder: Path, **arguments: Any) -> Any:
@@ -40,9 +40,9 @@ def load_pretrained(kind: Any, folder: Path, **arguments: Any) -> Any:
     Weights of other shapes than the class expects are passed over when the folder has parts, whose providers bring
     them in. Raises ``UnknownName`` for a part that no installed package provides, and what transformers raises.
     """
-    has_parts = bool(read_json(folder / "config.json").get(ENTRY))
+    has_parts = bool(read_json(folder / "config.json").get(CONFIG_KEY))
     mismatched = arguments.pop("ignore_mismatched_sizes", False) or has_parts
     model = kind.from_pretrained(folder, ignore_mismatched_sizes=mismatched, use_safetensors=True, **arguments)
-    for about in parts_of(model.config):
-        model = provide(GROUP, about["kind"])(model, folder, about)
+    for about in components_of(model.config):
+        model = load_entry_point(GROUP, about["kind"])(model, folder, about)
     return model

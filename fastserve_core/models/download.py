@@ -13,13 +13,15 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from fastserve_core.config.nodes import Pin
-from fastserve_core.errors import DownloadFailed, writing
+from fastserve_core.config.nodes import PackagePin
+from fastserve_core.errors import DownloadFailed, wrap_write_errors
 
 PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes")
 
 
-def fetch(pin: Pin, downloads: Path, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)) -> Path:
+def fetch_package(
+    pin: PackagePin, downloads: Path, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
+) -> Path:
     """The folder with the pinned file's members, from the cache or through pip.
 
     pip is asked, so that the user's own mirror, proxy and certificates are used. Raises ``DownloadFailed``.
@@ -27,7 +29,7 @@ def fetch(pin: Pin, downloads: Path, say: Callable[[str], None] = lambda text: p
     folder = downloads / f"{pin.package}-{pin.version}-{pin.sha256[:12]}"
     if folder.is_dir():
         return folder
-    with writing("the download", downloads):
+    with wrap_write_errors("the download", downloads):
         downloads.mkdir(parents=True, exist_ok=True)
     with FileLock(downloads / f"{folder.name}.lock"):
         if folder.is_dir():
@@ -36,13 +38,13 @@ def fetch(pin: Pin, downloads: Path, say: Callable[[str], None] = lambda text: p
         with tempfile.TemporaryDirectory(dir=downloads, prefix=".partial-") as scratch:
             archive = _download(pin, Path(scratch))
             unpacked = Path(scratch, "unpacked")
-            with writing(f"the members of {archive.name}", downloads):
+            with wrap_write_errors(f"the members of {archive.name}", downloads):
                 _unpack(archive, unpacked, pin.members)
                 unpacked.rename(folder)
     return folder
 
 
-def _download(pin: Pin, scratch: Path) -> Path:
+def _download(pin: PackagePin, scratch: Path) -> Path:
     """pip itself compares the sha256: a file that is not the pinned one is refused by it."""
     wanted = scratch / "requirements.txt"
     wanted.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")

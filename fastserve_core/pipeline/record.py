@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from fastserve_core.artifacts.files import write_json
 
 if TYPE_CHECKING:
-    from fastserve_core.data.dataset import Prepared
+    from fastserve_core.data.dataset import Dataset
 
 SCHEMA = 1
 
@@ -40,7 +40,7 @@ class StageRecord:
 
 
 @dataclass
-class Record:
+class RunRecord:
     """The whole of ``run.json``; without a folder it is only kept in memory."""
 
     folder: Path | None
@@ -53,7 +53,7 @@ class Record:
     data: dict[str, Any] = field(default_factory=dict)
     stages: list[StageRecord] = field(default_factory=list)
 
-    def describe_data(self, data: Prepared) -> None:
+    def describe_data(self, data: Dataset) -> None:
         self.data = {
             "fingerprint": data.fingerprint,
             "rows": dict(data.counts),

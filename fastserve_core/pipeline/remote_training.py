@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifacts.artifact import Artifact, Manifest
-from fastserve_core.data.dataset import load
+from fastserve_core.data.dataset import load_dataset
 from fastserve_core.errors import FastServeError, StageFailed
-from fastserve_core.plugins.contexts import Budget, Draft, Run
+from fastserve_core.plugins.contexts import Budget, Run, StagedArtifact
 from fastserve_core.plugins.registry import Registry
 from fastserve_core.tasks.load import load_task
 
 if TYPE_CHECKING:
-    from fastserve_core.plugins.registry import Active
+    from fastserve_core.plugins.registry import ActivePlugin
 
 
-def order(active: Active, run: Run) -> dict[str, Any]:
-    """What ``carry_out`` needs to have the trainer do this run."""
+def serialize_trial(active: ActivePlugin, run: Run) -> dict[str, Any]:
+    """What ``run_remote_trial`` needs to have the trainer do this run."""
     return {
         "trainer": [active.name, asdict(active.options)],
         "model": str(run.model.folder),
@@ -34,7 +34,7 @@ def order(active: Active, run: Run) -> dict[str, Any]:
     }
 
 
-def carry_out(order: Mapping[str, Any]) -> dict[str, Any]:
+def run_remote_trial(order: Mapping[str, Any]) -> dict[str, Any]:
     """Train as ordered; gives the attempt's ``scores`` and ``steps``, or the ``error`` that it failed with."""
     try:
         for folder in ("model", "data", "folder"):
@@ -52,10 +52,10 @@ def carry_out(order: Mapping[str, Any]) -> dict[str, Any]:
             seed=order["seed"],
             threads=order["threads"],
             emit=lambda event: None,
-            source=load(Path(order["data"])),
+            source=load_dataset(Path(order["data"])),
             budget=Budget(**order["budget"]),
         )
-        draft: Draft = registry.call(active, "train", run=run)
+        draft: StagedArtifact = registry.call(active, "train", run=run)
         return {"scores": dict(draft.scores), "steps": draft.steps}
     except FastServeError as error:
         return {"error": str(error)}

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from fastserve_core.artifacts.store import default_home
 from fastserve_core.config.nodes import DataOptions, GateOptions, ModelSpec
-from fastserve_core.config.options import ROOT, typed
-from fastserve_core.errors import BadOption, BadPlan, Collector
+from fastserve_core.config.options import ROOT, parse_options
+from fastserve_core.errors import ErrorCollector, InvalidOption, InvalidPlan
 from fastserve_core.inference.engines import AUTO, check_engine, check_generates
 from fastserve_core.pipeline.recipe_trial import check_searches
 from fastserve_core.plugins.hookspecs import OBSERVE, STAGES
@@ -29,7 +29,7 @@ class PreflightOptions:
 
 
 @dataclass
-class General:
+class RunOptions:
     """The root of the config, but for the nodes that have a class of their own."""
 
     seed: int = 0
@@ -42,18 +42,18 @@ class General:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
-            raise BadOption(f"seed must lie between 0 and 2^32 - 1, not {self.seed}")
+            raise InvalidOption(f"seed must lie between 0 and 2^32 - 1, not {self.seed}")
         check_engine(self.engine)
 
 
-NODES = {"task", "data", "model", OBSERVE, *STAGES}
+CONFIG_SECTIONS = {"task", "data", "model", OBSERVE, *STAGES}
 
 
 @dataclass
 class Settings:
     """A run that can be planned: its typed options and its activated plugins."""
 
-    general: General
+    general: RunOptions
     model: ModelSpec
     data: DataOptions
     task: Task
@@ -67,7 +67,7 @@ class Settings:
 
     @property
     def needs_data(self) -> bool:
-        return any(self.registry.of(stage) for stage in ("tune", "train", "compress"))
+        return any(self.registry.plugins_for(stage) for stage in ("tune", "train", "compress"))
 
 
 def read_settings(cfg: DictConfig, fixed: frozenset[str] = frozenset()) -> Settings:
@@ -75,20 +75,20 @@ def read_settings(cfg: DictConfig, fixed: frozenset[str] = frozenset()) -> Setti
 
     ``fixed`` are the paths that the user set on the command line. Raises every fault together.
     """
-    faults = Collector()
+    faults = ErrorCollector()
     found: dict[str, Any] = {}
 
     def read(name: str, function: Any, *arguments: Any) -> None:
         with faults.collect():
             found[name] = function(*arguments)
 
-    rest = OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name not in NODES])
-    read("general", typed, General, rest, ROOT)
-    read("model", typed, ModelSpec, cfg.model, "model")
-    read("data", typed, DataOptions, cfg.data, "data")
+    rest = OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name not in CONFIG_SECTIONS])
+    read("general", parse_options, RunOptions, rest, ROOT)
+    read("model", parse_options, ModelSpec, cfg.model, "model")
+    read("data", parse_options, DataOptions, cfg.data, "data")
     read("task", _task, cfg.task)
     registry = Registry(blocked=list(cfg.get("blocked_plugins") or ()))
-    for place, name, options in chosen(cfg):
+    for place, name, options in selected_plugins(cfg):
         read(f"{place}.{name}", registry.activate, place, name, options)
     faults.raise_if_any()
     settings = Settings(registry=registry, fixed=fixed, **{name: found[name] for name in _FIELDS})
@@ -99,7 +99,7 @@ def read_settings(cfg: DictConfig, fixed: frozenset[str] = frozenset()) -> Setti
 _FIELDS = ("general", "model", "data", "task")
 
 
-def chosen(cfg: DictConfig) -> list[tuple[str, str, Any]]:
+def selected_plugins(cfg: DictConfig) -> list[tuple[str, str, Any]]:
     """``(place, plugin, options)`` in the order of the config; default observers come first."""
     observers = dict.fromkeys(cfg.get("default_observers") or (), None) | dict(cfg.get(OBSERVE) or {})
     blocked = set(cfg.get("blocked_plugins") or ())
@@ -117,22 +117,22 @@ def _task(node: DictConfig) -> Task:
 def check_plan(settings: Settings) -> None:
     """Refuse an order of stages that cannot work, before anything runs."""
     registry, task = settings.registry, settings.task
-    for tuner in registry.of("tune"):
+    for tuner in registry.plugins_for("tune"):
         check_searches(registry, tuner)
-    for active in registry.of("compress"):
-        if getattr(active.plugin, "trains", False) and not registry.of("train"):
-            raise BadPlan(f"'{active.name}' has a trainer train: add one, e.g. +plugin=[torch_ddp,{active.name}]")
+    for active in registry.plugins_for("compress"):
+        if getattr(active.plugin, "trains", False) and not registry.plugins_for("train"):
+            raise InvalidPlan(f"'{active.name}' has a trainer train: add one, e.g. +plugin=[torch_ddp,{active.name}]")
     check_generates(settings.general.engine, task)
     lowered: str | None = None
-    for active in registry.of("compress"):
+    for active in registry.plugins_for("compress"):
         tasks: tuple[str, ...] = getattr(active.plugin, "tasks", ())
         if tasks and task.name not in tasks:
-            raise BadPlan(f"plugin '{active.name}' compresses models for {', '.join(tasks)}, not for {task.name}")
+            raise InvalidPlan(f"plugin '{active.name}' compresses models for {', '.join(tasks)}, not for {task.name}")
         if (check := getattr(active.plugin, "check_task", None)) is not None:
             check(task.name)
         takes, gives = getattr(active.plugin, "form", ("trainable", "trainable"))
         if lowered and takes == "trainable":
-            raise BadPlan(
+            raise InvalidPlan(
                 f"'{lowered}' makes an engine form, which '{active.name}' cannot take: put '{active.name}' before it"
             )
         lowered = active.name if gives == "engine" else lowered

@@ -10,8 +10,8 @@ from threading import Event as Flag
 from typing import Any, Protocol
 
 from fastserve_core.artifacts.artifact import TRAINABLE, Artifact
-from fastserve_core.data.dataset import Prepared
-from fastserve_core.errors import BadPlan
+from fastserve_core.data.dataset import Dataset
+from fastserve_core.errors import InvalidPlan
 from fastserve_core.events import Event
 from fastserve_core.tasks.task import Row, Task
 
@@ -29,7 +29,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Draft:
+class StagedArtifact:
     """An artifact that is not yet published: files in the run's work folder and what loads them.
 
     ``scores`` are the task's measures on the validation split, where the plugin took them anyway. ``costs`` are
@@ -46,7 +46,7 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class TrialResult:
     """What a trial gave: its number (higher is better), and what it cost.
 
     Of a training the number is the task's objective, of a recipe what ``recipes.score`` says. ``scores`` are on the
@@ -61,7 +61,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class AuxiliaryLoss:
     """What a training learns from besides the labels.
 
     ``loss`` is an entry point of ``fastserve.losses``, and ``options`` are what its provider reads: JSON values.
@@ -72,14 +72,14 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Retraining:
+class RetrainRequest:
     """What a compressor asks ``run.retrain`` for: a model, options in place of the trainer's own, a lesson, and files
     and rows of texts without labels that are learnt from besides the training split."""
 
     model: Artifact
     folder: Path
     options: Mapping[str, Any]
-    lesson: Lesson | None = None
+    lesson: AuxiliaryLoss | None = None
     unlabelled: Sequence[str] = ()
     rows: Iterable[Row] = ()
 
@@ -97,7 +97,7 @@ class Server(Protocol):
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialRequest:
     """What a tuner asks ``run.attempt`` for.
 
     ``repeat`` counts the trainings with the same options: each has a seed of its own, and with ``folds`` the next of
@@ -134,23 +134,23 @@ class Run:
     seed: int
     threads: int
     emit: Callable[[Event], None]
-    source: Prepared | None = None
+    source: Dataset | None = None
     budget: Budget = field(default_factory=Budget)
     trainer: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
     suggested: Mapping[str, Any] = field(default_factory=dict)
-    attempting: Callable[[Trial], Attempt] | None = None
+    attempting: Callable[[TrialRequest], TrialResult] | None = None
     giving_up: Callable[[int], None] | None = None
-    lesson: Lesson | None = None
+    lesson: AuxiliaryLoss | None = None
     original: Artifact | None = None
-    retraining: Callable[[Retraining], Draft] | None = None
+    retraining: Callable[[RetrainRequest], StagedArtifact] | None = None
 
     @property
-    def data(self) -> Prepared:
-        """The splits; raises ``BadPlan`` when the run was given none."""
+    def data(self) -> Dataset:
+        """The splits; raises ``InvalidPlan`` when the run was given none."""
         if self.source is None:
-            raise BadPlan("this stage needs data: give data.train=FILE or data=NAME")
+            raise InvalidPlan("this stage needs data: give data.train=FILE or data=NAME")
         return self.source
 
     @property
@@ -165,15 +165,16 @@ class Run:
         folder.mkdir(parents=True)
         return folder
 
-    def attempt(self, number: int, options: Mapping[str, Any], budget: Budget, **more: Any) -> Attempt:
+    def attempt(self, number: int, options: Mapping[str, Any], budget: Budget, **more: Any) -> TrialResult:
         """Have the trainer, the compressors or both do one trial with some options replaced; for tuners.
 
-        Options are by path (``train.torch_ddp.lr``), ``more`` is as ``Trial`` has it. Several trainings may be asked
+        Options are by path (``train.torch_ddp.lr``), ``more`` is as ``TrialRequest`` has it. Several trainings may
+        be asked
         for at once, from a thread each. Raises ``StageFailed`` when the trial fails.
         """
         if self.attempting is None:
-            raise BadPlan("only a tuner's run can make attempts")
-        return self.attempting(Trial(number, options, budget, **more))
+            raise InvalidPlan("only a tuner's run can make attempts")
+        return self.attempting(TrialRequest(number, options, budget, **more))
 
     def give_up(self, number: int) -> None:
         """For tuners: an attempt that was paused is not gone on with."""
@@ -184,19 +185,19 @@ class Run:
         self,
         model: Artifact,
         options: Mapping[str, Any],
-        lesson: Lesson | None = None,
+        lesson: AuxiliaryLoss | None = None,
         unlabelled: Sequence[str] = (),
         rows: Iterable[Row] = (),
-    ) -> Draft:
+    ) -> StagedArtifact:
         """Have the trainer train a model once more, in a folder of this run's; for compressors.
 
         ``options`` are the trainer's own, by name, in place of what the user set. ``unlabelled`` are files whose texts
         the lesson alone speaks of, and so are ``rows``, which are as ``run.data`` has them but for a label, and are
         iterated more than once. A killed training goes on from its checkpoint. Raises ``StageFailed`` when it fails,
-        ``BadData`` for files that cannot be used.
+        ``InvalidData`` for files that cannot be used.
         """
         if self.retraining is None:
-            raise BadPlan("there is no trainer to train with: add one, e.g. +plugin=[torch_ddp,…]")
+            raise InvalidPlan("there is no trainer to train with: add one, e.g. +plugin=[torch_ddp,…]")
         folder = self.folder / "training"
         folder.mkdir(exist_ok=True)
-        return self.retraining(Retraining(model, folder, options, lesson, unlabelled, rows))
+        return self.retraining(RetrainRequest(model, folder, options, lesson, unlabelled, rows))

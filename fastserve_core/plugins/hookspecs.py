@@ -8,18 +8,18 @@ import pluggy
 
 if TYPE_CHECKING:
     from fastserve_core.events import Event, Preflight
-    from fastserve_core.plugins.contexts import Draft, Run, Server
+    from fastserve_core.plugins.contexts import Run, Server, StagedArtifact
 
 API_VERSION = 1
 """Raised when a verb changes in a way that breaks an existing plugin."""
 
-PROJECT = "fastserve"
+PROJECT_NAME = "fastserve"
 STAGES = ("tune", "train", "compress", "serve")
-CHAINED = frozenset({"compress"})
+REPEATABLE_STAGES = frozenset({"compress"})
 OBSERVE = "observe"
 
-hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
+hookspec = pluggy.HookspecMarker(PROJECT_NAME)
+hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
 
 
 class Hooks:
@@ -34,7 +34,7 @@ class Hooks:
         """
 
     @hookspec(firstresult=True)
-    def train(self, run: Run) -> Draft | None:
+    def train(self, run: Run) -> StagedArtifact | None:
         """Train ``run.model`` on ``run.data`` for ``run.budget``; return the draft of the trained model."""
 
     @hookspec(firstresult=True)
@@ -42,7 +42,7 @@ class Hooks:
         """Estimate what ``train`` with the same run will take; optional, quick, for trainers."""
 
     @hookspec(firstresult=True)
-    def compress(self, run: Run) -> Draft | None:
+    def compress(self, run: Run) -> StagedArtifact | None:
         """Make ``run.model`` smaller or faster; return the draft of the new one."""
 
     @hookspec(firstresult=True)

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from fastserve_core.entry_points import PluginEntry, blocked_by_environment, installed, missing_packages
-from fastserve_core.errors import MissingPackage, PluginRefused, UnknownName
-from fastserve_core.events import Event, Warned
-from fastserve_core.plugins.hookspecs import API_VERSION, CHAINED, OBSERVE, PROJECT, STAGES, Hooks
+from fastserve_core.entry_points import PluginEntry, blocked_by_environment, installed_plugins, missing_packages
+from fastserve_core.errors import MissingPackage, PluginError, UnknownName
+from fastserve_core.events import Event, WarningRaised
+from fastserve_core.plugins.hookspecs import API_VERSION, OBSERVE, PROJECT_NAME, REPEATABLE_STAGES, STAGES, Hooks
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 log = logging.getLogger("fastserve")
 
-PLACES = (*STAGES, OBSERVE)
+CONFIG_SECTIONS = (*STAGES, OBSERVE)
 
 
 def load_plugin(entry: PluginEntry) -> Any:
@@ -30,15 +30,15 @@ def load_plugin(entry: PluginEntry) -> Any:
     try:
         kind = entry.entry_point.load()
     except (ImportError, AttributeError) as error:
-        raise PluginRefused(f"plugin '{entry.name}' ({entry.source}) could not be imported: {error}") from error
+        raise PluginError(f"plugin '{entry.name}' ({entry.source}) could not be imported: {error}") from error
     built_for = getattr(kind, "api_version", None)
     if built_for != API_VERSION:
-        raise PluginRefused(
+        raise PluginError(
             f"plugin '{entry.name}' ({entry.source}) is built for plugin API {built_for}; "
             f"this FastServe has API {API_VERSION}"
         )
     if not hasattr(kind, "Options"):
-        raise PluginRefused(f"plugin '{entry.name}' ({entry.source}) has no Options dataclass")
+        raise PluginError(f"plugin '{entry.name}' ({entry.source}) has no Options dataclass")
     missing = missing_packages(getattr(kind, "requires", ()))
     if missing:
         raise MissingPackage(f"plugin '{entry.name}' needs {', '.join(missing)}: {entry.install_hint}")
@@ -46,7 +46,7 @@ def load_plugin(entry: PluginEntry) -> Any:
 
 
 @dataclass(frozen=True)
-class Active:
+class ActivePlugin:
     """A plugin in its place, with its typed options."""
 
     place: str
@@ -64,54 +64,54 @@ class Registry:
     """The activated plugins of one run."""
 
     def __init__(self, blocked: Iterable[str] = ()) -> None:
-        self._hooks = pluggy.PluginManager(PROJECT)
+        self._hooks = pluggy.PluginManager(PROJECT_NAME)
         self._hooks.add_hookspecs(Hooks)
-        self._active: dict[str, list[Active]] = {place: [] for place in PLACES}
+        self._active: dict[str, list[ActivePlugin]] = {place: [] for place in CONFIG_SECTIONS}
         self._blocked = {*blocked, *blocked_by_environment()}
         self._left_out: set[object] = set()
         self._telling = threading.RLock()
 
-    def activate(self, place: str, name: str, options: Mapping[str, Any] | DictConfig | None) -> Active:
+    def activate(self, place: str, name: str, options: Mapping[str, Any] | DictConfig | None) -> ActivePlugin:
         """Import the plugin, check it and its options, and put it into the place."""
-        from fastserve_core.config.options import typed
+        from fastserve_core.config.options import parse_options
 
-        known = installed()
+        known = installed_plugins()
         if name not in known:
             raise UnknownName("plugin", name, known, advice="; is its package installed?")
         if name in self._blocked:
-            raise PluginRefused(f"plugin '{name}' is blocked, yet '{place}' asks for it")
-        if self._active[place] and place in STAGES and place not in CHAINED:
+            raise PluginError(f"plugin '{name}' is blocked, yet '{place}' asks for it")
+        if self._active[place] and place in STAGES and place not in REPEATABLE_STAGES:
             other = self._active[place][0].name
-            raise PluginRefused(f"stage '{place}' takes one plugin, but '{other}' and '{name}' are chosen")
+            raise PluginError(f"stage '{place}' takes one plugin, but '{other}' and '{name}' are chosen")
         kind = load_plugin(known[name])
-        checked = typed(kind.Options, options, f"{place}.{name}")
+        checked = parse_options(kind.Options, options, f"{place}.{name}")
         plugin = kind(checked)
         self._register(plugin, place, name)
-        active = Active(place, name, known[name].version, plugin, checked)
+        active = ActivePlugin(place, name, known[name].version, plugin, checked)
         self._active[place].append(active)
         return active
 
-    def listen(self, observer: object) -> None:
+    def add_observer(self, observer: object) -> None:
         """Add an observer that is no installed plugin (the caller's own object)."""
         self._register(observer, OBSERVE, f"{type(observer).__name__}-{id(observer)}")
 
-    def of(self, place: str) -> list[Active]:
+    def plugins_for(self, place: str) -> list[ActivePlugin]:
         """The plugins in a place, in the order they were chosen."""
         return list(self._active[place])
 
-    def call(self, active: Active, verb: str, optional: bool = False, **arguments: Any) -> Any:
+    def call(self, active: ActivePlugin, verb: str, optional: bool = False, **arguments: Any) -> Any:
         """Run one plugin's verb, with every observer's wrappers around it and no other stage plugin."""
         everyone = [one for place in STAGES for one in self._active[place]]
         others = [one.plugin for one in everyone if one is not active]
         result = self._hooks.subset_hook_caller(verb, others)(**arguments)
         if result is None and not optional:
-            raise PluginRefused(f"plugin '{active.path}' returned nothing from '{verb}'")
+            raise PluginError(f"plugin '{active.path}' returned nothing from '{verb}'")
         return result
 
     @contextmanager
-    def with_options(self, active: Active, changes: Mapping[str, Any]) -> Iterator[Active]:
+    def override_options(self, active: ActivePlugin, changes: Mapping[str, Any]) -> Iterator[ActivePlugin]:
         """The same plugin with some options replaced, in its place for the length of the block."""
-        changed = self._changed(active, changes)
+        changed = self._rebuild(active, changes)
         self._hooks.unregister(active.plugin)
         spot = self._active[active.place].index(active)
         try:
@@ -123,24 +123,26 @@ class Registry:
             self._active[active.place][spot] = active
             self._register(active.plugin, active.place, active.name)
 
-    def branch(self, active: Active, changes: Mapping[str, Any]) -> tuple[Registry, Active]:
+    def with_overrides(self, active: ActivePlugin, changes: Mapping[str, Any]) -> tuple[Registry, ActivePlugin]:
         """A registry of the same plugins, this one with some options replaced; for work beside other work."""
-        changed = self._changed(active, changes)
+        changed = self._rebuild(active, changes)
         other = Registry()
         other._blocked, other._left_out, other._telling = self._blocked, self._left_out, self._telling
-        other._active = {place: [changed if one is active else one for one in self._active[place]] for place in PLACES}
+        other._active = {
+            place: [changed if one is active else one for one in self._active[place]] for place in CONFIG_SECTIONS
+        }
         for name, plugin in self._hooks.list_name_plugin():
             other._hooks.register(changed.plugin if plugin is active.plugin else plugin, name)
         return other, changed
 
-    def _changed(self, active: Active, changes: Mapping[str, Any]) -> Active:
-        from fastserve_core.config.options import typed
+    def _rebuild(self, active: ActivePlugin, changes: Mapping[str, Any]) -> ActivePlugin:
+        from fastserve_core.config.options import parse_options
 
         values = asdict(active.options) | dict(changes)
-        options = typed(type(active.options), values, active.path)
+        options = parse_options(type(active.options), values, active.path)
         return replace(active, options=options, plugin=type(active.plugin)(options))
 
-    def tell(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         """Hand an event to the observers in turn; one that fails is said once and left out, for a run needs none."""
         everyone = [one.plugin for one in reversed(self._hooks.hook.observe.get_hookimpls())]
         for observer in everyone:
@@ -156,19 +158,19 @@ class Registry:
 
     def _warn(self, observer: object, error: Exception) -> None:
         """To the user, and to the run's log with the place in the code: an observer may be what shows warnings."""
-        name = next((one.path for one in self.of(OBSERVE) if one.plugin is observer), type(observer).__name__)
+        name = next((one.path for one in self.plugins_for(OBSERVE) if one.plugin is observer), type(observer).__name__)
         message = f"{name} failed, the run goes on without it: {str(error) or type(error).__name__}"
         print(f"warning: {message}", file=sys.stderr)
-        log.info("%s", Warned(message), exc_info=error)
+        log.info("%s", WarningRaised(message), exc_info=error)
 
     def _register(self, plugin: object, place: str, name: str) -> None:
         if type(plugin).__hash__ is not object.__hash__:
-            raise PluginRefused(f"plugin '{name}' must compare by identity: a dataclass needs eq=False")
+            raise PluginError(f"plugin '{name}' must compare by identity: a dataclass needs eq=False")
         try:
             self._hooks.register(plugin, f"{place}.{name}")
             self._hooks.check_pending()
         except pluggy.PluginValidationError as error:
             self._hooks.unregister(name=f"{place}.{name}")
-            raise PluginRefused(f"plugin '{name}' does not fit the hook specs: {error}") from error
+            raise PluginError(f"plugin '{name}' does not fit the hook specs: {error}") from error
         if not any(caller.name == place for caller in self._hooks.get_hookcallers(plugin) or ()) and place in STAGES:
-            raise PluginRefused(f"plugin '{name}' implements no '{place}'")
+            raise PluginError(f"plugin '{name}' implements no '{place}'")

@@ -1,1 +1,5 @@
 """Child processes, the process they are forked off, and the resources of the machine."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

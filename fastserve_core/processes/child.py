@@ -18,12 +18,12 @@ from typing import Any, BinaryIO, TextIO
 
 from fastserve_core.errors import FastServeError, StageFailed, UserError
 from fastserve_core.events import Event, from_json, to_json
-from fastserve_core.processes.fork_server import NURSERIES, Forked, works_here
+from fastserve_core.processes.fork_server import FORK_SERVERS, ForkedProcess, can_fork
 from fastserve_core.processes.resources import thread_environment
 
 POLL_SECONDS = 0.5
-EVENT_SECONDS = 0.05
-TRANSFORMERS = ("torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto", "sklearn.metrics")
+EVENT_FLUSH_SECONDS = 0.05
+PRELOAD_MODULES = ("torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto", "sklearn.metrics")
 """For ``imports`` of ``call``: what a process needs that has a model of transformers, and scores it."""
 
 
@@ -49,7 +49,7 @@ def die_with_parent(parent: int | None = None) -> None:
     threading.Thread(target=watch, name="die-with-parent", daemon=True).start()
 
 
-def call(
+def run_in_child(
     module: str,
     request: Mapping[str, Any],
     threads: int,
@@ -72,7 +72,7 @@ def call(
         with output.open("wb") as printed, events.open(encoding="utf-8") as told:
             child = _start(module, [str(asked), str(answered)], threads, imports, printed)
             try:
-                _listen(child, told, tell)
+                _forward_events(child, told, tell)
             finally:
                 child.kill()  # only an interrupted parent finds it still running
                 child.wait()
@@ -88,14 +88,14 @@ def call(
 
 def _start(
     module: str, arguments: list[str], threads: int, imports: Sequence[str], printed: BinaryIO
-) -> subprocess.Popen[bytes] | Forked:
+) -> subprocess.Popen[bytes] | ForkedProcess:
     environment = os.environ | thread_environment(threads)
-    if imports and works_here():
+    if imports and can_fork():
         order = Path(arguments[0]).with_name("order.json")
         said = {"module": module, "arguments": arguments, "imports": imports}
         order.write_text(json.dumps({**said, "environment": dict(environment), "folder": str(Path.cwd())}), "utf-8")
-        return NURSERIES.fork(order, environment, printed.fileno())
-    asking = NURSERIES.to_inherit(environment)
+        return FORK_SERVERS.fork(order, environment, printed.fileno())
+    asking = FORK_SERVERS.to_inherit(environment)
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments, *map(str, asking)],
         env=environment,
@@ -106,7 +106,9 @@ def _start(
     )
 
 
-def _listen(child: subprocess.Popen[bytes] | Forked, told: TextIO, tell: Callable[[Event], None]) -> None:
+def _forward_events(
+    child: subprocess.Popen[bytes] | ForkedProcess, told: TextIO, tell: Callable[[Event], None]
+) -> None:
     """Pass on the child's events until it has ended and all are read."""
     line, ended = "", False
     while True:
@@ -119,7 +121,7 @@ def _listen(child: subprocess.Popen[bytes] | Forked, told: TextIO, tell: Callabl
             if ended:
                 return
             try:
-                child.wait(timeout=EVENT_SECONDS)
+                child.wait(timeout=EVENT_FLUSH_SECONDS)
                 ended = True
             except subprocess.TimeoutExpired:
                 pass
@@ -135,13 +137,13 @@ def event_writer(path: str | Path) -> Callable[[Event], None]:
     return emit
 
 
-def answer(function: Any) -> None:
+def child_main(function: Any) -> None:
     """The child's side of ``call``: read the request, run the function on it, write the answer."""
     die_with_parent()
     asked, answered = map(Path, sys.argv[1:3])
     for descriptor in sys.argv[3:]:
         os.set_inheritable(int(descriptor), False)
-        NURSERIES.share(socket.socket(fileno=int(descriptor)), os.environ)
+        FORK_SERVERS.share(socket.socket(fileno=int(descriptor)), os.environ)
     try:
         result: dict[str, Any] = {"value": function(**json.loads(asked.read_text(encoding="utf-8")))}
     except FastServeError as error:

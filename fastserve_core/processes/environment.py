@@ -9,9 +9,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fastserve_core.processes.resources import WAITING
+from fastserve_core.processes.resources import WAIT_POLICY_ENV
 
-QUIET = {
+QUIET_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -19,21 +19,21 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "true",
 }
-NOISY = ("torchao", "torch.utils._pytree")
+NOISY_LOGGERS = ("torchao", "torch.utils._pytree")
 """Loggers that warn, when transformers is imported, of kernels for other machines and of each other's versions."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
-def quiet_environment(offline: bool = True) -> None:
+def library_environment(offline: bool = True) -> None:
     """Set the variables that dependencies read, for this process and those it starts."""
-    for name, value in (QUIET | WAITING | (OFFLINE if offline else {})).items():
+    for name, value in (QUIET_ENVIRONMENT | WAIT_POLICY_ENV | (OFFLINE if offline else {})).items():
         os.environ.setdefault(name, value)
-    for name in NOISY:
+    for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager
-def silence() -> Iterator[None]:
+def suppress_library_output() -> Iterator[None]:
     """No log line and no warning from libraries that log through the root logger, and at their import."""
     root, level = logging.getLogger(), logging.root.manager.disable
     handlers = root.handlers[:]
@@ -48,7 +48,7 @@ def silence() -> Iterator[None]:
 
 
 @contextmanager
-def without_package(name: str) -> Iterator[None]:
+def hide_package(name: str) -> Iterator[None]:
     """Make a package that can be done without look missing while something else is imported.
 
     ``import openvino`` sends an event with ``openvino_telemetry``, where that is installed, and has a

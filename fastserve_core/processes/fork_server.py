@@ -32,7 +32,7 @@ from typing import Any, NoReturn
 
 IDLE_SECONDS = 30.0
 """It holds some 400 MB once torch and transformers are imported."""
-READ_AT_IMPORT = (
+IMPORT_TIME_ENV_PREFIXES = (
     *("PYTHON", "LD_", "GLIBC_", "THP_", "CUDA_", "TORCH", "HF_", "TRANSFORMERS_", "TOKENIZERS_"),
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "RAYON_"),
 )
@@ -40,7 +40,7 @@ READ_AT_IMPORT = (
 MESSAGE = 4096
 
 
-class Forked:
+class ForkedProcess:
     """A child as ``subprocess.Popen`` shows one: what ``child.call`` needs of it."""
 
     def __init__(self, status: socket.socket) -> None:
@@ -67,7 +67,7 @@ class Forked:
 
 
 @dataclass
-class Nurseries:
+class ForkServerPool:
     """The processes of this one, by what was decided when they were imported."""
 
     idle: float = IDLE_SECONDS
@@ -76,7 +76,7 @@ class Nurseries:
         default_factory=dict
     )
 
-    def fork(self, order: Path, environment: Mapping[str, str], output: int) -> Forked:
+    def fork(self, order: Path, environment: Mapping[str, str], output: int) -> ForkedProcess:
         """A child that does what the file says; its environment is in there as well."""
         key, (ours, theirs) = self._key(environment), socket.socketpair()
         with self.lock, theirs:
@@ -85,7 +85,7 @@ class Nurseries:
             except (KeyError, OSError):  # none yet, or it has left
                 self.running[key] = self._start(environment, output)
                 self._ask(self.running[key][0], order, theirs, output)
-        return Forked(ours)
+        return ForkedProcess(ours)
 
     def share(self, asking: socket.socket, environment: Mapping[str, str]) -> None:
         """In a child: have its own children forked off the process that it was itself forked off."""
@@ -97,7 +97,7 @@ class Nurseries:
 
     @staticmethod
     def _key(environment: Mapping[str, str]) -> tuple[object, ...]:
-        return (os.getpid(), *sorted(one for one in environment.items() if one[0].startswith(READ_AT_IMPORT)))
+        return (os.getpid(), *sorted(one for one in environment.items() if one[0].startswith(IMPORT_TIME_ENV_PREFIXES)))
 
     @staticmethod
     def _ask(asking: socket.socket, order: Path, status: socket.socket, output: int) -> None:
@@ -117,11 +117,11 @@ class Nurseries:
         return ours, started
 
 
-NURSERIES = Nurseries()
+FORK_SERVERS = ForkServerPool()
 """Like ``multiprocessing``'s own server of forks, one for this process: to share what is imported is what it is for."""
 
 
-def works_here() -> bool:
+def can_fork() -> bool:
     """Whether the system can do it: only on Linux a fork is safe after such imports, and its end can be waited for."""
     return sys.platform == "linux" and hasattr(os, "pidfd_open")
 
@@ -134,7 +134,7 @@ class Child:
     status: socket.socket
 
 
-class Nursery:
+class ForkServer:
     """The process itself: ``wait`` comes back in every child, with what it is to do."""
 
     def __init__(self, asked: socket.socket, idle: float) -> None:
@@ -152,24 +152,24 @@ class Nursery:
                 os._exit(0)  # nothing is open here, and taking torch down in order takes a second
             for one in ready:
                 if one is self.asked:
-                    if (order := self._birth()) is not None:
+                    if (order := self._fork_child()) is not None:
                         return order
                 elif one in self.children:
-                    self._bury(self.children.pop(one))
-                elif (child := self._of(one)) is not None:
+                    self._reap(self.children.pop(one))
+                elif (child := self._child_by_pid(one)) is not None:
                     os.kill(child.pid, signal.SIGKILL)
 
-    def _of(self, status: Any) -> Child | None:
+    def _child_by_pid(self, status: Any) -> Child | None:
         """The child whose end is wished; none where it has just been buried."""
         return next((one for one in self.children.values() if one.status is status), None)
 
-    def _bury(self, child: Child) -> None:
+    def _reap(self, child: Child) -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
         with contextlib.suppress(OSError), child.status:
             child.status.sendall(str(code).encode())
         os.close(child.ended)
 
-    def _birth(self) -> dict[str, Any] | None:
+    def _fork_child(self) -> dict[str, Any] | None:
         message, descriptors, _, _ = socket.recv_fds(self.asked, MESSAGE, 3)
         if not message:
             os._exit(0)  # who asked is gone, and the children that are left see that we are
@@ -187,10 +187,10 @@ class Nursery:
             self.children[ended] = Child(pid, ended, status)
             return None
         status.close()
-        self._leave(output)
+        self._detach_in_child(output)
         return order
 
-    def _leave(self, output: int) -> None:
+    def _detach_in_child(self, output: int) -> None:
         """In the child: nothing of the others stays open, and what is printed goes where it was asked to."""
         self.asked.close()
         for one in self.children.values():
@@ -204,13 +204,13 @@ class Nursery:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def become(
+def run_module(
     module: str, arguments: Sequence[str], environment: Mapping[str, str], folder: str, asking: socket.socket
 ) -> None:
     """Do what ``python -m module arguments`` does, in a folder and an environment."""
     from fastserve_core.processes import fork_server  # the module by its name; this one runs as the main module
 
-    fork_server.NURSERIES.share(asking, environment)
+    fork_server.FORK_SERVERS.share(asking, environment)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -239,7 +239,7 @@ def _end(code: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    here = Nursery(socket.socket(fileno=int(sys.argv[1])), float(sys.argv[2]))
+    here = ForkServer(socket.socket(fileno=int(sys.argv[1])), float(sys.argv[2]))
     order = here.wait()
     order.pop("imports")
-    become(**order, asking=socket.socket(fileno=here.asking))
+    run_module(**order, asking=socket.socket(fileno=here.asking))

@@ -6,12 +6,12 @@ import math
 import os
 from pathlib import Path
 
-WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+WAIT_POLICY_ENV = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
 """OpenMP threads that wait go to sleep soon. By default they spin, and where another process uses a core the
 one that has the work cannot run. Seen for a training step of MiniLM: beside a busy process 3.5 s by default and
 0.5 s with this, on a calm machine 0.25 s with either."""
 
-LARGE_PAGES = {
+HUGE_PAGES_ENV = {
     "THP_MEM_ALLOC_ENABLE": "1",  # torch's allocator, tensors of some megabytes
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # the smaller ones; other C libraries ignore it
 }
@@ -43,8 +43,8 @@ def thread_environment(threads: int) -> dict[str, str]:
     Threads that outnumber the cores cost 10 to 70 times, so every library's own variable is set, and the
     tokenizer's pool is held to the same number.
     """
-    pages = {name: os.environ.get(name, value) for name, value in LARGE_PAGES.items()}
-    return {name: str(threads) for name in THREAD_VARIABLES} | WAITING | pages
+    pages = {name: os.environ.get(name, value) for name, value in HUGE_PAGES_ENV.items()}
+    return {name: str(threads) for name in THREAD_VARIABLES} | WAIT_POLICY_ENV | pages
 
 
 def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:

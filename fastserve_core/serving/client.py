@@ -9,22 +9,22 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from fastserve_core.errors import BadOption, MissingPackage, StageFailed, UserError
+from fastserve_core.errors import InvalidOption, MissingPackage, StageFailed, UserError
 
 if TYPE_CHECKING:
     import httpx
 
 KEY = "FASTSERVE_API_KEY"
-BUSY = (429, 503)
-REFUSED = range(400, 500)
+RETRYABLE_STATUS = (429, 503)
+CLIENT_ERROR_STATUS = range(400, 500)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 
 
-class ServerRefused(UserError):
+class RequestRejected(UserError):
     """The server would not answer what it was asked: a wrong input, key, model or path."""
 
 
-class ServerFailed(StageFailed):
+class ServerUnavailable(StageFailed):
     """No server answers there, or it failed."""
 
 
@@ -46,7 +46,7 @@ class AsyncClient:
         patience_s: float = 30.0,
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise BadOption(f"'{url}' is no address of a server: it begins with http:// or https://")
+            raise InvalidOption(f"'{url}' is no address of a server: it begins with http:// or https://")
         self._url, self._model, self._batch, self._patience_s = url.rstrip("/"), model, batch, patience_s
         self._free = asyncio.Semaphore(at_once)
         key = key or os.environ.get(KEY)
@@ -55,7 +55,7 @@ class AsyncClient:
     async def predict(self, inputs: Sequence[Any], options: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """The answers to texts (or pairs, word lists, mappings), in their order, as ``Predictor.predict`` has them.
 
-        Raises ``ServerRefused`` with what the server said, or ``ServerFailed``.
+        Raises ``RequestRejected`` with what the server said, or ``ServerUnavailable``.
         """
         asked = [_as_json(one) for one in inputs]
         parts = [asked[start : start + self._batch] for start in range(0, len(asked), self._batch)]
@@ -83,7 +83,7 @@ class AsyncClient:
             said = response.headers.get("retry-after", "") if response is not None else ""
             asked_to_wait = float(said) if said.isdecimal() else 0.0  # a proxy may say a date
             left = end - time.monotonic()
-            if (response is not None and response.status_code not in BUSY) or left <= 0:
+            if (response is not None and response.status_code not in RETRYABLE_STATUS) or left <= 0:
                 return self._read(response)
             await asyncio.sleep(min(max(pause, asked_to_wait), left))
             pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -97,13 +97,13 @@ class AsyncClient:
         except (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError):
             return None
         except httpx.InvalidURL as error:
-            raise BadOption(f"'{self._url}' is no address of a server: {error}") from error
+            raise InvalidOption(f"'{self._url}' is no address of a server: {error}") from error
         except httpx.HTTPError as error:
-            raise ServerFailed(f"{self._url}: {error or type(error).__name__}") from error
+            raise ServerUnavailable(f"{self._url}: {error or type(error).__name__}") from error
 
     def _read(self, response: httpx.Response | None) -> dict[str, Any]:
         if response is None:
-            raise ServerFailed(f"no server answers at {self._url} (asked for {self._patience_s:g} s)")
+            raise ServerUnavailable(f"no server answers at {self._url} (asked for {self._patience_s:g} s)")
         try:
             found: dict[str, Any] = response.json()
         except ValueError:
@@ -113,8 +113,8 @@ class AsyncClient:
         problem = found.get("error")
         said = problem.get("message") if isinstance(problem, dict) else problem
         message = f"{self._url}: {said or 'what answers is no FastServe server'} ({response.status_code})"
-        mine = response.status_code in REFUSED and response.status_code not in BUSY
-        raise ServerRefused(message) if mine else ServerFailed(message)
+        mine = response.status_code in CLIENT_ERROR_STATUS and response.status_code not in RETRYABLE_STATUS
+        raise RequestRejected(message) if mine else ServerUnavailable(message)
 
     async def __aenter__(self) -> Self:
         return self
@@ -125,7 +125,7 @@ class AsyncClient:
         await self._http.aclose()
 
 
-def ask(url: str, inputs: Sequence[Any], model: str | None = None) -> list[dict[str, Any]]:
+def predict_remote(url: str, inputs: Sequence[Any], model: str | None = None) -> list[dict[str, Any]]:
     """``AsyncClient.predict`` for code that does not wait for other things meanwhile."""
 
     async def run() -> list[dict[str, Any]]:

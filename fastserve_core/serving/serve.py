@@ -14,15 +14,15 @@ from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.errors import FastServeError
 from fastserve_core.plugins.contexts import Run, Server
 from fastserve_core.plugins.registry import Registry
-from fastserve_core.processes.environment import quiet_environment
+from fastserve_core.processes.environment import library_environment
 from fastserve_core.processes.resources import threads_per_process
 from fastserve_core.tasks.load import load_task
 
-Finders = Mapping[str | None, Callable[[], Artifact]]
+ArtifactResolvers = Mapping[str | None, Callable[[], Artifact]]
 """What finds the artifact of each model that is served, by its name; the first one's is ``None``."""
 
 
-def serve_until_signal(server: Server, model: str | Path, again: Finders | None = None) -> None:
+def serve_until_signal(server: Server, model: str | Path, again: ArtifactResolvers | None = None) -> None:
     """Wait for Ctrl-C or SIGTERM, which are how a server is ended; then drain it.
 
     At SIGUSR1 the server is given what ``again`` finds, where it can take another artifact while it runs.
@@ -38,7 +38,7 @@ def serve_until_signal(server: Server, model: str | Path, again: Finders | None 
         server.stop()
 
 
-def _reload(server: Any, again: Finders) -> None:
+def _reload(server: Any, again: ArtifactResolvers) -> None:
     """A fault is said, and the server goes on with what it has."""
     for name, find in again.items():
         try:
@@ -52,7 +52,7 @@ def _reload(server: Any, again: Finders) -> None:
 
 def start_server(artifact: Artifact, plugin: str, options: Mapping[str, Any]) -> Server:
     """The running server; raises ``UserError`` for a wrong plugin, option or port."""
-    quiet_environment()
+    library_environment()
     registry = Registry()
     active = registry.activate("serve", plugin, options)
     manifest = artifact.manifest
@@ -62,7 +62,7 @@ def start_server(artifact: Artifact, plugin: str, options: Mapping[str, Any]) ->
         folder=Path(tempfile.gettempdir()),
         seed=0,
         threads=threads_per_process(),
-        emit=registry.tell,
+        emit=registry.notify,
     )
     server: Server = registry.call(active, "serve", run=run)
     return server

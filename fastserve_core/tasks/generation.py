@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-BLOCK = 32
+KV_BLOCK_SIZE = 32
 """Tokens whose keys and values lie together: what a text's memory is counted in. OpenVINO's is as large."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class SequenceChunk:
     """Tokens of one text for one pass: the next ones of its prompt, or the one that was chosen last.
 
     ``past`` tokens of the text went before. ``blocks`` are numbers of blocks, in the order of the text, with room for
@@ -22,25 +22,25 @@ class Piece:
     """
 
     tokens: Sequence[int]
-    past: int
+    num_cached_tokens: int
     blocks: Sequence[int]
 
 
-class Stepper(Protocol):
+class DecodeEngine(Protocol):
     """A causal language model with the keys and values of many texts. Use it in the thread that made it."""
 
     blocks: int
     """How many there are, numbered from 0."""
-    ends: frozenset[int]
+    eos_token_ids: frozenset[int]
     """Tokens that end a text."""
 
-    def step(self, pieces: Sequence[Piece]) -> np.ndarray[Any, Any]:
+    def step(self, pieces: Sequence[SequenceChunk]) -> np.ndarray[Any, Any]:
         """One pass over all pieces: fp32 logits (pieces, vocabulary) of the token after the last of each."""
 
     def close(self) -> None: ...
 
 
-class Speller(Protocol):
+class IncrementalDetokenizer(Protocol):
     """One text, token by token."""
 
     def add(self, token: int) -> str:
@@ -50,7 +50,7 @@ class Speller(Protocol):
         """What is left, where the text ends within a character."""
 
 
-class Writer(Protocol):
+class TextCodec(Protocol):
     """Texts to tokens and back, for one model folder; from any thread."""
 
     vocabulary: int
@@ -59,8 +59,8 @@ class Writer(Protocol):
     def tokens(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
         """The whole texts, none of them cut; with the special tokens that the model's texts begin with."""
 
-    def speller(self) -> Speller:
+    def speller(self) -> IncrementalDetokenizer:
         """For one text."""
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The prompt that the model's chat template makes; raises ``BadData`` where it has none, or refuses."""
+        """The prompt that the model's chat template makes; raises ``InvalidData`` where it has none, or refuses."""

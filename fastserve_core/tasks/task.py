@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fastserve_core.config.nodes import ModelSpec
-    from fastserve_core.tasks.generation import Writer
+    from fastserve_core.tasks.generation import TextCodec
 
 Row = dict[str, Any]
 """One example by column: ``text``, ``text_pair``, ``label``, ``tokens``, ``tags``."""
@@ -78,13 +78,13 @@ class Task(Protocol):
         """Why the row cannot be used, or ``None``; may bring the row into its normal form."""
 
     def find_labels(self, rows: Sequence[Row]) -> list[str]:
-        """The labels in the training rows, in their order; raises ``BadData`` when they cannot be learnt."""
+        """The labels in the training rows, in their order; raises ``InvalidData`` when they cannot be learnt."""
 
     def stratum(self, row: Row) -> str:
         """Rows of one stratum are spread evenly over the splits."""
 
     def read_input(self, value: Any) -> Row:
-        """A row of what a caller of predict gives: a text, a pair, a mapping; raises ``BadData``."""
+        """A row of what a caller of predict gives: a text, a pair, a mapping; raises ``InvalidData``."""
 
     def encoder(self, folder: Path) -> Encoder:
         """The encoder for the tokenizer in a model folder."""
@@ -120,5 +120,5 @@ class Task(Protocol):
     def build(self, folder: Path) -> nn.Module:
         """The torch model of a folder with this task's head; random weights where the folder has none."""
 
-    def writer(self, folder: Path) -> Writer:
-        """For a generative task: how texts are written token by token; raises ``BadPlan`` for any other."""
+    def writer(self, folder: Path) -> TextCodec:
+        """For a generative task: how texts are written token by token; raises ``InvalidPlan`` for any other."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.errors import BadOption
-from fastserve_core.serving.client import AsyncClient, ServerFailed, ServerRefused, ask
+from fastserve_core.errors import InvalidOption
+from fastserve_core.serving.client import AsyncClient, RequestRejected, ServerUnavailable, predict_remote
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -100,18 +100,18 @@ def test_a_busy_server_is_asked_again_when_it_says() -> None:
 
 def test_patience_ends() -> None:
     busy: Answer = (429, {}, b'{"error": {"type": "queue_full", "message": "too many inputs"}}')
-    with answering(busy) as (url, _), pytest.raises(ServerFailed, match=r"too many inputs \(429\)"):
+    with answering(busy) as (url, _), pytest.raises(ServerUnavailable, match=r"too many inputs \(429\)"):
         predict(url, patience_s=0.3)
-    with pytest.raises(ServerFailed, match=r"no server answers at http://127\.0\.0\.1:1 \(asked for 0\.2 s\)"):
+    with pytest.raises(ServerUnavailable, match=r"no server answers at http://127\.0\.0\.1:1 \(asked for 0\.2 s\)"):
         predict("http://127.0.0.1:1", patience_s=0.2)
 
 
 @pytest.mark.parametrize(("answer", "kind", "message"), [
-    ((422, {}, b'{"error": {"type": "unusable", "message": "no inputs were given"}}'), ServerRefused, "no inputs were"),
-    ((404, {}, b'{"error": "no model is called x", "type": "not_found"}'), ServerRefused, r"is called x \(404"),
-    ((500, {}, b'{"error": {"type": "internal", "message": "it broke"}}'), ServerFailed, r"it broke \(500\)"),
-    ((200, {}, b"<html>"), ServerFailed, r"what answers is no FastServe server \(200\)"),
-    ((403, {}, b"go away"), ServerRefused, r"what answers is no FastServe server \(403\)"),
+    ((422, {}, b'{"error": {"type": "unusable", "message": "no inputs given"}}'), RequestRejected, "no inputs"),
+    ((404, {}, b'{"error": "no model is called x", "type": "not_found"}'), RequestRejected, r"is called x \(404"),
+    ((500, {}, b'{"error": {"type": "internal", "message": "it broke"}}'), ServerUnavailable, r"it broke \(500\)"),
+    ((200, {}, b"<html>"), ServerUnavailable, r"what answers is no FastServe server \(200\)"),
+    ((403, {}, b"go away"), RequestRejected, r"what answers is no FastServe server \(403\)"),
 ])  # fmt: skip
 def test_what_is_refused_is_said(answer: Answer, kind: type[Exception], message: str) -> None:
     with answering(answer) as (url, _), pytest.raises(kind, match=message):
@@ -119,13 +119,13 @@ def test_what_is_refused_is_said(answer: Answer, kind: type[Exception], message:
 
 
 def test_what_is_no_address_is_refused() -> None:
-    with pytest.raises(BadOption, match="'reviews' is no address of a server"):
+    with pytest.raises(InvalidOption, match="'reviews' is no address of a server"):
         AsyncClient("reviews")
-    with pytest.raises(BadOption, match="'http://127.0.0.1:x' is no address of a server"):
+    with pytest.raises(InvalidOption, match="'http://127.0.0.1:x' is no address of a server"):
         predict("http://127.0.0.1:x")
 
 
 def test_pairs_go_by_their_names() -> None:
     with answering(OK) as (url, asked):
-        ask(url, [("a", "b"), "c"])
+        predict_remote(url, [("a", "b"), "c"])
     assert asked[0][1]["inputs"] == [{"text": "a", "text_pair": "b"}, "c"]

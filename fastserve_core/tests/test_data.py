@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from fastserve_core.artifacts.store import Store
 from fastserve_core.config.nodes import Columns, DataOptions
-from fastserve_core.data.prepare import prepare, prepare_rows
-from fastserve_core.data.rows import Rows, RowWriter, to_line
-from fastserve_core.data.source import Record
-from fastserve_core.data.splits import SPLITS, _unique, check_and_cut
-from fastserve_core.errors import BadData, BadOption
+from fastserve_core.data.prepare import prepare_dataset, prepare_rows
+from fastserve_core.data.rows import Rows, RowWriter, encode_row
+from fastserve_core.data.source import RawRecord
+from fastserve_core.data.splits import SPLITS, _deduplicate, validate_and_split
+from fastserve_core.errors import InvalidData, InvalidOption
 from fastserve_core.tasks.load import load_task
 from fastserve_core.tasks.task import Row, Task
 
@@ -31,11 +31,11 @@ def task() -> Task:
     return load_task("text_classification", {})
 
 
-def rows(*pairs: tuple[str, str]) -> list[Record]:
-    return [Record(f"f:{number}", {"text": text, "label": label}) for number, (text, label) in enumerate(pairs, 1)]
+def rows(*pairs: tuple[str, str]) -> list[RawRecord]:
+    return [RawRecord(f"f:{number}", {"text": text, "label": label}) for number, (text, label) in enumerate(pairs, 1)]
 
 
-def many(count: int) -> list[Record]:
+def many(count: int) -> list[RawRecord]:
     return rows(*((f"text {number}", "ab"[number % 2]) for number in range(count)))
 
 
@@ -46,9 +46,9 @@ def silent(_: str) -> None:
 Cut = tuple[dict[str, list[Row]], list[str], list[str]]
 
 
-def cut(records: Mapping[str, Sequence[Record]], options: DataOptions, task: Task, folder: Path) -> Cut:
+def cut(records: Mapping[str, Sequence[RawRecord]], options: DataOptions, task: Task, folder: Path) -> Cut:
     """The splits' rows, the labels and the bad rows."""
-    labels, bad = check_and_cut(records, options, task, folder)
+    labels, bad = validate_and_split(records, options, task, folder)
     return {split: list(Rows(folder, split)) for split in SPLITS}, labels, bad
 
 
@@ -69,7 +69,7 @@ def test_no_text_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, pair
     task, folder = load_task("text_classification", {}), tmp_path_factory.mktemp("cut")
     try:
         splits, _, _ = cut({"train": rows(*pairs)}, DataOptions(max_bad_rows=1000), task, folder)
-    except BadData:
+    except InvalidData:
         return  # too few different texts, or labels: refused, not cut
     seen = [json.dumps(row, sort_keys=True) for split in splits.values() for row in split]
     assert len(seen) == len(set(seen))
@@ -77,8 +77,8 @@ def test_no_text_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, pair
 
 
 def test_bad_rows_are_said_with_place_and_reason(task: Task, tmp_path: Path) -> None:
-    given_rows = [*many(50), Record("f:99", None, "3 fields, but the header has 2"), *rows(("", "a"), ("x", ""))]
-    with pytest.raises(BadData) as error:
+    given_rows = [*many(50), RawRecord("f:99", None, "3 fields, but the header has 2"), *rows(("", "a"), ("x", ""))]
+    with pytest.raises(InvalidData) as error:
         cut({"train": given_rows}, DataOptions(), task, tmp_path)
     assert "3 bad rows" in str(error.value)
     assert "f:99: 3 fields" in str(error.value)
@@ -90,41 +90,47 @@ def test_bad_rows_are_said_with_place_and_reason(task: Task, tmp_path: Path) -> 
 
 
 def test_a_missing_column_is_said_with_the_nearest_one(task: Task, tmp_path: Path) -> None:
-    given_rows = [Record("f:2", {"txt": "a", "label": "b"})]
-    with pytest.raises(BadData, match=r"no column 'text'; did you mean 'txt'.*data\.columns\.text=NAME"):
+    given_rows = [RawRecord("f:2", {"txt": "a", "label": "b"})]
+    with pytest.raises(InvalidData, match=r"no column 'text'; did you mean 'txt'.*data\.columns\.text=NAME"):
         cut({"train": given_rows}, DataOptions(), task, tmp_path)
     named = DataOptions(columns=Columns(text="txt"))
-    renamed = [Record("f", {"txt": f"t{number}", "label": "ab"[number % 2]}) for number in range(40)]
+    renamed = [RawRecord("f", {"txt": f"t{number}", "label": "ab"[number % 2]}) for number in range(40)]
     assert len(cut({"train": renamed}, named, task, tmp_path)[0]["train"]) == 32
 
 
 def test_one_class_no_rows_and_strange_labels_are_refused(task: Task, tmp_path: Path) -> None:
-    with pytest.raises(BadData, match="all 2 training rows have the label 'a'"):
+    with pytest.raises(InvalidData, match="all 2 training rows have the label 'a'"):
         cut({"train": rows(("x", "a"), ("y", "a"))}, DataOptions(), task, tmp_path)
-    with pytest.raises(BadData, match=r"(?s)all 2 training rows have the label 'a'.*1 bad rows:.*f:3: 'text' is empty"):
+    with pytest.raises(
+        InvalidData, match=r"(?s)all 2 training rows have the label 'a'.*1 bad rows:.*f:3: 'text' is empty"
+    ):
         cut({"train": rows(("x", "a"), ("y", "a"), ("", "b"))}, DataOptions(), task, tmp_path)
-    with pytest.raises(BadData, match="no rows"):
+    with pytest.raises(InvalidData, match="no rows"):
         cut({"train": []}, DataOptions(), task, tmp_path)
-    with pytest.raises(BadData, match="the label 'c' of the validation split is not in train"):
+    with pytest.raises(InvalidData, match="the label 'c' of the validation split is not in train"):
         cut({"train": many(40), "validation": rows(("x", "c"))}, DataOptions(), task, tmp_path)
-    with pytest.raises(BadData, match="too few to cut a validation split"):
+    with pytest.raises(InvalidData, match="too few to cut a validation split"):
         cut({"train": many(4)}, DataOptions(), task, tmp_path)
-    with pytest.raises(BadData, match="is data.columns.label the right column"):
+    with pytest.raises(InvalidData, match="is data.columns.label the right column"):
         cut({"train": rows(*((f"t{n}", f"l{n}") for n in range(30)))}, DataOptions(), task, tmp_path)
 
 
 def test_a_split_with_nothing_left_is_refused_by_name(task: Task, tmp_path: Path) -> None:
     lenient = DataOptions(max_bad_rows=9)
-    with pytest.raises(BadData, match=r"(?s)no row of the validation split is left: .*data\.validation.*f:1: 'text'"):
+    with pytest.raises(
+        InvalidData, match=r"(?s)no row of the validation split is left: .*data\.validation.*f:1: 'text'"
+    ):
         cut({"train": many(40), "validation": rows((" ", "a"))}, lenient, task, tmp_path)
-    with pytest.raises(BadData, match=r"(?s)no row of the test split is left.*the label 'c' of the test split"):
+    with pytest.raises(InvalidData, match=r"(?s)no row of the test split is left.*the label 'c' of the test split"):
         cut({"train": many(40), "test": rows(("x", "c"), ("y", "c"))}, lenient, task, tmp_path)
-    with pytest.raises(BadData, match=r"the test split has no rows: give data\.test some, or leave it out"):
+    with pytest.raises(InvalidData, match=r"the test split has no rows: give data\.test some, or leave it out"):
         cut({"train": many(40), "test": []}, lenient, task, tmp_path)
-    with pytest.raises(BadData, match=r"(?s)no row of the train split is left: mend them.*2 bad rows"):
+    with pytest.raises(InvalidData, match=r"(?s)no row of the train split is left: mend them.*2 bad rows"):
         cut({"train": rows(("", "a"), ("x", ""))}, lenient, task, tmp_path)
     greedy = DataOptions(validation_fraction=0.49, test_fraction=0.49)
-    with pytest.raises(BadData, match=r"4 different rows are too few to cut validation and test from and keep some"):
+    with pytest.raises(
+        InvalidData, match=r"4 different rows are too few to cut validation and test from and keep some"
+    ):
         cut({"train": many(4)}, greedy, task, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -135,7 +141,7 @@ def test_a_rare_label_is_in_every_split(task: Task, tmp_path: Path) -> None:
     for seed in range(5):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        check_and_cut({"train": records}, DataOptions(split_seed=seed), task, folder)
+        validate_and_split({"train": records}, DataOptions(split_seed=seed), task, folder)
         counts = {split: Counter(row["label"] for row in Rows(folder, split)) for split in SPLITS}
         assert [counts[split]["rare"] for split in SPLITS] == [8, 1, 1]
 
@@ -151,21 +157,21 @@ def test_given_splits_stay_as_they_are(task: Task, tmp_path: Path) -> None:
 
 
 def test_a_text_that_utf8_cannot_write_is_a_bad_row(task: Task, tmp_path: Path) -> None:
-    with pytest.raises(BadData, match=r"f:1: a text holds half of a surrogate pair"):
+    with pytest.raises(InvalidData, match=r"f:1: a text holds half of a surrogate pair"):
         cut({"train": [*rows(("\ud83d", "a")), *many(30)]}, DataOptions(), task, tmp_path)
 
 
 def test_a_value_that_json_cannot_write_is_a_bad_row(task: Task, tmp_path: Path) -> None:
-    strange = Record("f:1", {"text": date(2020, 1, 1), "label": "a"})
-    with pytest.raises(BadData, match=r"f:1: 'text' is date, not text"):
+    strange = RawRecord("f:1", {"text": date(2020, 1, 1), "label": "a"})
+    with pytest.raises(InvalidData, match=r"f:1: 'text' is date, not text"):
         cut({"train": [strange, *many(30)]}, DataOptions(), task, tmp_path)
 
 
 def test_preparing_holds_no_texts_in_memory(task: Task, tmp_path: Path) -> None:
     count, text = 4000, "word " * 500
-    records = (Record("f", {"text": f"{number} {text}", "label": "ab"[number % 2]}) for number in range(count))
+    records = (RawRecord("f", {"text": f"{number} {text}", "label": "ab"[number % 2]}) for number in range(count))
     tracemalloc.start()
-    labels, _ = check_and_cut({"train": records}, DataOptions(), task, tmp_path)
+    labels, _ = validate_and_split({"train": records}, DataOptions(), task, tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert labels == ["a", "b"]
@@ -178,7 +184,7 @@ def test_the_first_of_equal_rows_is_kept(hashes: list[int], draw: random.Random)
     numbers = list(range(len(hashes)))
     draw.shuffle(numbers)
     first = {hashes[number]: number for number in reversed(numbers)}
-    assert list(_unique(array("Q", hashes), numbers)) == [
+    assert list(_deduplicate(array("Q", hashes), numbers)) == [
         number for number in numbers if first[hashes[number]] == number
     ]
 
@@ -190,7 +196,7 @@ def test_rows_on_the_disk_are_a_sequence(
     folder = tmp_path_factory.mktemp("rows")
     with RowWriter(folder, "train") as writer:
         for row in given_rows:
-            writer.add(to_line(row))
+            writer.add(encode_row(row))
     found = Rows(folder, "train")
     assert (len(found), list(found), list(reversed(found))) == (len(given_rows), given_rows, given_rows[::-1])
     part = data.draw(st.slices(len(given_rows)))
@@ -205,7 +211,7 @@ def test_rows_on_the_disk_are_a_sequence(
     "wrong", [{"validation_fraction": 0.6}, {"test_fraction": 0}, {"max_bad_rows": -1}, {"max_rows": 3}]
 )
 def test_wrong_options_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(BadOption, match=f"data.{next(iter(wrong))}"):
+    with pytest.raises(InvalidOption, match=f"data.{next(iter(wrong))}"):
         DataOptions(**wrong)  # type: ignore[arg-type]
 
 
@@ -213,13 +219,16 @@ def test_prepared_data_is_kept_by_its_bytes(tmp_path: Path, task: Task, reviews:
     store = Store(tmp_path)
     copy = tmp_path / "copy.csv"
     copy.write_bytes(reviews.read_bytes())
-    first = prepare(DataOptions(train=str(reviews)), task, store, silent)
-    assert prepare(DataOptions(train=str(copy)), task, store, silent).folder == first.folder
+    first = prepare_dataset(DataOptions(train=str(reviews)), task, store, silent)
+    assert prepare_dataset(DataOptions(train=str(copy)), task, store, silent).folder == first.folder
     copy.write_text(copy.read_text() + "one more line,positive\n")
-    changed = prepare(DataOptions(train=str(copy)), task, store, silent)
+    changed = prepare_dataset(DataOptions(train=str(copy)), task, store, silent)
     assert changed.fingerprint != first.fingerprint
-    assert prepare(DataOptions(train=str(reviews), split_seed=3), task, store, silent).fingerprint != first.fingerprint
-    limited = prepare(DataOptions(train=str(reviews), max_rows=50), task, store, silent)
+    assert (
+        prepare_dataset(DataOptions(train=str(reviews), split_seed=3), task, store, silent).fingerprint
+        != first.fingerprint
+    )
+    limited = prepare_dataset(DataOptions(train=str(reviews), max_rows=50), task, store, silent)
     assert sum(limited.counts.values()) <= 50
     assert len(first.rows("train")) == first.counts["train"]
 
@@ -229,7 +238,7 @@ def test_rows_in_memory_are_prepared_alike(tmp_path: Path, task: Task) -> None:
     data = prepare_rows({"train": given_rows}, DataOptions(), task, Store(tmp_path))
     assert data.counts == {"train": 32, "validation": 4, "test": 4}
     assert data.labels == ("a", "b")
-    with pytest.raises(BadData, match="validation row 0: 'text' is empty"):
+    with pytest.raises(InvalidData, match="validation row 0: 'text' is empty"):
         prepare_rows(
             {"train": given_rows, "validation": [{"text": " ", "label": "a"}]}, DataOptions(), task, Store(tmp_path)
         )

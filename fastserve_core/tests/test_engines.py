@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from fastserve_core.artifacts.artifact import Artifact, Manifest
-from fastserve_core.errors import BadPlan, UnknownName
-from fastserve_core.events import Event, Warned
-from fastserve_core.inference.engines import able, check_engine, check_generates, fastest
+from fastserve_core.errors import InvalidPlan, UnknownName
+from fastserve_core.events import Event, WarningRaised
+from fastserve_core.inference.engines import candidate_engines, check_engine, check_generates, fastest
 from fastserve_core.tasks.load import load_task
-from fastserve_runtime.openvino_engine import OpenVINOEngine
+from fastserve_engines.openvino_engine import OpenVINOEngine
 
 
 def artifact(tmp_path: Any, form: str = "trainable", engine: str = "torch") -> Artifact:
@@ -29,29 +29,29 @@ def accuracy(scores: Any) -> float:
 
 def test_weights_run_on_every_installed_engine_and_files_on_their_own(tmp_path: Any) -> None:
     task = load_task("text_classification", {})
-    assert able(artifact(tmp_path), task) == ["torch", "onnxruntime", "openvino"]
-    assert able(artifact(tmp_path, engine="of_a_plugin"), task) == ["of_a_plugin"]
-    assert able(artifact(tmp_path), task, "openvino") == ["openvino"]
-    assert able(artifact(tmp_path, "engine", "openvino"), task, "torch") == ["openvino"]
+    assert candidate_engines(artifact(tmp_path), task) == ["torch", "onnxruntime", "openvino"]
+    assert candidate_engines(artifact(tmp_path, engine="of_a_plugin"), task) == ["of_a_plugin"]
+    assert candidate_engines(artifact(tmp_path), task, "openvino") == ["openvino"]
+    assert candidate_engines(artifact(tmp_path, "engine", "openvino"), task, "torch") == ["openvino"]
 
 
 def test_a_candidate_is_measured_on_the_engine_of_what_it_is_compared_with(tmp_path: Any) -> None:
     task = load_task("text_classification", {})
-    assert able(artifact(tmp_path), task, like=artifact(tmp_path, engine="openvino")) == ["openvino"]
-    assert able(artifact(tmp_path), task, "torch", artifact(tmp_path, engine="openvino")) == ["torch"]
-    assert able(artifact(tmp_path), task, like=artifact(tmp_path, engine="gone"))[0] == "torch"
+    assert candidate_engines(artifact(tmp_path), task, like=artifact(tmp_path, engine="openvino")) == ["openvino"]
+    assert candidate_engines(artifact(tmp_path), task, "torch", artifact(tmp_path, engine="openvino")) == ["torch"]
+    assert candidate_engines(artifact(tmp_path), task, like=artifact(tmp_path, engine="gone"))[0] == "torch"
 
 
 def test_a_task_that_generates_runs_on_engines_that_do(tmp_path: Any) -> None:
     task = load_task("causal_lm", {})
-    assert able(artifact(tmp_path), task, "auto") == ["torch", "openvino"]
+    assert candidate_engines(artifact(tmp_path), task, "auto") == ["torch", "openvino"]
     for name in ("auto", "torch", "openvino"):
         check_generates(name, task)
 
 
 def test_an_engine_that_cannot_generate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OpenVINOEngine, "generates", False)
-    with pytest.raises(BadPlan, match="the engine 'openvino' cannot generate text"):
+    with pytest.raises(InvalidPlan, match="the engine 'openvino' cannot generate text"):
         check_generates("openvino", load_task("causal_lm", {}))
 
 
@@ -67,7 +67,7 @@ def test_an_engine_that_answers_worse_is_said_and_not_used() -> None:
     for wrong in (0.85, float("nan")):
         found = {"torch": measures(0.9, 8.0, 300), "openvino": measures(wrong, 2.0, 900)}
         assert fastest(found, accuracy, told.append) == "torch"
-    assert told == [Warned("the engine openvino answers worse than torch and is not used")] * 2
+    assert told == [WarningRaised("the engine openvino answers worse than torch and is not used")] * 2
 
 
 def test_an_unknown_engine_is_refused() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from fastserve_core.artifacts.artifact import Artifact, Manifest
 from fastserve_core.config.nodes import GateOptions
-from fastserve_core.errors import BadOption
-from fastserve_core.evaluation.gate import Speedup, is_judged_later, judge, rivals
+from fastserve_core.errors import InvalidOption
+from fastserve_core.evaluation.gate import Speedup, baselines, defers_gate, evaluate_gate
 from fastserve_core.tasks.load import load_task
 
 TASK = load_task("text_classification", {})
@@ -32,12 +32,12 @@ def original(tmp_path: Path) -> Artifact:
 
 
 def reason(candidate: Artifact, original: Artifact, *speedups: Speedup, **options: Any) -> str:
-    return judge(candidate, original, speedups, GateOptions(**options), TASK).reason
+    return evaluate_gate(candidate, original, speedups, GateOptions(**options), TASK).reason
 
 
 def test_a_smaller_and_faster_model_within_the_budget_passes(tmp_path: Path, original: Artifact) -> None:
     candidate = model(tmp_path, "candidate", 0.891, 500)
-    verdict = judge(candidate, original, [FAST], GateOptions(), TASK)
+    verdict = evaluate_gate(candidate, original, [FAST], GateOptions(), TASK)
     assert verdict.reason == ""
     assert verdict.speedup == {"latency": 2.0, "throughput": 3.0}
 
@@ -45,11 +45,11 @@ def test_a_smaller_and_faster_model_within_the_budget_passes(tmp_path: Path, ori
 def test_every_figure_that_is_over_its_bound_is_said(tmp_path: Path, original: Artifact) -> None:
     said = reason(model(tmp_path, "candidate", 0.85, 2000), original, Speedup(0.8, 0.9), Speedup(0.5, 1.0))
     assert said.split("; ") == [
-        "quality drops by 0.0500 (gate.max_drop=0.01)",
-        "it is 0.50 times as small (gate.smaller_than=1)",
-        "its latency is 0.80 times as good (gate.faster_than=1)",
-        "its throughput is 0.90 times as good (gate.faster_than=1)",
-        "its latency is 0.50 times as good as the last good model (gate.faster_than=1)",
+        "quality drops by 0.0500 (gate.max_quality_drop=0.01)",
+        "it is 0.50 times as small (gate.min_size_ratio=1)",
+        "its latency is 0.80 times as good (gate.min_speedup=1)",
+        "its throughput is 0.90 times as good (gate.min_speedup=1)",
+        "its latency is 0.50 times as good as the last good model (gate.min_speedup=1)",
     ]
 
 
@@ -61,10 +61,10 @@ def test_what_timing_cannot_tell_apart_is_as_fast(tmp_path: Path, original: Arti
 
 def test_a_higher_bound_is_for_the_original_alone(tmp_path: Path, original: Artifact) -> None:
     candidate = model(tmp_path, "candidate", 0.9, 100)
-    assert reason(candidate, original, Speedup(4.0, 4.0), Speedup(1.0, 1.0), faster_than=4.0) == ""
-    assert "gate.faster_than=4" in reason(candidate, original, Speedup(3.0, 5.0), faster_than=4.0)
-    assert "gate.smaller_than=12" in reason(candidate, original, FAST, smaller_than=12.0)
-    assert reason(candidate, original, FAST, Speedup(0.6, 0.6), faster_than=0.5) == ""
+    assert reason(candidate, original, Speedup(4.0, 4.0), Speedup(1.0, 1.0), min_speedup=4.0) == ""
+    assert "gate.min_speedup=4" in reason(candidate, original, Speedup(3.0, 5.0), min_speedup=4.0)
+    assert "gate.min_size_ratio=12" in reason(candidate, original, FAST, min_size_ratio=12.0)
+    assert reason(candidate, original, FAST, Speedup(0.6, 0.6), min_speedup=0.5) == ""
 
 
 def test_a_quality_that_is_no_number_is_refused(tmp_path: Path, original: Artifact) -> None:
@@ -77,11 +77,11 @@ def test_what_is_made_of_a_half_done_model_is_judged_after_the_training() -> Non
         for marks in ({"wants_training": True}, {}, {"trains": True}, {})
     )
     chain: list[Any] = [cut, code, teach, quantize]
-    assert is_judged_later(chain[0], chain[1:])
-    assert is_judged_later(chain[1], chain[2:], half_done=True)
-    assert not is_judged_later(chain[1], chain[2:])
-    assert not is_judged_later(chain[2], chain[3:], half_done=True)
-    assert not is_judged_later(chain[0], chain[3:])
+    assert defers_gate(chain[0], chain[1:])
+    assert defers_gate(chain[1], chain[2:], half_done=True)
+    assert not defers_gate(chain[1], chain[2:])
+    assert not defers_gate(chain[2], chain[3:], half_done=True)
+    assert not defers_gate(chain[0], chain[3:])
 
 
 def test_a_gate_that_is_off_refuses_nothing(tmp_path: Path, original: Artifact) -> None:
@@ -92,11 +92,11 @@ def test_a_candidate_is_timed_once_where_the_last_good_model_is_the_original(
     tmp_path: Path, original: Artifact
 ) -> None:
     candidate, other = model(tmp_path, "candidate", 0.9, 1), model(tmp_path, "other", 0.9, 1)
-    assert rivals(candidate, original, original) == [candidate, original]
-    assert rivals(candidate, original, other) == [candidate, original, other]
+    assert baselines(candidate, original, original) == [candidate, original]
+    assert baselines(candidate, original, other) == [candidate, original, other]
 
 
-@pytest.mark.parametrize("name", ["faster_than", "smaller_than"])
+@pytest.mark.parametrize("name", ["min_speedup", "min_size_ratio"])
 def test_a_bound_that_is_not_above_zero_is_refused(name: str) -> None:
-    with pytest.raises(BadOption, match=f"gate.{name} must be above 0, not 0"):
+    with pytest.raises(InvalidOption, match=f"gate.{name} must be above 0, not 0"):
         GateOptions(**{name: 0})

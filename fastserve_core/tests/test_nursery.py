@@ -19,31 +19,31 @@ import pytest
 from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.events import Progress
 from fastserve_core.processes import child, fork_server
-from fastserve_core.processes.child import call
-from fastserve_core.processes.fork_server import Nurseries
+from fastserve_core.processes.child import run_in_child
+from fastserve_core.processes.fork_server import ForkServerPool
 
-pytestmark = pytest.mark.skipif(not fork_server.works_here(), reason="forks only on Linux")
+pytestmark = pytest.mark.skipif(not fork_server.can_fork(), reason="forks only on Linux")
 
 WORK = """
     import atexit, os, pathlib, signal, sys, time
-    from fastserve_core.processes.child import answer, event_writer
-    from fastserve_core.errors import BadOption
+    from fastserve_core.processes.child import child_main, event_writer
+    from fastserve_core.errors import InvalidOption
     from fastserve_core.events import Progress
 
     def work(what, events, **more):
         if what == "crash":
             raise RuntimeError("no such luck")
         if what == "wrong":
-            raise BadOption("that is not an option")
+            raise InvalidOption("that is not an option")
         if what == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "wait":
             event_writer(events)(Progress(str(os.getpid()), 0, 1))
             time.sleep(60)
         if what == "nest":
-            from fastserve_core.processes.child import call
+            from fastserve_core.processes.child import run_in_child
             print("before the inner one", flush=True)
-            return {"parent": os.getppid(), "inner": call("some_work", {"what": "tell", "marked": True}, 1,
+            return {"parent": os.getppid(), "inner": run_in_child("some_work", {"what": "tell", "marked": True}, 1,
                                                           imports=["slowly"])}
         if what == "leave":
             atexit.register(pathlib.Path(more["file"]).write_text, "left")
@@ -60,7 +60,7 @@ WORK = """
         return 2 * number
 
     if __name__ == "__main__":
-        answer(work)
+        child_main(work)
 """
 
 
@@ -70,10 +70,10 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     (tmp_path / "some_work.py").write_text(textwrap.dedent(WORK))
     (tmp_path / "slowly.py").write_text("import os\nPID = os.getpid()\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setattr(child, "NURSERIES", Nurseries(idle=5.0))
+    monkeypatch.setattr(child, "FORK_SERVERS", ForkServerPool(idle=5.0))
 
     def ask(what: str, threads: int = 1, **more: Any) -> Any:
-        return call("some_work", {"what": what, **more}, threads, imports=["slowly", "not_installed"])
+        return run_in_child("some_work", {"what": what, **more}, threads, imports=["slowly", "not_installed"])
 
     return ask
 
@@ -139,7 +139,7 @@ def test_the_children_of_a_child_are_forked_off_the_same_process(ask: Callable[.
 
 def test_a_child_that_is_not_forked_shares_the_process_too(ask: Callable[..., Any]) -> None:
     first = ask("tell")
-    plain = call("some_work", {"what": "nest"}, 1)
+    plain = run_in_child("some_work", {"what": "nest"}, 1)
     assert plain["parent"] == os.getpid() != plain["inner"]["parent"] == first["parent"]
 
 
@@ -164,7 +164,7 @@ def test_a_child_ends_with_the_process_it_was_forked_off(ask: Callable[..., Any]
 
     def wait() -> None:
         try:
-            call("some_work", {"what": "wait"}, 1, said.append, imports=["slowly"])
+            run_in_child("some_work", {"what": "wait"}, 1, said.append, imports=["slowly"])
         except StageFailed as error:
             failed.append(str(error))
 
@@ -191,12 +191,12 @@ def test_children_at_the_same_time_do_not_hold_each_other_up(ask: Callable[..., 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        call("some_work", {"what": "wait"}, 1, stop, imports=["slowly"])
+        run_in_child("some_work", {"what": "wait"}, 1, stop, imports=["slowly"])
     assert gone(_pid(said[0])), "a child that nobody waits for is ended"
 
 
 def test_it_leaves_when_nobody_asks_and_comes_again(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "NURSERIES", Nurseries(idle=0.2))
+    monkeypatch.setattr(child, "FORK_SERVERS", ForkServerPool(idle=0.2))
     first = ask("tell")["parent"]
     until(lambda: gone(first))
     assert ask("tell")["parent"] != first
@@ -205,8 +205,8 @@ def test_it_leaves_when_nobody_asks_and_comes_again(ask: Callable[..., Any], mon
 def test_all_end_with_the_one_who_asked(ask: Callable[..., Any], tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from fastserve_core.processes.child import call\n"
-        "call('some_work', {'what': 'wait'}, 1, lambda one: print(one.what, flush=True), imports=['slowly'])\n"
+        "from fastserve_core.processes.child import run_in_child\n"
+        "run_in_child('some_work', {'what': 'wait'}, 1, lambda one: print(one.what, flush=True), imports=['slowly'])\n"
     )
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as asking:
         assert asking.stdout is not None

@@ -12,9 +12,9 @@ from fastserve_core.artifacts.files import copy_tree
 from fastserve_core.artifacts.hashing import hash_files
 from fastserve_core.artifacts.store import Store
 from fastserve_core.config.nodes import DataOptions
-from fastserve_core.data.prepare import prepare
+from fastserve_core.data.prepare import prepare_dataset
 from fastserve_core.evaluation import paired_timing
-from fastserve_core.evaluation.paired_timing import find_speedups, speedups
+from fastserve_core.evaluation.paired_timing import cached_speedups, measure_speedups
 from fastserve_core.tasks.load import load_task
 
 
@@ -47,12 +47,12 @@ def published(folder: Path, source: Path) -> Artifact:
 @pytest.mark.slow
 def test_a_model_is_as_fast_as_its_copy_and_is_timed_once(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
     store, task = Store(tmp_path / "store"), load_task("text_classification", {})
-    data = prepare(DataOptions(train=str(reviews)), task, store, print)
+    data = prepare_dataset(DataOptions(train=str(reviews)), task, store, print)
     models = [published(tmp_path / name, tiny_bert) for name in "ab"]
-    assert find_speedups(store, models, data) is None
-    (found,) = speedups(store, models, data, lambda _: None)
+    assert cached_speedups(store, models, data) is None
+    (found,) = measure_speedups(store, models, data, lambda _: None)
     assert 0.6 < found.latency < 1.6
     assert 0.6 < found.throughput < 1.6
     begin = time.perf_counter()
-    assert speedups(store, models, data, lambda _: None) == find_speedups(store, models, data) == [found]
+    assert measure_speedups(store, models, data, lambda _: None) == cached_speedups(store, models, data) == [found]
     assert time.perf_counter() - begin < 0.5

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from conftest import Cli, on_torch
 from fastserve_core.config.nodes import GateOptions
-from fastserve_core.errors import BadPlan
-from fastserve_core.pipeline.recipe_trial import check_searches, is_after_training, score
+from fastserve_core.errors import InvalidPlan
+from fastserve_core.pipeline.recipe_trial import check_searches, score, searches_compressors_only
 from fastserve_core.plugins.registry import Registry
 
-GATE = GateOptions(max_drop=0.01)
+GATE = GateOptions(max_quality_drop=0.01)
 TIMES = st.lists(st.floats(0.01, 100), min_size=3, max_size=3)
 
 
@@ -34,7 +34,7 @@ def test_what_the_gate_allows_is_free_and_more_costs_in_proportion() -> None:
     assert score([2.0] * 3, 0.02, False, GATE) == pytest.approx(0.0)
     assert score([2.0] * 3, 0.03, False, GATE) == pytest.approx(-1.0)
     assert score([2.0] * 3, -0.5, False, GATE) == 1.0
-    assert score([1.0] * 3, 0.02, False, GateOptions(max_drop=0.0)) == pytest.approx(-2.0)
+    assert score([1.0] * 3, 0.02, False, GateOptions(max_quality_drop=0.0)) == pytest.approx(-2.0)
 
 
 @given(TIMES, st.floats(0, 1), st.floats(0, 1))
@@ -61,11 +61,11 @@ def registry(space: dict[str, object], *places: str) -> Registry:
     [
         ({"compress.prun.heads": [0.0, 0.5]}, ["compress.prune"], "no trainer or compressor 'compress.prun' is chosen"),
         ({"compress.prun.heads": [0.0, 0.5]}, ["compress.prune"], "did you mean 'compress.prune'"),
-        ({"compress.prune.head": [0.0, 0.5]}, ["compress.prune"], "did you mean 'compress.prune.heads'"),
+        ({"compress.prune.head": [0.0, 0.5]}, ["compress.prune"], "did you mean 'compress.prune.head_ratio'"),
         ({"train.torch_ddp.lr": [0.1, 0.5]}, ["compress.prune"], "a tuner needs a trainer"),
         ({"compress.a.b": [0, 1], "compress.c.d": [0, 1]}, ["compress.prune"], "2 things are wrong"),
         (
-            {"compress.prune.heads": {"linear": [0.0, 0.5], "when": {"compress.prune.neuron": 0.5}}},
+            {"compress.prune.head_ratio": {"linear": [0.0, 0.5], "when": {"compress.prune.neuron": 0.5}}},
             ["compress.prune"],
             "has a condition on 'compress.prune.neuron', and there is no such option; did you mean",
         ),
@@ -74,34 +74,37 @@ def registry(space: dict[str, object], *places: str) -> Registry:
 def test_a_space_over_what_is_not_chosen_is_refused(space: dict[str, object], places: list[str], said: str) -> None:
     chosen = registry(space, *places)
     with pytest.raises(Exception, match=said) as error:
-        check_searches(chosen, *chosen.of("tune"))
-    assert issubclass(error.type, BadPlan) or "things are wrong" in said
+        check_searches(chosen, *chosen.plugins_for("tune"))
+    assert issubclass(error.type, InvalidPlan) or "things are wrong" in said
 
 
 def test_a_search_of_compressors_alone_needs_no_trainer_and_comes_after_it() -> None:
-    alone = registry({"compress.prune.heads": [0.0, 0.5]}, "compress.prune")
-    check_searches(alone, *alone.of("tune"))
-    assert is_after_training(alone)
-    both = {"compress.prune.heads": [0.0, 0.5], "train.torch_ddp.lr": [0.1, 0.5]}
-    assert not is_after_training(registry(both, "train.torch_ddp", "compress.prune"))
-    assert not is_after_training(registry({"train.torch_ddp.lr": [0.1, 0.5]}, "train.torch_ddp", "compress.prune"))
+    alone = registry({"compress.prune.head_ratio": [0.0, 0.5]}, "compress.prune")
+    check_searches(alone, *alone.plugins_for("tune"))
+    assert searches_compressors_only(alone)
+    both = {"compress.prune.head_ratio": [0.0, 0.5], "train.torch_ddp.lr": [0.1, 0.5]}
+    assert not searches_compressors_only(registry(both, "train.torch_ddp", "compress.prune"))
+    assert not searches_compressors_only(
+        registry({"train.torch_ddp.lr": [0.1, 0.5]}, "train.torch_ddp", "compress.prune")
+    )
 
 
 @pytest.mark.slow
 def test_a_killed_search_goes_on_keeps_its_failures_and_reuses_the_winner(
     cli: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path
 ) -> None:
-    space = "{compress.prune.neurons: [0.2, 0.7], compress.prune.layers: {choice: [[7], [1, 7]]}}"  # it has two
+    space = "{compress.prune.neuron_ratio: [0.2, 0.7], compress.prune.layers: {choice: [[7], [1, 7]]}}"  # it has two
     command = [
         "+plugin=[nevergrad,torch_ddp,prune]", f"model={tiny_bert}", f"data={reviews}", "train.torch_ddp.epochs=1",
-        *(f"tune.nevergrad.space={space}", "tune.nevergrad.trials=2", "gate.faster_than=0.1", "gate.max_drop=0.5"),
+        *(f"tune.nevergrad.space={space}", "tune.nevergrad.trials=2"),
+        *("gate.min_speedup=0.1", "gate.max_quality_drop=0.5"),
     ]  # fmt: skip
     kill_after_a_trial(tmp_path, command)
     stages = finish(cli, tmp_path, command)
     assert [one["stage"] for one in stages] == ["train", "tune", "compress"]
     assert [one["status"] for one in stages] == ["reused", "done", "reused"]
     first, second = stages[1]["trials"]
-    assert first["options"] == stages[1]["found"] == {"compress.prune.neurons": 0.5, "compress.prune.layers": []}
+    assert first["options"] == stages[1]["found"] == {"compress.prune.neuron_ratio": 0.5, "compress.prune.layers": []}
     assert {"quality_validation", "latency_ms_p50", "size_bytes", "speedup", "accepted"} <= set(first["measures"])
     assert second["score"] is None
     assert "7" in second["error"]

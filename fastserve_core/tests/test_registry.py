@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from fastserve_core import entry_points, hookimpl
-from fastserve_core.entry_points import installed, missing_packages, provide
-from fastserve_core.errors import BadOption, MissingPackage, PluginRefused, UnknownName
-from fastserve_core.events import Event, StageStarted, Warned
+from fastserve_core.entry_points import installed_plugins, load_entry_point, missing_packages
+from fastserve_core.errors import InvalidOption, MissingPackage, PluginError, UnknownName
+from fastserve_core.events import Event, StageStarted, WarningRaised
 from fastserve_core.plugins.registry import Registry
 
 
@@ -127,14 +127,14 @@ def test_an_unknown_plugin_is_said_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
-        ("old", PluginRefused, "built for plugin API 0; this FastServe has API 1"),
+        ("old", PluginError, "built for plugin API 0; this FastServe has API 1"),
         ("missing", MissingPackage, "needs no_such_package: pip install"),
-        ("trainer", PluginRefused, "implements no 'compress'"),
-        ("misspelt", PluginRefused, "comprss"),
-        ("wrongargument", PluginRefused, "runn"),
-        ("byvalue", PluginRefused, "eq=False"),
-        ("nooptions", PluginRefused, "no Options"),
-        ("broken", PluginRefused, "could not be imported"),
+        ("trainer", PluginError, "implements no 'compress'"),
+        ("misspelt", PluginError, "comprss"),
+        ("wrongargument", PluginError, "runn"),
+        ("byvalue", PluginError, "eq=False"),
+        ("nooptions", PluginError, "no Options"),
+        ("broken", PluginError, "could not be imported"),
     ],
 )
 def test_a_plugin_that_does_not_fit_is_refused_with_the_reason(name: str, kind: type[Exception], said: str) -> None:
@@ -143,11 +143,11 @@ def test_a_plugin_that_does_not_fit_is_refused_with_the_reason(name: str, kind: 
 
 
 def test_options_are_typed_and_every_fault_is_said() -> None:
-    with pytest.raises(BadOption, match="no option 'strenght'; did you mean 'strength'"):
+    with pytest.raises(InvalidOption, match="no option 'strenght'; did you mean 'strength'"):
         Registry().activate("compress", "toy", {"strenght": 1})
-    with pytest.raises(BadOption, match=r"compress\.toy\.strength='much'"):
+    with pytest.raises(InvalidOption, match=r"compress\.toy\.strength='much'"):
         Registry().activate("compress", "toy", {"strength": "much"})
-    with pytest.raises(BadOption, match=r"compress\.toy: strength must be at most 1"):
+    with pytest.raises(InvalidOption, match=r"compress\.toy: strength must be at most 1"):
         Registry().activate("compress", "toy", {"strength": 2.0})
     with pytest.raises(Exception, match="2 things are wrong") as error:
         Registry().activate("compress", "toy", {"strength": "much", "nmae": "y"})
@@ -155,10 +155,10 @@ def test_options_are_typed_and_every_fault_is_said() -> None:
 
 
 def test_blocked_plugins_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PluginRefused, match="is blocked"):
+    with pytest.raises(PluginError, match="is blocked"):
         Registry(blocked=["toy"]).activate("compress", "toy", {})
     monkeypatch.setenv("FASTSERVE_BLOCK_PLUGINS", "second,toy")
-    with pytest.raises(PluginRefused, match="is blocked"):
+    with pytest.raises(PluginError, match="is blocked"):
         Registry().activate("compress", "toy", {})
 
 
@@ -166,9 +166,9 @@ def test_only_a_chained_stage_takes_two() -> None:
     chosen = Registry()
     chosen.activate("compress", "toy", {})
     chosen.activate("compress", "second", {})
-    assert [active.name for active in chosen.of("compress")] == ["toy", "second"]
+    assert [active.name for active in chosen.plugins_for("compress")] == ["toy", "second"]
     chosen.activate("train", "trainer", {})
-    with pytest.raises(PluginRefused, match="stage 'train' takes one plugin, but 'trainer' and 'trainer'"):
+    with pytest.raises(PluginError, match="stage 'train' takes one plugin, but 'trainer' and 'trainer'"):
         chosen.activate("train", "trainer", {})
 
 
@@ -187,7 +187,7 @@ def test_a_call_reaches_one_plugin_and_every_observers_wrapper() -> None:
     chosen, wrapper = Registry(), Wrapper()
     first = chosen.activate("compress", "toy", {"strength": 0.1})
     second = chosen.activate("compress", "second", {"strength": 0.2})
-    chosen.listen(wrapper)
+    chosen.add_observer(wrapper)
     assert chosen.call(first, "compress", run="a") == ("a", 0.1)
     assert chosen.call(second, "compress", run="b") == ("b", 0.2)
     assert wrapper.seen == ["a", ("a", 0.1), "b", ("b", 0.2)]
@@ -205,18 +205,18 @@ def test_an_observer_that_fails_is_said_once_and_left_out(
             self.events.append(event)
 
     chosen, first, last = Registry(), Heard(), Heard()
-    chosen.listen(first)
+    chosen.add_observer(first)
     failing = chosen.activate("observe", "failing", {}).plugin
-    chosen.listen(last)
-    events = [StageStarted("train", "trainer"), Warned("slow"), Warned("slower")]
+    chosen.add_observer(last)
+    events = [StageStarted("train", "trainer"), WarningRaised("slow"), WarningRaised("slower")]
     with caplog.at_level("INFO", "fastserve"):
         for event in events:
-            chosen.tell(event)
+            chosen.notify(event)
     assert first.events == last.events == events
     assert failing.told == events[:1]
     said = "observe.failing failed, the run goes on without it: no such disk"
     assert capfd.readouterr().err == f"warning: {said}\n"
-    assert caplog.messages == [str(Warned(said))]
+    assert caplog.messages == [str(WarningRaised(said))]
     assert "no such disk" in str(caplog.records[0].exc_info)
 
 
@@ -227,18 +227,18 @@ def test_an_interrupt_in_an_observer_ends_the_run() -> None:
             raise KeyboardInterrupt
 
     chosen = Registry()
-    chosen.listen(Interrupted())
+    chosen.add_observer(Interrupted())
     with pytest.raises(KeyboardInterrupt):
-        chosen.tell(Warned("slow"))
+        chosen.notify(WarningRaised("slow"))
 
 
 def test_options_can_be_replaced_for_a_while() -> None:
     chosen = Registry()
     active = chosen.activate("compress", "toy", {"strength": 0.1})
-    with chosen.with_options(active, {"strength": 0.7}) as changed:
+    with chosen.override_options(active, {"strength": 0.7}) as changed:
         assert chosen.call(changed, "compress", run=1) == (1, 0.7)
     assert chosen.call(active, "compress", run=1) == (1, 0.1)
-    with pytest.raises(BadOption), chosen.with_options(active, {"strength": 3}):
+    with pytest.raises(InvalidOption), chosen.override_options(active, {"strength": 3}):
         pass
     assert chosen.call(active, "compress", run=1) == (1, 0.1)
 
@@ -246,7 +246,7 @@ def test_options_can_be_replaced_for_a_while() -> None:
 def test_a_verb_that_returns_nothing_is_said() -> None:
     chosen = Registry()
     active = chosen.activate("compress", "silent", {})
-    with pytest.raises(PluginRefused, match="returned nothing from 'compress'"):
+    with pytest.raises(PluginError, match="returned nothing from 'compress'"):
         chosen.call(active, "compress", run=1)
     assert chosen.call(active, "preflight", optional=True, run=1) is None
 
@@ -254,8 +254,8 @@ def test_a_verb_that_returns_nothing_is_said() -> None:
 def test_two_distributions_with_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     twice = [EntryPoint("same", f"{module}:P", entry_points.GROUP) for module in ("one", "two")]
     monkeypatch.setattr(entry_points, "all_entry_points", lambda: EntryPoints(twice))
-    with pytest.raises(PluginRefused, match="two distributions call a plugin 'same'"):
-        installed()
+    with pytest.raises(PluginError, match="two distributions call a plugin 'same'"):
+        installed_plugins()
 
 
 def test_providers_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,11 +264,11 @@ def test_providers_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("gone", "no_such_module:X", "fastserve.data"),
     ]
     monkeypatch.setattr(entry_points, "all_entry_points", lambda: EntryPoints(entries))
-    assert provide("fastserve.data", "files").__name__ == "Path"
+    assert load_entry_point("fastserve.data", "files").__name__ == "Path"
     with pytest.raises(UnknownName, match="no data named 'file'; did you mean 'files'"):
-        provide("fastserve.data", "file")
+        load_entry_point("fastserve.data", "file")
     with pytest.raises(MissingPackage, match="no_such_module"):
-        provide("fastserve.data", "gone")
+        load_entry_point("fastserve.data", "gone")
 
 
 def test_missing_packages_are_found_without_import() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from fastserve_core.artifacts.store import Store, default_home, result_name
-from fastserve_core.errors import StoreFailed
+from fastserve_core.artifacts.store import Store, default_home, result_id
+from fastserve_core.errors import StoreError
 
 
 def test_a_result_is_seen_only_after_it_is_published(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_full_disk_publishes_nothing(tmp_path: Path) -> None:
 import resource, signal, sys
 from pathlib import Path
 from fastserve_core.artifacts.artifact import Manifest, write_manifest
-from fastserve_core.errors import StoreFailed
+from fastserve_core.errors import StoreError
 from fastserve_core.artifacts.store import Store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 try:
@@ -117,7 +117,7 @@ try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
         write_manifest(claim.partial, Manifest("t", {{}}, (), {{}}, (), {{"x" * 100: "y"}}))
         claim.publish()
-except StoreFailed as error:
+except StoreError as error:
     sys.stderr.write(str(error)[:400]); sys.exit(7)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -130,14 +130,14 @@ except StoreFailed as error:
 def test_a_home_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.touch()
-    with pytest.raises(StoreFailed, match="could not write the store to .*file"), Store(blocker / "home").claim("a"):
+    with pytest.raises(StoreError, match="could not write the store to .*file"), Store(blocker / "home").claim("a"):
         pass
 
 
 def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path) -> None:
     store = Store(tmp_path / "deep" / "home")
     store.check_space(1)
-    with pytest.raises(StoreFailed, match="set FASTSERVE_HOME to another disk"):
+    with pytest.raises(StoreError, match="set FASTSERVE_HOME to another disk"):
         store.check_space(10**18)
 
 
@@ -146,4 +146,4 @@ def test_home_comes_from_the_environment_or_the_working_directory(monkeypatch: p
     assert default_home() == Path("/some/where")
     monkeypatch.delenv("FASTSERVE_HOME")
     assert default_home() == Path.cwd() / ".fastserve"
-    assert result_name("train", "x", "k" * 64) == "train-x-" + "k" * 16
+    assert result_id("train", "x", "k" * 64) == "train-x-" + "k" * 16

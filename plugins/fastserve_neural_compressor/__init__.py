@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fastserve_core import hookimpl
-from fastserve_core.artifacts.artifact import ENGINE, TRAINABLE
+from fastserve_core.artifacts import COMPILED, TRAINABLE
 from fastserve_core.entry_points import missing_packages
-from fastserve_core.errors import BadOption, MissingPackage
-from fastserve_core.plugins.contexts import Draft, Run
+from fastserve_core.errors import InvalidOption, MissingPackage
+from fastserve_core.plugins import Run, StagedArtifact
 
 EMBEDDINGS = ("int8", "fp32")
 ENCODER_METHODS, LANGUAGE_METHODS = ("static", "dynamic"), ("rtn", "gptq", "awq", "teq", "autoround")
@@ -36,29 +36,33 @@ class QuantizeOptions:
 
     def __post_init__(self) -> None:
         if self.embeddings not in EMBEDDINGS:
-            raise BadOption(
+            raise InvalidOption(
                 f"compress.neural_compressor.embeddings must be one of {', '.join(EMBEDDINGS)}, not '{self.embeddings}'"
             )
         if self.calibration_rows < 1:
-            raise BadOption(
+            raise InvalidOption(
                 f"compress.neural_compressor.calibration_rows must be at least 1, not {self.calibration_rows}"
             )
         if self.method is not None and self.method not in METHODS:
-            raise BadOption(
+            raise InvalidOption(
                 f"compress.neural_compressor.method must be one of {', '.join(METHODS)}, or null, not '{self.method}'"
             )
         if self.bits not in BITS:
-            raise BadOption(f"compress.neural_compressor.bits must be 4 or 8, not {self.bits}")
+            raise InvalidOption(f"compress.neural_compressor.bits must be 4 or 8, not {self.bits}")
         if self.method in ENCODER_METHODS and self.bits != 8:
-            raise BadOption(f"compress.neural_compressor.method={self.method} computes in 8 bits: leave bits=8")
+            raise InvalidOption(f"compress.neural_compressor.method={self.method} computes in 8 bits: leave bits=8")
         if self.tolerable_loss is not None and not 0 <= self.tolerable_loss < 1:
-            raise BadOption(
+            raise InvalidOption(
                 f"compress.neural_compressor.tolerable_loss is a share below 1, like 0.01, not {self.tolerable_loss}"
             )
         if self.tolerable_loss is not None and self.method not in (None, "static"):
-            raise BadOption(f"compress.neural_compressor.tolerable_loss is for method=static, not for {self.method}")
+            raise InvalidOption(
+                f"compress.neural_compressor.tolerable_loss is for method=static, not for {self.method}"
+            )
         if self.group_size < 2 or self.group_size % 2:
-            raise BadOption(f"compress.neural_compressor.group_size must be even and at least 2, not {self.group_size}")
+            raise InvalidOption(
+                f"compress.neural_compressor.group_size must be even and at least 2, not {self.group_size}"
+            )
 
 
 class NeuralCompressor:
@@ -67,31 +71,33 @@ class NeuralCompressor:
     api_version: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ("neural_compressor", "torch", "transformers", "openvino")
     tasks: ClassVar[tuple[str, ...]] = ("text_classification", "token_classification", LANGUAGE)
-    form: ClassVar[tuple[str, str]] = (TRAINABLE, ENGINE)
+    form: ClassVar[tuple[str, str]] = (TRAINABLE, COMPILED)
     Options = QuantizeOptions
 
     def __init__(self, options: QuantizeOptions) -> None:
         self.options = options
 
     def check_task(self, task: str) -> None:
-        """Raise ``BadOption`` for options of encoders with a language model, and the reverse."""
+        """Raise ``InvalidOption`` for options of encoders with a language model, and the reverse."""
         options, suit = self.options, LANGUAGE_METHODS if task == LANGUAGE else ENCODER_METHODS
         if options.method not in (None, *suit):
             kind = "encoders" if options.method in ENCODER_METHODS else "language models"
-            raise BadOption(
+            raise InvalidOption(
                 f"compress.neural_compressor.method={options.method} is for {kind}, not for {task}: "
                 f"leave it out, or take {' or '.join(suit)}"
             )
         if task != LANGUAGE and options.bits != 8:
-            raise BadOption(f"compress.neural_compressor.bits={options.bits} is for language models, not for {task}")
+            raise InvalidOption(
+                f"compress.neural_compressor.bits={options.bits} is for language models, not for {task}"
+            )
         if task == LANGUAGE and options.tolerable_loss is not None:
-            raise BadOption(f"compress.neural_compressor.tolerable_loss is for encoders, not for {task}")
+            raise InvalidOption(f"compress.neural_compressor.tolerable_loss is for encoders, not for {task}")
         if options.method == "autoround" and missing_packages(["auto_round"]):
             raise MissingPackage("compress.neural_compressor.method=autoround needs auto-round: pip install auto-round")
 
     @hookimpl
-    def compress(self, run: Run) -> Draft:
-        from fastserve_core.processes.child import TRANSFORMERS, call
+    def compress(self, run: Run) -> StagedArtifact:
+        from fastserve_core.processes import PRELOAD_MODULES, run_in_child
 
         draft = run.fresh_folder()
         request = {
@@ -102,5 +108,5 @@ class NeuralCompressor:
             "options": vars(self.options),
             "seed": run.seed,
         }
-        call("fastserve_neural_compressor.lower", request, run.threads, run.emit, TRANSFORMERS)
-        return Draft(draft, engine="openvino", form=ENGINE)
+        run_in_child("fastserve_neural_compressor.worker", request, run.threads, run.emit, PRELOAD_MODULES)
+        return StagedArtifact(draft, engine="openvino", form=COMPILED)

@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.data.dataset import Prepared
+from fastserve_core.data import Dataset
 from fastserve_core.events import Event
-from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks import Row, Task
 from fastserve_neural_compressor import QuantizeOptions
 
 
 @dataclass(frozen=True)
-class Job:
+class QuantizeJob:
     """A model's folder, the data, what is asked for, and the folder for the engine's files."""
 
     task: Task
     model: Path
-    data: Prepared
+    data: Dataset
     folder: Path
     options: QuantizeOptions
     seed: int
-    tell: Callable[[Event], None]
+    progress: Callable[[Event], None]
 
     def floats(self) -> Any:
         """The model in fp32, in evaluation mode."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from fastserve_core.tasks.task import Row, Task
-from fastserve_neural_compressor.job import Job
+from fastserve_core.tasks import Row, Task
+from fastserve_neural_compressor.job import QuantizeJob
 from fastserve_neural_compressor.weight_only import quantize_weights
 
 BLOCK = 256
@@ -16,8 +16,8 @@ BLOCK = 256
 DEFAULT = "rtn"
 
 
-def quantize(job: Job) -> None:
-    """Write the engine's files; raises ``Unexportable``."""
+def quantize(job: QuantizeJob) -> None:
+    """Write the engine's files; raises ``ExportError``."""
     options, model = job.options, job.floats()
     method = options.method or DEFAULT
     longest = min(BLOCK, getattr(model.config, "max_position_embeddings", BLOCK))

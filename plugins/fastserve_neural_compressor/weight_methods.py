@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastserve_core.errors import Unexportable
-from fastserve_neural_compressor.packed import Packed
+from fastserve_core.errors import ExportError
+from fastserve_neural_compressor.packed_weights import PackedWeight
 
 TEQ_EPOCHS, TEQ_RATE = 4, 1e-3
 AUTOROUND_STEPS = 100
@@ -21,7 +21,7 @@ AUTOROUND_STEPS = 100
 
 
 @dataclass(frozen=True)
-class Rounding:
+class RoundingConfig:
     """What to round to: ``bits`` 8 or 4, a scale and a zero point for each ``group_size`` inputs of a row.
 
     ``blocks`` are token ids (1, length) to calibrate on, all of one length; ``folder`` has the model's files.
@@ -37,33 +37,33 @@ class Rounding:
         return {"bits": self.bits, "use_sym": False, "group_size": self.group_size}
 
 
-def rtn(model: nn.Module, to: Rounding) -> Any:
+def rtn(model: nn.Module, to: RoundingConfig) -> Any:
     """Round to nearest: needs no data."""
     from neural_compressor.torch.quantization import RTNConfig, convert, prepare
 
     return convert(prepare(model, RTNConfig(**to.common, use_layer_wise=False)))
 
 
-def gptq(model: nn.Module, to: Rounding) -> Any:
+def gptq(model: nn.Module, to: RoundingConfig) -> Any:
     """Columns one after another, each making up for the errors of those before (Frantar et al. 2022)."""
     from neural_compressor.torch.quantization import GPTQConfig, convert, prepare
 
     config = GPTQConfig(**to.common, use_layer_wise=False, model_path=str(to.folder))
     prepared = prepare(model, config)
-    run_through(prepared, to.blocks)
+    forward_calibration(prepared, to.blocks)
     return convert(prepared)
 
 
-def awq(model: nn.Module, to: Rounding) -> Any:
+def awq(model: nn.Module, to: RoundingConfig) -> Any:
     """Inputs scaled so that the weights that matter most lose least (Lin et al. 2023)."""
     from neural_compressor.torch.quantization import AWQConfig, convert, prepare
 
     prepared = prepare(model, AWQConfig(**to.common, use_layer_wise=False), example_inputs=to.blocks[0])
-    run_through(prepared, to.blocks)
+    forward_calibration(prepared, to.blocks)
     return convert(prepared)
 
 
-def teq(model: nn.Module, to: Rounding) -> Any:
+def teq(model: nn.Module, to: RoundingConfig) -> Any:
     """Scales of the inputs that are learnt on the texts (Cheng et al. 2023)."""
     from neural_compressor.torch.quantization import TEQConfig, convert, prepare
 
@@ -79,7 +79,7 @@ def teq(model: nn.Module, to: Rounding) -> Any:
     return convert(prepared)
 
 
-def autoround(model: nn.Module, to: Rounding) -> Any:
+def autoround(model: nn.Module, to: RoundingConfig) -> Any:
     """Rounding up or down is learnt, block by block (Cheng et al. 2023); needs the package auto-round."""
     from neural_compressor.torch.quantization import AutoRoundConfig, convert, prepare
 
@@ -98,11 +98,11 @@ def autoround(model: nn.Module, to: Rounding) -> Any:
         )
         prepared = prepare(model, config)
         with torch.no_grad():
-            run_through(prepared, to.blocks)
+            forward_calibration(prepared, to.blocks)
         return convert(prepared)
 
 
-METHODS: dict[str, Callable[[nn.Module, Rounding], Any]] = {
+METHODS: dict[str, Callable[[nn.Module, RoundingConfig], Any]] = {
     "rtn": rtn,
     "gptq": gptq,
     "awq": awq,
@@ -111,13 +111,13 @@ METHODS: dict[str, Callable[[nn.Module, Rounding], Any]] = {
 }
 
 
-def run_through(model: Any, blocks: Sequence[Tensor]) -> None:
+def forward_calibration(model: Any, blocks: Sequence[Tensor]) -> None:
     """Show the texts to a prepared model."""
     for ids in blocks:
         model(ids)
 
 
-def read(module: Any, bits: int) -> tuple[Packed, Tensor | None]:
+def read_packed(module: Any, bits: int) -> tuple[PackedWeight, Tensor | None]:
     """A converted layer's integers, and what its inputs are to be multiplied by, if anything."""
     factors = None
     if type(module).__name__ == "MulLinear":
@@ -130,6 +130,6 @@ def read(module: Any, bits: int) -> tuple[Packed, Tensor | None]:
         groups = module.weight.detach().float().numpy().reshape(*scales.shape, -1)
         values = np.round(groups / scales[:, :, None]) + zeros[:, :, None]
     else:
-        raise Unexportable("neural-compressor left a layer as it was")
+        raise ExportError("neural-compressor left a layer as it was")
     values = values.astype(np.uint8).reshape(*scales.shape, -1)
-    return Packed(values, scales[:, :, None], zeros.astype(np.uint8)[:, :, None], bits), factors
+    return PackedWeight(values, scales[:, :, None], zeros.astype(np.uint8)[:, :, None], bits), factors

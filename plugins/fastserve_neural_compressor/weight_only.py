@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fastserve_core.errors import Unexportable
-from fastserve_core.export.formats import exporter, one_line
-from fastserve_core.processes.environment import silence, without_package
-from fastserve_neural_compressor.bridge import shrink_embeddings
-from fastserve_neural_compressor.packed import Packed, by_row, replace, sign
-from fastserve_neural_compressor.weight_methods import METHODS, Rounding, read
+from fastserve_core.errors import ExportError
+from fastserve_core.export import load_format, single_line_error
+from fastserve_core.processes import hide_package, suppress_library_output
+from fastserve_neural_compressor.packed_weights import PackedWeight, by_row, fingerprint, replace
+from fastserve_neural_compressor.static_quantization import quantize_embeddings
+from fastserve_neural_compressor.weight_methods import METHODS, RoundingConfig, read_packed
 
 if TYPE_CHECKING:
     import openvino
@@ -24,7 +24,7 @@ ROW = -1
 """A group that is a whole row of a weight."""
 
 
-class Scaled(nn.Module):
+class ScaledLinear(nn.Module):
     """A linear layer whose inputs are multiplied first, each by a factor of its own."""
 
     factors: Tensor
@@ -46,20 +46,20 @@ def quantize_weights(
     A scale and a zero point for each ``group_size`` weights of a row, or for all of it with -1; ``method`` is one of
     ``METHODS``. ``model`` is one of transformers' causal language models in fp32, and has the folder that it was read
     from as ``name_or_path``; it is not changed. ``blocks`` are token ids (1, length), all of one length, for the
-    methods that look at texts. Raises ``Unexportable`` with the reason.
+    methods that look at texts. Raises ``ExportError`` with the reason.
     """
-    to = Rounding(bits, group_size, blocks, Path(model.name_or_path))
-    with silence(), without_package("openvino_telemetry"), torch.no_grad():
+    to = RoundingConfig(bits, group_size, blocks, Path(model.name_or_path))
+    with suppress_library_output(), hide_package("openvino_telemetry"), torch.no_grad():
         twin = with_linears(model)
         names = list(linear_layers(twin, group_size))
-        with one_line("quantized"):
+        with single_line_error("quantized"):
             given = copy.deepcopy(twin)
             given.config.use_cache = False  # blocks are shown again and again, and must not see the keys of before
             converted = METHODS[method](given, to)
-            found = _put_in(twin, {name: read(converted.get_submodule(name), bits) for name in names})
+            found = _put_in(twin, {name: read_packed(converted.get_submodule(name), bits) for name in names})
         for table in (twin.get_input_embeddings(), twin.get_output_embeddings()):
-            found.setdefault(sign(table.weight), by_row(table.weight))
-        export: Any = exporter("openvino_causal", twin)  # whose write also takes a change of the graph
+            found.setdefault(fingerprint(table.weight), by_row(table.weight))
+        export: Any = load_format("openvino_causal", twin)  # whose write also takes a change of the graph
 
         def shrink(graph: openvino.Model) -> None:
             replace(graph, found, len(names))
@@ -70,18 +70,18 @@ def quantize_weights(
 def quantize_encoder(model: Any, folder: Path, embeddings: str = "int8") -> None:
     """Write OpenVINO's files with linear layers of 8 bits, a scale for each row; inputs are rounded while it runs.
 
-    ``model`` is a transformers sequence or token classifier in fp32; it is not changed. Raises ``Unexportable`` with
+    ``model`` is a transformers sequence or token classifier in fp32; it is not changed. Raises ``ExportError`` with
     the reason.
     """
-    with silence(), without_package("openvino_telemetry"), torch.no_grad():
+    with suppress_library_output(), hide_package("openvino_telemetry"), torch.no_grad():
         twin = with_linears(model)
         names = list(linear_layers(twin, ROW))
-        with one_line("quantized"):
-            converted = METHODS["rtn"](copy.deepcopy(twin), Rounding(8, ROW, (), folder))
-            found = _put_in(twin, {name: read(converted.get_submodule(name), 8) for name in names})
+        with single_line_error("quantized"):
+            converted = METHODS["rtn"](copy.deepcopy(twin), RoundingConfig(8, ROW, (), folder))
+            found = _put_in(twin, {name: read_packed(converted.get_submodule(name), 8) for name in names})
         if embeddings == "int8":
-            shrink_embeddings(twin)
-        export: Any = exporter("openvino", twin)
+            quantize_embeddings(twin)
+        export: Any = load_format("openvino", twin)
         export.write(export.module, folder, lambda graph: replace(graph, found, len(names)))
 
 
@@ -99,25 +99,25 @@ def with_linears(model: Any) -> Any:
 
 
 def linear_layers(model: Any, group_size: int) -> dict[str, nn.Linear]:
-    """The layers to quantize, all but the one to the vocabulary; raises ``Unexportable`` where they do not fit."""
+    """The layers to quantize, all but the one to the vocabulary; raises ``ExportError`` where they do not fit."""
     head = model.get_output_embeddings()
     found = {name: one for name, one in model.named_modules() if type(one) is nn.Linear and one is not head}
     if not found:
-        raise Unexportable("the model has no linear layer that neural-compressor quantizes")
+        raise ExportError("the model has no linear layer that neural-compressor quantizes")
     odd = [name for name, one in found.items() if group_size > 0 and one.in_features % group_size]
     if odd:
         width = found[odd[0]].in_features
-        raise Unexportable(f"group_size {group_size} does not divide the {width} inputs of {odd[0]}")
+        raise ExportError(f"group_size {group_size} does not divide the {width} inputs of {odd[0]}")
     return found
 
 
-def _put_in(model: Any, rounded: dict[str, tuple[Packed, Tensor | None]]) -> dict[str, Packed]:
+def _put_in(model: Any, rounded: dict[str, tuple[PackedWeight, Tensor | None]]) -> dict[str, PackedWeight]:
     """Have the model's layers compute with the rounded weights; the integers by what the weights are known by."""
     found = {}
     for name, (packed, factors) in rounded.items():
         layer = model.get_submodule(name)
         layer.weight.copy_(packed.floats())
         if factors is not None:
-            model.set_submodule(name, Scaled(layer, factors))
-        found[sign(layer.weight)] = packed
+            model.set_submodule(name, ScaledLinear(layer, factors))
+        found[fingerprint(layer.weight)] = packed
     return found

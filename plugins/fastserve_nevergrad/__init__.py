@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fastserve_core import hookimpl
-from fastserve_core.errors import BadOption, Collector
-from fastserve_core.plugins.contexts import Run
-from fastserve_nevergrad.goals import Goals
-from fastserve_nevergrad.log import find_log
-from fastserve_nevergrad.ranges import read_condition, read_range
+from fastserve_core.errors import ErrorCollector, InvalidOption
+from fastserve_core.plugins import Run
+from fastserve_nevergrad.distributions import read_condition, read_range
+from fastserve_nevergrad.objectives import Objectives
+from fastserve_nevergrad.study_log import find_log
 
 RAY = "ray"
 
@@ -18,9 +18,10 @@ RAY = "ray"
 @dataclass
 class NevergradOptions:
     """``trial_steps`` are the training steps of one trial; ``steps`` bounds those of all trials together, and
-    ``seconds`` is when no further trial begins. ``trials`` null means as many as the ``steps`` are enough for, where
-    these are not said either those of six whole trials. With ``halving`` 3 a trial begins with ``trial_steps`` over 3,
-    or over 9 or 27, as long as that is ``min_steps`` or more, and the best third of each length goes on from where it
+    ``timeout_s`` is when no further trial begins. ``trials`` null means as many as the ``steps`` are enough for, where
+    these are not said either those of six whole trials. With ``reduction_factor`` 3 a trial begins with
+    ``trial_steps`` over 3, or over 9 or 27, as long as that is ``min_resource`` or more, and the best third of each
+    length goes on from where it
     is; null has every trial run whole.
 
     ``space`` names the options to search by path, each as ``[low, high]``, ``{log: [low, high]}``,
@@ -35,10 +36,10 @@ class NevergradOptions:
     trials: int | None = None
     trial_steps: int = 60
     steps: int | None = None
-    seconds: float | None = None
+    timeout_s: float | None = None
     patience: int | None = None
-    halving: int | None = 3
-    min_steps: int = 40
+    reduction_factor: int | None = 3
+    min_resource: int = 40
     folds: int | None = None
     repeats: int = 1
     workers: int | str = 1
@@ -49,28 +50,28 @@ class NevergradOptions:
     space: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("trials", "trial_steps", "steps", "patience", "min_steps", "repeats", "workers"):
+        for name in ("trials", "trial_steps", "steps", "patience", "min_resource", "repeats", "workers"):
             value = getattr(self, name)
             if isinstance(value, str):
                 if value != RAY:
-                    raise BadOption(f"tune.nevergrad.workers is a number or {RAY}, not '{value}'")
+                    raise InvalidOption(f"tune.nevergrad.workers is a number or {RAY}, not '{value}'")
             elif value is not None and value < 1:
-                raise BadOption(f"tune.nevergrad.{name} must be at least 1, not {value}")
-        if self.halving is not None and self.halving < 2:
-            raise BadOption(f"tune.nevergrad.halving must be at least 2, not {self.halving}")
+                raise InvalidOption(f"tune.nevergrad.{name} must be at least 1, not {value}")
+        if self.reduction_factor is not None and self.reduction_factor < 2:
+            raise InvalidOption(f"tune.nevergrad.reduction_factor must be at least 2, not {self.reduction_factor}")
         if self.folds is not None and self.folds < 2:
-            raise BadOption(f"tune.nevergrad.folds must be at least 2, not {self.folds}")
-        if self.seconds is not None and self.seconds <= 0:
-            raise BadOption(f"tune.nevergrad.seconds must be more than 0, not {self.seconds}")
+            raise InvalidOption(f"tune.nevergrad.folds must be at least 2, not {self.folds}")
+        if self.timeout_s is not None and self.timeout_s <= 0:
+            raise InvalidOption(f"tune.nevergrad.timeout_s must be more than 0, not {self.timeout_s}")
         whole = self.trial_steps * self.samples
         if self.steps is not None and self.steps < whole:
             times = f", {self.samples} trainings each" if self.samples > 1 else ""
-            raise BadOption(
+            raise InvalidOption(
                 f"tune.nevergrad.steps={self.steps} is less than one trial (trial_steps={self.trial_steps}{times})"
             )
-        faults = Collector()
+        faults = ErrorCollector()
         with faults.collect():
-            Goals.read(self.objectives, self.constraints, self.recipes)
+            Objectives.read(self.objectives, self.constraints, self.recipes)
         for path, description in (self.space or {}).items():
             with faults.collect():
                 read_range(path, description)

@@ -12,27 +12,27 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.data.folds import check_folds
-from fastserve_core.errors import BadOption, FastServeError, StageFailed
-from fastserve_core.events import TrialFinished, Warned
-from fastserve_core.plugins.contexts import Budget, Run
-from fastserve_core.processes.resources import threads_per_process
-from fastserve_nevergrad.asking import BAD, Asker, key_of
-from fastserve_nevergrad.choice import choose
-from fastserve_nevergrad.goals import Goals, value_of
-from fastserve_nevergrad.halving import Rungs
-from fastserve_nevergrad.log import LOG, append, begin_log, earlier_trials, read_log
-from fastserve_nevergrad.space import Space, ready_made
+from fastserve_core.data import check_folds
+from fastserve_core.errors import FastServeError, InvalidOption, StageFailed
+from fastserve_core.events import TrialFinished, WarningRaised
+from fastserve_core.plugins import Budget, Run
+from fastserve_core.processes import threads_per_process
+from fastserve_nevergrad.objectives import Objectives, value_of
+from fastserve_nevergrad.optimizer import FAILURE_LOSS, NevergradAdapter, key_of
+from fastserve_nevergrad.selection import select_best
+from fastserve_nevergrad.space import Space, default_space
+from fastserve_nevergrad.study_log import LOG, append, begin_log, earlier_trials, read_log
+from fastserve_nevergrad.successive_halving import Rungs
 from fastserve_nevergrad.workers import Workers
 
 if TYPE_CHECKING:
     from fastserve_nevergrad import NevergradOptions
 
-MISSED = 1e4
+CONSTRAINT_PENALTY = 1e4
 """The loss of a trial that misses a limit, and more the more it does; no figure of a trial comes near."""
-WHOLE = 6
+DEFAULT_FULL_TRIALS = 6
 """How many whole trials' steps are spent where nothing is said."""
-HOPELESS = 3
+MAX_INITIAL_FAILURES = 3
 """After so many trials of which each failed, and of the same cause, the others are not tried."""
 
 Line = dict[str, Any]
@@ -42,22 +42,24 @@ Line = dict[str, Any]
 def search(run: Run, options: NevergradOptions) -> dict[str, Any]:
     """The best options found, by path; those as they are are the first trial, so it is never worse than they."""
     if run.recipe and (options.folds or options.repeats > 1 or options.workers != 1):
-        raise BadOption("tune.nevergrad.folds, repeats and workers are for trainings: recipes are timed, one at a time")
+        raise InvalidOption(
+            "tune.nevergrad.folds, repeats and workers are for trainings: recipes are timed, one at a time"
+        )
     if options.folds is not None:
         check_folds(run.data, options.folds)
-    rungs = Rungs(options.trial_steps, options.halving if not run.recipe else None, options.min_steps)
-    steps = options.steps or WHOLE * options.trial_steps * options.samples
+    rungs = Rungs(options.trial_steps, options.reduction_factor if not run.recipe else None, options.min_resource)
+    steps = options.steps or DEFAULT_FULL_TRIALS * options.trial_steps * options.samples
     most = options.trials or rungs.trials(steps // options.samples)
     space = options.space
     if space is None:
-        space = ready_made(run.trainer, run.suggested, run.fixed, most)
+        space = default_space(run.trainer, run.suggested, run.fixed, most)
     space = {path: description for path, description in space.items() if path not in run.fixed}
     if not space:
-        run.emit(Warned("nothing is left to tune: every option of the space was set on the command line"))
+        run.emit(WarningRaised("nothing is left to tune: every option of the space was set on the command line"))
         return {}
     with _workers(options) as workers:
         study = Study(run, options, space, rungs, most, workers)
-        study.go()
+        study.optimize()
     return study.best()
 
 
@@ -66,14 +68,14 @@ def _workers(options: NevergradOptions) -> Iterator[Workers[Line]]:
     if not isinstance(options.workers, str):
         yield Workers(options.workers)
         return
-    from fastserve_nevergrad.on_ray import ray_tasks
+    from fastserve_nevergrad.ray_executor import ray_executor
 
-    with ray_tasks() as (count, elsewhere):
+    with ray_executor() as (count, elsewhere):
         yield Workers(count, elsewhere)
 
 
 @dataclass(frozen=True)
-class Begun:
+class PendingTrial:
     """A trial under way; what the optimizer proposed for it, if it did."""
 
     number: int
@@ -100,9 +102,9 @@ class Study:
     ) -> None:
         self.run, self.options, self.rungs, self.most, self.log = run, options, rungs, most, run.folder / LOG
         self.space = Space(space, {**run.trainer, **run.recipe})
-        self.goals = Goals.read(options.objectives, options.constraints, options.recipes)
-        self.asker = Asker(
-            self.space, options.optimizer, most, run.seed, lambda text: run.emit(Warned(text)),
+        self.goals = Objectives.read(options.objectives, options.constraints, options.recipes)
+        self.asker = NevergradAdapter(
+            self.space, options.optimizer, most, run.seed, lambda text: run.emit(WarningRaised(text)),
             max(1, len(self.goals.objectives)),
         )  # fmt: skip
         earlier = earlier_trials(options.warm_start, space) if options.warm_start else []
@@ -118,9 +120,9 @@ class Study:
                 self.asker.tell(candidate, self._losses(one))
         self._workers = workers
 
-    def go(self) -> None:
+    def optimize(self) -> None:
         """Trials until the budget or the patience is used up; those in the log are told again, not tried again."""
-        waiting: deque[Begun] = deque()
+        waiting: deque[PendingTrial] = deque()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # nevergrad warns of its own small budgets
@@ -141,10 +143,10 @@ class Study:
             raise StageFailed(self._why_none())
         kept = [line for line in finalists if not self.goals.excess(line)]
         if not kept and self.goals.limits:
-            raise StageFailed(self._how_near(finalists))
+            raise StageFailed(self._closest_violation(finalists))
         kept = self.goals.front(kept) or finalists
         scores = {line["number"]: line.get("each") or [line["objective"]] for line in kept}
-        return dict(self.chosen[choose(scores)])
+        return dict(self.chosen[select_best(scores)])
 
     def _why_none(self) -> str:
         causes = Counter(trial["error"] for trial in self.done)
@@ -152,9 +154,9 @@ class Study:
         others = f" ({times} of {len(self.done)} trials; {more} other causes)" if more else ""
         return f"every trial failed: {cause}{others}"
 
-    def _how_near(self, lines: Sequence[Line]) -> str:
+    def _closest_violation(self, lines: Sequence[Line]) -> str:
         nearest = min(lines, key=self.goals.excess)
-        missed = [one for one in self.goals.limits if one.excess(nearest)]
+        missed = [one for one in self.goals.limits if one.violation(nearest)]
         figures = ", ".join(f"{one.name} {value_of(nearest, one.name):.4g}" for one in missed)
         limits = " and ".join(map(str, self.goals.limits))
         return f"no trial keeps {limits}: the nearest is trial {nearest['number'] + 1}, with {figures}"
@@ -163,9 +165,9 @@ class Study:
 
     def _next(self) -> tuple[int, int] | None:
         """The trial to make or to go on with, and its rung; ``None`` at the end, or until another has ended."""
-        if self._hopeless():
+        if self._all_failed():
             return None
-        new = (len(self.chosen), 0) if len(self.chosen) < self.most and not self._patient() else None
+        new = (len(self.chosen), 0) if len(self.chosen) < self.most and not self._improving() else None
         step = self.rungs.promoted() or new or self.rungs.last()
         if step is None or (self.chosen and self._spent(step[1])):
             return None
@@ -173,24 +175,29 @@ class Study:
 
     def _spent(self, rung: int) -> bool:
         """Whether the steps do not suffice for that rung, or the seconds are used up."""
-        seconds, steps = self.options.seconds, self.options.steps
+        seconds, steps = self.options.timeout_s, self.options.steps
         if seconds is not None and sum(line["seconds"] for line in self.done) >= seconds * self._workers.count:
             return True
-        return steps is not None and self.rungs.used(self.done) + self.rungs.cost(rung) > steps // self.options.samples
+        return (
+            steps is not None
+            and self.rungs.steps_used(self.done) + self.rungs.cost(rung) > steps // self.options.samples
+        )
 
-    def _hopeless(self) -> bool:
+    def _all_failed(self) -> bool:
         errors = [line["error"] for line in self.done]
-        return len(errors) >= HOPELESS and len(set(errors)) == 1 and bool(errors[0])
+        return len(errors) >= MAX_INITIAL_FAILURES and len(set(errors)) == 1 and bool(errors[0])
 
-    def _patient(self) -> bool:
+    def _improving(self) -> bool:
         """Whether as many trials as the patience had no gain, as far as their first rung tells."""
-        scores = [-BAD if one["objective"] is None else one["objective"] for one in self.done if not one.get("rung")]
+        scores = [
+            -FAILURE_LOSS if one["objective"] is None else one["objective"] for one in self.done if not one.get("rung")
+        ]
         patience = self.options.patience
         if patience is None or len(scores) <= patience:
             return False
         return len(scores) - 1 - scores.index(max(scores)) >= patience
 
-    def _begin(self, number: int, rung: int, waiting: Sequence[str]) -> Begun:
+    def _begin(self, number: int, rung: int, waiting: Sequence[str]) -> PendingTrial:
         """Start a trial, or go on with it; one that the log has is not made again."""
         candidate = None
         if rung == 0:
@@ -202,8 +209,8 @@ class Study:
             future: Future[Line] = Future()
             future.set_result(line)
         else:
-            future = self._workers.submit(lambda: self._try(number, rung, self.chosen[number]))
-        return Begun(number, rung, candidate, future)
+            future = self._workers.submit(lambda: self._submit(number, rung, self.chosen[number]))
+        return PendingTrial(number, rung, candidate, future)
 
     def _ask(self, number: int, waiting: Sequence[str]) -> tuple[Any, dict[str, Any]]:
         """Trial 0 is what would be done anyway, and 1 the best of an earlier study."""
@@ -213,14 +220,14 @@ class Study:
         tried = {key_of(line["options"]): self._losses(line) for line in self.done if not line.get("rung")}
         return self.asker.ask(tried, waiting)
 
-    def _end(self, begun: Begun) -> None:
+    def _end(self, begun: PendingTrial) -> None:
         """Wait for a trial and tell of it."""
         line = begun.line.result()
         self.done.append(line)
         self.rungs.add(begun.number, begun.rung, line["objective"])
         if begun.candidate is not None:
             self.asker.tell(begun.candidate, self._losses(line))
-        for one in self.rungs.out(self._most()):
+        for one in self.rungs.pruned(self._max_trials()):
             self.run.give_up(one)
 
     def _losses(self, line: Line) -> list[float] | None:
@@ -228,22 +235,22 @@ class Study:
         if line["objective"] is None:
             return None
         missed = self.goals.excess(line)
-        return [MISSED + missed] * max(1, len(self.goals.objectives)) if missed else self.goals.losses(line)
+        return [CONSTRAINT_PENALTY + missed] * max(1, len(self.goals.objectives)) if missed else self.goals.losses(line)
 
-    def _most(self) -> int:
+    def _max_trials(self) -> int:
         """How many trials there can be."""
         steps, first = self.options.steps, self.rungs.lengths[0]
         return self.most if steps is None else min(self.most, 1 + steps // self.options.samples // first)
 
     # -- one trial -----------------------------------------------------------------------------------
 
-    def _try(self, number: int, rung: int, options: Mapping[str, Any]) -> Line:
+    def _submit(self, number: int, rung: int, options: Mapping[str, Any]) -> Line:
         line: Line = {"number": number, "options": dict(options), "objective": None, "error": ""}
         if len(self.rungs.lengths) > 1:
             line["rung"] = rung
         begin = time.perf_counter()
         try:
-            line |= self._ended(number, rung) or self._trained(number, rung, options)
+            line |= self._on_trial_end(number, rung) or self._trained(number, rung, options)
         except FastServeError as error:
             line["error"] = str(error)
         line["seconds"] = round(time.perf_counter() - begin, 2)
@@ -275,7 +282,7 @@ class Study:
             line["each"] = [one.objective for one in made]
         return line | {"measures": dict(made[0].measures)}
 
-    def _ended(self, number: int, rung: int) -> Line | None:
+    def _on_trial_end(self, number: int, rung: int) -> Line | None:
         """What the trial came to below, where it was not paused: its training was shorter, or does not pause."""
         before = [one for one in self.done if one["number"] == number]
         if not rung or before[-1]["steps"] == self.rungs.lengths[rung - 1]:

@@ -7,42 +7,44 @@ from typing import Any
 
 import nevergrad as ng
 
-from fastserve_core.errors import BadOption, Collector, suggest
-from fastserve_nevergrad.ranges import read_condition, read_range
+from fastserve_core.errors import ErrorCollector, InvalidOption, did_you_mean
+from fastserve_nevergrad.distributions import read_condition, read_range
 
-READY = {
+DEFAULT_SPACE = {
     "lr": {"log": [1e-5, 3e-4]},
     "batch_size": {"choice": [16, 32, 64]},
 }
 """What is searched when neither the user nor the trainer says, as far as the trainer has it."""
-FEWEST, TRIALS_AN_OPTION = 2, 6
+FEWEST, TRIALS_PER_OPTION = 2, 6
 """So many options of the ready-made space at least, and no more than one for so many trials."""
 
 
-def ready_made(
+def default_space(
     trainer: Mapping[str, Any], suggested: Mapping[str, Any], fixed: frozenset[str], trials: int
 ) -> dict[str, Any]:
     """The default space: what the trainer suggests, the most important first, without what the user fixed."""
-    known = {path: READY[path.rpartition(".")[2]] for path in trainer if path.rpartition(".")[2] in READY}
+    known = {
+        path: DEFAULT_SPACE[path.rpartition(".")[2]] for path in trainer if path.rpartition(".")[2] in DEFAULT_SPACE
+    }
     found = {path: one for path, one in (suggested or known).items() if path not in fixed}
-    return dict(list(found.items())[: max(FEWEST, trials // TRIALS_AN_OPTION)])
+    return dict(list(found.items())[: max(FEWEST, trials // TRIALS_PER_OPTION)])
 
 
 class Space:
     """Every fault of the space is said at once.
 
-    Raises ``BadOption``: a path that is not known, an empty or inverted range, the log of zero.
+    Raises ``InvalidOption``: a path that is not known, an empty or inverted range, the log of zero.
     """
 
     def __init__(self, space: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-        faults, parameters = Collector(), {}
+        faults, parameters = ErrorCollector(), {}
         self.conditions: dict[str, dict[str, list[Any]]] = {}
         for path, description in space.items():
             with faults.collect():
                 self.conditions[path] = read_condition(path, description)
                 for one in (path, *self.conditions[path]):
                     if one not in known:
-                        raise BadOption(f"tune.nevergrad.space: no option '{one}'{suggest(one, known)}")
+                        raise InvalidOption(f"tune.nevergrad.space: no option '{one}'{did_you_mean(one, known)}")
                 parameters[path] = _parameter(path, description)
         faults.raise_if_any()
         self.known = {

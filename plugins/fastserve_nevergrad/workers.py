@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
-Elsewhere = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+RemoteExecutor = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class Workers(Generic[Result]):
@@ -18,7 +18,7 @@ class Workers(Generic[Result]):
     has a trial's training done on another machine.
     """
 
-    def __init__(self, count: int, elsewhere: Elsewhere | None = None) -> None:
+    def __init__(self, count: int, elsewhere: RemoteExecutor | None = None) -> None:
         self.count, self.elsewhere = count, elsewhere
         self.stop = threading.Event()
 

@@ -76,7 +76,7 @@ def path(points: Sequence[tuple[float, float]], kind: str) -> str:
     return f'<polyline class="{kind}" points="{places}"/>'
 
 
-def picture(title: str, parts: Sequence[str]) -> str:
+def svg(title: str, parts: Sequence[str]) -> str:
     """The finished plot; the title is for those who hear the page."""
     return (
         f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'

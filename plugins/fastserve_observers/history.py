@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from fastserve_core.events import Event, Metric, Preflight, StageFinished, StageStarted, Step, TrialFinished, Warned
+from fastserve_core.events import (
+    Event,
+    Metric,
+    Preflight,
+    StageFinished,
+    StageStarted,
+    Step,
+    TrialFinished,
+    WarningRaised,
+)
 
 LIMIT = 300
 """About so many points of a curve are kept, however long the training."""
@@ -13,7 +22,7 @@ LIMIT = 300
 Point = tuple[float, float]
 
 
-class Thinned:
+class DownsampledCurve:
     """Points along a curve; when they are too many, neighbours are replaced by their mean."""
 
     def __init__(self) -> None:
@@ -52,8 +61,8 @@ def _mean(points: list[Point]) -> Point:
 class Curves:
     """What one stage told while it trained: the loss, and each validation metric, over its steps."""
 
-    loss: Thinned = field(default_factory=Thinned)
-    metrics: dict[str, Thinned] = field(default_factory=dict)
+    loss: DownsampledCurve = field(default_factory=DownsampledCurve)
+    metrics: dict[str, DownsampledCurve] = field(default_factory=dict)
 
 
 class History:
@@ -79,8 +88,8 @@ class History:
             case Step() if self._stage and not self._tuning:
                 self._curves().loss.add(event.step, event.loss)
             case Metric() if self._stage and not self._tuning:
-                self._curves().metrics.setdefault(event.name, Thinned()).add(event.step, event.value)
-            case Warned() if event.message not in self.warnings:
+                self._curves().metrics.setdefault(event.name, DownsampledCurve()).add(event.step, event.value)
+            case WarningRaised() if event.message not in self.warnings:
                 self.warnings.append(event.message)
             case Preflight():
                 self.preflight = event

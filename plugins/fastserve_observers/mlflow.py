@@ -10,11 +10,11 @@ from typing import ClassVar
 from omegaconf import DictConfig, OmegaConf
 
 from fastserve_core import hookimpl
-from fastserve_core.artifacts.store import default_home
+from fastserve_core.artifacts import default_home
 from fastserve_core.entry_points import all_entry_points, missing_packages
-from fastserve_core.errors import BadOption, MissingPackage, suggest
+from fastserve_core.errors import InvalidOption, MissingPackage, did_you_mean
 from fastserve_core.events import Event
-from fastserve_observers.following import Follower, Sink, run_folder
+from fastserve_observers.event_router import EventRouter, Sink, run_folder
 
 URI = "MLFLOW_TRACKING_URI"
 LOCAL = ("", "file")
@@ -40,9 +40,9 @@ class MLflowOptions:
 
     def __post_init__(self) -> None:
         if not self.experiment.strip():
-            raise BadOption("observe.mlflow.experiment is empty: give it a name")
+            raise InvalidOption("observe.mlflow.experiment is empty: give it a name")
         if not 0 < self.flush_s < float("inf"):
-            raise BadOption(f"observe.mlflow.flush_s must be a number of seconds above 0, not {self.flush_s}")
+            raise InvalidOption(f"observe.mlflow.flush_s must be a number of seconds above 0, not {self.flush_s}")
 
 
 class MLflow:
@@ -56,14 +56,14 @@ class MLflow:
         self._options = options
         self._uri = options.tracking_uri or os.environ.get(URI) or ""
         check_uri(self._uri, "observe.mlflow.tracking_uri" if options.tracking_uri else URI)
-        self._follower = Follower("observe.mlflow", self._open)
+        self._follower = EventRouter("observe.mlflow", self._open)
 
     @hookimpl
     def observe(self, event: Event) -> None:
         self._follower.observe(event)
 
     def _open(self) -> Sink:
-        from fastserve_observers.tracking import Tracker
+        from fastserve_observers.mlflow_tracker import Tracker
 
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -80,7 +80,7 @@ def check_uri(uri: str, where: str) -> None:
     others = [one.name for one in all_entry_points().select(group="mlflow.tracking_store")]
     known = [*LOCAL, *DATABASES, *SERVERS, *others]
     if scheme not in known and uri.partition(":")[0] not in ("file", *SERVERS):
-        raise BadOption(f"{where}={uri}: MLflow has no store '{scheme}'{suggest(scheme, filter(None, known))}")
+        raise InvalidOption(f"{where}={uri}: MLflow has no store '{scheme}'{did_you_mean(scheme, filter(None, known))}")
     missing = missing_packages(("sqlalchemy", "alembic")) if scheme in DATABASES else []
     if missing:
         raise MissingPackage(

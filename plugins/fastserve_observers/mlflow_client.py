@@ -5,13 +5,13 @@ from __future__ import annotations
 import concurrent.futures.thread  # noqa: F401  (MLflow imports it too, which fails in a run that already ends)
 from typing import Any
 
-from fastserve_observers.parcels import Parcel
+from fastserve_observers.mlflow_batch import MetricBatch
 
-FIGURES, NAMES = 1000, 100
+MAX_METRICS_PER_BATCH, MAX_PARAMS_PER_BATCH = 1000, 100
 """The most metrics, and params or tags, that MLflow takes in one request."""
 
 
-class Delivery:
+class MlflowSender:
     """Called with parcels; takes out of them what has arrived."""
 
     def __init__(self, uri: str, experiment: str, name: str) -> None:
@@ -20,7 +20,7 @@ class Delivery:
         self._place = ""
         self._runs: dict[str, str] = {}
 
-    def __call__(self, parcels: list[Parcel]) -> None:
+    def __call__(self, parcels: list[MetricBatch]) -> None:
         for parcel in parcels:
             self._send(parcel)
 
@@ -31,25 +31,25 @@ class Delivery:
             self._opened = MlflowClient(self._uri)
         return self._opened
 
-    def _send(self, parcel: Parcel) -> None:
+    def _send(self, parcel: MetricBatch) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         client, run = self._client(), self._runs.get(parcel.run) or self._create(parcel)
-        while names := list(parcel.params)[:NAMES]:
+        while names := list(parcel.params)[:MAX_PARAMS_PER_BATCH]:
             client.log_batch(run, params=[Param(name, parcel.params[name]) for name in names])
             parcel.params = {name: value for name, value in parcel.params.items() if name not in names}
-        while names := list(parcel.tags)[:NAMES]:
+        while names := list(parcel.tags)[:MAX_PARAMS_PER_BATCH]:
             client.log_batch(run, tags=[RunTag(name, parcel.tags[name]) for name in names])
             parcel.tags = {name: value for name, value in parcel.tags.items() if name not in names}
-        while figures := parcel.figures[:FIGURES]:
+        while figures := parcel.figures[:MAX_METRICS_PER_BATCH]:
             client.log_batch(run, [Metric(one.name, one.value, _milliseconds(one.when), one.step) for one in figures])
-            parcel.figures = parcel.figures[FIGURES:]
+            parcel.figures = parcel.figures[MAX_METRICS_PER_BATCH:]
         if parcel.ended is not None:
             status, when = parcel.ended
             client.set_terminated(run, status, _milliseconds(when))
             parcel.ended = None
 
-    def _create(self, parcel: Parcel) -> str:
+    def _create(self, parcel: MetricBatch) -> str:
         """A run for the parcel; a trial's is nested in the run itself, which is spoken of first."""
         parent = {"mlflow.parentRunId": self._runs[""]} if parcel.run else {}
         name = parcel.run or self._name or None

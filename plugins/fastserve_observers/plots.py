@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from fastserve_core.events import TrialFinished
-from fastserve_observers.amounts import count, figure, number
-from fastserve_observers.axes import BOTTOM, HEIGHT, LETTER, RIGHT, WIDTH, Axes, path, picture, span, text
+from fastserve_observers.axes import BOTTOM, HEIGHT, LETTER, RIGHT, WIDTH, Axes, path, span, svg, text
+from fastserve_observers.formatting import count, format_value, number
 from fastserve_observers.history import Curves, Point
-from fastserve_observers.quality import is_fraction, readable, show_tick
+from fastserve_observers.quality import is_fraction, metric_label, show_tick
 
 COLOURS = 4
-DOTTED = 20
+DOTTED_ABOVE = 20
 """A line of no more points than this shows each of them."""
 
 
@@ -26,8 +26,8 @@ def trials(done: Sequence[TrialFinished]) -> str:
         span([score for _, score in scored]),
         "trial",
         "score, higher is better",
-        lambda value: figure(value) if value == int(value) else "",
-        figure,
+        lambda value: format_value(value) if value == int(value) else "",
+        format_value,
     )
     bests = list(accumulate((score for _, score in scored), max))
     stairs: list[Point] = []
@@ -38,10 +38,10 @@ def trials(done: Sequence[TrialFinished]) -> str:
     for place, score in scored:
         kind = "best" if score == bests[-1] else "other"
         parts.append(f'<circle class="dot {kind}" cx="{axes.at_x(place):.1f}" cy="{axes.at_y(score):.1f}" r="4.5">')
-        parts.append(f"<title>trial {place}: {figure(score)}</title></circle>")
+        parts.append(f"<title>trial {place}: {format_value(score)}</title></circle>")
     failed = [one.number + 1 for one in done if number(one.score) is None]
     parts += [text(axes.at_x(place), HEIGHT - BOTTOM - 5, "x", "failed middle") for place in failed]
-    return picture("The score of each trial", parts)
+    return svg("The score of each trial", parts)
 
 
 def curves(told: Curves) -> list[str]:
@@ -52,7 +52,7 @@ def curves(told: Curves) -> list[str]:
         if name == "loss":
             losses["validation loss"] = metric.points
         else:
-            group = "on the validation split" if is_fraction(name) else f"validation {readable(name)}"
+            group = "on the validation split" if is_fraction(name) else f"validation {metric_label(name)}"
             groups.setdefault(group, {})[name] = metric.points
     return [plot for title, lines in [("loss", losses), *groups.items()] if (plot := _lines(title, lines))]
 
@@ -69,11 +69,11 @@ def _lines(title: str, lines: Mapping[str, list[Point]]) -> str:
         colour = f"s{place % COLOURS}"
         centres = [(axes.at_x(x), axes.at_y(y)) for x, y in points]
         parts.append(path(centres, f"line {colour}"))
-        if len(points) <= DOTTED:
+        if len(points) <= DOTTED_ABOVE:
             parts += [f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in centres]
-        parts.append(text(legend, 14, readable(name), f"key {colour} end"))
+        parts.append(text(legend, 14, metric_label(name), f"key {colour} end"))
         legend -= LETTER * len(name) + 20
-    return picture(f"{title} over the steps", parts)
+    return svg(f"{title} over the steps", parts)
 
 
 def _axes(title: str, points: Sequence[Point], percent: bool) -> Axes:

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fastserve_core import events, hookimpl
-from fastserve_core.errors import BadOption
-from fastserve_observers.amounts import number
-from fastserve_observers.outcome import Outcome
-from fastserve_observers.screens import Screen, open_screen
-from fastserve_observers.wording import (
+from fastserve_core.errors import InvalidOption
+from fastserve_observers.formatting import number
+from fastserve_observers.messages import (
     closing_lines,
     finished_line,
     metric_line,
@@ -25,6 +23,8 @@ from fastserve_observers.wording import (
     time_left,
     trial_line,
 )
+from fastserve_observers.run_summary import RunSummary
+from fastserve_observers.screens import Screen, open_screen
 
 
 @dataclass
@@ -35,7 +35,7 @@ class ProgressOptions:
 
     def __post_init__(self) -> None:
         if not self.every_s > 0:
-            raise BadOption(f"observe.progress.every_s must be above 0, not {self.every_s}")
+            raise InvalidOption(f"observe.progress.every_s must be above 0, not {self.every_s}")
 
 
 class Progress:
@@ -54,20 +54,20 @@ class Progress:
 
     @hookimpl(trylast=True)  # the summary names the report, which another observer writes
     def observe(self, event: events.Event) -> None:
-        show = self._SHOWN.get(type(event))
+        show = self._HANDLERS.get(type(event))
         if show is None or self._silent:
             return
         try:
             show(self, self._opened(), event)
         except OSError:
-            self._fall_silent()
+            self._disable()
 
     def _opened(self) -> Screen:
         if self._screen is None:
             self._screen = open_screen(self._options.every_s)
         return self._screen
 
-    def _fall_silent(self) -> None:
+    def _disable(self) -> None:
         self._silent = True
         with contextlib.suppress(OSError):
             self._opened().end_bar()
@@ -77,7 +77,7 @@ class Progress:
             os.dup2(nowhere, sys.stdout.fileno())
             os.close(nowhere)
 
-    def _planned(self, screen: Screen, event: events.Planned) -> None:
+    def _planned(self, screen: Screen, event: events.RunPlanned) -> None:
         screen.line(plan_line(event))
 
     def _preflight(self, screen: Screen, event: events.Preflight) -> None:
@@ -107,12 +107,12 @@ class Progress:
     def _advance(self, screen: Screen, event: events.Progress) -> None:
         screen.bar(event.what, event.done, event.total, "", "")
 
-    def _warned(self, screen: Screen, event: events.Warned) -> None:
+    def _warned(self, screen: Screen, event: events.WarningRaised) -> None:
         screen.line(f"warning: {event.message}", "yellow")
 
     def _run_finished(self, screen: Screen, event: events.RunFinished) -> None:
         screen.end_bar()
-        outcome = Outcome(event.record)
+        outcome = RunSummary(event.record)
         screen.line("")
         if outcome.stages:
             screen.table(*summary_table(outcome))
@@ -122,8 +122,8 @@ class Progress:
         for text in [*closing_lines(outcome), *where]:
             screen.line(text, "bold" if text.startswith("report") else "")
 
-    _SHOWN: ClassVar[dict[type[events.Event], Callable[[Progress, Screen, Any], None]]] = {
-        events.Planned: _planned,
+    _HANDLERS: ClassVar[dict[type[events.Event], Callable[[Progress, Screen, Any], None]]] = {
+        events.RunPlanned: _planned,
         events.Preflight: _preflight,
         events.StageStarted: _stage_started,
         events.StageFinished: _stage_finished,
@@ -131,6 +131,6 @@ class Progress:
         events.Metric: _metric,
         events.TrialFinished: _trial,
         events.Progress: _advance,
-        events.Warned: _warned,
+        events.WarningRaised: _warned,
         events.RunFinished: _run_finished,
     }

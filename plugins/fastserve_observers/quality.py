@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fastserve_observers.amounts import figure, number, three
+from fastserve_observers.formatting import format_value, number, significant_digits
 
 PREFERRED = ("f1", "accuracy", "perplexity", "loss")
 FRACTIONS = frozenset({"accuracy", "precision", "recall", "exact_match"})
@@ -30,7 +30,7 @@ def is_fraction(name: str) -> bool:
     return name in FRACTIONS or name.endswith(("f1", "accuracy"))
 
 
-def readable(name: str) -> str:
+def metric_label(name: str) -> str:
     return name.replace("_", " ")
 
 
@@ -39,12 +39,12 @@ def show_score(name: str, value: Any) -> str:
     known = number(value)
     if known is None:
         return "-"
-    return f"{100 * known:.1f} %" if is_fraction(name) else figure(known)
+    return f"{100 * known:.1f} %" if is_fraction(name) else format_value(known)
 
 
 def show_tick(name: str, value: float) -> str:
     """A score on an axis: as many digits as it takes to tell neighbours apart."""
-    return f"{100 * value:.5g} %" if is_fraction(name) else figure(value, 5)
+    return f"{100 * value:.5g} %" if is_fraction(name) else format_value(value, 5)
 
 
 def sampling_error(task: str, name: str, value: Any, rows: Any) -> float | None:
@@ -59,14 +59,14 @@ def difference(name: str, before: float, after: float) -> str:
     """How the second score differs from the first, in words that end a sentence's clause."""
     better = (after < before) if lower_is_better(name) else (after > before)
     if not is_fraction(name):
-        if figure(before) == figure(after):
-            return f"with the same {readable(name)} ({figure(after)})"
+        if format_value(before) == format_value(after):
+            return f"with the same {metric_label(name)} ({format_value(after)})"
         verdict = "better" if better else "worse"
-        return f"with a {readable(name)} of {figure(after)} instead of {figure(before)} ({verdict})"
+        return f"with a {metric_label(name)} of {format_value(after)} instead of {format_value(before)} ({verdict})"
     points = abs(100 * (after - before))
     if points < 0.05:
-        return "equally accurate" if name == "accuracy" else f"with the same {readable(name)}"
-    amount = f"{three(points) if points >= 10 else format(points, '.1f')} points"
+        return "equally accurate" if name == "accuracy" else f"with the same {metric_label(name)}"
+    amount = f"{significant_digits(points) if points >= 10 else format(points, '.1f')} points"
     if name == "accuracy":
         return f"{amount} {'more' if better else 'less'} accurate"
-    return f"{amount} {'higher' if better else 'lower'} in {readable(name)}"
+    return f"{amount} {'higher' if better else 'lower'} in {metric_label(name)}"

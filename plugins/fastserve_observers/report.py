@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fastserve_core import hookimpl
-from fastserve_core.artifacts.files import write_text
+from fastserve_core.artifacts import write_text
 from fastserve_core.events import Event, RunFinished
 from fastserve_observers.history import History
 
@@ -37,7 +37,7 @@ class Report:
             self._write(event)
 
     def _write(self, event: RunFinished) -> None:
-        from fastserve_observers.page import page
+        from fastserve_observers.report_context import page
 
         filled = page(event.record, event.folder, self._history, datetime.now())
         for name in ("report.html", "report.md"):

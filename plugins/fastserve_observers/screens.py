@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Protocol, TextIO
 
-CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 class Screen(Protocol):
@@ -28,13 +28,13 @@ class Screen(Protocol):
         """What the bar showed is over."""
 
 
-WORDS = 3
+STATUS_WORDS = 3
 """The columns of a table that hold words; the others hold numbers, aligned on the right."""
 
 
 def clean(text: str) -> str:
     """The text without control characters but line ends: what a label or a message holds may be anything."""
-    return CONTROLS.sub(" ", text)
+    return CONTROL_CHARACTERS.sub(" ", text)
 
 
 class PlainScreen:
@@ -65,7 +65,7 @@ class PlainScreen:
         widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
         for line in lines:
             cells = (
-                cell.ljust(width) if place < WORDS else cell.rjust(width)
+                cell.ljust(width) if place < STATUS_WORDS else cell.rjust(width)
                 for place, (cell, width) in enumerate(zip(line, widths, strict=True))
             )
             self.line("  ".join(cells).rstrip())
@@ -79,7 +79,7 @@ def open_screen(every_s: float) -> Screen:
     stream = sys.stdout
     able = not stream.closed and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     if able and (stream.encoding or "").lower().startswith("utf"):
-        from fastserve_observers.live import LiveScreen, terminal
+        from fastserve_observers.rich_screen import LiveScreen, make_console
 
-        return LiveScreen(terminal())
+        return LiveScreen(make_console())
     return PlainScreen(stream, every_s)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from fastserve_core import hookimpl
-from fastserve_core.errors import BadOption
+from fastserve_core.errors import InvalidOption
 from fastserve_core.events import Event
-from fastserve_observers.following import Follower, Sink, run_folder
+from fastserve_observers.event_router import EventRouter, Sink, run_folder
 
 
 @dataclass
@@ -20,7 +20,7 @@ class TensorBoardOptions:
 
     def __post_init__(self) -> None:
         if self.folder is not None and not self.folder.strip():
-            raise BadOption("observe.tensorboard.folder is empty: name a folder, or leave it out")
+            raise InvalidOption("observe.tensorboard.folder is empty: name a folder, or leave it out")
 
 
 class TensorBoard:
@@ -32,14 +32,14 @@ class TensorBoard:
 
     def __init__(self, options: TensorBoardOptions) -> None:
         self._options = options
-        self._follower = Follower("observe.tensorboard", self._open)
+        self._follower = EventRouter("observe.tensorboard", self._open)
 
     @hookimpl
     def observe(self, event: Event) -> None:
         self._follower.observe(event)
 
     def _open(self) -> Sink:
-        from fastserve_observers.event_files import EventFiles
+        from fastserve_observers.tensorboard_writer import EventFiles
 
         given = self._options.folder
         return EventFiles(Path(given).expanduser() if given else (run_folder() or Path("outputs")) / "tensorboard")

@@ -8,7 +8,7 @@ from fastserve_core import API_VERSION, hookimpl
 from fastserve_ray_serve.options import RayServeOptions
 
 if TYPE_CHECKING:
-    from fastserve_core.plugins.contexts import Run
+    from fastserve_core.plugins import Run
     from fastserve_server.server import ServerProcess
 
 __all__ = ["RayServe", "RayServeOptions"]

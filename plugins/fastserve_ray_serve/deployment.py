@@ -15,13 +15,13 @@ from typing import Any
 from ray import serve as ray_serve
 from ray.serve import Application
 
-from fastserve_core.artifacts.artifact import load_artifact
-from fastserve_core.config.options import typed
-from fastserve_core.errors import BadOption
-from fastserve_core.processes.resources import thread_environment
+from fastserve_core.artifacts import load_artifact
+from fastserve_core.config import parse_options
+from fastserve_core.errors import InvalidOption
+from fastserve_core.processes import thread_environment
 from fastserve_ray_serve.options import RayServeOptions
-from fastserve_server.hosted import found
-from fastserve_server.keys import key_hashes
+from fastserve_server.auth import key_hashes
+from fastserve_server.model_registry import resolve_models
 
 
 class Replica:
@@ -39,7 +39,7 @@ class Replica:
             raise RuntimeError(self.app.state.hosted.why_not_ready())
 
 
-def bound(
+def bind_application(
     artifact: Path,
     options: RayServeOptions,
     threads: int,
@@ -50,9 +50,11 @@ def bound(
 
     ``environment`` is for replicas that do not have it from the process that started Ray.
     """
-    deployment = ray_serve.deployment(ray_serve.ingress(builder(artifact, options, threads, keys))(Replica)).options(
+    deployment = ray_serve.deployment(
+        ray_serve.ingress(app_builder(artifact, options, threads, keys))(Replica)
+    ).options(
         name="model",
-        **_how_many(options),
+        **_num_replicas(options),
         max_ongoing_requests=options.max_ongoing_requests,
         max_queued_requests=options.max_queued_requests,
         backpressure_config={"status_code": 429, "retry_after_s": 1.0},
@@ -67,7 +69,7 @@ def bound(
     return application
 
 
-def _how_many(options: RayServeOptions) -> dict[str, Any]:
+def _num_replicas(options: RayServeOptions) -> dict[str, Any]:
     if options.max_replicas is None:
         return {"num_replicas": options.replicas}
     scaling = {
@@ -78,35 +80,35 @@ def _how_many(options: RayServeOptions) -> dict[str, Any]:
     return {"num_replicas": None, "autoscaling_config": scaling}
 
 
-def builder(artifact: Path, options: RayServeOptions, threads: int, keys: Sequence[str] = ()) -> Callable[[], Any]:
+def app_builder(artifact: Path, options: RayServeOptions, threads: int, keys: Sequence[str] = ()) -> Callable[[], Any]:
     """What Ray calls in each replica to make its application."""
 
     def build() -> Any:
-        from fastserve_core.processes.environment import quiet_environment
+        from fastserve_core.processes import library_environment
         from fastserve_server.application import build_application
 
-        quiet_environment()
+        library_environment()
         return build_application(artifact, options, threads, wait=False, keys=keys)
 
     return build
 
 
-def build(args: Mapping[str, Any]) -> Application:
+def build_app(args: Mapping[str, Any]) -> Application:
     """For ``serve run`` and ``serve deploy``: ``artifact``, a folder that every node sees, and the server's options.
 
     ``threads`` are those of a replica, 1 when not given. The cluster's own config has the address and the port.
-    Raises ``BadOption``, or ``BadArtifact`` for what is none or was altered.
+    Raises ``InvalidOption``, or ``InvalidArtifact`` for what is none or was altered.
     """
     given = dict(args)
     folder = given.pop("artifact", None)
     if folder is None:
-        raise BadOption("args: artifact=FOLDER is missing, the artifact to serve")
+        raise InvalidOption("args: artifact=FOLDER is missing, the artifact to serve")
     if elsewhere := sorted({"host", "port"} & given.keys()):
-        raise BadOption(f"args: {' and '.join(elsewhere)} stand in the cluster's http_options, not here")
-    options = typed(RayServeOptions, given, RayServeOptions.where)
-    keys = key_hashes(options.keys, f"{options.where}.keys")
+        raise InvalidOption(f"args: {' and '.join(elsewhere)} stand in the cluster's http_options, not here")
+    options = parse_options(RayServeOptions, given, RayServeOptions.where)
+    keys = key_hashes(options.api_keys_file, f"{options.where}.api_keys_file")
     threads = options.threads or 1
     each = max(1, threads // (options.workers or threads))
     artifact = load_artifact(Path(folder), verify=True).folder
-    options = replace(options, also=found(options.also))
-    return bound(artifact, options, threads, keys, thread_environment(each))
+    options = replace(options, models=resolve_models(options.models))
+    return bind_application(artifact, options, threads, keys, thread_environment(each))

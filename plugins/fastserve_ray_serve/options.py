@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastserve_core.errors import BadOption, Collector
-from fastserve_server.options import STANDARD, Serving
+from fastserve_core.errors import ErrorCollector, InvalidOption
+from fastserve_server.options import STDOUT, ServingOptions
 
 
 @dataclass
-class RayServeOptions(Serving):
+class RayServeOptions(ServingOptions):
     """Beside the application's: ``threads`` of each replica, null for an equal share of the cores.
 
     With ``max_replicas`` there are as many as the load asks for, from ``replicas`` up to that. A replica is given
@@ -29,13 +29,13 @@ class RayServeOptions(Serving):
     max_queued_requests: int = 1024
     drain_s: float = 10.0
 
-    def check(self, faults: Collector) -> None:
+    def check(self, faults: ErrorCollector) -> None:
         super().check(faults)
         self.at_least(faults, "port", 0, 65535)
         self.at_least(faults, "drain_s", 0)
         with faults.collect():
-            if self.access_log == STANDARD:
-                raise BadOption(f"{self.where}.access_log=-: the replicas' output is not shown; give a file")
+            if self.access_log == STDOUT:
+                raise InvalidOption(f"{self.where}.access_log=-: the replicas' output is not shown; give a file")
         self.at_least(faults, "max_replicas", self.replicas)
         for name in ("replicas", "threads", "max_ongoing_requests", "max_queued_requests"):
             self.at_least(faults, name, 1)

@@ -17,10 +17,10 @@ from ray import serve as ray_serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
 
-from fastserve_core.artifacts.artifact import load_artifact
+from fastserve_core.artifacts import load_artifact
 from fastserve_core.errors import StageFailed
-from fastserve_ray_serve.deployment import bound
-from fastserve_ray_serve.ingress import write_starter
+from fastserve_ray_serve.deployment import bind_application
+from fastserve_ray_serve.haproxy import write_starter
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_server.child import run_child
 
@@ -34,7 +34,7 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
     options = RayServeOptions(**request["options"])
     artifact = Path(request["artifact"])
     load_artifact(artifact)  # its faults are said better here than by a replica
-    with _own_folder(Path(request["folder"])) as folder:
+    with _session_dir(Path(request["folder"])) as folder:
         try:
             write_starter(request["haproxy"], folder)
             ray.init(
@@ -48,7 +48,7 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
                 _temp_dir=str(folder),
             )
             ray_serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=options.host, port=options.port))
-            _run(bound(artifact, options, request["threads"], request["keys"]))
+            _run(bind_application(artifact, options, request["threads"], request["keys"]))
             ended = threading.Event()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: ended.set())
@@ -59,11 +59,11 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
         finally:
             if os.getppid() != request["parent"]:
                 _end_at_once(folder)
-            _end()
+            _shutdown()
 
 
 @contextmanager
-def _own_folder(folder: Path) -> Iterator[Path]:
+def _session_dir(folder: Path) -> Iterator[Path]:
     folder.mkdir(mode=0o700)
     try:
         yield folder
@@ -87,7 +87,7 @@ def _end_at_once(folder: Path) -> NoReturn:
     raise SystemExit
 
 
-def _end() -> None:
+def _shutdown() -> None:
     """Let the replicas drain, then end every process of Ray."""
     if ray.is_initialized():
         ray_serve.delete(NAME)

@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from fastserve_core.errors import BadOption
-from fastserve_core.processes.resources import thread_environment
-from fastserve_ray_serve.ingress import binary, environment
+from fastserve_core.errors import InvalidOption
+from fastserve_core.processes import thread_environment
+from fastserve_ray_serve.haproxy import environment, find_haproxy
 from fastserve_ray_serve.options import RayServeOptions
-from fastserve_server.hosted import found
-from fastserve_server.keys import key_hashes
+from fastserve_server.auth import key_hashes
+from fastserve_server.model_registry import resolve_models
 from fastserve_server.server import END_S, BadAddress, ServerProcess, bind, launch, url_of
 
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -25,7 +25,7 @@ PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
 """Ray kills a proxy that has not started within five seconds, which takes longer on a busy core, and starts another."""
 
 
-NOT_HANDED_OUT = range(20_000, 30_000)
+NON_EPHEMERAL_PORTS = range(20_000, 30_000)
 
 
 def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess:
@@ -37,17 +37,19 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
     most = options.max_replicas or options.replicas
     threads = options.threads or max(1, cores // most)
     if threads * most > cores:
-        raise BadOption(f"{options.where}: {most} replicas of {threads} threads are more than the {cores} usable cores")
-    keys = key_hashes(options.keys, f"{options.where}.keys")
+        raise InvalidOption(
+            f"{options.where}: {most} replicas of {threads} threads are more than the {cores} usable cores"
+        )
+    keys = key_hashes(options.api_keys_file, f"{options.where}.api_keys_file")
     port = options.port or _free_port(options.host)
     bind(options.host, port, options.where).close()
     each = max(1, threads // (options.workers or threads))
-    taken = asdict(options) | {"port": port, "also": found(options.also)}
+    taken = asdict(options) | {"port": port, "models": resolve_models(options.models)}
     if options.access_log is not None:  # a replica has another working folder
         taken["access_log"] = str(Path(options.access_log).expanduser().absolute())
     folder = Path(tempfile.gettempdir(), f"fastserve-ray-{secrets.token_hex(4)}")
     request = {"artifact": str(artifact), "options": taken, "threads": threads, "cores": cores, "keys": keys}
-    haproxy = binary()  # before Ray is told of our starter, which it would find instead
+    haproxy = find_haproxy()  # before Ray is told of our starter, which it would find instead
     return launch(
         "fastserve_ray_serve.process",
         {**request, "folder": str(folder), "haproxy": haproxy},
@@ -64,7 +66,7 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
 
 def _free_port(host: str) -> int:
     """One below those that the system hands out: nobody gets it by chance while Ray starts."""
-    for port in random.sample(NOT_HANDED_OUT, 100):
+    for port in random.sample(NON_EPHEMERAL_PORTS, 100):
         with suppress(BadAddress):
             bind(host, port, "").close()
             return port

@@ -8,7 +8,7 @@ from fastserve_core import API_VERSION, hookimpl
 from fastserve_server.options import ServerOptions
 
 if TYPE_CHECKING:
-    from fastserve_core.plugins.contexts import Run
+    from fastserve_core.plugins import Run
     from fastserve_server.server import ServerProcess
 
 __all__ = ["EmbeddedServer", "ServerOptions"]

@@ -12,27 +12,27 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fastserve_core.artifacts.artifact import MANIFEST, load_artifact
-from fastserve_core.processes.resources import threads_per_process
+from fastserve_core.artifacts import MANIFEST, load_artifact
+from fastserve_core.processes import threads_per_process
 from fastserve_server import kserve, openai, pages, schemas
-from fastserve_server.access import access_log
-from fastserve_server.front import Front
-from fastserve_server.hosted import Hosted
-from fastserve_server.keys import Guard
+from fastserve_server.access_log import access_log
+from fastserve_server.asgi import Dispatcher
+from fastserve_server.auth import ApiKeyAuth
+from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.openapi import describe
-from fastserve_server.options import Serving
-from fastserve_server.tracing import tracing
+from fastserve_server.options import ServingOptions
+from fastserve_server.tracing import make_tracing
 from fastserve_server.web import (
     Endpoint,
+    await_or_disconnect,
     decode,
-    hosted,
+    models_of,
     read_body,
     reply,
     service_of,
-    while_connected,
 )
 
-CHOICE = "model"
+MODEL_PARAMETER = "model"
 """In a query, the name of the model that a page is about."""
 
 
@@ -43,17 +43,17 @@ async def predict(request: Request) -> Response:
         raise HTTPException(
             413, f"{len(asked.inputs)} inputs are more than the {service.options.max_inputs} of one request"
         )
-    answers = await while_connected(request, hosted(request).ask(service, asked.inputs, asked.options))
+    answers = await await_or_disconnect(request, models_of(request).ask(service, asked.inputs, asked.options))
     return reply(schemas.PredictResponse(answers, service.name))
 
 
 async def models(request: Request) -> Response:
-    changed = {one.name: (one.artifact.folder / MANIFEST).stat().st_mtime for one in hosted(request)}
+    changed = {one.name: (one.artifact.folder / MANIFEST).stat().st_mtime for one in models_of(request)}
     return reply(schemas.ModelList([schemas.ModelCard(name, int(when)) for name, when in changed.items()]))
 
 
 async def lineage(request: Request) -> Response:
-    service = service_of(request, request.query_params.get(CHOICE))
+    service = service_of(request, request.query_params.get(MODEL_PARAMETER))
     manifest = service.artifact.manifest
     return reply(
         schemas.LineageResponse(
@@ -70,14 +70,14 @@ async def lineage(request: Request) -> Response:
 
 
 async def candidate(request: Request) -> Response:
-    beside = hosted(request).candidate
+    beside = models_of(request).candidate
     if beside is None:
         raise HTTPException(404, "no candidate is beside the model: see the server's option 'candidate'")
-    return reply(beside.said())
+    return reply(beside.status())
 
 
 async def metrics(request: Request) -> Response:
-    text, content_type = hosted(request).metrics.text(request.headers.get("accept", ""))
+    text, content_type = models_of(request).metrics.text(request.headers.get("accept", ""))
     return Response(text, headers={"Content-Type": content_type})
 
 
@@ -90,45 +90,52 @@ async def docs(request: Request) -> Response:
 
 
 def _description(request: Request) -> dict[str, Any]:
-    return describe(ENDPOINTS, hosted(request).names, request.app.state.guarded)
+    return describe(ENDPOINTS, models_of(request).names, request.app.state.guarded)
 
 
 async def home(request: Request) -> Response:
-    service = service_of(request, request.query_params.get(CHOICE))
-    return pages.home(service, hosted(request).names, request.app.state.guarded)
+    service = service_of(request, request.query_params.get(MODEL_PARAMETER))
+    return pages.home(service, models_of(request).names, request.app.state.guarded)
 
 
 async def dashboard(request: Request) -> Response:
-    return pages.dashboard(hosted(request).names, request.app.state.guarded)
+    return pages.dashboard(models_of(request).names, request.app.state.guarded)
 
 
 ENDPOINTS = (
     Endpoint(
         "POST", "/predict", predict, "Answer texts with the model", schemas.PredictRequest, schemas.PredictResponse
     ),
-    Endpoint("GET", "/v1/models", models, "The models, as OpenAI's API lists them", gives=schemas.ModelList),
-    Endpoint("GET", "/lineage", lineage, "What a model was made from", gives=schemas.LineageResponse, chooses=True),
+    Endpoint("GET", "/v1/models", models, "The models, as OpenAI's API lists them", response_type=schemas.ModelList),
+    Endpoint(
+        "GET",
+        "/lineage",
+        lineage,
+        "What a model was made from",
+        response_type=schemas.LineageResponse,
+        has_model_parameter=True,
+    ),
     Endpoint(
         "GET",
         "/candidate",
         candidate,
         "How the candidate beside the model does",
-        gives=schemas.CandidateResponse,
-        may_lack=True,
+        response_type=schemas.CandidateResponse,
+        may_404=True,
     ),
-    Endpoint("GET", "/metrics", metrics, "Prometheus metrics", gives="text/plain"),
-    Endpoint("GET", "/openapi.json", openapi, "This description", gives="application/json"),
+    Endpoint("GET", "/metrics", metrics, "Prometheus metrics", response_type="text/plain"),
+    Endpoint("GET", "/openapi.json", openapi, "This description", response_type="application/json"),
     Endpoint("GET", "/docs", docs, "This description as a page"),
     Endpoint("GET", "/dashboard", dashboard, "What the server does, as it goes on"),
-    Endpoint("GET", "/", home, "A page to try a model", chooses=True),
+    Endpoint("GET", "/", home, "A page to try a model", has_model_parameter=True),
     *openai.ENDPOINTS,
     *kserve.ENDPOINTS,
 )
 
 
 def build_application(
-    artifact: Path, options: Serving, threads: int | None = None, wait: bool = True, keys: Sequence[str] = ()
-) -> Front:
+    artifact: Path, options: ServingOptions, threads: int | None = None, wait: bool = True, keys: Sequence[str] = ()
+) -> Dispatcher:
     """The application for an artifact, and those of ``options.also``; its lifespan starts and stops the workers.
 
     ``keys`` are the hashes of API keys; without any, none is asked for. ``threads`` is what the workers together may
@@ -136,11 +143,11 @@ def build_application(
     requests get 503 until then.
     """
     log = access_log(options.access_log, f"{options.where}.access_log")
-    traces = tracing(options.traces, f"{options.where}.traces")
-    models = Hosted(load_artifact(artifact), options, threads or threads_per_process())
+    traces = make_tracing(options.otlp_endpoint, f"{options.where}.otlp_endpoint")
+    models = ModelRegistry(load_artifact(artifact), options, threads or threads_per_process())
 
     @asynccontextmanager
-    async def lifespan(application: Front) -> AsyncIterator[None]:
+    async def lifespan(application: Dispatcher) -> AsyncIterator[None]:
         models.start()
         try:
             if wait:
@@ -151,4 +158,4 @@ def build_application(
             if traces is not None:
                 await asyncio.to_thread(traces.close)
 
-    return Front(ENDPOINTS, models, Guard(keys), log, traces, lifespan)
+    return Dispatcher(ENDPOINTS, models, ApiKeyAuth(keys), log, traces, lifespan)

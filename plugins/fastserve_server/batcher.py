@@ -17,17 +17,26 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from fastserve_core.tasks.task import Encoded
-from fastserve_server.asked import Answers, Asked, Part, QueueFull, Unavailable, Worker, settle, told
-from fastserve_server.options import Serving
-from fastserve_server.picker import PassCost, Waiting, even
+from fastserve_core.tasks import Encoded
+from fastserve_server.length_batching import BatchCostModel, LengthQueue, round_up
+from fastserve_server.options import ServingOptions
+from fastserve_server.requests import (
+    Answers,
+    InferenceWorker,
+    PendingInput,
+    PendingRequest,
+    QueueFull,
+    Unavailable,
+    public_error,
+    resolve_future,
+)
 
 SMOOTHING = 0.1
 LONGEST_RETRY = 60
-ALONE_S = 0.001
+MIN_SHARED_S = 0.001
 """What takes one worker no longer than that is not shared: another would have to be woken, and both want the lock of
 Python."""
-LOOK_AHEAD = 4
+ENCODE_AHEAD_BATCHES = 4
 """How many full batches of arrivals are encoded at a time: enough to choose from, soon enough to begin."""
 
 
@@ -40,34 +49,34 @@ class Batcher:
 
     def __init__(
         self,
-        options: Serving,
+        options: ServingOptions,
         workers: int,
-        make_worker: Callable[[], Worker],
+        make_worker: Callable[[], InferenceWorker],
         check: Callable[[Sequence[Encoded], Mapping[str, Any]], None] = lambda encoded, options: None,
         passed: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._options, self._make_worker, self._check, self._passed = options, make_worker, check, passed
-        self._workers, self._enough = workers, LOOK_AHEAD * options.max_batch
+        self._workers, self._enough = workers, ENCODE_AHEAD_BATCHES * options.max_batch
         self._lock = threading.Lock()
         self._asleep: list[threading.Condition] = []
         self._making = threading.Lock()
-        self._waiting: Waiting[Part] = Waiting()
-        self._cost = PassCost()
-        self._fresh: list[Asked] = []
-        self._arriving: deque[Asked] = deque()
-        self._open: set[Asked] = set()
+        self._waiting: LengthQueue[PendingInput] = LengthQueue()
+        self._cost = BatchCostModel()
+        self._fresh: list[PendingRequest] = []
+        self._arriving: deque[PendingRequest] = deque()
+        self._open: set[PendingRequest] = set()
         self._threads: list[threading.Thread] = []
         self._accepted = self._begun = self._idle = 0
         self._stopping = self._encoding = False
         self._seconds_per_input = 0.0
 
     @property
-    def depth(self) -> int:
+    def queue_depth(self) -> int:
         """Inputs that were accepted and have not begun."""
         return self._accepted - self._begun
 
     @property
-    def open(self) -> int:
+    def in_flight(self) -> int:
         """Requests that were accepted and have no answer yet."""
         return len(self._open)
 
@@ -89,7 +98,7 @@ class Batcher:
             left = list(self._open)
             self._wake(self._workers)
         for asked in left:
-            if asked.unpicked:
+            if asked.not_scheduled:
                 self._fail(asked, Unavailable("the server is shutting down"))
         until = time.monotonic() + patience_s
         for thread in self._threads:
@@ -103,18 +112,18 @@ class Batcher:
         count = len(inputs)
         if self._stopping:
             raise Unavailable("the server is shutting down")
-        if self.depth + count > self._options.max_queue or self._wait_s() > self._options.deadline_s:
+        if self.queue_depth + count > self._options.max_queue or self._wait_s() > self._options.request_timeout_s:
             raise QueueFull(self._retry_after())
-        asked = Asked(inputs, options, self._loop.create_future(), [{}] * count, count, count)
+        asked = PendingRequest(inputs, options, self._loop.create_future(), [{}] * count, count, count)
         self._accepted += count
         if not self._fresh:
-            self._loop.call_soon(self._hand_over)
+            self._loop.call_soon(self._enqueue)
         self._fresh.append(asked)
         self._open.add(asked)
-        asked.future.add_done_callback(partial(self._forget, asked))
+        asked.future.add_done_callback(partial(self._cancel, asked))
         return asked.future
 
-    def _hand_over(self) -> None:
+    def _enqueue(self) -> None:
         """Give the workers all that came in this turn of the loop: waking one takes longer than to accept a request."""
         with self._lock:
             self._arriving.extend(self._fresh)
@@ -123,20 +132,20 @@ class Batcher:
 
     def _wait_s(self) -> float:
         """How long what waits will take, as far as the passes so far tell."""
-        return self.depth * self._seconds_per_input / self._workers
+        return self.queue_depth * self._seconds_per_input / self._workers
 
     def _retry_after(self) -> int:
         return min(LONGEST_RETRY, max(1, math.ceil(self._wait_s())))
 
-    def _forget(self, asked: Asked, _: asyncio.Future[Answers]) -> None:
+    def _cancel(self, asked: PendingRequest, _: asyncio.Future[Answers]) -> None:
         """Take back what of a cancelled or failed request has not begun; nothing is left of an answered one."""
         self._open.discard(asked)
-        if not asked.unpicked:
+        if not asked.not_scheduled:
             return
         with self._lock:
-            asked.gone = True
-            self._begun += asked.unpicked
-            asked.unpicked = 0
+            asked.cancelled = True
+            self._begun += asked.not_scheduled
+            asked.not_scheduled = 0
             for number in asked.numbers:
                 self._waiting.remove(number)
 
@@ -147,16 +156,16 @@ class Batcher:
             with self._making:  # transformers sets process-wide defaults while it loads
                 worker = self._make_worker()
         except BaseException as error:
-            self._tell(settle, warm, error)
+            self._set_result(resolve_future, warm, error)
             return
-        self._tell(settle, warm, None)
+        self._set_result(resolve_future, warm, None)
         while batch := self._next_batch(worker):
             begin = time.perf_counter()
             answers = self._answer(worker, batch)
-            self._tell(self._deliver, batch, answers, time.perf_counter() - begin)
+            self._set_result(self._deliver, batch, answers, time.perf_counter() - begin)
         worker.close()
 
-    def _next_batch(self, worker: Worker) -> list[Part]:
+    def _next_batch(self, worker: InferenceWorker) -> list[PendingInput]:
         """What this worker answers next; empty when the batcher stops."""
         own = threading.Condition(self._lock)
         with self._lock:
@@ -164,9 +173,9 @@ class Batcher:
             try:
                 while not self._stopping:
                     if self._arriving and not self._encoding and len(self._waiting) < self._enough:
-                        self._take_in(worker)
+                        self._encode_arrivals(worker)
                     elif (pause := self._pause()) == 0:
-                        return self._take()
+                        return self._next_group()
                     else:
                         self._sleep(own, pause)
                 return []
@@ -185,13 +194,13 @@ class Batcher:
         for _ in range(min(count, len(self._asleep))):
             self._asleep.pop().notify()
 
-    def _take_in(self, worker: Worker) -> None:
+    def _encode_arrivals(self, worker: InferenceWorker) -> None:
         """Encode the oldest requests that arrived, and let their inputs wait by their length. Under the lock."""
-        news: list[Asked] = []
+        news: list[PendingRequest] = []
         count = len(self._waiting)
         while self._arriving and count < self._enough:
             asked = self._arriving.popleft()
-            if not asked.gone:
+            if not asked.cancelled:
                 news.append(asked)
                 count += len(asked.inputs)
         self._encoding = True  # by all threads of the tokenizer: a second worker would only be in its way
@@ -204,12 +213,12 @@ class Batcher:
         now = time.monotonic()
         for asked, parts in zip(news, encoded, strict=True):
             group = tuple(sorted(asked.options.items()))
-            for place, one in enumerate(() if asked.gone else parts):
-                asked.numbers.append(self._waiting.add(Part(asked, place, one, now), even(len(one)), group))
+            for place, one in enumerate(() if asked.cancelled else parts):
+                asked.numbers.append(self._waiting.add(PendingInput(asked, place, one, now), round_up(len(one)), group))
         if self._is_shared():
             self._wake(len(self._waiting) - 1)  # this worker takes one itself
 
-    def _encode(self, worker: Worker, news: Sequence[Asked]) -> list[Sequence[Encoded]]:
+    def _encode(self, worker: InferenceWorker, news: Sequence[PendingRequest]) -> list[Sequence[Encoded]]:
         """The token ids of each request; none for one that failed. All at once is twice as fast as one by one."""
         try:
             encoded = iter(worker.encode([row for asked in news for row in asked.inputs]))
@@ -220,22 +229,22 @@ class Batcher:
         except Exception as error:
             if len(news) > 1:
                 return [parts for asked in news for parts in self._encode(worker, [asked])]
-            self._tell(self._fail, news[0], told(error, "an input could not be encoded"))
+            self._set_result(self._fail, news[0], public_error(error, "an input could not be encoded"))
             return [()]
 
-    def _take(self) -> list[Part]:
+    def _next_group(self) -> list[PendingInput]:
         """Inputs for one pass; what other idle workers can take at the same time is left to them."""
         share = math.ceil(len(self._waiting) / self._idle) if self._is_shared() else len(self._waiting)
         batch = self._waiting.take(min(self._options.max_batch, share), self._cost.tokens)
         self._begun += len(batch)
         for part in batch:
-            part.asked.unpicked -= 1
+            part.asked.not_scheduled -= 1
         return batch
 
     def _is_shared(self) -> bool:
         """Whether what waits is enough for several workers, as far as the passes so far tell."""
         each = self._seconds_per_input
-        return not each or len(self._waiting) * each > ALONE_S
+        return not each or len(self._waiting) * each > MIN_SHARED_S
 
     def _pause(self) -> float | None:
         """Seconds to wait before a batch may be taken: 0 is now, ``None`` until something comes."""
@@ -245,35 +254,37 @@ class Batcher:
             return 0
         return max(0.0, self._waiting.oldest().since + self._options.max_delay_ms / 1000 - time.monotonic())
 
-    def _answer(self, worker: Worker, batch: Sequence[Part]) -> list[dict[str, Any] | Exception]:
+    def _answer(self, worker: InferenceWorker, batch: Sequence[PendingInput]) -> list[dict[str, Any] | Exception]:
         """An answer or an error for each; when a batch fails, one input's fault is not the others'."""
         try:
             return list(worker.answer([part.encoded for part in batch], batch[0].asked.options))
         except Exception as error:
             if len(batch) > 1:
                 return [answer for part in batch for answer in self._answer(worker, [part])]
-            return [told(error, "the engine could not answer an input")]
+            return [public_error(error, "the engine could not answer an input")]
 
     # -- back on the loop ----------------------------------------------------------------------------
 
-    def _tell(self, function: Callable[..., None], *given: Any) -> None:
+    def _set_result(self, function: Callable[..., None], *given: Any) -> None:
         with suppress(RuntimeError):  # the event loop ended first: nobody waits any more
             self._loop.call_soon_threadsafe(function, *given)
 
-    def _deliver(self, batch: Sequence[Part], answers: Sequence[dict[str, Any] | Exception], seconds: float) -> None:
+    def _deliver(
+        self, batch: Sequence[PendingInput], answers: Sequence[dict[str, Any] | Exception], seconds: float
+    ) -> None:
         for part, answer in zip(batch, answers, strict=True):
             asked = part.asked
             if isinstance(answer, Exception):
                 self._fail(asked, answer)
                 continue
-            asked.answers[part.place] = answer
-            asked.left -= 1
-            if not asked.left and not asked.future.done():
+            asked.answers[part.index] = answer
+            asked.remaining -= 1
+            if not asked.remaining and not asked.future.done():
                 asked.future.set_result(asked.answers)
         self._passed(len(batch), seconds)
-        self._cost.seen(len(batch) * even(max(len(part.encoded) for part in batch)), seconds)
+        self._cost.update(len(batch) * round_up(max(len(part.encoded) for part in batch)), seconds)
         self._seconds_per_input += SMOOTHING * (seconds / len(batch) - self._seconds_per_input)
 
-    def _fail(self, asked: Asked, error: Exception) -> None:
+    def _fail(self, asked: PendingRequest, error: Exception) -> None:
         if not asked.future.done():
             asked.future.set_exception(error)

@@ -9,20 +9,19 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from fastserve_core.errors import FastServeError
-from fastserve_core.processes.child import die_with_parent
-from fastserve_core.processes.environment import quiet_environment
+from fastserve_core.processes import die_with_parent, library_environment
 
-Serve = Callable[[Mapping[str, Any], Callable[[], None]], None]
+ServeFunction = Callable[[Mapping[str, Any], Callable[[], None]], None]
 
 
-def run_child(serve: Serve) -> NoReturn:
+def run_child(serve: ServeFunction) -> NoReturn:
     """Serve what the parent asks for on stdin, ``serve(request, ready)``, until a signal; then exit with 0.
 
     ``ready`` is to be called once requests are answered. The parent is told of a ``FastServeError`` before that.
     """
     request = json.loads(sys.stdin.readline())
     die_with_parent(request["parent"])
-    quiet_environment()
+    library_environment()
     pipe: int = request["report"]
     os.set_inheritable(pipe, False)  # it must not stay open in our own children: its end tells the parent of ours
     try:

@@ -11,14 +11,14 @@ HEADERS_S = 10.0
 IDLE_S = 75.0
 """Longer than clients keep idle connections, so that none is closed just when it is used."""
 HEADER_BYTES = 65_536
-HELD_BYTES = 65_536
-TOO_SLOW, TOO_MUCH = (
+WRITE_BUFFER_BYTES = 65_536
+TIMEOUT_RESPONSE, HEADERS_TOO_LARGE_RESPONSE = (
     f"HTTP/1.1 {said}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
     for said in ("408 Request Timeout", "431 Request Header Fields Too Large")
 )
 
 
-class Joined:
+class CoalescingTransport:
     """A transport that sends what is written in one turn of the loop together.
 
     uvicorn writes an answer's head and its body apart. Each would be a system call and a packet of its own, which was a
@@ -35,7 +35,7 @@ class Joined:
             self._loop.call_soon(self._send)
         self._held.append(data)
         self._bytes += len(data)
-        if self._bytes > HELD_BYTES:  # so that the transport can say when it is enough
+        if self._bytes > WRITE_BUFFER_BYTES:  # so that the transport can say when it is enough
             self._send()
 
     def close(self) -> None:
@@ -51,15 +51,15 @@ class Joined:
         return getattr(self._transport, name)
 
 
-class BoundedConnection(HttpToolsProtocol):
+class TimeoutHttpProtocol(HttpToolsProtocol):
     """Gives the first byte of all ``IDLE_S`` seconds, and from the first one the headers of a request ``HEADERS_S``."""
 
     _waits: asyncio.TimerHandle | None = None
     _reading, _read = True, 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type]
-        self._waits = self.loop.call_later(IDLE_S, self._refuse, TOO_SLOW)
+        super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
+        self._waits = self.loop.call_later(IDLE_S, self._refuse, TIMEOUT_RESPONSE)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -69,10 +69,10 @@ class BoundedConnection(HttpToolsProtocol):
         begins = not self._read
         self._read += len(data)
         if self._read > HEADER_BYTES:
-            self._refuse(TOO_MUCH)
+            self._refuse(HEADERS_TOO_LARGE_RESPONSE)
         elif begins:
             self._stop_waiting()
-            self._waits = self.loop.call_later(HEADERS_S, self._refuse, TOO_SLOW)
+            self._waits = self.loop.call_later(HEADERS_S, self._refuse, TIMEOUT_RESPONSE)
 
     def on_message_begin(self) -> None:
         self._reading, self._read = True, 0

@@ -15,12 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fastserve_core.errors import BadData
+from fastserve_core.errors import InvalidData
 from fastserve_server import schemas
-from fastserve_server.asked import Answers, Unavailable
+from fastserve_server.requests import Answers, Unavailable
 from fastserve_server.service import Service
-from fastserve_server.tensors import BadTensor, flat, pack_bytes, pack_floats, unpack_bytes
-from fastserve_server.web import Endpoint, decode, hosted, read_body, reply, service_of, while_connected
+from fastserve_server.tensors import BadTensor, flatten, pack_bytes, pack_floats, unpack_bytes
+from fastserve_server.web import Endpoint, await_or_disconnect, decode, models_of, read_body, reply, service_of
 
 HEADER = "Inference-Header-Content-Length"
 CLASSIFICATION = "text_classification"
@@ -36,7 +36,7 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    models = hosted(request)
+    models = models_of(request)
     if not models.ready:
         raise Unavailable(models.why_not_ready())
     return reply(schemas.Ready(True))
@@ -68,7 +68,7 @@ async def infer(request: Request) -> Response:
     options = {name: value for name, value in asked.parameters.items() if name not in NOT_FOR_THE_TASK}
     if len(inputs) > service.options.max_inputs:
         raise HTTPException(413, f"{len(inputs)} inputs are more than the {service.options.max_inputs} of one request")
-    answers = await while_connected(request, hosted(request).ask(service, inputs, options))
+    answers = await await_or_disconnect(request, models_of(request).ask(service, inputs, options))
     return _respond(service, asked, wanted, answers)
 
 
@@ -109,32 +109,32 @@ def _inputs(service: Service, asked: schemas.InferRequest, blobs: memoryview) ->
         if size is not None and (not isinstance(size, int) or not 0 <= size <= len(blobs)):
             raise HTTPException(400, f"the input '{tensor.name}' has a binary_data_size that the body does not have")
         if tensor.name not in known:
-            raise BadData(f"the model has no input '{tensor.name}'; it has {', '.join(known)}")
+            raise InvalidData(f"the model has no input '{tensor.name}'; it has {', '.join(known)}")
         columns[tensor.name] = _texts(tensor, None if size is None else blobs[:size])
         blobs = blobs[size or 0 :]
     if len(blobs):
         raise HTTPException(400, f"the body has {len(blobs)} bytes more than its tensors")
     if "text" not in columns:
-        raise BadData("the input 'text' is missing")
+        raise InvalidData("the input 'text' is missing")
     if len({len(column) for column in columns.values()}) != 1:
-        raise BadData("'text' and 'text_pair' must have as many elements as each other")
+        raise InvalidData("'text' and 'text_pair' must have as many elements as each other")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _texts(tensor: schemas.InferInput, blob: memoryview | None) -> list[str]:
     """A BYTES tensor's elements as text."""
     if tensor.datatype != "BYTES":
-        raise BadData(f"the input '{tensor.name}' must be BYTES, not {tensor.datatype}")
+        raise InvalidData(f"the input '{tensor.name}' must be BYTES, not {tensor.datatype}")
     try:
-        values = list(flat(tensor.data or ())) if blob is None else [one.decode() for one in unpack_bytes(blob)]
+        values = list(flatten(tensor.data or ())) if blob is None else [one.decode() for one in unpack_bytes(blob)]
     except BadTensor as error:
         raise HTTPException(400, str(error)) from error
     except UnicodeDecodeError as error:
-        raise BadData(f"the input '{tensor.name}' is not UTF-8: {error}") from error
+        raise InvalidData(f"the input '{tensor.name}' is not UTF-8: {error}") from error
     if not all(isinstance(value, str) for value in values):
-        raise BadData(f"the input '{tensor.name}' must hold texts")
+        raise InvalidData(f"the input '{tensor.name}' must hold texts")
     if any(size < 0 for size in tensor.shape) or math.prod(tensor.shape) != len(values):
-        raise BadData(f"the input '{tensor.name}' has {len(values)} elements, but the shape {tensor.shape}")
+        raise InvalidData(f"the input '{tensor.name}' has {len(values)} elements, but the shape {tensor.shape}")
     return values
 
 
@@ -144,7 +144,7 @@ def _wanted(service: Service, asked: schemas.InferRequest) -> dict[str, bool]:
     default = asked.parameters.get("binary_data_output") is True
     for output in asked.outputs:
         if output.name not in known:
-            raise BadData(f"the model has no output '{output.name}'; it has {', '.join(known)}")
+            raise InvalidData(f"the model has no output '{output.name}'; it has {', '.join(known)}")
     chosen = {output.name: output.parameters.get("binary_data", default) is True for output in asked.outputs}
     return chosen or dict.fromkeys(known, default)
 
@@ -180,11 +180,11 @@ def _values(service: Service, name: str, answers: Answers) -> tuple[list[int], s
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/v2", server_metadata, "What this server is", gives=schemas.ServerMetadata),
-    Endpoint("GET", "/v2/health/live", live, "Whether the process answers", gives=schemas.Alive),
-    Endpoint("GET", "/v2/health/ready", ready, "Whether the model answers", gives=schemas.Ready),
-    Endpoint("GET", "/v2/models/{model}", model_metadata, "The model's tensors", gives=schemas.ModelMetadata),
-    Endpoint("GET", "/v2/models/{model}/ready", model_ready, "Whether that model answers", gives=schemas.Ready),
+    Endpoint("GET", "/v2", server_metadata, "What this server is", response_type=schemas.ServerMetadata),
+    Endpoint("GET", "/v2/health/live", live, "Whether the process answers", response_type=schemas.Alive),
+    Endpoint("GET", "/v2/health/ready", ready, "Whether the model answers", response_type=schemas.Ready),
+    Endpoint("GET", "/v2/models/{model}", model_metadata, "The model's tensors", response_type=schemas.ModelMetadata),
+    Endpoint("GET", "/v2/models/{model}/ready", model_ready, "Whether that model answers", response_type=schemas.Ready),
     Endpoint(
         "POST",
         "/v2/models/{model}/infer",

@@ -54,17 +54,17 @@ class Metrics:
             "fastserve_candidate_slowdown", "The candidate's median time over the model's", registry=self.registry
         ).set_function(slowdown)
 
-    def passed(self, size: int, seconds: float) -> None:
+    def record_batch(self, size: int, seconds: float) -> None:
         """Count an engine pass."""
         self._sizes.observe(size)
         self._engine.observe(seconds)
 
-    def went_on(self, read: int, written: int) -> None:
+    def record_tokens(self, read: int, written: int) -> None:
         """Count the tokens of prompts and of texts in a pass of a language model."""
         self._tokens.labels("read").inc(read)
         self._tokens.labels("written").inc(written)
 
-    def answered(self, path: str, status: int, seconds: float) -> None:
+    def record_request(self, path: str, status: int, seconds: float) -> None:
         """Count a request under its route's path."""
         counted = self._series.get((path, status))
         if counted is None:  # what is found once is kept: prometheus_client looks a series up under a lock

@@ -15,9 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from fastserve_core.errors import BadData
-from fastserve_server.asked import Answers, EngineFailed, Unavailable
+from fastserve_core.errors import InvalidData
+from fastserve_server.generation.generator import GenerationEngine, collect
+from fastserve_server.generation.jobs import Delta, TokenStream
 from fastserve_server.openai_schemas import (
+    AssistantMessage,
     Body,
     Chat,
     ChatChoice,
@@ -27,21 +29,19 @@ from fastserve_server.openai_schemas import (
     CompletionRequest,
     DeltaChoice,
     Parameters,
-    Said,
     TextChoice,
     Usage,
 )
+from fastserve_server.requests import Answers, EngineFailed, Unavailable
 from fastserve_server.schemas import ErrorResponse, Problem
 from fastserve_server.service import Service
-from fastserve_server.web import TYPES, Endpoint, decode, read_body, reply, service_of, while_connected
-from fastserve_server.writing.generator import Generator, whole
-from fastserve_server.writing.jobs import Delta, Stream
+from fastserve_server.web import TYPES, Endpoint, await_or_disconnect, decode, read_body, reply, service_of
 
 EVENTS = "text/event-stream"
 DONE = b"data: [DONE]\n\n"
 
 
-class Shape(ABC):
+class ResponseBuilder(ABC):
     """How a kind of answer looks: as a whole, and in parts."""
 
     prefix: ClassVar[str]
@@ -54,7 +54,7 @@ class Shape(ABC):
         }
 
     @abstractmethod
-    def whole(self, texts: Answers, usage: Usage) -> Body: ...
+    def response(self, texts: Answers, usage: Usage) -> Body: ...
 
     def begin(self, count: int) -> list[Body]:
         return []
@@ -66,10 +66,10 @@ class Shape(ABC):
     def usage(self, usage: Usage) -> Body: ...
 
 
-class Completions(Shape):
+class Completions(ResponseBuilder):
     prefix = "cmpl"
 
-    def whole(self, texts: Answers, usage: Usage) -> Body:
+    def response(self, texts: Answers, usage: Usage) -> Body:
         choices = [TextChoice(place, one["text"], one["finish"]) for place, one in enumerate(texts)]
         return Completion(**self.about, choices=choices, usage=usage)
 
@@ -80,11 +80,11 @@ class Completions(Shape):
         return Completion(**self.about, choices=[], usage=usage)
 
 
-class Chats(Shape):
+class Chats(ResponseBuilder):
     prefix = "chatcmpl"
 
-    def whole(self, texts: Answers, usage: Usage) -> Body:
-        choices = [ChatChoice(place, Said(one["text"]), one["finish"]) for place, one in enumerate(texts)]
+    def response(self, texts: Answers, usage: Usage) -> Body:
+        choices = [ChatChoice(place, AssistantMessage(one["text"]), one["finish"]) for place, one in enumerate(texts)]
         return Chat(**self.about, choices=choices, usage=usage)
 
     def begin(self, count: int) -> list[Body]:
@@ -103,7 +103,7 @@ async def completions(request: Request) -> Response:
     asked = decode(CompletionRequest, await read_body(request))
     generator, service = _generator(request, asked)
     prompts = await asyncio.to_thread(_prompts, generator, asked.prompt)
-    most = _most(service, asked.max_tokens or 16)
+    most = _resolve_max_tokens(service, asked.max_tokens or 16)
     return await _answer(request, service, asked, prompts, most, Completions(service.name))
 
 
@@ -114,23 +114,23 @@ async def chat(request: Request) -> Response:
     # the template has the special tokens already
     prompt = await asyncio.to_thread(lambda: generator.writer.tokens([generator.writer.chat(said)], special=False))
     wanted = asked.max_completion_tokens or asked.max_tokens
-    most = _most(service, wanted) if wanted else service.room(len(prompt[0]))
+    most = _resolve_max_tokens(service, wanted) if wanted else service.max_new_tokens_for(len(prompt[0]))
     return await _answer(request, service, asked, prompt, most, Chats(service.name))
 
 
-def _generator(request: Request, asked: Parameters) -> tuple[Generator, Service]:
+def _generator(request: Request, asked: Parameters) -> tuple[GenerationEngine, Service]:
     service = service_of(request, asked.model)
     return service.generator(), service
 
 
-def _prompts(generator: Generator, prompt: str | list[str | int | list[int]]) -> list[list[int]]:
+def _prompts(generator: GenerationEngine, prompt: str | list[str | int | list[int]]) -> list[list[int]]:
     """The tokens of each text: one or several texts, or the tokens of one or several."""
     several = [prompt] if isinstance(prompt, str) else prompt
     texts = [one for one in several if isinstance(one, str)]
     tokens = [one for one in several if isinstance(one, int)]
     lists = [one for one in several if isinstance(one, list)]
     if len(several) not in (len(texts), len(tokens), len(lists)):
-        raise BadData("a prompt is texts, or tokens, or lists of tokens: not some of each")
+        raise InvalidData("a prompt is texts, or tokens, or lists of tokens: not some of each")
     if texts:
         return generator.writer.tokens(texts)
     return [tokens] if tokens else lists
@@ -140,37 +140,44 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-def _most(service: Service, wanted: int) -> int:
+def _resolve_max_tokens(service: Service, wanted: int) -> int:
     limit = service.options.max_new_tokens
     if wanted > limit:
-        raise BadData(f"max_tokens must be at most {limit} on this server, not {wanted}")
+        raise InvalidData(f"max_tokens must be at most {limit} on this server, not {wanted}")
     return wanted
 
 
 async def _answer(
-    request: Request, service: Service, asked: Parameters, prompts: Sequence[list[int]], most: int, shape: Shape
+    request: Request,
+    service: Service,
+    asked: Parameters,
+    prompts: Sequence[list[int]],
+    most: int,
+    shape: ResponseBuilder,
 ) -> Response:
     choices = len(prompts) * (asked.n or 1)
     if choices > service.options.max_inputs:
         raise HTTPException(413, f"{choices} texts are more than the {service.options.max_inputs} of one request")
-    wishes = [asked.wish(prompt, most, place) for prompt in prompts for place in range(asked.n or 1)]
-    streams = service.write(wishes)
+    wishes = [asked.to_request(prompt, most, place) for prompt in prompts for place in range(asked.n or 1)]
+    streams = service.generate(wishes)
     read = sum(map(len, prompts))
     if not asked.stream:
-        texts = await while_connected(request, asyncio.ensure_future(whole(streams)))
-        return reply(shape.whole(texts, _usage(read, sum(one["tokens"] for one in texts))))
+        texts = await await_or_disconnect(request, asyncio.ensure_future(collect(streams)))
+        return reply(shape.response(texts, _usage(read, sum(one["tokens"] for one in texts))))
     counted = asked.stream_options is not None and asked.stream_options.include_usage
-    events = _events(streams, shape, read if counted else None, service.options.deadline_s)
+    events = _events(streams, shape, read if counted else None, service.options.request_timeout_s)
     return StreamingResponse(events, media_type=EVENTS, headers={"Cache-Control": "no-cache"})
 
 
-async def _events(streams: Sequence[Stream], shape: Shape, read: int | None, deadline_s: float) -> AsyncIterator[bytes]:
+async def _events(
+    streams: Sequence[TokenStream], shape: ResponseBuilder, read: int | None, request_timeout_s: float
+) -> AsyncIterator[bytes]:
     """The texts' parts as they come, of all choices; the end, or why there is none."""
     written = 0
     try:
         for one in shape.begin(len(streams)):
             yield _event(one)
-        async with asyncio.timeout(deadline_s), aclosing(_merged(streams)) as merged:
+        async with asyncio.timeout(request_timeout_s), aclosing(_merge_streams(streams)) as merged:
             async for choice, delta in merged:
                 written += delta.tokens
                 if delta.text or delta.finish:
@@ -179,7 +186,7 @@ async def _events(streams: Sequence[Stream], shape: Shape, read: int | None, dea
             yield _event(shape.usage(_usage(read, written)))
         yield DONE
     except TimeoutError:
-        yield _failed(504, f"the answer took longer than the {deadline_s:g} s that a request may take")
+        yield _failed(504, f"the answer took longer than the {request_timeout_s:g} s that a request may take")
     except Unavailable as error:
         yield _failed(503, str(error))
     except EngineFailed as error:
@@ -189,7 +196,7 @@ async def _events(streams: Sequence[Stream], shape: Shape, read: int | None, dea
             stream.cancel()
 
 
-async def _merged(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Delta]]:
+async def _merge_streams(streams: Sequence[TokenStream]) -> AsyncGenerator[tuple[int, Delta]]:
     """What comes of any of them, with its place."""
     waiting = {place: aiter(one) for place, one in enumerate(streams)}
     asked = {asyncio.ensure_future(anext(one)): place for place, one in waiting.items()}

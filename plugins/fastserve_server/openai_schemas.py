@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from fastserve_core.errors import BadData
-from fastserve_server.writing.jobs import Wish
-from fastserve_server.writing.sampling import Sampling
+from fastserve_core.errors import InvalidData
+from fastserve_server.generation.jobs import GenerationRequest
+from fastserve_server.generation.sampling import Sampling
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -39,7 +39,7 @@ class Parameters(Struct, kw_only=True):
     user: str | None = None
     """Clients send it; it changes nothing."""
 
-    def wish(self, prompt: list[int], most: int, choice: int) -> Wish:
+    def to_request(self, prompt: list[int], most: int, choice: int) -> GenerationRequest:
         """The text of one choice, whose draws are its own."""
         sampling = Sampling(
             temperature=1.0 if self.temperature is None else self.temperature,
@@ -51,12 +51,12 @@ class Parameters(Struct, kw_only=True):
         )
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         seed = None if self.seed is None else self.seed + choice
-        return Wish(prompt, most, sampling, stops, seed, self.ignore_eos)
+        return GenerationRequest(prompt, most, sampling, stops, seed, self.ignore_eos)
 
 
 def _token(name: str) -> int:
     if not name.isdecimal():
-        raise BadData(f"logit_bias is by the numbers of tokens, and '{name}' is none")
+        raise InvalidData(f"logit_bias is by the numbers of tokens, and '{name}' is none")
     return int(name)
 
 
@@ -114,14 +114,14 @@ class Completion(Body, kw_only=True):
     object: str = "text_completion"
 
 
-class Said(Struct):
+class AssistantMessage(Struct):
     content: str
     role: str = "assistant"
 
 
 class ChatChoice(Struct):
     index: int
-    message: Said
+    message: AssistantMessage
     finish_reason: str
     logprobs: None = None
 

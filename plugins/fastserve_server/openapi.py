@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from fastserve_server.keys import OPEN
+from fastserve_server.auth import PUBLIC_PATHS
 from fastserve_server.schemas import ErrorResponse, InferError
 from fastserve_server.web import JSON, PROTOCOL, Endpoint
 
 REFERENCE = "#/components/schemas/{name}"
-SAID_OF_ERRORS = {
+ERROR_DESCRIPTIONS = {
     "400": "Malformed",
     "401": "The API key is missing or wrong",
     "404": "Not found",
@@ -28,7 +28,7 @@ SAID_OF_ERRORS = {
 
 def describe(endpoints: Sequence[Endpoint], models: Sequence[str], guarded: bool = False) -> dict[str, Any]:
     """An OpenAPI 3.1 document; a ``guarded`` server asks for API keys."""
-    kinds = [kind for one in endpoints for kind in (one.takes, one.gives) if isinstance(kind, type)]
+    kinds = [kind for one in endpoints for kind in (one.request_type, one.response_type) if isinstance(kind, type)]
     _, schemas = msgspec.json.schema_components(
         [*dict.fromkeys(kinds), ErrorResponse, InferError], ref_template=REFERENCE
     )
@@ -37,7 +37,9 @@ def describe(endpoints: Sequence[Endpoint], models: Sequence[str], guarded: bool
         schemas[kind.__name__]["properties"]["model"] = name
     paths: dict[str, dict[str, Any]] = {}
     for one in endpoints:
-        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, name, guarded and one.path not in OPEN)
+        paths.setdefault(one.path, {})[one.method.lower()] = _operation(
+            one, name, guarded and one.path not in PUBLIC_PATHS
+        )
     return {
         "openapi": "3.1.0",
         "info": {"title": f"FastServe: {', '.join(models)}", "version": version("fastserve-core")},
@@ -55,18 +57,18 @@ def _operation(one: Endpoint, model: Mapping[str, Any], guarded: bool) -> dict[s
     operation: dict[str, Any] = {
         "summary": one.summary,
         "operationId": one.handler.__name__,
-        "responses": {"200": {"description": "Done", "content": _content(one.gives)}},
+        "responses": {"200": {"description": "Done", "content": _content(one.response_type)}},
     }
     names = re.findall(r"\{(\w+)\}", one.path)
-    if parameters := _parameters(names, one.chooses, model):
+    if parameters := _parameters(names, one.has_model_parameter, model):
         operation["parameters"] = parameters
-    if one.takes is not None:
-        operation["requestBody"] = {"required": True, "content": _content(one.takes)}
+    if one.request_type is not None:
+        operation["requestBody"] = {"required": True, "content": _content(one.request_type)}
     if guarded:
         operation["security"] = [{"key": []}]
     for status in _errors(one, bool(names), guarded):
         error = InferError if one.path.startswith(PROTOCOL) else ErrorResponse
-        operation["responses"][status] = {"description": SAID_OF_ERRORS[status], "content": _content(error)}
+        operation["responses"][status] = {"description": ERROR_DESCRIPTIONS[status], "content": _content(error)}
     return operation
 
 
@@ -79,9 +81,9 @@ def _parameters(names: Sequence[str], chooses: bool, model: Mapping[str, Any]) -
 
 
 def _errors(one: Endpoint, named: bool, guarded: bool) -> list[str]:
-    apart = {"401": guarded, "404": named or one.chooses or one.may_lack or _names_a_model(one.takes)}
-    if one.takes is not None:
-        return [status for status in SAID_OF_ERRORS if apart.get(status, True)]
+    apart = {"401": guarded, "404": named or one.has_model_parameter or one.may_404 or _names_a_model(one.request_type)}
+    if one.request_type is not None:
+        return [status for status in ERROR_DESCRIPTIONS if apart.get(status, True)]
     waits = ["503"] if one.path.endswith("/ready") else []
     return [status for status, said in apart.items() if said] + waits
 

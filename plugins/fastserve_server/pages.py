@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, Response
 
 from fastserve_server.service import Service
 
-ONLY_ITSELF = {
+CONTENT_SECURITY_POLICY = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
         "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -50,4 +50,4 @@ def docs(description: Mapping[str, Any]) -> Response:
 
 
 def _page(template: str, **values: Any) -> Response:
-    return HTMLResponse(_templates().get_template(template).render(values), headers=ONLY_ITSELF)
+    return HTMLResponse(_templates().get_template(template).render(values), headers=CONTENT_SECURITY_POLICY)

@@ -16,23 +16,23 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from fastserve_core.artifacts.artifact import load_artifact
+from fastserve_core.artifacts import load_artifact
 from fastserve_core.errors import FastServeError
 from fastserve_server.application import build_application
-from fastserve_server.candidate import Candidate
 from fastserve_server.child import failure, report, run_child
-from fastserve_server.connections import IDLE_S, BoundedConnection
-from fastserve_server.hosted import Hosted
+from fastserve_server.connections import IDLE_S, TimeoutHttpProtocol
+from fastserve_server.deployments import Candidate
+from fastserve_server.hot_reload import check_memory_for_second, reload
 from fastserve_server.metrics import Metrics
+from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.options import ServerOptions
-from fastserve_server.reloading import check_beside, reload
 from fastserve_server.service import Service
 
-TURN_S = 0.0005
+SWITCH_INTERVAL_S = 0.0005
 """How long a worker may keep the lock of Python when the event loop wants it; Python's own is ten times that."""
 
 
-class DrainingServer(uvicorn.Server):
+class GracefulServer(uvicorn.Server):
     """Ends on a signal with exit code 0, after the requests that are open."""
 
     def __init__(self, config: uvicorn.Config, state: Any) -> None:
@@ -47,7 +47,7 @@ class DrainingServer(uvicorn.Server):
 
 def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
     """Serve on the socket that the parent bound."""
-    sys.setswitchinterval(TURN_S)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     uvloop.run(_serve(request, ready))
 
 
@@ -55,13 +55,13 @@ async def _serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
     options = ServerOptions(**request["options"])
     artifact, threads, keys = Path(request["artifact"]), request["threads"], request["keys"]
     application = build_application(artifact, options, threads, wait=False, keys=keys)
-    models: Hosted = application.state.hosted
+    models: ModelRegistry = application.state.hosted
     if options.candidate is not None:
         models.candidate = candidate_of(models, Path(options.candidate), options)
     config = uvicorn.Config(
         application,
         loop="none",
-        http=BoundedConnection,
+        http=TimeoutHttpProtocol,
         ws="none",
         lifespan="on",
         log_level="warning",
@@ -71,7 +71,7 @@ async def _serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
         timeout_keep_alive=round(IDLE_S),
         timeout_graceful_shutdown=math.ceil(options.drain_s),
     )
-    server = DrainingServer(config, application.state)
+    server = GracefulServer(config, application.state)
     serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=request["socket"])]))
     try:
         await models.loaded()
@@ -84,16 +84,16 @@ async def _serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
     reloading.cancel()
 
 
-def candidate_of(models: Hosted, folder: Path, options: ServerOptions) -> Candidate:
-    """The artifact beside the first model; raises ``BadArtifact`` for one that cannot be there."""
+def candidate_of(models: ModelRegistry, folder: Path, options: ServerOptions) -> Candidate:
+    """The artifact beside the first model; raises ``InvalidArtifact`` for one that cannot be there."""
     artifact = load_artifact(folder)
-    check_beside(artifact, models.first)
+    check_memory_for_second(artifact, models.first)
     # its passes are not counted among the model's
     service = Service(artifact, replace(options, name=models.first.name), models.threads, Metrics())
     return Candidate(service, options, models.metrics)
 
 
-async def _reload(models: Hosted, pipe: int) -> None:
+async def _reload(models: ModelRegistry, pipe: int) -> None:
     """Serve the artifacts that the parent names on stdin, one after another, and tell it how that went."""
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)

@@ -18,16 +18,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
-from fastserve_core.artifacts.locate import find_artifact
+from fastserve_core.artifacts import find_artifact
 from fastserve_core.errors import StageFailed, UserError
-from fastserve_core.processes.resources import thread_environment
-from fastserve_server.holder import holder_of
-from fastserve_server.hosted import found
-from fastserve_server.keys import key_hashes
+from fastserve_core.processes import thread_environment
+from fastserve_server.auth import key_hashes
+from fastserve_server.model_registry import resolve_models
 from fastserve_server.options import ServerOptions
+from fastserve_server.port_owner import process_listening_on
 
 BACKLOG = 2048
-KEPT_LINES = 40
+LOG_TAIL_LINES = 40
 END_S = 10.0
 """What a server gets after draining to end its engines, before it is killed."""
 
@@ -46,7 +46,7 @@ class ServerProcess:
         self.url = url
         self._told, self._asking = told, threading.Lock()
         self._process, self._patience_s = process, patience_s
-        self._last: deque[str] = deque(maxlen=KEPT_LINES)
+        self._last: deque[str] = deque(maxlen=LOG_TAIL_LINES)
         self._shown = self._stopped = self._gone = False
         self._pump = threading.Thread(target=self._pass_on, name="server-output", daemon=True)
         self._pump.start()
@@ -59,20 +59,20 @@ class ServerProcess:
         """Block until the server ends; raises ``StageFailed`` with the end of its output when it crashed."""
         code = self._process.wait()
         if code != 0 and not self._stopped:
-            raise StageFailed(self.said(f"the server ended with exit code {code}"))
+            raise StageFailed(self.stderr_tail(f"the server ended with exit code {code}"))
 
-    def heard(self, silent: str) -> dict[str, Any]:
+    def receive(self, silent: str) -> dict[str, Any]:
         """The next thing that the server tells; raises what it failed with, or that it died (``silent``)."""
         message = self._told.readline()
         if not message:
-            raise StageFailed(self.said(silent))
+            raise StageFailed(self.stderr_tail(silent))
         report: dict[str, Any] = json.loads(message)
         if "error" in report:
             kind = UserError if report["exit_code"] == UserError.exit_code else StageFailed
             raise kind(report["error"])
         return report
 
-    def ask(self, message: Mapping[str, Any]) -> None:
+    def request(self, message: Mapping[str, Any]) -> None:
         """Tell the server something, in a line."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
@@ -99,7 +99,7 @@ class ServerProcess:
         """From now on pass the server's output on to stderr."""
         self._shown = True
 
-    def said(self, message: str) -> str:
+    def stderr_tail(self, message: str) -> str:
         """The message and the end of what the server printed."""
         self._pump.join(1.0)
         return "\n".join([message + (":" if self._last else ""), *self._last])
@@ -132,8 +132,8 @@ class EmbeddedProcess(ServerProcess):
         Raises ``UserError`` for one that cannot take the place of the old one, which is then served as before.
         """
         with self._asking:
-            self.ask({"artifact": str(artifact.absolute()), "model": model})
-            return bool(self.heard("the server ended meanwhile")["changed"])
+            self.request({"artifact": str(artifact.absolute()), "model": model})
+            return bool(self.receive("the server ended meanwhile")["changed"])
 
 
 def start(artifact: Path, options: ServerOptions, threads: int) -> EmbeddedProcess:
@@ -142,8 +142,8 @@ def start(artifact: Path, options: ServerOptions, threads: int) -> EmbeddedProce
     Raises ``BadAddress`` (busy port), another ``UserError`` for keys that cannot be read and for what the artifact
     lacks, or ``StageFailed``.
     """
-    keys = key_hashes(options.keys, f"{options.where}.keys")
-    options = replace(options, also=found(options.also))
+    keys = key_hashes(options.api_keys_file, f"{options.where}.api_keys_file")
+    options = replace(options, models=resolve_models(options.models))
     if options.candidate is not None:
         options.candidate = str(find_artifact(Path(options.candidate).expanduser()).folder.absolute())
     with bind(options.host, options.port, options.where) as listening:
@@ -186,8 +186,8 @@ def launch(
     os.close(writing)
     server = kind(url, process, os.fdopen(reading, encoding="utf-8"), patience_s)
     try:
-        server.ask({**request, "parent": os.getpid(), "report": writing})
-        server.heard("the server ended before it was ready")
+        server.request({**request, "parent": os.getpid(), "report": writing})
+        server.receive("the server ended before it was ready")
         server.show()
     except BaseException:
         server.stop()
@@ -209,7 +209,7 @@ def bind(host: str, port: int, where: str) -> socket.socket:
         bound.close()
         if error.errno == errno.EADDRINUSE:
             advice = f"stop what listens there, or choose another with {where}.port=PORT (0 takes any free one)"
-            holder = holder_of(port)
+            holder = process_listening_on(port)
             by = f" by {holder}" if holder else ""
             raise BadAddress(f"port {port} of {host} is taken{by}: {advice}") from error
         raise BadAddress(f"{where} cannot listen on port {port} of {host}: {error.strerror}") from error

@@ -11,21 +11,19 @@ from typing import Any
 
 import msgspec
 
-from fastserve_core.artifacts.artifact import Artifact, positions
-from fastserve_core.errors import BadData, BadOption, BadPlan, FastServeError, Unexportable, suggest
-from fastserve_core.inference.engines import can_step, load_stepper
-from fastserve_core.inference.predictor import Predictor
-from fastserve_core.tasks.load import load_task
-from fastserve_core.tasks.task import Encoded, Row
-from fastserve_server.asked import Answers, Unavailable, check_positions
+from fastserve_core.artifacts import Artifact, max_positions
+from fastserve_core.errors import ExportError, FastServeError, InvalidData, InvalidOption, InvalidPlan, did_you_mean
+from fastserve_core.inference import Predictor, load_decoder, supports_token_streaming
+from fastserve_core.tasks import Encoded, Row, load_task
 from fastserve_server.batcher import Batcher
+from fastserve_server.generation.generator import BROKEN, GenerationEngine, collect
+from fastserve_server.generation.jobs import GenerationRequest, TokenStream
+from fastserve_server.generation.sampling import Sampling
 from fastserve_server.metrics import Metrics
-from fastserve_server.options import Serving
-from fastserve_server.writing.generator import BROKEN, Generator, whole
-from fastserve_server.writing.jobs import Stream, Wish
-from fastserve_server.writing.sampling import Sampling
+from fastserve_server.options import ServingOptions
+from fastserve_server.requests import Answers, Unavailable, check_positions
 
-WARM_TEXTS = ("A first sentence.", "A much longer text, so that no shape is new to the engine. " * 8)
+WARMUP_TEXTS = ("A first sentence.", "A much longer text, so that no shape is new to the engine. " * 8)
 POLL_SECONDS = 0.05
 ENCODING_OPTIONS = frozenset({"max_length"})
 """Options that decide how texts are encoded, which a request cannot change."""
@@ -34,7 +32,7 @@ ENCODING_OPTIONS = frozenset({"max_length"})
 class Service:
     """Answers inputs with one artifact. ``threads`` is what all its workers together may use."""
 
-    def __init__(self, artifact: Artifact, options: Serving, threads: int, metrics: Metrics) -> None:
+    def __init__(self, artifact: Artifact, options: ServingOptions, threads: int, metrics: Metrics) -> None:
         manifest = artifact.manifest
         self.artifact, self.options = artifact, options
         self.name = options.name or artifact.folder.name
@@ -43,9 +41,9 @@ class Service:
         # Many single-thread workers answer more than one many-thread worker, whose threads wait for each other.
         workers = options.workers or threads
         self._threads_each = max(1, threads // workers)
-        self._positions = positions(artifact.folder)
-        self.batcher: Batcher | Generator = Batcher(
-            options, workers, self._make_worker, self._check_length, self.metrics.passed
+        self._positions = max_positions(artifact.folder)
+        self.batcher: Batcher | GenerationEngine = Batcher(
+            options, workers, self._make_worker, self._check_length, self.metrics.record_batch
         )
         self._threads = threads
         self._unwritable = f"the engine {artifact.engine} cannot"
@@ -62,7 +60,7 @@ class Service:
 
     @property
     def _broken(self) -> bool:
-        return isinstance(self.batcher, Generator) and self.batcher.broken
+        return isinstance(self.batcher, GenerationEngine) and self.batcher.broken
 
     def why_not_ready(self) -> str:
         """One line for a reader."""
@@ -80,7 +78,7 @@ class Service:
         try:
             if not await self._start_writing():
                 await self.batcher.start()
-            freeze()
+            freeze_gc()
         except Exception as error:
             self._fault = error
         finally:
@@ -88,15 +86,17 @@ class Service:
 
     async def _start_writing(self) -> bool:
         """Have a model that writes do so side by side, where its engine and its kind allow."""
-        if not self.task.generative or not can_step(self.artifact):
+        if not self.task.generative or not supports_token_streaming(self.artifact):
             return False
-        memory = self.options.cache_mb * 1_000_000
+        memory = self.options.kv_cache_mb * 1_000_000
         writer = self.task.writer(self.artifact.folder)
-        made = partial(load_stepper, self.artifact, self._threads, memory)
-        generator = Generator(self.options, writer, made, self._positions, self.metrics.passed, self.metrics.went_on)
+        made = partial(load_decoder, self.artifact, self._threads, memory)
+        generator = GenerationEngine(
+            self.options, writer, made, self._positions, self.metrics.record_batch, self.metrics.record_tokens
+        )
         try:
             await generator.start()
-        except Unexportable as error:
+        except ExportError as error:
             self._unwritable = str(error)
             return False
         self.batcher = generator
@@ -110,7 +110,7 @@ class Service:
 
     async def answered(self) -> None:
         """Wait until nothing is open that was asked of it."""
-        while self.batcher.open:
+        while self.batcher.in_flight:
             await asyncio.sleep(POLL_SECONDS)
 
     async def stop(self) -> None:
@@ -120,44 +120,47 @@ class Service:
             self._loading.cancel()
         await self.batcher.stop()
 
-    def ask(self, inputs: Sequence[Any], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
+    def predict(self, inputs: Sequence[Any], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
         """The answers to come; cancel the future when nobody wants them.
 
-        Raises ``Unavailable``, ``QueueFull``, ``BadOption`` or ``BadData``; the future may fail with ``BadData``.
+        Raises ``Unavailable``, ``QueueFull``, ``InvalidOption`` or ``InvalidData``; the future may fail with
+        ``InvalidData``.
         """
         self._check_ready()
         if not inputs:
-            raise BadData("no inputs were given")
+            raise InvalidData("no inputs were given")
         if options:
             self._check_options(options)
         rows = [self.task.read_input(self._named(value)) for value in inputs]
-        if isinstance(self.batcher, Generator):
+        if isinstance(self.batcher, GenerationEngine):
             return asyncio.ensure_future(self._written(self.batcher, rows, options))
         return self.batcher.submit(rows, options)
 
-    def write(self, wishes: Sequence[Wish]) -> list[Stream]:
+    def generate(self, wishes: Sequence[GenerationRequest]) -> list[TokenStream]:
         """The texts to come, part by part; raises as ``ask`` does."""
         return self.generator().submit(wishes)
 
-    def generator(self) -> Generator:
-        """What writes texts; raises ``BadPlan`` for a model that does not, ``Unavailable``."""
+    def generator(self) -> GenerationEngine:
+        """What writes texts; raises ``InvalidPlan`` for a model that does not, ``Unavailable``."""
         self._check_ready()
-        if isinstance(self.batcher, Generator):
+        if isinstance(self.batcher, GenerationEngine):
             return self.batcher
         if not self.task.generative:
-            raise BadPlan(f"the model is for {self.task.name} and does not write texts: ask /predict")
-        raise BadPlan(f"this model does not write texts part by part ({self._unwritable}): ask /predict")
+            raise InvalidPlan(f"the model is for {self.task.name} and does not write texts: ask /predict")
+        raise InvalidPlan(f"this model does not write texts part by part ({self._unwritable}): ask /predict")
 
-    def room(self, prompt: int) -> int:
+    def max_new_tokens_for(self, prompt: int) -> int:
         """How many new tokens the model has positions for, after a prompt; at least one, for which it may refuse."""
         most = self.options.max_new_tokens
         return most if self._positions is None else max(1, min(most, self._positions - prompt))
 
-    async def _written(self, generator: Generator, rows: Sequence[Row], options: Mapping[str, Any]) -> Answers:
+    async def _written(self, generator: GenerationEngine, rows: Sequence[Row], options: Mapping[str, Any]) -> Answers:
         prompts = await asyncio.to_thread(generator.writer.tokens, [row["text"] for row in rows])
         asked = {**vars(self.task.options), **options}
         sampling = Sampling(temperature=asked["temperature"])
-        texts = await whole(generator.submit([Wish(one, asked["max_new_tokens"], sampling) for one in prompts]))
+        texts = await collect(
+            generator.submit([GenerationRequest(one, asked["max_new_tokens"], sampling) for one in prompts])
+        )
         return [{"text": one["text"], "tokens": one["tokens"]} for one in texts]
 
     def _check_ready(self) -> None:
@@ -169,21 +172,21 @@ class Service:
         allowed = own.keys() - ENCODING_OPTIONS if self.task.generative else ()
         for name in options:
             if name not in allowed:
-                raise BadOption(f"the task {self.task.name} takes no option '{name}'{suggest(name, allowed)}")
+                raise InvalidOption(f"the task {self.task.name} takes no option '{name}'{did_you_mean(name, allowed)}")
         try:
             asked: Any = msgspec.convert({**own, **options}, self.task.Options)
         except msgspec.ValidationError as error:
-            raise BadOption(f"options: {error}") from error
+            raise InvalidOption(f"options: {error}") from error
         most = self.options.max_new_tokens
         if getattr(asked, "max_new_tokens", 0) > most:
-            raise BadOption(f"max_new_tokens must be at most {most} on this server, not {asked.max_new_tokens}")
+            raise InvalidOption(f"max_new_tokens must be at most {most} on this server, not {asked.max_new_tokens}")
 
     def _check_length(self, encoded: Sequence[Encoded], options: Mapping[str, Any]) -> None:
         """Refuse what was cut, if it shall be, and a prompt that leaves no positions; runs in a worker's thread."""
-        if self.options.too_long == "refuse" and any(one.cut for one in encoded):
+        if self.options.truncation == "refuse" and any(one.cut for one in encoded):
             most = getattr(self.task.options, "max_length", None)
             reads = "what the model reads" if most is None else f"the {most} tokens that the model reads"
-            raise BadData(f"an input is longer than {reads}: shorten it")
+            raise InvalidData(f"an input is longer than {reads}: shorten it")
         if self.task.generative:
             new = {**vars(self.task.options), **options}.get("max_new_tokens", 0)
             check_positions(max(map(len, encoded)), new, self._positions)
@@ -192,20 +195,20 @@ class Service:
         if isinstance(value, Mapping):
             for name in value:
                 if name not in self._known:
-                    raise BadData(f"an input has the unknown field '{name}'{suggest(name, self._known)}")
+                    raise InvalidData(f"an input has the unknown field '{name}'{did_you_mean(name, self._known)}")
         return value
 
     def _make_worker(self) -> Predictor:
         """A warm predictor, made in the thread that will use it."""
         predictor = Predictor(self.artifact, self._threads_each)
         required = [column.name for column in self.task.columns if column.required]
-        texts = WARM_TEXTS[:1] if self.task.generative else WARM_TEXTS
-        with suppress(BadData):  # another's task may want inputs of another kind; it is then warm after its first
+        texts = WARMUP_TEXTS[:1] if self.task.generative else WARMUP_TEXTS
+        with suppress(InvalidData):  # another's task may want inputs of another kind; it is then warm after its first
             predictor.warmup([{**dict.fromkeys(required, text), "text": text} for text in texts])
         return predictor
 
 
-def freeze() -> None:
+def freeze_gc() -> None:
     """Keep the libraries' objects from being looked through again and again, which stalled requests for 0.2 s."""
     gc.collect()
     gc.freeze()
@@ -214,4 +217,4 @@ def freeze() -> None:
 def refreeze() -> None:
     """The same after a model has left, whose objects may go."""
     gc.unfreeze()
-    freeze()
+    freeze_gc()

@@ -35,7 +35,7 @@ def pack_floats(values: Sequence[float]) -> bytes:
     return struct.pack(f"<{len(values)}f", *values)
 
 
-def flat(data: Iterable[Any]) -> Iterator[Any]:
+def flatten(data: Iterable[Any]) -> Iterator[Any]:
     """The values of a tensor that was sent nested, row by row; at most three levels are followed."""
     for one in data:
         if not isinstance(one, list):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastserve_core.errors import BadOption, MissingPackage
+from fastserve_core.errors import InvalidOption, MissingPackage
 
 SEND_S = 3.0
 """What a collector that is away may hold up the server's end."""
@@ -29,7 +29,7 @@ class Tracing:
         exporter = OTLPSpanExporter(endpoint=collector.rstrip("/") + "/v1/traces", timeout=SEND_S)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
 
-    def wrap(self, app: Any) -> Any:
+    def middleware(self, app: Any) -> Any:
         """The application with a span round each of its requests, but those that watch it."""
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
@@ -42,12 +42,12 @@ class Tracing:
         self._provider.shutdown()
 
 
-def tracing(collector: str | None, option: str) -> Tracing | None:
-    """What traces to that address; raises ``BadOption`` or ``MissingPackage``."""
+def make_tracing(collector: str | None, option: str) -> Tracing | None:
+    """What traces to that address; raises ``InvalidOption`` or ``MissingPackage``."""
     if collector is None:
         return None
     if not collector.startswith(("http://", "https://")):
-        raise BadOption(f"{option}={collector}: give the collector's address, as http://127.0.0.1:4318")
+        raise InvalidOption(f"{option}={collector}: give the collector's address, as http://127.0.0.1:4318")
     try:
         return Tracing(collector)
     except ImportError as error:

@@ -14,9 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from fastserve_core.errors import UserError
-from fastserve_server.asked import EngineFailed, QueueFull, Unavailable
-from fastserve_server.hosted import Hosted
+from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.openai_schemas import ChatRequest, CompletionRequest
+from fastserve_server.requests import EngineFailed, QueueFull, Unavailable
 from fastserve_server.schemas import ErrorResponse, InferError, InferRequest, PredictRequest, Problem
 from fastserve_server.service import Service
 
@@ -27,9 +27,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 JSON = "application/json"
 PROTOCOL = "/v2"
-CLIENT_LEFT = 499
-MOMENT_S = 0.02
-MODELS, UNTIL = "fastserve.models", "fastserve.until"
+CLIENT_CLOSED_REQUEST = 499
+DISCONNECT_POLL_S = 0.02
+MODELS, DEADLINE = "fastserve.models", "fastserve.until"
 """In a request's scope: the models that it may ask, and the time on the loop's clock when it has to be answered."""
 TYPES = {
     400: "malformed",
@@ -53,22 +53,22 @@ class Endpoint:
     path: str
     handler: Handler
     summary: str
-    takes: type | None = None
-    gives: type | str = "text/html"
-    chooses: bool = False
+    request_type: type | None = None
+    response_type: type | str = "text/html"
+    has_model_parameter: bool = False
     """Whether the query may say which model it is about, ``?model=NAME``."""
-    may_lack: bool = False
+    may_404: bool = False
     """Whether there may be nothing to tell of, which is a 404."""
 
 
-def hosted(request: Request) -> Hosted:
-    models: Hosted = request.scope[MODELS]
+def models_of(request: Request) -> ModelRegistry:
+    models: ModelRegistry = request.scope[MODELS]
     return models
 
 
 def service_of(request: Request, name: str | None = None) -> Service:
     """The service of a model, of no name the first one's; 404 for one that there is not."""
-    return hosted(request).of(name)
+    return models_of(request).get(name)
 
 
 def reply(value: Any, status: int = 200) -> Response:
@@ -80,13 +80,13 @@ def reply(value: Any, status: int = 200) -> Response:
 
 async def read_body(request: Request) -> bytes:
     """The body, or 413 as soon as it is known to be too large."""
-    most = hosted(request).options.max_body_bytes
+    most = models_of(request).options.max_body_bytes
     headers = dict(request.scope["headers"])
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise HTTPException(400, "compressed request bodies are not read: send it as it is")
     declared = headers.get(b"content-length", b"")
     body, fits = b"", not declared.isdigit() or int(declared) <= most
-    async with asyncio.timeout_at(request.scope[UNTIL]):
+    async with asyncio.timeout_at(request.scope[DEADLINE]):
         while fits and len(body) <= most:
             message = await request.receive()
             if message["type"] == "http.disconnect":
@@ -117,13 +117,13 @@ _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
 # -- waiting -----------------------------------------------------------------------------------------
 
 
-async def while_connected(request: Request, future: asyncio.Future[T]) -> T:
+async def await_or_disconnect(request: Request, future: asyncio.Future[T]) -> T:
     """The future's result; when the client leaves first, or the time is over, the future is cancelled.
 
-    Neither is looked at before ``MOMENT_S``: it takes a task, which costs as much as a short answer.
+    Neither is looked at before ``DISCONNECT_POLL_S``: it takes a task, which costs as much as a short answer.
     """
     watch: asyncio.Task[Any] | None = None
-    loop, until = asyncio.get_running_loop(), request.scope[UNTIL]
+    loop, until = asyncio.get_running_loop(), request.scope[DEADLINE]
     timer: asyncio.TimerHandle
     late = False
 
@@ -137,7 +137,7 @@ async def while_connected(request: Request, future: asyncio.Future[T]) -> T:
         nonlocal late
         late = future.cancel()
 
-    timer = loop.call_at(min(until, loop.time() + MOMENT_S), begin)
+    timer = loop.call_at(min(until, loop.time() + DISCONNECT_POLL_S), begin)
     try:
         return await future
     except asyncio.CancelledError:
@@ -163,7 +163,7 @@ def problem(request: Request, status: int, message: str, headers: Mapping[str, s
     return Response(msgspec.json.encode(body), status, dict(headers or {}), JSON)
 
 
-def refused(request: Request, error: Exception) -> Response:
+def error_response(request: Request, error: Exception) -> Response:
     """What the client is told of an error; one of ours is in the log."""
     if isinstance(error, HTTPException):
         return problem(request, error.status_code, error.detail, error.headers)
@@ -174,10 +174,10 @@ def refused(request: Request, error: Exception) -> Response:
     if isinstance(error, Unavailable):
         return problem(request, 503, str(error), {"Retry-After": "1"})
     if isinstance(error, TimeoutError):
-        seconds = hosted(request).options.deadline_s
+        seconds = models_of(request).options.request_timeout_s
         return problem(request, 504, f"the answer took longer than the {seconds:g} s that a request may take")
     if isinstance(error, ClientDisconnect):
-        return Response(status_code=CLIENT_LEFT)
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
     if isinstance(error, EngineFailed):
         return problem(request, 500, str(error))
     log.error("a request could not be answered", exc_info=error)

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastserve_core.errors import BadData, BadPlan
-from fastserve_core.tasks.task import Arrays, Column, Encoded, Row
-from fastserve_text.encoding import pad
+from fastserve_core.errors import InvalidData, InvalidPlan
+from fastserve_core.tasks import Arrays, Column, Encoded, Row
+from fastserve_text.tokenization import pad
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from fastserve_core.config.nodes import ModelSpec
-    from fastserve_core.tasks.generation import Writer
+    from fastserve_core.config import ModelSpec
+    from fastserve_core.tasks import TextCodec
 
 
-def text_fault(row: Row, name: str = "text") -> str | None:
+def validate_text(row: Row, name: str = "text") -> str | None:
     """Why the row's text cannot be used."""
     value = row.get(name)
     if not isinstance(value, str):
@@ -27,7 +27,7 @@ def text_fault(row: Row, name: str = "text") -> str | None:
 
 
 @dataclass(frozen=True)
-class Again:
+class ReiterableTexts:
     """Texts that can be read more than once, without being held in memory."""
 
     begin: Callable[[], Iterator[str]]
@@ -58,8 +58,8 @@ class TextTask:
 
     def read_input(self, value: Any) -> Row:
         row = dict(value) if isinstance(value, Mapping) else {"text": value}
-        if fault := text_fault(row):
-            raise BadData(f"an input cannot be used: {fault}")
+        if fault := validate_text(row):
+            raise InvalidData(f"an input cannot be used: {fault}")
         return row
 
     def examples(self, encoded: Sequence[Encoded], seed: str) -> Sequence[Encoded]:
@@ -68,17 +68,17 @@ class TextTask:
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
         return pad(batch, self.padding, targets)
 
-    def writer(self, folder: Path) -> Writer:
-        raise BadPlan(f"the task {self.name} does not write texts")
+    def writer(self, folder: Path) -> TextCodec:
+        raise InvalidPlan(f"the task {self.name} does not write texts")
 
     def prompts(self, batch: Sequence[Encoded]) -> Arrays:
         return self.collate(batch)
 
     def scratch(self, spec: ModelSpec, rows: Sequence[Row], folder: Path) -> None:
-        from fastserve_text.building import write_scratch
+        from fastserve_text.model_factory import write_scratch
 
         write_scratch(
-            spec, Again(lambda: self.texts(rows)), folder, "LMHeadModel" if spec.name == "gpt2" else self.head
+            spec, ReiterableTexts(lambda: self.texts(rows)), folder, "LMHeadModel" if spec.name == "gpt2" else self.head
         )
 
     def texts(self, rows: Sequence[Row]) -> Iterator[str]:
@@ -86,7 +86,7 @@ class TextTask:
         return (row[name] for row in rows for name in ("text", "text_pair") if isinstance(row.get(name), str))
 
     def build(self, folder: Path) -> nn.Module:
-        from fastserve_text.building import build_model
+        from fastserve_text.model_factory import build_model
 
         return build_model(folder, self.head, self.labels)
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastserve_core.errors import BadData, BadModel, BadOption
-from fastserve_core.tasks.task import Arrays, Encoded, Encoder, Row
-from fastserve_text.base import TextTask, text_fault
-from fastserve_text.encoding import check_positions, load_tokenizer, pad, pad_id, token_id
-from fastserve_text.packing import Blocks
-from fastserve_text.writing import Writer
+from fastserve_core.errors import InvalidData, InvalidModel, InvalidOption
+from fastserve_core.tasks import Arrays, Encoded, Encoder, Row
+from fastserve_text.base import TextTask, validate_text
+from fastserve_text.packing import PackedSequences
+from fastserve_text.text_codec import ChatTextCodec
+from fastserve_text.tokenization import check_positions, load_tokenizer, pad, pad_id, token_id
 
 
 @dataclass
@@ -30,11 +30,11 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.max_length < 4:
-            raise BadOption(f"task.max_length must be at least 4 tokens, not {self.max_length}")
+            raise InvalidOption(f"task.max_length must be at least 4 tokens, not {self.max_length}")
         if self.max_new_tokens < 1:
-            raise BadOption(f"task.max_new_tokens must be at least 1, not {self.max_new_tokens}")
+            raise InvalidOption(f"task.max_new_tokens must be at least 1, not {self.max_new_tokens}")
         if self.temperature < 0:
-            raise BadOption(f"task.temperature must be 0 or more, not {self.temperature}")
+            raise InvalidOption(f"task.temperature must be 0 or more, not {self.temperature}")
 
 
 class CausalLM(TextTask):
@@ -44,7 +44,7 @@ class CausalLM(TextTask):
     generative: ClassVar[bool] = True
 
     def check(self, row: Row) -> str | None:
-        return text_fault(row)
+        return validate_text(row)
 
     def encoder(self, folder: Path) -> Encoder:
         self.tokenizer = tokenizer = load_tokenizer(folder, self.options.max_length)
@@ -56,7 +56,7 @@ class CausalLM(TextTask):
             encoded = []
             for one in tokenizer.encode_batch([row["text"] for row in rows]):
                 if len(one.ids) == 0:
-                    raise BadData("an input cannot be used: it has no tokens that the model knows")
+                    raise InvalidData("an input cannot be used: it has no tokens that the model knows")
                 inputs = {"input_ids": one.ids, "attention_mask": one.attention_mask}
                 target = None if self.options.pack else list(one.ids)
                 encoded.append(Encoded(inputs, target, cut=bool(one.overflowing)))
@@ -64,22 +64,22 @@ class CausalLM(TextTask):
 
         return encode
 
-    def writer(self, folder: Path) -> Writer:
-        return Writer(folder)
+    def writer(self, folder: Path) -> ChatTextCodec:
+        return ChatTextCodec(folder)
 
     def _prepare_packing(self, folder: Path) -> None:
         check_positions(folder, self.options.max_length)
         self.tokenizer.no_truncation()
         self.end_of_text = token_id(folder, self.tokenizer, "eos_token")
         if self.end_of_text is None:
-            raise BadModel(
+            raise InvalidModel(
                 f"the tokenizer of {folder} has no end-of-text token (eos_token), which task.pack=true needs"
             )
 
     def examples(self, encoded: Sequence[Encoded], seed: str) -> Sequence[Encoded]:
         if not self.options.pack or self.end_of_text is None:
             return encoded
-        return Blocks(encoded, self.options.max_length, self.end_of_text, seed)
+        return PackedSequences(encoded, self.options.max_length, self.end_of_text, seed)
 
     def prompts(self, batch: Sequence[Encoded]) -> Arrays:
         # generation appends on the right; what is to be packed was not cut

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.tasks.task import Encoded
+from fastserve_core.tasks import Encoded
 
 if TYPE_CHECKING:
     import random
@@ -31,7 +31,7 @@ def sentence_starts(text: str) -> list[int]:
     return [0, *(found.end() for found in SENTENCE_END.finditer(text))]
 
 
-def as_document(text: str, encoding: Any) -> Encoded:
+def tokenize_document(text: str, encoding: Any) -> Encoded:
     """The tokens of a whole text, uncut and without special ones; ``marks`` say what begins at each.
 
     Words are those of the tokenizer: what blanks and punctuation part, and every Chinese character.
@@ -47,7 +47,7 @@ def as_document(text: str, encoding: Any) -> Encoded:
     return Encoded({"input_ids": encoding.ids, "marks": marks.tolist()}, memo=text)
 
 
-def unit_bounds(marks: Sequence[int] | Flags, longest: int, draw: random.Random) -> list[int]:
+def sentence_bounds(marks: Sequence[int] | Flags, longest: int, draw: random.Random) -> list[int]:
     """The bounds of a document's units, its end among them: sentences, none longer than ``longest`` tokens.
 
     A document of one sentence is cut at a word, not too near its ends, so that it too has a part that follows

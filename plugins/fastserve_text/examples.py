@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, overload
 
-from fastserve_core.tasks.task import Encoded
+from fastserve_core.tasks import Encoded
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from fastserve_core.errors import BadModel
-from fastserve_core.processes.child import TRANSFORMERS, answer, call
-from fastserve_core.processes.environment import silence
-from fastserve_core.processes.resources import threads_per_process
+from fastserve_core.errors import InvalidModel
+from fastserve_core.processes import (
+    PRELOAD_MODULES,
+    child_main,
+    run_in_child,
+    suppress_library_output,
+    threads_per_process,
+)
 
 
 class GGUF:
@@ -20,23 +24,25 @@ class GGUF:
     """Raised when another conversion gives other files."""
 
     def convert(self, file: Path, folder: Path) -> None:
-        """Write the model and its tokenizer; raises ``BadModel`` with transformers' reason."""
-        call("fastserve_text.gguf", {"file": file, "folder": folder}, threads_per_process(), imports=TRANSFORMERS)
+        """Write the model and its tokenizer; raises ``InvalidModel`` with transformers' reason."""
+        run_in_child(
+            "fastserve_text.gguf", {"file": file, "folder": folder}, threads_per_process(), imports=PRELOAD_MODULES
+        )
 
 
-def convert_here(file: str, folder: str, events: str) -> None:
+def convert_in_process(file: str, folder: str, events: str) -> None:
     """The conversion itself, in this process; it has no ``events`` to tell."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source, target = Path(file), Path(folder)
     given = {"gguf_file": source.name, "local_files_only": True}
-    with silence():
+    with suppress_library_output():
         try:
             read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **given)
             tokenizer = AutoTokenizer.from_pretrained(source.parent, **given)
         except Exception as error:  # a dozen kinds, from a cut file to an architecture that is not known
-            raise BadModel(f"{source} cannot be read: {str(error).strip().splitlines()[0]}") from error
+            raise InvalidModel(f"{source} cannot be read: {str(error).strip().splitlines()[0]}") from error
         config = read.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config  # the weights are floats by now
@@ -48,4 +54,4 @@ def convert_here(file: str, folder: str, events: str) -> None:
 
 
 if __name__ == "__main__":
-    answer(convert_here)
+    child_main(convert_in_process)

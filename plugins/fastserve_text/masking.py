@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastserve_text.encoding import IGNORED
+from fastserve_text.tokenization import IGNORE_INDEX
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ class Masking:
     ordinary: Numbers
 
     def hide(self, ids: Numbers, begins: Numbers, draw: np.random.Generator) -> tuple[Numbers, Numbers]:
-        """The ids with some hidden, and the labels: the true id where one was chosen, ``IGNORED`` elsewhere.
+        """The ids with some hidden, and the labels: the true id where one was chosen, ``IGNORE_INDEX`` elsewhere.
 
         ``begins`` says of each token whether it begins a word. Words are chosen in random order as long as
         they fit into ``fraction`` of the tokens; one is always chosen.
@@ -40,7 +40,7 @@ class Masking:
         allowed = ~self.special[ids]
         words = np.cumsum(begins if self.whole_word else np.ones(len(ids), dtype=bool))
         places = np.flatnonzero(self._chosen(words, allowed, draw)[words] & allowed)
-        labels = np.full(len(ids), IGNORED, dtype=np.int64)
+        labels = np.full(len(ids), IGNORE_INDEX, dtype=np.int64)
         labels[places] = ids[places]
         dice = draw.random(len(places))
         hidden = ids.copy()

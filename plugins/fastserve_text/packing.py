@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastserve_core.tasks.task import Encoded
+from fastserve_core.tasks import Encoded
 from fastserve_text.examples import Examples, seed_number
 
 
-class Blocks(Examples):
+class PackedSequences(Examples):
     """The texts in an order drawn by the seed, an end-of-text token after each, cut every ``length`` tokens.
 
     A text may go on in the next block, and in a block the tokens see those of the texts before theirs, as in

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastserve_core.errors import BadModel, BadOption
-from fastserve_core.tasks.task import Arrays, Encoded, Encoder, Row
-from fastserve_text.base import TextTask, text_fault
-from fastserve_text.documents import as_document
-from fastserve_text.encoding import IGNORED, check_positions, load_tokenizer, pad, pad_id, softmax, token_id
+from fastserve_core.errors import InvalidModel, InvalidOption
+from fastserve_core.tasks import Arrays, Encoded, Encoder, Row
+from fastserve_text.base import TextTask, validate_text
+from fastserve_text.documents import tokenize_document
 from fastserve_text.masking import Masking
-from fastserve_text.pairs import Layout, Pairs
+from fastserve_text.next_sentence import ExampleLayout, NextSentenceExamples
+from fastserve_text.tokenization import IGNORE_INDEX, check_positions, load_tokenizer, pad, pad_id, softmax, token_id
 
 if TYPE_CHECKING:
     from torch import nn
 
-SHOWN = 5
+MAX_SHOWN = 5
 """How many candidates an answer holds for a mask."""
 
 
@@ -34,11 +34,11 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.max_length < 8:
-            raise BadOption(f"task.max_length must be at least 8 tokens, not {self.max_length}")
+            raise InvalidOption(f"task.max_length must be at least 8 tokens, not {self.max_length}")
         if not 0 < self.mask_fraction < 1:
-            raise BadOption(f"task.mask_fraction must lie between 0 and 1, not {self.mask_fraction}")
+            raise InvalidOption(f"task.mask_fraction must lie between 0 and 1, not {self.mask_fraction}")
         if not 0 <= self.short_fraction <= 1:
-            raise BadOption(f"task.short_fraction must lie between 0 and 1, not {self.short_fraction}")
+            raise InvalidOption(f"task.short_fraction must lie between 0 and 1, not {self.short_fraction}")
 
 
 class Pretraining(TextTask):
@@ -53,30 +53,30 @@ class Pretraining(TextTask):
     foundation: ClassVar[bool] = True
 
     def check(self, row: Row) -> str | None:
-        return text_fault(row)
+        return validate_text(row)
 
     def encoder(self, folder: Path) -> Encoder:
         check_positions(folder, self.options.max_length)
         self.tokenizer = tokenizer = load_tokenizer(folder, self.options.max_length)
         tokenizer.no_truncation()
         self.padding["input_ids"] = pad_id(folder, tokenizer)
-        self._know_tokens(folder)
+        self._bind_token_ids(folder)
 
         def encode(rows: Sequence[Row]) -> list[Encoded]:
             texts = [row["text"] for row in rows]
             encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-            return [as_document(text, one) for text, one in zip(texts, encodings, strict=True)]
+            return [tokenize_document(text, one) for text, one in zip(texts, encodings, strict=True)]
 
         return encode
 
-    def _know_tokens(self, folder: Path) -> None:
+    def _bind_token_ids(self, folder: Path) -> None:
         """The special tokens, and which ids are ordinary."""
         import numpy as np
 
         names = ("cls_token", "sep_token", "mask_token")
         first, separator, mask = (token_id(folder, self.tokenizer, name) for name in names)
         if first is None or separator is None or mask is None:
-            raise BadModel(f"the tokenizer of {folder} has no mask token: pretraining takes encoders such as BERT")
+            raise InvalidModel(f"the tokenizer of {folder} has no mask token: pretraining takes encoders such as BERT")
         special = np.zeros(self.tokenizer.get_vocab_size(), dtype=bool)
         special[[number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special]] = True
         special[[first, separator, mask]] = True
@@ -86,10 +86,10 @@ class Pretraining(TextTask):
             special[unknown] = False  # a text of nothing else must still have something to guess
         options = self.options
         self.masking = Masking(options.mask_fraction, options.whole_word, mask, special, ordinary)
-        self.layout = Layout(options.max_length, options.next_sentence, options.short_fraction, first, separator)
+        self.layout = ExampleLayout(options.max_length, options.next_sentence, options.short_fraction, first, separator)
 
     def examples(self, encoded: Sequence[Encoded], seed: str) -> Sequence[Encoded]:
-        return Pairs(encoded, seed, self.layout, self.masking)
+        return NextSentenceExamples(encoded, seed, self.layout, self.masking)
 
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
         if not targets:
@@ -98,7 +98,7 @@ class Pretraining(TextTask):
         if self.options.next_sentence:
             import numpy as np
 
-            arrays["next_sentence_label"] = np.asarray([one.target.elsewhere for one in batch], dtype=np.int64)
+            arrays["next_sentence_label"] = np.asarray([one.target.is_random_next for one in batch], dtype=np.int64)
         return arrays
 
     def _whole(self, document: Encoded) -> Encoded:
@@ -113,7 +113,7 @@ class Pretraining(TextTask):
             ids = one.inputs["input_ids"][: self.layout.max_length - 2]
             for place in [place for place, number in enumerate(ids) if number == self.masking.mask]:
                 scores = softmax(logits[place + 1])  # the first token is not the text's
-                best = scores.argsort()[: -SHOWN - 1 : -1].tolist()
+                best = scores.argsort()[: -MAX_SHOWN - 1 : -1].tolist()
                 candidates = {str(self.tokenizer.id_to_token(number)): float(scores[number]) for number in best}
                 token = next(iter(candidates))
                 masks.append({"token": token, "candidates": candidates})
@@ -126,13 +126,13 @@ class Pretraining(TextTask):
         import numpy as np
 
         labels = [np.asarray(one.target.labels) for one in batch]
-        hidden = _hidden_logits(_token_logits(outputs), labels)
+        hidden = _masked_logits(_token_logits(outputs), labels)
         found: list[Any] = []
         for number, (logits, truth) in enumerate(zip(hidden, labels, strict=True)):
-            truth = truth[truth != IGNORED]
+            truth = truth[truth != IGNORE_INDEX]
             line = [len(truth), float(_losses(logits, truth).sum()), int((logits.argmax(axis=-1) == truth).sum())]
             if self.options.next_sentence:
-                pair, elsewhere = outputs["seq_relationship_logits"][number], batch[number].target.elsewhere
+                pair, elsewhere = outputs["seq_relationship_logits"][number], batch[number].target.is_random_next
                 line += [float(_losses(pair[None], [elsewhere])[0]), int(pair.argmax() == elsewhere)]
             found.append(line)
         return found
@@ -151,16 +151,16 @@ class Pretraining(TextTask):
     def build(self, folder: Path) -> nn.Module:
         from inspect import signature
 
-        from fastserve_text.building import build_model
-        from fastserve_text.hidden import only_hidden
+        from fastserve_text.masked_positions import masked_positions_only
+        from fastserve_text.model_factory import build_model
 
         model = build_model(folder, self.head if self.options.next_sentence else "ForMaskedLM", [])
         if self.options.next_sentence and "next_sentence_label" not in signature(model.forward).parameters:
-            raise BadModel(
+            raise InvalidModel(
                 f"{type(model).__name__} has no head for pairs of sentences: set task.next_sentence=false, "
                 "or take a BERT"
             )
-        return only_hidden(model)
+        return masked_positions_only(model)
 
 
 def _token_logits(outputs: Arrays) -> Any:
@@ -168,13 +168,13 @@ def _token_logits(outputs: Arrays) -> Any:
     return outputs["prediction_logits" if "prediction_logits" in outputs else "logits"]
 
 
-def _hidden_logits(logits: Any, labels: Sequence[Any]) -> list[Any]:
+def _masked_logits(logits: Any, labels: Sequence[Any]) -> list[Any]:
     """For each row those of its hidden tokens, from logits of (hidden, vocabulary) or (batch, longest, vocabulary)."""
     import numpy as np
 
     if logits.ndim == 3:
-        return [row[: len(one)][one != IGNORED] for row, one in zip(logits, labels, strict=True)]
-    return np.split(logits, np.cumsum([(one != IGNORED).sum() for one in labels])[:-1])
+        return [row[: len(one)][one != IGNORE_INDEX] for row, one in zip(logits, labels, strict=True)]
+    return np.split(logits, np.cumsum([(one != IGNORE_INDEX).sum() for one in labels])[:-1])
 
 
 def _losses(logits: Any, truth: Any) -> Any:

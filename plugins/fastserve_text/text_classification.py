@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastserve_core.errors import BadData, BadOption
-from fastserve_core.tasks.task import UNLABELLED, Arrays, Column, Encoded, Encoder, Row
-from fastserve_text.base import TextTask, sorted_labels, text_fault
-from fastserve_text.encoding import load_tokenizer, pad_id, softmax
+from fastserve_core.errors import InvalidData, InvalidOption
+from fastserve_core.tasks import UNLABELLED, Arrays, Column, Encoded, Encoder, Row
+from fastserve_text.base import TextTask, sorted_labels, validate_text
+from fastserve_text.tokenization import load_tokenizer, pad_id, softmax
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.max_length < 4:
-            raise BadOption(f"task.max_length must be at least 4 tokens, not {self.max_length}")
+            raise InvalidOption(f"task.max_length must be at least 4 tokens, not {self.max_length}")
 
 
 class TextClassification(TextTask):
@@ -32,11 +32,11 @@ class TextClassification(TextTask):
     head: ClassVar[str] = "ForSequenceClassification"
 
     def check(self, row: Row) -> str | None:
-        if fault := text_fault(row):
+        if fault := validate_text(row):
             return fault
         if row.get("text_pair") is None:
             row.pop("text_pair", None)
-        elif fault := text_fault(row, "text_pair"):
+        elif fault := validate_text(row, "text_pair"):
             return fault
         if row.get("label") is None or str(row["label"]).strip() == "":
             return "'label' is empty"
@@ -46,9 +46,9 @@ class TextClassification(TextTask):
     def find_labels(self, rows: Sequence[Row]) -> list[str]:
         counts = Counter(row["label"] for row in rows)
         if len(counts) < 2:
-            raise BadData(f"all {len(rows)} training rows have the label '{next(iter(counts))}': two are needed")
+            raise InvalidData(f"all {len(rows)} training rows have the label '{next(iter(counts))}': two are needed")
         if len(counts) > len(rows) / 2 and len(rows) > 20:
-            raise BadData(
+            raise InvalidData(
                 f"{len(counts)} different labels in {len(rows)} training rows: is data.columns.label the right column?"
             )
         return sorted_labels(set(counts))
@@ -60,8 +60,8 @@ class TextClassification(TextTask):
         if isinstance(value, (list, tuple)) and len(value) == 2:
             value = {"text": value[0], "text_pair": value[1]}
         row = super().read_input(value)
-        if row.get("text_pair") is not None and (fault := text_fault(row, "text_pair")):
-            raise BadData(f"an input cannot be used: {fault}")
+        if row.get("text_pair") is not None and (fault := validate_text(row, "text_pair")):
+            raise InvalidData(f"an input cannot be used: {fault}")
         return row
 
     def encoder(self, folder: Path) -> Encoder:

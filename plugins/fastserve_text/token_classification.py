@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastserve_core.errors import BadData
-from fastserve_core.tasks.task import UNLABELLED, Arrays, Column, Encoded, Encoder, Row
+from fastserve_core.errors import InvalidData
+from fastserve_core.tasks import UNLABELLED, Arrays, Column, Encoded, Encoder, Row
 from fastserve_text import text_classification
 from fastserve_text.base import TextTask, sorted_labels
-from fastserve_text.encoding import IGNORED, load_tokenizer, pad_id, softmax
+from fastserve_text.tokenization import IGNORE_INDEX, load_tokenizer, pad_id, softmax
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Options(text_classification.Options):
 
 
 @dataclass(frozen=True)
-class Memo:
+class WordAlignment:
     """What decoding needs: the words, and which token is the first of which word."""
 
     words: Sequence[str]
@@ -51,7 +51,7 @@ class TokenClassification(TextTask):
     def find_labels(self, rows: Sequence[Row]) -> list[str]:
         found = {tag for row in rows for tag in row["tags"]}
         if len(found) < 2:
-            raise BadData(f"all tags of the training rows are '{next(iter(found))}': two are needed")
+            raise InvalidData(f"all tags of the training rows are '{next(iter(found))}': two are needed")
         return sorted_labels(found)
 
     def stratum(self, row: Row) -> str:
@@ -61,7 +61,7 @@ class TokenClassification(TextTask):
         given = value.get("tokens", value.get("text")) if isinstance(value, Mapping) else value
         words = given.split() if isinstance(given, str) else given
         if not isinstance(words, (list, tuple)) or not words or not all(isinstance(one, str) for one in words):
-            raise BadData("an input cannot be used: give a text, or a list of words as 'tokens'")
+            raise InvalidData("an input cannot be used: give a text, or a list of words as 'tokens'")
         return {"tokens": list(words)}
 
     def texts(self, rows: Sequence[Row]) -> Iterator[str]:
@@ -79,7 +79,7 @@ class TokenClassification(TextTask):
                     first[word] = place
             target = None
             if "tags" in row:
-                target = [IGNORED] * len(encoding.ids)
+                target = [IGNORE_INDEX] * len(encoding.ids)
                 for word, place in first.items():
                     target[place] = numbers[row["tags"][word]] if row["tags"] is not None else UNLABELLED
             inputs = {
@@ -87,7 +87,7 @@ class TokenClassification(TextTask):
                 "attention_mask": encoding.attention_mask,
                 "token_type_ids": encoding.type_ids,
             }
-            memo = Memo(row["tokens"], first, row.get("tags") or ())
+            memo = WordAlignment(row["tokens"], first, row.get("tags") or ())
             return Encoded(inputs, target, memo, bool(encoding.overflowing))
 
         def encode(rows: Sequence[Row]) -> list[Encoded]:
@@ -99,7 +99,7 @@ class TokenClassification(TextTask):
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
         answers = []
         for scores, one in zip(softmax(outputs["logits"]), batch, strict=True):
-            memo: Memo = one.memo
+            memo: WordAlignment = one.memo
             found = []
             for number, word in enumerate(memo.words):
                 place = memo.first.get(number)

@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from fastserve_core import hookimpl
-from fastserve_core.artifacts.artifact import Artifact
+from fastserve_core.artifacts import Artifact
 from fastserve_core.errors import MissingPackage
 from fastserve_core.events import Preflight
-from fastserve_core.plugins.contexts import Draft, Run
+from fastserve_core.plugins import Run, StagedArtifact
 from fastserve_torch_ddp.options import DDPOptions
 
 
@@ -23,7 +23,7 @@ class TorchDDP:
         *("checkpoint_every_s", "max_restarts"),
         *("rdzv_endpoint", "rdzv_id", "rdzv_timeout_s"),
     )
-    takes_lessons: ClassVar[bool] = True
+    supports_auxiliary_loss: ClassVar[bool] = True
     Options = DDPOptions
 
     def __init__(self, options: DDPOptions) -> None:
@@ -31,7 +31,7 @@ class TorchDDP:
 
     def search_space(self, model: Artifact) -> dict[str, Any]:
         """What a tuner should search for such a model, the most important option first."""
-        from fastserve_torch_ddp.searching import search_space
+        from fastserve_torch_ddp.search_space import search_space
 
         return search_space(self.options, model.size_bytes)
 
@@ -47,11 +47,11 @@ class TorchDDP:
         return estimate(run, self.options)
 
     @hookimpl
-    def train(self, run: Run) -> Draft:
-        from fastserve_core.processes.child import call
-        from fastserve_torch_ddp.forking import IMPORTED
+    def train(self, run: Run) -> StagedArtifact:
+        from fastserve_core.processes import run_in_child
+        from fastserve_torch_ddp.fork_server import IMPORTED
 
-        result: dict[str, Any] = call(
+        result: dict[str, Any] = run_in_child(
             "fastserve_torch_ddp.launch",
             {
                 "model": run.model.folder,
@@ -70,4 +70,4 @@ class TorchDDP:
             IMPORTED,
         )
         costs = {name: result[name] for name in ("seconds", "held_up_s", "peak_memory_bytes")}
-        return Draft(run.folder / "draft", scores=result["scores"], steps=result["steps"], costs=costs)
+        return StagedArtifact(run.folder / "draft", scores=result["scores"], steps=result["steps"], costs=costs)

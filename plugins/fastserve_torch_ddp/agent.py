@@ -17,20 +17,20 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fastserve_core.data.dataset import load
+from fastserve_core.data import load_dataset
 from fastserve_core.errors import StageFailed, UserError
-from fastserve_core.processes.child import event_writer
-from fastserve_core.tasks.load import load_task
+from fastserve_core.processes import event_writer
+from fastserve_core.tasks import load_task
+from fastserve_torch_ddp.data.tokens import tokenize
 from fastserve_torch_ddp.estimate import parameters_of, ranks_for
-from fastserve_torch_ddp.feeding.tokens import tokenize
-from fastserve_torch_ddp.job import Job
-from fastserve_torch_ddp.machines.endpoint import find_endpoint
-from fastserve_torch_ddp.machines.rendezvous import BACKEND, Meeting, Terms
-from fastserve_torch_ddp.worker import FAULT, work
+from fastserve_torch_ddp.job import TrainingJob
+from fastserve_torch_ddp.rendezvous.endpoint import find_endpoint
+from fastserve_torch_ddp.rendezvous.handler import BACKEND, RendezvousConfig, TcpRendezvousHandler
+from fastserve_torch_ddp.worker import ERROR_FILE, work
 
 START = "forkserver"
 """Ranks are forked off a process that has imported what they need, rather than import it each for themselves."""
-HINTS = dict.fromkeys(
+ERROR_HINTS = dict.fromkeys(
     (-signal.SIGKILL, -signal.SIGABRT),
     ": where nobody killed it, the machine ran out of memory; try a smaller batch_size or batch_tokens, more "
     "gradient_accumulation_steps, or activation_checkpointing=true",
@@ -49,17 +49,17 @@ def train(**request: Any) -> dict[str, Any]:
     # by default restarted ranks share the agent's store with the dead ones, and may read their old addresses
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     options = request["options"]
-    nproc = options["nproc"] or torch.cuda.device_count() or _ranks_here(request)
+    nproc = options["nproc"] or torch.cuda.device_count() or _local_world_size(request)
     tokens = tokenize(
         load_task(*request["task"]),
         Path(request["model"]),
-        load(Path(request["data"])),
+        load_dataset(Path(request["data"])),
         "train",
         event_writer(request["events"]),
     )
-    job = Job(threads=max(1, request.pop("cores") // nproc), tokens=str(tokens), **request)
-    Path(job.folder, FAULT).unlink(missing_ok=True)
-    config = among_nodes(job) if options["nnodes"] > 1 else alone()
+    job = TrainingJob(threads=max(1, request.pop("cores") // nproc), tokens=str(tokens), **request)
+    Path(job.folder, ERROR_FILE).unlink(missing_ok=True)
+    config = run_multi_node(job) if options["nnodes"] > 1 else run_single_node()
     config.nproc_per_node = nproc
     config.start_method = START
     config.max_restarts = options["max_restarts"]
@@ -67,7 +67,7 @@ def train(**request: Any) -> dict[str, Any]:
     try:
         results: Mapping[int, dict[str, Any]] = elastic_launch(config, work)(job)
     except ChildFailedError as error:
-        raise StageFailed(_why(error)) from error
+        raise StageFailed(_failure_reason(error)) from error
     except DistError as error:
         raise StageFailed(f"the nodes lost each other while the ranks were started: {error}") from error
     ours = results[min(results)]  # each node is told of its own ranks only
@@ -78,12 +78,12 @@ def train(**request: Any) -> dict[str, Any]:
     return ours
 
 
-def _ranks_here(request: Mapping[str, Any]) -> int:
+def _local_world_size(request: Mapping[str, Any]) -> int:
     parameters, _ = parameters_of(Path(request["model"]))
     return ranks_for(request["options"]["batch_size"], request["cores"], parameters)
 
 
-def alone() -> LaunchConfig:
+def run_single_node() -> LaunchConfig:
     """One machine: a rendezvous of its own, on loopback."""
     return LaunchConfig(
         min_nodes=1,
@@ -96,12 +96,12 @@ def alone() -> LaunchConfig:
     )
 
 
-def among_nodes(job: Job) -> LaunchConfig:
+def run_multi_node(job: TrainingJob) -> LaunchConfig:
     """One of several machines: a rendezvous of our own."""
     options, endpoint = job.options, find_endpoint(job.options["rdzv_endpoint"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    terms = Terms(endpoint, options["rdzv_id"], options["nnodes"], device, options["rdzv_timeout_s"])
-    meeting = Meeting(terms, event_writer(job.events))
+    terms = RendezvousConfig(endpoint, options["rdzv_id"], options["nnodes"], device, options["rdzv_timeout_s"])
+    meeting = TcpRendezvousHandler(terms, event_writer(job.events))
     rendezvous_handler_registry.register(BACKEND, lambda _: meeting)
     return LaunchConfig(
         min_nodes=terms.nodes,
@@ -114,13 +114,13 @@ def among_nodes(job: Job) -> LaunchConfig:
     )
 
 
-def _logs(job: Job) -> DefaultLogsSpecs:
+def _logs(job: TrainingJob) -> DefaultLogsSpecs:
     folder = Path(job.folder, "logs")
     folder.mkdir(parents=True, exist_ok=True)
     return DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ALL)
 
 
-def _why(error: ChildFailedError) -> str:
+def _failure_reason(error: ChildFailedError) -> str:
     """The first rank that failed: its exception, or where it had none (a kill) the end of what it printed."""
     rank, failure = error.get_first_failure()
     said: Any = failure.message
@@ -129,4 +129,5 @@ def _why(error: ChildFailedError) -> str:
         return f"rank {rank} failed: {text}"
     path = Path(str(failure.error_file)).with_name("stderr.log")
     printed = path.read_text(errors="replace")[-LOGGED:].strip() if path.is_file() else ""
-    return f"rank {rank} ended with exit code {failure.exitcode}{HINTS.get(failure.exitcode, '')}\n{printed}".rstrip()
+    hint = ERROR_HINTS.get(failure.exitcode, "")
+    return f"rank {rank} ended with exit code {failure.exitcode}{hint}\n{printed}".rstrip()

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.artifacts.files import read_json
+from fastserve_core.artifacts import read_json
 from fastserve_core.events import Preflight
-from fastserve_core.plugins.contexts import Run
-from fastserve_core.processes.resources import available_memory
+from fastserve_core.plugins import Run
+from fastserve_core.processes import available_memory
 
 if TYPE_CHECKING:
     from fastserve_torch_ddp.options import DDPOptions
@@ -20,7 +20,7 @@ SAMPLE = 300
 BASE_BYTES = 600_000_000
 """A rank before it has a model: the interpreter, torch and transformers."""
 LEAST_PARAMETERS = 2_000_000
-LEAST_ROWS = 8
+MIN_ROWS = 8
 """What a rank needs to be worth its start, and rows of a batch for it to be worth its exchange."""
 START_SECONDS = 8.0
 """Starting the launcher and the ranks, which import torch and transformers."""
@@ -61,7 +61,7 @@ def ranks_for(batch_size: int, cores: int, parameters: int) -> int:
     A step of MiniLM took two ranks of one thread less time than one rank of two threads, since much of it is
     small work that threads do not share well, and ranks on one machine hand each other gradients in memory.
     """
-    return 1 if parameters < LEAST_PARAMETERS else max(1, min(cores, batch_size // LEAST_ROWS))
+    return 1 if parameters < LEAST_PARAMETERS else max(1, min(cores, batch_size // MIN_ROWS))
 
 
 def parameters_of(folder: Path) -> tuple[int, int]:
@@ -81,7 +81,7 @@ def count_parameters(folder: Path, config: Mapping[str, Any], layers: int, width
         return vocabulary + layers * (4 * width * width + 2 * width * inner), vocabulary
     total = embedded = 0
     for path in files:
-        for name, tensor in _header(path).items():
+        for name, tensor in _safetensors_header(path).items():
             size = 1
             for dimension in tensor["shape"]:
                 size *= dimension
@@ -90,7 +90,7 @@ def count_parameters(folder: Path, config: Mapping[str, Any], layers: int, width
     return total, embedded
 
 
-def _header(path: Path) -> dict[str, Any]:
+def _safetensors_header(path: Path) -> dict[str, Any]:
     """A safetensors file's own table of contents."""
     with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))

@@ -11,7 +11,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What the ranks are given; plain values, since it crosses a process border."""
 
     model: str

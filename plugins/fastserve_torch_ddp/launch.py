@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastserve_core.processes.child import answer
-from fastserve_torch_ddp.forking import start_server
+from fastserve_core.processes import child_main
+from fastserve_torch_ddp.fork_server import start_server
 
 
 def launch(**request: Any) -> dict[str, Any]:
@@ -20,4 +20,4 @@ def launch(**request: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    answer(launch)
+    child_main(launch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastserve_core.errors import BadOption, Collector, suggest
+from fastserve_core.errors import ErrorCollector, InvalidOption, did_you_mean
 
 HERE = "train.torch_ddp"
 CHOICES = {
@@ -16,8 +16,8 @@ CHOICES = {
     "gradient_compression": ("none", "bf16", "fp16", "powersgd"),
 }
 AT_LEAST_ONE = (
-    *("epochs", "batch_size", "batch_tokens", "gradient_accumulation_steps", "evaluate_every", "patience"),
-    *("adapter_rank", "nproc", "nnodes", "average_every"),
+    *("epochs", "batch_size", "batch_tokens", "gradient_accumulation_steps", "eval_steps", "patience"),
+    *("adapter_rank", "nproc", "nnodes", "local_sgd_steps"),
 )
 AT_LEAST_ZERO = ("weight_decay", "max_restarts", "checkpoint_every_s")
 ABOVE_ZERO = ("lr", "max_grad_norm", "adapter_alpha", "rdzv_timeout_s")
@@ -38,7 +38,7 @@ class DDPOptions:
     batch_size: int = 32
     batch_tokens: int | None = None
     gradient_accumulation_steps: int = 1
-    evaluate_every: int | None = None
+    eval_steps: int | None = None
     patience: int | None = None
 
     lr: float = 5e-5
@@ -71,11 +71,11 @@ class DDPOptions:
     max_restarts: int = 2
     sharding: str = "auto"
     gradient_compression: str = "none"
-    average_every: int = 1
+    local_sgd_steps: int = 1
     checkpoint_every_s: float = 60.0
 
     def __post_init__(self) -> None:
-        faults = Collector()
+        faults = ErrorCollector()
         for check in (self._check_ranges, self._check_choices, self._check_machines, self._check_combinations):
             with faults.collect():
                 check()
@@ -95,7 +95,7 @@ class DDPOptions:
     def _check_choices(self) -> None:
         _refuse(
             f"{name} must be one of {', '.join(allowed)}, not '{getattr(self, name)}'"
-            + suggest(getattr(self, name), allowed)
+            + did_you_mean(getattr(self, name), allowed)
             for name, allowed in CHOICES.items()
             if getattr(self, name) not in allowed
         )
@@ -117,16 +117,16 @@ class DDPOptions:
         _refuse(wrong)
 
     def _check_combinations(self) -> None:
-        averaged, adapted = self.average_every > 1, self.method != "full"
+        averaged, adapted = self.local_sgd_steps > 1, self.method != "full"
         compressed, mean = self.gradient_compression != "none", self.ema_decay is not None
         together = {
-            "sharding=zero": {"average_every": averaged, "gradient_compression": compressed, "method": adapted},
-            "sharding=fsdp": {"average_every": averaged, "gradient_compression": compressed, "method": adapted}
+            "sharding=zero": {"local_sgd_steps": averaged, "gradient_compression": compressed, "method": adapted},
+            "sharding=fsdp": {"local_sgd_steps": averaged, "gradient_compression": compressed, "method": adapted}
             | {"ema_decay": mean, "compile": self.compile},
-            "average_every": {"ema_decay": mean, "gradient_compression": compressed}
+            "local_sgd_steps": {"ema_decay": mean, "gradient_compression": compressed}
             | {"method=adalora": self.method == "adalora"},
         }
-        chosen = {f"sharding={self.sharding}", "average_every" if averaged else ""}
+        chosen = {f"sharding={self.sharding}", "local_sgd_steps" if averaged else ""}
         _refuse(
             f"{one} and {other} cannot be combined"
             for one, others in together.items()
@@ -141,4 +141,4 @@ class DDPOptions:
 def _refuse(faults: Any) -> None:
     found = [f"{HERE}.{fault}" for fault in faults]
     if found:
-        raise BadOption("\n".join(found))
+        raise InvalidOption("\n".join(found))

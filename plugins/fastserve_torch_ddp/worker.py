@@ -10,37 +10,37 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from fastserve_core.errors import StageFailed, UserError
-from fastserve_core.processes.child import die_with_parent
-from fastserve_torch_ddp.job import Job, own_device
-from fastserve_torch_ddp.kernels import numbers
-from fastserve_torch_ddp.machines.endpoint import find_endpoint, send_that_way
-from fastserve_torch_ddp.machines.nodes import check_same, settings
+from fastserve_core.processes import die_with_parent
+from fastserve_torch_ddp.job import TrainingJob, own_device
+from fastserve_torch_ddp.ops import precision
+from fastserve_torch_ddp.rendezvous.endpoint import bind_interface, find_endpoint
+from fastserve_torch_ddp.rendezvous.nodes import check_consistency, settings
 from fastserve_torch_ddp.trainer import Trainer
 
-FAULT = "fault.txt"
+ERROR_FILE = "fault.txt"
 """A fault that another try would not mend; ranks that are restarted find it and end."""
 
 
 @record
-def work(job: Job) -> dict[str, Any]:
+def work(job: TrainingJob) -> dict[str, Any]:
     """A rank's whole life; returns the validation scores and the steps taken, or a fault and whose it is."""
     die_with_parent()
-    numbers.settle_process(job.options, job.threads)
+    precision.configure_process(job.options, job.threads)
     several = job.options["nnodes"] > 1
     if several:
-        send_that_way(find_endpoint(job.options["rdzv_endpoint"]))
+        bind_interface(find_endpoint(job.options["rdzv_endpoint"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         if found := _faults(job):
             return {"failed": found}
         if several:
-            check_same(settings(job, str(numbers.choose(job.options, own_device()))))
+            check_consistency(settings(job, str(precision.choose_precision(job.options, own_device()))))
         trainer = Trainer(job)
         result = trainer.train()
     except UserError as error:
         return {"error": str(error)}
     except StageFailed as error:
-        Path(job.folder, FAULT).write_text(str(error), encoding="utf-8")
+        Path(job.folder, ERROR_FILE).write_text(str(error), encoding="utf-8")
         raise
     finally:
         dist.destroy_process_group()
@@ -48,9 +48,9 @@ def work(job: Job) -> dict[str, Any]:
     return result
 
 
-def _faults(job: Job) -> str:
+def _faults(job: TrainingJob) -> str:
     """What a rank of any machine met before the group was restarted."""
-    path = Path(job.folder, FAULT)
+    path = Path(job.folder, ERROR_FILE)
     own = path.read_text(encoding="utf-8") if path.is_file() else ""
     everyone: list[Any] = [""] * dist.get_world_size()
     dist.all_gather_object(everyone, own)

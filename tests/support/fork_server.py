@@ -22,12 +22,10 @@ import sys
 from typing import Any
 
 import forks
-from fastserve_core.processes.child import TRANSFORMERS
-from fastserve_core.processes.environment import quiet_environment, silence
-from fastserve_core.processes.resources import thread_environment
+from fastserve_core.processes import PRELOAD_MODULES, library_environment, suppress_library_output, thread_environment
 
 MODULES = (
-    *TRANSFORMERS,
+    *PRELOAD_MODULES,
     *(f"transformers.{name}" for name in ("generation.utils", "modeling_layers", "masking_utils", "video_utils")),
     *(f"transformers.models.{name}" for name in ("bert.modeling_bert", "gpt2.modeling_gpt2")),
     *(
@@ -35,7 +33,7 @@ MODULES = (
         for name in ("pipeline.execute", "evaluation.paired_timing", "cli.job", "cli.serve", "cli.predict")
     ),
     *("fastserve_torch_ddp.agent", "fastserve_torch_ddp.launch", "fastserve_text.text_classification"),
-    *("fastserve_runtime.torch_engine", "fastserve_runtime.hugging_face", "fastserve_server.process"),
+    *("fastserve_engines.torch_engine", "fastserve_engines.hugging_face", "fastserve_server.process"),
     *("nevergrad", "scipy.stats", "sklearn.metrics", "openai", "hypothesis", "xdist.remote"),
     *("torch.export", "torch._functorch.aot_autograd", "openvino.frontend.pytorch.fx_decoder"),
     *("jinja2", "rich.progress", "tokenizers.implementations"),
@@ -148,7 +146,7 @@ def main(address: str) -> None:
     forks.set_for_process(forks.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     del sys.path[0]  # this folder is for the server alone
-    with silence():
+    with suppress_library_output():
         for name in MODULES:
             importlib.import_module(name)
         importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("bert")
@@ -159,7 +157,7 @@ def main(address: str) -> None:
 
 
 if __name__ == "__main__":
-    quiet_environment()
+    library_environment()
     if missing := set(thread_environment(int(sys.argv[2])).items()) - set(os.environ.items()):
         os.environ.update(missing)  # the C library reads some of them when the process starts
         os.execv(sys.executable, [sys.executable, *sys.argv])

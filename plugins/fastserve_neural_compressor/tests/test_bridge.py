@@ -17,8 +17,8 @@ import transformers
 from numpy.typing import NDArray
 from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, RobertaForTokenClassification
 
-from fastserve_core.errors import Unexportable
-from fastserve_neural_compressor import bridge
+from fastserve_core.errors import ExportError
+from fastserve_neural_compressor import static_quantization
 from fastserve_neural_compressor.weight_only import quantize_encoder
 
 SIZES: dict[str, Any] = {
@@ -85,8 +85,8 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Bridged:
     handlers, level = logging.getLogger().handlers[:], logging.root.manager.disable
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        patch.setattr(bridge, "LARGE_EMBEDDING_BYTES", SMALL)
-        bridge.quantize_static(model, batches(NAMES), folder)
+        patch.setattr(static_quantization, "LARGE_EMBEDDING_BYTES", SMALL)
+        static_quantization.quantize_static(model, batches(NAMES), folder)
     kept = handlers == logging.getLogger().handlers and level == logging.root.manager.disable
     return Bridged(model, folder, "".join(str(warning.message) for warning in caught), kept)
 
@@ -168,24 +168,24 @@ def test_logging_state_comes_back(bert: Bridged) -> None:
 def test_again_it_is_quiet_and_gives_the_same_bytes(
     bert: Bridged, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bridge, "LARGE_EMBEDDING_BYTES", SMALL)
-    bridge.quantize_static(bert.model, batches(NAMES), tmp_path)
+    monkeypatch.setattr(static_quantization, "LARGE_EMBEDDING_BYTES", SMALL)
+    static_quantization.quantize_static(bert.model, batches(NAMES), tmp_path)
     assert capfd.readouterr() == ("", "")
     for name in ("openvino_model.xml", "openvino_model.bin"):
         assert (tmp_path / name).read_bytes() == (bert.folder / name).read_bytes()
 
 
 def test_roberta_tokens_with_fp32_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge, "LARGE_EMBEDDING_BYTES", SMALL)
+    monkeypatch.setattr(static_quantization, "LARGE_EMBEDDING_BYTES", SMALL)
     config = RobertaConfig(**{**SIZES, "num_hidden_layers": 1}, max_position_embeddings=34, pad_token_id=1)
     model = RobertaForTokenClassification(config).eval()
     names = ["input_ids", "attention_mask"]
-    bridge.quantize_static(model, batches(names, longest=32), tmp_path, embeddings="fp32")
+    static_quantization.quantize_static(model, batches(names, longest=32), tmp_path, embeddings="fp32")
     assert TABLE in constants(tmp_path, "f32")
     longest = {name: np.full((1, 32), {"input_ids": 7, "attention_mask": 1}.get(name, 0)) for name in NAMES}
     assert compiled(tmp_path)(longest)["logits"].shape == (1, 32, 3)
     with pytest.raises(ValueError, match="has 33 tokens, the model takes 32"):
-        bridge.quantize_static(model, [{name: np.ones((1, 33), np.int64) for name in names}], tmp_path)
+        static_quantization.quantize_static(model, [{name: np.ones((1, 33), np.int64) for name in names}], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_other_families_answer_as_torch_does(family: str, way: str, tmp_path: Pa
     model = getattr(transformers, f"{family}ForSequenceClassification")(config).eval()
     given = batches(NAMES[:2], longest=30)
     if way == "static":
-        bridge.quantize_static(model, given, tmp_path)
+        static_quantization.quantize_static(model, given, tmp_path)
     else:
         quantize_encoder(model, tmp_path)
     batch = {name: one for name, one in batch_of((3, 17)).items() if name != "token_type_ids"}
@@ -222,8 +222,8 @@ class Branching(torch.nn.Module):
 
 
 def test_unsupported_model_says_why_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(Unexportable, match="cannot be quantized: ") as caught:
-        bridge.quantize_static(Branching(), batches(["input_ids", "attention_mask"]), tmp_path)
+    with pytest.raises(ExportError, match="cannot be quantized: ") as caught:
+        static_quantization.quantize_static(Branching(), batches(["input_ids", "attention_mask"]), tmp_path)
     assert "\n" not in str(caught.value)
     assert "Check the logs" not in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -231,19 +231,21 @@ def test_unsupported_model_says_why_in_one_line(tmp_path: Path) -> None:
 
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match="not 'int4'"):
-        bridge.quantize_static(Branching(), batches(["input_ids", "attention_mask"]), Path(), embeddings="int4")
+        static_quantization.quantize_static(
+            Branching(), batches(["input_ids", "attention_mask"]), Path(), embeddings="int4"
+        )
     with pytest.raises(ValueError, match="empty"):
-        bridge.quantize_static(Branching(), [], Path())
+        static_quantization.quantize_static(Branching(), [], Path())
     with pytest.raises(ValueError, match="attention_mask"):
-        bridge.quantize_static(Branching(), batches(["input_ids"]), Path())
+        static_quantization.quantize_static(Branching(), batches(["input_ids"]), Path())
 
 
 FIRST_IMPORTS = """
 import sys
-from fastserve_core.processes.environment import silence, without_package
-from fastserve_neural_compressor import bridge
+from fastserve_core.processes import hide_package, suppress_library_output
+from fastserve_neural_compressor import static_quantization
 from fastserve_neural_compressor.weight_only import quantize_encoder
-with silence(), without_package("openvino_telemetry"):
+with suppress_library_output(), hide_package("openvino_telemetry"):
     import neural_compressor.torch.quantization
     import openvino.tools.ovc
 assert not any(name.startswith("openvino_telemetry") for name in sys.modules), "telemetry was loaded"

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from conftest import Cli
-from fastserve_core.artifacts.artifact import load_artifact
-from fastserve_core.artifacts.files import read_json
-from fastserve_core.inference.engines import load_engine, load_stepper
-from fastserve_core.tasks.generation import Piece
+from fastserve_core.artifacts import load_artifact, read_json
+from fastserve_core.inference import load_decoder, load_engine
+from fastserve_core.tasks import SequenceChunk
 
 pytestmark = pytest.mark.slow
 
@@ -59,9 +58,9 @@ def assert_written_side_by_side(model: Path) -> None:
     """A server goes on with many texts at a time, with the logits of one pass over each."""
     texts = [[5, 6, 7, 8], [9, 10]]
     artifact = load_artifact(model)
-    engine, stepper = load_engine(artifact, 1), load_stepper(artifact, 1, 1_000_000)
+    engine, stepper = load_engine(artifact, 1), load_decoder(artifact, 1, 1_000_000)
     alone = [engine.run({"input_ids": np.array([text])})["logits"][0, -1] for text in texts]
-    together = stepper.step([Piece(text, 0, [place]) for place, text in enumerate(texts)])
+    together = stepper.step([SequenceChunk(text, 0, [place]) for place, text in enumerate(texts)])
     assert np.allclose(together, alone, atol=0.05 * np.abs(alone).max())
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from fastserve_core.entry_points import provide
-from fastserve_neural_compressor.bridge import quantize_static
-from fastserve_neural_compressor.tuning import Tuning, by_sensitivity
+from fastserve_core.entry_points import load_entry_point
+from fastserve_neural_compressor.accuracy_tuning import Tuning, by_sensitivity
+from fastserve_neural_compressor.static_quantization import quantize_static
 from fastserve_neural_compressor.weight_only import quantize_encoder
 
 SIZES: dict[str, Any] = {"vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -73,10 +73,10 @@ def test_layers_stay_in_floats_until_the_loss_is_tolerable(
     tuning = Tuning(score, 0.01, lambda number, of: told.append((number, of)))
     found = quantize_static(bert, batches, tmp_path / "tuned", tuning=tuning)
     assert found.within
-    assert len(found.in_floats) == 2
+    assert len(found.fp32_layers) == 2
     assert told == [(0, 6), (1, 6), (2, 6), (3, 6)]
     all_of_them = quantize_static(bert, batches, tmp_path / "whole")
-    assert all_of_them.in_floats == ()
+    assert all_of_them.fp32_layers == ()
     assert integers(tmp_path / "tuned") == integers(tmp_path / "whole") - 2
 
 
@@ -85,14 +85,14 @@ def test_where_no_try_is_tolerable_the_best_is_taken(bert: Any, batches: list[di
     scores = iter([1.0, 0.5, 0.8, 0.6, 0.5, 0.4])
     found = quantize_static(bert, batches, tmp_path, tuning=Tuning(lambda answers: next(scores), 0.01))
     assert not found.within
-    assert len(found.in_floats) == 1
+    assert len(found.fp32_layers) == 1
     assert next(scores, None) is None
 
 
 @pytest.mark.slow
 def test_dynamic_integers_answer_as_torch_does(bert: Any, batches: list[dict[str, Any]], tmp_path: Path) -> None:
     quantize_encoder(bert, tmp_path)
-    engine = provide("fastserve.engines", "openvino")(tmp_path, 1)
+    engine = load_entry_point("fastserve.engines", "openvino")(tmp_path, 1)
     given = {name: torch.from_numpy(one) for name, one in batches[0].items()}
     with torch.no_grad():
         wanted = bert(**given).logits.numpy()

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastserve_core.entry_points import provide
-from fastserve_core.errors import BadOption, MissingPackage, Unexportable
-from fastserve_core.tasks.task import Encoded
+from fastserve_core.entry_points import load_entry_point
+from fastserve_core.errors import ExportError, InvalidOption, MissingPackage
+from fastserve_core.tasks import Encoded
 from fastserve_neural_compressor import NeuralCompressor, QuantizeOptions
 from fastserve_neural_compressor.language import calibration
-from fastserve_neural_compressor.packed import by_row
+from fastserve_neural_compressor.packed_weights import by_row
 from fastserve_neural_compressor.weight_only import linear_layers, quantize_weights
 
 
@@ -64,7 +64,7 @@ def answers(model: Any, folder: Path, bits: int, method: str) -> tuple[Any, Any]
         wanted = model(ids).logits.numpy()
     quantize_weights(model, folder, bits, 32, method, blocks())
     model.config.save_pretrained(folder)
-    engine = provide("fastserve.engines", "openvino")(folder, 1)
+    engine = load_entry_point("fastserve.engines", "openvino")(folder, 1)
     found = engine.run({"input_ids": ids.numpy()})["logits"]
     engine.close()
     return wanted, found
@@ -119,11 +119,11 @@ def test_integers_stand_for_the_weights_that_are_computed_with() -> None:
 def test_models_that_do_not_fit_are_said() -> None:
     import torch
 
-    with pytest.raises(Unexportable, match="group_size 48 does not divide the 64 inputs of model.layers.0"):
+    with pytest.raises(ExportError, match="group_size 48 does not divide the 64 inputs of model.layers.0"):
         linear_layers(tiny(), 48)
     bare = tiny()
     bare.model.layers = torch.nn.ModuleList()
-    with pytest.raises(Unexportable, match="no linear layer"):
+    with pytest.raises(ExportError, match="no linear layer"):
         linear_layers(bare, 32)
 
 
@@ -142,12 +142,12 @@ def test_models_that_do_not_fit_are_said() -> None:
     ],
 )
 def test_bad_options_are_said(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(BadOption, match=message):
+    with pytest.raises(InvalidOption, match=message):
         QuantizeOptions(**options)
 
 
 def refusal(task: str, **options: Any) -> str:
-    with pytest.raises(BadOption) as told:
+    with pytest.raises(InvalidOption) as told:
         NeuralCompressor(QuantizeOptions(**options)).check_task(task)
     return str(told.value)
 

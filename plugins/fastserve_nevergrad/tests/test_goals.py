@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.errors import BadOption, Faults, StageFailed
-from fastserve_core.plugins.contexts import Attempt, Run, Trial
+from fastserve_core.errors import InvalidOption, StageFailed, ValidationErrors
+from fastserve_core.plugins import Run, TrialRequest, TrialResult
 from fastserve_nevergrad import NevergradOptions
-from fastserve_nevergrad.goals import Goals, Limit
-from fastserve_nevergrad.log import LOG, read_log
+from fastserve_nevergrad.objectives import Constraint, Objectives
 from fastserve_nevergrad.search import search
+from fastserve_nevergrad.study_log import LOG, read_log
 
 WIDTH = "compress.toy.width"
 SPACE = {WIDTH: [0.1, 1.0]}
 
 
-def compressor(trial: Trial) -> Attempt:
+def compressor(trial: TrialRequest) -> TrialResult:
     """The narrower the faster and smaller, and below a half also worse; the gate refuses what is below a quarter."""
     width = trial.options[WIDTH]
     quality = 0.9 - max(0.0, 0.5 - width) * 0.2
@@ -29,7 +29,7 @@ def compressor(trial: Trial) -> Attempt:
         "throughput_per_s": 100 / width, "smaller": 1 / width, "accepted": width >= 0.25,
     }  # fmt: skip
     refused = 0 if measures["accepted"] else 16
-    return Attempt(1 / width - (0.9 - quality) * 1000 - refused, {"accuracy": quality}, 0, measures=measures)
+    return TrialResult(1 / width - (0.9 - quality) * 1000 - refused, {"accuracy": quality}, 0, measures=measures)
 
 
 def tuned(folder: Path, **options: Any) -> tuple[float, list[dict[str, Any]]]:
@@ -60,7 +60,7 @@ def test_when_nothing_keeps_the_limits_the_nearest_is_said(tmp_path: Path) -> No
 
 def test_objectives_spread_the_trials_and_the_best_of_the_front_is_taken(tmp_path: Path) -> None:
     found, trials = tuned(tmp_path, trials=40, optimizer="TwoPointsDE", objectives=["quality", "size_bytes"])
-    goals = Goals(("quality", "size_bytes"))
+    goals = Objectives(("quality", "size_bytes"))
     front = goals.front([one for one in trials if one["measures"]["accepted"]])
     assert len(front) >= 8
     assert all(one["options"][WIDTH] <= 0.6 for one in front), "wider ones are as good, and larger"
@@ -68,14 +68,14 @@ def test_objectives_spread_the_trials_and_the_best_of_the_front_is_taken(tmp_pat
 
 
 def test_a_trial_that_took_no_time_has_a_loss_too() -> None:
-    losses = [Goals(("seconds",)).losses({"objective": 0.5, "seconds": one})[0] for one in (0.0, 0.01, 5.0)]
+    losses = [Objectives(("seconds",)).losses({"objective": 0.5, "seconds": one})[0] for one in (0.0, 0.01, 5.0)]
     assert losses[0] < losses[1] < losses[2]
 
 
 def test_of_a_training_there_are_its_quality_and_its_time() -> None:
     space = {"train.toy.lr": {"log": [1e-5, 1e-3]}}
     NevergradOptions(space=space, objectives=["quality", "seconds"], constraints=["seconds <= 60"])
-    with pytest.raises(Faults) as error:
+    with pytest.raises(ValidationErrors) as error:
         NevergradOptions(space=space, objectives=["qualty"], constraints=["latency_ms_p50 <= 3", "size < 3"])
     said = str(error.value)
     assert "objectives: a training has no figure 'qualty'; did you mean 'quality'" in said
@@ -93,22 +93,22 @@ def test_of_a_training_there_are_its_quality_and_its_time() -> None:
     ],
 )
 def test_limits_are_read_and_missed_by_so_much(text: str, value: float, excess: float) -> None:
-    limit = Limit.read(text)
+    limit = Constraint.read(text)
     name = "objective" if limit.name == "quality" else limit.name
-    assert limit.excess({"objective": value, "measures": {name: value}}) == pytest.approx(excess)
+    assert limit.violation({"objective": value, "measures": {name: value}}) == pytest.approx(excess)
 
 
 @given(st.text(max_size=30))
 def test_whatever_is_written_is_read_or_refused(text: str) -> None:
     try:
-        assert Limit.read(text).name in text
-    except BadOption as error:
+        assert Constraint.read(text).name in text
+    except InvalidOption as error:
         assert "is not like" in str(error)
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 9), st.floats(0.1, 9)), min_size=1, max_size=20))
 def test_the_front_is_of_those_that_nothing_beats(points: list[tuple[float, float]]) -> None:
-    goals = Goals(("latency_ms_p50", "throughput_per_s"))
+    goals = Objectives(("latency_ms_p50", "throughput_per_s"))
     lines = [{"measures": {"latency_ms_p50": one, "throughput_per_s": other}} for one, other in points]
     front = {tuple(line["measures"].values()) for line in goals.front(lines)}
     assert front

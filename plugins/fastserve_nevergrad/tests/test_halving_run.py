@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from conftest import Cli
-from fastserve_nevergrad.log import read_log
+from fastserve_nevergrad.study_log import read_log
 
 
 @pytest.mark.slow
 def test_trials_go_on_from_their_checkpoints(cli: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
     done = cli(
         *("+plugin=[nevergrad,torch_ddp]", f"model={tiny_bert}", f"data={reviews}", "train.torch_ddp.batch_size=16"),
-        *("tune.nevergrad.trials=4", "tune.nevergrad.trial_steps=45", "tune.nevergrad.min_steps=15"),
+        *("tune.nevergrad.trials=4", "tune.nevergrad.trial_steps=45", "tune.nevergrad.min_resource=15"),
         "tune.nevergrad.space={train.torch_ddp.lr: {log: [1e-4, 1e-2]}}",
         *("train.torch_ddp.epochs=4", "hydra.run.dir=outputs/one"),
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fastserve_core.errors import StageFailed
-from fastserve_core.pipeline.remote_training import carry_out
-from fastserve_nevergrad.on_ray import ray_tasks
+from fastserve_core.pipeline import run_remote_trial
+from fastserve_nevergrad.ray_executor import ray_executor
 
 TWO_NODES = """
 import os, subprocess, sys, time
@@ -28,7 +28,7 @@ search = subprocess.Popen([sys.executable, "-m", "fastserve_core", *sys.argv[1:]
 trials = []
 while not trials and search.poll() is None:
     time.sleep(0.05)
-    trials = [one for one in raylet.children() if any("ray::carry_out" in word for word in one.cmdline())]
+    trials = [one for one in raylet.children() if any("ray::run_remote_trial" in word for word in one.cmdline())]
 inside = [one for trial in trials for one in trial.children(recursive=True)]
 cluster.remove_node(second, allow_graceful=False)
 code = search.wait()
@@ -45,7 +45,7 @@ def test_two_nodes_make_the_trials_and_none_is_lost_with_one_of_them(
     command = [
         sys.executable, "-c", TWO_NODES, "+plugin=[nevergrad,torch_ddp]", f"model={tiny_bert}", f"data={reviews}",
         "engine=torch", "train.torch_ddp.batch_size=16", "train.torch_ddp.epochs=1", "tune.nevergrad.trial_steps=3",
-        "tune.nevergrad.min_steps=1",
+        "tune.nevergrad.min_resource=1",
         "tune.nevergrad.trials=3", "tune.nevergrad.workers=ray", "hydra.run.dir=run",
         "tune.nevergrad.space={train.torch_ddp.lr: {log: [1e-4, 1e-2]}}",
     ]  # fmt: skip
@@ -67,11 +67,11 @@ def test_two_nodes_make_the_trials_and_none_is_lost_with_one_of_them(
 
 
 def test_a_machine_that_does_not_see_the_files_says_so(tmp_path: Path) -> None:
-    said = carry_out({"model": str(tmp_path / "away"), "data": str(tmp_path), "folder": str(tmp_path)})
+    said = run_remote_trial({"model": str(tmp_path / "away"), "data": str(tmp_path), "folder": str(tmp_path)})
     assert "does not see" in said["error"] and "on a disk that all machines share" in said["error"]
 
 
 def test_a_cluster_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(StageFailed, match=r"no Ray cluster answers at RAY_ADDRESS=127\.0\.0\.1:1"), ray_tasks():
+    with pytest.raises(StageFailed, match=r"no Ray cluster answers at RAY_ADDRESS=127\.0\.0\.1:1"), ray_executor():
         pass

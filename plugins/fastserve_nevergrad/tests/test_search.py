@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.errors import BadOption, StageFailed
-from fastserve_core.events import Event, TrialFinished, Warned
-from fastserve_core.plugins.contexts import Attempt, Run, Trial
+from fastserve_core.errors import InvalidOption, StageFailed
+from fastserve_core.events import Event, TrialFinished, WarningRaised
+from fastserve_core.plugins import Run, TrialRequest, TrialResult
 from fastserve_core.testing import PluginContract
 from fastserve_nevergrad import NevergradOptions
-from fastserve_nevergrad.halving import Rungs, lengths
-from fastserve_nevergrad.log import LOG, read_log
 from fastserve_nevergrad.search import search
 from fastserve_nevergrad.space import plain
+from fastserve_nevergrad.study_log import LOG, read_log
+from fastserve_nevergrad.successive_halving import Rungs, lengths
 
 LR = "train.toy.lr"
 SPACE = {LR: {"log": [1e-5, 1e-1]}}
@@ -37,7 +37,7 @@ class Trainer:
         self.tried: list[int] = []
         self.fail, self.stop = fail, stop
 
-    def __call__(self, trial: Trial) -> Attempt:
+    def __call__(self, trial: TrialRequest) -> TrialResult:
         if trial.number == self.stop:
             raise KeyboardInterrupt
         self.tried.append(trial.number)
@@ -46,7 +46,7 @@ class Trainer:
         import math
 
         score = -abs(math.log10(trial.options.get(LR, 1.0)) + 2)
-        return Attempt(score, {"accuracy": score}, trial.budget.steps or 0, 0.1)
+        return TrialResult(score, {"accuracy": score}, trial.budget.steps or 0, 0.1)
 
 
 def make_run(folder: Path, attempts: Trainer, told: list[Event] | None = None, **more: Any) -> Run:
@@ -103,7 +103,7 @@ def test_when_every_trial_fails_the_cause_is_said(tmp_path: Path) -> None:
 
 def test_the_commonest_of_several_causes_is_said(tmp_path: Path) -> None:
     class Flawed(Trainer):
-        def __call__(self, trial: Trial) -> Attempt:
+        def __call__(self, trial: TrialRequest) -> TrialResult:
             raise StageFailed("the disk is full" if trial.number == 1 else "out of memory")
 
     with pytest.raises(StageFailed, match=r"out of memory \(3 of 4 trials; 1 other causes\)"):
@@ -112,15 +112,15 @@ def test_the_commonest_of_several_causes_is_said(tmp_path: Path) -> None:
 
 def test_no_trial_begins_after_the_seconds_are_used_up(tmp_path: Path) -> None:
     class Slow(Trainer):
-        def __call__(self, trial: Trial) -> Attempt:
+        def __call__(self, trial: TrialRequest) -> TrialResult:
             time.sleep(0.05)
             return super().__call__(trial)
 
     trainer = Slow()
-    search(make_run(tmp_path, trainer), NevergradOptions(trials=50, seconds=0.16, space=SPACE))
+    search(make_run(tmp_path, trainer), NevergradOptions(trials=50, timeout_s=0.16, space=SPACE))
     assert 1 <= len(trainer.tried) <= 4
     again = Slow()
-    search(make_run(tmp_path, again), NevergradOptions(trials=50, seconds=0.16, space=SPACE))
+    search(make_run(tmp_path, again), NevergradOptions(trials=50, timeout_s=0.16, space=SPACE))
     assert not again.tried, "what an earlier start used up counts"
 
 
@@ -134,7 +134,7 @@ class Learner(Trainer):
         self.given_up: set[int] = set()
         self._stop = stop
 
-    def __call__(self, trial: Trial) -> Attempt:
+    def __call__(self, trial: TrialRequest) -> TrialResult:
         if len(self.calls) == self._stop:
             raise KeyboardInterrupt
         whole = trial.budget.steps or 0
@@ -143,14 +143,14 @@ class Learner(Trainer):
         self.calls.append((trial.number, self.at.get(trial.number, 0), end))
         self.at[trial.number] = end
         done = super().__call__(trial)
-        return Attempt(done.objective - 1.0 / end, done.scores, end, 0.1)
+        return TrialResult(done.objective - 1.0 / end, done.scores, end, 0.1)
 
 
 def halved(folder: Path, learner: Learner, **options: Any) -> tuple[dict[str, Any], list[Event]]:
     told: list[Event] = []
     folder.mkdir(exist_ok=True)
     run = make_run(folder, learner, told, giving_up=learner.given_up.add)
-    given: dict[str, Any] = {"trials": 18, "trial_steps": 135, "min_steps": 15, "space": SPACE} | options
+    given: dict[str, Any] = {"trials": 18, "trial_steps": 135, "min_resource": 15, "space": SPACE} | options
     return search(run, NevergradOptions(**given)), told
 
 
@@ -171,7 +171,7 @@ def test_with_halving_the_better_ones_go_on_from_where_they_are(tmp_path: Path) 
 @pytest.mark.parametrize(("pauses", "steps"), [(True, [15, 40, 40]), (False, [40, 40, 40])])
 def test_a_training_that_is_at_its_end_is_not_made_again(tmp_path: Path, pauses: bool, steps: list[int]) -> None:
     class Short(Learner):
-        def __call__(self, trial: Trial) -> Attempt:
+        def __call__(self, trial: TrialRequest) -> TrialResult:
             return replace(super().__call__(trial), steps=min(40, (pauses and trial.budget.pause) or 40))
 
     learner = Short()
@@ -212,7 +212,7 @@ def test_an_optimizer_that_breaks_is_said_and_its_trials_are_drawn(
 
     monkeypatch.setattr(ng.optimizers.base.Optimizer, "ask", broken)
     search(make_run(tmp_path, Trainer(), told), NevergradOptions(trials=6, optimizer="NGOpt", space=SPACE))
-    assert [one.message for one in told if isinstance(one, Warned)] == [
+    assert [one.message for one in told if isinstance(one, WarningRaised)] == [
         "nevergrad's NGOpt failed (only 0-dimensional arrays); trials are drawn at random"
     ]
     assert len({json.dumps(one["options"]) for one in read_log(tmp_path / LOG)}) == 6
@@ -222,7 +222,7 @@ def test_nothing_is_halved_that_is_short_or_a_recipe(tmp_path: Path) -> None:
     assert lengths(60, None, 15) == [60]
     assert lengths(29, 2, 15) == [29]
     assert lengths(60, 2, 15) == [15, 30, 60]
-    assert lengths(60, 3, NevergradOptions.min_steps) == [60], "the defaults"
+    assert lengths(60, 3, NevergradOptions.min_resource) == [60], "the defaults"
     learner = Learner()
     run = make_run(tmp_path, learner, recipe={"compress.prune.sparsity": 0.5})
     search(run, NevergradOptions(trials=3, trial_steps=135, space=SPACE))
@@ -235,7 +235,7 @@ def test_whatever_trials_come_to_the_best_that_came_furthest_is_taken(scores: li
     while step := rungs.promoted() or ((begun, 0) if begun < len(scores) else rungs.last()):
         number, rung = step
         assert rung == at.get(number, -1) + 1, "one rung after the other"
-        assert number not in rungs.out(len(scores)), "nothing goes on that was given up"
+        assert number not in rungs.pruned(len(scores)), "nothing goes on that was given up"
         at[number] = rung
         begun += rung == 0
         rungs.add(number, rung, scores[number])
@@ -264,7 +264,7 @@ def test_what_the_user_set_is_left_alone(tmp_path: Path) -> None:
     told: list[Event] = []
     run = make_run(tmp_path, Trainer(), told, fixed=frozenset({LR}))
     assert search(run, NevergradOptions(space=SPACE)) == {}
-    assert any(isinstance(event, Warned) and "nothing is left to tune" in event.message for event in told)
+    assert any(isinstance(event, WarningRaised) and "nothing is left to tune" in event.message for event in told)
 
 
 def test_the_default_space_is_what_the_trainer_has(tmp_path: Path) -> None:
@@ -301,23 +301,23 @@ def test_a_space_that_cannot_be_searched_is_refused(tmp_path: Path, space: dict[
     [
         ({"trials": 0}, "trials"),
         ({"patience": 0}, "patience"),
-        ({"halving": 1}, "halving must be at least 2"),
-        ({"min_steps": 0}, "min_steps must be at least 1"),
+        ({"reduction_factor": 1}, "reduction_factor must be at least 2"),
+        ({"min_resource": 0}, "min_resource must be at least 1"),
         ({"folds": 1}, "folds must be at least 2"),
         ({"repeats": 0}, "repeats must be at least 1"),
         ({"workers": 0}, "workers must be at least 1"),
         ({"steps": 100, "trial_steps": 60, "folds": 2}, r"trial_steps=60, 2 trainings each"),
-        ({"seconds": 0}, "seconds must be more than 0"),
+        ({"timeout_s": 0}, "timeout_s must be more than 0"),
         ({"steps": 10, "trial_steps": 60}, "less than one trial"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, int], said: str) -> None:
-    with pytest.raises(BadOption, match=said):
+    with pytest.raises(InvalidOption, match=said):
         NevergradOptions(**options)  # type: ignore[arg-type]
 
 
 def test_an_unknown_optimizer_is_said_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(BadOption, match="nevergrad has no 'NGOptt'; did you mean"):
+    with pytest.raises(InvalidOption, match="nevergrad has no 'NGOptt'; did you mean"):
         search(make_run(tmp_path, Trainer()), NevergradOptions(optimizer="NGOptt", space=SPACE))
 
 

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.data.dataset import Prepared
-from fastserve_core.errors import BadOption
-from fastserve_core.plugins.contexts import Attempt, Run, Trial
-from fastserve_core.processes.resources import threads_per_process
+from fastserve_core.data import Dataset
+from fastserve_core.errors import InvalidOption
+from fastserve_core.plugins import Run, TrialRequest, TrialResult
+from fastserve_core.processes import threads_per_process
 from fastserve_nevergrad import NevergradOptions
-from fastserve_nevergrad.choice import choose
-from fastserve_nevergrad.halving import Rungs
-from fastserve_nevergrad.log import LOG, read_log
 from fastserve_nevergrad.search import search
+from fastserve_nevergrad.selection import select_best
+from fastserve_nevergrad.study_log import LOG, read_log
+from fastserve_nevergrad.successive_halving import Rungs
 
 LR, METHOD, RANK = "train.toy.lr", "train.toy.method", "train.toy.rank"
 SPACE = {LR: {"log": [1e-5, 1e-1]}}
@@ -30,11 +30,11 @@ class Trainer:
     """A trainer whose best learning rate is 0.01; keeps every trial, and how many there were at once."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self.trials: list[Trial] = []
+        self.trials: list[TrialRequest] = []
         self.at_once = self.most = 0
         self._lock, self._seconds = threading.Lock(), seconds
 
-    def __call__(self, trial: Trial) -> Attempt:
+    def __call__(self, trial: TrialRequest) -> TrialResult:
         import math
 
         with self._lock:
@@ -46,13 +46,13 @@ class Trainer:
         with self._lock:
             self.at_once -= 1
         score = -abs(math.log10(trial.options.get(LR, 1.0)) + 2) + 0.01 * trial.repeat
-        return Attempt(score, {"accuracy": score}, trial.budget.pause or trial.budget.steps or 0)
+        return TrialResult(score, {"accuracy": score}, trial.budget.pause or trial.budget.steps or 0)
 
 
 def run_in(folder: Path, trainer: Trainer, **more: Any) -> Run:
     folder.mkdir(exist_ok=True)
     known = {LR: 1e-4, METHOD: "full", RANK: 8}
-    data = Prepared(folder, "", {"train": 90, "validation": 10, "test": 10}, ())
+    data = Dataset(folder, "", {"train": 90, "validation": 10, "test": 10}, ())
     given: dict[str, Any] = {"model": None, "task": None, "seed": 0, "threads": 1, "source": data} | more
     given = {"trainer": known} | given
     return Run(folder=folder, emit=lambda event: None, attempting=trainer, **given)
@@ -96,7 +96,7 @@ def test_trials_at_once_are_told_in_their_order(tmp_path: Path) -> None:
 def test_trials_at_once_that_are_halved_keep_to_the_steps(tmp_path: Path, workers: int) -> None:
     trainer = Trainer(seconds=0.002)
     options = NevergradOptions(
-        trial_steps=135, steps=1080, min_steps=15, workers=workers, space={LR: {"log": [1e-5, 1e-1]}}
+        trial_steps=135, steps=1080, min_resource=15, workers=workers, space={LR: {"log": [1e-5, 1e-1]}}
     )
     search(run_in(tmp_path, trainer), options)
     used = {one["number"]: one["steps"] for one in read_log(tmp_path / LOG)}
@@ -107,7 +107,7 @@ def test_trials_at_once_that_are_halved_keep_to_the_steps(tmp_path: Path, worker
 
 def test_what_ended_before_a_kill_is_not_tried_again(tmp_path: Path) -> None:
     class Killed(Trainer):
-        def __call__(self, trial: Trial) -> Attempt:
+        def __call__(self, trial: TrialRequest) -> TrialResult:
             if trial.number == 4:
                 time.sleep(0.2)  # the others end meanwhile
                 raise KeyboardInterrupt
@@ -129,7 +129,7 @@ def test_an_interrupted_search_tells_its_trials_to_end(tmp_path: Path) -> None:
     stops: list[threading.Event] = []
 
     class Interrupted(Trainer):
-        def __call__(self, trial: Trial) -> Attempt:
+        def __call__(self, trial: TrialRequest) -> TrialResult:
             assert trial.stop is not None
             stops.append(trial.stop)
             if trial.number == 0:
@@ -145,7 +145,7 @@ def test_an_interrupted_search_tells_its_trials_to_end(tmp_path: Path) -> None:
 def test_recipes_are_timed_and_so_tried_one_at_a_time(tmp_path: Path) -> None:
     run = run_in(tmp_path, Trainer(), recipe={"compress.prune.sparsity": 0.5})
     for options in ({"workers": 2}, {"folds": 2}, {"repeats": 2}):
-        with pytest.raises(BadOption, match="recipes are timed, one at a time"):
+        with pytest.raises(InvalidOption, match="recipes are timed, one at a time"):
             search(run, NevergradOptions(space=SPACE, **options))  # type: ignore[arg-type]
 
 
@@ -169,19 +169,19 @@ def test_a_study_learns_from_an_earlier_one(tmp_path: Path) -> None:
 def test_a_study_of_another_space_is_refused_with_the_difference(tmp_path: Path) -> None:
     search(run_in(tmp_path / "a", Trainer()), NevergradOptions(trials=2, space={**SPACE, RANK: {"int": [1, 9]}}))
     space: dict[str, Any] = {LR: {"log": [1e-5, 1e-2]}, METHOD: {"choice": ["full", "lora"]}}
-    with pytest.raises(BadOption) as error:
+    with pytest.raises(InvalidOption) as error:
         search(
             run_in(tmp_path / "b", Trainer()), NevergradOptions(trials=2, warm_start=str(tmp_path / "a"), space=space)
         )
     said = str(error.value)
     assert f"{LR}: {{'log': [1e-05, 0.1]}} there, {{'log': [1e-05, 0.01]}} here" in said
     assert f"{RANK}: only there" in said and f"{METHOD}: only here" in said
-    with pytest.raises(BadOption, match="of another space"):
+    with pytest.raises(InvalidOption, match="of another space"):
         search(run_in(tmp_path / "a", Trainer()), NevergradOptions(trials=2, space=space))
 
 
 def test_a_folder_without_a_study_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BadOption, match=r"no study in .*nothing-here: give a run's folder, or a trials\.jsonl"):
+    with pytest.raises(InvalidOption, match=r"no study in .*nothing-here: give a run's folder, or a trials\.jsonl"):
         NevergradOptions(trials=2, warm_start=str(tmp_path / "nothing-here"), space=SPACE)
 
 
@@ -217,13 +217,13 @@ def test_the_steps_suffice_for_so_many_trials(whole: int, halving: int | None, t
 
 def test_within_the_noise_the_better_rank_is_taken() -> None:
     steady, lucky = [0.80, 0.80, 0.80, 0.80], [0.79, 0.79, 0.79, 0.90]
-    assert choose({0: steady, 1: lucky}) == 0, "better on three folds of four; one lucky fold made the better mean"
-    assert choose({0: [0.70, 0.71, 0.70], 1: [0.80, 0.81, 0.80]}) == 1
-    assert choose({0: [0.5], 1: [0.6], 2: [0.6]}) == 1, "one score each: nothing is known of the noise"
+    assert select_best({0: steady, 1: lucky}) == 0, "better on three folds of four; one lucky fold made the better mean"
+    assert select_best({0: [0.70, 0.71, 0.70], 1: [0.80, 0.81, 0.80]}) == 1
+    assert select_best({0: [0.5], 1: [0.6], 2: [0.6]}) == 1, "one score each: nothing is known of the noise"
 
 
 @given(st.dictionaries(st.integers(0, 30), st.lists(st.floats(-1, 1), min_size=4, max_size=4), min_size=1))
 def test_nothing_is_taken_that_another_beats_everywhere(scores: dict[int, list[float]]) -> None:
-    taken = choose(scores)
+    taken = select_best(scores)
     for other in scores.values():
         assert not all(one > own for one, own in zip(other, scores[taken], strict=True))

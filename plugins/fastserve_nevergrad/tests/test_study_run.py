@@ -20,7 +20,7 @@ def test_folds_and_trials_at_once_and_halved(cli: Cli, tmp_path: Path, tiny_bert
     done = cli(
         *(TUNED, f"model={tiny_bert}", f"data={reviews}", *SMALL, SPACE, "hydra.run.dir=run"),
         *("tune.nevergrad.trials=3", "tune.nevergrad.folds=2", "tune.nevergrad.workers=2"),
-        "tune.nevergrad.min_steps=1",
+        "tune.nevergrad.min_resource=1",
     )
     assert done.returncode == 0, done.stderr
     told = re.findall(r"^trial (\d)/3: score \S+ after (\d) steps", done.stdout, re.MULTILINE)

@@ -11,15 +11,15 @@ import pytest
 from fastserve_core.events import (
     Event,
     Metric,
-    Planned,
     Preflight,
     Progress,
     RunFinished,
+    RunPlanned,
     StageFinished,
     StageStarted,
     Step,
     TrialFinished,
-    Warned,
+    WarningRaised,
 )
 
 HOME = "/home/ann/reviews/.fastserve/store"
@@ -64,7 +64,7 @@ def record() -> dict[str, Any]:
         stage("train", "torch_ddp", "done", 431.2, options=TRAINER, measures=trained),
         stage("compress", "neural_compressor", "done", 38.4, measures=small, options={"approach": "static"}),
         stage("compress", "pruner", "rejected", 61.0, measures=bad, options={"sparsity": 0.5},
-              reason="quality drops by 0.0425 (gate.max_drop=0.01)"),
+              reason="quality drops by 0.0425 (gate.max_quality_drop=0.01)"),
     ]  # fmt: skip
     return {
         "schema": 1, "task": "text_classification", "seed": 0, "status": "done", "error": "",
@@ -80,7 +80,7 @@ def told(record: dict[str, Any]) -> list[Event]:
     """Everything the observers are told before the run is finished."""
     lines = record["stages"]
     events: list[Event] = [
-        Planned(tuple((one["stage"], one["plugin"], "to do") for one in lines)),
+        RunPlanned(tuple((one["stage"], one["plugin"], "to do") for one in lines)),
         Preflight(8530, 1_913_000, 22_713_216, 1_213_000_000, 14_800_000_000, 430.0),
         StageStarted("tune", "nevergrad"),
         *trials(),
@@ -90,7 +90,7 @@ def told(record: dict[str, Any]) -> list[Event]:
         Progress("measuring", 1, 3),
         finished(lines[1]),
         StageStarted("compress", "neural_compressor"),
-        Warned("the calibration rows are few"),
+        WarningRaised("the calibration rows are few"),
         finished(lines[2]),
         StageStarted("compress", "pruner"),
         finished(lines[3]),

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_observers import amounts
+from fastserve_observers import formatting
 from fastserve_observers.axes import Axes, span, ticks
-from fastserve_observers.history import LIMIT, Thinned
-from fastserve_observers.outcome import Outcome, sentence
+from fastserve_observers.history import LIMIT, DownsampledCurve
 from fastserve_observers.quality import difference, main_score, sampling_error
+from fastserve_observers.run_summary import RunSummary, headline
 
 from .conftest import measures, stage
 
@@ -22,21 +22,21 @@ from .conftest import measures, stage
     (math.inf, "unknown"),
 ])  # fmt: skip
 def test_durations(seconds: float, text: str) -> None:
-    assert amounts.duration(seconds) == text
+    assert formatting.duration(seconds) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [
     (999, "999 B"), (23_300_000, "23.3 MB"), (4_210, "4.21 kB"), (1.2e9, "1.20 GB"), (438e6, "438 MB"),
 ])  # fmt: skip
 def test_sizes(value: float, text: str) -> None:
-    assert amounts.size(value) == text
+    assert formatting.size(value) == text
 
 
 def test_counts_and_rates() -> None:
-    assert [amounts.count(value) for value in (67_349, 22_713_216, 1.5e9)] == ["67,349", "22.7 M", "1.50 G"]
-    assert [amounts.rate(value) for value in (812.3, 24_100.0, 2.5e6)] == ["812", "24.1 k", "2.50 M"]
-    assert [amounts.ratio(value) for value in (0.85, 1.0, 3.94, 12.2)] == ["0.85", "1.0", "3.9", "12"]
-    assert [amounts.figure(value) for value in (3e-5, 0.123456, 31234.5, 7, None)] == [
+    assert [formatting.count(value) for value in (67_349, 22_713_216, 1.5e9)] == ["67,349", "22.7 M", "1.50 G"]
+    assert [formatting.rate(value) for value in (812.3, 24_100.0, 2.5e6)] == ["812", "24.1 k", "2.50 M"]
+    assert [formatting.ratio(value) for value in (0.85, 1.0, 3.94, 12.2)] == ["0.85", "1.0", "3.9", "12"]
+    assert [formatting.format_value(value) for value in (3e-5, 0.123456, 31234.5, 7, None)] == [
         "3e-05",
         "0.1235",
         "31234",
@@ -81,12 +81,12 @@ def test_gains_in_words(latency: float, megabytes: float, gains: str) -> None:
         stage("train", "torch_ddp", "done", 1.0, measures=measures(score, score, 10.0, 11.0, 9.0, 40.0, 1.0)),
         stage("compress", "slim", "done", 1.0, measures=measures(score, score, latency, 11.0, 9.0, megabytes, 1.0)),
     ]
-    said = sentence(Outcome({"stages": lines, "best": lines[1]["artifact"]}))
+    said = headline(RunSummary({"stages": lines, "best": lines[1]["artifact"]}))
     assert said == f"The model made by slim is {gains}, equally accurate on the test split."
 
 
 def test_a_path_with_a_blank_is_quoted() -> None:
-    assert Outcome({"best": "/my store/a"}).commands()[0] == "fastserve serve '/my store/a'"
+    assert RunSummary({"best": "/my store/a"}).commands()[0] == "fastserve serve '/my store/a'"
 
 
 numbers = st.floats(-1e12, 1e12)
@@ -103,7 +103,7 @@ def test_an_axis_holds_every_value_and_a_few_round_numbers(values: list[float], 
 
 @given(st.integers(1, 5000))
 def test_a_thinned_curve_keeps_its_course(count: int) -> None:
-    curve = Thinned()
+    curve = DownsampledCurve()
     for step in range(count):
         curve.add(step, 2.0 * step)
     assert 1 <= len(curve.points) <= 2 * LIMIT + 1
@@ -112,7 +112,7 @@ def test_a_thinned_curve_keeps_its_course(count: int) -> None:
 
 
 def test_a_resumed_training_replaces_what_it_does_again() -> None:
-    curve = Thinned()
+    curve = DownsampledCurve()
     for step, loss in [(1, 9.0), (2, 8.0), (3, 7.0), (2, 5.0), (3, 4.0)]:
         curve.add(step, loss)
     assert curve.points == [(1, 9.0), (2, 5.0), (3, 4.0)]

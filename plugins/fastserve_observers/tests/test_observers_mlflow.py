@@ -20,12 +20,12 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
 from conftest import Cli
-from fastserve_core.errors import BadOption, MissingPackage
+from fastserve_core.errors import InvalidOption, MissingPackage
 from fastserve_core.events import Event, Metric, RunFinished, StageFinished, StageStarted, Step
 from fastserve_core.testing import PluginContract
-from fastserve_observers import outbox
+from fastserve_observers import delivery_queue
 from fastserve_observers.mlflow import MLflow, MLflowOptions
-from fastserve_observers.tracking import Tracker
+from fastserve_observers.mlflow_tracker import Tracker
 
 STARTED = StageStarted("train", "torch_ddp")
 
@@ -36,8 +36,8 @@ class TestMLflow(PluginContract):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "BATCH_S", 0.05)
-    monkeypatch.setattr(outbox, "RETRY_S", 0.05)
+    monkeypatch.setattr(delivery_queue, "BATCH_S", 0.05)
+    monkeypatch.setattr(delivery_queue, "RETRY_S", 0.05)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
@@ -273,7 +273,7 @@ def test_the_end_of_a_run_waits_no_longer_than_it_was_told(
 def test_an_address_that_cannot_work_is_refused(uri: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "alembic", None)
     monkeypatch.setattr("fastserve_observers.mlflow.missing_packages", list)
-    with pytest.raises((BadOption, MissingPackage)) as caught:
+    with pytest.raises((InvalidOption, MissingPackage)) as caught:
         MLflow(MLflowOptions(uri))
     assert message in str(caught.value)
     assert f"observe.mlflow.tracking_uri={uri}" in str(caught.value)
@@ -286,13 +286,13 @@ def test_the_address_of_the_environment_counts(monkeypatch: pytest.MonkeyPatch, 
     observer.observe(done)
     assert runs(store)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "htp://there")
-    with pytest.raises(BadOption, match="MLFLOW_TRACKING_URI=htp://there"):
+    with pytest.raises(InvalidOption, match="MLFLOW_TRACKING_URI=htp://there"):
         MLflow(MLflowOptions())
 
 
 @pytest.mark.parametrize("options", [{"experiment": " "}, {"flush_s": 0.0}, {"flush_s": float("nan")}])
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(BadOption, match=rf"observe\.mlflow\.{next(iter(options))}"):
+    with pytest.raises(InvalidOption, match=rf"observe\.mlflow\.{next(iter(options))}"):
         MLflowOptions(**options)
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastserve_observers import outbox
-from fastserve_observers.outbox import Outbox
-from fastserve_observers.parcels import Figure, Parcel, merged
+from fastserve_observers import delivery_queue
+from fastserve_observers.delivery_queue import DeliveryQueue
+from fastserve_observers.mlflow_batch import Metric, MetricBatch, merged
 
 QUICK = 0.001
 
@@ -19,13 +19,13 @@ QUICK = 0.001
 @pytest.fixture(autouse=True, scope="module")
 def quick() -> object:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outbox, "BATCH_S", QUICK)
-        patch.setattr(outbox, "RETRY_S", QUICK)
+        patch.setattr(delivery_queue, "BATCH_S", QUICK)
+        patch.setattr(delivery_queue, "RETRY_S", QUICK)
         yield
 
 
-def figure(number: int) -> Figure:
-    return Figure("loss", number / 10, number, 1e9 + number)
+def figure(number: int) -> Metric:
+    return Metric("loss", number / 10, number, 1e9 + number)
 
 
 class Receiver:
@@ -35,7 +35,7 @@ class Receiver:
         self.fails_at = list(fails_at)
         self.got: list[tuple[str, int]] = []
 
-    def __call__(self, parcels: list[Parcel]) -> None:
+    def __call__(self, parcels: list[MetricBatch]) -> None:
         for parcel in parcels:
             while parcel.figures:
                 step = parcel.figures[0].step
@@ -53,9 +53,9 @@ class Receiver:
 )
 def test_everything_arrives_once_and_in_the_order_of_its_run(runs: list[str], fails_at: list[int]) -> None:
     receiver, warned = Receiver(fails_at), list[Exception]()
-    box = Outbox(receiver, warned.append)
+    box = DeliveryQueue(receiver, warned.append)
     for number, run in enumerate(runs):
-        box.put(Parcel(run, 0.0, [figure(number)]))
+        box.put(MetricBatch(run, 0.0, [figure(number)]))
     time.sleep((len(fails_at) + 1) * 10 * QUICK)
     box.close(10.0)
     hit = [one for one in fails_at if one < len(runs)]
@@ -71,9 +71,9 @@ def test_everything_arrives_once_and_in_the_order_of_its_run(runs: list[str], fa
 
 def test_a_receiver_that_comes_back_gets_everything() -> None:
     receiver, warned = Receiver([3, 3, 3]), list[Exception]()
-    box = Outbox(receiver, warned.append)
+    box = DeliveryQueue(receiver, warned.append)
     for number in range(10):
-        box.put(Parcel("", 0.0, [figure(number)]))
+        box.put(MetricBatch("", 0.0, [figure(number)]))
     end = time.monotonic() + 10
     while len(receiver.got) < 10:
         assert time.monotonic() < end
@@ -88,15 +88,15 @@ def stuck(free: threading.Event) -> None:
 
 
 def test_a_stuck_receiver_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "LIMIT", 5)
+    monkeypatch.setattr(delivery_queue, "LIMIT", 5)
     free = threading.Event()
-    box = Outbox(lambda parcels: stuck(free), print)
+    box = DeliveryQueue(lambda parcels: stuck(free), print)
     begin = time.monotonic()
-    box.put(Parcel("", 0.0, [figure(0)]))
+    box.put(MetricBatch("", 0.0, [figure(0)]))
     time.sleep(0.05)
     for number in range(20):
-        box.put(Parcel("", 0.0, [figure(number), figure(number)]))
-    box.put(Parcel("", 0.0, tags={"status": "done"}))
+        box.put(MetricBatch("", 0.0, [figure(number), figure(number)]))
+    box.put(MetricBatch("", 0.0, tags={"status": "done"}))
     assert not box.close(0.05)
     assert time.monotonic() - begin < 1.0
     assert box.lost == 30, "figures are lost when the queue is full; what is no figure is not"
@@ -105,11 +105,11 @@ def test_a_stuck_receiver_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_one_parcel_a_run_is_left_of_many() -> None:
     found = merged([
-        Parcel("", 1.0, [figure(1)], {"lr": "1"}),
-        Parcel("trial 0", 2.0, [figure(5)], ended=("FAILED", 3.0)),
-        Parcel("", 9.0, [figure(2)], {"seed": "0"}, {"folder": "x"}, ("FINISHED", 4.0)),
+        MetricBatch("", 1.0, [figure(1)], {"lr": "1"}),
+        MetricBatch("trial 0", 2.0, [figure(5)], ended=("FAILED", 3.0)),
+        MetricBatch("", 9.0, [figure(2)], {"seed": "0"}, {"folder": "x"}, ("FINISHED", 4.0)),
     ])  # fmt: skip
     assert found == [
-        Parcel("", 1.0, [figure(1), figure(2)], {"lr": "1", "seed": "0"}, {"folder": "x"}, ("FINISHED", 4.0)),
-        Parcel("trial 0", 2.0, [figure(5)], ended=("FAILED", 3.0)),
+        MetricBatch("", 1.0, [figure(1), figure(2)], {"lr": "1", "seed": "0"}, {"folder": "x"}, ("FINISHED", 4.0)),
+        MetricBatch("trial 0", 2.0, [figure(5)], ended=("FAILED", 3.0)),
     ]

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.errors import BadOption
-from fastserve_core.events import Event, Progress, RunFinished, StageFinished, StageStarted, Step, Warned
+from fastserve_core.errors import InvalidOption
+from fastserve_core.events import Event, Progress, RunFinished, StageFinished, StageStarted, Step, WarningRaised
 from fastserve_observers import progress, screens
-from fastserve_observers.live import LiveScreen, Terminal
 from fastserve_observers.progress import ProgressOptions
+from fastserve_observers.rich_screen import LiveScreen, Terminal
 from fastserve_observers.screens import PlainScreen, Screen, open_screen
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
@@ -100,7 +100,9 @@ def test_plain_steps_come_at_most_every_so_many_seconds(monkeypatch: pytest.Monk
 
 @given(st.text())
 def test_what_a_message_holds_cannot_steer_the_terminal(message: str) -> None:
-    assert not CONTROL.search(plain(Warned(message), StageFinished("train", message, "done", 1.0, reason=message)))
+    assert not CONTROL.search(
+        plain(WarningRaised(message), StageFinished("train", message, "done", 1.0, reason=message))
+    )
 
 
 def test_a_stream_of_few_characters_gets_question_marks(tmp_path: Path, done: RunFinished) -> None:
@@ -128,8 +130,8 @@ def test_a_terminal_shows_the_whole_run(told: list[Event], done: RunFinished) ->
 
 
 def test_a_terminal_is_not_steered_by_a_message() -> None:
-    assert "\x1b[2J" not in live(Warned("clear \x1b[2J the screen [red]"))
-    assert "[red]" in live(Warned("clear \x1b[2J the screen [red]"))
+    assert "\x1b[2J" not in live(WarningRaised("clear \x1b[2J the screen [red]"))
+    assert "[red]" in live(WarningRaised("clear \x1b[2J the screen [red]"))
 
 
 @pytest.mark.parametrize("shown", [plain, live])
@@ -164,7 +166,7 @@ def test_the_screen_fits_the_output(monkeypatch: pytest.MonkeyPatch, term: str, 
 
 
 def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    progress.Progress(ProgressOptions()).observe(Warned("few rows"))
+    progress.Progress(ProgressOptions()).observe(WarningRaised("few rows"))
     assert capsys.readouterr().out == "warning: few rows\n"
 
 
@@ -191,11 +193,11 @@ def test_a_closed_output_is_a_reader_that_went_away() -> None:
 
 def test_a_closed_pipe_leaves_the_exit_code_alone() -> None:
     script = (
-        "from fastserve_core.events import Warned\n"
+        "from fastserve_core.events import WarningRaised\n"
         "from fastserve_observers.progress import Progress, ProgressOptions\n"
         "import sys; sys.stdin.read()\n"
         "observer = Progress(ProgressOptions())\n"
-        "for _ in range(100): observer.observe(Warned('x' * 1000))\n"
+        "for _ in range(100): observer.observe(WarningRaised('x' * 1000))\n"
         "print('more')\n"
         "assert 'rich' not in sys.modules"
     )
@@ -211,5 +213,5 @@ def test_a_closed_pipe_leaves_the_exit_code_alone() -> None:
 
 @pytest.mark.parametrize("every_s", [0.0, -1.0, float("nan")])
 def test_an_interval_that_is_none_is_refused(every_s: float) -> None:
-    with pytest.raises(BadOption, match=r"observe\.progress\.every_s"):
+    with pytest.raises(InvalidOption, match=r"observe\.progress\.every_s"):
         ProgressOptions(every_s)

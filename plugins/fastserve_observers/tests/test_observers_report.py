@@ -13,15 +13,14 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from fastserve_core.errors import StoreFailed
+from fastserve_core.errors import StoreError
 from fastserve_core.events import Event, Metric, RunFinished, StageStarted, Step
-from fastserve_core.plugins.hookspecs import API_VERSION
-from fastserve_core.plugins.registry import Registry
-from fastserve_observers.front import front
+from fastserve_core.plugins import API_VERSION, Registry
 from fastserve_observers.history import History
-from fastserve_observers.outcome import Outcome
-from fastserve_observers.page import page
+from fastserve_observers.pareto_plot import front
 from fastserve_observers.report import Report, ReportOptions
+from fastserve_observers.report_context import page
+from fastserve_observers.run_summary import RunSummary
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 CONF = Path(__file__).parents[3] / "conf" / "plugin"
@@ -179,7 +178,7 @@ def test_a_validation_loss_is_drawn_with_the_training_loss(tmp_path: Path, recor
 
 
 def test_a_disk_that_refuses_is_said_in_one_message(tmp_path: Path, record: dict[str, Any]) -> None:
-    with pytest.raises(StoreFailed, match=r"report\.html"):
+    with pytest.raises(StoreError, match=r"report\.html"):
         Report(ReportOptions()).observe(RunFinished(tmp_path / "gone", record))
 
 
@@ -203,10 +202,10 @@ def test_importing_the_plugins_is_light() -> None:
 def test_a_recipes_trials_are_small_marks_in_the_plot_and_lines_of_the_table(record: dict[str, Any]) -> None:
     kept = dict(record["stages"][1]["measures"])
     kept |= {"quality_validation": {"accuracy": 0.88, "macro_f1": 0.88}, "accepted": False, "refused": "too slow"}
-    good = {"number": 0, "options": {"compress.prune.heads": 0.5}, "score": 1.0, "seconds": 3.0, "error": ""}
+    good = {"number": 0, "options": {"compress.prune.head_ratio": 0.5}, "score": 1.0, "seconds": 3.0, "error": ""}
     bad = good | {"number": 1, "score": None, "error": "no such layer"}
     record["stages"][0]["trials"] = [good | {"measures": kept}, bad]
-    drawn = front(Outcome(record))
+    drawn = front(RunSummary(record))
     assert drawn.count("bubble trial") == 1
     assert "on the validation split" in drawn
     shown = [one["figures"] for one in page(record, Path("run"), History(), datetime(2026, 1, 1))["trials"]]

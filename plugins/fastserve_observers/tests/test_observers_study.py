@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserve_core.events import TrialFinished
-from fastserve_observers.study import coordinates, importance, trial_curves
+from fastserve_observers.search_plots import importance, parallel_coordinates, trial_curves
 
 LR, BATCH, METHOD = "train.toy.lr", "train.toy.batch_size", "train.toy.method"
 
@@ -32,7 +32,7 @@ def lines(picture: str) -> list[tuple[str, list[tuple[float, float]]]]:
 
 
 def test_each_trial_is_a_line_through_its_options_and_the_best_is_on_top() -> None:
-    picture = coordinates(
+    picture = parallel_coordinates(
         [
             trial(0, 0.6, lr=1e-5, batch_size=16, epochs=3),
             trial(1, 0.9, lr=1e-3, batch_size=32, epochs=3),
@@ -53,7 +53,7 @@ def test_each_trial_is_a_line_through_its_options_and_the_best_is_on_top() -> No
 
 
 def test_words_and_options_that_a_trial_lacks() -> None:
-    picture = coordinates(
+    picture = parallel_coordinates(
         [
             trial(0, 0.6, method="full", lr=1e-5),
             trial(1, 0.7, method="lora", lr=1e-4, rank=4),
@@ -65,8 +65,8 @@ def test_words_and_options_that_a_trial_lacks() -> None:
 
 
 def test_too_few_trials_or_a_single_option_are_not_drawn() -> None:
-    assert coordinates([trial(0, 0.6, lr=1e-5, batch_size=16), trial(1, 0.7, lr=1e-4, batch_size=32)]) == ""
-    assert coordinates([trial(number, 0.1 * number, lr=10.0**-number) for number in range(5)]) == ""
+    assert parallel_coordinates([trial(0, 0.6, lr=1e-5, batch_size=16), trial(1, 0.7, lr=1e-4, batch_size=32)]) == ""
+    assert parallel_coordinates([trial(number, 0.1 * number, lr=10.0**-number) for number in range(5)]) == ""
     assert trial_curves({0: [[60, 0.5]], 1: [[60, 0.6]]}) == ""
     assert importance([trial(number, 0.1 * number, lr=10.0**-number) for number in range(5)]) == []
 

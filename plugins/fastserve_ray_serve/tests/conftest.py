@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fastserve_core.artifacts.artifact import MANIFEST, TRAINABLE, Artifact, Manifest, write_manifest
-from fastserve_core.artifacts.hashing import hash_files
-from fastserve_core.config.nodes import ModelSpec
+from fastserve_core.artifacts import MANIFEST, TRAINABLE, Artifact, Manifest, hash_files, write_manifest
+from fastserve_core.config import ModelSpec
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +14,7 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     import torch
     from transformers import AutoConfig, GPT2LMHeadModel
 
-    from fastserve_text.building import write_scratch
+    from fastserve_text.model_factory import write_scratch
 
     folder = tmp_path_factory.mktemp("models") / "tiny-writer"
     folder.mkdir()

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from fastserve_core.artifacts.artifact import Artifact
+from fastserve_core.artifacts import Artifact
 from fastserve_core.errors import UserError
-from fastserve_ray_serve.deployment import build
+from fastserve_ray_serve.deployment import build_app
 from fastserve_ray_serve.server import LOOPBACK_ONLY, PATIENCE
 
 TWO_NODES = """
@@ -64,7 +64,7 @@ cluster.shutdown()
 )
 def test_wrong_arguments_are_said(args: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
-        build(args)
+        build_app(args)
 
 
 @pytest.mark.slow

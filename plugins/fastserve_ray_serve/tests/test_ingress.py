@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fastserve_ray_serve import ingress
+from fastserve_ray_serve import haproxy
 
 CONFIG = """global
     maxconn 4096
@@ -33,7 +33,7 @@ listen stats
 
 
 def test_nothing_listens_but_what_was_asked_for() -> None:
-    left = ingress.amended(CONFIG)
+    left = haproxy.patch_config(CONFIG)
     assert [line.strip() for line in left.splitlines() if "bind" in line] == ["bind 127.0.0.1:8000"]
     assert "defaults\n    option http-buffer-request\n    mode http\nfrontend http_frontend\n" in left
     assert left.endswith("backend default_backend\n    http-request return status 404\n")
@@ -44,16 +44,16 @@ def test_rays_own_template_has_what_is_amended() -> None:
 
     assert "\ndefaults\n" in HAPROXY_CONFIG_TEMPLATE
     assert "\nfrontend prometheus\n" in HAPROXY_CONFIG_TEMPLATE
-    assert HAPROXY_CONFIG_TEMPLATE.count("bind ") - ingress.amended(HAPROXY_CONFIG_TEMPLATE).count("bind ") == 2
+    assert HAPROXY_CONFIG_TEMPLATE.count("bind ") - haproxy.patch_config(HAPROXY_CONFIG_TEMPLATE).count("bind ") == 2
 
 
 def test_the_starter_amends_the_config_and_becomes_haproxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = ingress.binary()
-    for name, value in ingress.environment(program, tmp_path, 10).items():
+    program = haproxy.find_haproxy()
+    for name, value in haproxy.environment(program, tmp_path, 10).items():
         monkeypatch.setenv(name, value)
-    ingress.write_starter(program, tmp_path)
+    haproxy.write_starter(program, tmp_path)
     (tmp_path / "haproxy.cfg").write_text(CONFIG)
-    told = [tmp_path / ingress.STARTER, "-c", "-f", tmp_path / "haproxy.cfg"]
+    told = [tmp_path / haproxy.WRAPPER_SCRIPT, "-c", "-f", tmp_path / "haproxy.cfg"]
     done = subprocess.run(told, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Configuration file is valid" in done.stdout + done.stderr
@@ -65,7 +65,7 @@ def test_the_starter_amends_the_config_and_becomes_haproxy(tmp_path: Path, monke
 def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     (tmp_path / "sleep.cfg").write_text("defaults\n")
     starting = "import subprocess, sys, time; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); time.sleep(60)"
-    told = [sys.executable, ingress.__file__, str(shutil.which("tail")), "-f", str(tmp_path / "sleep.cfg")]
+    told = [sys.executable, haproxy.__file__, str(shutil.which("tail")), "-f", str(tmp_path / "sleep.cfg")]
     with subprocess.Popen([sys.executable, "-c", starting, *told], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         started = psutil.Process(int(parent.stdout.readline()))
@@ -84,7 +84,7 @@ def until(holds: Callable[[], bool], seconds: float = 10) -> bool:
 
 
 def test_the_user_may_decide_on_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ingress.SWITCH, "0")
-    assert ingress.environment("haproxy", tmp_path, 10) == {}
-    ingress.write_starter("haproxy", tmp_path)
+    monkeypatch.setenv(haproxy.SWITCH, "0")
+    assert haproxy.environment("haproxy", tmp_path, 10) == {}
+    haproxy.write_starter("haproxy", tmp_path)
     assert not list(tmp_path.iterdir())

@@ -19,9 +19,9 @@ import httpx
 import psutil
 import pytest
 
-from fastserve_core.artifacts.artifact import Artifact
-from fastserve_core.errors import BadOption, StageFailed, UserError
-from fastserve_core.inference.predictor import Predictor
+from fastserve_core.artifacts import Artifact
+from fastserve_core.errors import InvalidOption, StageFailed, UserError
+from fastserve_core.inference import Predictor
 from fastserve_core.testing import PluginContract
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_ray_serve.server import authentication, start
@@ -36,12 +36,12 @@ class TestRayServe(PluginContract):
 
 @pytest.mark.parametrize("option", ["replicas", "threads", "max_ongoing_requests", "max_queued_requests", "max_batch"])
 def test_an_option_out_of_range_is_named(option: str) -> None:
-    with pytest.raises(BadOption, match=rf"serve\.ray_serve\.{option} must be at least 1"):
+    with pytest.raises(InvalidOption, match=rf"serve\.ray_serve\.{option} must be at least 1"):
         RayServeOptions(**{option: 0})
 
 
 def test_more_threads_than_cores_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadOption, match="4 replicas of 1 threads are more than the 2 usable cores"):
+    with pytest.raises(InvalidOption, match="4 replicas of 1 threads are more than the 2 usable cores"):
         start(tmp_path, RayServeOptions(replicas=4, port=0), cores=2)
 
 
@@ -65,17 +65,17 @@ def test_a_folder_that_is_no_artifact_is_the_users_fault(tmp_path: Path) -> None
 
 
 def test_an_access_log_that_nobody_would_see_is_refused() -> None:
-    with pytest.raises(BadOption, match="serve.ray_serve.access_log=-: the replicas' output is not shown"):
+    with pytest.raises(InvalidOption, match="serve.ray_serve.access_log=-: the replicas' output is not shown"):
         RayServeOptions(access_log="-")
 
 
 def test_a_replica_asks_for_keys_and_logs(writer: Artifact, tmp_path: Path) -> None:
     from starlette.testclient import TestClient
 
-    from fastserve_ray_serve.deployment import builder
+    from fastserve_ray_serve.deployment import app_builder
 
     options = RayServeOptions(access_log=str(tmp_path / "log"))
-    application = builder(writer.folder, options, 1, ["0" * 64])()
+    application = app_builder(writer.folder, options, 1, ["0" * 64])()
     assert TestClient(application).post("/predict", json={"inputs": ["a"]}).status_code == 401
     assert '"status":401' in (tmp_path / "log").read_text()
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fastserve_core.artifacts.artifact import MANIFEST, TRAINABLE, Artifact, Manifest, write_manifest
-from fastserve_core.artifacts.hashing import hash_files
-from fastserve_core.config.nodes import ModelSpec
+from fastserve_core.artifacts import MANIFEST, TRAINABLE, Artifact, Manifest, hash_files, write_manifest
+from fastserve_core.config import ModelSpec
 from fastserve_server.options import ServerOptions
 from fastserve_server.server import ServerProcess, start
 
@@ -29,7 +28,7 @@ def make_artifact(folder: Path, task: str) -> Artifact:
     from transformers import BertForSequenceClassification as Classifier
     from transformers import BertForTokenClassification as Tagger
 
-    from fastserve_text.building import write_scratch
+    from fastserve_text.model_factory import write_scratch
 
     kind = {"text_classification": Classifier, "token_classification": Tagger, "causal_lm": GPT2LMHeadModel}[task]
     name = "gpt2" if task == "causal_lm" else "bert"

@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from fastserve_core.artifacts.artifact import Artifact
-from fastserve_core.errors import BadOption
-from fastserve_server.access import LONGEST
+from fastserve_core.artifacts import Artifact
+from fastserve_core.errors import InvalidOption
+from fastserve_server.access_log import MAX_REQUEST_ID
 from fastserve_server.application import build_application
-from fastserve_server.keys import key_hashes
-from fastserve_server.options import Serving
+from fastserve_server.auth import key_hashes
+from fastserve_server.options import ServingOptions
 
 KEY = "a-key-0123456789-0123"
 
@@ -29,7 +29,7 @@ def test_each_request_is_a_line_and_a_moved_file_begins_anew(
 ) -> None:
     path = tmp_path / "access.jsonl"
     monkeypatch.setenv("FASTSERVE_API_KEYS", KEY)
-    options = Serving(access_log=str(path))
+    options = ServingOptions(access_log=str(path))
     application = build_application(classifier.folder, options, 1, keys=key_hashes(None, "keys"))
 
     async def ask() -> None:
@@ -50,7 +50,7 @@ def test_each_request_is_a_line_and_a_moved_file_begins_anew(
             ]
             assert found[0]["bytes"] == len(good.content)
             assert found[0]["request_id"] == "abc" and found[2]["request_id"] is None
-            assert found[0]["ms"] > 0 and len(found[0]["agent"]) == LONGEST
+            assert found[0]["ms"] > 0 and len(found[0]["agent"]) == MAX_REQUEST_ID
             assert not any(word in path.read_text() for word in ("private", "secret", KEY))
             path.rename(tmp_path / "old.jsonl")
             await client.get("/v2/health/live")
@@ -63,7 +63,7 @@ def test_what_fails_and_who_leaves_is_a_line_too(
     classifier: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "access.jsonl"
-    application = build_application(classifier.folder, Serving(access_log=str(path)), 1)
+    application = build_application(classifier.folder, ServingOptions(access_log=str(path)), 1)
 
     async def ask() -> None:
         transport = httpx.ASGITransport(application, raise_app_exceptions=False)
@@ -94,7 +94,7 @@ def test_what_fails_and_who_leaves_is_a_line_too(
 def test_a_full_disk_is_said_once_and_requests_are_answered(
     classifier: Artifact, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    application = build_application(classifier.folder, Serving(access_log="/dev/full"), 1)
+    application = build_application(classifier.folder, ServingOptions(access_log="/dev/full"), 1)
 
     async def ask() -> None:
         transport = httpx.ASGITransport(application)
@@ -109,12 +109,12 @@ def test_a_full_disk_is_said_once_and_requests_are_answered(
 
 
 def test_a_file_that_cannot_be_written_is_said(classifier: Artifact, tmp_path: Path) -> None:
-    with pytest.raises(BadOption, match="serve.access_log: .*nowhere/log cannot be written: No such file"):
-        build_application(classifier.folder, Serving(access_log=str(tmp_path / "nowhere" / "log")), 1)
+    with pytest.raises(InvalidOption, match="serve.access_log: .*nowhere/log cannot be written: No such file"):
+        build_application(classifier.folder, ServingOptions(access_log=str(tmp_path / "nowhere" / "log")), 1)
 
 
 def test_the_output_takes_it_too(classifier: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
-    application = build_application(classifier.folder, Serving(access_log="-"), 1)
+    application = build_application(classifier.folder, ServingOptions(access_log="-"), 1)
 
     async def ask() -> None:
         transport = httpx.ASGITransport(application)

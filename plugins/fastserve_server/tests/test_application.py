@@ -14,11 +14,11 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from fastserve_core.artifacts.artifact import Artifact
-from fastserve_core.tasks.task import Encoded
+from fastserve_core.artifacts import Artifact
+from fastserve_core.tasks import Encoded
 from fastserve_server.application import ENDPOINTS, build_application
-from fastserve_server.asked import Answers
-from fastserve_server.options import Serving
+from fastserve_server.options import ServingOptions
+from fastserve_server.requests import Answers
 from fastserve_server.service import Service
 
 ANSWER = {"label": "positive", "score": 1.0, "scores": {"negative": 0.0, "positive": 1.0}}
@@ -69,7 +69,9 @@ Scene = Callable[[httpx.AsyncClient, Service], Coroutine[Any, Any, None]]
 
 def play(artifact: Artifact, scene: Scene, wait: bool = True, **options: Any) -> None:
     async def run() -> None:
-        application = build_application(artifact.folder, Serving(**({"workers": 1} | options)), threads=1, wait=wait)
+        application = build_application(
+            artifact.folder, ServingOptions(**({"workers": 1} | options)), threads=1, wait=wait
+        )
         async with client_of(application) as client:
             await scene(client, application.state.hosted.first)
 
@@ -109,10 +111,10 @@ def test_an_answer_after_the_deadline_is_504(classifier: Artifact, held: Held) -
         running, waits = asyncio.ensure_future(ask(client)), asyncio.ensure_future(ask(client))
         assert error_of(await running) == (504, "deadline_exceeded")
         assert error_of(await waits) == (504, "deadline_exceeded")
-        assert service.batcher.depth == 0
+        assert service.batcher.queue_depth == 0
         held.go.set()
 
-    play(classifier, scene, deadline_s=0.2)
+    play(classifier, scene, request_timeout_s=0.2)
 
 
 @pytest.mark.parametrize("parts", [[b'{"inputs"'], []])
@@ -125,7 +127,7 @@ def test_a_slow_body_is_504_too(classifier: Artifact, held: Held, parts: list[by
 
         assert error_of(await client.post("/predict", content=drip())) == (504, "deadline_exceeded")
 
-    play(classifier, scene, deadline_s=0.2)
+    play(classifier, scene, request_timeout_s=0.2)
 
 
 def test_before_the_model_is_warm_it_is_503(classifier: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,10 +206,10 @@ def test_a_client_that_leaves_is_not_answered(classifier: Artifact, held: Held) 
         application = client._transport.app  # type: ignore[attr-defined]
         leaving = asyncio.ensure_future(application(scope, receive, send))
         await asyncio.sleep(0.05)
-        assert service.batcher.depth == 1
+        assert service.batcher.queue_depth == 1
         leave.set()
         await leaving
-        assert service.batcher.depth == 0
+        assert service.batcher.queue_depth == 0
         assert sent[0]["status"] == 499
         held.go.set()
         assert (await running).status_code == 200
@@ -243,7 +245,7 @@ def test_what_is_cut_is_said_or_refused(classifier: Artifact) -> None:
         assert (await ask(client, "the film")).status_code == 200
 
     play(classifier, cutting)
-    play(classifier, refusing, too_long="refuse")
+    play(classifier, refusing, truncation="refuse")
 
 
 def test_text_is_written_within_bounds(writer: Artifact) -> None:

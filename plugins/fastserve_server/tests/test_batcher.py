@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.errors import BadData
-from fastserve_core.tasks.task import Encoded
-from fastserve_server.asked import Answers, EngineFailed, QueueFull, Unavailable
+from fastserve_core.errors import InvalidData
+from fastserve_core.tasks import Encoded
 from fastserve_server.batcher import Batcher
-from fastserve_server.options import Serving
+from fastserve_server.options import ServingOptions
+from fastserve_server.requests import Answers, EngineFailed, QueueFull, Unavailable
 
 
 class Puppet:
@@ -29,7 +29,7 @@ class Puppet:
 
     def encode(self, rows: Sequence[Any]) -> list[Encoded]:
         if any(row["text"] == "unreadable" for row in rows):
-            raise BadData("an input cannot be used")
+            raise InvalidData("an input cannot be used")
         if any(row["text"] == "broken tokenizer" for row in rows):
             raise ZeroDivisionError
         return [Encoded({"input_ids": [0] * len(row["text"])}, memo=row["text"]) for row in rows]
@@ -55,7 +55,7 @@ def play(scene: Callable[[Batcher, Puppet], Coroutine[Any, Any, None]], **option
     puppet = Puppet()
 
     async def run() -> None:
-        batcher = Batcher(Serving(**options), 1, lambda: puppet)
+        batcher = Batcher(ServingOptions(**options), 1, lambda: puppet)
         await batcher.start()
         try:
             await scene(batcher, puppet)
@@ -147,7 +147,7 @@ def test_what_could_not_be_answered_in_time_is_sent_away_at_once() -> None:
             return [{"text": one.memo} for one in batch]
 
     async def scene() -> None:
-        batcher = Batcher(Serving(max_batch=1, deadline_s=0.5), 1, Slow)
+        batcher = Batcher(ServingOptions(max_batch=1, request_timeout_s=0.5), 1, Slow)
         await batcher.start()
         await asyncio.gather(*[batcher.submit(rows("a"), {}) for _ in range(8)])
         begin, asked = time.perf_counter(), []
@@ -167,14 +167,14 @@ def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         first = await hold(batcher, puppet)
         asked = batcher.submit(rows("a", "b", "c"), {})
-        assert batcher.depth == 3
+        assert batcher.queue_depth == 3
         with pytest.raises(QueueFull) as refused:
             batcher.submit(rows("d", "e"), {})
         assert refused.value.retry_after >= 1
         last = batcher.submit(rows("d"), {})
         puppet.go.set()
         await asyncio.gather(first, asked, last)
-        assert batcher.depth == 0
+        assert batcher.queue_depth == 0
 
     play(scene, max_queue=4, max_inputs=4)
 
@@ -188,7 +188,7 @@ def test_a_cancelled_request_is_never_begun(pause: float) -> None:
         gone.cancel()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert batcher.depth == 1
+        assert batcher.queue_depth == 1
         puppet.go.set()
         await asyncio.gather(first, stays)
 
@@ -208,7 +208,7 @@ def test_one_bad_input_fails_alone() -> None:
     play(scene)
 
 
-@pytest.mark.parametrize(("text", "error"), [("unreadable", BadData), ("broken tokenizer", EngineFailed)])
+@pytest.mark.parametrize(("text", "error"), [("unreadable", InvalidData), ("broken tokenizer", EngineFailed)])
 def test_an_input_that_cannot_be_encoded_fails_alone(text: str, error: type[Exception]) -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         first = await hold(batcher, puppet)
@@ -218,7 +218,7 @@ def test_an_input_that_cannot_be_encoded_fails_alone(text: str, error: type[Exce
         with pytest.raises(error):
             await bad
         await first
-        assert batcher.depth == 0
+        assert batcher.queue_depth == 0
 
     play(scene)
 
@@ -242,7 +242,7 @@ def test_stopping_refuses_what_waits_and_ends_what_runs() -> None:
 @asynccontextmanager
 async def two_idle_workers(puppets: Sequence[Puppet]) -> AsyncIterator[Batcher]:
     left = list(puppets)
-    batcher = Batcher(Serving(), 2, left.pop)
+    batcher = Batcher(ServingOptions(), 2, left.pop)
     await batcher.start()
     await asyncio.sleep(0.05)
     yield batcher
@@ -281,11 +281,11 @@ def test_what_takes_less_than_to_wake_another_is_not_shared() -> None:
 
 def test_a_worker_that_cannot_be_made_is_said() -> None:
     def fail() -> Puppet:
-        raise BadData("no weights")
+        raise InvalidData("no weights")
 
     async def run() -> None:
-        batcher = Batcher(Serving(), 2, fail)
-        with pytest.raises(BadData, match="no weights"):
+        batcher = Batcher(ServingOptions(), 2, fail)
+        with pytest.raises(InvalidData, match="no weights"):
             await batcher.start()
         await batcher.stop()
 

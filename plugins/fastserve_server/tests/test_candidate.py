@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from fastserve_core.artifacts.artifact import Artifact
-from fastserve_core.errors import BadOption, UserError
-from fastserve_core.tasks.task import Encoded
+from fastserve_core.artifacts import Artifact
+from fastserve_core.errors import InvalidOption, UserError
+from fastserve_core.tasks import Encoded
 from fastserve_server.application import build_application
-from fastserve_server.hosted import Hosted
-from fastserve_server.judging import Judge, decided
+from fastserve_server.canary_analysis import CanaryAnalysis, decision_of
+from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.options import ServerOptions
 from fastserve_server.process import candidate_of
 from fastserve_server.server import EmbeddedProcess, start
@@ -32,38 +32,38 @@ TEXTS = ["the film is wonderful", "a dreadful piece of work"]
 
 
 def test_a_judge_counts_the_last_answers() -> None:
-    judge = Judge(window=10, most_other=0.2, most_slower=2.0)
+    judge = CanaryAnalysis(window=10, most_other=0.2, most_slower=2.0)
     judge.compared([True] * 8 + [False] * 2, 0.01, 0.01)
     assert judge.disagreement == 0.2
-    assert judge.fault() is None
+    assert judge.violation() is None
     judge.compared([True] * 10, 0.01, 0.01)
     assert judge.disagreement == 0
     judge.failed(2)
-    assert judge.fault() is None
+    assert judge.violation() is None
     judge.failed(1)
-    assert judge.fault() == "3 of its last 10 answers were others, or none (candidate_max_disagreement=0.2)"
+    assert judge.violation() == "3 of its last 10 answers were others, or none (candidate_max_disagreement=0.2)"
 
 
 def test_the_share_is_of_the_whole_window_before_it_is_full() -> None:
-    judge = Judge(window=10, most_other=0.2, most_slower=2.0)
+    judge = CanaryAnalysis(window=10, most_other=0.2, most_slower=2.0)
     judge.failed(2)
-    assert (judge.disagreement, judge.fault()) == (1.0, None)
+    assert (judge.disagreement, judge.violation()) == (1.0, None)
     judge.failed(1)
-    assert judge.fault() is not None
+    assert judge.violation() is not None
 
 
 def test_a_judge_compares_medians_when_it_has_seen_enough() -> None:
-    judge = Judge(window=3, most_other=0, most_slower=1.5)
+    judge = CanaryAnalysis(window=3, most_other=0, most_slower=1.5)
     for model, candidate in ((0.010, 0.500), (0.010, 0.016)):
         judge.compared([True], model, candidate)
-        assert judge.fault() is None
+        assert judge.violation() is None
     judge.compared([True], 0.010, 0.016)
-    assert judge.fault() == (
+    assert judge.violation() == (
         "it took 16.0 ms for a request (the median of 3), and the model 10.0 ms (candidate_max_slowdown=1.5)"
     )
     for _ in range(2):
         judge.compared([True], 0.020, 0.016)
-    assert judge.fault() is None
+    assert judge.violation() is None
 
 
 @pytest.mark.parametrize(("answer", "expected"), [
@@ -72,7 +72,7 @@ def test_a_judge_compares_medians_when_it_has_seen_enough() -> None:
      {"tags": ["O"], "entities": [{"type": "PER", "start": 3}]}),
 ])  # fmt: skip
 def test_how_sure_a_model_is_decides_nothing(answer: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert decided(answer) == expected
+    assert decision_of(answer) == expected
 
 
 # -- one process, engines made for the purpose -------------------------------------------------------
@@ -98,7 +98,7 @@ class Engine:
         pass
 
 
-Scene = Callable[[httpx.AsyncClient, Hosted], Awaitable[None]]
+Scene = Callable[[httpx.AsyncClient, ModelRegistry], Awaitable[None]]
 
 
 def play(model: Artifact, candidate: Artifact, engines: tuple[Engine, Engine], scene: Scene, **options: Any) -> None:
@@ -108,7 +108,7 @@ def play(model: Artifact, candidate: Artifact, engines: tuple[Engine, Engine], s
 
     async def run() -> None:
         application = build_application(model.folder, asked, threads=1)
-        models: Hosted = application.state.hosted
+        models: ModelRegistry = application.state.hosted
         models.candidate = candidate_of(models, candidate.folder, asked)
         async with client_of(application) as client:
             await scene(client, models)
@@ -134,7 +134,7 @@ async def said(client: httpx.AsyncClient, answers: int) -> dict[str, Any]:
 
 
 def test_nobody_gets_the_answers_of_a_shadow(classifier: Artifact, twin: Artifact) -> None:
-    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+    async def scene(client: httpx.AsyncClient, models: ModelRegistry) -> None:
         assert set(await labels(client, 5)) == {"a"}
         known = await said(client, 10)
         assert known["answers"] == {"same": 0, "other": 10, "failed": 0, "skipped": 0}
@@ -148,7 +148,7 @@ def test_nobody_gets_the_answers_of_a_shadow(classifier: Artifact, twin: Artifac
 
 
 def test_a_canary_answers_its_share(classifier: Artifact, twin: Artifact) -> None:
-    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+    async def scene(client: httpx.AsyncClient, models: ModelRegistry) -> None:
         got = await labels(client, 8)
         assert (got.count("b"), got.count("a")) == (2, 6)
         assert (await said(client, 4))["answers"]["other"] == 4
@@ -163,7 +163,7 @@ def test_one_that_answers_otherwise_is_rolled_back(
 ) -> None:
     ours, its = Engine("a"), Engine("b")
 
-    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+    async def scene(client: httpx.AsyncClient, models: ModelRegistry) -> None:
         await labels(client)
         known = await said(client, 2)
         assert not known["asked"]
@@ -179,7 +179,7 @@ def test_one_that_answers_otherwise_is_rolled_back(
 
 
 def test_what_a_canary_cannot_answer_the_model_does(classifier: Artifact, twin: Artifact) -> None:
-    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+    async def scene(client: httpx.AsyncClient, models: ModelRegistry) -> None:
         assert set(await labels(client, 6)) == {"a"}
         known = await said(client, 2)
         assert known["answers"]["failed"] == 2
@@ -190,7 +190,7 @@ def test_what_a_canary_cannot_answer_the_model_does(classifier: Artifact, twin: 
 
 @pytest.mark.parametrize("mode", ["shadow", "canary"])
 def test_a_slow_one_is_rolled_back(classifier: Artifact, twin: Artifact, mode: str) -> None:
-    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+    async def scene(client: httpx.AsyncClient, models: ModelRegistry) -> None:
         await labels(client, 4)
         known = await said(client, 8)
         assert known["candidate_ms"] > 200 > known["model_ms"]
@@ -201,13 +201,13 @@ def test_a_slow_one_is_rolled_back(classifier: Artifact, twin: Artifact, mode: s
 
 @pytest.mark.parametrize("mode", ["shadow", "canary"])
 def test_one_that_hangs_is_rolled_back_and_the_model_answers(classifier: Artifact, twin: Artifact, mode: str) -> None:
-    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+    async def scene(client: httpx.AsyncClient, models: ModelRegistry) -> None:
         assert set(await labels(client)) == {"a"}
         known = await said(client, 2)
         assert known["answers"]["failed"] == 2
         assert known["reason"].startswith("rolled back: 2 of its last 2 answers were others, or none")
 
-    more = {"candidate_mode": mode, "candidate_window": 10, "deadline_s": 1.0}
+    more = {"candidate_mode": mode, "candidate_window": 10, "request_timeout_s": 1.0}
     play(classifier, twin, (Engine("a"), Engine("a", 2.0)), scene, **more)
 
 
@@ -215,7 +215,7 @@ def test_one_that_hangs_is_rolled_back_and_the_model_answers(classifier: Artifac
 def test_that_the_server_shuts_down_is_no_fault_of_the_candidate(
     classifier: Artifact, twin: Artifact, mode: str
 ) -> None:
-    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+    async def scene(client: httpx.AsyncClient, models: ModelRegistry) -> None:
         assert models.candidate is not None
         models.candidate.service.draining = True  # as SIGTERM does to all of them, while a request is under way
         await models.candidate.ask(models.first, TEXTS, {})
@@ -227,9 +227,9 @@ def test_that_the_server_shuts_down_is_no_fault_of_the_candidate(
 
 
 def test_what_is_unusable_is_said_by_either(classifier: Artifact, twin: Artifact) -> None:
-    async def scene(client: httpx.AsyncClient, models: Hosted) -> None:
+    async def scene(client: httpx.AsyncClient, models: ModelRegistry) -> None:
         assert (await client.post("/predict", json={"inputs": [""]})).status_code == 422
-        assert models.candidate is not None and models.candidate.asked
+        assert models.candidate is not None and models.candidate.active
 
     play(classifier, twin, (Engine("a"), Engine("a")), scene, candidate_mode="canary")
 
@@ -247,7 +247,7 @@ def test_what_is_unusable_is_said_by_either(classifier: Artifact, twin: Artifact
     ({"candidate_max_slowdown": 0}, "candidate_max_slowdown must be more than 0, not 0"),
 ])  # fmt: skip
 def test_options_out_of_range_are_named(option: dict[str, Any], message: str) -> None:
-    with pytest.raises(BadOption, match=message):
+    with pytest.raises(InvalidOption, match=message):
         ServerOptions(**option)
 
 

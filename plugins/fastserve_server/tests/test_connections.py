@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from fastserve_server import connections
-from fastserve_server.connections import BoundedConnection
+from fastserve_server.connections import TimeoutHttpProtocol
 
 pytestmark = pytest.mark.seconds(1.5)
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -32,7 +32,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[int]:
-    config = uvicorn.Config(application, port=0, http=BoundedConnection, lifespan="off", log_level="error")
+    config = uvicorn.Config(application, port=0, http=TimeoutHttpProtocol, lifespan="off", log_level="error")
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:

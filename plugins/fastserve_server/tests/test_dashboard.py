@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fastserve_core.artifacts.artifact import Artifact
+from fastserve_core.artifacts import Artifact
 from fastserve_server.options import ServerOptions
 from fastserve_server.server import ServerProcess, start
 from fastserve_server.tests.browser import find_chromium
@@ -73,7 +73,7 @@ def test_a_guarded_server_is_asked_with_the_key_and_a_writers_tokens_are_shown(
 ) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_text(KEY)
-    with start(writer.folder, ServerOptions(port=0, keys=str(keys)), threads=1) as server:
+    with start(writer.folder, ServerOptions(port=0, api_keys_file=str(keys)), threads=1) as server:
         opened.goto(f"{server.url}/dashboard")
         opened.wait_for_selector("#state:has-text('key')")
         assert not opened.query_selector("#requests")

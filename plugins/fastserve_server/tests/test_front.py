@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fastserve_server.front import Paths
+from fastserve_server.asgi import PathRouter
 from fastserve_server.web import Endpoint
 
 
@@ -21,7 +21,7 @@ GET, POST, NAMED, BELOW = (
     Endpoint(method, path, handler, path)
     for method, path in (("GET", "/"), ("POST", "/ask"), ("GET", "/of/{model}"), ("POST", "/of/{model}/ask"))
 )
-PATHS = Paths([GET, POST, NAMED, BELOW])
+PATHS = PathRouter([GET, POST, NAMED, BELOW])
 
 
 @pytest.mark.parametrize(

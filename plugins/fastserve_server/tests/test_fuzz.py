@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastserve_core.artifacts.artifact import Artifact
+from fastserve_core.artifacts import Artifact
 from fastserve_server.options import ServerOptions
 from fastserve_server.server import start
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fastserve_core.artifacts.artifact import Artifact
-from fastserve_core.errors import BadOption
+from fastserve_core.artifacts import Artifact
+from fastserve_core.errors import InvalidOption
 from fastserve_server.application import ENDPOINTS, build_application
-from fastserve_server.keys import OPEN, VARIABLE, key_hashes
-from fastserve_server.options import ServerOptions, Serving
+from fastserve_server.auth import PUBLIC_PATHS, VARIABLE, key_hashes
+from fastserve_server.options import ServerOptions, ServingOptions
 from fastserve_server.server import start
 
 FIRST, SECOND = "first-key-0123456789", "second-key-0123456789"
@@ -38,21 +38,21 @@ def test_keys_come_from_a_file_and_from_the_environment(file: str, monkeypatch: 
 def test_a_key_that_can_be_guessed_or_not_be_sent_is_refused_unnamed(written: str, tmp_path: Path) -> None:
     path = tmp_path / "keys.txt"
     path.write_text(f"\n{written}\n")
-    with pytest.raises(BadOption, match="keys.txt:2: a key has at least 16 ASCII characters") as told:
-        key_hashes(str(path), "serve.server.keys")
+    with pytest.raises(InvalidOption, match="keys.txt:2: a key has at least 16 ASCII characters") as told:
+        key_hashes(str(path), "serve.server.api_keys_file")
     assert written not in str(told.value)
 
 
 def test_files_without_keys_are_said(tmp_path: Path) -> None:
-    with pytest.raises(BadOption, match="serve.server.keys: the file .*nowhere cannot be read"):
-        key_hashes(str(tmp_path / "nowhere"), "serve.server.keys")
+    with pytest.raises(InvalidOption, match="serve.server.api_keys_file: the file .*nowhere cannot be read"):
+        key_hashes(str(tmp_path / "nowhere"), "serve.server.api_keys_file")
     (tmp_path / "empty").write_text("# none\n")
-    with pytest.raises(BadOption, match="has no key in it"):
-        key_hashes(str(tmp_path / "empty"), "serve.server.keys")
+    with pytest.raises(InvalidOption, match="has no key in it"):
+        key_hashes(str(tmp_path / "empty"), "serve.server.api_keys_file")
 
 
 def test_everything_but_health_and_pages_needs_a_key(classifier: Artifact, file: str) -> None:
-    application = build_application(classifier.folder, Serving(), 1, keys=key_hashes(file, "keys"))
+    application = build_application(classifier.folder, ServingOptions(), 1, keys=key_hashes(file, "keys"))
 
     async def statuses() -> None:
         transport = httpx.ASGITransport(application, raise_app_exceptions=False)
@@ -63,7 +63,7 @@ def test_everything_but_health_and_pages_needs_a_key(classifier: Artifact, file:
             for one in ENDPOINTS:
                 path = one.path.replace("{model}", "tiny-classifier")
                 answer = await client.request(one.method, path, json={})
-                assert (answer.status_code == 401) is (one.path not in OPEN), one.path
+                assert (answer.status_code == 401) is (one.path not in PUBLIC_PATHS), one.path
             body = {"inputs": ["a text"]}
             for headers in ({"Authorization": f"Bearer {SECOND}"}, {"X-API-Key": FIRST}):
                 assert (await client.post("/predict", json=body, headers=headers)).status_code == 200
@@ -82,7 +82,7 @@ def test_everything_but_health_and_pages_needs_a_key(classifier: Artifact, file:
 
 @pytest.mark.slow
 def test_a_server_asks_for_the_keys_of_its_file(classifier: Artifact, file: str) -> None:
-    with start(classifier.folder, ServerOptions(port=0, keys=file), threads=1) as running:
+    with start(classifier.folder, ServerOptions(port=0, api_keys_file=file), threads=1) as running:
         body = {"inputs": ["a text"]}
         assert httpx.post(f"{running.url}/predict", json=body).status_code == 401
         assert httpx.post(f"{running.url}/predict", json=body, headers={"X-API-Key": FIRST}).status_code == 200

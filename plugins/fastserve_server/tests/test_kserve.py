@@ -16,7 +16,7 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from fastserve_server.server import ServerProcess
-from fastserve_server.tensors import BadTensor, flat, pack_bytes, pack_floats, unpack_bytes
+from fastserve_server.tensors import BadTensor, flatten, pack_bytes, pack_floats, unpack_bytes
 
 MODEL = "tiny-classifier"
 TEXTS = ["the film is wonderful", "größe ✓"]
@@ -38,7 +38,7 @@ def test_floats_are_packed_as_fp32() -> None:
 
 
 def test_nested_data_is_read_row_by_row() -> None:
-    assert list(flat([["a"], ["b", ["c"]], "d"])) == ["a", "b", "c", "d"]
+    assert list(flatten([["a"], ["b", ["c"]], "d"])) == ["a", "b", "c", "d"]
 
 
 @pytest.fixture(scope="module")

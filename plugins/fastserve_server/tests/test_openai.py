@@ -12,8 +12,7 @@ import httpx
 import openai
 import pytest
 
-from fastserve_core.artifacts.artifact import MANIFEST, Artifact, write_manifest
-from fastserve_core.artifacts.hashing import hash_files
+from fastserve_core.artifacts import MANIFEST, Artifact, hash_files, write_manifest
 from fastserve_server.options import ServerOptions
 from fastserve_server.server import ServerProcess, start
 from fastserve_server.tests.conftest import make_artifact
@@ -199,7 +198,7 @@ def test_who_leaves_in_the_middle_makes_room(talking: ServerProcess) -> None:
 
 
 def test_a_stream_that_takes_too_long_says_so(chatty: Artifact) -> None:
-    options = ServerOptions(port=0, name="w", deadline_s=0.2, max_new_tokens=100)
+    options = ServerOptions(port=0, name="w", request_timeout_s=0.2, max_new_tokens=100)
     with start(chatty.folder, options, threads=1) as server:
         asked = {**ASKED, "max_tokens": 100, "stream": True, "ignore_eos": True, "n": 16}
         lines = httpx.post(server.url + "/v1/completions", json=asked).text.split("\n\n")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.errors import BadOption, Faults
+from fastserve_core.errors import InvalidOption, ValidationErrors
 from fastserve_core.testing import PluginContract
 from fastserve_server.options import ServerOptions
 
@@ -18,20 +18,20 @@ class TestServer(PluginContract):
 @pytest.mark.parametrize(
     ("option", "value"),
     [("workers", 0), ("max_batch", 0), ("max_delay_ms", -1.0), ("max_inputs", 0), ("port", 65536),
-     ("port", -1), ("drain_s", -1.0), ("deadline_s", 0.0), ("max_body_bytes", 0), ("max_new_tokens", 0),
-     ("name", "a/b"), ("scheduler", "fifo"), ("too_long", "cut"), ("cache_mb", 0)],
+     ("port", -1), ("drain_s", -1.0), ("request_timeout_s", 0.0), ("max_body_bytes", 0), ("max_new_tokens", 0),
+     ("name", "a/b"), ("scheduler", "fifo"), ("truncation", "cut"), ("kv_cache_mb", 0)],
 )  # fmt: skip
 def test_an_option_out_of_range_is_named(option: str, value: Any) -> None:
-    with pytest.raises(BadOption, match=rf"serve\.server\.{option}") as refused:
+    with pytest.raises(InvalidOption, match=rf"serve\.server\.{option}") as refused:
         ServerOptions(**{option: value})
     assert str(value) in str(refused.value)
 
 
 def test_all_faults_are_said_together() -> None:
-    with pytest.raises(Faults, match=r"(?s)max_batch.*port"):
+    with pytest.raises(ValidationErrors, match=r"(?s)max_batch.*port"):
         ServerOptions(max_batch=0, port=-1)
 
 
 def test_a_request_that_could_never_wait_is_refused() -> None:
-    with pytest.raises(BadOption, match="could never wait"):
+    with pytest.raises(InvalidOption, match="could never wait"):
         ServerOptions(max_queue=10, max_inputs=11)

@@ -17,11 +17,11 @@ import httpx
 import psutil
 import pytest
 
-from fastserve_core.artifacts.artifact import Artifact, load_artifact
-from fastserve_core.errors import BadArtifact, UserError
-from fastserve_server import reloading
+from fastserve_core.artifacts import Artifact, load_artifact
+from fastserve_core.errors import InvalidArtifact, UserError
+from fastserve_server import hot_reload
 from fastserve_server.application import build_application
-from fastserve_server.options import ServerOptions, Serving
+from fastserve_server.options import ServerOptions, ServingOptions
 from fastserve_server.server import EmbeddedProcess, start
 
 TEXT = {"inputs": ["the film is wonderful"]}
@@ -92,19 +92,19 @@ def test_what_cannot_take_the_place_is_refused(
 
 
 def test_a_second_model_needs_memory(classifier: Artifact, other: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reloading, "free_memory", lambda: 1_000_000)
-    application = build_application(classifier.folder, Serving(), 1)
+    monkeypatch.setattr(hot_reload, "free_memory", lambda: 1_000_000)
+    application = build_application(classifier.folder, ServingOptions(), 1)
 
     async def refuse() -> None:
-        with pytest.raises(BadArtifact, match="there is no memory for a second model: .* and 1 MB are free"):
-            await reloading.reload(application.state.hosted, other.folder)
+        with pytest.raises(InvalidArtifact, match="there is no memory for a second model: .* and 1 MB are free"):
+            await hot_reload.reload(application.state.hosted, other.folder)
 
     asyncio.run(refuse())
     assert application.state.hosted.first.artifact.digest == classifier.digest
 
 
 def test_free_memory_is_what_the_system_says() -> None:
-    found = reloading.free_memory()
+    found = hot_reload.free_memory()
     assert found is not None
     assert abs(found - psutil.virtual_memory().available) < 500_000_000
 

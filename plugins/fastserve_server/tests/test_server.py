@@ -17,10 +17,10 @@ import httpx
 import psutil
 import pytest
 
-from fastserve_core.artifacts.artifact import MANIFEST, Artifact
+from fastserve_core.artifacts import MANIFEST, Artifact
 from fastserve_core.errors import StageFailed, UserError
-from fastserve_core.inference.predictor import Predictor
-from fastserve_core.plugins.contexts import Run
+from fastserve_core.inference import Predictor
+from fastserve_core.plugins import Run
 from fastserve_server import EmbeddedServer
 from fastserve_server.options import ServerOptions
 from fastserve_server.server import BadAddress, ServerProcess, start, url_of
@@ -145,7 +145,7 @@ def half_answered(server: Any, pool: ThreadPoolExecutor) -> Any:
 
 def test_it_bounds_its_queue_and_drains_on_sigterm(writer: Artifact) -> None:
     """One real server under more than it can do: 429, 504, and a request in flight when it is told to end."""
-    options = ServerOptions(port=0, workers=1, max_batch=1, max_queue=2, max_inputs=2, deadline_s=20.0, name="w")
+    options = ServerOptions(port=0, workers=1, max_batch=1, max_queue=2, max_inputs=2, request_timeout_s=20.0, name="w")
     server = start(writer.folder, options, threads=1)
     try:
         with ThreadPoolExecutor(8) as pool:
@@ -165,7 +165,7 @@ def test_it_bounds_its_queue_and_drains_on_sigterm(writer: Artifact) -> None:
 
 
 def test_the_deadline_counts_and_sigint_ends_it_too(writer: Artifact) -> None:
-    options = ServerOptions(port=0, workers=1, deadline_s=0.05)
+    options = ServerOptions(port=0, workers=1, request_timeout_s=0.05)
     with start(writer.folder, options, threads=1) as server:
         late = ask(server, LONG)
         assert (late.status_code, late.json()["error"]["type"]) == (504, "deadline_exceeded")

@@ -16,11 +16,11 @@ import openai
 import pytest
 
 from conftest import Cli
-from fastserve_core.artifacts.artifact import Artifact
-from fastserve_core.errors import BadArtifact, BadOption, UserError
-from fastserve_core.inference.predictor import Predictor
+from fastserve_core.artifacts import Artifact
+from fastserve_core.errors import InvalidArtifact, InvalidOption, UserError
+from fastserve_core.inference import Predictor
 from fastserve_server.application import build_application
-from fastserve_server.options import ServerOptions, Serving
+from fastserve_server.options import ServerOptions, ServingOptions
 from fastserve_server.server import EmbeddedProcess, start
 from fastserve_server.tests.test_application import Held, client_of
 
@@ -31,7 +31,7 @@ def asked(classifier: Artifact, *also: str) -> httpx.Response:
     """What an application with that option says to a request for the model ``tags``."""
 
     async def run() -> httpx.Response:
-        application = build_application(classifier.folder, Serving(workers=1, also=list(also)), threads=1)
+        application = build_application(classifier.folder, ServingOptions(workers=1, models=list(also)), threads=1)
         async with client_of(application) as client:
             return await client.post("/predict", json={"inputs": [TEXT], "model": "tagz"})
 
@@ -49,20 +49,20 @@ def test_a_model_that_is_not_here_is_404(
 
 
 def test_two_models_of_one_name_are_refused(classifier: Artifact) -> None:
-    with pytest.raises(BadOption, match=r"serve\.also: two models are called 'tiny-classifier': say NAME:FOLDER"):
-        build_application(classifier.folder, Serving(also=[str(classifier.folder)]))
+    with pytest.raises(InvalidOption, match=r"serve\.models: two models are called 'tiny-classifier': say NAME:FOLDER"):
+        build_application(classifier.folder, ServingOptions(models=[str(classifier.folder)]))
 
 
 def test_what_is_wrong_of_further_models_is_said(classifier: Artifact, tmp_path: Path) -> None:
-    with pytest.raises(BadOption, match=r"serve\.server\.also='a b': use letters"):
-        ServerOptions(also=["a b:/models/one"])
-    with pytest.raises(BadArtifact, match="nowhere does not exist"):
-        start(classifier.folder, ServerOptions(port=0, also=[str(tmp_path / "nowhere")]), threads=1)
+    with pytest.raises(InvalidOption, match=r"serve\.server\.models='a b': use letters"):
+        ServerOptions(models=["a b:/models/one"])
+    with pytest.raises(InvalidArtifact, match="nowhere does not exist"):
+        start(classifier.folder, ServerOptions(port=0, models=[str(tmp_path / "nowhere")]), threads=1)
 
 
 @pytest.fixture(scope="module")
 def both(classifier: Artifact, tagger: Artifact, writer: Artifact) -> Iterator[EmbeddedProcess]:
-    options = ServerOptions(port=0, workers=1, name="reviews", also=[f"tags:{tagger.folder}", str(writer.folder)])
+    options = ServerOptions(port=0, workers=1, name="reviews", models=[f"tags:{tagger.folder}", str(writer.folder)])
     with start(classifier.folder, options, threads=1) as running:
         yield running
 

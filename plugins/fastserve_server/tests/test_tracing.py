@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from fastserve_core.artifacts.artifact import Artifact
-from fastserve_core.errors import BadOption, MissingPackage
+from fastserve_core.artifacts import Artifact
+from fastserve_core.errors import InvalidOption, MissingPackage
 from fastserve_server.application import build_application
-from fastserve_server.options import Serving
+from fastserve_server.options import ServingOptions
 from fastserve_server.service import Service
 from fastserve_server.tests.test_application import Held, client_of
-from fastserve_server.tracing import tracing
+from fastserve_server.tracing import make_tracing
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -56,7 +56,7 @@ def test_each_request_is_a_span(
     monkeypatch.setattr(Service, "_make_worker", lambda self: engine)
 
     async def run() -> None:
-        application = build_application(classifier.folder, Serving(workers=1, traces=address), threads=1)
+        application = build_application(classifier.folder, ServingOptions(workers=1, otlp_endpoint=address), threads=1)
         async with client_of(application) as client:
             for path in ("/metrics", "/v2/health/ready"):
                 await client.get(path)
@@ -78,7 +78,7 @@ def test_each_request_is_a_span(
 
 
 def test_a_collector_that_is_away_does_not_hold_up_the_end() -> None:
-    away = tracing("http://127.0.0.1:1", "serve.traces")
+    away = make_tracing("http://127.0.0.1:1", "serve.otlp_endpoint")
     assert away is not None
     with away._provider.get_tracer("test").start_as_current_span("asked"):
         pass
@@ -88,14 +88,14 @@ def test_a_collector_that_is_away_does_not_hold_up_the_end() -> None:
 
 
 def test_what_is_no_address_is_refused() -> None:
-    with pytest.raises(BadOption, match=r"serve\.traces=localhost: give the collector's address"):
-        tracing("localhost", "serve.traces")
-    assert tracing(None, "serve.traces") is None
+    with pytest.raises(InvalidOption, match=r"serve\.otlp_endpoint=localhost: give the collector's address"):
+        make_tracing("localhost", "serve.otlp_endpoint")
+    assert make_tracing(None, "serve.otlp_endpoint") is None
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(MissingPackage, match=r"serve\.traces needs .*: pip install 'fastserve-core\[tracing\]'"):
-        tracing("http://127.0.0.1:4318", "serve.traces")
+    with pytest.raises(MissingPackage, match=r"serve\.otlp_endpoint needs .*: pip install 'fastserve-core\[tracing\]'"):
+        make_tracing("http://127.0.0.1:4318", "serve.otlp_endpoint")

@@ -14,15 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.config.nodes import ModelSpec
-from fastserve_core.errors import BadData, BadModel, BadOption
-from fastserve_core.tasks.load import load_task
-from fastserve_core.tasks.task import Encoded
-from fastserve_text.building import write_scratch
-from fastserve_text.documents import SENTENCE, WORD, as_document, sentence_starts, unit_bounds
-from fastserve_text.encoding import load_tokenizer
+from fastserve_core.config import ModelSpec
+from fastserve_core.errors import InvalidData, InvalidModel, InvalidOption
+from fastserve_core.tasks import Encoded, load_task
+from fastserve_text.documents import SENTENCE, WORD, sentence_bounds, sentence_starts, tokenize_document
 from fastserve_text.masking import Masking
-from fastserve_text.packing import Blocks
+from fastserve_text.model_factory import write_scratch
+from fastserve_text.packing import PackedSequences
+from fastserve_text.tokenization import load_tokenizer
 
 MARKS = st.lists(st.sampled_from([0, WORD, SENTENCE]), max_size=60).map(lambda marks: [SENTENCE, *marks])
 
@@ -46,7 +45,7 @@ def test_marks_say_where_words_and_sentences_begin(tiny_bert: Path) -> None:
     tokenizer = load_tokenizer(tiny_bert, 512)
     text = "the filmish story . 很好\nwhat a film"
     encoding = tokenizer.encode(text, add_special_tokens=False)
-    document = as_document(text, encoding)
+    document = tokenize_document(text, encoding)
     marks = document.inputs["marks"]
     assert len(marks) == len(document) == len(encoding.ids)
     for token, mark in zip(encoding.tokens, marks, strict=True):
@@ -61,12 +60,12 @@ def test_marks_say_where_words_and_sentences_begin(tiny_bert: Path) -> None:
 
 def test_a_text_without_tokens_is_an_empty_document(tiny_bert: Path) -> None:
     encoding = load_tokenizer(tiny_bert, 8).encode("\x00", add_special_tokens=False)
-    assert len(as_document("\x00", encoding)) == 0
+    assert len(tokenize_document("\x00", encoding)) == 0
 
 
 @given(MARKS, st.integers(1, 20), st.integers())
 def test_units_cover_a_document_and_none_is_too_long(marks: list[int], longest: int, seed: int) -> None:
-    bounds = unit_bounds(np.asarray(marks), longest, random.Random(seed))
+    bounds = sentence_bounds(np.asarray(marks), longest, random.Random(seed))
     assert bounds[0] == 0
     assert bounds[-1] == len(marks)
     lengths = np.diff(bounds)
@@ -140,7 +139,7 @@ def test_single_tokens_are_hidden_when_whole_words_are_not_asked_for() -> None:
 )
 def test_packing_loses_nothing_but_a_last_single_token(texts: list[list[int]], length: int, seed: str) -> None:
     rows = [Encoded({"input_ids": ids, "attention_mask": [1] * len(ids)}) for ids in texts]
-    blocks = Blocks(rows, length, 0, seed)
+    blocks = PackedSequences(rows, length, 0, seed)
     made = list(blocks)
     assert [len(one) for one in made] == list(blocks.lengths)
     assert all(len(one) == length for one in made[:-1])
@@ -190,11 +189,11 @@ def test_packing_is_off_unless_asked_for(tiny_gpt2: Path) -> None:
 
 
 def test_packing_needs_an_end_of_text_token_and_enough_positions(tiny_gpt2: Path) -> None:
-    with pytest.raises(BadOption, match="task.max_length is 64, but the model has 32 positions"):
+    with pytest.raises(InvalidOption, match="task.max_length is 64, but the model has 32 positions"):
         load_task("causal_lm", {"pack": True, "max_length": 64}).encoder(tiny_gpt2)
     config: Any = (tiny_gpt2 / "tokenizer_config.json").read_text()
     (tiny_gpt2 / "tokenizer_config.json").write_text(config.replace("<|endoftext|>", "<none>"))
-    with pytest.raises(BadModel, match="no end-of-text token"):
+    with pytest.raises(InvalidModel, match="no end-of-text token"):
         load_task("causal_lm", {"pack": True, "max_length": 16}).encoder(tiny_gpt2)
 
 
@@ -209,16 +208,16 @@ def test_a_scratch_tokenizer_frames_a_text_and_knows_chinese_characters(tmp_path
     pair = tokenizer.encode("一", "丁")
     assert pair.tokens == ["[CLS]", "一", "[SEP]", "丁", "[SEP]"]
     assert pair.type_ids == [0, 0, 0, 1, 1]
-    with pytest.raises(BadModel, match="no texts"):
+    with pytest.raises(InvalidModel, match="no texts"):
         write_scratch(spec, iter(()), tmp_path, "ForMaskedLM")
 
 
 def test_a_corpus_of_single_words_is_refused(tiny_bert: Path) -> None:
     task = load_task("pretraining", {})
     documents = task.encoder(tiny_bert)([{"text": "film"}, {"text": "story"}])
-    with pytest.raises(BadData, match="too short to learn from"):
+    with pytest.raises(InvalidData, match="too short to learn from"):
         task.examples(documents, "0")
-    with pytest.raises(BadData, match="needs two texts or more: task.next_sentence=false"):
+    with pytest.raises(InvalidData, match="needs two texts or more: task.next_sentence=false"):
         task.examples(documents[:1], "0")
 
 
@@ -227,7 +226,7 @@ def test_equal_texts_give_equal_tokenizers_in_every_process(model: str) -> None:
     """Each process orders its tables of words in its own way, and ties must not be broken by it."""
     code = (
         "import hashlib, tempfile; from pathlib import Path\n"
-        "from fastserve_core.models.resolve import ModelSpec; from fastserve_text.building import write_scratch\n"
+        "from fastserve_core.config import ModelSpec; from fastserve_text.model_factory import write_scratch\n"
         "texts = [f'{a} {b}' for a in 'wonderful brilliant moving superb'.split() for b in 'story film work'.split()]\n"
         f"spec = ModelSpec('scratch', '{model}', dim=16, num_heads=2, num_layers=1, hidden_size=32, vocab_size=300)\n"
         "folder = Path(tempfile.mkdtemp()); write_scratch(spec, texts, folder, 'LMHeadModel')\n"

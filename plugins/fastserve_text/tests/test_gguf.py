@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from conftest import Cli
-from fastserve_core.artifacts.store import Store
-from fastserve_core.errors import BadModel, MissingPackage, UserError
-from fastserve_core.models.converters import converted, is_foreign
+from fastserve_core.artifacts import Store
+from fastserve_core.errors import InvalidModel, MissingPackage, UserError
+from fastserve_core.models import convert_checkpoint, needs_conversion
 
 WORDS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "ab"]
 
@@ -71,37 +71,37 @@ def test_the_model_answers_as_before_and_is_converted_once(model: Any, store: St
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     file = write(model, tmp_path / "tiny.gguf")
-    assert is_foreign(file)
+    assert needs_conversion(file)
     said: list[str] = []
-    folder = converted(file, store, said.append)
+    folder = convert_checkpoint(file, store, said.append)
     assert said == ["converting tiny.gguf to a Hugging Face folder, once"]
     found, ids = AutoModelForCausalLM.from_pretrained(folder), torch.arange(3, 15)[None]
     with torch.no_grad():
         assert torch.allclose(found(ids).logits, model(ids).logits, atol=1e-4)
     assert AutoTokenizer.from_pretrained(folder).eos_token == "</s>"
     file.with_name("copy.gguf").write_bytes(file.read_bytes())
-    assert converted(file.with_name("copy.gguf"), store) == folder
+    assert convert_checkpoint(file.with_name("copy.gguf"), store) == folder
 
 
 def test_what_cannot_be_read_is_said(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(b"GGUF\x03\x00\x00\x00")
     with pytest.raises(UserError, match="cut.gguf cannot be read: "):
-        converted(cut, store)
-    with pytest.raises(BadModel, match="cub.gguf does not exist; did you mean 'cut.gguf'"):
-        converted(tmp_path / "cub.gguf", store)
+        convert_checkpoint(cut, store)
+    with pytest.raises(InvalidModel, match="cub.gguf does not exist; did you mean 'cut.gguf'"):
+        convert_checkpoint(tmp_path / "cub.gguf", store)
     monkeypatch.setattr("fastserve_core.models.converters.missing_packages", list)
     with pytest.raises(MissingPackage, match=r"cut.gguf needs gguf, .* pip install 'fastserve-core\[gguf\]'"):
-        converted(cut, store)
+        convert_checkpoint(cut, store)
     (tmp_path / "folder.gguf").mkdir()  # as people call folders of Hugging Face's too
-    assert not is_foreign(tmp_path / "folder.gguf")
+    assert not needs_conversion(tmp_path / "folder.gguf")
 
 
 @pytest.mark.slow(90)
 @pytest.mark.network
 @pytest.mark.timeout(1200)
 def test_smollm2_is_fetched_and_quantized_to_four_bits(command: Cli, online: None, tmp_path: Path) -> None:
-    from fastserve_core.artifacts.files import read_json
+    from fastserve_core.artifacts import read_json
 
     texts = tmp_path / "texts.txt"
     texts.write_text("".join(f"The film number {number} is a quiet story about a family.\n" for number in range(40)))

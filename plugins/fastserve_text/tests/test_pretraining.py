@@ -13,16 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from fastserve_core.artifacts.artifact import TRAINABLE, Manifest, write_manifest
-from fastserve_core.artifacts.hashing import hash_files
-from fastserve_core.artifacts.store import Store
-from fastserve_core.config.nodes import ModelSpec
-from fastserve_core.errors import BadModel, BadOption
-from fastserve_core.inference.predictor import Predictor, by_length
-from fastserve_core.models.resolve import resolve
-from fastserve_core.tasks.load import load_task
-from fastserve_core.tasks.task import Encoded, Task
-from fastserve_text.building import write_scratch
+from fastserve_core.artifacts import TRAINABLE, Manifest, Store, hash_files, write_manifest
+from fastserve_core.config import ModelSpec
+from fastserve_core.errors import InvalidModel, InvalidOption
+from fastserve_core.inference import Predictor, length_batches
+from fastserve_core.models import resolve_model
+from fastserve_core.tasks import Encoded, Task, load_task
+from fastserve_text.model_factory import write_scratch
 
 TOPICS = {
     "sea": ["wave", "salt", "ship", "sail", "harbour", "tide", "anchor"],
@@ -61,7 +58,7 @@ def tensors(task: Task, batch: Sequence[Encoded]) -> dict[str, torch.Tensor]:
 
 
 def as_lists(examples: Sequence[Encoded]) -> list[Any]:
-    return [[list(one.inputs["input_ids"]), one.target.labels.tolist(), one.target.elsewhere] for one in examples]
+    return [[list(one.inputs["input_ids"]), one.target.labels.tolist(), one.target.is_random_next] for one in examples]
 
 
 def logits_of(outputs: Any) -> dict[str, Any]:
@@ -131,7 +128,7 @@ def test_rows_may_be_arrays_that_are_read_when_they_are_asked_for(folder: Path) 
 def test_batches_by_length_are_found_without_making_an_example(folder: Path) -> None:
     examples = made(load_task("pretraining", {"max_length": 32}), folder)
     examples.documents = None
-    batches = by_length(examples, 8)
+    batches = length_batches(examples, 8)
     lengths = [examples.lengths[place] for batch in batches for place in batch]
     assert lengths == sorted(examples.lengths)
 
@@ -262,7 +259,7 @@ def test_a_pretrained_model_starts_a_classifier(pretrained: Path, tmp_path: Path
     from safetensors.torch import load_file
 
     classify = load_task("text_classification", {"max_length": 32}, ["negative", "positive"])
-    start = resolve(ModelSpec("checkpoint", path=str(pretrained)), classify, None, Store(tmp_path / "home"), 0)
+    start = resolve_model(ModelSpec("checkpoint", path=str(pretrained)), classify, None, Store(tmp_path / "home"), 0)
     assert start.manifest.task == "text_classification"
     assert [entry["stage"] for entry in start.manifest.lineage] == ["train"]
     assert not start.manifest.files
@@ -276,10 +273,10 @@ def test_a_pretrained_model_starts_a_classifier(pretrained: Path, tmp_path: Path
 def test_a_runs_folder_stands_for_its_best_model(pretrained: Path, tmp_path: Path) -> None:
     task, store, spec = load_task("pretraining", {}), Store(tmp_path / "home"), ModelSpec(path=str(tmp_path))
     (tmp_path / "run.json").write_text(json.dumps({"best": str(pretrained)}))
-    assert resolve(spec, task, None, store, 0).folder == pretrained
+    assert resolve_model(spec, task, None, store, 0).folder == pretrained
     (tmp_path / "run.json").write_text(json.dumps({"best": ""}))
-    with pytest.raises(BadModel, match="made no artifact"):
-        resolve(spec, task, None, store, 0)
+    with pytest.raises(InvalidModel, match="made no artifact"):
+        resolve_model(spec, task, None, store, 0)
 
 
 def test_only_a_pretrained_model_may_start_another_task(folder: Path, tmp_path: Path, tiny_bert: Path) -> None:
@@ -290,8 +287,8 @@ def test_only_a_pretrained_model_may_start_another_task(folder: Path, tmp_path: 
     engine = {"engine": "torch", "form": TRAINABLE}
     write_manifest(artifact, Manifest("text_classification", {}, ("a", "b"), engine, (), hash_files(artifact)))
     other = load_task("token_classification", {})
-    with pytest.raises(BadModel, match="was made for the task text_classification, not token_classification"):
-        resolve(ModelSpec("checkpoint", path=str(artifact)), other, None, Store(tmp_path / "home"), 0)
+    with pytest.raises(InvalidModel, match="was made for the task text_classification, not token_classification"):
+        resolve_model(ModelSpec("checkpoint", path=str(artifact)), other, None, Store(tmp_path / "home"), 0)
 
 
 def test_a_trained_encoder_gets_the_head_too(tiny_bert: Path) -> None:
@@ -316,12 +313,14 @@ def test_a_trained_encoder_gets_the_head_too(tiny_bert: Path) -> None:
     ],
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(BadOption, match=said):
+    with pytest.raises(InvalidOption, match=said):
         load_task("pretraining", options)
 
 
 def test_more_tokens_than_the_model_has_positions_are_refused(folder: Path) -> None:
-    with pytest.raises(BadOption, match=r"max_length is 128, but the model has 64 positions \(model.max_positions\)"):
+    with pytest.raises(
+        InvalidOption, match=r"max_length is 128, but the model has 64 positions \(model.max_positions\)"
+    ):
         load_task("pretraining", {}).encoder(folder)
 
 
@@ -331,10 +330,10 @@ def test_models_without_the_heads_are_said(tmp_path: Path) -> None:
     spec = ModelSpec("scratch", "gpt2", dim=16, num_heads=2, num_layers=1, hidden_size=32, vocab_size=300)
     write_scratch(spec, ["the cat sat"] * 3, tmp_path, "LMHeadModel")
     task = load_task("pretraining", {"max_length": 16})
-    with pytest.raises(BadModel, match="has no mask token: pretraining takes encoders"):
+    with pytest.raises(InvalidModel, match="has no mask token: pretraining takes encoders"):
         task.encoder(tmp_path)
     DistilBertConfig(vocab_size=100, dim=16, n_heads=2, n_layers=1, hidden_dim=32).save_pretrained(tmp_path)
-    with pytest.raises(BadModel, match="has no head for pairs of sentences: set task.next_sentence=false"):
+    with pytest.raises(InvalidModel, match="has no head for pairs of sentences: set task.next_sentence=false"):
         task.build(tmp_path)
     alone = load_task("pretraining", {"max_length": 16, "next_sentence": False})
     assert type(alone.build(tmp_path)).__name__ == "DistilBertForMaskedLM"

@@ -11,15 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.config.nodes import ModelSpec
-from fastserve_core.errors import BadData, BadModel, BadOption
-from fastserve_core.inference.predictor import by_length
-from fastserve_core.tasks.load import load_task
-from fastserve_core.tasks.task import Encoded, Task
+from fastserve_core.config import ModelSpec
+from fastserve_core.errors import InvalidData, InvalidModel, InvalidOption
+from fastserve_core.inference import length_batches
+from fastserve_core.tasks import Encoded, Task, load_task
 from fastserve_text.base import sorted_labels
-from fastserve_text.building import build_model, write_scratch
-from fastserve_text.encoding import load_tokenizer, pad
+from fastserve_text.model_factory import build_model, write_scratch
 from fastserve_text.token_classification import entities
+from fastserve_text.tokenization import load_tokenizer, pad
 
 WORDS = ["Ann", "lives", "in", "Oslo"]
 TAGS = ["B-PER", "O", "O", "B-LOC"]
@@ -61,7 +60,7 @@ def test_padding_keeps_every_token_and_masks_the_rest(lengths: list[int], left: 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 9))
 def test_batches_by_length_hold_every_row_once(lengths: list[int], size: int) -> None:
     encoded = [Encoded({"input_ids": [0] * length}) for length in lengths]
-    batches = by_length(encoded, size)
+    batches = length_batches(encoded, size)
     assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
     assert all(0 < len(batch) <= size for batch in batches)
 
@@ -95,7 +94,7 @@ def test_rows_that_cannot_be_classified_are_said(classify: Task, row: dict[str, 
 
 @pytest.mark.parametrize("value", [3, "", None, {"txt": "x"}, ["a", ""]])
 def test_inputs_that_cannot_be_read_are_said(classify: Task, value: Any) -> None:
-    with pytest.raises(BadData, match="an input cannot be used"):
+    with pytest.raises(InvalidData, match="an input cannot be used"):
         classify.read_input(value)
 
 
@@ -136,9 +135,9 @@ def test_rows_of_tokens_are_checked_and_split() -> None:
     assert task.check({"tokens": ["Ann", "lives"], "tags": ["O", " "]}) == "'tags' has an empty one at place 2"
     assert "no list" in str(task.check({"tokens": "", "tags": []}))
     assert task.read_input("Ann lives")["tokens"] == ["Ann", "lives"]
-    with pytest.raises(BadData):
+    with pytest.raises(InvalidData):
         task.read_input(5)
-    with pytest.raises(BadData, match="all tags"):
+    with pytest.raises(InvalidData, match="all tags"):
         task.find_labels([{"tags": ["O", "O"]}])
 
 
@@ -172,21 +171,21 @@ def test_a_language_models_loss_is_that_of_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm"])
 def test_options_out_of_range_are_refused(name: str) -> None:
-    with pytest.raises(BadOption, match=r"task\.max_length"):
+    with pytest.raises(InvalidOption, match=r"task\.max_length"):
         load_task(name, {"max_length": 1})
 
 
 def test_models_that_cannot_be_built_are_said(tmp_path: Path, tiny_bert: Path) -> None:
-    with pytest.raises(BadOption, match="no model from scratch is called 'brt'; did you mean 'bert'"):
+    with pytest.raises(InvalidOption, match="no model from scratch is called 'brt'; did you mean 'bert'"):
         write_scratch(ModelSpec("scratch", "brt"), ["x"], tmp_path, "ForMaskedLM")
     (tmp_path / "config.json").write_text('{"model_type": "no_such_type"}')
-    with pytest.raises(BadModel, match="cannot be loaded"):
+    with pytest.raises(InvalidModel, match="cannot be loaded"):
         build_model(tmp_path, "ForSequenceClassification", ["a", "b"])
     (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "evil.Config"}}')
     (tmp_path / "evil.py").write_text("raise SystemExit('a model folder ran its code')")
-    with pytest.raises(BadModel, match="brings its own Python code, which is never run"):
+    with pytest.raises(InvalidModel, match="brings its own Python code, which is never run"):
         build_model(tmp_path, "ForSequenceClassification", ["a", "b"])
-    with pytest.raises(BadModel, match=r"no tokenizer\.json"):
+    with pytest.raises(InvalidModel, match=r"no tokenizer\.json"):
         load_tokenizer(tmp_path, 8)
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.errors import BadData
-from fastserve_text.writing import Speller, Writer
+from fastserve_core.errors import InvalidData
+from fastserve_text.text_codec import ChatTextCodec, IncrementalDetokenizer
 
 TEXTS = ["the film is wonderful", "ein schöner Film, größer als 日本語の映画 🎬🎞", "a  b\n\tc"] * 3
 SAID = [{"role": "user", "content": "<hi> ö"}]
@@ -71,7 +71,7 @@ def units(tokenizer: Any) -> list[list[int]]:
 def test_a_text_in_parts_is_the_whole_text(tokenizer: Any, numbers: list[int]) -> None:
     known = units(tokenizer)
     tokens = [token for number in numbers for token in known[number % len(known)]]
-    speller = Speller(tokenizer)
+    speller = IncrementalDetokenizer(tokenizer)
     parts = [speller.add(token) for token in tokens]
     assert "".join(parts) + speller.end() == tokenizer.decode(tokens)
 
@@ -79,7 +79,7 @@ def test_a_text_in_parts_is_the_whole_text(tokenizer: Any, numbers: list[int]) -
 def test_characters_are_shown_when_they_are_whole() -> None:
     tokenizer = byte_level()
     tokens = tokenizer.encode("ö 🎬!").ids
-    speller = Speller(tokenizer)
+    speller = IncrementalDetokenizer(tokenizer)
     parts = [speller.add(token) for token in tokens]
     assert "".join(parts) == "ö 🎬!"
     assert not any("\N{REPLACEMENT CHARACTER}" in part for part in parts)
@@ -92,9 +92,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def configure(folder: Path, **config: Any) -> Writer:
+def configure(folder: Path, **config: Any) -> ChatTextCodec:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return Writer(folder)
+    return ChatTextCodec(folder)
 
 
 LINES = "{{ bos_token }}{% for one in messages %}[{{ one.role }}] {{ one.content }}\n{% endfor %}"
@@ -131,11 +131,11 @@ def test_a_template_in_a_file_comes_first(folder: Path) -> None:
     ],
 )
 def test_a_template_that_cannot_is_said(folder: Path, template: str | None, reason: str) -> None:
-    with pytest.raises(BadData, match=reason):
+    with pytest.raises(InvalidData, match=reason):
         configure(folder, **({"chat_template": template} if template else {})).chat(SAID)
 
 
 def test_prompts_are_not_cut(folder: Path) -> None:
-    writer = Writer(folder)
+    writer = ChatTextCodec(folder)
     assert len(writer.tokens(["the film " * 500])[0]) > 500
     assert writer.vocabulary == 300

@@ -20,11 +20,11 @@ from transformers import (
     RobertaConfig,
 )
 
-from fastserve_core.errors import BadOption, Faults
-from fastserve_core.models.components import parts_of
-from fastserve_torch_ddp.methods import bottleneck
-from fastserve_torch_ddp.methods.adapters import AdaLora, Method, attach, trainable
-from fastserve_torch_ddp.methods.parts import head_parameters, linears
+from fastserve_core.errors import InvalidOption, ValidationErrors
+from fastserve_core.models import components_of
+from fastserve_torch_ddp.peft_methods import bottleneck
+from fastserve_torch_ddp.peft_methods.adapters import AdaLora, FinetuningMethod, attach, trainable
+from fastserve_torch_ddp.peft_methods.module_selection import head_parameters, linears
 
 VOCABULARY = 50
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
@@ -112,9 +112,9 @@ def test_a_saved_model_with_bottlenecks_is_restored(kind: str, tmp_path: Path) -
     attached.merge().save_pretrained(tmp_path)  # type: ignore[operator]
     loaded, about = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not about["missing_keys"]
-    assert all(f".{bottleneck.PART}." in name for name in about["unexpected_keys"])
+    assert all(f".{bottleneck.COMPONENT_NAME}." in name for name in about["unexpected_keys"])
     assert (logits(loaded.eval()) - logits(model)).abs().max() > 1e-4
-    restored = bottleneck.restore(loaded, tmp_path, parts_of(loaded.config)[0])
+    restored = bottleneck.restore(loaded, tmp_path, components_of(loaded.config)[0])
     assert torch.equal(logits(restored), logits(model))
 
 
@@ -127,21 +127,21 @@ def test_a_model_with_bottlenecks_trains_further_with_those(tmp_path: Path) -> N
 
     def again() -> nn.Module:
         loaded: nn.Module = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-        return bottleneck.restore(loaded, tmp_path, parts_of(loaded.config)[0]).eval()
+        return bottleneck.restore(loaded, tmp_path, components_of(loaded.config)[0]).eval()
 
     model = again()
     expected = logits(model)
     attach(model, options(method="bottleneck"), 10)
     assert trained_names(model) == names
     assert torch.equal(logits(model), expected)
-    with pytest.raises(BadOption, match="adapter_rank=4 and adapter_alpha=8, .* not 8 and 8"):
+    with pytest.raises(InvalidOption, match="adapter_rank=4 and adapter_alpha=8, .* not 8 and 8"):
         attach(again(), options(method="bottleneck", adapter_rank=8), 10)
     model = again()
     attach(model, options(method="bottleneck", freeze=["encoder.layer.0"]), 10)
     assert trained_names(model) == {name for name in names if ".layer.0." not in name}
     model = again()
     attach(model, options(method="lora"), 10)
-    assert not any(f".{bottleneck.PART}." in name for name in trained_names(model))
+    assert not any(f".{bottleneck.COMPONENT_NAME}." in name for name in trained_names(model))
 
 
 def test_layers_that_were_cut_out_take_their_adapters_with_them(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_layers_that_were_cut_out_take_their_adapters_with_them(tmp_path: Path) 
     disturb(model)
     model.save_pretrained(tmp_path)  # type: ignore[operator]
     shorter = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_hidden_layers=1)
-    (about,) = parts_of(shorter.config)
+    (about,) = components_of(shorter.config)
     assert len(bottleneck.adapted(bottleneck.restore(shorter, tmp_path, about))) == 2
 
 
@@ -166,7 +166,7 @@ def test_adapters_and_the_head_are_trained_and_nothing_else(kind: str, method: s
     attach(model, options(method=method), 10)
     added = trained_names(model) - head
     assert head < trained_names(model)
-    assert added and all("lora_" in name or f".{bottleneck.PART}." in name for name in added)
+    assert added and all("lora_" in name or f".{bottleneck.COMPONENT_NAME}." in name for name in added)
     count, of_all = trainable(model)
     assert 0 < count < of_all
 
@@ -206,7 +206,7 @@ def test_targets_are_chosen_by_ending_or_glob() -> None:
 
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_targets_that_the_model_lacks_are_all_named(method: str) -> None:
-    with pytest.raises(Faults) as raised:
+    with pytest.raises(ValidationErrors) as raised:
         attach(classifier(), options(method=method, adapter_targets=["querry", "value", "c_attn"]), 10)
     assert (
         "train.torch_ddp.adapter_targets: no linear layer of the model is called 'querry'; did you mean 'query'?"
@@ -222,7 +222,7 @@ def test_a_model_whose_blocks_are_not_known_needs_targets_for_bottlenecks() -> N
         del layer.output.dense
         layer.attention.output.mix = layer.attention.output.dense
         del layer.attention.output.dense
-    with pytest.raises(BadOption, match="adapter_targets must be given.*mix"):
+    with pytest.raises(InvalidOption, match="adapter_targets must be given.*mix"):
         attach(model, options(method="bottleneck"), 10)
 
 
@@ -257,14 +257,14 @@ def test_frozen_layers_get_no_adapters(method: str) -> None:
 
 
 def test_a_pattern_that_names_nothing_is_refused() -> None:
-    with pytest.raises(BadOption, match="no part of the model is called 'embedings'; did you mean 'embeddings'"):
+    with pytest.raises(InvalidOption, match="no part of the model is called 'embedings'; did you mean 'embeddings'"):
         attach(classifier(), options(freeze=["embedings"]), 10)
 
 
 def test_something_must_be_left_to_train() -> None:
-    with pytest.raises(BadOption, match="leaves nothing to train"):
+    with pytest.raises(InvalidOption, match="leaves nothing to train"):
         attach(classifier(), options(freeze=["*"]), 10)
-    with pytest.raises(BadOption, match="no linear layer"):
+    with pytest.raises(InvalidOption, match="no linear layer"):
         attach(classifier(), options(method="lora", freeze=["encoder"]), 10)
 
 
@@ -284,7 +284,7 @@ def toy(seed: int) -> tuple[Tensor, Tensor]:
     return ids, labels
 
 
-def train(model: nn.Module, attached: Method, steps: range, optimizer: torch.optim.Optimizer) -> list[float]:
+def train(model: nn.Module, attached: FinetuningMethod, steps: range, optimizer: torch.optim.Optimizer) -> list[float]:
     losses = []
     for step in steps:
         ids, labels = toy(step)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastserve_torch_ddp.kernels.attention import attention
-from fastserve_torch_ddp.kernels.dropout import Masks, PooledDropout, use_pooled_dropout
+from fastserve_torch_ddp.ops.attention import attention
+from fastserve_torch_ddp.ops.dropout import DropoutMaskPool, PooledDropout, use_pooled_dropout
 
 
 class Layer(nn.Module):
@@ -23,7 +23,7 @@ def test_attention_and_its_gradients_equal_torchs(masked: bool) -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 2, 7, 4, dtype=torch.float32, requires_grad=True) for _ in range(3))
     mask = torch.zeros(3, 1, 7, 7).masked_fill(torch.rand(3, 1, 7, 7) < 0.3, -1e9) if masked else None
-    out, _ = attention(Masks(0))(Layer(), q, k, v, mask)
+    out, _ = attention(DropoutMaskPool(0))(Layer(), q, k, v, mask)
     wanted = reference(q, k, v, mask)
     torch.testing.assert_close(out, wanted)
     upstream = torch.randn_like(out)
@@ -34,14 +34,14 @@ def test_attention_and_its_gradients_equal_torchs(masked: bool) -> None:
 
 def test_attention_shares_keys_between_grouped_queries() -> None:
     q, k, v = torch.randn(2, 6, 5, 4), torch.randn(2, 2, 5, 4), torch.randn(2, 2, 5, 4)
-    out, _ = attention(Masks(0))(Layer(), q, k, v, None)
+    out, _ = attention(DropoutMaskPool(0))(Layer(), q, k, v, None)
     torch.testing.assert_close(out, reference(q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1), None))
 
 
 def test_attention_in_bf16_is_near_fp32() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 2, 7, 4) for _ in range(3))
-    out, _ = attention(Masks(0))(Layer(), q.bfloat16(), k.bfloat16(), v.bfloat16(), None)
+    out, _ = attention(DropoutMaskPool(0))(Layer(), q.bfloat16(), k.bfloat16(), v.bfloat16(), None)
     assert (out.float() - reference(q, k, v, None)).abs().max() < 0.03
 
 
@@ -49,7 +49,7 @@ def test_attention_drops_weights_with_their_gradient() -> None:
     torch.manual_seed(0)
     q = torch.zeros(1, 1, 2000, 1)
     values = torch.eye(2000).view(1, 1, 2000, 2000).requires_grad_(True)
-    out, _ = attention(Masks(0))(Layer(), q, q, values, None, dropout=0.25)
+    out, _ = attention(DropoutMaskPool(0))(Layer(), q, q, values, None, dropout=0.25)
     weights = out[0, :, 0] * 2000
     kept = weights != 0
     assert abs(float(kept.float().mean()) - 0.75) < 0.01
@@ -62,7 +62,7 @@ def test_attention_drops_weights_with_their_gradient() -> None:
 def test_masks_keep_the_right_share_and_the_mean(p: float) -> None:
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Dropout(p))
-    use_pooled_dropout(layer, Masks(0))
+    use_pooled_dropout(layer, DropoutMaskPool(0))
     assert isinstance(layer[0], PooledDropout)
     out = layer(torch.ones(512, 1024))
     assert abs(float((out == 0).float().mean()) - p) < 0.005
@@ -74,7 +74,7 @@ def test_masks_keep_the_right_share_and_the_mean(p: float) -> None:
 
 def test_masks_follow_from_the_seed_and_differ_between_calls() -> None:
     def draw(seed: int) -> list[torch.Tensor]:
-        masks = Masks(7)
+        masks = DropoutMaskPool(7)
         torch.manual_seed(seed)
         return [masks.take(torch.Size((64, 64)), 0.1, torch.float32) for _ in range(2)]
 
@@ -84,7 +84,7 @@ def test_masks_follow_from_the_seed_and_differ_between_calls() -> None:
 
 
 def test_the_pool_grows_with_what_is_asked_of_it() -> None:
-    masks = Masks(0)
+    masks = DropoutMaskPool(0)
     assert masks.take(torch.Size((3000, 1000)), 0.1, torch.bfloat16).shape == (3000, 1000)
     assert len(masks.pools[0.1, torch.bfloat16]) == 12_000_000
 
@@ -93,7 +93,7 @@ def test_the_pool_grows_with_what_is_asked_of_it() -> None:
 def test_models_give_the_same_logits_and_gradients_with_it(kind: str) -> None:
     import transformers
 
-    from fastserve_torch_ddp.kernels.attention import use_attention
+    from fastserve_torch_ddp.ops.attention import use_attention
 
     small = {
         "bert": transformers.BertConfig(
@@ -114,7 +114,7 @@ def test_models_give_the_same_logits_and_gradients_with_it(kind: str) -> None:
         return logits.detach(), next(iter(model.parameters())).grad.clone()
 
     wanted = run()
-    assert use_attention(model, Masks(0))
+    assert use_attention(model, DropoutMaskPool(0))
     found = run()
     assert model.config._attn_implementation == "fastserve"
     torch.testing.assert_close(found[0], wanted[0])

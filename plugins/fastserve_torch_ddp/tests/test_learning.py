@@ -22,11 +22,11 @@ from transformers import (
     LlamaConfig,
 )
 
-from fastserve_core.errors import BadOption, Faults
-from fastserve_torch_ddp.steps.averages import Averages
-from fastserve_torch_ddp.steps.groups import parameter_groups
-from fastserve_torch_ddp.steps.losses import IGNORED, Loss, class_weights, count_labels, make_loss
-from fastserve_torch_ddp.steps.schedules import factor
+from fastserve_core.errors import InvalidOption, ValidationErrors
+from fastserve_torch_ddp.optim.ema import ExponentialMovingAverage
+from fastserve_torch_ddp.optim.losses import IGNORED, Loss, class_weights, count_labels, make_loss
+from fastserve_torch_ddp.optim.param_groups import parameter_groups
+from fastserve_torch_ddp.optim.schedules import lr_factor
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "pad_token_id": 0}
 CONFIGS: dict[str, Any] = {
@@ -86,7 +86,7 @@ def test_the_learning_rate_warms_up_and_never_rises_after_that(
 ) -> None:
     step, total = where
     warmup = max(1, round(total * ratio))
-    now, then = factor(schedule, step, total, ratio), factor(schedule, step + 1, total, ratio)
+    now, then = lr_factor(schedule, step, total, ratio), lr_factor(schedule, step + 1, total, ratio)
     assert 0 < now <= 1
     if step < warmup:
         assert now == pytest.approx((step + 1) / warmup)
@@ -102,8 +102,8 @@ def test_the_shapes_after_the_warm_up(where: tuple[int, int], ratio: float) -> N
     warmup = max(1, round(total * ratio))
     if step >= warmup:
         done = (step - warmup) / (total - warmup)
-        assert factor("linear", step, total, ratio) == pytest.approx((total - step) / (total - warmup))
-        assert factor("cosine", step, total, ratio) == pytest.approx(0.5 + 0.5 * math.cos(math.pi * done))
+        assert lr_factor("linear", step, total, ratio) == pytest.approx((total - step) / (total - warmup))
+        assert lr_factor("cosine", step, total, ratio) == pytest.approx(0.5 + 0.5 * math.cos(math.pi * done))
 
 
 # -- losses ------------------------------------------------------------------------------------------
@@ -211,20 +211,20 @@ def test_labels_of_tokens_are_counted_without_the_ignored() -> None:
     ],
 )
 def test_weights_that_do_not_fit_are_refused(given: Any, message: str) -> None:
-    with pytest.raises(BadOption, match=message):
+    with pytest.raises(InvalidOption, match=message):
         class_weights(given, ["negative", "positive"], [3, 4])
 
 
 def test_all_wrong_weights_are_said_at_once_and_numbers_may_name_labels() -> None:
-    with pytest.raises(Faults, match="(?s)'x'.*'y'"):
+    with pytest.raises(ValidationErrors, match="(?s)'x'.*'y'"):
         class_weights({"x": 1, "y": 1}, ["0", "1"], [])
     assert class_weights({1: 2}, ["0", "1"], []) == [1.0, 2.0]
 
 
 def test_what_does_not_go_with_a_task_is_refused() -> None:
-    with pytest.raises(BadOption, match="class_weights needs a task with labels"):
+    with pytest.raises(InvalidOption, match="class_weights needs a task with labels"):
         make_loss({"class_weights": "balanced", "label_smoothing": 0.0}, CAUSAL, [])
-    with pytest.raises(BadOption, match="label_smoothing does not go with this task"):
+    with pytest.raises(InvalidOption, match="label_smoothing does not go with this task"):
         make_loss({"class_weights": None, "label_smoothing": 0.1}, "ForPreTraining", [])
     assert make_loss({"class_weights": None, "label_smoothing": 0.0}, "ForPreTraining", []) is None
 
@@ -235,7 +235,7 @@ def test_what_does_not_go_with_a_task_is_refused() -> None:
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=40), st.floats(0, 0.999))
 def test_the_average_is_the_naive_one(values: list[float], decay: float) -> None:
     live = {"a": torch.zeros(2, dtype=torch.float64), "b": torch.ones(1, dtype=torch.float64)}
-    averages, expected = Averages(live, decay), 0.0
+    averages, expected = ExponentialMovingAverage(live, decay), 0.0
     for step, value in enumerate(values):
         live["a"].fill_(value)
         averages.update(step)
@@ -248,14 +248,14 @@ def test_the_average_is_the_naive_one(values: list[float], decay: float) -> None
 
 def test_a_model_has_the_averages_in_the_block_only() -> None:
     model = nn.Linear(2, 2)
-    averages = Averages(dict(model.named_parameters()), 0.5)
+    averages = ExponentialMovingAverage(dict(model.named_parameters()), 0.5)
     first = model.weight.detach().clone()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     averages.update(9)
     last = model.weight.detach().clone()
-    with pytest.raises(ZeroDivisionError), averages.swapped():
+    with pytest.raises(ZeroDivisionError), averages.swap_in():
         torch.testing.assert_close(model.weight.detach(), (first + last) / 2)
         raise ZeroDivisionError
     assert torch.equal(model.weight, last)
@@ -266,10 +266,10 @@ def test_a_model_has_the_averages_in_the_block_only() -> None:
 
 def test_averages_go_on_from_a_checkpoint() -> None:
     live = {"a": torch.zeros(3)}
-    first = Averages(live, 0.9)
+    first = ExponentialMovingAverage(live, 0.9)
     live["a"].fill_(1.0)
     first.update(0)
-    second = Averages(live, 0.9)
+    second = ExponentialMovingAverage(live, 0.9)
     second.load_state_dict({name: one.clone() for name, one in first.state_dict().items()})
     live["a"].fill_(2.0)
     for averages in (first, second):

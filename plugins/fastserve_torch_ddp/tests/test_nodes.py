@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.events import Event, Progress
-from fastserve_torch_ddp.machines import endpoint
-from fastserve_torch_ddp.machines.endpoint import find_endpoint, interfaces, reachable
+from fastserve_torch_ddp.rendezvous import endpoint
+from fastserve_torch_ddp.rendezvous.endpoint import find_endpoint, interfaces, reachable
 
 pytestmark = pytest.mark.seconds(0.6)
 
@@ -69,7 +69,7 @@ def test_an_unknown_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_address_of_another_machine_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     resolving(monkeypatch, lambda: [(2, 1, 6, "", ("192.0.2.1", 0))])  # an address that is nobody's, RFC 5737
-    monkeypatch.setattr(endpoint, "_towards", lambda *_: "127.0.0.1")  # no test leaves loopback
+    monkeypatch.setattr(endpoint, "_route_to", lambda *_: "127.0.0.1")  # no test leaves loopback
     assert not find_endpoint("192.0.2.1:29500").here
 
 
@@ -83,11 +83,11 @@ def test_a_port_without_a_listener_is_not_reachable() -> None:
 
 
 def meeting(port: int, told: list[Event] | None = None, **terms: Any) -> Any:
-    from fastserve_torch_ddp.machines.rendezvous import Meeting, Terms
+    from fastserve_torch_ddp.rendezvous.handler import RendezvousConfig, TcpRendezvousHandler
 
     wanted: dict[str, Any] = {"name": "reviews", "nodes": 2, "device": "cpu", "timeout_s": 20.0} | terms
     events: list[Event] = [] if told is None else told
-    return Meeting(Terms(find_endpoint(f"127.0.0.1:{port}"), **wanted), events.append)
+    return TcpRendezvousHandler(RendezvousConfig(find_endpoint(f"127.0.0.1:{port}"), **wanted), events.append)
 
 
 def failing(one: Any) -> Exception:
@@ -140,18 +140,18 @@ def test_a_rendezvous_that_nobody_joins_ends_with_the_address() -> None:
 
 def test_a_host_that_never_listens_is_said() -> None:
     port, other = free_port(), find_endpoint("127.0.0.1:1")
-    from fastserve_torch_ddp.machines.rendezvous import Meeting, Terms
+    from fastserve_torch_ddp.rendezvous.handler import RendezvousConfig, TcpRendezvousHandler
 
     elsewhere = replace(other, text=f"127.0.0.1:{port}", port=port, here=False)
-    message = str(failing(Meeting(Terms(elsewhere, "reviews", 2, "cpu", 0.5), print)))
+    message = str(failing(TcpRendezvousHandler(RendezvousConfig(elsewhere, "reviews", 2, "cpu", 0.5), print)))
     assert "Nobody listens there." in message
     assert f"127.0.0.1:{port}" in message
 
 
 def test_a_port_of_another_program_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastserve_torch_ddp.machines import rendezvous
+    from fastserve_torch_ddp.rendezvous import handler
 
-    monkeypatch.setattr(rendezvous, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(handler, "ANSWER_SECONDS", 0.5)
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         fault = failing(meeting(other.getsockname()[1]))
     assert isinstance(fault, UserError)
@@ -200,7 +200,7 @@ SETTINGS = st.dictionaries(st.sampled_from(["lr", "seed", "data", "model"]), st.
 
 @given(st.lists(SETTINGS, min_size=1, max_size=4))
 def test_exactly_the_settings_that_differ_are_named(nodes: list[dict[str, str]]) -> None:
-    from fastserve_torch_ddp.machines.nodes import differences
+    from fastserve_torch_ddp.rendezvous.nodes import differences
 
     lines = differences({number: (f"host{number}", theirs) for number, theirs in enumerate(nodes)})
     differing = {name for one in nodes for name in one if len({other.get(name) for other in nodes}) > 1}
@@ -209,7 +209,7 @@ def test_exactly_the_settings_that_differ_are_named(nodes: list[dict[str, str]])
 
 
 def test_another_precision_is_met_with_advice() -> None:
-    from fastserve_torch_ddp.machines.nodes import PRECISION, _advice, differences
+    from fastserve_torch_ddp.rendezvous.nodes import PRECISION, _advice, differences
 
     lines = differences({0: ("new", {PRECISION: '"bf16"'}), 1: ("old", {PRECISION: '"fp32"'})})
     assert lines == [f'{PRECISION}: "bf16" on node 0 (new), "fp32" on node 1 (old)']

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastserve_torch_ddp.ranks import exchange
-from fastserve_torch_ddp.ranks.ways import compress
-from fastserve_torch_ddp.steps.optimizer import Optimizer
-from fastserve_torch_ddp.steps.rows import RowAdamW, large_tables
+from fastserve_torch_ddp.distributed import collectives
+from fastserve_torch_ddp.distributed.strategies import compress
+from fastserve_torch_ddp.optim.optimizer import Optimizer
+from fastserve_torch_ddp.optim.sparse_embedding import LazyRowAdamW, large_embeddings
 
 OnRanks = Callable[..., list[Any]]
 ROWS, WIDTH, CLASSES, DECAY = 2000, 8, 3, 0.1
@@ -79,7 +79,7 @@ def trained(
     way: str, by_rows: bool, max_norm: float, low: torch.dtype = torch.float32, parts: int = 1
 ) -> tuple[Model, Optimizer]:
     """The same by our optimizer; each rank takes its share of each batch."""
-    rank, world = exchange.ranks()
+    rank, world = collectives.ranks()
     model = fresh()
     optimizer = Optimizer(model, groups(model), low, way, by_rows)
     for rate, (ids, labels) in zip(RATES, batches(), strict=True):
@@ -89,7 +89,7 @@ def trained(
             summed_loss(model, *own).backward()
             optimizer.accumulate()
         optimizer.step(rate, max_norm, float(len(labels[mine])))
-    optimizer.settle()
+    optimizer.catch_up_all()
     return model, optimizer
 
 
@@ -132,7 +132,7 @@ def test_the_state_of_a_bf16_tables_rows_is_fp32() -> None:
     table, reference = nn.Embedding(ROWS, WIDTH), nn.Embedding(ROWS, WIDTH)
     reference.load_state_dict(table.state_dict())
     rows, gradient = torch.tensor([3, 5]), torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(0))
-    ours = RowAdamW(table, DECAY, 1.0, torch.bfloat16, (0.9, 0.999))
+    ours = LazyRowAdamW(table, DECAY, 1.0, torch.bfloat16, (0.9, 0.999))
     torchs = torch.optim.AdamW(reference.parameters(), lr=1e-5, weight_decay=DECAY)
     for _ in range(3):
         ours.step(rows, gradient, 1e-5)
@@ -183,7 +183,7 @@ def test_a_shard_is_half_of_the_state(on_ranks: OnRanks) -> None:
 @pytest.mark.parametrize("by_rows", [False, True])
 def test_ranks_that_step_alone_meet_when_they_average(on_ranks: OnRanks, by_rows: bool) -> None:
     def train() -> list[Any]:
-        rank, _ = exchange.ranks()
+        rank, _ = collectives.ranks()
         model = fresh()
         optimizer = Optimizer(model, groups(model), torch.float32, "alone", by_rows)
         apart = []
@@ -194,7 +194,7 @@ def test_ranks_that_step_alone_meet_when_they_average(on_ranks: OnRanks, by_rows
             if number % 4 == 3:
                 apart.append(float(model.head.weight.sum()))
                 optimizer.average()
-        optimizer.settle()
+        optimizer.catch_up_all()
         return [apart, {name: one.detach().numpy() for name, one in model.named_parameters()}]
 
     (apart, weights), (apart_too, weights_too) = on_ranks(2, train)
@@ -208,7 +208,7 @@ def test_ranks_that_step_alone_meet_when_they_average(on_ranks: OnRanks, by_rows
 )
 def test_a_resumed_optimizer_goes_on_as_if_never_stopped(on_ranks: OnRanks, way: str, world: int, near: bool) -> None:
     def run(model: Model, optimizer: Optimizer, begin: int, end: int) -> None:
-        rank, _ = exchange.ranks()
+        rank, _ = collectives.ranks()
         for number in range(begin, end):
             ids, labels = batches()[number]
             summed_loss(model, ids[rank::world], labels[rank::world]).backward()
@@ -261,18 +261,18 @@ def test_a_batch_in_which_nothing_is_counted_moves_nothing() -> None:
 def test_only_large_tables_that_nothing_shares_go_by_rows() -> None:
     tied = nn.Sequential(nn.Embedding(ROWS, WIDTH), nn.Linear(WIDTH, ROWS, bias=False))
     tied[1].weight = tied[0].weight
-    assert large_tables(tied) == []
-    assert large_tables(nn.Embedding(100, 4)) == []
-    assert [name for name, _ in large_tables(fresh())] == ["table"]
+    assert large_embeddings(tied) == []
+    assert large_embeddings(nn.Embedding(100, 4)) == []
+    assert [name for name, _ in large_embeddings(fresh())] == ["table"]
     frozen = fresh()
     frozen.table.weight.requires_grad_(False)
-    assert large_tables(frozen) == []
+    assert large_embeddings(frozen) == []
 
 
 def test_rows_that_find_no_room_are_sent(on_ranks: OnRanks, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastserve_torch_ddp.ranks import shared
+    from fastserve_torch_ddp.distributed import shared_memory
 
-    monkeypatch.setattr(shared, "SLOTS", 10)  # a batch's share has 20
+    monkeypatch.setattr(shared_memory, "SLOTS", 10)  # a batch's share has 20
 
     def train() -> dict[str, Any]:
         _, optimizer = trained("sharded", True, 0.05)

@@ -19,17 +19,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastserve_core.artifacts.store import Store
-from fastserve_core.config.nodes import DataOptions
-from fastserve_core.data.dataset import Prepared, load
-from fastserve_core.data.prepare import prepare_rows
+from fastserve_core.artifacts import Store
+from fastserve_core.config import DataOptions
+from fastserve_core.data import Dataset, load_dataset, prepare_rows
 from fastserve_core.errors import StageFailed
-from fastserve_core.events import Event, Warned
-from fastserve_core.tasks.load import load_task
-from fastserve_core.tasks.task import Encoded, Row, Task
-from fastserve_torch_ddp.feeding import tokens
-from fastserve_torch_ddp.feeding.columns import Column, mapped
-from fastserve_torch_ddp.feeding.tokens import TokenRows, tokenize
+from fastserve_core.events import Event, WarningRaised
+from fastserve_core.tasks import Encoded, Row, Task, load_task
+from fastserve_torch_ddp.data import tokens
+from fastserve_torch_ddp.data.columns import ColumnWriter, mapped
+from fastserve_torch_ddp.data.tokens import TokenDataset, tokenize
 
 WORDS = st.sampled_from(["the", "film", "is", "wonderful", "dreadful", "Ünïcode", "中文", "clumsy", "x" * 120, "1,000"])
 TEXTS = st.lists(WORDS, min_size=1, max_size=40).map(" ".join)
@@ -45,7 +43,7 @@ FIXED: dict[str, list[Row]] = {
 }
 
 
-def prepared(name: str, rows: Sequence[Row], home: Path, **options: Any) -> tuple[Task, Prepared]:
+def prepared(name: str, rows: Sequence[Row], home: Path, **options: Any) -> tuple[Task, Dataset]:
     """A task with its labels, and data with those rows as its train split."""
     splits = {"train": [*FIXED[name], *rows], "validation": FIXED[name], "test": FIXED[name]}
     data = prepare_rows(splits, DataOptions(), load_task(name, options), Store(home))
@@ -68,7 +66,10 @@ def test_what_the_encoder_gave_comes_back(
 ) -> None:
     given_rows = data.draw(st.lists(rows, max_size=12))
     task, ready = prepared(name, given_rows, tmp_path_factory.mktemp("home"), max_length=24)
-    found, expected = TokenRows(tokenize(task, tiny_bert, ready, "train")), task.encoder(tiny_bert)(ready.rows("train"))
+    found, expected = (
+        TokenDataset(tokenize(task, tiny_bert, ready, "train")),
+        task.encoder(tiny_bert)(ready.rows("train")),
+    )
     assert [plain(one) for one in found] == [plain(one) for one in expected]
     assert found.lengths.tolist() == [len(one) for one in expected]
     assert [plain(one) for one in found[1:]] == [plain(one) for one in expected[1:]]
@@ -88,7 +89,7 @@ def test_numbers_come_back_whatever_they_are(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[list[float]]
 ) -> None:
     folder = tmp_path_factory.mktemp("column")
-    column = Column(folder / "numbers")
+    column = ColumnWriter(folder / "numbers")
     for chunk in chunks:
         column.add(np.asarray(chunk))
     found = mapped(folder / "numbers", json.loads(json.dumps(column.record())))
@@ -98,8 +99,8 @@ def test_numbers_come_back_whatever_they_are(
 
 
 def test_files_are_narrow_and_grow_wider_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastserve_torch_ddp.feeding.columns.BLOCK", 7)
-    column, types = Column(tmp_path / "numbers"), []
+    monkeypatch.setattr("fastserve_torch_ddp.data.columns.BLOCK", 7)
+    column, types = ColumnWriter(tmp_path / "numbers"), []
     for value in (5, 5, 6, 300, -1, 70000, 2**40):
         column.add(np.full(10, value))
         types.append(column.record()["type"])
@@ -114,11 +115,11 @@ def test_many_chunks_give_the_same_as_one(
 ) -> None:
     rows = [{"text": f"film number {number} " * (1 + number % 5), "label": "ab"[number % 2]} for number in range(60)]
     task, data = prepared("text_classification", rows, home)
-    once = [plain(one) for one in TokenRows(tokenize(task, tiny_bert, data, "train"))]
+    once = [plain(one) for one in TokenDataset(tokenize(task, tiny_bert, data, "train"))]
     for name, value in (("CHUNK_ROWS", 7), ("CHUNK_BYTES", 200)):
         monkeypatch.setattr(tokens, name, value)
         task, data = prepared("text_classification", rows, tmp_path / name)
-        assert [plain(one) for one in TokenRows(tokenize(task, tiny_bert, data, "train"))] == once
+        assert [plain(one) for one in TokenDataset(tokenize(task, tiny_bert, data, "train"))] == once
 
 
 def counting(task: Task) -> list[int]:
@@ -167,7 +168,7 @@ def test_texts_are_tokenized_again_only_when_something_changed(home: Path, tmp_p
 def test_a_damaged_result_is_made_again_and_said(home: Path, tiny_bert: Path) -> None:
     task, data = prepared("text_classification", [{"text": "a wonderful film", "label": "a"}], home)
     folder = tokenize(task, tiny_bert, data, "train")
-    whole = [plain(one) for one in TokenRows(folder)]
+    whole = [plain(one) for one in TokenDataset(folder)]
     for name in ("input-input_ids", "tokens.json", "offsets"):
         told: list[Event] = []
         tokenize(task, tiny_bert, data, "train", told.append)
@@ -175,8 +176,8 @@ def test_a_damaged_result_is_made_again_and_said(home: Path, tiny_bert: Path) ->
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: len(content) // 2])
         assert tokenize(task, tiny_bert, data, "train", told.append) == folder
-        assert [type(one) for one in told] == [Warned]
-        assert [plain(one) for one in TokenRows(folder)] == whole
+        assert [type(one) for one in told] == [WarningRaised]
+        assert [plain(one) for one in TokenDataset(folder)] == whole
 
 
 def test_a_task_that_labels_only_some_rows_is_refused(home: Path, tiny_bert: Path) -> None:
@@ -187,11 +188,11 @@ def test_a_task_that_labels_only_some_rows_is_refused(home: Path, tiny_bert: Pat
 
 
 def _work(home: str, model: str, data: str, log: str) -> None:
-    task = load_task("text_classification", {}, load(Path(data)).labels)
+    task = load_task("text_classification", {}, load_dataset(Path(data)).labels)
     seen = counting(task)
-    folder = tokenize(task, Path(model), load(Path(data)), "train")
+    folder = tokenize(task, Path(model), load_dataset(Path(data)), "train")
     with Path(log).open("a") as file:
-        file.write(json.dumps([sum(seen), plain(TokenRows(folder)[0])]) + "\n")
+        file.write(json.dumps([sum(seen), plain(TokenDataset(folder)[0])]) + "\n")
 
 
 @pytest.mark.slow
@@ -209,17 +210,17 @@ def test_of_several_processes_one_tokenizes(home: Path, tmp_path: Path, tiny_ber
     made = [json.loads(line) for line in log.read_text().splitlines()]
     assert sorted(count for count, _ in made) == [0, 0, 5002]
     assert made[0][1] == made[1][1] == made[2][1]
-    there = TokenRows(tokenize(task, tiny_bert, data, "train"))
+    there = TokenDataset(tokenize(task, tiny_bert, data, "train"))
     assert plain(pickle.loads(pickle.dumps(there))[-1]) == plain(there[-1])
 
 
 HALFWAY = """
 import sys, time
 from pathlib import Path
-from fastserve_core.data.dataset import load
-from fastserve_core.tasks.load import load_task
-from fastserve_torch_ddp.feeding import tokens
-model, data = Path(sys.argv[1]), load(Path(sys.argv[2]))
+from fastserve_core.data import load_dataset
+from fastserve_core.tasks import load_task
+from fastserve_torch_ddp.data import tokens
+model, data = Path(sys.argv[1]), load_dataset(Path(sys.argv[2]))
 tokens.CHUNK_ROWS = 10
 task = load_task("text_classification", {}, data.labels)
 made, count = task.encoder, 0
@@ -249,7 +250,7 @@ def test_a_killed_process_leaves_nothing_published(home: Path, tiny_bert: Path) 
         child.send_signal(signal.SIGKILL)
     assert list((home / "partial").glob("tokens-train-*/tokens/input-input_ids"))
     assert not list((home / "store").glob("tokens-*"))
-    found = TokenRows(tokenize(task, tiny_bert, data, "train"))
+    found = TokenDataset(tokenize(task, tiny_bert, data, "train"))
     assert [plain(one) for one in found] == [plain(one) for one in task.encoder(tiny_bert)(data.rows("train"))]
     assert not list((home / "partial").glob("tokens-*"))
 
@@ -258,11 +259,11 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from fastserve_core.data.prepare import prepare
-from fastserve_core.config.nodes import DataOptions
-from fastserve_core.tasks.load import load_task
-from fastserve_core.artifacts.store import Store
-from fastserve_torch_ddp.feeding.tokens import TokenRows, tokenize
+from fastserve_core.data import prepare_dataset
+from fastserve_core.config import DataOptions
+from fastserve_core.tasks import load_task
+from fastserve_core.artifacts import Store
+from fastserve_torch_ddp.data.tokens import TokenDataset, tokenize
 model, texts, home, room = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 load_task("text_classification", {}).encoder(model)([{"text": "a first one"}] * 10)  # loads what is loaded once
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -273,9 +274,9 @@ try:
 except MemoryError:
     print("the texts do not fit")
 task = load_task("text_classification", {})
-data = prepare(DataOptions(train=str(texts)), task, Store(home), print)
+data = prepare_dataset(DataOptions(train=str(texts)), task, Store(home), print)
 task = load_task("text_classification", {}, data.labels)
-rows = TokenRows(tokenize(task, model, data, "train"))
+rows = TokenDataset(tokenize(task, model, data, "train"))
 for batch in np.random.default_rng(0).integers(len(rows), size=(20, 32)):
     arrays = task.collate([rows[place] for place in batch.tolist()], targets=True)
     assert arrays["input_ids"].shape[0] == 32 and set(arrays["labels"].tolist()) == {0, 1}

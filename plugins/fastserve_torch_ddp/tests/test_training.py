@@ -12,15 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.errors import BadOption, UserError
-from fastserve_core.tasks.load import load_task
-from fastserve_core.tasks.task import Encoded
+from fastserve_core.errors import InvalidOption, UserError
+from fastserve_core.tasks import Encoded, load_task
 from fastserve_core.testing import PluginContract
-from fastserve_torch_ddp.feeding.batches import Course, epoch_batches, share
-from fastserve_torch_ddp.kept import checkpoint
-from fastserve_torch_ddp.kept.validation import Progress
+from fastserve_torch_ddp.checkpointing import checkpoint
+from fastserve_torch_ddp.checkpointing.validation import TrainState
+from fastserve_torch_ddp.data.batches import BatchSchedule, epoch_batches, shard
+from fastserve_torch_ddp.distributed.strategies import choose_strategy
 from fastserve_torch_ddp.options import DDPOptions
-from fastserve_torch_ddp.ranks.ways import choose_way
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 Lengths = st.lists(st.integers(1, 60), min_size=1, max_size=300)
@@ -64,7 +63,7 @@ def test_a_budget_of_tokens_fills_its_batches() -> None:
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=30), st.integers(1, 8))
 def test_every_part_of_a_batch_has_rows_and_none_is_lost(rows: list[int], parts: int) -> None:
     batch = np.asarray(rows)
-    shares = [share(batch, part, parts).tolist() for part in range(parts)]
+    shares = [shard(batch, part, parts).tolist() for part in range(parts)]
     assert all(shares)
     assert {row for one in shares for row in one} == set(rows)
     if len(rows) >= parts:
@@ -78,7 +77,7 @@ def test_a_course_goes_on_from_any_step_as_it_would_have(
     rows = [Encoded({"input_ids": [1] * length}) for length in lengths]
     task = load_task("text_classification", {}, ["a", "b"])
     options = {"epochs": epochs, "batch_size": 4, "batch_tokens": None}
-    course = Course(rows, task, options, 3, steps)
+    course = BatchSchedule(rows, task, options, 3, steps)
     whole = [batch.tolist() for _, batch in course.steps(0)]
     per_epoch = -(-len(lengths) // 4)
     assert len(whole) == course.total == min(steps or epochs * per_epoch, epochs * per_epoch)
@@ -97,7 +96,7 @@ def test_a_course_goes_on_from_any_step_as_it_would_have(
         *({"nproc": 0}, {"patience": 0}, {"precision": "fp8"}, {"weight_decay": -1.0}, {"max_restarts": -1}),
         *({"gradient_accumulation_steps": 0}, {"checkpoint_every_s": -1.0}, {"batch_size": 2, "nproc": 3}),
         *({"batch_tokens": 0}, {"layer_decay": 0.0}, {"schedule": "step"}, {"method": "prefix"}, {"ema_decay": 1.0}),
-        *({"label_smoothing": 1.0}, {"adapter_rank": 0}, {"evaluate_every": 0}, {"average_every": 0}, {"nnodes": 0}),
+        *({"label_smoothing": 1.0}, {"adapter_rank": 0}, {"eval_steps": 0}, {"local_sgd_steps": 0}, {"nnodes": 0}),
         *({"sharding": "zero3"}, {"gradient_compression": "topk"}, {"rdzv_timeout_s": 0.0}, {"adapter_dropout": 1.0}),
     ],
 )
@@ -112,14 +111,14 @@ def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
         ({"sharding": "fsdp", "method": "lora"}, "sharding=fsdp and method"),
         ({"sharding": "fsdp", "ema_decay": 0.9}, "sharding=fsdp and ema_decay"),
         ({"sharding": "fsdp", "compile": True}, "sharding=fsdp and compile"),
-        ({"sharding": "zero", "average_every": 4}, "sharding=zero and average_every"),
-        ({"average_every": 4, "ema_decay": 0.9}, "average_every and ema_decay"),
-        ({"average_every": 4, "method": "adalora"}, "average_every and method=adalora"),
-        ({"average_every": 4, "gradient_compression": "fp16"}, "average_every and gradient_compression"),
+        ({"sharding": "zero", "local_sgd_steps": 4}, "sharding=zero and local_sgd_steps"),
+        ({"local_sgd_steps": 4, "ema_decay": 0.9}, "local_sgd_steps and ema_decay"),
+        ({"local_sgd_steps": 4, "method": "adalora"}, "local_sgd_steps and method=adalora"),
+        ({"local_sgd_steps": 4, "gradient_compression": "fp16"}, "local_sgd_steps and gradient_compression"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(pair: dict[str, Any], named: str) -> None:
-    with pytest.raises(BadOption, match=f"{named}.* cannot be combined"):
+    with pytest.raises(InvalidOption, match=f"{named}.* cannot be combined"):
         DDPOptions(**pair)
 
 
@@ -146,35 +145,35 @@ def test_all_faults_are_said_at_once_with_a_suggestion() -> None:
         ({"sharding": "zero"}, GPU, 2, "sharded"),
         ({"method": "lora"}, CPU, 2, "replicated"),
         ({"gradient_compression": "powersgd"}, CPU, 2, "replicated"),
-        ({"average_every": 4}, CPU, 2, "alone"),
+        ({"local_sgd_steps": 4}, CPU, 2, "alone"),
         ({"sharding": "fsdp"}, CPU, 2, "fsdp"),
     ],
 )
 def test_the_way_of_sharing_follows_from_options_and_machine(
     given_options: dict[str, Any], device: torch.device, world: int, way: str
 ) -> None:
-    assert choose_way(vars(DDPOptions(**given_options)), device, world) == way
+    assert choose_strategy(vars(DDPOptions(**given_options)), device, world) == way
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------
 
 
-def keeper(folder: Path) -> tuple[checkpoint.Keeper, list[str]]:
+def keeper(folder: Path) -> tuple[checkpoint.CheckpointWriter, list[str]]:
     warned: list[str] = []
-    return checkpoint.Keeper(folder, warned.append), warned
+    return checkpoint.CheckpointWriter(folder, warned.append), warned
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
     keeps, warned = keeper(tmp_path)
     for step in (1, 2, 3):
         weights = torch.full((1000,), float(step))
-        keeps.checkpoint({"weight": weights}, vars(Progress(step=step, best=0.5, best_scores={"accuracy": 0.5})))
+        keeps.checkpoint({"weight": weights}, vars(TrainState(step=step, best=0.5, best_scores={"accuracy": 0.5})))
     keeps.wait()
     names = [path.name for path in checkpoint.checkpoints(tmp_path)]
     assert names == ["checkpoint-00000003.safetensors", "checkpoint-00000002.safetensors"]
     found = checkpoint.newest(tmp_path, warned.append)
     assert found is not None and torch.equal(found[0]["weight"], torch.full((1000,), 3.0))
-    assert Progress(**found[1]) == Progress(3, 0.5, {"accuracy": 0.5}, 0)
+    assert TrainState(**found[1]) == TrainState(3, 0.5, {"accuracy": 0.5}, 0)
     assert warned == []
 
 
@@ -212,17 +211,17 @@ def test_a_full_disk_is_warned_of_and_the_last_good_one_stays(tmp_path: Path, mo
 
 
 def test_patience_counts_looks_without_gain() -> None:
-    progress = Progress()
-    assert progress.take(0.5, {"accuracy": 0.5})
-    assert not progress.take(0.5, {"accuracy": 0.5}) and not progress.take(0.4, {"accuracy": 0.4})
-    assert (progress.without_gain, progress.best_scores) == (2, {"accuracy": 0.5})
-    assert progress.take(0.6, {"accuracy": 0.6}) and progress.without_gain == 0
+    progress = TrainState()
+    assert progress.update(0.5, {"accuracy": 0.5})
+    assert not progress.update(0.5, {"accuracy": 0.5}) and not progress.update(0.4, {"accuracy": 0.4})
+    assert (progress.evals_without_improvement, progress.best_scores) == (2, {"accuracy": 0.5})
+    assert progress.update(0.6, {"accuracy": 0.6}) and progress.evals_without_improvement == 0
 
 
 def test_parameters_are_counted_without_torch(tiny_bert: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    from fastserve_core.artifacts.files import read_json
+    from fastserve_core.artifacts import read_json
     from fastserve_torch_ddp.estimate import count_parameters
 
     config = read_json(tiny_bert / "config.json")

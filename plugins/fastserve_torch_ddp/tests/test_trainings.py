@@ -15,18 +15,15 @@ from typing import Any, Protocol
 import pytest
 
 from conftest import ranks_below
-from fastserve_core.artifacts.hashing import hash_file
-from fastserve_core.artifacts.store import Store
-from fastserve_core.config.nodes import DataOptions
-from fastserve_core.data.dataset import load
-from fastserve_core.data.prepare import prepare
-from fastserve_core.errors import BadOption, StageFailed
-from fastserve_core.events import Event, Metric, Step, Warned
-from fastserve_core.processes.child import call
-from fastserve_core.tasks.load import load_task
-from fastserve_core.tasks.task import Encoded
-from fastserve_torch_ddp.forking import IMPORTED
-from fastserve_torch_ddp.kept.validation import Progress
+from fastserve_core.artifacts import Store, hash_file
+from fastserve_core.config import DataOptions
+from fastserve_core.data import load_dataset, prepare_dataset
+from fastserve_core.errors import InvalidOption, StageFailed
+from fastserve_core.events import Event, Metric, Step, WarningRaised
+from fastserve_core.processes import run_in_child
+from fastserve_core.tasks import Encoded, load_task
+from fastserve_torch_ddp.checkpointing.validation import TrainState
+from fastserve_torch_ddp.fork_server import IMPORTED
 from fastserve_torch_ddp.options import DDPOptions
 
 pytestmark = pytest.mark.slow
@@ -60,7 +57,7 @@ AWARE = {"soft": 0.5, "temperature": 2.0, "hidden": 1.0, "relations": 0.0, "quan
 def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
     """Train the tiny BERT on easy reviews through the launcher, as the plugin does."""
     task = load_task("text_classification", {})
-    data = prepare(DataOptions(train=str(reviews)), task, Store(home), print)
+    data = prepare_dataset(DataOptions(train=str(reviews)), task, Store(home), print)
 
     def run(
         name: str = "work",
@@ -92,7 +89,7 @@ def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
             events.append(event)
             tell(event)
 
-        return Trained(folder, call("fastserve_torch_ddp.launch", request, 2, both, IMPORTED), events)
+        return Trained(folder, run_in_child("fastserve_torch_ddp.launch", request, 2, both, IMPORTED), events)
 
     requests = run.requests = []  # type: ignore[attr-defined]
     return run
@@ -105,7 +102,7 @@ def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
         {"nproc": 2},
         {"nproc": 2, "gradient_compression": "powersgd", "gradient_accumulation_steps": 2},
         {"nproc": 2, "gradient_compression": "bf16", "precision": "fp32"},
-        {"nproc": 2, "average_every": 3},
+        {"nproc": 2, "local_sgd_steps": 3},
         {"nproc": 2, "sharding": "fsdp"},
         {"batch_tokens": 200, "schedule": "cosine", "deterministic": True},
         {"gradient_accumulation_steps": 3, "activation_checkpointing": True, "ema_decay": 0.8},
@@ -149,7 +146,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(train: Train)
     ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()) or "defaults",
 )
 def test_a_killed_rank_changes_nothing_in_the_result(train: Train, given_options: dict[str, Any]) -> None:
-    settings = {"checkpoint_every_s": 0.0, "epochs": 3, "evaluate_every": 7, **given_options}
+    settings = {"checkpoint_every_s": 0.0, "epochs": 3, "eval_steps": 7, **given_options}
     calm = train("calm", **settings)
     killed: list[int] = []
 
@@ -167,11 +164,11 @@ def test_a_killed_rank_changes_nothing_in_the_result(train: Train, given_options
 
 @pytest.mark.parametrize(
     "given_options",
-    [{"ema_decay": 0.9}, {"nproc": 2, "average_every": 3}, {"nproc": 2, "sharding": "fsdp"}],
+    [{"ema_decay": 0.9}, {"nproc": 2, "local_sgd_steps": 3}, {"nproc": 2, "sharding": "fsdp"}],
     ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()) or "defaults",
 )
 def test_a_paused_training_goes_on_as_one_that_was_not(train: Train, given_options: dict[str, Any]) -> None:
-    settings = {"steps": 18, "evaluate_every": 6, **given_options}
+    settings = {"steps": 18, "eval_steps": 6, **given_options}
     straight = train("straight", **settings)
     first = train("paused", pause=6, **settings)
     assert first.result["steps"] == 6
@@ -186,7 +183,7 @@ def test_a_paused_training_goes_on_as_one_that_was_not(train: Train, given_optio
 
 
 def test_training_stops_when_there_is_no_more_gain(train: Train) -> None:
-    done = train(lr=1e-9, epochs=10, evaluate_every=5, patience=2)
+    done = train(lr=1e-9, epochs=10, eval_steps=5, patience=2)
     looks = [one.step for one in done.of(Metric) if one.name == "accuracy"]
     assert looks == [5, 10, 15]
     assert done.result["steps"] == 15
@@ -226,14 +223,14 @@ def test_a_disk_that_fills_up_is_warned_of_and_training_goes_on(train: Train, sm
         if isinstance(event, Step) and event.step == 30:
             filler.unlink(missing_ok=True)
 
-    done = train(checkpoint_every_s=0.0, epochs=8, evaluate_every=40, tell=fill)
-    warned = [one.message for one in done.of(Warned)]
+    done = train(checkpoint_every_s=0.0, epochs=8, eval_steps=40, tell=fill)
+    warned = [one.message for one in done.of(WarningRaised)]
     assert any("checkpoint-" in one and "could not be written" in one for one in warned), warned
     assert done.result["steps"] == 96 and done.result["scores"]["accuracy"] > 0.9
 
 
 def test_a_name_that_freezes_nothing_is_refused(train: Train) -> None:
-    with pytest.raises((BadOption, Exception), match="embedings.*did you mean"):
+    with pytest.raises((InvalidOption, Exception), match="embedings.*did you mean"):
         train(freeze=["embedings"])
 
 
@@ -245,15 +242,15 @@ def test_a_batch_that_does_not_fit_says_which_and_what_to_do(train: Train, tmp_p
     def forward() -> str:
         import resource
 
-        from fastserve_torch_ddp.feeding.tokens import tokenize
-        from fastserve_torch_ddp.job import Job
+        from fastserve_torch_ddp.data.tokens import tokenize
+        from fastserve_torch_ddp.job import TrainingJob
         from fastserve_torch_ddp.trainer import Trainer
 
         task = load_task(*request["task"])
-        tokens = tokenize(task, Path(request["model"]), load(Path(request["data"])), "train")
+        tokens = tokenize(task, Path(request["model"]), load_dataset(Path(request["data"])), "train")
         given = {name: value for name, value in request.items() if name != "cores"}
-        trainer = Trainer(Job(**given, tokens=str(tokens), threads=1, events=str(tmp_path / "events")))
-        trainer.progress = Progress(step=6)
+        trainer = Trainer(TrainingJob(**given, tokens=str(tokens), threads=1, events=str(tmp_path / "events")))
+        trainer.progress = TrainState(step=6)
         long = Encoded({name: [1] * 128 for name in ("input_ids", "attention_mask", "token_type_ids")}, 0)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 30_000_000, resource.RLIM_INFINITY))

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from conftest import write_reviews
-from fastserve_torch_ddp.machines.endpoint import reachable
+from fastserve_torch_ddp.rendezvous.endpoint import reachable
 
 pytestmark = pytest.mark.slow
 

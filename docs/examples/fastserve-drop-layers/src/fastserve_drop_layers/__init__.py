@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fastserve_core import hookimpl
-from fastserve_core.errors import BadOption
-from fastserve_core.plugins.contexts import Draft, Run
+from fastserve_core.errors import InvalidOption
+from fastserve_core.plugins import Run, StagedArtifact
 
 WHICH = ("first", "spread")
 
@@ -21,9 +21,9 @@ class DropLayersOptions:
 
     def __post_init__(self) -> None:
         if self.keep < 1:
-            raise BadOption(f"compress.drop_layers.keep must be at least 1, not {self.keep}")
+            raise InvalidOption(f"compress.drop_layers.keep must be at least 1, not {self.keep}")
         if self.which not in WHICH:
-            raise BadOption(f"compress.drop_layers.which must be one of {', '.join(WHICH)}, not '{self.which}'")
+            raise InvalidOption(f"compress.drop_layers.which must be one of {', '.join(WHICH)}, not '{self.which}'")
 
 
 class DropLayers:
@@ -38,8 +38,8 @@ class DropLayers:
         self.options = options
 
     @hookimpl
-    def compress(self, run: Run) -> Draft:
-        from fastserve_core.processes.child import call
+    def compress(self, run: Run) -> StagedArtifact:
+        from fastserve_core.processes import run_in_child
 
         labels = run.model.manifest.labels  # the model's own: its classes are numbered by them
         draft = run.fresh_folder()
@@ -50,5 +50,5 @@ class DropLayers:
             "keep": self.options.keep,
             "which": self.options.which,
         }
-        call("fastserve_drop_layers.drop", request, run.threads, run.emit)
-        return Draft(draft, labels=labels)
+        run_in_child("fastserve_drop_layers.drop", request, run.threads, run.emit)
+        return StagedArtifact(draft, labels=labels)

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from fastserve_core.errors import BadModel, BadOption
+from fastserve_core.errors import InvalidModel, InvalidOption
 from fastserve_core.events import Progress
-from fastserve_core.processes.child import answer, event_writer
-from fastserve_core.tasks.load import load_task
+from fastserve_core.processes import child_main, event_writer
+from fastserve_core.tasks import load_task
 
 PLACES = ("encoder.layer", "transformer.layer")
 """Where a model's body keeps its layers: BERT and RoBERTa, DistilBERT."""
@@ -45,11 +45,13 @@ def drop(
 def cut(model: Any, keep: int, which: str) -> None:
     """Leave ``keep`` layers in the model and in its config.
 
-    Raises ``BadModel`` when it is not known where the model has its layers, ``BadOption`` when it has too few.
+    Raises ``InvalidModel`` when it is not known where the model has its layers, ``InvalidOption`` when it has too few.
     """
     parent, name, layers = find_layers(model)
     if keep >= len(layers):
-        raise BadOption(f"compress.drop_layers.keep={keep} leaves nothing to drop: the model has {len(layers)} layers")
+        raise InvalidOption(
+            f"compress.drop_layers.keep={keep} leaves nothing to drop: the model has {len(layers)} layers"
+        )
     setattr(parent, name, nn.ModuleList(layers[number] for number in chosen(len(layers), keep, which)))
     model.config.num_hidden_layers = keep
 
@@ -63,7 +65,7 @@ def find_layers(model: Any) -> tuple[nn.Module, str, nn.ModuleList]:
         layers = getattr(parent, inner, None)
         if parent is not None and isinstance(layers, nn.ModuleList) and len(layers) == model.config.num_hidden_layers:
             return parent, inner, layers
-    raise BadModel(f"drop_layers cannot find the layers of a {type(model).__name__}: it knows {', '.join(PLACES)}")
+    raise InvalidModel(f"drop_layers cannot find the layers of a {type(model).__name__}: it knows {', '.join(PLACES)}")
 
 
 def chosen(layers: int, keep: int, which: str) -> list[int]:
@@ -74,4 +76,4 @@ def chosen(layers: int, keep: int, which: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    answer(drop)
+    child_main(drop)

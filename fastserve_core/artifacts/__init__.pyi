@@ -1,0 +1,27 @@
+# The public names of this room, and the modules that define them; imported when they are first used.
+from .artifact import COMPILED as COMPILED
+from .artifact import MANIFEST as MANIFEST
+from .artifact import TRAINABLE as TRAINABLE
+from .artifact import Artifact as Artifact
+from .artifact import Manifest as Manifest
+from .artifact import is_artifact as is_artifact
+from .artifact import load_artifact as load_artifact
+from .artifact import max_positions as max_positions
+from .artifact import write_manifest as write_manifest
+from .files import copy_tokenizer as copy_tokenizer
+from .files import copy_tree as copy_tree
+from .files import read_json as read_json
+from .files import write_json as write_json
+from .files import write_text as write_text
+from .hashing import hash_file as hash_file
+from .hashing import hash_files as hash_files
+from .hashing import json_digest as json_digest
+from .hashing import stable_hash as stable_hash
+from .locate import find_artifact as find_artifact
+from .locate import parse_named_path as parse_named_path
+from .locate import read_record as read_record
+from .store import KEY_LENGTH as KEY_LENGTH
+from .store import Store as Store
+from .store import default_home as default_home
+from .store import resolve_home as resolve_home
+from .store import result_id as result_id

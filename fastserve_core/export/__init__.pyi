@@ -1,0 +1,7 @@
+# The public names of this room, and the modules that define them; imported when they are first used.
+from .export import export_artifact as export_artifact
+from .formats import ExportFormat as ExportFormat
+from .formats import FormatReader as FormatReader
+from .formats import load_format as load_format
+from .formats import single_line_error as single_line_error
+from .verify import compare_outputs as compare_outputs

@@ -1,0 +1,2 @@
+# The public names of this room, and the modules that define them; imported when they are first used.
+from .client import AsyncClient as AsyncClient

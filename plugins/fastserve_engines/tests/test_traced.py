@@ -1,0 +1,49 @@
+"""What a model is asked when it is traced: its own inputs, and no more of them than it has positions for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from fastserve_engines.exportable import TracedModel
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64,
+    "max_position_embeddings": 40, "pad_token_id": 1,
+}  # fmt: skip
+GPT2: dict[str, Any] = {"vocab_size": 60, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 40, "pad_token_id": 1}
+IDS = {"input_ids": torch.tensor([[2, 10, 11, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "inputs", "longest"),
+    [
+        ("Bert", SIZES, ("input_ids", "attention_mask", "token_type_ids"), 40),
+        ("Roberta", SIZES | {"type_vocab_size": 1}, ("input_ids", "attention_mask"), 38),
+        ("GPT2", GPT2, ("input_ids", "attention_mask"), 40),
+    ],
+)
+def test_a_model_is_asked_what_it_reads(
+    family: str, sizes: dict[str, Any], inputs: tuple[str, ...], longest: int
+) -> None:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    model = getattr(transformers, f"{family}ForSequenceClassification")(config).eval()
+    with torch.no_grad():
+        expected = model(**IDS).logits
+    traced = TracedModel(model)
+    assert (traced.inputs, traced.outputs, traced.longest) == (inputs, ("logits",), longest)
+    given = IDS | {"token_type_ids": torch.zeros(1, 4, dtype=torch.long)}
+    with torch.no_grad():
+        (found,) = traced.module(*(given[name] for name in traced.inputs))
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_weights_of_16_bits_are_traced_in_fp32() -> None:
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**SIZES)).to(torch.bfloat16).eval()
+    traced = TracedModel(model)
+    assert traced.halved
+    assert {one.dtype for one in traced.module.parameters()} == {torch.float32}

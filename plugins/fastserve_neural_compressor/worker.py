@@ -1,0 +1,52 @@
+"""The quantizer's process: quantize a model as its task wants it, write the engine's files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastserve_core.artifacts import copy_tokenizer
+from fastserve_core.data import load_dataset
+from fastserve_core.errors import ExportError, InvalidModel
+from fastserve_core.events import Progress
+from fastserve_core.processes import child_main, event_writer
+from fastserve_core.tasks import load_task
+from fastserve_neural_compressor import LANGUAGE, QuantizeOptions, encoders, language
+from fastserve_neural_compressor.job import QuantizeJob
+
+CONFIGS = ("config.json", "generation_config.json")
+
+
+def lower(
+    model: str,
+    data: str,
+    task: tuple[str, Mapping[str, Any], Sequence[str]],
+    draft: str,
+    options: Mapping[str, Any],
+    seed: int,
+    events: str,
+) -> None:
+    """Write the quantized model into the draft folder."""
+    source, target, tell = Path(model), Path(draft), event_writer(events)
+    job = QuantizeJob(
+        load_task(*task), source, load_dataset(Path(data)), target, QuantizeOptions(**options), seed, tell
+    )
+    tell(Progress("quantizing", 0, 1))
+    torch.manual_seed(seed)
+    try:
+        (language if job.task.name == LANGUAGE else encoders).quantize(job)
+    except ExportError as error:
+        raise InvalidModel(f"{source} cannot be quantized: {error}") from error
+    for name in CONFIGS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    copy_tokenizer(source, target, spare=True)
+    tell(Progress("quantizing", 1, 1))
+
+
+if __name__ == "__main__":
+    child_main(lower)

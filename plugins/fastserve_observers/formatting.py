@@ -1,0 +1,76 @@
+"""Numbers as people read them: times, sizes, counts and rates."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def number(value: Any) -> float | None:
+    """The value as a finite float, or ``None`` when it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def format_value(value: Any, digits: int = 4) -> str:
+    """A plain number with so many significant digits; whole numbers as they are, anything else as text."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+    return str(value)
+
+
+def significant_digits(value: float) -> str:
+    """Three significant digits without an exponent: 4.21, 42.1, 421, 4210."""
+    decimals = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:.{decimals}f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the units that fit: ``3.2 s``, ``4 min 12 s``, ``2 h 05 min``."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units: ``23.1 MB``."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{significant_digits(count / scale)} {unit}"
+    return f"{count:.0f} B"
+
+
+def milliseconds(value: float) -> str:
+    return f"{significant_digits(value)} ms"
+
+
+def count(value: float) -> str:
+    """A count: ``67,349``, and in millions from one million on (``22.7 M``)."""
+    if value >= 1e9:
+        return f"{significant_digits(value / 1e9)} G"
+    return f"{significant_digits(value / 1e6)} M" if value >= 1e6 else f"{value:,.0f}"
+
+
+def rate(value: float) -> str:
+    """So many a second: ``812``, ``24.1 k``."""
+    if value >= 1e6:
+        return f"{significant_digits(value / 1e6)} M"
+    return f"{significant_digits(value / 1e3)} k" if value >= 1e4 else significant_digits(value)
+
+
+def per_second(value: float) -> str:
+    return f"{rate(value)}/s"
+
+
+def ratio(value: float) -> str:
+    """A factor: ``3.9``, ``0.85``, ``12``."""
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.995 else f"{value:.2f}"
