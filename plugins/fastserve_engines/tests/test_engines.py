@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -136,13 +135,20 @@ def test_openvino_is_loaded_without_its_telemetry(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def both(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
-    """A checkpoint in a store's home of its own, which it was lowered in."""
+def lowered_home(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store's home which the checkpoint was lowered in."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTSERVE_HOME", str(home))
         cached_lowering(tiny_bert, 1)
-        yield tiny_bert, home
+    return home
+
+
+@pytest.fixture
+def both(tiny_bert: Path, lowered_home: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A checkpoint, and the store's home that it was lowered in, which the test uses instead of ``home``."""
+    monkeypatch.setenv("FASTSERVE_HOME", str(lowered_home))
+    return tiny_bert, lowered_home
 
 
 @pytest.mark.slow
@@ -154,6 +160,7 @@ def test_weights_are_lowered_once_and_answer_alike(both: tuple[Path, Path]) -> N
     engine = OpenVINOEngine(folder, 1)
     assert before.keys() == {"openvino_model.bin", "openvino_model.xml"}
     assert {path.name: path.stat().st_mtime_ns for path in made.iterdir()} == before
+    assert list(home.glob("store/engine-openvino-*")) == [made]
     reference = TorchEngine(folder, 1)
     for shape in [(1, 1), (1, 24), (5, 9), (33, 16)]:
         inputs = {"input_ids": rng.integers(5, 40, shape), "attention_mask": np.ones(shape, np.int64)}
