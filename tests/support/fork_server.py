@@ -11,6 +11,7 @@ disappears takes its command with it. The server ends with its own parent.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -146,10 +147,13 @@ def main(address: str) -> None:
     forks.set_for_process(forks.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     del sys.path[0]  # this folder is for the server alone
+    gc.disable()  # it would look through a million objects, again and again, of which all stay
     with suppress_library_output():
         for name in MODULES:
             importlib.import_module(name)
         importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("bert")
+    gc.freeze()
+    gc.enable()
     forks.IMPORTED_WITH.update(os.environ)  # some modules set variables when they are imported
     server = Server(address)
     print("ready", flush=True)

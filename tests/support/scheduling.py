@@ -47,10 +47,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for group in sorted(groups.values(), key=expected_seconds, reverse=True) for item in group]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """Collect no garbage while tests are collected: most of what is made then stays."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Take what is imported out of the garbage collector's sight: a million objects, half a second each time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def expected_seconds(items: Iterable[pytest.Item]) -> float:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
 from conftest import Cli
@@ -52,12 +51,18 @@ def play(uri: str, *events: Event, flush_s: float = 30.0) -> None:
         observer.observe(event)
 
 
+def client(uri: str) -> Any:
+    from mlflow import MlflowClient  # half a second, in every worker that collects these tests
+
+    return MlflowClient(uri)
+
+
 def runs(uri: str, experiment: str = "fastserve") -> list[Any]:
     """The MLflow runs, oldest first."""
-    client = MlflowClient(uri)
-    found = client.get_experiment_by_name(experiment)
+    mlflow = client(uri)
+    found = mlflow.get_experiment_by_name(experiment)
     assert found is not None
-    return sorted(client.search_runs([found.experiment_id]), key=lambda one: one.info.start_time)
+    return sorted(mlflow.search_runs([found.experiment_id]), key=lambda one: one.info.start_time)
 
 
 @pytest.fixture
@@ -73,11 +78,11 @@ def test_every_step_and_measure_is_a_metric(store: str, told: list[Event], done:
     (run,) = [one for one in runs(store) if "mlflow.parentRunId" not in one.data.tags]
     trained = told[told.index(STARTED) :]
     for name in ("loss", "learning_rate", "samples_per_s", "tokens_per_s"):
-        points = MlflowClient(store).get_metric_history(run.info.run_id, f"train.torch_ddp/{name}")
+        points = client(store).get_metric_history(run.info.run_id, f"train.torch_ddp/{name}")
         assert [(one.step, one.value) for one in points] == [
             (one.step, getattr(one, name)) for one in trained if isinstance(one, Step)
         ]
-    scores = MlflowClient(store).get_metric_history(run.info.run_id, "train.torch_ddp/validation/accuracy")
+    scores = client(store).get_metric_history(run.info.run_id, "train.torch_ddp/validation/accuracy")
     assert [one.step for one in scores] == [
         one.step for one in told if isinstance(one, Metric) and one.name == "accuracy"
     ]

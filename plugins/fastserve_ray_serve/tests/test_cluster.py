@@ -11,7 +11,6 @@ import pytest
 
 from fastserve_core.artifacts import Artifact
 from fastserve_core.errors import UserError
-from fastserve_ray_serve.deployment import build_app
 from fastserve_ray_serve.server import LOOPBACK_ONLY, PATIENCE
 
 TWO_NODES = """
@@ -63,6 +62,8 @@ cluster.shutdown()
     ],
 )
 def test_wrong_arguments_are_said(args: dict[str, object], said: str) -> None:
+    from fastserve_ray_serve.deployment import build_app  # it imports Ray, in every worker that collects this test
+
     with pytest.raises(UserError, match=re.escape(said)):
         build_app(args)
 
