@@ -44,6 +44,26 @@ def test_a_users_own_configs_can_be_chosen(cli: Cli, tmp_path: Path) -> None:
     assert cfg.seed == 17
 
 
+@pytest.mark.parametrize("mode", [[], ["hydra.mode=MULTIRUN"]])
+def test_the_mode_may_be_set_as_an_option(cli: Cli, mode: list[str]) -> None:
+    done = cli("+plugin=torch_ddp", "data.train=none.csv", "seed=1,2", *mode)
+    assert done.returncode == 2
+    assert done.stderr.count("none.csv does not exist") == 2 * len(mode)
+    assert ("To use it as a list" in done.stderr) == (not mode)
+
+
+def test_a_run_composes_its_config_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    compose, composed = ConfigLoaderImpl.load_configuration, list[object]()
+    monkeypatch.setattr(
+        ConfigLoaderImpl, "load_configuration", lambda *given, **more: composed.append(given) or compose(*given, **more)
+    )
+    done = cli("+plugin=torch_ddp", "data.train=none.csv")
+    refused(done, "none.csv does not exist")
+    assert len(composed) == 1, done.stderr
+
+
 def test_help_lists_what_can_be_chosen(command: Cli) -> None:
     done = command("--help")
     assert done.returncode == 0

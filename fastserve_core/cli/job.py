@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run_hydra(overrides: list[str]) -> int:
-    import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -41,15 +40,43 @@ def run_hydra(overrides: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = ["fastserve", *overrides]
     register_plugin_configs()
-    decorated = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)
     try:
-        decorated()
+        if any(one.startswith("-") for one in overrides):
+            _start_with_flags(job)
+        else:
+            _start(job, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         _explain_override_error(overrides, error)
         raise InvalidOption(_first_lines(error)) from error
     except OSError as error:
         raise InvalidOption(f"the run's folder cannot be written: {error}") from error
     return max(codes)
+
+
+def _start_with_flags(job: Callable[[DictConfig], None]) -> None:
+    import hydra
+
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)()
+
+
+def _start(job: Callable[[DictConfig], None], overrides: list[str]) -> None:
+    """What ``hydra.main`` does without flags, but for composing the config twice, first for its ``hydra.mode`` alone.
+
+    A config that sets the mode to MULTIRUN cannot be composed for one run, or is refused then.
+    """
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    with initialize_config_dir(str(config_dir()), job_name="fastserve", version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        try:
+            hydra.run("config", job, overrides)
+        except Exception:
+            if hydra.get_mode("config", overrides) != RunMode.MULTIRUN:
+                raise
+            hydra.multirun("config", job, overrides)
 
 
 def _run(cfg: DictConfig) -> int:
