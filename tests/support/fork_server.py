@@ -37,7 +37,7 @@ MODULES = (
     *("fastserve_engines.torch_engine", "fastserve_engines.hugging_face", "fastserve_server.process"),
     *("nevergrad", "scipy.stats", "sklearn.metrics", "openai", "hypothesis", "xdist.remote"),
     *("torch.export", "torch._functorch.aot_autograd", "openvino.frontend.pytorch.fx_decoder"),
-    *("jinja2", "rich.progress", "tokenizers.implementations"),
+    *("hydra", "jinja2", "rich.progress", "tokenizers.implementations"),
 )
 """What most commands import sooner or later. Its only threads are of OpenBLAS and jemalloc, which provide for forks."""
 
