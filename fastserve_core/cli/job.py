@@ -66,6 +66,7 @@ def _start(job: Callable[[DictConfig], None], overrides: list[str]) -> None:
     """
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
     from hydra.types import RunMode
 
     with initialize_config_dir(str(config_dir()), job_name="fastserve", version_base="1.3"):
@@ -73,7 +74,9 @@ def _start(job: Callable[[DictConfig], None], overrides: list[str]) -> None:
         assert hydra is not None
         try:
             hydra.run("config", job, overrides)
-        except Exception:
+        except (HydraException, AssertionError) as error:
+            if str(error) and "--multirun" not in str(error):
+                raise  # it does not come from the mode
             if hydra.get_mode("config", overrides) != RunMode.MULTIRUN:
                 raise
             hydra.multirun("config", job, overrides)
