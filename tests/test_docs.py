@@ -40,6 +40,8 @@ SHRUNK = (
     "tune.nevergrad.trials=2 tune.nevergrad.trial_steps=3"
 )
 """The demo, small enough for a test."""
+SECONDS = 0.3
+"""About how long a command of a page takes."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,11 @@ def run_console(text: str, start: Start) -> None:
             assert re.search(f"^{pattern}$", printed, re.MULTILINE), f"$ {command}\n{printed}\n--- lacks\n{line}"
 
 
+def commands(found: list[Block]) -> int:
+    """How many commands the quick blocks run, as far as one can see."""
+    return sum(max(1, one.text.count("$ ")) for one in found if one.is_run(slow=False))
+
+
 def pages_with(mark: str) -> list[object]:
     """The pages with blocks of that mark, as parameters of a test."""
     pages = []
@@ -185,6 +192,7 @@ def pages_with(mark: str) -> list[object]:
         if any((one.mark == "slow") == (mark == "slow") and one.mark != "file" for one in found):
             fetches = any("fetches" in one.reason or "installs" in one.reason for one in found)
             marks = [pytest.mark.network, pytest.mark.slow(60)] if mark == "slow" and fetches else []
+            marks += [pytest.mark.seconds(SECONDS * commands(found))] if mark == "" else []
             pages.append(pytest.param(page, id=name_of(page), marks=marks))
     return pages
 

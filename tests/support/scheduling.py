@@ -39,6 +39,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
     return Groups(config, log)
 
 
+@pytest.hookimpl(trylast=True)  # those that -m leaves out do not count
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort groups by their seconds, longest first, so that no worker is left alone with a long one at the end."""
     groups: dict[str, list[pytest.Item]] = {}

@@ -66,6 +66,7 @@ def test_layers_of_another_kind_are_refused(tiny: Callable[..., Any]) -> None:
         QuantizeAware(tiny("GPT2"), "int8", CPU)
 
 
+@pytest.mark.seconds(3)
 def test_a_student_that_knew_of_it_loses_less_in_four_bits(
     tiny: Callable[..., Any], batches: list[dict[str, torch.Tensor]], tmp_path: Path
 ) -> None:
