@@ -42,13 +42,16 @@ GROUPS = {
 }
 PUBLIC = {
     "The Python object": ["api.FastServe", "api.Result"],
-    "Plugins": ["plugins.hookspecs.Hooks", "testing.PluginContract"],
+    "Plugins": [
+        "plugins.hookspecs.Hooks",
+        *(f"plugins.base.{name}" for name in ("Plugin", "Trainer", "Tuner", "Compressor", "Server", "Observer")),
+        "testing.PluginContract",
+    ],
     "What a verb is given and gives": [
-        "plugins.contexts.Run",
-        "plugins.contexts.Draft",
-        "plugins.contexts.Budget",
-        "plugins.contexts.Attempt",
-        "plugins.contexts.Server",
+        *("plugins.contexts.StageContext", "plugins.contexts.TrainContext", "plugins.contexts.TuneContext"),
+        *("plugins.contexts.CompressContext", "plugins.contexts.ServeContext"),
+        *("plugins.requests.StagedArtifact", "plugins.requests.Budget", "plugins.requests.AuxiliaryLoss"),
+        *("plugins.requests.TrialRequest", "plugins.requests.TrialResult", "plugins.requests.RunningServer"),
     ],
     "Artifacts": [
         "artifacts.artifact.Artifact",
@@ -56,13 +59,18 @@ PUBLIC = {
         "artifacts.artifact.load_artifact",
         "artifacts.artifact.is_artifact",
     ],
-    "Exports": ["export.formats.Export", "export.formats.Reader", "export.export.export", "export.export.Exported"],
+    "Exports": [
+        "export.formats.ExportFormat",
+        "export.formats.FormatReader",
+        "export.export.export_artifact",
+        "export.export.Exported",
+    ],
     "Answers": ["inference.predictor.Predictor", "tasks.load.load_task", "inference.engines.load_engine"],
     "Tasks, data sources and engines": [
         *("tasks.task.Task", "tasks.task.Encoder", "tasks.task.Encoded", "tasks.task.Column"),
-        *("data.source.DataSource", "data.source.Record", "inference.engine.Engine"),
+        *("data.source.DataSource", "data.source.RawRecord", "inference.engine.Engine"),
     ],
-    "Data": ["data.dataset.Prepared", "config.nodes.DataOptions", "config.nodes.Columns"],
+    "Data": ["data.dataset.Dataset", "config.nodes.DataOptions", "config.nodes.Columns"],
     "The other nodes of the config": [
         "config.nodes.ModelSpec",
         "config.nodes.GateOptions",
@@ -70,8 +78,8 @@ PUBLIC = {
     ],
     "Processes and threads": [
         *(
-            "processes.child.call",
-            "processes.child.answer",
+            "processes.child.run_in_child",
+            "processes.child.child_main",
             "processes.child.event_writer",
             "processes.child.die_with_parent",
         ),

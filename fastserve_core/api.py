@@ -21,12 +21,13 @@ from fastserve_core.errors import InvalidArtifact, InvalidData, InvalidOption, I
 from fastserve_core.export.export import VERIFICATION_ROWS, Exported, export_artifact
 from fastserve_core.inference.predictor import Predictor
 from fastserve_core.models.resolve import resolve_model
-from fastserve_core.pipeline.context import Pipeline
 from fastserve_core.pipeline.execute import check_estimates
+from fastserve_core.pipeline.executed_stages import ExecutedStages
 from fastserve_core.pipeline.record import RunRecord, StageRecord
+from fastserve_core.pipeline.session import Session
 from fastserve_core.pipeline.settings import RunOptions, Settings
-from fastserve_core.plugins.contexts import Server
 from fastserve_core.plugins.registry import Registry
+from fastserve_core.plugins.requests import RunningServer
 from fastserve_core.processes.environment import library_environment
 from fastserve_core.serving.serve import start_server
 from fastserve_core.tasks.load import load_task
@@ -133,8 +134,8 @@ class FastServe:
             self._splits["validation"] = self._rows(dev_data, dev_labels)
         options |= {name: value for name, value in (("steps", steps), ("patience", patience)) if value is not None}
         settings = self._settings({"tune": options, "train": self._train_options})
-        pipeline = self._pipeline(settings)
-        self._found = dict(pipeline.tune())
+        stages = self._stages(settings)
+        self._found = dict(stages.tune() or {})
         before = self._model
         result = self._train(self._found)
         if before is not None and self._model is not None and self._objective(before) > self._objective(self._model):
@@ -155,12 +156,13 @@ class FastServe:
         target = _export_target(filename)
         start = self._trainable if model is None or str(model) == self._spec.name else None
         settings = self._settings({"train": self._train_options}, chosen)  # a compressor may have the trainer train
-        pipeline = self._pipeline(settings, start or self._split_options(model))
-        self._load_predictor(pipeline.compress())
-        line = pipeline.record.stages[-1]
+        stages = self._stages(settings, start or self._split_options(model))
+        stages.compress()
+        self._load_predictor(stages.artifact)
+        line = stages.session.record.stages[-1]
         return self._export_if_stale(line, target)
 
-    def serve(self, model: str | Path | None = None, port: int = 8888, **options: Any) -> Server:
+    def serve(self, model: str | Path | None = None, port: int = 8888, **options: Any) -> RunningServer:
         """Start the server in the background; the handle has ``url`` and ``stop()`` and is a context manager."""
         return start_server(self._split_options(model), self.plugins["serve"], {"port": port, **options})
 
@@ -182,10 +184,12 @@ class FastServe:
     # -- what the verbs share ------------------------------------------------------------------------
 
     def _train(self, found: Mapping[str, Any]) -> Result:
-        pipeline = self._pipeline(self._settings({"train": self._train_options}))
-        check_estimates(pipeline)
-        self._load_predictor(pipeline.train({path: one for path, one in found.items() if path not in self._fixed()}))
-        return self._export_if_stale(pipeline.record.stages[-1], None)
+        stages = self._stages(self._settings({"train": self._train_options}))
+        check_estimates(stages.session, stages.artifact)
+        overrides = self._user_overrides()
+        stages.train({path: value for path, value in found.items() if path not in overrides})
+        self._load_predictor(stages.artifact)
+        return self._export_if_stale(stages.session.record.stages[-1], None)
 
     def _settings(
         self, options: Mapping[str, Mapping[str, Any]], compressors: Mapping[str, Any] | None = None
@@ -197,16 +201,17 @@ class FastServe:
             registry.activate(stage, self.plugins[stage], given)
         for name, given in (compressors or {}).items():
             registry.activate("compress", name, given)
-        return Settings(self._general, self._spec, DataOptions(), self._task, registry, self._fixed())
+        return Settings(self._general, self._spec, DataOptions(), self._task, registry, self._user_overrides())
 
-    def _fixed(self) -> frozenset[str]:
+    def _user_overrides(self) -> frozenset[str]:
         return frozenset(f"train.{self.plugins['train']}.{name}" for name in self._train_options)
 
-    def _pipeline(self, settings: Settings, model: Artifact | None = None) -> Pipeline:
+    def _stages(self, settings: Settings, model: Artifact | None = None) -> ExecutedStages:
         store = Store(settings.home)
         data: Dataset = prepare_rows(self._splits, settings.data, self._task, store)
         first = model or resolve_model(self._spec, self._task, data, store, self._general.seed)
-        return Pipeline(settings, store, data, first, RunRecord(None, self._task.name, self._general.seed))
+        record = RunRecord(None, self._task.name, self._general.seed)
+        return ExecutedStages(Session(settings, store, data, record), first)
 
     def _rows(self, data: Sequence[Any], labels: Sequence[Any] | None) -> list[Row]:
         names = [column.name for column in self._task.columns]

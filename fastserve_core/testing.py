@@ -23,7 +23,8 @@ from omegaconf import OmegaConf
 from fastserve_core.config.groups import config_dir
 from fastserve_core.config.options import parse_options
 from fastserve_core.entry_points import PluginEntry, installed_plugins
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import InvalidOption, did_you_mean
+from fastserve_core.plugins.base import BASES, Compressor, Plugin
 from fastserve_core.plugins.hookspecs import API_VERSION, OBSERVE, PROJECT_NAME, STAGES, Hooks
 from fastserve_core.plugins.registry import CONFIG_SECTIONS, Registry
 
@@ -58,7 +59,7 @@ class PluginContract:
 
     @pytest.fixture
     def requirements(self, kind: Any) -> None:
-        for module in getattr(kind, "requires", ()):
+        for module in kind.requires:
             pytest.importorskip(module)
 
     def test_the_stage_exists(self) -> None:
@@ -81,6 +82,18 @@ class PluginContract:
     def test_its_config_and_its_options_agree(self, kind: Any, config: Path) -> None:
         values = OmegaConf.to_container(OmegaConf.load(config)) or {}
         assert values == dataclasses.asdict(kind.Options())
+
+    def test_it_derives_from_the_base_of_its_stage(self, kind: Any) -> None:
+        assert issubclass(kind, BASES[self.stage])
+
+    def test_it_declares_no_attribute_that_nobody_reads(self, kind: Any) -> None:
+        """A misspelt attribute would silently leave the default; what is the plugin's own begins with ``_``."""
+        bases = (BASES[self.stage], Plugin, Hooks)
+        known = {name for base in bases for name in (*vars(base), *inspect.get_annotations(base))}
+        known = {name for name in known if not name.startswith("_")}
+        own = {name for base in kind.__mro__ if base not in (*BASES.values(), Plugin, object) for name in vars(base)}
+        strangers = sorted(name for name in own - known if not name.startswith("_"))
+        assert not strangers, f"the core reads no attribute '{strangers[0]}'{did_you_mean(strangers[0], known)}"
 
     def test_it_compares_by_identity(self, kind: Any) -> None:
         assert kind.__hash__ is object.__hash__, "a dataclass plugin needs eq=False"
@@ -105,12 +118,13 @@ class PluginContract:
                 parse_options(kind.Options, {name: "no number"}, f"{self.stage}.{self.plugin}")
 
     def test_its_form_is_declared_rightly(self, kind: Any) -> None:
-        takes, gives = getattr(kind, "form", ("trainable", "trainable"))
-        assert takes in FORMS
-        assert gives in FORMS
+        if issubclass(kind, Compressor):
+            takes, gives = kind.form
+            assert takes in FORMS
+            assert gives in FORMS
 
     def test_what_it_leaves_out_of_its_key_are_options(self, kind: Any) -> None:
-        left_out = set(getattr(kind, "not_in_key", ()))
+        left_out = {*kind.not_in_key, *kind.reads_files, *kind.reads_artifacts}
         assert left_out <= {one.name for one in dataclasses.fields(kind.Options)}
 
     def test_importing_it_loads_nothing_heavy(self, entry: PluginEntry) -> None:

@@ -20,7 +20,7 @@ def objective(part: Any) -> Any:
 
     def begin(seed: int) -> Any:
         def attempt(trial: TrialRequest) -> TrialResult:
-            steps = trial.budget.pause or trial.budget.steps or 0
+            steps = trial.budget.stop_at_step or trial.budget.steps or 0
             loss = abs(math.log10(trial.options[LR]) + 2) + 1 / steps
             return TrialResult(-loss, {"loss": loss}, steps)
 

@@ -90,7 +90,7 @@ def linear(store: Store) -> Objective:
             if trial.number not in running:
                 options = {path.rpartition(".")[2]: value for path, value in trial.options.items()}
                 running[trial.number] = Training(reviews, options, seed)
-            steps = trial.budget.pause or trial.budget.steps or 0
+            steps = trial.budget.stop_at_step or trial.budget.steps or 0
             loss = running[trial.number].advance(steps // STEPS_PER_EPOCH)
             return TrialResult(-loss, {"loss": loss}, steps)
 

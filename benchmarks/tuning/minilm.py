@@ -42,7 +42,7 @@ def minilm(curves: Curves) -> Objective:
         del seed  # a training is the same for every search
 
         def attempt(trial: TrialRequest) -> TrialResult:
-            steps = trial.budget.pause or trial.budget.steps or 0
+            steps = trial.budget.stop_at_step or trial.budget.steps or 0
             rate = min(RATES, key=lambda one: abs(math.log(one / trial.options[LR])))
             error = curves[f"{rate}/{trial.options[BATCH]}"][str(steps)]
             return TrialResult(-error, {"error": error}, steps)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.plugins import Run, TrialRequest, TrialResult
+from fastserve_core.plugins import TrialRequest, TrialResult, TuneContext
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.search import search
 from fastserve_nevergrad.study_log import LOG, read_log
@@ -21,11 +21,12 @@ def nevergrad_search(**options: Any) -> Search:
     def run(objective: Objective, budget: int, seed: int) -> Found:
         chosen = NevergradOptions(trial_steps=objective.steps, steps=budget, space=dict(objective.space), **options)
         with tempfile.TemporaryDirectory(prefix="fastserve-bench-") as folder:
-            given: dict[str, Any] = {"model": None, "task": None, "threads": 1}
+            given: dict[str, Any] = {"model": None, "task": None, "data": None, "threads": 1}
             search(
-                Run(
-                    folder=Path(folder), seed=seed, emit=lambda event: None, trainer=dict(objective.first(seed)),
-                    attempting=objective.begin(seed), **given,
+                TuneContext(
+                    folder=Path(folder), seed=seed, emit=lambda event: None, **given,
+                    trainer_options=dict(objective.first(seed)),
+                    trial_runner=objective.begin(seed), trial_discarder=lambda number: None,
                 ),
                 chosen,
             )  # fmt: skip

@@ -13,6 +13,7 @@ from fastserve_core.artifacts.files import write_text
 from fastserve_core.cli.arguments import parser
 from fastserve_core.entry_points import installed_plugins
 from fastserve_core.errors import InvalidOption, wrap_write_errors
+from fastserve_core.plugins.base import BASES
 from fastserve_core.plugins.hookspecs import API_VERSION
 from fastserve_core.plugins.registry import CONFIG_SECTIONS
 
@@ -49,8 +50,14 @@ def render(name: str, stage: str) -> dict[str, str]:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
+    base = BASES[stage].__name__
+    names = {"observe": (), "tune": ("TuneContext",), "serve": ("ServeContext",)}
+    context = f"{stage.capitalize()}Context"
     values = {
         "name": name,
+        "base": base,
+        "context": context,
+        "imports": ", ".join(sorted([base, *names.get(stage, (context, "StagedArtifact"))])),
         "stage": stage,
         "package": f"fastserve_{name}",
         "kind": "".join(part.capitalize() for part in name.split("_")),

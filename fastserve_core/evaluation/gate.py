@@ -11,6 +11,7 @@ from fastserve_core.config.nodes import GateOptions
 from fastserve_core.tasks.task import Task
 
 if TYPE_CHECKING:
+    from fastserve_core.plugins.base import Compressor
     from fastserve_core.plugins.registry import ActivePlugin
 
 TIMING_TOLERANCE = 0.05
@@ -25,13 +26,18 @@ class Speedup:
     throughput: float
 
 
-def defers_gate(active: ActivePlugin, later: Sequence[ActivePlugin], half_done: bool = False) -> bool:
-    """Whether a candidate is half done: its compressor leaves damage, and one that trains comes after it.
+def defers_gate(
+    active: ActivePlugin[Compressor], later: Sequence[ActivePlugin[Compressor]], is_deferred: bool = False
+) -> bool:
+    """Return whether a candidate is judged later, because a compressor that trains repairs it.
 
-    What is made of a model that is ``half_done`` is half done as well, until the one that trains.
+    Args:
+        active: The candidate's compressor.
+        later: The compressors after it.
+        is_deferred: Whether the gate of the model that the candidate is made of was deferred.
     """
-    damages = half_done or getattr(active.plugin, "wants_training", False)
-    return damages and any(getattr(one.plugin, "trains", False) for one in later)
+    needs_training = is_deferred or active.plugin.wants_training
+    return needs_training and any(compressor.plugin.trains for compressor in later)
 
 
 @dataclass(frozen=True)

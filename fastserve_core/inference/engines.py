@@ -30,13 +30,13 @@ def check_engine(name: str) -> None:
     known = {one.name for one in all_entry_points().select(group=GROUP)}
     if name != AUTO and name not in known:
         raise UnknownName("engine", name, {AUTO, *known})
-    if name != AUTO and (missing := missing_packages(load_entry_point(GROUP, name).requires)):
+    if name != AUTO and (missing := missing_packages(_load_kind(name).requires)):
         raise _install_error(name, missing)
 
 
 def check_generates(name: str, task: Task) -> None:
     """Raise ``InvalidPlan`` for an engine that cannot run a task that generates text."""
-    if name != AUTO and task.generative and not getattr(load_entry_point(GROUP, name), "generates", False):
+    if name != AUTO and task.generative and not _load_kind(name).generates:
         raise InvalidPlan(
             f"the engine '{name}' cannot generate text, which {task.name} does: leave engine=auto or torch"
         )
@@ -54,21 +54,20 @@ def candidate_engines(artifact: Artifact, task: Task, wanted: str = AUTO, like: 
     if wanted != AUTO:
         return [wanted]
     names = {one.name for one in all_entry_points().select(group=GROUP)} - {BASELINE_ENGINE}
-    kinds = {name: load_entry_point(GROUP, name) for name in sorted(names)}
+    kinds = {name: _load_kind(name) for name in sorted(names)}
     found = [BASELINE_ENGINE, *(name for name, kind in kinds.items() if _supports(kind, task))]
     return [like.engine] if like is not None and like.engine in found else found
 
 
-def _supports(kind: Any, task: Task) -> bool:
+def _supports(kind: type[Engine], task: Task) -> bool:
     """Whether an engine is installed and runs Hugging Face weights for the task."""
-    weights, generates = getattr(kind, "takes_weights", False), getattr(kind, "generates", False)
-    return weights and (generates or not task.generative) and not missing_packages(kind.requires)
+    can_answer = kind.generates or not task.generative
+    return kind.takes_weights and can_answer and not missing_packages(kind.requires)
 
 
 def preload_modules_of(name: str) -> tuple[str, ...]:
     """The slow modules that an engine imports, if it says; see ``processes.child.call``."""
-    found: tuple[str, ...] = getattr(load_entry_point(GROUP, name), "imports", ())
-    return found
+    return _load_kind(name).imports
 
 
 def fastest(
@@ -92,13 +91,12 @@ def load_engine(artifact: Artifact, threads: int, name: str | None = None) -> En
     Hugging Face weights run on torch, and a warning is logged, where the engine that was fastest when they were made
     is not installed here. Raises ``MissingPackage`` for files that only such an engine reads.
     """
-    engine: Engine = _kind(artifact, name or artifact.engine)(artifact.folder, threads)
-    return engine
+    return _kind(artifact, name or artifact.engine)(artifact.folder, threads)
 
 
 def supports_token_streaming(artifact: Artifact) -> bool:
     """Whether the artifact's engine knows how to write texts token by token."""
-    return hasattr(_kind(artifact, artifact.engine), "stepper")
+    return _kind(artifact, artifact.engine).decodes
 
 
 def load_decoder(artifact: Artifact, threads: int, memory: int) -> DecodeEngine:
@@ -107,24 +105,28 @@ def load_decoder(artifact: Artifact, threads: int, memory: int) -> DecodeEngine:
     Chosen and refused as by ``load_engine``; raises ``InvalidPlan`` for an engine that cannot.
     """
     kind = _kind(artifact, artifact.engine)
-    if not hasattr(kind, "stepper"):
+    if not kind.decodes:
         raise InvalidPlan(f"the engine '{artifact.engine}' cannot write texts token by token")
-    stepper: DecodeEngine = kind.stepper(artifact.folder, threads, memory)
-    return stepper
+    return kind.make_decoder(artifact.folder, threads, memory)
 
 
-def _kind(artifact: Artifact, wanted: str) -> Any:
-    kind = load_entry_point(GROUP, wanted)
+def _load_kind(name: str) -> type[Engine]:
+    kind: type[Engine] = load_entry_point(GROUP, name)
+    return kind
+
+
+def _kind(artifact: Artifact, wanted: str) -> type[Engine]:
+    kind = _load_kind(wanted)
     if missing := missing_packages(kind.requires):
         if artifact.form == COMPILED or wanted == BASELINE_ENGINE:
             raise _install_error(wanted, missing)
         log.warning(
             "the engine %s needs %s: %s runs on %s", wanted, ", ".join(missing), artifact.folder, BASELINE_ENGINE
         )
-        kind = load_entry_point(GROUP, BASELINE_ENGINE)
+        kind = _load_kind(BASELINE_ENGINE)
     return kind
 
 
 def _install_error(engine: str, packages: list[str]) -> MissingPackage:
-    install = getattr(load_entry_point(GROUP, engine), "install", "fastserve-core[engines]")
+    install = _load_kind(engine).install
     return MissingPackage(f"the engine '{engine}' needs {', '.join(packages)}: pip install '{install}'")

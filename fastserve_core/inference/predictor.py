@@ -68,8 +68,7 @@ class Predictor:
 
     def _run_all(self, batches: Sequence[Sequence[Encoded]]) -> Iterator[Arrays]:
         inputs = (self.task.collate(batch) for batch in batches)
-        run_all = getattr(self.engine, "run_all", None) if len(batches) > 1 else None
-        return run_all(inputs) if run_all is not None else map(self.engine.run, inputs)
+        return self.engine.run_all(inputs) if len(batches) > 1 else map(self.engine.run, inputs)
 
     def score(self, rows: Sequence[Row], batch_size: int = 32) -> dict[str, float]:
         """The task's measures over labelled rows."""

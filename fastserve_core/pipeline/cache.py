@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifacts.artifact import MANIFEST, Artifact, is_artifact, load_artifact
 from fastserve_core.artifacts.hashing import stable_hash
-from fastserve_core.plugins.contexts import StagedArtifact
+from fastserve_core.plugins.requests import StagedArtifact
 
 if TYPE_CHECKING:
     from fastserve_core.artifacts.store import Store
@@ -25,7 +25,7 @@ def content_key(key: Mapping[str, Any]) -> str:
     return stable_hash({name: value for name, value in key.items() if name != MEASUREMENT_KEYS})
 
 
-def find_equivalent_result(store: Store, active: ActivePlugin, key: Mapping[str, Any]) -> Artifact | None:
+def find_equivalent_result(store: Store, active: ActivePlugin[Any], key: Mapping[str, Any]) -> Artifact | None:
     """A published result with the same bytes, measured for another engine."""
     wanted = content_key(key)
     for folder in store.results(active.place, active.name):

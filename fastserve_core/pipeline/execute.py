@@ -17,10 +17,11 @@ from fastserve_core.data.prepare import prepare_dataset
 from fastserve_core.errors import FastServeError, InvalidModel, InvalidPlan, wrap_write_errors
 from fastserve_core.events import Event, Preflight, RunFinished, RunPlanned, Step
 from fastserve_core.models.resolve import resolve_model
-from fastserve_core.pipeline.context import Pipeline
+from fastserve_core.pipeline.context import make_serve_context, make_train_context
+from fastserve_core.pipeline.executed_stages import ExecutedStages
 from fastserve_core.pipeline.plan import TO_DO, plan_run
-from fastserve_core.pipeline.recipe_trial import searches_compressors_only
 from fastserve_core.pipeline.record import RunRecord
+from fastserve_core.pipeline.session import Session
 from fastserve_core.pipeline.settings import Settings, read_settings
 from fastserve_core.plugins.hookspecs import hookimpl
 from fastserve_core.serving.serve import serve_until_signal
@@ -39,12 +40,12 @@ class LogObserver:
         log.log(logging.DEBUG if isinstance(event, Step) else logging.INFO, "%s", event)
 
 
-def execute(cfg: DictConfig, folder: Path, fixed: frozenset[str] = frozenset()) -> RunRecord:
+def execute(cfg: DictConfig, folder: Path, user_overrides: frozenset[str] = frozenset()) -> RunRecord:
     """Run the chosen stages; writes ``config.yaml`` and ``run.json`` into the folder.
 
     Raises ``FastServeError``; a failed run's record says so and keeps the stages that were done.
     """
-    settings = read_settings(cfg, fixed)
+    settings = read_settings(cfg, user_overrides)
     settings.registry.add_observer(LogObserver())
     if not any(settings.registry.plugins_for(stage) for stage in ("tune", "train", "compress", "serve")):
         raise InvalidPlan("no stage is chosen: add plugins, e.g. '+plugin=[torch_ddp,neural_compressor]'")
@@ -53,8 +54,8 @@ def execute(cfg: DictConfig, folder: Path, fixed: frozenset[str] = frozenset()) 
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
     record = RunRecord(folder, settings.task.name, settings.general.seed, command=shlex.join(sys.argv[1:]))
     try:
-        pipeline = start(settings, record)
-        run_stages(pipeline)
+        stages = start(settings, record)
+        stages.run()
     except BaseException as error:
         record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         record.error = str(error)
@@ -64,11 +65,11 @@ def execute(cfg: DictConfig, folder: Path, fixed: frozenset[str] = frozenset()) 
     record.status = "done"
     record.write()
     settings.registry.notify(RunFinished(folder, record.as_json()))
-    serve(pipeline, folder)
+    serve(stages.session, stages.artifact, folder)
     return record
 
 
-def start(settings: Settings, record: RunRecord) -> Pipeline:
+def start(settings: Settings, record: RunRecord) -> ExecutedStages:
     """Everything that is checked before the first stage: data, model, disk, memory."""
     store = Store(settings.home)
     data = None
@@ -78,12 +79,12 @@ def start(settings: Settings, record: RunRecord) -> Pipeline:
     model = resolve_model(settings.model, settings.task, data, store, settings.general.seed)
     store.check_space(DISK_SPACE_FACTOR * folder_size(model.folder))
     _check_start(settings, model)
-    pipeline = Pipeline(settings, store, data, model, record)
-    stages = plan_run(pipeline)
-    pipeline.tell(RunPlanned(tuple(stages)))
-    if any(stage in ("tune", "train") and state == TO_DO for stage, _, state in stages):
-        check_estimates(pipeline)
-    return pipeline
+    session = Session(settings, store, data, record)
+    plan = plan_run(session, model)
+    session.emit(RunPlanned(tuple(plan)))
+    if any(stage in ("tune", "train") and state == TO_DO for stage, _, state in plan):
+        check_estimates(session, model)
+    return ExecutedStages(session, model)
 
 
 def _check_start(settings: Settings, model: Artifact) -> None:
@@ -101,15 +102,20 @@ def _check_start(settings: Settings, model: Artifact) -> None:
         )
 
 
-def check_estimates(pipeline: Pipeline) -> None:
-    """Say what training will take, and refuse what would not fit into memory."""
-    registry = pipeline.settings.registry
-    for trainer in registry.plugins_for("train"):
-        run = pipeline.run_for("train", pipeline.store.home, pipeline.model)
-        estimate: Preflight | None = registry.call(trainer, "preflight", optional=True, run=run)
-        if estimate is not None:
-            pipeline.tell(estimate)
-            _check_memory(estimate, pipeline.settings)
+def check_estimates(session: Session, model: Artifact) -> None:
+    """Report what training will take.
+
+    Raises:
+        InvalidModel: The training is not expected to fit into memory.
+    """
+    trainer = session.registry.trainer
+    if trainer is None:
+        return
+    context = make_train_context(session, session.store.home, model)
+    estimate: Preflight | None = session.registry.call(trainer, "preflight", optional=True, run=context)
+    if estimate is not None:
+        session.emit(estimate)
+        _check_memory(estimate, session.settings)
 
 
 def _check_memory(estimate: Preflight, settings: Settings) -> None:
@@ -125,23 +131,13 @@ def folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
 
 
-def run_stages(pipeline: Pipeline) -> None:
-    """tune, train and compress, as far as they have plugins; a tuner of compressors alone comes after training."""
-    registry = pipeline.settings.registry
-    late = searches_compressors_only(registry)
-    found = pipeline.tune() if registry.plugins_for("tune") and not late else {}
-    if registry.plugins_for("train"):
-        pipeline.train(found)
-    found = pipeline.tune() if late else found
-    if registry.plugins_for("compress"):
-        pipeline.compress(found)
-
-
-def serve(pipeline: Pipeline, folder: Path) -> None:
-    """Serve the best model, if a server is chosen."""
-    for active in pipeline.settings.registry.plugins_for("serve"):
-        work = folder / "serve"
-        work.mkdir(exist_ok=True)
-        run = pipeline.run_for("serve", work, pipeline.model)
-        serve_until_signal(pipeline.settings.registry.call(active, "serve", run=run), pipeline.model.folder)
-        shutil.rmtree(work, ignore_errors=True)
+def serve(session: Session, model: Artifact, folder: Path) -> None:
+    """Serve the model until a signal, if a server is chosen."""
+    server = session.registry.server
+    if server is None:
+        return
+    work = folder / "serve"
+    work.mkdir(exist_ok=True)
+    context = make_serve_context(session, work, model)
+    serve_until_signal(session.registry.call(server, "serve", run=context), model.folder)
+    shutil.rmtree(work, ignore_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from fastserve_core.artifacts.artifact import Artifact, load_artifact
 from fastserve_core.artifacts.files import copy_tree, read_json
@@ -12,58 +11,57 @@ from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.artifacts.store import result_id
 from fastserve_core.errors import InvalidModel
 from fastserve_core.events import StageStarted
+from fastserve_core.pipeline.produce import seal
 from fastserve_core.pipeline.record import StageRecord
-from fastserve_core.plugins.contexts import StagedArtifact
-
-if TYPE_CHECKING:
-    from fastserve_core.pipeline.context import Pipeline
+from fastserve_core.pipeline.session import Session
+from fastserve_core.plugins.requests import StagedArtifact
 
 
-def has_measurements_for(pipeline: Pipeline, model: Artifact) -> bool:
+def has_measurements_for(session: Session, model: Artifact) -> bool:
     """Whether the model's measures are of this run's data, so that a candidate may be judged by them."""
-    data = pipeline.data.fingerprint if pipeline.data is not None else ""
+    data = session.fingerprint
     return bool(model.measures) and model.manifest.lineage[-1].get("data") == data
 
 
-def import_checkpoint(pipeline: Pipeline, model: Artifact) -> Artifact:
+def import_checkpoint(session: Session, model: Artifact) -> Artifact:
     """The same model as a published artifact; raises ``InvalidModel`` when it was not trained for the task."""
-    _check_importable(pipeline, model)
+    _check_importable(session, model)
     begin = time.perf_counter()
-    with pipeline.store.claim(imported_artifact_key(pipeline, model), pipeline.warn) as claim:
+    with session.store.claim(imported_artifact_id(session, model), session.warn) as claim:
         status = "reused" if claim.published else "done"
         if not claim.published:
-            pipeline.tell(StageStarted("model", "checkpoint"))
+            session.emit(StageStarted("model", "checkpoint"))
             folder = claim.partial / "draft"
             copy_tree(model.folder, folder)
             draft = StagedArtifact(folder, model.engine, model.form, tuple(model.manifest.labels))
-            data = pipeline.data.fingerprint if pipeline.data is not None else ""
+            data = session.fingerprint
             entry = {"stage": "model", "plugin": "checkpoint", "data": data, "parent": model.digest}
-            pipeline.seal(draft, model, entry)
+            seal(session, draft, model, entry)
             claim.publish(folder)
     artifact = load_artifact(claim.final)
     seconds = round(time.perf_counter() - begin, 2)
     line = StageRecord("model", "checkpoint", "", status, seconds, str(claim.final), artifact.digest)
-    pipeline.note(replace(line, measures=artifact.measures))
+    session.record_stage(replace(line, measures=artifact.measures))
     return artifact
 
 
-def imported_artifact_key(pipeline: Pipeline, model: Artifact) -> str:
+def imported_artifact_id(session: Session, model: Artifact) -> str:
     """The result's name in the store."""
-    task, data = pipeline.settings.task, pipeline.data
-    engine = pipeline.settings.general.engine
+    task, data = session.settings.task, session.data
+    engine = session.settings.general.engine
     key = stable_hash([model.digest, data.fingerprint if data else "", task.name, vars(task.options), engine])
     return result_id("model", "checkpoint", key)
 
 
-def _check_importable(pipeline: Pipeline, model: Artifact) -> None:
-    task = pipeline.settings.task
+def _check_importable(session: Session, model: Artifact) -> None:
+    task = session.settings.task
     classes = read_json(model.folder / "config.json").get("architectures") or ["?"]
     if not any(str(one).endswith(task.head) for one in classes):
         raise InvalidModel(
             f"{model.folder} is a {classes[0]}, without a trained head for {task.name}: "
             "train it first, e.g. with +plugin=[torch_ddp,…]"
         )
-    wanted = pipeline.data.labels if pipeline.data is not None else ()
+    wanted = session.data.labels if session.data is not None else ()
     strangers = sorted(set(wanted) - set(model.manifest.labels))
     if strangers:
         raise InvalidModel(

@@ -1,113 +1,68 @@
-"""Compression recipes as a tuner tries them: what it searches, one trial, and the number that the trial gets."""
+"""One trial of a compression recipe, and its score."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.config.nodes import GateOptions
-from fastserve_core.errors import ErrorCollector, InvalidPlan, StageFailed, did_you_mean
-from fastserve_core.pipeline.record import RunRecord
-from fastserve_core.plugins.contexts import Budget, TrialRequest, TrialResult
+from fastserve_core.errors import StageFailed
+from fastserve_core.pipeline.session import Session
+from fastserve_core.pipeline.stages import Stages
+from fastserve_core.plugins.requests import Budget, TrialRequest, TrialResult
 
-if TYPE_CHECKING:
-    from fastserve_core.pipeline.context import Pipeline
-    from fastserve_core.plugins.registry import ActivePlugin, Registry
-
-TRAIN, COMPRESS = "train", "compress"
+StagesFactory = Callable[[Session, Artifact], Stages]
+"""Makes the stages of a trial: given as an argument, because the search is a stage itself."""
 REJECTED_SCORE = 16.0
-"""What the gate's refusal costs: more than any recipe gains, for what is refused is not used in the end."""
+"""Subtracted if the gate refuses: more than any recipe gains, because a refused candidate is not used in the end."""
 MIN_DROP = 0.01
-"""``gate.max_quality_drop=0`` must not make every loss of quality alike; a hundredth is then the unit."""
+"""The unit of a loss of quality if ``gate.max_quality_drop`` is 0, so that losses still differ."""
+MEASURES = ("quality_validation", "latency_ms_p50", "throughput_per_s", "size_bytes")
 
 
-# -- what is searched --------------------------------------------------------------------------------
+def run_compression_trial(
+    make_stages: StagesFactory, session: Session, model: Artifact, trial: TrialRequest, is_joint: bool
+) -> TrialResult:
+    """Run the chain of compressors with the trial's options; a joint trial trains the model first.
 
-
-def stages_of(tuner: ActivePlugin) -> frozenset[str]:
-    """The stages that a tuner searches: those of its ``searches`` (paths of options), else the trainer's alone."""
-    paths: tuple[str, ...] = getattr(tuner.plugin, "searches", ())
-    return frozenset(path.partition(".")[0] for path in paths) or frozenset({TRAIN})
-
-
-def searches_compressors_only(registry: Registry) -> bool:
-    """Whether the tuner works on the trained model, for it searches compressors only."""
-    return any(stages_of(tuner) == {COMPRESS} for tuner in registry.plugins_for("tune"))
-
-
-def searched_paths(registry: Registry, tuner: ActivePlugin) -> list[ActivePlugin]:
-    """The plugins whose options the tuner may choose."""
-    stages = stages_of(tuner)
-    return [active for place in (TRAIN, COMPRESS) if place in stages for active in registry.plugins_for(place)]
-
-
-def options_by_path(plugins: list[ActivePlugin]) -> dict[str, Any]:
-    return {f"{active.path}.{name}": value for active in plugins for name, value in asdict(active.options).items()}
-
-
-def check_searches(registry: Registry, tuner: ActivePlugin) -> None:
-    """Refuse a tuner that lacks a trainer, or searches what is not chosen; every fault at once."""
-    if TRAIN in stages_of(tuner) and not registry.plugins_for(TRAIN):
-        raise InvalidPlan(
-            "a tuner needs a trainer to make its trials: add one, e.g. +plugin=[nevergrad,torch_ddp], "
-            "or search the compressors of a trained model"
-        )
-    faults = ErrorCollector()
-    for names, says in (("searches", "searches"), ("conditions", "has a condition on")):
-        for path in getattr(tuner.plugin, names, ()):
-            with faults.collect():
-                _check_path(registry, f"{tuner.path} {says}", path)
-    faults.raise_if_any()
-
-
-def _check_path(registry: Registry, says: str, path: str) -> None:
-    chosen = {active.path: active for place in (TRAIN, COMPRESS) for active in registry.plugins_for(place)}
-    owner, _, _ = path.rpartition(".")
-    if owner not in chosen:
-        hint = did_you_mean(owner, chosen)
-        raise InvalidPlan(f"{says} '{path}', but no trainer or compressor '{owner}' is chosen{hint}")
-    known = options_by_path([chosen[owner]])
-    if path not in known:
-        raise InvalidPlan(f"{says} '{path}', and there is no such option{did_you_mean(path, known)}")
-
-
-# -- one trial ---------------------------------------------------------------------------------------
-
-
-def run_compression_trial(pipeline: Pipeline, trial: TrialRequest, joint: bool) -> TrialResult:
-    """The chain of compressors with the trial's options; a joint trial trains the model first.
-
-    Every stage goes through the store, so that what a killed search had done is found again, and so is the winner.
+    Every stage goes through the store, so that a resumed search finds what was done, and the run finds the winner.
     """
-    original = _trained_model(pipeline, trial.options, trial.budget) if joint else pipeline.model
-    standard = _trained_model(pipeline, {}, trial.budget) if joint else original
-    tried = replace(pipeline, trial=True, model=original, record=RunRecord(None, pipeline.record.task, 0))
-    made = tried.compress(trial.options)
-    refused = "; ".join(f"{line.plugin}: {line.reason}" for line in tried.record.stages if line.reason)
-    speedup = tried.record.stages[-1].measures["speedup"]
+    settings = session.settings
+    original = _train(make_stages, session, model, trial.options, trial.budget) if is_joint else model
+    standard = _train(make_stages, session, model, {}, trial.budget) if is_joint else original
+    stages = make_stages(session.for_trial(session.budget), original)
+    made = _require(stages.compress(trial.options))
+    lines = stages.session.record.stages
+    refused = "; ".join(f"{line.plugin}: {line.reason}" for line in lines if line.reason)
+    speedup = lines[-1].measures["speedup"]
     smaller = original.size_bytes / made.size_bytes
-    quality = _quality(pipeline, made)
-    drop = _quality(pipeline, standard) - quality
-    found = score([*speedup.values(), smaller], drop, bool(refused), pipeline.settings.general.gate)
-    kept = ("quality_validation", "latency_ms_p50", "throughput_per_s", "size_bytes")
-    measures = {name: made.measures[name] for name in kept}
+    quality = _quality(session, made)
+    drop = _quality(session, standard) - quality
+    objective = score([*speedup.values(), smaller], drop, bool(refused), settings.general.gate)
+    measures: dict[str, Any] = {name: made.measures[name] for name in MEASURES}
     measures |= {"speedup": dict(speedup), "smaller": round(smaller, 4), "objective": quality}
     measures |= {"quality_drop": round(drop, 6), "accepted": not refused, "refused": refused}
-    steps = trial.budget.steps or 0 if joint else 0
-    return TrialResult(found, dict(made.measures["quality_validation"]), steps, measures=measures)
+    steps = trial.budget.steps or 0 if is_joint else 0
+    return TrialResult(objective, dict(made.measures["quality_validation"]), steps, measures=measures)
 
 
-def _trained_model(pipeline: Pipeline, options: Mapping[str, Any], budget: Budget) -> Artifact:
-    """A short training's model, from the store or made."""
-    record = RunRecord(None, pipeline.record.task, 0)
-    return replace(pipeline, trial=True, budget=budget, record=record).train(options)
+def _train(
+    make_stages: StagesFactory, session: Session, model: Artifact, options: Mapping[str, Any], budget: Budget
+) -> Artifact:
+    """Return the model of a short training, from the store or made."""
+    return _require(make_stages(session.for_trial(budget), model).train(options))
 
 
-def _quality(pipeline: Pipeline, model: Artifact) -> float:
-    quality = pipeline.settings.task.objective(model.measures["quality_validation"])
+def _require(model: Artifact | None) -> Artifact:
+    if model is None:
+        raise StageFailed("a trial's stages made no model")
+    return model
+
+
+def _quality(session: Session, model: Artifact) -> float:
+    quality = session.settings.task.objective(model.measures["quality_validation"])
     if not math.isfinite(quality):
         raise StageFailed(f"the quality on the validation split is {quality}")
     return quality
@@ -118,9 +73,8 @@ def score(times: list[float], drop: float, refused: bool, gate: GateOptions) -> 
 
     ``times`` are how many times as good it is as the original in latency, throughput and size. The mean of their
     base-2 logarithms counts a doubling alike wherever it starts, and a halving as its opposite: 1.0 is twice as good
-    in all three. Of ``drop`` (in the task's objective, on the validation split) what ``gate.max_quality_drop``
-    allows is free,
-    and each further time as much costs 1.0: to be twice as good in everything is not worth to lose twice what is
+    in all three. Of ``drop`` (in the task's objective, on the validation split), ``gate.max_quality_drop`` is free, and
+    each further time as much costs 1.0: to be twice as good in everything is not worth to lose twice what is
     allowed. What the gate refuses comes after all that it accepts, but keeps its order (as in Deb's feasibility rules,
     2000): the tuner learns from it which way to go, and never takes it while there is another.
     """

@@ -6,31 +6,29 @@ import socket
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact, Manifest
 from fastserve_core.data.dataset import load_dataset
 from fastserve_core.errors import FastServeError, StageFailed
-from fastserve_core.plugins.contexts import Budget, Run, StagedArtifact
-from fastserve_core.plugins.registry import Registry
+from fastserve_core.plugins.contexts import TrainContext
+from fastserve_core.plugins.registry import ActivePlugin, Registry
+from fastserve_core.plugins.requests import Budget, StagedArtifact
 from fastserve_core.tasks.load import load_task
 
-if TYPE_CHECKING:
-    from fastserve_core.plugins.registry import ActivePlugin
 
-
-def serialize_trial(active: ActivePlugin, run: Run) -> dict[str, Any]:
+def serialize_trial(active: ActivePlugin[Any], context: TrainContext) -> dict[str, Any]:
     """What ``run_remote_trial`` needs to have the trainer do this run."""
     return {
         "trainer": [active.name, asdict(active.options)],
-        "model": str(run.model.folder),
-        "manifest": [run.model.digest, asdict(run.model.manifest)],
-        "task": [run.task.name, vars(run.task.options), list(run.labels)],
-        "data": str(run.data.folder),
-        "folder": str(run.folder),
-        "seed": run.seed,
-        "threads": run.threads,
-        "budget": asdict(run.budget),
+        "model": str(context.model.folder),
+        "manifest": [context.model.digest, asdict(context.model.manifest)],
+        "task": [context.task.name, vars(context.task.options), list(context.labels)],
+        "data": str(context.data.folder),
+        "folder": str(context.folder),
+        "seed": context.seed,
+        "threads": context.threads,
+        "budget": asdict(context.budget),
     }
 
 
@@ -45,17 +43,17 @@ def run_remote_trial(order: Mapping[str, Any]) -> dict[str, Any]:
                 )
         registry = Registry()
         active = registry.activate("train", *order["trainer"])
-        run = Run(
+        context = TrainContext(
             model=_model(order),
             task=load_task(*order["task"]),
             folder=Path(order["folder"]),
             seed=order["seed"],
             threads=order["threads"],
             emit=lambda event: None,
-            source=load_dataset(Path(order["data"])),
+            data=load_dataset(Path(order["data"])),
             budget=Budget(**order["budget"]),
         )
-        draft: StagedArtifact = registry.call(active, "train", run=run)
+        draft: StagedArtifact = registry.call(active, "train", run=context)
         return {"scores": dict(draft.scores), "steps": draft.steps}
     except FastServeError as error:
         return {"error": str(error)}

@@ -1,37 +1,39 @@
-"""A training that a compressor asks for: the chosen trainer, another model, and a lesson besides the labels."""
+"""A training that a compressor asks for: the run's trainer, another model, and an auxiliary loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from fastserve_core.data.unlabelled import UnlabelledFiles, add_unlabelled
 from fastserve_core.errors import InvalidPlan
-from fastserve_core.plugins.contexts import RetrainRequest, StagedArtifact
-
-if TYPE_CHECKING:
-    from fastserve_core.pipeline.context import Pipeline
+from fastserve_core.pipeline.context import make_train_context
+from fastserve_core.pipeline.session import Session
+from fastserve_core.plugins.requests import RetrainRequest, StagedArtifact
 
 LOSS_GROUP = "fastserve.losses"
-"""What brings the losses of lessons: by name, a class that the trainer makes and calls."""
+"""The entry points of auxiliary losses: by name, a class that the trainer instantiates and calls."""
 
 
-def make_retrainer(pipeline: Pipeline) -> Callable[[RetrainRequest], StagedArtifact]:
-    """``run.retrain``: what the pipeline's trainer makes of a model; the result is a draft, not yet published."""
+def make_retrainer(session: Session) -> Callable[[RetrainRequest], StagedArtifact]:
+    """Return the function behind ``CompressContext.retrain``; its result is not yet published."""
 
-    def train(asked: RetrainRequest) -> StagedArtifact:
-        trainer = next(iter(pipeline.settings.registry.plugins_for("train")), None)
+    def retrain(request: RetrainRequest) -> StagedArtifact:
+        trainer = session.registry.trainer
         if trainer is None:
-            raise InvalidPlan("there is no trainer to train with: add one, e.g. +plugin=[torch_ddp,…]")
-        if asked.lesson is not None and not getattr(trainer.plugin, "takes_lessons", False):
-            raise InvalidPlan(f"the trainer '{trainer.name}' learns from labels only; take torch_ddp")
-        with pipeline.settings.registry.override_options(trainer, asked.options) as changed:
-            run = replace(pipeline.run_for("train", asked.folder, asked.model), lesson=asked.lesson)
-            if asked.unlabelled or asked.rows:
-                texts = UnlabelledFiles(asked.unlabelled, pipeline.settings.data.columns, asked.rows)
-                run = replace(run, source=add_unlabelled(run.data, texts, run.task, pipeline.store))
-            draft: StagedArtifact = pipeline.verb(changed, "train", run)
-        return draft
+            raise InvalidPlan("this compressor needs a trainer: add one, e.g. +plugin=[torch_ddp,…]")
+        if request.auxiliary_loss is not None and not trainer.plugin.supports_auxiliary_loss:
+            raise InvalidPlan(
+                f"the trainer '{trainer.name}' learns from labels only; choose one that supports auxiliary losses"
+            )
+        registry, changed = session.registry.with_overrides(trainer, request.options)
+        beside = session.with_registry(registry)
+        context = make_train_context(beside, request.folder, request.model)
+        context = replace(context, auxiliary_loss=request.auxiliary_loss)
+        if request.unlabelled or request.rows:
+            texts = UnlabelledFiles(request.unlabelled, session.settings.data.columns, request.rows)
+            context = replace(context, data=add_unlabelled(context.data, texts, context.task, session.store))
+        staged: StagedArtifact = beside.call_plugin(changed, "train", context)
+        return staged
 
-    return train
+    return retrain

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fastserve_core.artifacts.artifact import COMPILED, TRAINABLE
 from fastserve_core.artifacts.store import default_home
 from fastserve_core.config.nodes import DataOptions, GateOptions, ModelSpec
 from fastserve_core.config.options import ROOT, parse_options
 from fastserve_core.errors import ErrorCollector, InvalidOption, InvalidPlan
 from fastserve_core.inference.engines import AUTO, check_engine, check_generates
-from fastserve_core.pipeline.recipe_trial import check_searches
+from fastserve_core.pipeline.search_scope import check_search
 from fastserve_core.plugins.hookspecs import OBSERVE, STAGES
 from fastserve_core.plugins.registry import Registry
 from fastserve_core.tasks.load import load_task
@@ -58,7 +58,7 @@ class Settings:
     data: DataOptions
     task: Task
     registry: Registry
-    fixed: frozenset[str] = frozenset()
+    user_overrides: frozenset[str] = frozenset()
 
     @property
     def home(self) -> Path:
@@ -70,10 +70,10 @@ class Settings:
         return any(self.registry.plugins_for(stage) for stage in ("tune", "train", "compress"))
 
 
-def read_settings(cfg: DictConfig, fixed: frozenset[str] = frozenset()) -> Settings:
+def read_settings(cfg: DictConfig, user_overrides: frozenset[str] = frozenset()) -> Settings:
     """Check the whole config and activate its plugins.
 
-    ``fixed`` are the paths that the user set on the command line. Raises every fault together.
+    ``user_overrides`` are the paths that the user set on the command line. Raises every fault together.
     """
     faults = ErrorCollector()
     found: dict[str, Any] = {}
@@ -91,7 +91,7 @@ def read_settings(cfg: DictConfig, fixed: frozenset[str] = frozenset()) -> Setti
     for place, name, options in selected_plugins(cfg):
         read(f"{place}.{name}", registry.activate, place, name, options)
     faults.raise_if_any()
-    settings = Settings(registry=registry, fixed=fixed, **{name: found[name] for name in _FIELDS})
+    settings = Settings(registry=registry, user_overrides=user_overrides, **{name: found[name] for name in _FIELDS})
     check_plan(settings)
     return settings
 
@@ -115,30 +115,28 @@ def _task(node: DictConfig) -> Task:
 
 
 def check_plan(settings: Settings) -> None:
-    """Refuse an order of stages that cannot work, before anything runs."""
+    """Refuse an order of stages that cannot work, before anything runs.
+
+    Raises:
+        InvalidPlan: A plugin lacks another one, or cannot take the result of the one before it.
+    """
     registry, task = settings.registry, settings.task
-    for tuner in registry.plugins_for("tune"):
-        check_searches(registry, tuner)
-    for active in registry.plugins_for("compress"):
-        if getattr(active.plugin, "trains", False) and not registry.plugins_for("train"):
-            raise InvalidPlan(f"'{active.name}' has a trainer train: add one, e.g. +plugin=[torch_ddp,{active.name}]")
+    if registry.tuner is not None:
+        check_search(registry, registry.tuner)
     check_generates(settings.general.engine, task)
-    lowered: str | None = None
-    for active in registry.plugins_for("compress"):
-        tasks: tuple[str, ...] = getattr(active.plugin, "tasks", ())
-        if tasks and task.name not in tasks:
-            raise InvalidPlan(f"plugin '{active.name}' compresses models for {', '.join(tasks)}, not for {task.name}")
-        if (check := getattr(active.plugin, "check_task", None)) is not None:
-            check(task.name)
-        takes, gives = getattr(active.plugin, "form", ("trainable", "trainable"))
-        if lowered and takes == "trainable":
+    compiler: str | None = None
+    for active in registry.compressors:
+        plugin = active.plugin
+        if plugin.trains and registry.trainer is None:
+            raise InvalidPlan(f"'{active.name}' needs a trainer: add one, e.g. +plugin=[torch_ddp,{active.name}]")
+        if plugin.tasks and task.name not in plugin.tasks:
             raise InvalidPlan(
-                f"'{lowered}' makes an engine form, which '{active.name}' cannot take: put '{active.name}' before it"
+                f"plugin '{active.name}' compresses models for {', '.join(plugin.tasks)}, not for {task.name}"
             )
-        lowered = active.name if gives == "engine" else lowered
-
-
-def option_changes(found: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The options below one plugin's path in a mapping by full path."""
-    prefix = path + "."
-    return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+        plugin.check_task(task.name)
+        takes, gives = plugin.form
+        if compiler and takes == TRAINABLE:
+            raise InvalidPlan(
+                f"'{compiler}' makes an engine form, which '{active.name}' cannot take: put '{active.name}' before it"
+            )
+        compiler = active.name if gives == COMPILED else compiler

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pluggy
 
 from fastserve_core.entry_points import PluginEntry, blocked_by_environment, installed_plugins, missing_packages
 from fastserve_core.errors import MissingPackage, PluginError, UnknownName
 from fastserve_core.events import Event, WarningRaised
+from fastserve_core.plugins.base import BASES, Compressor, Plugin, Server, Trainer, Tuner
 from fastserve_core.plugins.hookspecs import API_VERSION, OBSERVE, PROJECT_NAME, REPEATABLE_STAGES, STAGES, Hooks
 
 if TYPE_CHECKING:
@@ -24,11 +24,13 @@ log = logging.getLogger("fastserve")
 
 CONFIG_SECTIONS = (*STAGES, OBSERVE)
 
+P = TypeVar("P", bound=Plugin)
 
-def load_plugin(entry: PluginEntry) -> Any:
+
+def load_plugin(entry: PluginEntry) -> type[Plugin]:
     """The plugin's class, imported and checked: API version, identity, and required packages."""
     try:
-        kind = entry.entry_point.load()
+        kind: type[Plugin] = entry.entry_point.load()
     except (ImportError, AttributeError) as error:
         raise PluginError(f"plugin '{entry.name}' ({entry.source}) could not be imported: {error}") from error
     built_for = getattr(kind, "api_version", None)
@@ -37,27 +39,38 @@ def load_plugin(entry: PluginEntry) -> Any:
             f"plugin '{entry.name}' ({entry.source}) is built for plugin API {built_for}; "
             f"this FastServe has API {API_VERSION}"
         )
+    if not issubclass(kind, Plugin):
+        raise PluginError(
+            f"plugin '{entry.name}' ({entry.source}) must derive from a class of fastserve_core.plugins: "
+            f"{', '.join(base.__name__ for base in BASES.values())}"
+        )
     if not hasattr(kind, "Options"):
         raise PluginError(f"plugin '{entry.name}' ({entry.source}) has no Options dataclass")
-    missing = missing_packages(getattr(kind, "requires", ()))
+    missing = missing_packages(kind.requires)
     if missing:
         raise MissingPackage(f"plugin '{entry.name}' needs {', '.join(missing)}: {entry.install_hint}")
     return kind
 
 
 @dataclass(frozen=True)
-class ActivePlugin:
-    """A plugin in its place, with its typed options."""
+class ActivePlugin(Generic[P]):
+    """A plugin in its section of the config, with its typed options."""
 
     place: str
     name: str
     version: str
-    plugin: Any
+    plugin: P
     options: Any
 
     @property
     def path(self) -> str:
+        """The path of its options in the config, such as ``train.torch_ddp``."""
         return f"{self.place}.{self.name}"
+
+    def select_options(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Take this plugin's options, by name, out of a mapping by full path."""
+        prefix = self.path + "."
+        return {path.removeprefix(prefix): value for path, value in found.items() if path.startswith(prefix)}
 
 
 class Registry:
@@ -66,12 +79,12 @@ class Registry:
     def __init__(self, blocked: Iterable[str] = ()) -> None:
         self._hooks = pluggy.PluginManager(PROJECT_NAME)
         self._hooks.add_hookspecs(Hooks)
-        self._active: dict[str, list[ActivePlugin]] = {place: [] for place in CONFIG_SECTIONS}
+        self._active: dict[str, list[ActivePlugin[Any]]] = {place: [] for place in CONFIG_SECTIONS}
         self._blocked = {*blocked, *blocked_by_environment()}
         self._left_out: set[object] = set()
         self._telling = threading.RLock()
 
-    def activate(self, place: str, name: str, options: Mapping[str, Any] | DictConfig | None) -> ActivePlugin:
+    def activate(self, place: str, name: str, options: Mapping[str, Any] | DictConfig | None) -> ActivePlugin[Any]:
         """Import the plugin, check it and its options, and put it into the place."""
         from fastserve_core.config.options import parse_options
 
@@ -84,6 +97,11 @@ class Registry:
             other = self._active[place][0].name
             raise PluginError(f"stage '{place}' takes one plugin, but '{other}' and '{name}' are chosen")
         kind = load_plugin(known[name])
+        if not issubclass(kind, BASES[place]):
+            raise PluginError(
+                f"plugin '{name}' ({known[name].source}) cannot fill '{place}': its class must derive from "
+                f"fastserve_core.plugins.{BASES[place].__name__}"
+            )
         checked = parse_options(kind.Options, options, f"{place}.{name}")
         plugin = kind(checked)
         self._register(plugin, place, name)
@@ -95,11 +113,31 @@ class Registry:
         """Add an observer that is no installed plugin (the caller's own object)."""
         self._register(observer, OBSERVE, f"{type(observer).__name__}-{id(observer)}")
 
-    def plugins_for(self, place: str) -> list[ActivePlugin]:
-        """The plugins in a place, in the order they were chosen."""
-        return list(self._active[place])
+    def plugins_for(self, section: str) -> list[ActivePlugin[Any]]:
+        """List the plugins of a section of the config, in the order they were chosen."""
+        return list(self._active[section])
 
-    def call(self, active: ActivePlugin, verb: str, optional: bool = False, **arguments: Any) -> Any:
+    @property
+    def tuner(self) -> ActivePlugin[Tuner] | None:
+        """The plugin of the stage ``tune``."""
+        return next(iter(self._active["tune"]), None)
+
+    @property
+    def trainer(self) -> ActivePlugin[Trainer] | None:
+        """The plugin of the stage ``train``."""
+        return next(iter(self._active["train"]), None)
+
+    @property
+    def compressors(self) -> list[ActivePlugin[Compressor]]:
+        """The plugins of the stage ``compress``, in the order they were chosen."""
+        return list(self._active["compress"])
+
+    @property
+    def server(self) -> ActivePlugin[Server] | None:
+        """The plugin of the stage ``serve``."""
+        return next(iter(self._active["serve"]), None)
+
+    def call(self, active: ActivePlugin[Any], verb: str, optional: bool = False, **arguments: Any) -> Any:
         """Run one plugin's verb, with every observer's wrappers around it and no other stage plugin."""
         everyone = [one for place in STAGES for one in self._active[place]]
         others = [one.plugin for one in everyone if one is not active]
@@ -108,34 +146,20 @@ class Registry:
             raise PluginError(f"plugin '{active.path}' returned nothing from '{verb}'")
         return result
 
-    @contextmanager
-    def override_options(self, active: ActivePlugin, changes: Mapping[str, Any]) -> Iterator[ActivePlugin]:
-        """The same plugin with some options replaced, in its place for the length of the block."""
-        changed = self._rebuild(active, changes)
-        self._hooks.unregister(active.plugin)
-        spot = self._active[active.place].index(active)
-        try:
-            self._active[active.place][spot] = changed
-            self._register(changed.plugin, active.place, active.name)
-            yield changed
-        finally:
-            self._hooks.unregister(changed.plugin)
-            self._active[active.place][spot] = active
-            self._register(active.plugin, active.place, active.name)
-
-    def with_overrides(self, active: ActivePlugin, changes: Mapping[str, Any]) -> tuple[Registry, ActivePlugin]:
-        """A registry of the same plugins, this one with some options replaced; for work beside other work."""
+    def with_overrides(self, active: ActivePlugin[P], changes: Mapping[str, Any]) -> tuple[Registry, ActivePlugin[P]]:
+        """Make a registry of the same plugins in which one has some options replaced; this one stays as it is."""
         changed = self._rebuild(active, changes)
         other = Registry()
         other._blocked, other._left_out, other._telling = self._blocked, self._left_out, self._telling
         other._active = {
-            place: [changed if one is active else one for one in self._active[place]] for place in CONFIG_SECTIONS
+            section: [changed if plugin is active else plugin for plugin in plugins]
+            for section, plugins in self._active.items()
         }
         for name, plugin in self._hooks.list_name_plugin():
             other._hooks.register(changed.plugin if plugin is active.plugin else plugin, name)
         return other, changed
 
-    def _rebuild(self, active: ActivePlugin, changes: Mapping[str, Any]) -> ActivePlugin:
+    def _rebuild(self, active: ActivePlugin[P], changes: Mapping[str, Any]) -> ActivePlugin[P]:
         from fastserve_core.config.options import parse_options
 
         values = asdict(active.options) | dict(changes)

@@ -12,8 +12,9 @@ from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.errors import FastServeError
-from fastserve_core.plugins.contexts import Run, Server
+from fastserve_core.plugins.contexts import ServeContext
 from fastserve_core.plugins.registry import Registry
+from fastserve_core.plugins.requests import RunningServer
 from fastserve_core.processes.environment import library_environment
 from fastserve_core.processes.resources import threads_per_process
 from fastserve_core.tasks.load import load_task
@@ -22,7 +23,7 @@ ArtifactResolvers = Mapping[str | None, Callable[[], Artifact]]
 """What finds the artifact of each model that is served, by its name; the first one's is ``None``."""
 
 
-def serve_until_signal(server: Server, model: str | Path, again: ArtifactResolvers | None = None) -> None:
+def serve_until_signal(server: RunningServer, model: str | Path, again: ArtifactResolvers | None = None) -> None:
     """Wait for Ctrl-C or SIGTERM, which are how a server is ended; then drain it.
 
     At SIGUSR1 the server is given what ``again`` finds, where it can take another artifact while it runs.
@@ -50,13 +51,13 @@ def _reload(server: Any, again: ArtifactResolvers) -> None:
         print(f"serving {artifact.folder} now" if changed else f"{artifact.folder} is served already", flush=True)
 
 
-def start_server(artifact: Artifact, plugin: str, options: Mapping[str, Any]) -> Server:
+def start_server(artifact: Artifact, plugin: str, options: Mapping[str, Any]) -> RunningServer:
     """The running server; raises ``UserError`` for a wrong plugin, option or port."""
     library_environment()
     registry = Registry()
     active = registry.activate("serve", plugin, options)
     manifest = artifact.manifest
-    run = Run(
+    context = ServeContext(
         model=artifact,
         task=load_task(manifest.task, manifest.task_options, manifest.labels),
         folder=Path(tempfile.gettempdir()),
@@ -64,5 +65,5 @@ def start_server(artifact: Artifact, plugin: str, options: Mapping[str, Any]) ->
         threads=threads_per_process(),
         emit=registry.notify,
     )
-    server: Server = registry.call(active, "serve", run=run)
+    server: RunningServer = registry.call(active, "serve", run=context)
     return server

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fastserve_core import hookimpl
+from fastserve_core.plugins import Compressor
 from fastserve_core.testing import PluginContract
 
 
@@ -58,3 +59,30 @@ def test_a_plugin_that_compares_by_value_is_noticed() -> None:
 def test_a_stage_that_does_not_exist_is_noticed() -> None:
     with pytest.raises(AssertionError):
         contract("trane").test_the_stage_exists()
+
+
+class Misspelt(Compressor):
+    """Its author meant ``wants_training``."""
+
+    wants_trainin = True
+
+
+class Private(Compressor):
+    """What is its own begins with an underscore."""
+
+    trains = True
+    _rows = 8
+
+    def _read(self) -> None:
+        """Its own."""
+
+
+def test_an_attribute_that_nobody_reads_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="no attribute 'wants_trainin'; did you mean 'wants_training'"):
+        contract("compress").test_it_declares_no_attribute_that_nobody_reads(Misspelt)
+    contract("compress").test_it_declares_no_attribute_that_nobody_reads(Private)
+
+
+def test_a_class_without_its_base_is_noticed() -> None:
+    with pytest.raises(AssertionError):
+        contract("train").test_it_derives_from_the_base_of_its_stage(Misspelt)

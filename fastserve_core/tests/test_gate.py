@@ -73,14 +73,14 @@ def test_a_quality_that_is_no_number_is_refused(tmp_path: Path, original: Artifa
 
 def test_what_is_made_of_a_half_done_model_is_judged_after_the_training() -> None:
     cut, code, teach, quantize = (
-        SimpleNamespace(plugin=SimpleNamespace(**marks))
+        SimpleNamespace(plugin=SimpleNamespace(**{"wants_training": False, "trains": False} | marks))
         for marks in ({"wants_training": True}, {}, {"trains": True}, {})
     )
     chain: list[Any] = [cut, code, teach, quantize]
     assert defers_gate(chain[0], chain[1:])
-    assert defers_gate(chain[1], chain[2:], half_done=True)
+    assert defers_gate(chain[1], chain[2:], is_deferred=True)
     assert not defers_gate(chain[1], chain[2:])
-    assert not defers_gate(chain[2], chain[3:], half_done=True)
+    assert not defers_gate(chain[2], chain[3:], is_deferred=True)
     assert not defers_gate(chain[0], chain[3:])
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.pipeline.context import Pipeline
-from fastserve_core.plugins.contexts import Budget
+from fastserve_core.pipeline.keys import stage_result_id
+from fastserve_core.pipeline.session import Session
+from fastserve_core.plugins.base import Trainer
+from fastserve_core.plugins.requests import Budget
 
 
 @dataclass
@@ -18,7 +20,7 @@ class Options:
     show: bool = False
 
 
-class Plugin:
+class Plugin(Trainer):
     not_in_key = ("show",)
 
 
@@ -30,15 +32,16 @@ def name(**changed: Any) -> str:
     } | changed  # fmt: skip
     task = SimpleNamespace(name=given["task"], options=SimpleNamespace(max_length=given["max_length"]))
     general = SimpleNamespace(seed=given["seed"], engine=given["engine"])
-    settings: Any = SimpleNamespace(task=task, general=general)
+    settings: Any = SimpleNamespace(task=task, general=general, registry=SimpleNamespace(trainer=None))
     model: Any = SimpleNamespace(digest=given["model"])
     data: Any = SimpleNamespace(fingerprint=given["data"])
     none: Any = None
     active: Any = SimpleNamespace(
-        place="train", name=given["plugin"], version=given["version"], path="train.toy", plugin=Plugin(),
+        place="train", name=given["plugin"], version=given["version"], path="train.toy", plugin=Plugin(None),
         options=Options(given["lr"], given["show"]),
     )  # fmt: skip
-    return Pipeline(settings, none, data, model, none, budget=Budget(steps=given["steps"])).name(active, model)
+    session = Session(settings, none, data, none, budget=Budget(steps=given["steps"]))
+    return stage_result_id(session, active, model)
 
 
 @pytest.mark.parametrize(

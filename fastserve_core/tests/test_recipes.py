@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from conftest import Cli, on_torch
 from fastserve_core.config.nodes import GateOptions
 from fastserve_core.errors import InvalidPlan
-from fastserve_core.pipeline.recipe_trial import check_searches, score, searches_compressors_only
+from fastserve_core.pipeline.recipe_trial import score
+from fastserve_core.pipeline.search_scope import check_search, searches_compressors_only
 from fastserve_core.plugins.registry import Registry
 
 GATE = GateOptions(max_quality_drop=0.01)
@@ -74,13 +75,13 @@ def registry(space: dict[str, object], *places: str) -> Registry:
 def test_a_space_over_what_is_not_chosen_is_refused(space: dict[str, object], places: list[str], said: str) -> None:
     chosen = registry(space, *places)
     with pytest.raises(Exception, match=said) as error:
-        check_searches(chosen, *chosen.plugins_for("tune"))
+        check_search(chosen, *chosen.plugins_for("tune"))
     assert issubclass(error.type, InvalidPlan) or "things are wrong" in said
 
 
 def test_a_search_of_compressors_alone_needs_no_trainer_and_comes_after_it() -> None:
     alone = registry({"compress.prune.head_ratio": [0.0, 0.5]}, "compress.prune")
-    check_searches(alone, *alone.plugins_for("tune"))
+    check_search(alone, *alone.plugins_for("tune"))
     assert searches_compressors_only(alone)
     both = {"compress.prune.head_ratio": [0.0, 0.5], "train.torch_ddp.lr": [0.1, 0.5]}
     assert not searches_compressors_only(registry(both, "train.torch_ddp", "compress.prune"))

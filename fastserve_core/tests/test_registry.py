@@ -14,6 +14,7 @@ from fastserve_core import entry_points, hookimpl
 from fastserve_core.entry_points import installed_plugins, load_entry_point, missing_packages
 from fastserve_core.errors import InvalidOption, MissingPackage, PluginError, UnknownName
 from fastserve_core.events import Event, StageStarted, WarningRaised
+from fastserve_core.plugins.base import Compressor, Observer, Trainer
 from fastserve_core.plugins.registry import Registry
 
 
@@ -27,8 +28,8 @@ class ToyOptions:
             raise ValueError("strength must be at most 1")
 
 
-class Toy:
-    api_version = 1
+class Toy(Compressor):
+    api_version = 2
     Options = ToyOptions
 
     def __init__(self, options: ToyOptions) -> None:
@@ -51,8 +52,14 @@ class Missing(Toy):
     requires = ("no_such_package",)
 
 
-class Trainer(Toy):
-    compress = None  # type: ignore[assignment]
+class Idle(Compressor):
+    api_version = 2
+    Options = ToyOptions
+
+
+class ToyTrainer(Trainer):
+    api_version = 2
+    Options = ToyOptions
 
     @hookimpl
     def train(self, run: Any) -> Any:
@@ -77,8 +84,8 @@ class Silent(Toy):
         return None
 
 
-class Failing:
-    api_version = 1
+class Failing(Observer):
+    api_version = 2
     Options = ToyOptions
 
     def __init__(self, options: ToyOptions) -> None:
@@ -91,17 +98,36 @@ class Failing:
 
 
 @dataclass
-class ByValue:
+class ByValue(Compressor):
     options: Any
-    api_version = 1
+    api_version = 2
     Options = ToyOptions
 
 
-class NoOptions:
-    api_version = 1
+class NoOptions(Compressor):
+    api_version = 2
 
 
-KINDS = (Toy, Second, Old, Missing, Trainer, Misspelt, WrongArgument, Silent, Failing, ByValue, NoOptions)
+class Foreign:
+    api_version = 2
+    Options = ToyOptions
+
+
+KINDS = (
+    Toy,
+    Second,
+    Old,
+    Missing,
+    Idle,
+    ToyTrainer,
+    Foreign,
+    Misspelt,
+    WrongArgument,
+    Silent,
+    Failing,
+    ByValue,
+    NoOptions,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -127,9 +153,10 @@ def test_an_unknown_plugin_is_said_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "said"),
     [
-        ("old", PluginError, "built for plugin API 0; this FastServe has API 1"),
+        ("old", PluginError, "built for plugin API 0; this FastServe has API 2"),
         ("missing", MissingPackage, "needs no_such_package: pip install"),
-        ("trainer", PluginError, "implements no 'compress'"),
+        ("idle", PluginError, "implements no 'compress'"),
+        ("toytrainer", PluginError, "must derive from fastserve_core.plugins.Compressor"),
         ("misspelt", PluginError, "comprss"),
         ("wrongargument", PluginError, "runn"),
         ("byvalue", PluginError, "eq=False"),
@@ -167,9 +194,9 @@ def test_only_a_chained_stage_takes_two() -> None:
     chosen.activate("compress", "toy", {})
     chosen.activate("compress", "second", {})
     assert [active.name for active in chosen.plugins_for("compress")] == ["toy", "second"]
-    chosen.activate("train", "trainer", {})
-    with pytest.raises(PluginError, match="stage 'train' takes one plugin, but 'trainer' and 'trainer'"):
-        chosen.activate("train", "trainer", {})
+    chosen.activate("train", "toytrainer", {})
+    with pytest.raises(PluginError, match="stage 'train' takes one plugin, but 'toytrainer' and 'toytrainer'"):
+        chosen.activate("train", "toytrainer", {})
 
 
 def test_a_call_reaches_one_plugin_and_every_observers_wrapper() -> None:
@@ -232,15 +259,28 @@ def test_an_interrupt_in_an_observer_ends_the_run() -> None:
         chosen.notify(WarningRaised("slow"))
 
 
-def test_options_can_be_replaced_for_a_while() -> None:
+def test_a_registry_with_other_options_leaves_the_first_as_it_is() -> None:
     chosen = Registry()
     active = chosen.activate("compress", "toy", {"strength": 0.1})
-    with chosen.override_options(active, {"strength": 0.7}) as changed:
-        assert chosen.call(changed, "compress", run=1) == (1, 0.7)
+    other, changed = chosen.with_overrides(active, {"strength": 0.7})
+    assert other.call(changed, "compress", run=1) == (1, 0.7)
+    assert other.compressors == [changed]
     assert chosen.call(active, "compress", run=1) == (1, 0.1)
-    with pytest.raises(InvalidOption), chosen.override_options(active, {"strength": 3}):
-        pass
-    assert chosen.call(active, "compress", run=1) == (1, 0.1)
+    assert chosen.compressors == [active]
+    with pytest.raises(InvalidOption):
+        chosen.with_overrides(active, {"strength": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "message"),
+    [
+        ("foreign", "compress", "must derive from a class of fastserve_core.plugins: Trainer, Tuner"),
+        ("toy", "train", "cannot fill 'train': its class must derive from fastserve_core.plugins.Trainer"),
+    ],
+)
+def test_a_plugin_derives_from_the_base_of_its_stage(name: str, place: str, message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        Registry().activate(place, name, {})
 
 
 def test_a_verb_that_returns_nothing_is_said() -> None:

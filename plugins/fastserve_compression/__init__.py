@@ -9,7 +9,7 @@ from typing import ClassVar
 from fastserve_compression.run_in_child import run_in_child
 from fastserve_core import hookimpl
 from fastserve_core.errors import ErrorCollector, InvalidOption
-from fastserve_core.plugins import Run, StagedArtifact
+from fastserve_core.plugins import CompressContext, Compressor, StagedArtifact
 
 UNSTRUCTURED = "unstructured"
 PATTERN = re.compile(r"(\d+):(\d+)")
@@ -106,10 +106,10 @@ class VectorQuantizeOptions:
         faults.raise_if_any()
 
 
-class Prune:
+class Prune(Compressor):
     """The compressor that cuts out attention heads, neurons and layers."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors")
     wants_training: ClassVar[bool] = True
     Options = PruneOptions
@@ -118,16 +118,16 @@ class Prune:
         self.options = options
 
     @hookimpl
-    def compress(self, run: Run) -> StagedArtifact:
+    def compress(self, run: CompressContext) -> StagedArtifact:
         return run_in_child(
             "fastserve_compression.prune", run, data=run.data.folder, options=vars(self.options), seed=run.seed
         )
 
 
-class VectorQuantize:
+class VectorQuantize(Compressor):
     """The compressor that codes embedding tables."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors", "sklearn")
     wants_training: ClassVar[bool] = True
     Options = VectorQuantizeOptions
@@ -136,7 +136,7 @@ class VectorQuantize:
         self.options = options
 
     @hookimpl
-    def compress(self, run: Run) -> StagedArtifact:
+    def compress(self, run: CompressContext) -> StagedArtifact:
         data = run.data.folder if self.options.weighted else None
         # scikit-learn adds up in the order in which its threads end: each part gets one, so that equal runs give
         # equal bytes, and there are as many parts at a time as threads

@@ -11,7 +11,7 @@ from fastserve_core import hookimpl
 from fastserve_core.artifacts import Artifact, hash_files, json_digest, load_artifact
 from fastserve_core.data import resolve_paths
 from fastserve_core.errors import ErrorCollector, InvalidModel, InvalidOption
-from fastserve_core.plugins import AuxiliaryLoss, Run, StagedArtifact
+from fastserve_core.plugins import AuxiliaryLoss, CompressContext, Compressor, StagedArtifact
 
 OPTION_PATH = "compress.distill"
 WITHOUT_LABELS = ("causal_lm", "pretraining")
@@ -94,10 +94,10 @@ class DistillOptions:
         return list(given) if proper else []
 
 
-class Distill:
+class Distill(Compressor):
     """The compressor that trains; the trainer of the run does the work."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors")
     trains: ClassVar[bool] = True
     reads_files: ClassVar[tuple[str, ...]] = ("unlabelled",)
@@ -116,7 +116,7 @@ class Distill:
                 )
 
     @hookimpl
-    def compress(self, run: Run) -> StagedArtifact:
+    def compress(self, run: CompressContext) -> StagedArtifact:
         teacher, student = self._teacher(run), run.model
         if self.options.layers is not None:
             student = self._student(run, teacher)
@@ -132,10 +132,10 @@ class Distill:
         rows = AugmentedRows(run.data.rows("train"), options.augment, run.seed) if options.augment else ()
         return run.retrain(student, changes, lesson, options.files, rows)
 
-    def _teacher(self, run: Run) -> Artifact:
+    def _teacher(self, run: CompressContext) -> Artifact:
         """The teacher; raises ``InvalidModel`` for one of another task or other labels, which would teach nonsense."""
         if self.options.teacher is None:
-            return run.original or run.model
+            return run.original
         teacher = load_artifact(Path(self.options.teacher).expanduser().absolute(), verify=True)
         if teacher.manifest.task != run.task.name or tuple(teacher.manifest.labels) != run.labels:
             raise InvalidModel(
@@ -144,10 +144,10 @@ class Distill:
             )
         return teacher
 
-    def _student(self, run: Run, teacher: Artifact) -> Artifact:
+    def _student(self, run: CompressContext, teacher: Artifact) -> Artifact:
         from fastserve_core.processes import PRELOAD_MODULES, run_in_child
 
-        folder = run.fresh_folder("student")
+        folder = run.clean_folder("student")
         request = {
             "teacher": teacher.folder,
             "student": folder,

@@ -8,7 +8,7 @@ from typing import ClassVar
 from fastserve_compression.run_in_child import run_in_child
 from fastserve_core import hookimpl
 from fastserve_core.errors import InvalidOption, did_you_mean
-from fastserve_core.plugins import Run, StagedArtifact
+from fastserve_core.plugins import CompressContext, Compressor, StagedArtifact
 
 HERE = "compress.mixed_precision"
 FORMATS = {"bf16": "bfloat16", "fp16": "float16"}
@@ -31,10 +31,10 @@ class MixedPrecisionOptions:
             )
 
 
-class MixedPrecision:
+class MixedPrecision(Compressor):
     """The compressor that halves the weights; what comes out trains on."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors")
     Options = MixedPrecisionOptions
 
@@ -42,7 +42,7 @@ class MixedPrecision:
         self.options = options
 
     @hookimpl
-    def compress(self, run: Run) -> StagedArtifact:
+    def compress(self, run: CompressContext) -> StagedArtifact:
         return run_in_child(
             "fastserve_compression.half_precision", run, dtype=self.options.dtype, keep=self.options.keep
         )

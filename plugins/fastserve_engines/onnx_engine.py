@@ -10,13 +10,14 @@ import numpy as np
 
 from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import InvalidArtifact, InvalidPlan, MissingPackage
+from fastserve_core.inference import Engine
 from fastserve_core.tasks import Arrays
 
 MODEL = "model.onnx"
 GENERATED_FILES = ("onnx", "onnxscript", "torch")
 
 
-class ONNXRuntimeEngine:
+class ONNXRuntimeEngine(Engine):
     """Reads ``model.onnx``; one request at a time, in fp32 where the file is.
 
     A folder of Hugging Face weights is lowered when it is first used, and found in the store from then on.
@@ -25,7 +26,6 @@ class ONNXRuntimeEngine:
     requires: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     install: ClassVar[str] = "fastserve-core[onnx]"
     takes_weights: ClassVar[bool] = True
-    generates: ClassVar[bool] = False
 
     def __init__(self, folder: Path, threads: int) -> None:
         import onnxruntime

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastserve_core.artifacts import max_positions
 from fastserve_core.errors import InvalidArtifact, InvalidPlan
+from fastserve_core.inference import Engine
 from fastserve_core.processes import hide_package
 from fastserve_core.tasks import Arrays, DecodeEngine
 from fastserve_engines.causal_engine import CONFIG, INPUT_NAMES, CausalRunner, is_causal
@@ -29,7 +30,7 @@ POSITION_OFFSET = 2
 """Some models count their positions from 2 on, so that they read two tokens fewer than they have positions for."""
 
 
-class OpenVINOEngine:
+class OpenVINOEngine(Engine):
     """Reads ``openvino_model.xml`` and ``.bin``.
 
     One input is answered with all threads, for the least latency. Of many batches each thread answers its own: seen
@@ -41,6 +42,7 @@ class OpenVINOEngine:
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
     takes_weights: ClassVar[bool] = True
     generates: ClassVar[bool] = True
+    decodes: ClassVar[bool] = True
 
     def __init__(self, folder: Path, threads: int) -> None:
         with hide_package("openvino_telemetry"):
@@ -119,7 +121,7 @@ class OpenVINOEngine:
         return self._causal.generate(inputs, options)
 
     @staticmethod
-    def stepper(folder: Path, threads: int, memory: int) -> DecodeEngine:
+    def make_decoder(folder: Path, threads: int, memory: int) -> DecodeEngine:
         from fastserve_engines.paged_attention import PagedDecodeEngine
 
         return PagedDecodeEngine(_files(folder, threads) / MODEL, folder, threads, memory)

@@ -7,17 +7,19 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fastserve_core.inference import Engine
 from fastserve_core.processes import PRELOAD_MODULES
 from fastserve_core.tasks import Arrays, DecodeEngine
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """Always there; the reference that other engines are compared with."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     imports: ClassVar[tuple[str, ...]] = PRELOAD_MODULES
     takes_weights: ClassVar[bool] = True
     generates: ClassVar[bool] = True
+    decodes: ClassVar[bool] = True
 
     def __init__(self, folder: Path, threads: int, exact: bool = False) -> None:
         """``exact`` has 16 bit weights computed in fp32."""
@@ -45,7 +47,7 @@ class TorchEngine:
         return {"ids": ids[:, tensors["input_ids"].shape[1] :].numpy()}
 
     @staticmethod
-    def stepper(folder: Path, threads: int, memory: int) -> DecodeEngine:
+    def make_decoder(folder: Path, threads: int, memory: int) -> DecodeEngine:
         from fastserve_engines.torch_decode import TorchStepper
 
         return TorchStepper(folder, threads, memory)

@@ -9,7 +9,7 @@ from fastserve_core import hookimpl
 from fastserve_core.artifacts import COMPILED, TRAINABLE
 from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import InvalidOption, MissingPackage
-from fastserve_core.plugins import Run, StagedArtifact
+from fastserve_core.plugins import CompressContext, Compressor, StagedArtifact
 
 EMBEDDINGS = ("int8", "fp32")
 ENCODER_METHODS, LANGUAGE_METHODS = ("static", "dynamic"), ("rtn", "gptq", "awq", "teq", "autoround")
@@ -65,10 +65,10 @@ class QuantizeOptions:
             )
 
 
-class NeuralCompressor:
+class NeuralCompressor(Compressor):
     """The compressor: 8 bit integers for encoders, integer weights for language models."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("neural_compressor", "torch", "transformers", "openvino")
     tasks: ClassVar[tuple[str, ...]] = ("text_classification", "token_classification", LANGUAGE)
     form: ClassVar[tuple[str, str]] = (TRAINABLE, COMPILED)
@@ -96,10 +96,10 @@ class NeuralCompressor:
             raise MissingPackage("compress.neural_compressor.method=autoround needs auto-round: pip install auto-round")
 
     @hookimpl
-    def compress(self, run: Run) -> StagedArtifact:
+    def compress(self, run: CompressContext) -> StagedArtifact:
         from fastserve_core.processes import PRELOAD_MODULES, run_in_child
 
-        draft = run.fresh_folder()
+        draft = run.clean_folder()
         request = {
             "model": run.model.folder,
             "data": run.data.folder,

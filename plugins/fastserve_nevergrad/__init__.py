@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from fastserve_core import hookimpl
 from fastserve_core.errors import ErrorCollector, InvalidOption
-from fastserve_core.plugins import Run
+from fastserve_core.plugins import TuneContext, Tuner
 from fastserve_nevergrad.distributions import read_condition, read_range
 from fastserve_nevergrad.objectives import Objectives
 from fastserve_nevergrad.study_log import find_log
@@ -92,10 +92,10 @@ class NevergradOptions:
         return (self.folds or 1) * self.repeats
 
 
-class NevergradTuner:
+class NevergradTuner(Tuner):
     """The tuner."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("nevergrad", "numpy")
     Options = NevergradOptions
 
@@ -114,7 +114,7 @@ class NevergradTuner:
         return tuple({other: None for path, one in space.items() for other in read_condition(path, one)})
 
     @hookimpl
-    def tune(self, run: Run) -> dict[str, Any]:
+    def tune(self, run: TuneContext) -> dict[str, Any]:
         from fastserve_nevergrad.search import search
 
         return search(run, self.options)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastserve_core.data import check_folds
 from fastserve_core.errors import FastServeError, InvalidOption, StageFailed
 from fastserve_core.events import TrialFinished, WarningRaised
-from fastserve_core.plugins import Budget, Run
+from fastserve_core.plugins import Budget, TuneContext
 from fastserve_core.processes import threads_per_process
 from fastserve_nevergrad.objectives import Objectives, value_of
 from fastserve_nevergrad.optimizer import FAILURE_LOSS, NevergradAdapter, key_of
@@ -39,21 +39,23 @@ Line = dict[str, Any]
 """A trial as the log has it."""
 
 
-def search(run: Run, options: NevergradOptions) -> dict[str, Any]:
+def search(run: TuneContext, options: NevergradOptions) -> dict[str, Any]:
     """The best options found, by path; those as they are are the first trial, so it is never worse than they."""
-    if run.recipe and (options.folds or options.repeats > 1 or options.workers != 1):
+    if run.compressor_options and (options.folds or options.repeats > 1 or options.workers != 1):
         raise InvalidOption(
             "tune.nevergrad.folds, repeats and workers are for trainings: recipes are timed, one at a time"
         )
     if options.folds is not None:
         check_folds(run.data, options.folds)
-    rungs = Rungs(options.trial_steps, options.reduction_factor if not run.recipe else None, options.min_resource)
+    rungs = Rungs(
+        options.trial_steps, options.reduction_factor if not run.compressor_options else None, options.min_resource
+    )
     steps = options.steps or DEFAULT_FULL_TRIALS * options.trial_steps * options.samples
     most = options.trials or rungs.trials(steps // options.samples)
     space = options.space
     if space is None:
-        space = default_space(run.trainer, run.suggested, run.fixed, most)
-    space = {path: description for path, description in space.items() if path not in run.fixed}
+        space = default_space(run.trainer_options, run.default_search_space, run.user_overrides, most)
+    space = {path: description for path, description in space.items() if path not in run.user_overrides}
     if not space:
         run.emit(WarningRaised("nothing is left to tune: every option of the space was set on the command line"))
         return {}
@@ -70,8 +72,8 @@ def _workers(options: NevergradOptions) -> Iterator[Workers[Line]]:
         return
     from fastserve_nevergrad.ray_executor import ray_executor
 
-    with ray_executor() as (count, elsewhere):
-        yield Workers(count, elsewhere)
+    with ray_executor() as (count, remote_executor):
+        yield Workers(count, remote_executor)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Study:
 
     def __init__(
         self,
-        run: Run,
+        run: TuneContext,
         options: NevergradOptions,
         space: Mapping[str, Any],
         rungs: Rungs,
@@ -101,7 +103,7 @@ class Study:
         workers: Workers[Line],
     ) -> None:
         self.run, self.options, self.rungs, self.most, self.log = run, options, rungs, most, run.folder / LOG
-        self.space = Space(space, {**run.trainer, **run.recipe})
+        self.space = Space(space, {**run.trainer_options, **run.compressor_options})
         self.goals = Objectives.read(options.objectives, options.constraints, options.recipes)
         self.asker = NevergradAdapter(
             self.space, options.optimizer, most, run.seed, lambda text: run.emit(WarningRaised(text)),
@@ -228,7 +230,7 @@ class Study:
         if begun.candidate is not None:
             self.asker.tell(begun.candidate, self._losses(line))
         for one in self.rungs.pruned(self._max_trials()):
-            self.run.give_up(one)
+            self.run.discard_trial(one)
 
     def _losses(self, line: Line) -> list[float] | None:
         """What the optimizer is told: what misses a limit comes after all that keep them, in order (Deb 2000)."""
@@ -265,12 +267,12 @@ class Study:
         whole, here = self.rungs.lengths[-1], self.rungs.lengths[rung]
         budget = Budget(whole, None if here == whole else here)
         more: dict[str, Any] = {"folds": self.options.folds} if self.options.folds else {}
-        if self._workers.elsewhere is not None:
-            more["elsewhere"] = self._workers.elsewhere
+        if self._workers.remote_executor is not None:
+            more["remote_executor"] = self._workers.remote_executor
         elif self._workers.count > 1:
             more |= {"threads": threads_per_process(self._workers.count), "stop": self._workers.stop}
         made = [
-            self.run.attempt(number, options, budget, **more, **({"repeat": one} if one else {}))
+            self.run.run_trial(number, options, budget, **more, **({"repeat": one} if one else {}))
             for one in range(self.options.samples)
         ]
         line = {

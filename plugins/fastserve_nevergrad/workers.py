@@ -14,12 +14,13 @@ RemoteExecutor = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 class Workers(Generic[Result]):
     """Runs what it is given: at once and here where it is one, else beside the others.
 
-    The threads are daemons, for an interrupted run must not wait for them; ``stop`` tells them to end. ``elsewhere``
+    The threads are daemons, for an interrupted run must not wait for them; ``stop`` tells them to end.
+    ``remote_executor``
     has a trial's training done on another machine.
     """
 
-    def __init__(self, count: int, elsewhere: RemoteExecutor | None = None) -> None:
-        self.count, self.elsewhere = count, elsewhere
+    def __init__(self, count: int, remote_executor: RemoteExecutor | None = None) -> None:
+        self.count, self.remote_executor = count, remote_executor
         self.stop = threading.Event()
 
     def submit(self, work: Callable[[], Result]) -> Future[Result]:

@@ -14,6 +14,7 @@ from fastserve_core.artifacts import default_home
 from fastserve_core.entry_points import all_entry_points, missing_packages
 from fastserve_core.errors import InvalidOption, MissingPackage, did_you_mean
 from fastserve_core.events import Event
+from fastserve_core.plugins import Observer
 from fastserve_observers.event_router import EventRouter, Sink, run_folder
 
 URI = "MLFLOW_TRACKING_URI"
@@ -45,10 +46,10 @@ class MLflowOptions:
             raise InvalidOption(f"observe.mlflow.flush_s must be a number of seconds above 0, not {self.flush_s}")
 
 
-class MLflow:
+class MLflow(Observer):
     """One MLflow run for a run, nested ones for its trials; a thread of its own delivers."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("mlflow",)
     Options: ClassVar[type] = MLflowOptions
 

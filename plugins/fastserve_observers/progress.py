@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from fastserve_core import events, hookimpl
 from fastserve_core.errors import InvalidOption
+from fastserve_core.plugins import Observer
 from fastserve_observers.formatting import number
 from fastserve_observers.messages import (
     closing_lines,
@@ -38,10 +39,10 @@ class ProgressOptions:
             raise InvalidOption(f"observe.progress.every_s must be above 0, not {self.every_s}")
 
 
-class Progress:
+class Progress(Observer):
     """Writes to the standard output; when nobody reads that any more it falls silent and the run goes on."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("rich",)
     Options: ClassVar[type] = ProgressOptions
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from fastserve_core import hookimpl
 from fastserve_core.artifacts import write_text
 from fastserve_core.events import Event, RunFinished
+from fastserve_core.plugins import Observer
 from fastserve_observers.history import History
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -20,10 +21,10 @@ class ReportOptions:
     """There are none."""
 
 
-class Report:
+class Report(Observer):
     """One file to look at and one to read; both need nothing but themselves."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("jinja2",)
     Options: ClassVar[type] = ReportOptions
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 from fastserve_core import hookimpl
 from fastserve_core.errors import InvalidOption
 from fastserve_core.events import Event
+from fastserve_core.plugins import Observer
 from fastserve_observers.event_router import EventRouter, Sink, run_folder
 
 
@@ -23,10 +24,10 @@ class TensorBoardOptions:
             raise InvalidOption("observe.tensorboard.folder is empty: name a folder, or leave it out")
 
 
-class TensorBoard:
+class TensorBoard(Observer):
     """Loss, learning rate, rates, validation and measures as scalars, trials as hyperparameters."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("tensorboard",)
     Options: ClassVar[type] = TensorBoardOptions
 

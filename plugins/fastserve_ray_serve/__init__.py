@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from fastserve_core import API_VERSION, hookimpl
+from fastserve_core import hookimpl
+from fastserve_core.plugins import Server
 from fastserve_ray_serve.options import RayServeOptions
 
 if TYPE_CHECKING:
-    from fastserve_core.plugins import Run
+    from fastserve_core.plugins import ServeContext
     from fastserve_server.server import ServerProcess
 
 __all__ = ["RayServe", "RayServeOptions"]
 
 
-class RayServe:
+class RayServe(Server):
     """Replicas of the application behind Ray Serve's proxy, on a Ray of its own on this machine."""
 
-    api_version: ClassVar[int] = API_VERSION
+    api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("jinja2", "msgspec", "prometheus_client", "ray", "starlette", "uvicorn")
     Options: ClassVar[type] = RayServeOptions
 
@@ -25,7 +26,7 @@ class RayServe:
         self.options = options
 
     @hookimpl
-    def serve(self, run: Run) -> ServerProcess:
+    def serve(self, run: ServeContext) -> ServerProcess:
         """Start Ray and the replicas; returns when they answer."""
         from fastserve_ray_serve.server import start
 

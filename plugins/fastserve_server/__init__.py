@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from fastserve_core import API_VERSION, hookimpl
+from fastserve_core import hookimpl
+from fastserve_core.plugins import Server
 from fastserve_server.options import ServerOptions
 
 if TYPE_CHECKING:
-    from fastserve_core.plugins import Run
+    from fastserve_core.plugins import ServeContext
     from fastserve_server.server import ServerProcess
 
 __all__ = ["EmbeddedServer", "ServerOptions"]
 
 
-class EmbeddedServer:
+class EmbeddedServer(Server):
     """The default server: one process that batches requests for a few engine workers."""
 
-    api_version: ClassVar[int] = API_VERSION
+    api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = (
         "httptools",
         "jinja2",
@@ -33,7 +34,7 @@ class EmbeddedServer:
         self.options = options
 
     @hookimpl
-    def serve(self, run: Run) -> ServerProcess:
+    def serve(self, run: ServeContext) -> ServerProcess:
         """Start the server process; returns when it answers."""
         from fastserve_server.server import start
 

@@ -10,14 +10,14 @@ from fastserve_core import hookimpl
 from fastserve_core.artifacts import Artifact
 from fastserve_core.errors import MissingPackage
 from fastserve_core.events import Preflight
-from fastserve_core.plugins import Run, StagedArtifact
+from fastserve_core.plugins import StagedArtifact, TrainContext, Trainer
 from fastserve_torch_ddp.options import DDPOptions
 
 
-class TorchDDP:
+class TorchDDP(Trainer):
     """The trainer."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors")
     not_in_key: ClassVar[tuple[str, ...]] = (
         *("checkpoint_every_s", "max_restarts"),
@@ -36,7 +36,7 @@ class TorchDDP:
         return search_space(self.options, model.size_bytes)
 
     @hookimpl
-    def preflight(self, run: Run) -> Preflight:
+    def preflight(self, run: TrainContext) -> Preflight:
         from fastserve_torch_ddp.estimate import estimate
 
         if self.options.method in ("lora", "adalora") and find_spec("peft") is None:
@@ -47,7 +47,7 @@ class TorchDDP:
         return estimate(run, self.options)
 
     @hookimpl
-    def train(self, run: Run) -> StagedArtifact:
+    def train(self, run: TrainContext) -> StagedArtifact:
         from fastserve_core.processes import run_in_child
         from fastserve_torch_ddp.fork_server import IMPORTED
 
@@ -60,10 +60,10 @@ class TorchDDP:
                 "folder": run.folder,
                 "options": asdict(self.options),
                 "steps": run.budget.steps,
-                "pause": run.budget.pause,
+                "pause": run.budget.stop_at_step,
                 "seed": run.seed,
                 "cores": run.threads,
-                "lesson": asdict(run.lesson) if run.lesson is not None else None,
+                "lesson": asdict(run.auxiliary_loss) if run.auxiliary_loss is not None else None,
             },
             run.threads,
             run.emit,

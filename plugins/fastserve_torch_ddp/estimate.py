@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifacts import read_json
 from fastserve_core.events import Preflight
-from fastserve_core.plugins import Run
+from fastserve_core.plugins import TrainContext
 from fastserve_core.processes import available_memory
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ FLOPS_PER_S_CORE = 2.0e11
 """What one core of a CPU with bf16 matrix units reached in training here; older ones take several times longer."""
 
 
-def estimate(run: Run, options: DDPOptions) -> Preflight:
+def estimate(run: TrainContext, options: DDPOptions) -> Preflight:
     """Rows, tokens an epoch, parameters, memory and time; time is right within a factor of a few."""
     config = read_json(run.model.folder / "config.json")
     layers, width = _first(config, "num_hidden_layers", "n_layer"), _first(config, "hidden_size", "n_embd")
@@ -103,6 +103,6 @@ def _first(config: Mapping[str, Any], *names: str, default: int = 0) -> int:
     return next((int(config[name]) for name in names if config.get(name) is not None), default)
 
 
-def _tokens_a_row(run: Run) -> float:
+def _tokens_a_row(run: TrainContext) -> float:
     rows = run.data.rows("train")[:SAMPLE]  # which the cut has shuffled
     return sum(len(one) for one in run.task.encoder(run.model.folder)(rows)) / max(1, len(rows))

@@ -48,7 +48,7 @@ def texts(count: int, longest: int = 2 * KV_BLOCK_SIZE + 9) -> list[list[int]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompts_in_parts_beside_texts_that_go_on(engine: str, family: str, tmp_path: Path, home: Path) -> None:
     model(family, **FAMILIES[family]).save_pretrained(tmp_path)
-    stepper = ENGINES[engine].stepper(tmp_path, 1, MEMORY)
+    stepper = ENGINES[engine].make_decoder(tmp_path, 1, MEMORY)
     assert stepper.ends == {1}
     assert stepper.blocks == MEMORY // (2 * 2 * KV_BLOCK_SIZE * 4 * (2 * 8 if family == "Llama" else 4 * 8))
     first, second, third = texts(3)
@@ -70,7 +70,7 @@ def llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTSERVE_HOME", str(folder / "home"))
         model("Llama", **FAMILIES["Llama"]).save_pretrained(folder)
-        return folder, ENGINES[request.param].stepper(folder, 1, MEMORY)
+        return folder, ENGINES[request.param].make_decoder(folder, 1, MEMORY)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -95,4 +95,4 @@ def test_however_texts_are_cut_up(llama: tuple[Path, DecodeEngine], cuts: list[l
 @pytest.mark.parametrize("engine", ENGINES)
 def test_other_models_are_refused(engine: str, tiny_bert: Path, home: Path) -> None:
     with pytest.raises(ExportError, match="not a causal language model|no attention to page"):
-        ENGINES[engine].stepper(tiny_bert, 1, MEMORY)
+        ENGINES[engine].make_decoder(tiny_bert, 1, MEMORY)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserve_core.errors import InvalidOption, StageFailed, ValidationErrors
-from fastserve_core.plugins import Run, TrialRequest, TrialResult
+from fastserve_core.plugins import TrialRequest, TrialResult, TuneContext
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.objectives import Constraint, Objectives
 from fastserve_nevergrad.search import search
@@ -34,8 +34,16 @@ def compressor(trial: TrialRequest) -> TrialResult:
 
 def tuned(folder: Path, **options: Any) -> tuple[float, list[dict[str, Any]]]:
     folder.mkdir(exist_ok=True)
-    given: dict[str, Any] = {"model": None, "task": None, "seed": 0, "threads": 1, "emit": lambda event: None}
-    run = Run(folder=folder, attempting=compressor, recipe={WIDTH: 1.0}, **given)
+    given: dict[str, Any] = {
+        "model": None,
+        "task": None,
+        "data": None,
+        "trial_discarder": lambda number: None,
+        "seed": 0,
+        "threads": 1,
+        "emit": lambda event: None,
+    }
+    run = TuneContext(folder=folder, trial_runner=compressor, compressor_options={WIDTH: 1.0}, **given)
     found = search(run, NevergradOptions(**{"trials": 24, "space": SPACE} | options))
     return found[WIDTH], read_log(folder / LOG)
 

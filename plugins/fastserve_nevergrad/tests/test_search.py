@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fastserve_core.errors import InvalidOption, StageFailed
 from fastserve_core.events import Event, TrialFinished, WarningRaised
-from fastserve_core.plugins import Run, TrialRequest, TrialResult
+from fastserve_core.plugins import TrialRequest, TrialResult, TuneContext
 from fastserve_core.testing import PluginContract
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.search import search
@@ -49,17 +49,19 @@ class Trainer:
         return TrialResult(score, {"accuracy": score}, trial.budget.steps or 0, 0.1)
 
 
-def make_run(folder: Path, attempts: Trainer, told: list[Event] | None = None, **more: Any) -> Run:
+def make_run(folder: Path, attempts: Trainer, told: list[Event] | None = None, **more: Any) -> TuneContext:
     given: dict[str, Any] = {
         "model": None,
         "task": None,
+        "data": None,
+        "trial_discarder": lambda number: None,
         "seed": 0,
         "threads": 1,
-        "trainer": {LR: 1e-4, "train.toy.epochs": 3},
+        "trainer_options": {LR: 1e-4, "train.toy.epochs": 3},
         **more,
     }
     emit = (lambda event: told.append(event)) if told is not None else (lambda event: None)
-    return Run(folder=folder, emit=emit, attempting=attempts, **given)
+    return TuneContext(folder=folder, emit=emit, trial_runner=attempts, **given)
 
 
 def test_the_best_is_found_and_the_defaults_are_the_first_trial(tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ class Learner(Trainer):
         if len(self.calls) == self._stop:
             raise KeyboardInterrupt
         whole = trial.budget.steps or 0
-        end = trial.budget.pause or whole
+        end = trial.budget.stop_at_step or whole
         assert trial.number not in self.given_up
         self.calls.append((trial.number, self.at.get(trial.number, 0), end))
         self.at[trial.number] = end
@@ -149,7 +151,7 @@ class Learner(Trainer):
 def halved(folder: Path, learner: Learner, **options: Any) -> tuple[dict[str, Any], list[Event]]:
     told: list[Event] = []
     folder.mkdir(exist_ok=True)
-    run = make_run(folder, learner, told, giving_up=learner.given_up.add)
+    run = make_run(folder, learner, told, trial_discarder=learner.given_up.add)
     given: dict[str, Any] = {"trials": 18, "trial_steps": 135, "min_resource": 15, "space": SPACE} | options
     return search(run, NevergradOptions(**given)), told
 
@@ -172,7 +174,7 @@ def test_with_halving_the_better_ones_go_on_from_where_they_are(tmp_path: Path) 
 def test_a_training_that_is_at_its_end_is_not_made_again(tmp_path: Path, pauses: bool, steps: list[int]) -> None:
     class Short(Learner):
         def __call__(self, trial: TrialRequest) -> TrialResult:
-            return replace(super().__call__(trial), steps=min(40, (pauses and trial.budget.pause) or 40))
+            return replace(super().__call__(trial), steps=min(40, (pauses and trial.budget.stop_at_step) or 40))
 
     learner = Short()
     _, told = halved(tmp_path, learner)
@@ -224,7 +226,7 @@ def test_nothing_is_halved_that_is_short_or_a_recipe(tmp_path: Path) -> None:
     assert lengths(60, 2, 15) == [15, 30, 60]
     assert lengths(60, 3, NevergradOptions.min_resource) == [60], "the defaults"
     learner = Learner()
-    run = make_run(tmp_path, learner, recipe={"compress.prune.sparsity": 0.5})
+    run = make_run(tmp_path, learner, compressor_options={"compress.prune.sparsity": 0.5})
     search(run, NevergradOptions(trials=3, trial_steps=135, space=SPACE))
     assert {end for _, _, end in learner.calls} == {135}
 
@@ -262,14 +264,14 @@ def test_patience_and_the_step_budget_end_the_search(tmp_path: Path) -> None:
 
 def test_what_the_user_set_is_left_alone(tmp_path: Path) -> None:
     told: list[Event] = []
-    run = make_run(tmp_path, Trainer(), told, fixed=frozenset({LR}))
+    run = make_run(tmp_path, Trainer(), told, user_overrides=frozenset({LR}))
     assert search(run, NevergradOptions(space=SPACE)) == {}
     assert any(isinstance(event, WarningRaised) and "nothing is left to tune" in event.message for event in told)
 
 
 def test_the_default_space_is_what_the_trainer_has(tmp_path: Path) -> None:
     trainer = {"train.toy.lr": 1e-4, "train.toy.batch_size": 32}
-    found = search(make_run(tmp_path, Trainer(), trainer=trainer), NevergradOptions(trials=3))
+    found = search(make_run(tmp_path, Trainer(), trainer_options=trainer), NevergradOptions(trials=3))
     assert set(found) == set(trainer)
 
 
@@ -324,7 +326,7 @@ def test_an_unknown_optimizer_is_said_with_the_nearest(tmp_path: Path) -> None:
 def test_integers_and_choices_come_back_as_such(tmp_path: Path) -> None:
     trainer = {"train.toy.epochs": 3, "train.toy.batch_size": 32}
     space = {"train.toy.epochs": {"int": [1, 9]}, "train.toy.batch_size": {"choice": [8, 32]}}
-    search(make_run(tmp_path, Trainer(), trainer=trainer), NevergradOptions(trials=4, space=space))
+    search(make_run(tmp_path, Trainer(), trainer_options=trainer), NevergradOptions(trials=4, space=space))
     for trial in read_log(tmp_path / LOG):
         assert type(trial["options"]["train.toy.epochs"]) is int
         assert trial["options"]["train.toy.batch_size"] in (8, 32)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fastserve_core.data import Dataset
 from fastserve_core.errors import InvalidOption
-from fastserve_core.plugins import Run, TrialRequest, TrialResult
+from fastserve_core.plugins import TrialRequest, TrialResult, TuneContext
 from fastserve_core.processes import threads_per_process
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.search import search
@@ -46,16 +46,23 @@ class Trainer:
         with self._lock:
             self.at_once -= 1
         score = -abs(math.log10(trial.options.get(LR, 1.0)) + 2) + 0.01 * trial.repeat
-        return TrialResult(score, {"accuracy": score}, trial.budget.pause or trial.budget.steps or 0)
+        return TrialResult(score, {"accuracy": score}, trial.budget.stop_at_step or trial.budget.steps or 0)
 
 
-def run_in(folder: Path, trainer: Trainer, **more: Any) -> Run:
+def run_in(folder: Path, trainer: Trainer, **more: Any) -> TuneContext:
     folder.mkdir(exist_ok=True)
     known = {LR: 1e-4, METHOD: "full", RANK: 8}
     data = Dataset(folder, "", {"train": 90, "validation": 10, "test": 10}, ())
-    given: dict[str, Any] = {"model": None, "task": None, "seed": 0, "threads": 1, "source": data} | more
-    given = {"trainer": known} | given
-    return Run(folder=folder, emit=lambda event: None, attempting=trainer, **given)
+    given: dict[str, Any] = {
+        "model": None,
+        "task": None,
+        "trial_discarder": lambda number: None,
+        "seed": 0,
+        "threads": 1,
+        "data": data,
+    } | more
+    given = {"trainer_options": known} | given
+    return TuneContext(folder=folder, emit=lambda event: None, trial_runner=trainer, **given)
 
 
 def tried(folder: Path) -> list[dict[str, Any]]:
@@ -143,7 +150,7 @@ def test_an_interrupted_search_tells_its_trials_to_end(tmp_path: Path) -> None:
 
 
 def test_recipes_are_timed_and_so_tried_one_at_a_time(tmp_path: Path) -> None:
-    run = run_in(tmp_path, Trainer(), recipe={"compress.prune.sparsity": 0.5})
+    run = run_in(tmp_path, Trainer(), compressor_options={"compress.prune.sparsity": 0.5})
     for options in ({"workers": 2}, {"folds": 2}, {"repeats": 2}):
         with pytest.raises(InvalidOption, match="recipes are timed, one at a time"):
             search(run, NevergradOptions(space=SPACE, **options))  # type: ignore[arg-type]
@@ -200,7 +207,9 @@ def test_an_option_is_searched_only_where_its_condition_holds(tmp_path: Path) ->
 def test_the_trainer_suggests_and_more_is_searched_with_more_trials(tmp_path: Path) -> None:
     suggested = {LR: {"log": [1e-5, 1e-1]}, RANK: {"int": [1, 9]}, METHOD: {"choice": ["full", "lora"]}}
     for trials, names in ((3, {LR, RANK}), (18, {LR, RANK, METHOD})):
-        found = search(run_in(tmp_path / str(trials), Trainer(), suggested=suggested), NevergradOptions(trials=trials))
+        found = search(
+            run_in(tmp_path / str(trials), Trainer(), default_search_space=suggested), NevergradOptions(trials=trials)
+        )
         assert set(found) == names
 
 

@@ -20,7 +20,7 @@ import pytest
 from fastserve_core.artifacts import MANIFEST, Artifact
 from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.inference import Predictor
-from fastserve_core.plugins import Run
+from fastserve_core.plugins import ServeContext
 from fastserve_server import EmbeddedServer
 from fastserve_server.options import ServerOptions
 from fastserve_server.server import BadAddress, ServerProcess, start, url_of
@@ -198,7 +198,9 @@ def test_it_dies_with_its_parent(classifier: Artifact) -> None:
 
 
 def run_of(artifact: Artifact) -> Any:
-    return Run(artifact, None, Path(), 0, 1, lambda event: None)  # type: ignore[arg-type]
+    task: Any = None
+    emit = lambda event: None  # noqa: E731
+    return ServeContext(model=artifact, task=task, folder=Path(), seed=0, threads=1, emit=emit)
 
 
 def test_a_busy_port_is_named_with_what_to_do(classifier: Artifact) -> None:

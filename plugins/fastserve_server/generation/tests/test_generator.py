@@ -58,7 +58,7 @@ async def running(folder: Path, blocks: int = 100, **options: Any) -> AsyncItera
     made: list[Watched] = []
 
     def make() -> Watched:
-        made.append(Watched(TorchEngine.stepper(folder, 1, blocks * BYTES_A_BLOCK)))
+        made.append(Watched(TorchEngine.make_decoder(folder, 1, blocks * BYTES_A_BLOCK)))
         return made[0]
 
     generator = GenerationEngine(ServingOptions(**options), ChatTextCodec(folder), make, positions=128)
@@ -83,7 +83,7 @@ def prompts(count: int) -> list[list[int]]:
 
 
 def alone(folder: Path, prompt: Sequence[int], most: int) -> list[int]:
-    stepper, tokens = TorchEngine.stepper(folder, 1, 100 * BYTES_A_BLOCK), list(prompt)
+    stepper, tokens = TorchEngine.make_decoder(folder, 1, 100 * BYTES_A_BLOCK), list(prompt)
     for _ in range(most):
         tokens.append(int(stepper.step([SequenceChunk(tokens, 0, range(8))])[0].argmax()))
     return tokens[len(prompt) :]

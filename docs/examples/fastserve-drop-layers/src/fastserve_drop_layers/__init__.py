@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from fastserve_core import hookimpl
 from fastserve_core.errors import InvalidOption
-from fastserve_core.plugins import Run, StagedArtifact
+from fastserve_core.plugins import CompressContext, Compressor, StagedArtifact
 
 WHICH = ("first", "spread")
 
@@ -26,10 +26,10 @@ class DropLayersOptions:
             raise InvalidOption(f"compress.drop_layers.which must be one of {', '.join(WHICH)}, not '{self.which}'")
 
 
-class DropLayers:
+class DropLayers(Compressor):
     """The compressor: trainable weights in, trainable weights out."""
 
-    api_version: ClassVar[int] = 1
+    api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     form: ClassVar[tuple[str, str]] = ("trainable", "trainable")
     Options = DropLayersOptions
@@ -38,11 +38,11 @@ class DropLayers:
         self.options = options
 
     @hookimpl
-    def compress(self, run: Run) -> StagedArtifact:
+    def compress(self, run: CompressContext) -> StagedArtifact:
         from fastserve_core.processes import run_in_child
 
         labels = run.model.manifest.labels  # the model's own: its classes are numbered by them
-        draft = run.fresh_folder()
+        draft = run.clean_folder()
         request = {
             "model": run.model.folder,
             "draft": draft,

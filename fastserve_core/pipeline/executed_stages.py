@@ -1,0 +1,65 @@
+"""The stages of a run as they are carried out; the store's results are reused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from fastserve_core.artifacts.artifact import Artifact
+from fastserve_core.artifacts.files import read_json
+from fastserve_core.errors import InvalidPlan
+from fastserve_core.events import StageStarted
+from fastserve_core.pipeline.import_model import has_measurements_for, import_checkpoint
+from fastserve_core.pipeline.produce import Step, produce
+from fastserve_core.pipeline.record import StageRecord
+from fastserve_core.pipeline.stages import Stages
+from fastserve_core.pipeline.tune import search, search_result_id
+from fastserve_core.plugins.registry import ActivePlugin
+
+
+class ExecutedStages(Stages):
+    """Carries the stages out, and records each. Each may be called by itself."""
+
+    @property
+    def artifact(self) -> Artifact:
+        """The current model."""
+        if self.model is None:
+            raise InvalidPlan("there is no model: a stage before this one made none")
+        return self.model
+
+    def _search(self, tuner: ActivePlugin[Any], model: Artifact | None) -> Mapping[str, Any]:
+        session, model = self.session, self.artifact
+        session.emit(StageStarted("tune", tuner.name))
+        begin = time.perf_counter()
+        with session.store.claim(search_result_id(session, tuner, model), session.warn) as claim:
+            status = "reused" if claim.published else "done"
+            if not claim.published:
+                with session.recording_failure(tuner, begin):
+                    search(session, tuner, model, claim, ExecutedStages)
+            result = read_json(claim.final / "tune.json")
+        seconds = time.perf_counter() - begin
+        found: dict[str, Any] = result["found"]
+        session.record_stage(
+            StageRecord(
+                "tune", tuner.name, tuner.version, status, round(seconds, 2), str(claim.final),
+                result["digest"], asdict(tuner.options), {}, found=found, trials=result["trials"],
+            )
+        )  # fmt: skip
+        return found
+
+    def _produce(self, step: Step, last_good: Artifact | None) -> tuple[Artifact, bool | None]:
+        artifact, verdict = produce(step, last_good)
+        return artifact, None if verdict is None else not verdict.reason
+
+    def _ensure_baseline(self) -> None:
+        session, model = self.session, self.artifact
+        if not has_measurements_for(session, model):
+            self.model = import_checkpoint(session, model)
+        elif str(model.folder) not in [line.artifact for line in session.record.stages]:
+            source = (str(model.folder), model.digest)
+            session.record_stage(StageRecord("model", "artifact", "", "reused", 0.0, *source, measures=model.measures))
+
+    def _skip(self, active: ActivePlugin[Any]) -> None:
+        raise InvalidPlan(f"'{active.path}' has no model to begin with")

@@ -1,0 +1,65 @@
+"""The options that a tuner searches: those of the trainer, of the compressors, or of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fastserve_core.errors import ErrorCollector, InvalidPlan, did_you_mean
+from fastserve_core.plugins.base import Tuner
+from fastserve_core.plugins.registry import ActivePlugin, Registry
+
+TRAIN, COMPRESS = "train", "compress"
+
+
+def searched_stages(tuner: ActivePlugin[Tuner]) -> frozenset[str]:
+    """Name the stages whose options a tuner searches; by default the trainer's alone."""
+    return frozenset(path.partition(".")[0] for path in tuner.plugin.searches) or frozenset({TRAIN})
+
+
+def searches_compressors_only(registry: Registry) -> bool:
+    """Return whether the tuner works on the trained model, because it searches compressors only."""
+    return registry.tuner is not None and searched_stages(registry.tuner) == {COMPRESS}
+
+
+def searched_plugins(registry: Registry, tuner: ActivePlugin[Tuner]) -> list[ActivePlugin[Any]]:
+    """List the plugins whose options the tuner may choose."""
+    stages = searched_stages(tuner)
+    return [active for stage in (TRAIN, COMPRESS) if stage in stages for active in registry.plugins_for(stage)]
+
+
+def options_by_path(plugins: Sequence[ActivePlugin[Any]]) -> dict[str, Any]:
+    """Return the options of several plugins by their full path."""
+    return {f"{active.path}.{name}": value for active in plugins for name, value in asdict(active.options).items()}
+
+
+def check_search(registry: Registry, tuner: ActivePlugin[Tuner]) -> None:
+    """Check that the run has everything that the tuner searches.
+
+    Raises:
+        InvalidPlan: There is no trainer, or a path names no option of the run's plugins.
+        ValidationErrors: Several of these.
+    """
+    if TRAIN in searched_stages(tuner) and registry.trainer is None:
+        raise InvalidPlan(
+            "a tuner needs a trainer to make its trials: add one, e.g. +plugin=[nevergrad,torch_ddp], "
+            "or search the compressors of a trained model"
+        )
+    faults = ErrorCollector()
+    for paths, verb in ((tuner.plugin.searches, "searches"), (tuner.plugin.conditions, "has a condition on")):
+        for path in paths:
+            with faults.collect():
+                _check_path(registry, f"{tuner.path} {verb}", path)
+    faults.raise_if_any()
+
+
+def _check_path(registry: Registry, subject: str, path: str) -> None:
+    owners = {active.path: active for stage in (TRAIN, COMPRESS) for active in registry.plugins_for(stage)}
+    owner, _, _ = path.rpartition(".")
+    if owner not in owners:
+        hint = did_you_mean(owner, owners)
+        raise InvalidPlan(f"{subject} '{path}', but no trainer or compressor '{owner}' is chosen{hint}")
+    known = options_by_path([owners[owner]])
+    if path not in known:
+        raise InvalidPlan(f"{subject} '{path}', and there is no such option{did_you_mean(path, known)}")

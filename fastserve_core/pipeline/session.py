@@ -1,0 +1,126 @@
+"""One run's settings, store, data and record, and how its events and stages are reported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from fastserve_core.artifacts.store import Store
+from fastserve_core.data.dataset import Dataset
+from fastserve_core.errors import FastServeError, InvalidPlan, StageFailed
+from fastserve_core.events import Event, Progress, StageFinished, Step, WarningRaised
+from fastserve_core.pipeline.record import RunRecord, StageRecord
+from fastserve_core.pipeline.settings import Settings
+from fastserve_core.plugins.contexts import StageContext
+from fastserve_core.plugins.registry import ActivePlugin, Registry
+from fastserve_core.plugins.requests import Budget
+
+TRIAL_EVENTS = (Step, Progress, WarningRaised)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all stages of one run share.
+
+    Attributes:
+        settings: The typed config, with the registry of the run's plugins.
+        store: Where results are kept.
+        data: The splits, if the run has data.
+        record: The run's record; it grows with every stage.
+        in_trial: Whether these stages are a tuner's trial, which reports progress and warnings only.
+        budget: Bounds a training, and is part of its key.
+    """
+
+    settings: Settings
+    store: Store
+    data: Dataset | None
+    record: RunRecord
+    in_trial: bool = False
+    budget: Budget = field(default_factory=Budget)
+
+    @property
+    def registry(self) -> Registry:
+        """The plugins of the run."""
+        return self.settings.registry
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the data; empty without data."""
+        return self.data.fingerprint if self.data is not None else ""
+
+    def require_data(self) -> Dataset:
+        """Return the splits.
+
+        Raises:
+            InvalidPlan: The run has no data.
+        """
+        if self.data is None:
+            raise InvalidPlan("this stage needs data: give data.train=FILE or data=NAME")
+        return self.data
+
+    def with_registry(self, registry: Registry) -> Session:
+        """Return the same session with other plugins."""
+        return replace(self, settings=replace(self.settings, registry=registry))
+
+    def for_trial(self, budget: Budget) -> Session:
+        """Return a session for the stages of one trial, with a record of its own."""
+        record = RunRecord(None, self.record.task, 0)
+        return replace(self, in_trial=True, budget=budget, record=record)
+
+    def emit(self, event: Event) -> None:
+        """Report an event to the observers."""
+        if not self.in_trial or isinstance(event, TRIAL_EVENTS):
+            self.registry.notify(event)
+
+    def warn(self, message: str) -> None:
+        """Report a warning to the observers."""
+        self.emit(WarningRaised(message))
+
+    def call_plugin(self, active: ActivePlugin[Any], verb: str, context: StageContext) -> Any:
+        """Call a verb of a plugin.
+
+        Raises:
+            StageFailed: The plugin failed; the message names it.
+            FastServeError: The plugin refused its input.
+        """
+        try:
+            return self.registry.call(active, verb, run=context)
+        except StageFailed as error:
+            raise StageFailed(f"{active.path}: {error}") from error
+        except FastServeError:
+            raise
+        except MemoryError as error:
+            raise StageFailed(f"{active.path} ran out of memory") from error
+        except Exception as error:
+            raise StageFailed(f"{active.path} failed: {type(error).__name__}: {error}") from error
+
+    @contextmanager
+    def recording_failure(self, active: ActivePlugin[Any], begin: float) -> Iterator[None]:
+        """Record a stage that fails, and raise the error again."""
+        try:
+            yield
+        except FastServeError as error:
+            seconds = round(time.perf_counter() - begin, 2)
+            self.record_stage(
+                StageRecord(
+                    active.place, active.name, active.version, "failed", seconds,
+                    options=asdict(active.options), reason=str(error),
+                )
+            )  # fmt: skip
+            raise
+
+    def record_stage(self, line: StageRecord, is_usable: bool = True) -> None:
+        """Add a stage to the run's record, and report it.
+
+        Args:
+            line: The stage's record.
+            is_usable: Whether the stage's artifact may become the run's best; not if its gate is deferred.
+        """
+        self.record.stages.append(line)
+        if is_usable and line.artifact and line.status in ("done", "reused") and line.stage != "tune":
+            self.record.best = line.artifact
+        self.record.write()
+        self.emit(StageFinished(line.stage, line.plugin, line.status, line.seconds, line.measures, line.reason))
