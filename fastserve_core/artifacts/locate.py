@@ -11,19 +11,31 @@ from fastserve_core.errors import InvalidArtifact, UserError
 
 
 def find_artifact(path: Path) -> Artifact:
-    """An artifact's folder as it is, or the best artifact of a run's folder; raises ``InvalidArtifact``."""
-    if is_artifact(path):
-        return load_artifact(path, verify=True)
-    if not path.exists():
-        raise InvalidArtifact(f"{path} does not exist: give an artifact's folder or a run's (see 'fastserve runs')")
-    if not (path / "run.json").is_file():
-        raise InvalidArtifact(
-            f"{path} is neither an artifact (it has no fastserve.json) nor a run (it has no run.json)"
-        )
-    best = str(read_record(path).get("best") or "")
+    """Load the artifact of a path: its own folder, or the folder of a run.
+
+    Raises:
+        InvalidArtifact: The path is neither, the run made no artifact, or a file was changed.
+    """
+    folder = best_artifact_folder(path)
+    if is_artifact(folder):
+        return load_artifact(folder, verify=True)
+    if not folder.exists():
+        raise InvalidArtifact(f"{folder} does not exist: give an artifact's folder or a run's (see 'fastserve runs')")
+    raise InvalidArtifact(f"{path} is neither an artifact (it has no fastserve.json) nor a run (it has no run.json)")
+
+
+def best_artifact_folder(folder: Path) -> Path:
+    """Return the folder of a run's best artifact; any other folder as it is.
+
+    Raises:
+        InvalidArtifact: The run made no artifact.
+    """
+    if is_artifact(folder) or not (folder / "run.json").is_file():
+        return folder
+    best = str(read_record(folder).get("best") or "")
     if not best:
-        raise InvalidArtifact(f"the run {path} made no artifact")
-    return load_artifact(Path(best), verify=True)
+        raise InvalidArtifact(f"the run {folder} made no artifact")
+    return Path(best)
 
 
 def parse_named_path(model: str) -> tuple[str, Path]:

@@ -18,6 +18,7 @@ from fastserve_core.artifacts.artifact import (
 )
 from fastserve_core.artifacts.files import read_json
 from fastserve_core.artifacts.hashing import hash_files, json_digest, stable_hash
+from fastserve_core.artifacts.locate import best_artifact_folder
 from fastserve_core.artifacts.store import Store, result_id
 from fastserve_core.config.nodes import ModelSpec
 from fastserve_core.data.dataset import Dataset
@@ -54,22 +55,12 @@ def resolve_model(spec: ModelSpec, task: Task, data: Dataset | None, store: Stor
 
 
 def _from_folder(folder: Path, task: Task) -> Artifact:
-    folder = _best_of_run(folder)
+    folder = best_artifact_folder(folder)
     if is_artifact(folder):
         artifact = load_artifact(folder, verify=True)
         return artifact if artifact.manifest.task == task.name else _from_pretrained_encoder(artifact, task)
     check_checkpoint(folder)
     return _base_artifact(folder, json_digest(hash_files(folder, leave_out=[MANIFEST])), task)
-
-
-def _best_of_run(folder: Path) -> Path:
-    """A run's folder stands for its best model; any other folder for itself."""
-    if is_artifact(folder) or not (folder / "run.json").is_file():
-        return folder
-    best = read_json(folder / "run.json").get("best")
-    if not best:
-        raise InvalidModel(f"the run {folder} made no artifact")
-    return Path(best)
 
 
 def _base_artifact(folder: Path, content: str, task: Task) -> Artifact:

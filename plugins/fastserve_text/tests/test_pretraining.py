@@ -15,7 +15,7 @@ from torch import nn
 
 from fastserve_core.artifacts import TRAINABLE, Manifest, Store, hash_files, write_manifest
 from fastserve_core.config import ModelSpec
-from fastserve_core.errors import InvalidModel, InvalidOption
+from fastserve_core.errors import InvalidArtifact, InvalidModel, InvalidOption
 from fastserve_core.inference import Predictor, length_batches
 from fastserve_core.models import resolve_model
 from fastserve_core.tasks import Encoded, Task, load_task
@@ -275,7 +275,7 @@ def test_a_runs_folder_stands_for_its_best_model(pretrained: Path, tmp_path: Pat
     (tmp_path / "run.json").write_text(json.dumps({"best": str(pretrained)}))
     assert resolve_model(spec, task, None, store, 0).folder == pretrained
     (tmp_path / "run.json").write_text(json.dumps({"best": ""}))
-    with pytest.raises(InvalidModel, match="made no artifact"):
+    with pytest.raises(InvalidArtifact, match="made no artifact"):
         resolve_model(spec, task, None, store, 0)
 
 
