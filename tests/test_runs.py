@@ -252,7 +252,7 @@ def test_wrong_options_of_the_server_are_said(done: tuple[Path, list[str]]) -> N
         (["prot=1"], "no option 'prot'; did you mean 'port'"),
         (["port=x"], "serve.server.port='x'"),
         (["port"], "'port' is no option=value"),
-        (["--plugin", "torch_ddp"], "implements no 'serve'"),
+        (["--plugin", "torch_ddp"], "cannot fill 'serve'"),
     ):
         code, _, err = here(done[0], "serve", run, *arguments)
         assert code == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fastserve_core.artifacts.artifact import TRAINABLE, Artifact
@@ -13,6 +14,9 @@ from fastserve_core.pipeline.produce import Step
 from fastserve_core.pipeline.search_scope import searches_compressors_only
 from fastserve_core.pipeline.session import Session
 from fastserve_core.plugins.registry import ActivePlugin
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType({})
+"""No options but those of the config, for a run without a tuner."""
 
 
 class Stages(ABC):
@@ -51,13 +55,13 @@ class Stages(ABC):
             self._ensure_baseline()
         return self._search(tuner, self.model)
 
-    def train(self, found: Mapping[str, Any] | None = None) -> Artifact | None:
+    def train(self, found: Mapping[str, Any] | None = DEFAULTS) -> Artifact | None:
         """Train the model with the options that a tuner found."""
         (trainer,) = self.session.registry.plugins_for("train")
         self.model = self._take(trainer, found)[0]
         return self.model
 
-    def compress(self, found: Mapping[str, Any] | None = None) -> Artifact | None:
+    def compress(self, found: Mapping[str, Any] | None = DEFAULTS) -> Artifact | None:
         """Apply the compressors in turn; a candidate that the gate refuses stays in the store and is not used.
 
         The trials of a tuner continue with a refused candidate: the tuner learns from its measurements.

@@ -49,7 +49,7 @@ def texts(count: int, longest: int = 2 * KV_BLOCK_SIZE + 9) -> list[list[int]]:
 def test_prompts_in_parts_beside_texts_that_go_on(engine: str, family: str, tmp_path: Path, home: Path) -> None:
     model(family, **FAMILIES[family]).save_pretrained(tmp_path)
     stepper = ENGINES[engine].make_decoder(tmp_path, 1, MEMORY)
-    assert stepper.ends == {1}
+    assert stepper.eos_token_ids == {1}
     assert stepper.blocks == MEMORY // (2 * 2 * KV_BLOCK_SIZE * 4 * (2 * 8 if family == "Llama" else 4 * 8))
     first, second, third = texts(3)
     stepper.step([SequenceChunk(first[:40], 0, blocks(0))])

@@ -175,7 +175,7 @@ def test_every_model_has_files_of_its_own(tiny_bert: Path, tmp_path: Path, monke
     def write(module: str, request: dict[str, Path], *rest: object, **more: object) -> None:
         request["draft"].mkdir()
 
-    monkeypatch.setattr("fastserve_engines.lowering.call", write)
+    monkeypatch.setattr("fastserve_engines.lowering.run_in_child", write)
     other = shutil.copytree(tiny_bert, tmp_path / "other")
     assert cached_lowering(other, 1) == cached_lowering(tiny_bert, 1)
     (other / "model.safetensors").write_bytes(b"other weights")

@@ -58,7 +58,7 @@ class ShardedAdamW:
     def accumulate(self) -> None:
         """Gradients stay with the parameters."""
 
-    def flush_pending(self) -> None:
+    def catch_up_all(self) -> None:
         """Nothing waits."""
 
     def step(self, lr: float, max_norm: float, weight: float) -> float:

@@ -49,7 +49,7 @@ class Train(Protocol):
     def __call__(self, name: str = "work", seed: int = 0, tell: Tell = ..., **given: Any) -> Trained: ...
 
 
-AWARE = {"soft": 0.5, "temperature": 2.0, "hidden": 1.0, "relations": 0.0, "quantize_aware": "int8"}
+AWARE = {"alpha": 0.5, "temperature": 2.0, "hidden_weight": 1.0, "relation_weight": 0.0, "quantize_aware": "int8"}
 """A lesson that has a state of its own on each rank."""
 
 
