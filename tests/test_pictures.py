@@ -1,0 +1,72 @@
+"""The maps of the code are true: the picture and the table of the core's rooms, and the paths that pages name."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE = ROOT / "fastserve_core"
+PICTURE = ROOT / "docs" / "pictures" / "rooms.svg"
+PAGE = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+SVG = "{http://www.w3.org/2000/svg}"
+PLACE = re.compile(r"`((?:fastserve_core|plugins|conf|tests|docs)/[^`…]*)`")
+
+
+def contract() -> list[list[str]]:
+    """The layers of the core from the top, each with its rooms."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    contracts = tomllib.loads(text)["tool"]["importlinter"]["contracts"]
+    (layers,) = [each["layers"] for each in contracts if each["name"] == "The core's rooms"]
+    return [[room.strip() for room in layer.split("|")] for layer in layers]
+
+
+def marks(kind: str) -> dict[str, str]:
+    """The room of each mark in the picture; ``kind`` is ``run`` or ``request``."""
+    found = {}
+    for room in ElementTree.parse(PICTURE).getroot().iterfind(f".//{SVG}g[@class='room']"):
+        name = room.findtext(f"{SVG}text[@class='name']", "")
+        for mark in room.iterfind(f"{SVG}g[@class='{kind}']"):
+            found[mark.findtext(f"{SVG}text", "")] = name
+    return found
+
+
+def summary(room: str) -> str:
+    """The first paragraph of the docstring of a room, as Markdown."""
+    path = CORE / room / "__init__.py" if (CORE / room).is_dir() else CORE / f"{room}.py"
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(docstring.split("\n\n")[0].split()).replace("``", "`")
+
+
+def test_the_picture_has_the_layers_of_the_contract() -> None:
+    layers = ElementTree.parse(PICTURE).getroot().iterfind(f".//{SVG}g[@class='layer']")
+    drawn = [[name.text for name in layer.iterfind(f".//{SVG}text[@class='name']")] for layer in layers]
+    assert drawn == contract()
+
+
+@pytest.mark.parametrize(
+    ("kind", "item"), [("run", r"^(\d+)\. `(\w+)` "), ("request", r"^- \*\*([a-z])\.\*\* `(\w+)` ")]
+)
+def test_the_ways_are_those_of_the_picture(kind: str, item: str) -> None:
+    told = dict(re.findall(item, PAGE, re.MULTILINE))
+    assert told
+    assert told == marks(kind)
+
+
+def test_the_table_of_rooms_has_their_docstrings() -> None:
+    (table,) = re.findall(r"^\| room \| contents \|\n\|---\|---\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE))
+    assert list(rows) == [room for layer in contract() for room in layer]
+    assert rows == {room: summary(room) for room in rows}
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "README.md", "docs/how-it-works.md", "docs/glossary.md"])
+def test_the_paths_that_a_page_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = [path for path in PLACE.findall(text) if path.isascii() and "NAME" not in path and "<" not in path]
+    assert not [path for path in named if not (ROOT / path).exists()]
