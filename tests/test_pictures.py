@@ -1,10 +1,12 @@
-"""The maps of the code are true: the picture and the table of the core's rooms, and the paths that pages name."""
+"""The maps of the code are true: the picture and the table of the core's rooms; paths, modules and options in pages."""
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import tomllib
+from importlib import import_module
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +17,15 @@ CORE = ROOT / "fastserve_core"
 PICTURE = ROOT / "docs" / "pictures" / "rooms.svg"
 PAGE = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
 SVG = "{http://www.w3.org/2000/svg}"
+PAGES = [page for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")] if page.name != "write-a-plugin.md"]
+OPTIONS = {
+    "training.md": ("torch_ddp",),
+    "several-machines.md": ("torch_ddp",),
+    "tuning.md": ("nevergrad",),
+    "compression.md": ("prune", "distill", "vector_quantize", "mixed_precision", "neural_compressor"),
+    "serving.md": ("server",),
+}
+"""The plugins whose options are in the tables of a page."""
 PLACE = re.compile(r"`((?:fastserve_core|plugins|conf|tests|docs)/[^`…]*)`")
 
 
@@ -70,3 +81,30 @@ def test_the_paths_that_a_page_names_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     named = [path for path in PLACE.findall(text) if path.isascii() and "NAME" not in path and "<" not in path]
     assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def test_the_names_of_the_core_that_pages_use_exist() -> None:
+    wrong = []
+    for page in PAGES:
+        for name in re.findall(r"`(fastserve_core(?:\.\w+)+)`", page.read_text(encoding="utf-8")):
+            module, _, attribute = name.rpartition(".")
+            if not (is_module(name) or is_module(module) and hasattr(import_module(module), attribute)):
+                wrong.append(f"{page.name}: {name}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", OPTIONS)
+def test_the_options_in_the_tables_of_a_page_exist(page: str) -> None:
+    surface = json.loads((ROOT / "tests" / "surface.json").read_text(encoding="utf-8"))["options"]
+    known = {option for plugin in OPTIONS[page] for option in surface[plugin]}
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    tables = re.findall(r"^\| option \|.*\n\|[-| :]+\n((?:\|.*\n)+)", text, re.MULTILINE)
+    named = [name for table in tables for name in re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)]
+    options = [option for cell in named for option in re.findall(r"`(\w+)(?![\w…])[^`…]*`", cell)]
+    assert options
+    assert not [option for option in options if option not in known]
