@@ -31,12 +31,12 @@ class Replica:
 
     async def reconfigure(self, user_config: Any) -> None:
         """Wait for a warm model, before requests come; an error here reaches the caller, one in a lifespan does not."""
-        await self.app.state.hosted.loaded()
+        await self.app.state.hosted.wait_until_loaded()
 
     async def check_health(self) -> None:
         """A replica whose engine broke is replaced."""
         if not self.app.state.hosted.ready:
-            raise RuntimeError(self.app.state.hosted.why_not_ready())
+            raise RuntimeError(self.app.state.hosted.not_ready_reason())
 
 
 def bind_application(

@@ -151,7 +151,7 @@ def build_application(
         models.start()
         try:
             if wait:
-                await models.loaded()
+                await models.wait_until_loaded()
             yield
         finally:
             await models.stop()

@@ -1,7 +1,7 @@
-"""The micro-batcher: requests of an event loop, answered in batches by engine workers in threads.
+"""Dynamic batching: requests of an event loop, answered in batches by engine workers in threads.
 
-Whichever worker is free encodes what arrived, takes the inputs that fit together, and hands their answers back to
-the loop. Cancelling a request's future takes back what has not begun.
+A free worker encodes the requests that arrived, takes inputs that fit into one pass, and returns their answers to the
+event loop. Cancelling a request's future withdraws its inputs that no pass has started.
 """
 
 from __future__ import annotations
@@ -12,279 +12,238 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any
 
-from fastserve_core.tasks import Encoded
+from fastserve_core.tasks import Encoded, Row
+from fastserve_server.engine_loop import EngineLoop
 from fastserve_server.length_batching import BatchCostModel, LengthQueue, round_up
 from fastserve_server.options import ServingOptions
-from fastserve_server.requests import (
-    Answers,
-    InferenceWorker,
-    PendingInput,
-    PendingRequest,
-    QueueFull,
-    Unavailable,
-    public_error,
-    resolve_future,
-)
+from fastserve_server.requests import Answers, InferenceWorker, PendingInput, PendingRequest, QueueFull, public_error
 
-SMOOTHING = 0.1
-LONGEST_RETRY = 60
 MIN_SHARED_S = 0.001
-"""What takes one worker no longer than that is not shared: another would have to be woken, and both want the lock of
-Python."""
+"""Work of at most this many seconds stays with one worker: waking another one costs more, and both need the GIL."""
 ENCODE_AHEAD_BATCHES = 4
-"""How many full batches of arrivals are encoded at a time: enough to choose from, soon enough to begin."""
+"""Number of full batches that are encoded at a time: enough to group by length, few enough to start soon."""
 
 
-class Batcher:
-    """Owns the workers' threads; each makes its own worker with ``make_worker``.
+class Batcher(EngineLoop[InferenceWorker]):
+    """Batches inputs by length for several workers.
 
-    ``check`` may refuse what a request's inputs were encoded to, with its options; ``passed`` is told the size
-    and the seconds of every engine pass.
+    Args:
+        options: Limits and batching options of the server.
+        num_workers: Number of threads, each with its own worker.
+        make_worker: Creates and warms a worker; called in the thread that will use it.
+        check: Raises for encoded inputs of a request that must be rejected; called in a worker's thread.
+        on_batch: Receives the number of inputs and the seconds of every engine pass.
     """
 
     def __init__(
         self,
         options: ServingOptions,
-        workers: int,
+        num_workers: int,
         make_worker: Callable[[], InferenceWorker],
         check: Callable[[Sequence[Encoded], Mapping[str, Any]], None] = lambda encoded, options: None,
-        passed: Callable[[int, float], None] = lambda size, seconds: None,
+        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
-        self._options, self._make_worker, self._check, self._passed = options, make_worker, check, passed
-        self._workers, self._enough = workers, ENCODE_AHEAD_BATCHES * options.max_batch
-        self._lock = threading.Lock()
-        self._asleep: list[threading.Condition] = []
-        self._making = threading.Lock()
+        super().__init__(options, num_workers, make_worker, on_batch)
+        self._check, self._encode_limit = check, ENCODE_AHEAD_BATCHES * options.max_batch
+        self._sleeping: list[threading.Condition] = []
         self._waiting: LengthQueue[PendingInput] = LengthQueue()
         self._cost = BatchCostModel()
-        self._fresh: list[PendingRequest] = []
-        self._arriving: deque[PendingRequest] = deque()
+        self._submitted: list[PendingRequest] = []
+        self._arrived: deque[PendingRequest] = deque()
         self._open: set[PendingRequest] = set()
-        self._threads: list[threading.Thread] = []
-        self._accepted = self._begun = self._idle = 0
-        self._stopping = self._encoding = False
-        self._seconds_per_input = 0.0
+        self._num_accepted = self._num_started = self._num_idle = 0
+        self._encoding = False
 
     @property
     def queue_depth(self) -> int:
-        """Inputs that were accepted and have not begun."""
-        return self._accepted - self._begun
+        """Number of accepted inputs that no pass has started."""
+        return self._num_accepted - self._num_started
 
     @property
     def in_flight(self) -> int:
-        """Requests that were accepted and have no answer yet."""
+        """Number of accepted requests that have no answer yet."""
         return len(self._open)
 
-    async def start(self) -> None:
-        """Start the threads; returns when every worker is warm, raises what one of them failed with."""
-        self._loop = asyncio.get_running_loop()
-        warm = [self._loop.create_future() for _ in range(self._workers)]
-        self._threads = [threading.Thread(target=self._run_worker, args=(one,), daemon=True) for one in warm]
-        for thread in self._threads:
-            thread.start()
-        for error in await asyncio.gather(*warm, return_exceptions=True):
-            if error is not None:
-                raise error
+    def predict(self, rows: Sequence[Row], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
+        """Accept a request; see ``EngineLoop.predict``.
 
-    async def stop(self, patience_s: float = 5.0) -> None:
-        """Refuse what still waits, let the passes that run end, and join the threads."""
-        with self._lock:
-            self._stopping = True
-            left = list(self._open)
-            self._wake(self._workers)
-        for asked in left:
-            if asked.not_scheduled:
-                self._fail(asked, Unavailable("the server is shutting down"))
-        until = time.monotonic() + patience_s
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join, max(0.0, until - time.monotonic()))
-
-    def submit(self, inputs: Sequence[Any], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
-        """Accept a request; its future ends with the answers, or fails.
-
-        Raises ``QueueFull``: too many inputs wait, or they take longer than a request may.
+        ``QueueFull`` is also raised if the waiting inputs are estimated to take longer than ``request_timeout_s``.
         """
-        count = len(inputs)
-        if self._stopping:
-            raise Unavailable("the server is shutting down")
+        count = len(rows)
+        self._check_running()
         if self.queue_depth + count > self._options.max_queue or self._wait_s() > self._options.request_timeout_s:
-            raise QueueFull(self._retry_after())
-        asked = PendingRequest(inputs, options, self._loop.create_future(), [{}] * count, count, count)
-        self._accepted += count
-        if not self._fresh:
+            raise QueueFull(self._retry_after(self.queue_depth / self._num_workers))
+        request = PendingRequest(rows, options, self._loop.create_future(), [{}] * count, count, count)
+        self._num_accepted += count
+        if not self._submitted:
             self._loop.call_soon(self._enqueue)
-        self._fresh.append(asked)
-        self._open.add(asked)
-        asked.future.add_done_callback(partial(self._cancel, asked))
-        return asked.future
+        self._submitted.append(request)
+        self._open.add(request)
+        request.future.add_done_callback(partial(self._cancel, request))
+        return request.future
+
+    def _reject_waiting(self, error: Exception) -> None:
+        for request in [request for request in self._open if request.not_scheduled]:
+            self._fail(request, error)
+
+    def _reject_all(self, error: Exception) -> None:
+        for request in list(self._open):
+            self._fail(request, error)
 
     def _enqueue(self) -> None:
-        """Give the workers all that came in this turn of the loop: waking one takes longer than to accept a request."""
+        """Pass on every request of this turn of the loop: waking a worker takes longer than accepting a request."""
         with self._lock:
-            self._arriving.extend(self._fresh)
+            self._arrived.extend(self._submitted)
             self._wake(1)
-        self._fresh = []
+        self._submitted = []
 
     def _wait_s(self) -> float:
-        """How long what waits will take, as far as the passes so far tell."""
-        return self.queue_depth * self._seconds_per_input / self._workers
+        """Estimated seconds until the waiting inputs are answered, from past passes."""
+        return self.queue_depth * self._seconds_per_item / self._num_workers
 
-    def _retry_after(self) -> int:
-        return min(LONGEST_RETRY, max(1, math.ceil(self._wait_s())))
-
-    def _cancel(self, asked: PendingRequest, _: asyncio.Future[Answers]) -> None:
-        """Take back what of a cancelled or failed request has not begun; nothing is left of an answered one."""
-        self._open.discard(asked)
-        if not asked.not_scheduled:
+    def _cancel(self, request: PendingRequest, _: asyncio.Future[Answers]) -> None:
+        """Withdraw the inputs of a done request that no pass has started."""
+        self._open.discard(request)
+        if not request.not_scheduled:
             return
         with self._lock:
-            asked.cancelled = True
-            self._begun += asked.not_scheduled
-            asked.not_scheduled = 0
-            for number in asked.numbers:
-                self._waiting.remove(number)
+            request.cancelled = True
+            self._num_started += request.not_scheduled
+            request.not_scheduled = 0
+            for queue_id in request.queue_ids:
+                self._waiting.remove(queue_id)
 
     # -- the workers' threads ------------------------------------------------------------------------
 
-    def _run_worker(self, warm: asyncio.Future[None]) -> None:
-        try:
-            with self._making:  # transformers sets process-wide defaults while it loads
-                worker = self._make_worker()
-        except BaseException as error:
-            self._set_result(resolve_future, warm, error)
-            return
-        self._set_result(resolve_future, warm, None)
+    def _work(self, worker: InferenceWorker) -> None:
         while batch := self._next_batch(worker):
             begin = time.perf_counter()
             answers = self._answer(worker, batch)
-            self._set_result(self._deliver, batch, answers, time.perf_counter() - begin)
-        worker.close()
+            self._call_on_loop(self._deliver, batch, answers, time.perf_counter() - begin)
 
     def _next_batch(self, worker: InferenceWorker) -> list[PendingInput]:
-        """What this worker answers next; empty when the batcher stops."""
-        own = threading.Condition(self._lock)
+        """Wait for the next batch of this worker; empty when the loop ends."""
+        condition = threading.Condition(self._lock)
         with self._lock:
-            self._idle += 1
+            self._num_idle += 1
             try:
-                while not self._stopping:
-                    if self._arriving and not self._encoding and len(self._waiting) < self._enough:
+                while not self._ended:
+                    if self._arrived and not self._encoding and len(self._waiting) < self._encode_limit:
                         self._encode_arrivals(worker)
                     elif (pause := self._pause()) == 0:
                         return self._next_group()
                     else:
-                        self._sleep(own, pause)
+                        self._sleep(condition, pause)
                 return []
             finally:
-                self._idle -= 1
+                self._num_idle -= 1
 
-    def _sleep(self, own: threading.Condition, seconds: float | None) -> None:
-        """Until it is woken, or so many seconds. Under the lock."""
-        self._asleep.append(own)
-        own.wait(seconds)
-        if own in self._asleep:  # nobody woke it
-            self._asleep.remove(own)
+    def _sleep(self, condition: threading.Condition, seconds: float | None) -> None:
+        """Wait until notified, at most so many seconds; called with the lock held."""
+        self._sleeping.append(condition)
+        condition.wait(seconds)
+        if condition in self._sleeping:  # timed out
+            self._sleeping.remove(condition)
 
     def _wake(self, count: int) -> None:
-        """Those that fell asleep last, whose model is still in the processor's caches. Under the lock."""
-        for _ in range(min(count, len(self._asleep))):
-            self._asleep.pop().notify()
+        """Wake the workers that slept last: their model is still in the CPU's caches. Called with the lock held."""
+        for _ in range(min(count, len(self._sleeping))):
+            self._sleeping.pop().notify()
+
+    def _wake_all(self) -> None:
+        self._wake(self._num_workers)
 
     def _encode_arrivals(self, worker: InferenceWorker) -> None:
-        """Encode the oldest requests that arrived, and let their inputs wait by their length. Under the lock."""
-        news: list[PendingRequest] = []
+        """Encode the oldest arrived requests and queue their inputs by length; called with the lock held."""
+        batch: list[PendingRequest] = []
         count = len(self._waiting)
-        while self._arriving and count < self._enough:
-            asked = self._arriving.popleft()
-            if not asked.cancelled:
-                news.append(asked)
-                count += len(asked.inputs)
-        self._encoding = True  # by all threads of the tokenizer: a second worker would only be in its way
+        while self._arrived and count < self._encode_limit:
+            request = self._arrived.popleft()
+            if not request.cancelled:
+                batch.append(request)
+                count += len(request.inputs)
+        self._encoding = True  # the tokenizer uses all threads: a second worker would only slow it down
         self._lock.release()
         try:
-            encoded = self._encode(worker, news)
+            encoded = self._encode(worker, batch)
         finally:
             self._lock.acquire()
             self._encoding = False
         now = time.monotonic()
-        for asked, parts in zip(news, encoded, strict=True):
-            group = tuple(sorted(asked.options.items()))
-            for place, one in enumerate(() if asked.cancelled else parts):
-                asked.numbers.append(self._waiting.add(PendingInput(asked, place, one, now), round_up(len(one)), group))
+        for request, parts in zip(batch, encoded, strict=True):
+            group = tuple(sorted(request.options.items()))
+            for index, row in enumerate(() if request.cancelled else parts):
+                pending = PendingInput(request, index, row, now)
+                request.queue_ids.append(self._waiting.add(pending, round_up(len(row)), group))
         if self._is_shared():
-            self._wake(len(self._waiting) - 1)  # this worker takes one itself
+            self._wake(len(self._waiting) - 1)  # this worker takes an input itself
 
-    def _encode(self, worker: InferenceWorker, news: Sequence[PendingRequest]) -> list[Sequence[Encoded]]:
-        """The token ids of each request; none for one that failed. All at once is twice as fast as one by one."""
+    def _encode(self, worker: InferenceWorker, requests: Sequence[PendingRequest]) -> list[Sequence[Encoded]]:
+        """Encode the inputs of each request; empty for a request that failed. A joint call is twice as fast."""
         try:
-            encoded = iter(worker.encode([row for asked in news for row in asked.inputs]))
-            found = [list(islice(encoded, len(asked.inputs))) for asked in news]
-            for asked, parts in zip(news, found, strict=True):
-                self._check(parts, asked.options)
-            return list(found)
+            encoded = iter(worker.encode([row for request in requests for row in request.inputs]))
+            encodings = [list(islice(encoded, len(request.inputs))) for request in requests]
+            for request, parts in zip(requests, encodings, strict=True):
+                self._check(parts, request.options)
+            return list(encodings)
         except Exception as error:
-            if len(news) > 1:
-                return [parts for asked in news for parts in self._encode(worker, [asked])]
-            self._set_result(self._fail, news[0], public_error(error, "an input could not be encoded"))
+            if len(requests) > 1:
+                return [parts for request in requests for parts in self._encode(worker, [request])]
+            self._call_on_loop(self._fail, requests[0], public_error(error, "an input could not be encoded"))
             return [()]
 
     def _next_group(self) -> list[PendingInput]:
-        """Inputs for one pass; what other idle workers can take at the same time is left to them."""
-        share = math.ceil(len(self._waiting) / self._idle) if self._is_shared() else len(self._waiting)
+        """Take inputs for one pass, and leave the other idle workers their share."""
+        share = math.ceil(len(self._waiting) / self._num_idle) if self._is_shared() else len(self._waiting)
         batch = self._waiting.take(min(self._options.max_batch, share), self._cost.tokens)
-        self._begun += len(batch)
-        for part in batch:
-            part.asked.not_scheduled -= 1
+        self._num_started += len(batch)
+        for pending in batch:
+            pending.request.not_scheduled -= 1
         return batch
 
     def _is_shared(self) -> bool:
-        """Whether what waits is enough for several workers, as far as the passes so far tell."""
-        each = self._seconds_per_input
-        return not each or len(self._waiting) * each > MIN_SHARED_S
+        """Whether the waiting inputs are enough work for several workers, estimated from past passes."""
+        seconds = self._seconds_per_item
+        return not seconds or len(self._waiting) * seconds > MIN_SHARED_S
 
     def _pause(self) -> float | None:
-        """Seconds to wait before a batch may be taken: 0 is now, ``None`` until something comes."""
+        """Seconds to wait before a batch may be taken: 0 is now, ``None`` until an input arrives."""
         if not self._waiting:
             return None
         if not self._options.max_delay_ms or len(self._waiting) >= self._options.max_batch:
             return 0
-        return max(0.0, self._waiting.oldest().since + self._options.max_delay_ms / 1000 - time.monotonic())
+        return max(0.0, self._waiting.oldest().arrival_s + self._options.max_delay_ms / 1000 - time.monotonic())
 
     def _answer(self, worker: InferenceWorker, batch: Sequence[PendingInput]) -> list[dict[str, Any] | Exception]:
-        """An answer or an error for each; when a batch fails, one input's fault is not the others'."""
+        """Answer each input; if a batch fails, every input is tried alone, so that only the faulty ones fail."""
         try:
-            return list(worker.answer([part.encoded for part in batch], batch[0].asked.options))
+            return list(worker.answer([pending.encoded for pending in batch], batch[0].request.options))
         except Exception as error:
             if len(batch) > 1:
-                return [answer for part in batch for answer in self._answer(worker, [part])]
+                return [answer for pending in batch for answer in self._answer(worker, [pending])]
             return [public_error(error, "the engine could not answer an input")]
 
-    # -- back on the loop ----------------------------------------------------------------------------
-
-    def _set_result(self, function: Callable[..., None], *given: Any) -> None:
-        with suppress(RuntimeError):  # the event loop ended first: nobody waits any more
-            self._loop.call_soon_threadsafe(function, *given)
+    # -- on the event loop ----------------------------------------------------------------------------
 
     def _deliver(
         self, batch: Sequence[PendingInput], answers: Sequence[dict[str, Any] | Exception], seconds: float
     ) -> None:
-        for part, answer in zip(batch, answers, strict=True):
-            asked = part.asked
+        for pending, answer in zip(batch, answers, strict=True):
+            request = pending.request
             if isinstance(answer, Exception):
-                self._fail(asked, answer)
+                self._fail(request, answer)
                 continue
-            asked.answers[part.index] = answer
-            asked.remaining -= 1
-            if not asked.remaining and not asked.future.done():
-                asked.future.set_result(asked.answers)
-        self._passed(len(batch), seconds)
-        self._cost.update(len(batch) * round_up(max(len(part.encoded) for part in batch)), seconds)
-        self._seconds_per_input += SMOOTHING * (seconds / len(batch) - self._seconds_per_input)
+            request.answers[pending.index] = answer
+            request.remaining -= 1
+            if not request.remaining and not request.future.done():
+                request.future.set_result(request.answers)
+        self._record_pass(len(batch), seconds)
+        self._cost.update(len(batch) * round_up(max(len(pending.encoded) for pending in batch)), seconds)
 
-    def _fail(self, asked: PendingRequest, error: Exception) -> None:
-        if not asked.future.done():
-            asked.future.set_exception(error)
+    def _fail(self, request: PendingRequest, error: Exception) -> None:
+        if not request.future.done():
+            request.future.set_exception(error)

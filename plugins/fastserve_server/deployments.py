@@ -138,7 +138,7 @@ class Candidate:
         task.add_done_callback(self._under_way.discard)
 
     async def _end(self) -> None:
-        await self.service.answered()
+        await self.service.wait_until_idle()
         await self.service.stop()
         refreeze()
 

@@ -33,7 +33,7 @@ async def reload(models: ModelRegistry, folder: Path, name: str | None = None) -
     new = models.service(artifact, old.name)  # clients know the model by the name that it had first
     new.start()
     try:
-        await new.loaded()
+        await new.wait_until_loaded()
     except BaseException:
         await new.stop()
         raise
@@ -46,7 +46,7 @@ async def reload(models: ModelRegistry, folder: Path, name: str | None = None) -
 
 
 async def _drain_and_stop(old: Service) -> None:
-    await old.answered()
+    await old.wait_until_idle()
     await old.stop()
     refreeze()
 

@@ -38,7 +38,7 @@ async def live(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     models = models_of(request)
     if not models.ready:
-        raise Unavailable(models.why_not_ready())
+        raise Unavailable(models.not_ready_reason())
     return reply(schemas.Ready(True))
 
 
@@ -49,7 +49,7 @@ async def server_metadata(request: Request) -> Response:
 async def model_ready(request: Request) -> Response:
     service = _named_service(request)
     if not service.ready:
-        raise Unavailable(service.why_not_ready())
+        raise Unavailable(service.not_ready_reason())
     return reply(schemas.Ready(True, service.name))
 
 

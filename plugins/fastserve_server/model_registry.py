@@ -32,7 +32,7 @@ class ModelRegistry:
             self._services[name] = self.service(load_artifact(folder), name)
         self.candidate: Candidate | None = None
         self._loading: asyncio.Task[None] | None = None
-        self.metrics.watch_queue(lambda: sum(one.batcher.queue_depth for one in self))
+        self.metrics.watch_queue(lambda: sum(one.engine.queue_depth for one in self))
 
     def service(self, artifact: Artifact, name: str) -> Service:
         """A service of these options under that name, which nobody asks yet."""
@@ -77,10 +77,10 @@ class ModelRegistry:
     def ready(self) -> bool:
         return all(one.ready for one in self)
 
-    def why_not_ready(self) -> str:
+    def not_ready_reason(self) -> str:
         """One line for a reader."""
         why = next(one for one in self if not one.ready)
-        return why.why_not_ready() if len(self._services) == 1 else f"{why.name}: {why.why_not_ready()}"
+        return why.not_ready_reason() if len(self._services) == 1 else f"{why.name}: {why.not_ready_reason()}"
 
     @property
     def draining(self) -> bool:
@@ -92,20 +92,20 @@ class ModelRegistry:
             one.draining = True
 
     def start(self) -> None:
-        """Begin to load the models; ``loaded`` says when it is done."""
+        """Begin to load the models; ``wait_until_loaded`` says when it is done."""
         self._loading = asyncio.create_task(self._load())
 
     async def _load(self) -> None:
         """One after the other: transformers cannot be imported by two threads at a time."""
         for one in self._all:
             one.start()
-            with suppress(Exception):  # told to whoever waits for ``loaded``
-                await one.loaded()
+            with suppress(Exception):  # told to whoever waits for ``wait_until_loaded``
+                await one.wait_until_loaded()
 
-    async def loaded(self) -> None:
+    async def wait_until_loaded(self) -> None:
         """Wait until all are ready; raises what loading one of them failed with."""
         for one in self._all:
-            await one.loaded()
+            await one.wait_until_loaded()
 
     async def stop(self) -> None:
         if self._loading is not None:

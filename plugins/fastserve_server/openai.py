@@ -112,7 +112,7 @@ async def chat(request: Request) -> Response:
     generator, service = _generator(request, asked)
     said = [{"role": one.role, "content": _text(one.content)} for one in asked.messages]
     # the template has the special tokens already
-    prompt = await asyncio.to_thread(lambda: generator.writer.tokens([generator.writer.chat(said)], special=False))
+    prompt = await asyncio.to_thread(lambda: generator.codec.tokens([generator.codec.chat(said)], special=False))
     wanted = asked.max_completion_tokens or asked.max_tokens
     most = _resolve_max_tokens(service, wanted) if wanted else service.max_new_tokens_for(len(prompt[0]))
     return await _answer(request, service, asked, prompt, most, Chats(service.name))
@@ -132,7 +132,7 @@ def _prompts(generator: GenerationEngine, prompt: str | list[str | int | list[in
     if len(several) not in (len(texts), len(tokens), len(lists)):
         raise InvalidData("a prompt is texts, or tokens, or lists of tokens: not some of each")
     if texts:
-        return generator.writer.tokens(texts)
+        return generator.codec.tokens(texts)
     return [tokens] if tokens else lists
 
 

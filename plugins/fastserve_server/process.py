@@ -74,7 +74,7 @@ async def _serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
     server = GracefulServer(config, application.state)
     serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=request["socket"])]))
     try:
-        await models.loaded()
+        await models.wait_until_loaded()
         ready()
         reloading = asyncio.create_task(_reload(models, request["report"]))
     finally:

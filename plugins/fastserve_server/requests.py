@@ -34,7 +34,7 @@ class EngineFailed(Exception):
 
 @dataclass(eq=False, slots=True)
 class PendingRequest:
-    """One request. The batcher's lock guards ``unpicked``, ``numbers`` and ``gone``; the loop owns the rest."""
+    """Request in the batcher, whose lock guards ``not_scheduled``, ``queue_ids`` and ``cancelled``."""
 
     inputs: Sequence[Row]
     options: Mapping[str, Any]
@@ -42,7 +42,7 @@ class PendingRequest:
     answers: Answers
     remaining: int
     not_scheduled: int
-    numbers: list[int] = field(default_factory=list)
+    queue_ids: list[int] = field(default_factory=list)
     cancelled: bool = False
 
 
@@ -50,10 +50,10 @@ class PendingRequest:
 class PendingInput:
     """One input of a request on its way through the queue."""
 
-    asked: PendingRequest
+    request: PendingRequest
     index: int
     encoded: Encoded
-    since: float
+    arrival_s: float
 
 
 class InferenceWorker(Protocol):

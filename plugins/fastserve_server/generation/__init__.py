@@ -1,1 +1,1 @@
-"""Texts written token by token, many side by side: what is asked for, in what order it runs, and what comes out."""
+"""Text generation: requests, scheduling, sampling and streaming of many sequences at a time."""

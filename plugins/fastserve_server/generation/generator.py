@@ -1,251 +1,260 @@
-"""Writes texts: a thread that owns the model does one pass after another, with all that was asked for until then."""
+"""Continuous batching: a thread that owns the model runs one pass after another over all active texts."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastserve_core.errors import InvalidData
-from fastserve_core.tasks import DecodeEngine, SequenceChunk, TextCodec
+from fastserve_core.tasks import DecodeEngine, Row, SequenceChunk, TextCodec
+from fastserve_server.engine_loop import EngineLoop
 from fastserve_server.generation.jobs import LENGTH, STOP, Delta, GenerationRequest, TextSequence, TokenStream
 from fastserve_server.generation.kv_blocks import KVBlockPool, blocks_needed
 from fastserve_server.generation.passes import schedule_batch
-from fastserve_server.generation.sampling import sample
+from fastserve_server.generation.sampling import Sampling, sample
 from fastserve_server.generation.scheduling import SCHEDULERS
 from fastserve_server.generation.stop_strings import StopStringFilter
 from fastserve_server.options import ServingOptions
-from fastserve_server.requests import Answers, QueueFull, Unavailable, check_positions, public_error, resolve_future
+from fastserve_server.requests import Answers, QueueFull, check_positions, public_error
 
-SMOOTHING = 0.1
-LONGEST_RETRY = 60
-CANCELLED, ENDING = "the engine could not go on with a text", "the server is shutting down"
-BROKEN = "the server cannot write any more; see its log"
+PASS_FAILED = "the engine could not continue a text"
 
 
-class GenerationEngine:
-    """For an event loop; ``submit`` gives a stream of what is written. ``make_stepper`` is called in the thread.
+class GenerationEngine(EngineLoop[DecodeEngine]):
+    """Generates texts with one decode engine, and streams their tokens.
 
-    ``positions`` are the model's, where it has a bound; ``passed`` is told the pieces and the seconds of every pass,
-    ``went_on`` how many tokens of prompts were read in it and how many were written.
+    Args:
+        options: Limits and scheduling options of the server.
+        codec: Encodes prompts and decodes tokens.
+        make_engine: Creates the decode engine; called in the thread that will use it.
+        positions: Maximum number of tokens of a sequence; ``None`` if the model has no limit.
+        on_batch: Receives the number of chunks and the seconds of every pass.
+        on_tokens: Receives the number of prompt tokens read and of tokens generated in every pass.
+        defaults: The task's options, for requests of ``predict`` that do not set them.
     """
 
     def __init__(
         self,
         options: ServingOptions,
-        writer: TextCodec,
-        make_stepper: Callable[[], DecodeEngine],
+        codec: TextCodec,
+        make_engine: Callable[[], DecodeEngine],
         positions: int | None = None,
-        passed: Callable[[int, float], None] = lambda size, seconds: None,
-        went_on: Callable[[int, int], None] = lambda read, written: None,
+        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+        on_tokens: Callable[[int, int], None] = lambda read, generated: None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        self._options, self._make_stepper, self._passed, self._went_on = options, make_stepper, passed, went_on
-        self.writer, self._positions = writer, positions
+        super().__init__(options, 1, self._load, on_batch)
+        self.codec, self._make_engine, self._positions = codec, make_engine, positions
+        self._on_tokens, self._defaults = on_tokens, defaults or {}
         self._scheduler = SCHEDULERS[options.scheduler]()
-        self._changed = threading.Condition(threading.Lock())
-        self._arriving: deque[TextSequence] = deque()
-        self._jobs: set[TextSequence] = set()
-        self._stopping = self.broken = False
-        self._seconds_per_token = 0.0
+        self._changed = threading.Condition(self._lock)
+        self._arrived: deque[TextSequence] = deque()
+        self._active: set[TextSequence] = set()
 
     @property
     def in_flight(self) -> int:
-        """Texts that are asked for and not done."""
-        return len(self._jobs) + len(self._arriving)
+        """Number of requested texts that are not complete."""
+        return len(self._active) + len(self._arrived)
 
     @property
     def queue_depth(self) -> int:
-        """Texts that wait: more than go on at a time."""
+        """Number of texts beyond the ``max_batch`` that run at a time."""
         return max(0, self.in_flight - self._options.max_batch)
 
-    async def start(self) -> None:
-        """Returns when the model is warm; raises what loading it failed with."""
-        self._loop = asyncio.get_running_loop()
-        warm = self._loop.create_future()
-        self._thread = threading.Thread(target=self._run, args=(warm,), daemon=True)
-        self._thread.start()
-        await warm
+    def predict(self, rows: Sequence[Row], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
+        """Accept a request for complete texts; see ``EngineLoop.predict``.
 
-    async def stop(self, patience_s: float = 5.0) -> None:
-        """Refuse what is not done, and join the thread."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        await asyncio.to_thread(self._thread.join, patience_s)
+        The future may fail with ``QueueFull``, ``Unavailable`` or ``InvalidData``.
+        """
+        return asyncio.ensure_future(self._predict([row["text"] for row in rows], {**self._defaults, **options}))
 
-    def submit(self, wishes: Sequence[GenerationRequest]) -> list[TokenStream]:
-        """All of them or none: raises ``QueueFull``, ``InvalidData`` for a text that has no room, ``Unavailable``."""
-        for wish in wishes:
-            self._check(wish)
-        jobs = [self._job(wish) for wish in wishes]
-        with self._changed:
-            if self._stopping:
-                raise Unavailable(ENDING)
-            if self.broken:
-                raise Unavailable(BROKEN)
-            if self.in_flight + len(jobs) > self._options.max_queue + self._options.max_batch:
-                raise QueueFull(self._retry_after())
-            self._arriving += jobs
+    async def _predict(self, texts: Sequence[str], options: Mapping[str, Any]) -> Answers:
+        prompts = await asyncio.to_thread(self.codec.tokens, texts)
+        sampling = Sampling(temperature=options["temperature"])
+        requests = [GenerationRequest(prompt, options["max_new_tokens"], sampling) for prompt in prompts]
+        answers = await collect(self.submit(requests))
+        return [{"text": answer["text"], "tokens": answer["tokens"]} for answer in answers]
+
+    def submit(self, requests: Sequence[GenerationRequest]) -> list[TokenStream]:
+        """Accept all of the requests, or none.
+
+        Args:
+            requests: The texts to generate.
+
+        Returns:
+            A stream per request, in their order. Cancel a stream to withdraw its request.
+
+        Raises:
+            InvalidData: A prompt is empty, has unknown tokens, or needs more positions or memory than there are.
+            QueueFull: Too many texts are waiting.
+            Unavailable: The engine is stopping or has failed.
+        """
+        for request in requests:
+            self._check(request)
+        sequences = [self._sequence(request) for request in requests]
+        with self._lock:
+            self._check_running()
+            if self.in_flight + len(sequences) > self._options.max_queue + self._options.max_batch:
+                # on average, a text has half of the tokens that it may have
+                raise QueueFull(self._retry_after(self.queue_depth * self._options.max_new_tokens / 2))
+            self._arrived += sequences
             self._changed.notify()
-        return [job.stream for job in jobs]
+        return [sequence.stream for sequence in sequences]
 
-    def _retry_after(self) -> int:
-        """Seconds until those that wait may have begun, if all ask for half of what they may."""
-        tokens = self.queue_depth * self._options.max_new_tokens / 2
-        return min(LONGEST_RETRY, max(1, math.ceil(tokens * self._seconds_per_token)))
-
-    def _check(self, wish: GenerationRequest) -> None:
-        if strangers := [one for one in wish.prompt if not 0 <= one < self.writer.vocabulary]:
-            raise InvalidData(
-                f"the model has no token {strangers[0]}: its {self.writer.vocabulary} are numbered from 0"
-            )
-        if not wish.prompt:
+    def _check(self, request: GenerationRequest) -> None:
+        vocabulary, length = self.codec.vocabulary, len(request.prompt)
+        if unknown := [token for token in request.prompt if not 0 <= token < vocabulary]:
+            raise InvalidData(f"unknown token {unknown[0]}: the model's {vocabulary} tokens are numbered from 0")
+        if not request.prompt:
             raise InvalidData("a prompt cannot be used: it has no tokens that the model knows")
-        check_positions(len(wish.prompt), wish.max_tokens, self._positions)
-        if blocks_needed(len(wish.prompt) + wish.max_tokens) > self._blocks:
+        check_positions(length, request.max_tokens, self._positions)
+        if blocks_needed(length + request.max_tokens) > self._num_blocks:
             raise InvalidData(
-                f"a prompt of {len(wish.prompt)} tokens and {wish.max_tokens} new ones need more memory than the "
-                f"{self._options.kv_cache_mb} MB that this server has for keys and values: shorten the prompt or ask "
-                f"for fewer, or raise {self._options.where}.kv_cache_mb"
+                f"a prompt of {length} tokens and {request.max_tokens} new ones need more memory than the "
+                f"{self._options.kv_cache_mb} MB of this server's KV cache: shorten the prompt, request fewer new "
+                f"tokens or raise {self._options.where}.kv_cache_mb"
             )
 
-    def _job(self, wish: GenerationRequest) -> TextSequence:
-        spelling = StopStringFilter(self.writer.speller(), wish.stops)
-        return TextSequence(wish, TokenStream(), spelling, np.random.default_rng(wish.seed), list(wish.prompt))
+    def _sequence(self, request: GenerationRequest) -> TextSequence:
+        text_filter = StopStringFilter(self.codec.speller(), request.stops)
+        return TextSequence(request, TokenStream(), text_filter, np.random.default_rng(request.seed))
+
+    def _reject_all(self, error: Exception) -> None:
+        with self._lock:
+            sequences = [*self._active, *self._arrived]
+            self._active.clear()
+            self._arrived.clear()
+        for sequence in sequences:
+            sequence.stream.push(error)
+
+    def _wake_all(self) -> None:
+        self._changed.notify_all()
 
     # -- the thread ----------------------------------------------------------------------------------
 
-    def _run(self, warm: asyncio.Future[None]) -> None:
-        try:
-            self._stepper = stepper = self._make_stepper()
-            stepper.step([SequenceChunk([0], 0, [0])])
-        except BaseException as error:
-            self._tell(resolve_future, warm, error)
-            return
-        self._pool, self._blocks = KVBlockPool(stepper.blocks), stepper.blocks
-        self._tell(resolve_future, warm, None)
-        why: Exception = Unavailable(ENDING)
-        try:
-            while self._take_in():
-                self._run_step()
-        except Exception as error:
-            why = public_error(error, BROKEN)
-        with self._changed:
-            self.broken = not self._stopping  # nobody is left to take what comes
-            left = [*self._jobs, *self._arriving]
-        for job in left:
-            self._tell(job.stream.push, why)
-        stepper.close()
+    def _load(self) -> DecodeEngine:
+        """Create the engine, run a pass to warm it, and divide its cache into blocks."""
+        self._engine = engine = self._make_engine()
+        engine.step([SequenceChunk([0], 0, [0])])
+        self._pool, self._num_blocks = KVBlockPool(engine.blocks), engine.blocks
+        return engine
 
-    def _take_in(self) -> bool:
-        """Wait for something to do; False when the server stops."""
+    def _work(self, worker: DecodeEngine) -> None:
+        while self._admit():
+            self._run_step()
+
+    def _admit(self) -> bool:
+        """Wait for texts, add the arrived and remove the cancelled ones; false when the loop ends."""
         with self._changed:
-            while not self._stopping and not self._jobs and not self._arriving:
+            while not self._ended and not self._active and not self._arrived:
                 self._changed.wait()
-            news = list(self._arriving)
-            self._arriving.clear()
-            self._jobs |= set(news)
-            if self._stopping:
+            admitted = list(self._arrived)
+            self._arrived.clear()
+            self._active |= set(admitted)
+            if self._ended:
                 return False
-        for job in news:
-            self._scheduler.add(job, time.monotonic())
-        for job in [one for one in self._jobs if one.stream.gone]:
-            self._end(job)
+            cancelled = [sequence for sequence in self._active if sequence.stream.cancelled]
+        for sequence in admitted:
+            self._scheduler.add(sequence, time.monotonic())
+        for sequence in cancelled:
+            self._remove(sequence)
         return True
 
     def _run_step(self) -> None:
         order = self._scheduler.order(time.monotonic())
-        chosen = schedule_batch(order, self._pool, self._options.max_batch)
-        if not chosen:
+        chunks = schedule_batch(order, self._pool, self._options.max_batch)
+        if not chunks:
             return
         begin = time.perf_counter()
         try:
-            logits = self._stepper.step([piece for _, piece in chosen])
+            logits = self._engine.step([chunk for _, chunk in chunks])
         except Exception as error:
-            why = public_error(error, CANCELLED)
-            for job, _ in chosen:
-                self._fail(job, why)
+            public = public_error(error, PASS_FAILED)
+            for sequence, _ in chunks:
+                self._fail(sequence, public)
             return
-        news = [self._after(job, piece, row) for (job, piece), row in zip(chosen, logits, strict=True)]
-        self._tell(_deliver, [one for one in news if one is not None])
-        seconds = time.perf_counter() - begin
-        self._passed(len(chosen), seconds)
-        written = sum(one is not None for one in news)
-        self._went_on(sum(_of_prompt(job, piece) for job, piece in chosen), written)
-        self._seconds_per_token += SMOOTHING * (seconds / len(chosen) - self._seconds_per_token)
+        results = [self._advance(sequence, chunk, row) for (sequence, chunk), row in zip(chunks, logits, strict=True)]
+        deltas = [result for result in results if result is not None]
+        self._call_on_loop(_deliver, deltas)
+        self._record_pass(len(chunks), time.perf_counter() - begin)
+        self._on_tokens(sum(_num_prompt_tokens(sequence, chunk) for sequence, chunk in chunks), len(deltas))
 
-    def _after(self, job: TextSequence, piece: SequenceChunk, logits: Any) -> tuple[TokenStream, Delta] | None:
-        """What the pass did for a job; a fault there is its own."""
+    def _advance(self, sequence: TextSequence, chunk: SequenceChunk, logits: Any) -> tuple[TokenStream, Delta] | None:
+        """Apply a pass to a sequence; an error fails this sequence alone."""
         try:
-            return self._record_step(job, piece, logits)
+            return self._append_token(sequence, chunk, logits)
         except Exception as error:
-            self._fail(job, public_error(error, CANCELLED))
+            self._fail(sequence, public_error(error, PASS_FAILED))
             return None
 
-    def _fail(self, job: TextSequence, why: Exception) -> None:
-        self._end(job)
-        self._tell(job.stream.push, why)
+    def _fail(self, sequence: TextSequence, error: Exception) -> None:
+        self._remove(sequence)
+        self._call_on_loop(sequence.stream.push, error)
 
-    def _record_step(self, job: TextSequence, piece: SequenceChunk, logits: Any) -> tuple[TokenStream, Delta] | None:
-        """Take the next token, where the job has none left that the model has not seen."""
-        job.past += len(piece.tokens)
-        whole = not job.ahead
-        self._scheduler.on_step(job, len(piece.tokens) - whole, int(whole), time.monotonic())
-        if not whole:
+    def _append_token(
+        self, sequence: TextSequence, chunk: SequenceChunk, logits: Any
+    ) -> tuple[TokenStream, Delta] | None:
+        """Sample the next token if the model has processed all tokens of the sequence."""
+        sequence.num_cached_tokens += len(chunk.tokens)
+        complete = not sequence.num_pending_tokens
+        self._scheduler.on_step(sequence, len(chunk.tokens) - complete, int(complete), time.monotonic())
+        if not complete:
             return None
-        token = sample(logits, job.wish.sampling, job.counts, job.random)
-        job.tokens.append(token)
-        job.counts[token] += 1
-        job.written += 1
-        ended = token in self._stepper.eos_token_ids and not job.wish.on
-        text = "" if ended else job.spelling.add(token)
-        if not ended and not job.spelling.stopped and job.written < job.wish.max_tokens:
-            return job.stream, Delta(text, 1)
-        finish = STOP if ended or job.spelling.stopped else LENGTH
-        self._end(job)
-        return job.stream, Delta(text + job.spelling.flush(), 1, finish)
+        request, text_filter = sequence.request, sequence.text_filter
+        token = sample(logits, request.sampling, sequence.counts, sequence.random)
+        sequence.append(token)
+        ended = token in self._engine.eos_token_ids and not request.ignore_eos
+        text = "" if ended else text_filter.add(token)
+        if not ended and not text_filter.stopped and sequence.num_generated < request.max_tokens:
+            return sequence.stream, Delta(text, 1)
+        finish = STOP if ended or text_filter.stopped else LENGTH
+        self._remove(sequence)
+        return sequence.stream, Delta(text + text_filter.flush(), 1, finish)
 
-    def _end(self, job: TextSequence) -> None:
-        self._scheduler.remove(job)
-        self._pool.free(job)
-        with self._changed:
-            self._jobs.discard(job)
-
-    def _tell(self, function: Callable[..., None], *given: Any) -> None:
-        with suppress(RuntimeError):  # the event loop ended first: nobody waits any more
-            self._loop.call_soon_threadsafe(function, *given)
+    def _remove(self, sequence: TextSequence) -> None:
+        self._scheduler.remove(sequence)
+        self._pool.free(sequence)
+        with self._lock:
+            self._active.discard(sequence)
 
 
-def _of_prompt(job: TextSequence, piece: SequenceChunk) -> int:
-    """How many of a piece's tokens are of the prompt."""
-    return max(0, min(piece.num_cached_tokens + len(piece.tokens), len(job.wish.prompt)) - piece.num_cached_tokens)
+def _num_prompt_tokens(sequence: TextSequence, chunk: SequenceChunk) -> int:
+    """Number of the chunk's tokens that belong to the prompt."""
+    begin = chunk.num_cached_tokens
+    return max(0, min(begin + len(chunk.tokens), len(sequence.request.prompt)) - begin)
 
 
-def _deliver(news: Sequence[tuple[TokenStream, Delta]]) -> None:
-    for stream, delta in news:
+def _deliver(deltas: Sequence[tuple[TokenStream, Delta]]) -> None:
+    for stream, delta in deltas:
         stream.push(delta)
 
 
 async def collect(streams: Sequence[TokenStream]) -> Answers:
-    """The texts when all are done: ``text``, ``tokens`` and ``finish``; gives them up when it is cancelled."""
+    """Wait until all texts are complete; cancel the streams if this call is cancelled.
+
+    Args:
+        streams: Streams of ``GenerationEngine.submit``.
+
+    Returns:
+        For each stream ``text``, ``tokens`` (number of generated tokens) and ``finish`` (``"stop"`` or ``"length"``).
+    """
     try:
-        return [await _collect(one) for one in streams]
+        return [await _collect(stream) for stream in streams]
     finally:
-        for one in streams:
-            one.cancel()
+        for stream in streams:
+            stream.cancel()
 
 
 async def _collect(stream: TokenStream) -> dict[str, Any]:
     deltas = [delta async for delta in stream]
     return {
-        "text": "".join(one.text for one in deltas),
-        "tokens": sum(one.tokens for one in deltas),
+        "text": "".join(delta.text for delta in deltas),
+        "tokens": sum(delta.tokens for delta in deltas),
         "finish": deltas[-1].finish,
     }

@@ -1,4 +1,4 @@
-"""One text that is being written: what was asked for, how far it is, and who listens."""
+"""Requests for texts, sequences that are being generated, and the streams that deliver them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,33 @@ from fastserve_server.generation.sampling import Sampling
 from fastserve_server.generation.stop_strings import StopStringFilter
 
 STOP, LENGTH = "stop", "length"
-"""Why a text ended: an end token or a stop string, or as many tokens as were asked for."""
+"""Finish reasons: an end token or a stop string, or the requested number of tokens."""
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A text to write: ``prompt`` in tokens, at most ``most`` new ones; ``on`` goes past the model's own end."""
+    """Request for one text.
+
+    Args:
+        prompt: Token ids of the prompt.
+        max_tokens: Maximum number of new tokens.
+        sampling: How the next token is chosen.
+        stops: Strings that end the text; they are not part of it.
+        seed: Seed of the random draws; ``None`` for a different text each time.
+        ignore_eos: Whether to continue after the model's end token.
+    """
 
     prompt: Sequence[int]
     max_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
     stops: Sequence[str] = ()
     seed: int | None = None
-    on: bool = False
+    ignore_eos: bool = False
 
 
 @dataclass(frozen=True)
 class Delta:
-    """What a pass added: text that may be shown, tokens, and why the text ended, if it did."""
+    """Result of a pass for one text: new characters, number of new tokens, and the finish reason of a complete text."""
 
     text: str
     tokens: int
@@ -38,52 +47,77 @@ class Delta:
 
 
 class TokenStream:
-    """The listener's side of a job, on the event loop: iterate over it; ``cancel`` when nobody wants it any more."""
+    """Asynchronous iterator over the deltas of one text, for the event loop."""
 
     def __init__(self) -> None:
-        self._news: asyncio.Queue[Delta | Exception] = asyncio.Queue()
-        self.gone = False
+        self._queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
+        self.cancelled = False
 
-    def push(self, news: Delta | Exception) -> None:
-        self._news.put_nowait(news)
+    def push(self, item: Delta | Exception) -> None:
+        """Append a delta, or the error that ends the stream."""
+        self._queue.put_nowait(item)
 
     def cancel(self) -> None:
-        """The writer's thread sees it before its next pass."""
-        self.gone = True
+        """Withdraw the request; the engine drops the text before its next pass."""
+        self.cancelled = True
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         while True:
-            news = await self._news.get()
-            if isinstance(news, Exception):
-                raise news
-            yield news
-            if news.finish:
+            item = await self._queue.get()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+            if item.finish:
                 return
 
 
 @dataclass(eq=False)
 class TextSequence:
-    """The thread's side. ``past`` tokens have keys and values in ``blocks``; the last three are the scheduler's."""
+    """State of one text in the engine's thread; the last three fields belong to the scheduler.
 
-    wish: GenerationRequest
+    Args:
+        request: The request for the text.
+        stream: Delivers the text.
+        text_filter: Decodes tokens and finds stop strings.
+        random: Generator of the random draws.
+        tokens: Token ids of the prompt and of the text so far.
+        num_cached_tokens: Number of tokens with keys and values in ``blocks``.
+        blocks: Indices of the blocks in the KV cache.
+        counts: How often the text has each of its generated tokens.
+        num_generated: Number of generated tokens.
+        level: Index of the queue that the sequence is in.
+        service: Cost of the passes at this level, in generated tokens.
+        last_run_s: Time of the last pass, on the monotonic clock.
+    """
+
+    request: GenerationRequest
     stream: TokenStream
-    spelling: StopStringFilter
+    text_filter: StopStringFilter
     random: np.random.Generator
-    tokens: list[int]
-    past: int = 0
+    tokens: list[int] = field(init=False)
+    num_cached_tokens: int = 0
     blocks: list[int] = field(default_factory=list)
     counts: Counter[int] = field(default_factory=Counter)
-    written: int = 0
+    num_generated: int = 0
     level: int = 0
-    served: float = 0.0
-    since: float = 0.0
+    service: float = 0.0
+    last_run_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
 
     @property
-    def longest(self) -> int:
-        """Tokens that the whole text can come to."""
-        return len(self.wish.prompt) + self.wish.max_tokens
+    def max_length(self) -> int:
+        """Maximum number of tokens of prompt and text together."""
+        return len(self.request.prompt) + self.request.max_tokens
 
     @property
-    def ahead(self) -> int:
-        """Tokens that the model has not seen."""
-        return len(self.tokens) - self.past
+    def num_pending_tokens(self) -> int:
+        """Number of tokens that the model has not processed."""
+        return len(self.tokens) - self.num_cached_tokens
+
+    def append(self, token: int) -> None:
+        """Add a generated token."""
+        self.tokens.append(token)
+        self.counts[token] += 1
+        self.num_generated += 1

@@ -1,4 +1,4 @@
-"""Which blocks of keys and values are whose."""
+"""Allocation of the KV cache's blocks to sequences."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from fastserve_server.generation.jobs import TextSequence
 
 
 def blocks_needed(tokens: int) -> int:
-    """Blocks for so many tokens."""
+    """Return the number of blocks for so many tokens."""
     return -(-tokens // KV_BLOCK_SIZE)
 
 
 class KVBlockPool:
-    """All blocks of a stepper."""
+    """Allocates the ``count`` blocks of a decode engine."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -20,18 +20,23 @@ class KVBlockPool:
 
     @property
     def used(self) -> int:
+        """Number of allocated blocks."""
         return self.count - len(self._free)
 
-    def grow(self, job: TextSequence, tokens: int) -> bool:
-        """Give the job blocks for its first ``tokens``; False, and none given, where there are too few."""
-        missing = blocks_needed(tokens) - len(job.blocks)
+    def grow(self, sequence: TextSequence, tokens: int) -> bool:
+        """Allocate blocks for the first ``tokens`` tokens of a sequence.
+
+        Returns:
+            Whether there were enough free blocks; if not, none is allocated.
+        """
+        missing = blocks_needed(tokens) - len(sequence.blocks)
         if missing > len(self._free):
             return False
         for _ in range(missing):
-            job.blocks.append(self._free.pop())
+            sequence.blocks.append(self._free.pop())
         return True
 
-    def free(self, job: TextSequence) -> None:
-        """Whatever was computed for the job is to be computed again, should it go on."""
-        self._free += job.blocks
-        job.blocks, job.past = [], 0
+    def free(self, sequence: TextSequence) -> None:
+        """Release a sequence's blocks; its keys and values are computed again if it continues."""
+        self._free += sequence.blocks
+        sequence.blocks, sequence.num_cached_tokens = [], 0

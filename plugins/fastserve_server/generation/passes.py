@@ -1,4 +1,4 @@
-"""What goes through the model in the next pass: which jobs, how many of each one's tokens, and who gives way."""
+"""Selection of the sequences, and of their tokens, for the next pass through the model."""
 
 from __future__ import annotations
 
@@ -8,39 +8,49 @@ from fastserve_core.tasks import SequenceChunk
 from fastserve_server.generation.jobs import TextSequence
 from fastserve_server.generation.kv_blocks import KVBlockPool
 
-PASS_TOKENS = 256
-"""Tokens of prompts in a pass: more would keep the texts that are being written waiting for longer."""
+MAX_PROMPT_TOKENS = 256
+"""Maximum number of prompt tokens in a pass: more would delay the texts that are being generated."""
 
 
 def schedule_batch(
-    order: Sequence[TextSequence], pool: KVBlockPool, most: int
+    order: Sequence[TextSequence], pool: KVBlockPool, max_batch: int
 ) -> list[tuple[TextSequence, SequenceChunk]]:
-    """At most ``most`` pieces, of the jobs at the front.
+    """Choose the chunks of the next pass.
 
-    Where blocks are short, the jobs at the end give theirs back. The first job always runs: a job's tokens never need
-    more blocks than there are.
+    If the pool runs out of blocks, sequences at the end of the order lose theirs. The first sequence always runs,
+    because one sequence never needs more blocks than the pool has.
+
+    Args:
+        order: All active sequences, the most urgent first.
+        pool: Allocates the blocks.
+        max_batch: Maximum number of chunks.
+
+    Returns:
+        Pairs of a sequence and its chunk.
     """
-    chosen: list[tuple[TextSequence, SequenceChunk]] = []
-    left = PASS_TOKENS
-    for place, job in enumerate(order):
-        if len(chosen) == most:
+    batch: list[tuple[TextSequence, SequenceChunk]] = []
+    budget = MAX_PROMPT_TOKENS
+    for index, sequence in enumerate(order):
+        if len(batch) == max_batch:
             break
-        count = min(job.ahead, left) if job.ahead > 1 else 1
+        pending, cached = sequence.num_pending_tokens, sequence.num_cached_tokens
+        count = min(pending, budget) if pending > 1 else 1
         if not count:
             continue
-        if not _preempt(job, job.past + count, order[place + 1 :], pool):
+        if not _allocate(sequence, cached + count, order[index + 1 :], pool):
             break
-        if job.ahead > 1:
-            left -= count
-        piece = SequenceChunk(job.tokens[job.past : job.past + count], job.past, tuple(job.blocks))
-        chosen.append((job, piece))
-    return chosen
+        if pending > 1:
+            budget -= count
+        chunk = SequenceChunk(sequence.tokens[cached : cached + count], cached, tuple(sequence.blocks))
+        batch.append((sequence, chunk))
+    return batch
 
 
-def _preempt(job: TextSequence, tokens: int, behind: Sequence[TextSequence], pool: KVBlockPool) -> bool:
-    while not pool.grow(job, tokens):
-        last = next((one for one in reversed(behind) if one.blocks), None)
-        if last is None:
+def _allocate(sequence: TextSequence, tokens: int, later: Sequence[TextSequence], pool: KVBlockPool) -> bool:
+    """Allocate blocks for a sequence, and preempt later sequences if there are too few."""
+    while not pool.grow(sequence, tokens):
+        victim = next((candidate for candidate in reversed(later) if candidate.blocks), None)
+        if victim is None:
             return False
-        pool.free(last)
+        pool.free(victim)
     return True

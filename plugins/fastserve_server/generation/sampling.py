@@ -1,4 +1,4 @@
-"""Which token comes next, of the logits and what a request asks for."""
+"""Choice of the next token from logits and sampling parameters."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from typing import Any
 
 import numpy as np
 
-CANDIDATES = 1024
-"""Of so many likeliest tokens ``top_p`` chooses first: to sort a whole vocabulary takes milliseconds."""
+TOP_P_CANDIDATES = 1024
+"""Number of most likely tokens that ``top_p`` looks at first: sorting a whole vocabulary takes milliseconds."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """OpenAI's parameters: ``temperature`` 0 takes the likeliest token; ``top_k`` 0 and ``top_p`` 1 leave all in.
+    """OpenAI's sampling parameters.
 
-    Penalties are taken off the logits of tokens that the text has already, ``logit_bias`` is added by token.
+    Args:
+        temperature: Divides the logits; 0 selects the most likely token.
+        top_p: Probability mass of the most likely tokens to draw from; 1 keeps all.
+        top_k: Number of most likely tokens to draw from; 0 keeps all.
+        presence_penalty: Subtracted from the logits of tokens that the text has.
+        frequency_penalty: Subtracted once for each occurrence of a token in the text.
+        logit_bias: Added to the logits, by token id.
     """
 
     temperature: float = 1.0
@@ -28,24 +34,34 @@ class Sampling:
 
 
 def sample(logits: Any, sampling: Sampling, counts: Mapping[int, int], random: np.random.Generator) -> int:
-    """A token of logits (vocabulary); ``counts`` is how often the text has each of its tokens."""
+    """Choose a token.
+
+    Args:
+        logits: Array of shape (vocabulary,).
+        sampling: The sampling parameters.
+        counts: How often the text has each of its tokens.
+        random: Generator of the draw.
+
+    Returns:
+        The token id.
+    """
     logits = _apply_penalties(logits, sampling, counts)
     if not sampling.temperature:
         return int(logits.argmax())
-    kept = _top_k_top_p(logits / sampling.temperature, sampling)
-    chances = _softmax(logits[kept] / sampling.temperature)
-    drawn = np.searchsorted(chances.cumsum(), random.random() * chances.sum(), side="right")
-    return int(kept[min(drawn, len(kept) - 1)])
+    tokens = _top_k_top_p(logits / sampling.temperature, sampling)
+    probabilities = _softmax(logits[tokens] / sampling.temperature)
+    drawn = np.searchsorted(probabilities.cumsum(), random.random() * probabilities.sum(), side="right")
+    return int(tokens[min(drawn, len(tokens) - 1)])
 
 
 def _apply_penalties(logits: Any, sampling: Sampling, counts: Mapping[int, int]) -> Any:
-    penalized = counts and (sampling.presence_penalty or sampling.frequency_penalty)
-    if not penalized and not sampling.logit_bias:
+    has_penalty = counts and (sampling.presence_penalty or sampling.frequency_penalty)
+    if not has_penalty and not sampling.logit_bias:
         return logits
     logits = logits.copy()
-    if penalized:
-        tokens, times = np.array(list(counts)), np.array(list(counts.values()))
-        logits[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * times
+    if has_penalty:
+        tokens, occurrences = np.array(list(counts)), np.array(list(counts.values()))
+        logits[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * occurrences
     for token, bias in sampling.logit_bias.items():
         if 0 <= token < len(logits):
             logits[token] += bias
@@ -53,26 +69,26 @@ def _apply_penalties(logits: Any, sampling: Sampling, counts: Mapping[int, int])
 
 
 def _top_k_top_p(logits: Any, sampling: Sampling) -> Any:
-    """The tokens that ``top_k`` and ``top_p`` leave, likeliest first; at least one."""
+    """Token ids that ``top_k`` and ``top_p`` keep, the most likely first; at least one."""
     count = min(sampling.top_k or len(logits), len(logits))
     if sampling.top_p >= 1:
-        return np.arange(len(logits)) if count == len(logits) else _first(logits, count)
-    chances = _softmax(logits)
-    for most in (min(CANDIDATES, count), count):
-        order = _first(logits, most)
-        reached = chances[order].cumsum()
-        mass = sampling.top_p * (chances.sum() if count == len(logits) else chances[_first(logits, count)].sum())
-        if reached[-1] >= mass:
+        return np.arange(len(logits)) if count == len(logits) else _top_indices(logits, count)
+    probabilities = _softmax(logits)
+    for candidates in (min(TOP_P_CANDIDATES, count), count):
+        order = _top_indices(logits, candidates)
+        mass = probabilities[order].cumsum()
+        total = probabilities.sum() if count == len(logits) else probabilities[_top_indices(logits, count)].sum()
+        if mass[-1] >= sampling.top_p * total:
             break
-    return order[: int(np.searchsorted(reached, mass)) + 1]
+    return order[: int(np.searchsorted(mass, sampling.top_p * total)) + 1]
 
 
-def _first(logits: Any, count: int) -> Any:
-    """The places of the largest logits, largest first."""
-    places = np.arange(len(logits)) if count == len(logits) else np.argpartition(-logits, count - 1)[:count]
-    return places[np.argsort(-logits[places], kind="stable")]
+def _top_indices(logits: Any, count: int) -> Any:
+    """Indices of the largest logits, largest first."""
+    indices = np.arange(len(logits)) if count == len(logits) else np.argpartition(-logits, count - 1)[:count]
+    return indices[np.argsort(-logits[indices], kind="stable")]
 
 
 def _softmax(logits: Any) -> Any:
-    chances = np.exp((logits - logits.max()).astype(np.float64))
-    return chances / chances.sum()
+    exponentials = np.exp((logits - logits.max()).astype(np.float64))
+    return exponentials / exponentials.sum()

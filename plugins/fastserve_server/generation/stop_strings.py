@@ -1,4 +1,4 @@
-"""What of a text may be shown while it is written: whole characters, and nothing that may become a stop string."""
+"""Text that may be sent while a sequence is generated: complete characters, and no beginning of a stop string."""
 
 from __future__ import annotations
 
@@ -8,40 +8,45 @@ from fastserve_core.tasks import IncrementalDetokenizer
 
 
 class StopStringFilter:
-    """The text of a ``speller``, which ends before the first of ``stops``."""
+    """Decodes tokens and ends the text before the first stop string.
 
-    def __init__(self, speller: IncrementalDetokenizer, stops: Sequence[str]) -> None:
-        self._speller, self._stops = speller, tuple(one for one in stops if one)
-        self._held = ""
+    Args:
+        detokenizer: Decodes the tokens.
+        stops: The stop strings; empty ones are ignored.
+    """
+
+    def __init__(self, detokenizer: IncrementalDetokenizer, stops: Sequence[str]) -> None:
+        self._detokenizer, self._stops = detokenizer, tuple(stop for stop in stops if stop)
+        self._buffer = ""
         self.stopped = False
 
     def add(self, token: int) -> str:
-        """What is certain to belong to the text now."""
-        self._held += self._speller.add(token)
-        found = [place for one in self._stops if (place := self._held.find(one)) >= 0]
-        if found:
+        """Add a token and return the characters that are certain to belong to the text."""
+        self._buffer += self._detokenizer.add(token)
+        indices = [index for stop in self._stops if (index := self._buffer.find(stop)) >= 0]
+        if indices:
             self.stopped = True
-            shown, self._held = self._held[: min(found)], ""
-            return shown
-        keep = self._may_begin()
-        shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return shown
+            text, self._buffer = self._buffer[: min(indices)], ""
+            return text
+        split = len(self._buffer) - self._partial_match_length()
+        text, self._buffer = self._buffer[:split], self._buffer[split:]
+        return text
 
     def flush(self) -> str:
-        """What was held back, when nothing comes any more."""
+        """Return the characters held back, after the last token."""
         if self.stopped:
             return ""
-        shown, self._held = self._held + self._speller.end(), ""
-        return shown
+        text, self._buffer = self._buffer + self._detokenizer.end(), ""
+        return text
 
-    def _may_begin(self) -> int:
-        """How many of the last characters may be the beginning of a stop string."""
+    def _partial_match_length(self) -> int:
+        """Length of the longest end of the buffer that is the beginning of a stop string."""
         return max(
             (
                 length
-                for one in self._stops
-                for length in range(1, min(len(one), len(self._held) + 1))
-                if self._held.endswith(one[:length])
+                for stop in self._stops
+                for length in range(1, min(len(stop), len(self._buffer) + 1))
+                if self._buffer.endswith(stop[:length])
             ),
             default=0,
         )

@@ -111,7 +111,7 @@ def test_an_answer_after_the_deadline_is_504(classifier: Artifact, held: Held) -
         running, waits = asyncio.ensure_future(ask(client)), asyncio.ensure_future(ask(client))
         assert error_of(await running) == (504, "deadline_exceeded")
         assert error_of(await waits) == (504, "deadline_exceeded")
-        assert service.batcher.queue_depth == 0
+        assert service.engine.queue_depth == 0
         held.go.set()
 
     play(classifier, scene, request_timeout_s=0.2)
@@ -141,7 +141,7 @@ def test_before_the_model_is_warm_it_is_503(classifier: Artifact, monkeypatch: p
             assert (await client.get(path)).status_code == 503
         assert error_of(await ask(client)) == (503, "unavailable")
         loading.set()
-        await service.loaded()
+        await service.wait_until_loaded()
         assert (await client.get("/v2/health/ready")).status_code == 200
         assert (await ask(client)).status_code == 200
 
@@ -206,10 +206,10 @@ def test_a_client_that_leaves_is_not_answered(classifier: Artifact, held: Held) 
         application = client._transport.app  # type: ignore[attr-defined]
         leaving = asyncio.ensure_future(application(scope, receive, send))
         await asyncio.sleep(0.05)
-        assert service.batcher.queue_depth == 1
+        assert service.engine.queue_depth == 1
         leave.set()
         await leaving
-        assert service.batcher.queue_depth == 0
+        assert service.engine.queue_depth == 0
         assert sent[0]["status"] == 499
         held.go.set()
         assert (await running).status_code == 200
@@ -241,7 +241,7 @@ def test_what_is_cut_is_said_or_refused(classifier: Artifact) -> None:
     async def refusing(client: httpx.AsyncClient, service: Service) -> None:
         refused = await ask(client, long)
         assert error_of(refused) == (422, "unusable")
-        assert "longer than the 64 tokens that the model reads" in refused.json()["error"]["message"]
+        assert "longer than the model's limit of 64 tokens" in refused.json()["error"]["message"]
         assert (await ask(client, "the film")).status_code == 200
 
     play(classifier, cutting)
@@ -257,7 +257,7 @@ def test_text_is_written_within_bounds(writer: Artifact) -> None:
             ({"max_new_tokens": 21}, "at most 20"),
             ({"max_new_tokens": "many"}, "options"),
             ({"temperature": -1}, "temperature"),
-            ({"max_length": 9}, "takes no option 'max_length'"),
+            ({"max_length": 9}, "has no option 'max_length'"),
             ({"max_new_token": 3}, "did you mean 'max_new_tokens'"),
         ):
             refused = await ask(client, options=options)

@@ -70,7 +70,7 @@ def play(scene: Callable[[Batcher, Puppet], Coroutine[Any, Any, None]], **option
 
 async def hold(batcher: Batcher, puppet: Puppet) -> asyncio.Future[Answers]:
     """Keep the worker busy with one input, so that what comes next has to wait."""
-    first = batcher.submit(rows("x"), {})
+    first = batcher.predict(rows("x"), {})
     await asyncio.to_thread(puppet.begun.wait, 10)
     return first
 
@@ -78,8 +78,8 @@ async def hold(batcher: Batcher, puppet: Puppet) -> asyncio.Future[Answers]:
 def test_what_waits_is_answered_in_batches_of_near_length() -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         first = await hold(batcher, puppet)
-        short = [batcher.submit(rows("a" * 5), {}) for _ in range(6)]
-        long = [batcher.submit(rows("b" * 100), {}) for _ in range(6)]
+        short = [batcher.predict(rows("a" * 5), {}) for _ in range(6)]
+        long = [batcher.predict(rows("b" * 100), {}) for _ in range(6)]
         puppet.go.set()
         answers = await asyncio.gather(first, *short, *long)
         assert [one[0]["text"] for one in answers] == ["x", *["a" * 5] * 6, *["b" * 100] * 6]
@@ -91,7 +91,7 @@ def test_lengths_within_a_step_go_together_even_where_a_pass_costs_nothing() -> 
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         batcher._cost.tokens = 0  # as passes of an engine told it that takes nothing beside the tokens
         first = await hold(batcher, puppet)
-        asked = [batcher.submit(rows("a" * length), {}) for length in (20, 17, 21, 18)]
+        asked = [batcher.predict(rows("a" * length), {}) for length in (20, 17, 21, 18)]
         puppet.go.set()
         await asyncio.gather(first, *asked)
 
@@ -103,7 +103,7 @@ def test_a_request_of_many_inputs_keeps_its_order() -> None:
 
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         puppet.go.set()
-        answers = await batcher.submit(rows(*texts), {})
+        answers = await batcher.predict(rows(*texts), {})
         assert [one["text"] for one in answers] == texts
 
     play(scene, max_batch=8)
@@ -112,7 +112,7 @@ def test_a_request_of_many_inputs_keeps_its_order() -> None:
 def test_other_options_are_another_batch() -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         first = await hold(batcher, puppet)
-        asked = [batcher.submit(rows("a"), {"max_new_tokens": number % 2}) for number in range(4)]
+        asked = [batcher.predict(rows("a"), {"max_new_tokens": number % 2}) for number in range(4)]
         puppet.go.set()
         await asyncio.gather(first, *asked)
         assert [one.result()[0]["options"]["max_new_tokens"] for one in asked] == [0, 1, 0, 1]
@@ -125,7 +125,7 @@ def test_a_delay_gathers_a_fuller_batch() -> None:
         puppet.go.set()
         asked = []
         for _ in range(3):
-            asked.append(batcher.submit(rows("a"), {}))
+            asked.append(batcher.predict(rows("a"), {}))
             await asyncio.sleep(0.02)
         await asyncio.gather(*asked)
 
@@ -135,7 +135,7 @@ def test_a_delay_gathers_a_fuller_batch() -> None:
 def test_a_full_batch_does_not_wait_out_the_delay() -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         puppet.go.set()
-        await asyncio.wait_for(batcher.submit(rows("a", "b"), {}), 2)
+        await asyncio.wait_for(batcher.predict(rows("a", "b"), {}), 2)
 
     assert play(scene, max_delay_ms=60_000.0, max_batch=2).batches == [[1, 1]]
 
@@ -149,11 +149,11 @@ def test_what_could_not_be_answered_in_time_is_sent_away_at_once() -> None:
     async def scene() -> None:
         batcher = Batcher(ServingOptions(max_batch=1, request_timeout_s=0.5), 1, Slow)
         await batcher.start()
-        await asyncio.gather(*[batcher.submit(rows("a"), {}) for _ in range(8)])
+        await asyncio.gather(*[batcher.predict(rows("a"), {}) for _ in range(8)])
         begin, asked = time.perf_counter(), []
         with pytest.raises(QueueFull) as refused:
             for _ in range(1000):
-                asked.append(batcher.submit(rows("a"), {}))
+                asked.append(batcher.predict(rows("a"), {}))
         assert refused.value.retry_after == 1
         assert 2 <= len(asked) <= 40, "the queue has room for a thousand"
         await asyncio.gather(*asked)
@@ -166,12 +166,12 @@ def test_what_could_not_be_answered_in_time_is_sent_away_at_once() -> None:
 def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         first = await hold(batcher, puppet)
-        asked = batcher.submit(rows("a", "b", "c"), {})
+        asked = batcher.predict(rows("a", "b", "c"), {})
         assert batcher.queue_depth == 3
         with pytest.raises(QueueFull) as refused:
-            batcher.submit(rows("d", "e"), {})
+            batcher.predict(rows("d", "e"), {})
         assert refused.value.retry_after >= 1
-        last = batcher.submit(rows("d"), {})
+        last = batcher.predict(rows("d"), {})
         puppet.go.set()
         await asyncio.gather(first, asked, last)
         assert batcher.queue_depth == 0
@@ -183,7 +183,7 @@ def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:
 def test_a_cancelled_request_is_never_begun(pause: float) -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         first = await hold(batcher, puppet)
-        gone, stays = batcher.submit(rows("gone", "gone"), {}), batcher.submit(rows("stays"), {})
+        gone, stays = batcher.predict(rows("gone", "gone"), {}), batcher.predict(rows("stays"), {})
         await asyncio.sleep(pause)
         gone.cancel()
         await asyncio.sleep(0)
@@ -198,7 +198,7 @@ def test_a_cancelled_request_is_never_begun(pause: float) -> None:
 def test_one_bad_input_fails_alone() -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         first = await hold(batcher, puppet)
-        good, bad = batcher.submit(rows("good"), {}), batcher.submit(rows("bad"), {})
+        good, bad = batcher.predict(rows("good"), {}), batcher.predict(rows("bad"), {})
         puppet.go.set()
         assert (await good)[0]["text"] == "good"
         with pytest.raises(EngineFailed, match="could not answer"):
@@ -212,7 +212,7 @@ def test_one_bad_input_fails_alone() -> None:
 def test_an_input_that_cannot_be_encoded_fails_alone(text: str, error: type[Exception]) -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         first = await hold(batcher, puppet)
-        good, bad = batcher.submit(rows("good"), {}), batcher.submit(rows("fine", text), {})
+        good, bad = batcher.predict(rows("good"), {}), batcher.predict(rows("fine", text), {})
         puppet.go.set()
         assert (await good)[0]["text"] == "good"
         with pytest.raises(error):
@@ -226,7 +226,7 @@ def test_an_input_that_cannot_be_encoded_fails_alone(text: str, error: type[Exce
 def test_stopping_refuses_what_waits_and_ends_what_runs() -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         first = await hold(batcher, puppet)
-        waits = batcher.submit(rows("waits"), {})
+        waits = batcher.predict(rows("waits"), {})
         stopping = asyncio.ensure_future(batcher.stop())
         with pytest.raises(Unavailable):
             await waits
@@ -234,7 +234,7 @@ def test_stopping_refuses_what_waits_and_ends_what_runs() -> None:
         await stopping
         assert (await first)[0]["text"] == "x"
         with pytest.raises(Unavailable):
-            batcher.submit(rows("late"), {})
+            batcher.predict(rows("late"), {})
 
     play(scene)
 
@@ -254,7 +254,7 @@ def test_idle_workers_share_what_came_together() -> None:
 
     async def run() -> None:
         async with two_idle_workers(puppets) as batcher:
-            asked = batcher.submit(rows(*["text"] * 8), {})
+            asked = batcher.predict(rows(*["text"] * 8), {})
             for puppet in puppets:
                 assert await asyncio.to_thread(puppet.begun.wait, 5)
             for puppet in puppets:
@@ -272,8 +272,8 @@ def test_what_takes_less_than_to_wake_another_is_not_shared() -> None:
 
     async def run() -> None:
         async with two_idle_workers(puppets) as batcher:
-            batcher._seconds_per_input = 1e-6  # as passes of a small model told it
-            await batcher.submit(rows(*["text"] * 8), {})
+            batcher._seconds_per_item = 1e-6  # as passes of a small model told it
+            await batcher.predict(rows(*["text"] * 8), {})
 
     asyncio.run(asyncio.wait_for(run(), 20))
     assert sorted(puppet.batches for puppet in puppets) == [[], [[4] * 8]]
@@ -290,3 +290,23 @@ def test_a_worker_that_cannot_be_made_is_said() -> None:
         await batcher.stop()
 
     asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_a_failed_worker_ends_the_loop() -> None:
+    async def scene(batcher: Batcher, puppet: Puppet) -> None:
+        def fail() -> float | None:
+            raise ZeroDivisionError
+
+        first = await hold(batcher, puppet)
+        waiting = batcher.predict(rows("waits"), {})
+        batcher._pause = fail  # type: ignore[method-assign]
+        puppet.go.set()
+        assert (await first)[0]["text"] == "x"
+        with pytest.raises(EngineFailed, match="an engine worker failed"):
+            await waiting
+        assert batcher.failure
+        assert batcher.in_flight == 0
+        with pytest.raises(Unavailable, match="an engine worker failed"):
+            batcher.predict(rows("late"), {})
+
+    play(scene)

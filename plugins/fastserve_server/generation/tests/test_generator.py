@@ -114,17 +114,19 @@ def test_each_text_is_what_it_is_alone(model: Artifact, scheduler: str, blocks: 
 
 def test_a_seed_gives_the_same_draws_and_an_end_is_an_end(model: Artifact) -> None:
     async def scene() -> None:
-        wish = GenerationRequest([5, 6, 7], 30, Sampling(temperature=1.5), seed=3)
+        request = GenerationRequest([5, 6, 7], 30, Sampling(temperature=1.5), seed=3)
         async with running(model.folder) as (generator, watched):
             first, second, other = await collect(
-                generator.submit([wish, wish, GenerationRequest([5, 6, 7], 30, Sampling(temperature=1.5), seed=4)])
+                generator.submit(
+                    [request, request, GenerationRequest([5, 6, 7], 30, Sampling(temperature=1.5), seed=4)]
+                )
             )
             assert first == second != other
             ends = alone(model.folder, [5, 6, 7], 1)
             watched.eos_token_ids = frozenset(ends)
             stopped, going = await collect(
                 generator.submit(
-                    [GenerationRequest([5, 6, 7], 9, GREEDY), GenerationRequest([5, 6, 7], 9, GREEDY, on=True)]
+                    [GenerationRequest([5, 6, 7], 9, GREEDY), GenerationRequest([5, 6, 7], 9, GREEDY, ignore_eos=True)]
                 )
             )
             assert stopped == {"text": "", "tokens": 1, "finish": "stop"}
@@ -155,17 +157,17 @@ def test_what_nobody_waits_for_makes_room(model: Artifact) -> None:
 def test_what_has_no_room_is_refused(model: Artifact) -> None:
     async def scene() -> None:
         async with running(model.folder, blocks=2, kv_cache_mb=7) as (generator, _):
-            for wish, reason in (
+            for request, reason in (
                 (
                     GenerationRequest([5] * 100, 40),
                     "a prompt of 100 tokens and 40 new ones are more than the model's 128",
                 ),
                 (GenerationRequest([5] * 60, 40), "need more memory than the 7 MB .* raise serve.kv_cache_mb"),
                 (GenerationRequest([], 4), "no tokens that the model knows"),
-                (GenerationRequest([5, 4000], 4), "the model has no token 4000"),
+                (GenerationRequest([5, 4000], 4), "unknown token 4000"),
             ):
                 with pytest.raises(InvalidData, match=reason):
-                    generator.submit([GenerationRequest([5], 1), wish])
+                    generator.submit([GenerationRequest([5], 1), request])
             assert generator.in_flight == 0
 
     play(scene)
@@ -178,7 +180,7 @@ def test_a_fault_of_the_engine_ends_its_texts_alone(model: Artifact) -> None:
     async def scene() -> None:
         async with running(model.folder) as (generator, watched):
             watched.before = fail
-            with pytest.raises(EngineFailed, match="could not go on"):
+            with pytest.raises(EngineFailed, match="could not continue"):
                 await collect(generator.submit([GenerationRequest([5], 3)]))
             watched.before = lambda pieces: None
             assert (await collect(generator.submit([GenerationRequest([5], 3, GREEDY)])))[0]["tokens"] == 3
@@ -187,14 +189,14 @@ def test_a_fault_of_the_engine_ends_its_texts_alone(model: Artifact) -> None:
 
 
 def test_a_text_that_cannot_be_spelt_ends_alone(model: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(spelling: StopStringFilter, token: int) -> str:
+    def fail(text_filter: StopStringFilter, token: int) -> str:
         raise RuntimeError("no such luck")
 
     async def scene() -> None:
         async with running(model.folder) as (generator, _):
             with monkeypatch.context() as patch:
                 patch.setattr(StopStringFilter, "add", fail)
-                with pytest.raises(EngineFailed, match="could not go on"):
+                with pytest.raises(EngineFailed, match="could not continue"):
                     await collect(generator.submit([GenerationRequest([5], 3, GREEDY)]))
             assert (await collect(generator.submit([GenerationRequest([5], 3, GREEDY)])))[0]["tokens"] == 3
 
@@ -208,10 +210,10 @@ def test_a_server_that_cannot_go_on_says_so(model: Artifact, monkeypatch: pytest
     async def scene() -> None:
         async with running(model.folder) as (generator, _):
             monkeypatch.setattr(SkipJoinMLFQ, "order", fail)
-            with pytest.raises(EngineFailed, match="cannot write any more; see its log"):
+            with pytest.raises(EngineFailed, match="an engine worker failed; see the server's log"):
                 await collect(generator.submit([GenerationRequest([5], 3, GREEDY)]))
-            assert generator.broken
-            with pytest.raises(Unavailable, match="cannot write any more"):
+            assert generator.failure
+            with pytest.raises(Unavailable, match="engine worker failed"):
                 generator.submit([GenerationRequest([5], 3, GREEDY)])
 
     play(scene)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_server.generation.sampling import CANDIDATES, Sampling, sample
+from fastserve_server.generation.sampling import TOP_P_CANDIDATES, Sampling, sample
 
 LOGITS = np.log(np.array([0.5, 0.3, 0.15, 0.05], dtype=np.float32))
 
@@ -54,7 +54,7 @@ def test_the_draw_is_always_among_the_likeliest(
     seed: int, top_p: float, top_k: int, heat: float, spread: float
 ) -> None:
     random = np.random.default_rng(seed)
-    logits: Any = random.normal(0, spread, 2 * CANDIDATES).astype(np.float32)
+    logits: Any = random.normal(0, spread, 2 * TOP_P_CANDIDATES).astype(np.float32)
     token = sample(logits, Sampling(temperature=heat, top_p=top_p, top_k=top_k), {}, random)
     chances = np.exp(logits.astype(np.float64) / heat)
     order = np.argsort(-logits, kind="stable")[: top_k or None]
