@@ -1,27 +1,37 @@
-"""What the machine has for us: cores, threads a process (= usable cores / processes), memory and its pages."""
+"""Resources of this machine that a process may use: cores, threads and memory."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 WAIT_POLICY_ENV = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
-"""OpenMP threads that wait go to sleep soon. By default they spin, and where another process uses a core the
-one that has the work cannot run. Seen for a training step of MiniLM: beside a busy process 3.5 s by default and
-0.5 s with this, on a calm machine 0.25 s with either."""
+"""Makes waiting OpenMP threads sleep early. By default they spin, and if another process uses a core, the thread that
+has work cannot run. Measured for a training step of MiniLM: beside a busy process 3.5 s by default and 0.5 s with these
+values, on an idle machine 0.25 s with either."""
 
 HUGE_PAGES_ENV = {
     "THP_MEM_ALLOC_ENABLE": "1",  # torch's allocator, tensors of some megabytes
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # the smaller ones; other C libraries ignore it
 }
-"""Tensors in large pages save 5 to 10 % of a training step on a CPU, for up to 20 MB of memory more a process."""
+"""Places tensors in large pages: saves 5 to 10 % of a training step on a CPU, for up to 20 MB of memory per process."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+CGROUP_V2 = ("memory.max", "memory.current", ("active_file", "inactive_file"))
+CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"))
+"""Files with a group's limit and usage, and the entries of its ``memory.stat`` that are page cache."""
 
-def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores that this process may use: its affinity, cut by the container's CPU quota (cgroup v2)."""
+
+def usable_cores(cgroup: Path = CGROUP_ROOT) -> int:
+    """Return the number of cores that this process may use.
+
+    Args:
+        cgroup: Mount point of cgroup v2, whose CPU quota limits the cores of the process's affinity.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
@@ -33,29 +43,77 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def threads_per_process(processes: int = 1) -> int:
-    """How many threads each of that many processes may start; at least one."""
+    """Return the number of threads for each of so many processes; at least 1."""
     return max(1, usable_cores() // max(1, processes))
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Environment for a child process that may use that many threads; what of its pages is already set stays.
+    """Return environment variables for a child process that may use so many threads.
 
-    Threads that outnumber the cores cost 10 to 70 times, so every library's own variable is set, and the
-    tokenizer's pool is held to the same number.
+    More threads than cores are 10 to 70 times slower, so the variable of every library is set, and the tokenizer's
+    thread pool is limited to the same number. Variables for large pages keep the values that they have.
     """
     pages = {name: os.environ.get(name, value) for name, value in HUGE_PAGES_ENV.items()}
     return {name: str(threads) for name in THREAD_VARIABLES} | WAIT_POLICY_ENV | pages
 
 
-def available_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes of memory that this process may still take: what the machine has free, cut by the container's limit."""
+def available_memory(
+    meminfo: Path = Path("/proc/meminfo"), cgroup: Path = CGROUP_ROOT, membership: Path = Path("/proc/self/cgroup")
+) -> int:
+    """Return the memory that this process can still allocate without swapping or being killed.
+
+    This is the minimum of the machine's available memory and the remainder of the limit of each cgroup (v1 or v2)
+    that the process is in. Page cache does not count as used, because the kernel reclaims it.
+
+    Args:
+        meminfo: The machine's memory, as Linux reports it.
+        cgroup: Mount point of cgroups.
+        membership: The cgroups of the process, as Linux reports them.
+
+    Returns:
+        Number of bytes; on systems without ``meminfo`` the size of the physical memory.
+    """
+    return max(0, min([_machine_memory(meminfo), *_cgroup_memory(cgroup, membership)]))
+
+
+def _machine_memory(meminfo: Path) -> int:
     try:
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        available = 1024 * int(lines["MemAvailable"].split()[0])
+        return 1024 * int(lines["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _cgroup_memory(cgroup: Path, membership: Path) -> Iterator[int]:
+    """Remaining bytes of the process's memory cgroups and all their ancestors."""
+    paths = {"": "/", "memory": "/"}  # a container may see its own group as the root
     try:
-        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return available if limit == "max" else min(available, int(limit) - int(used))
+        for line in membership.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            paths.update(dict.fromkeys(controllers.split(","), path))
     except (OSError, ValueError):
-        return available
+        pass  # not Linux
+    for root, path, version in (
+        (cgroup, paths[""], CGROUP_V2),
+        (cgroup / "unified", paths[""], CGROUP_V2),
+        (cgroup / "memory", paths["memory"], CGROUP_V1),
+    ):
+        group = root / path.strip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(root):
+                break
+            yield from _remaining(folder, *version)
+
+
+def _remaining(folder: Path, limit_file: str, usage_file: str, cache_entries: tuple[str, ...]) -> Iterator[int]:
+    """Remaining bytes of one cgroup; nothing if it does not exist or has no limit."""
+    try:
+        limit, usage = int((folder / limit_file).read_text()), int((folder / usage_file).read_text())
+    except (OSError, ValueError):  # v2 reports "max" if there is no limit
+        return
+    try:
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        cache = sum(int(statistics.get(name, 0)) for name in cache_entries)
+    except (OSError, ValueError):
+        cache = 0
+    yield limit - max(0, usage - cache)

@@ -1,4 +1,4 @@
-"""Another artifact in the place of the one that is served: loaded beside it, then asked instead of it."""
+"""Hot reload: loads another artifact beside the served one, then replaces it without losing a request."""
 
 from __future__ import annotations
 
@@ -7,30 +7,40 @@ from pathlib import Path
 
 from fastserve_core.artifacts import Artifact, load_artifact
 from fastserve_core.errors import InvalidArtifact, did_you_mean
+from fastserve_core.processes import available_memory
 from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.service import Service, refreeze
 
-MEMORY = Path("/proc/meminfo")
-SPARE_BYTES = 200_000_000
-"""What has to be left for everything else, once the second model is loaded."""
+RESERVE_BYTES = 200_000_000
+"""Memory that must remain available after the second model is loaded."""
 
 
 async def reload(models: ModelRegistry, folder: Path, name: str | None = None) -> asyncio.Task[None] | None:
-    """Serve another artifact from now on, under the name of a model, the first's when ``None``. The old one answers
-    what was asked of it, and the task then ends it.
+    """Replace the artifact of a model.
 
-    ``None`` where the same artifact is served already. Raises ``InvalidArtifact`` for one of another task or with other
-    labels, one that there is no memory for beside the old one, and what loading it fails with; the old one is then
-    served as before.
+    The old service answers the requests that it has accepted. If the new one cannot be loaded, the old one stays.
+
+    Args:
+        models: The models of the server.
+        folder: Folder of the new artifact.
+        name: Name of the model; ``None`` for the first one.
+
+    Returns:
+        The task that ends the old service, or ``None`` if the same artifact is already served.
+
+    Raises:
+        InvalidArtifact: The artifact is damaged, has another task or other labels, or needs too much memory, or the
+            server has no model of this name.
+        FastServeError: Loading the artifact failed.
     """
     if name is not None and name not in models.names:
-        raise InvalidArtifact(f"no model is called '{name}' here{did_you_mean(name, models.names)}")
+        raise InvalidArtifact(f"the server has no model '{name}'{did_you_mean(name, models.names)}")
     old = models.get(name)
     artifact = load_artifact(folder, verify=True)
     if artifact.digest == old.artifact.digest:
         return None
     check_memory_for_second(artifact, old)
-    new = models.service(artifact, old.name)  # clients know the model by the name that it had first
+    new = models.service(artifact, old.name)  # clients know the model by its first name
     new.start()
     try:
         await new.wait_until_loaded()
@@ -52,17 +62,26 @@ async def _drain_and_stop(old: Service) -> None:
 
 
 def check_memory_for_second(artifact: Artifact, old: Service) -> None:
-    """Raise ``InvalidArtifact`` for one of another task or with other labels, or that there is no memory for."""
-    made_for, served_for = _purpose(artifact), _purpose(old.artifact)
-    if made_for != served_for:
+    """Check that an artifact can be loaded beside a service and replace it.
+
+    Args:
+        artifact: The artifact to load.
+        old: The service of the present artifact.
+
+    Raises:
+        InvalidArtifact: The artifact has another task or other labels, or needs more memory than is available.
+    """
+    new_purpose, old_purpose = _purpose(artifact), _purpose(old.artifact)
+    if new_purpose != old_purpose:
         raise InvalidArtifact(
-            f"{artifact.folder} is for {made_for}, and what is served for {served_for}: start another server for it"
+            f"{artifact.folder} is for {new_purpose}, but the served model is for {old_purpose}: "
+            "start another server for it"
         )
-    needed, free = _bytes_of(artifact) + SPARE_BYTES, free_memory()
-    if free is not None and needed > free:
+    needed, available = _memory_bytes(artifact) + RESERVE_BYTES, available_memory()
+    if needed > available:
         raise InvalidArtifact(
-            f"there is no memory for a second model: {artifact.folder} needs some {needed // 1_000_000} MB beside the "
-            f"one that is served, and {free // 1_000_000} MB are free; end the server and start it anew"
+            f"not enough memory for a second model: {artifact.folder} needs about {needed // 1_000_000} MB, and "
+            f"{available // 1_000_000} MB is available; stop the server and start it with the new model"
         )
 
 
@@ -71,13 +90,5 @@ def _purpose(artifact: Artifact) -> str:
     return artifact.manifest.task + (f" with the labels {labels}" if labels else "")
 
 
-def _bytes_of(artifact: Artifact) -> int:
+def _memory_bytes(artifact: Artifact) -> int:
     return int(artifact.manifest.measures.get("peak_memory_bytes") or artifact.size_bytes)
-
-
-def free_memory() -> int | None:
-    """Bytes that new processes can have without swapping; ``None`` where the system does not say."""
-    if not MEMORY.is_file():
-        return None
-    lines = dict(line.split(":", 1) for line in MEMORY.read_text(encoding="ascii").splitlines())
-    return 1024 * int(lines["MemAvailable"].split()[0])

@@ -53,7 +53,7 @@ class ModelRegistry:
         """The service of that name, of no name the first; raises a 404."""
         found = self.first if name is None else self._services.get(name)
         if found is None:
-            raise HTTPException(404, f"no model is called '{name}' here{did_you_mean(str(name), self.names)}")
+            raise HTTPException(404, f"the server has no model '{name}'{did_you_mean(str(name), self.names)}")
         return found
 
     def swap(self, service: Service) -> Service:

@@ -1,4 +1,4 @@
-"""What a process may use: cores by affinity and quota, memory by what is free and by the container's limit."""
+"""Cores that a process may use, by affinity and quota, and its threads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastserve_core.processes.resources import available_memory, thread_environment, threads_per_process, usable_cores
+from fastserve_core.processes.resources import thread_environment, threads_per_process, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -27,15 +27,3 @@ def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastserve_core.processes.resources.usable_cores", lambda: 8)
     assert [threads_per_process(count) for count in (0, 1, 3, 8, 20)] == [8, 8, 2, 1, 1]
     assert thread_environment(3)["OMP_NUM_THREADS"] == thread_environment(3)["RAYON_NUM_THREADS"] == "3"
-
-
-@pytest.mark.parametrize(
-    ("limit", "used", "available"), [("max", "5", 2048), ("1500", "500", 1000), ("9000", "500", 2048)]
-)
-def test_a_containers_limit_cuts_the_memory(limit: str, used: str, available: int, tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:  9 kB\nMemAvailable:  2 kB\n")
-    (tmp_path / "memory.max").write_text(limit + "\n")
-    (tmp_path / "memory.current").write_text(used + "\n")
-    assert available_memory(meminfo, tmp_path) == available
-    assert available_memory(meminfo, tmp_path / "none") == 2048

@@ -304,6 +304,7 @@ def test_a_failed_worker_ends_the_loop() -> None:
         assert (await first)[0]["text"] == "x"
         with pytest.raises(EngineFailed, match="an engine worker failed"):
             await waiting
+        await asyncio.sleep(0)  # let the callbacks of the futures run
         assert batcher.failure
         assert batcher.in_flight == 0
         with pytest.raises(Unavailable, match="an engine worker failed"):

@@ -85,7 +85,7 @@ def test_the_client_as_it_comes_and_pairs(client: Any) -> None:
 def test_the_client_can_say_what_was_wrong(client: Any) -> None:
     with pytest.raises(InferenceServerException) as refused:
         client.infer("another", [tensor(TEXTS)])
-    assert str(refused.value).startswith("[404] no model is called 'another'")
+    assert str(refused.value).startswith("[404] the server has no model 'another'")
 
 
 def infer(server: ServerProcess, **tensor: Any) -> httpx.Response:

@@ -44,7 +44,7 @@ def test_a_model_that_is_not_here_is_404(
     monkeypatch.setattr("fastserve_server.service.Service._make_worker", lambda self: Held())
     answer = asked(classifier, f"tags:{tagger.folder}")
     assert answer.status_code == 404
-    said = "no model is called 'tagz' here; did you mean 'tags'? (known: tags, tiny-classifier)"
+    said = "the server has no model 'tagz'; did you mean 'tags'? (known: tags, tiny-classifier)"
     assert answer.json()["error"]["message"] == said
 
 
@@ -103,7 +103,7 @@ def test_the_command_that_predicts_asks_a_server(both: EmbeddedProcess, cli: Cli
     assert [json.loads(line).keys() for line in done.stdout.splitlines()] == [{"text", "label", "score", "scores"}] * 2
     refused = cli("predict", both.url, TEXT, "--name", "review")
     assert refused.returncode == 2
-    assert "no model is called 'review' here; did you mean 'reviews'" in refused.stderr
+    assert "the server has no model 'review'; did you mean 'reviews'" in refused.stderr
     assert "--name is for a server's address" in cli("predict", "shop", TEXT, "--name", "x").stderr
 
 
@@ -122,9 +122,9 @@ def test_pages_and_description_know_all(both: EmbeddedProcess) -> None:
 @pytest.mark.slow
 def test_one_of_them_is_changed_by_its_name(both: EmbeddedProcess, tagger: Artifact, classifier: Artifact) -> None:
     assert not both.reload(tagger.folder, "tags")
-    with pytest.raises(UserError, match="is for text_classification with .*, and what is served for token_class"):
+    with pytest.raises(UserError, match="is for text_classification with .*, but the served model is for token_class"):
         both.reload(classifier.folder, "tags")
-    with pytest.raises(UserError, match="no model is called 'tag' here; did you mean 'tags'"):
+    with pytest.raises(UserError, match="the server has no model 'tag'; did you mean 'tags'"):
         both.reload(tagger.folder, "tag")
 
 

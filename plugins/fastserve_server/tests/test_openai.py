@@ -135,7 +135,7 @@ def test_a_chat_and_the_same_as_a_stream(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("more", "status", "reason"),
     [
-        ({"model": "other"}, 404, "no model is called 'other' here (known: w)"),
+        ({"model": "other"}, 404, "the server has no model 'other' (known: w)"),
         ({"max_tokens": 101}, 422, "max_tokens must be at most 100 on this server, not 101"),
         ({"max_tokens": 0}, 422, "max_tokens"),
         ({"temperature": 3}, 422, "temperature"),
