@@ -25,7 +25,7 @@ NOTE = "<!-- written by docs/generate.py from the code: do not edit -->\n"
 VARIABLES = {
     "FASTSERVE_HOME": "The store: downloads, results, partial results. Without it: `.fastserve` in the working folder.",
     "FASTSERVE_BLOCK_PLUGINS": "Plugins that must not be used, by name, separated by commas.",
-    "FASTSERVE_API_KEYS": "Keys that a server asks for, separated by commas; beside those of the option `keys`.",
+    "FASTSERVE_API_KEYS": "API keys of a server, separated by commas; added to those of `api_keys_file`.",
     "FASTSERVE_API_KEY": "The key that `AsyncClient` and `fastserve predict URL` send.",
     "FASTSERVE_DEBUG": "Anything but empty: show the traceback beside the message.",
 }

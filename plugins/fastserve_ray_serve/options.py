@@ -1,4 +1,4 @@
-"""What the Ray Serve plugin can be told."""
+"""Options of the Ray Serve plugin."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from fastserve_server.options import STDOUT, ServingOptions
 
 @dataclass
 class RayServeOptions(ServingOptions):
-    """Beside the application's: ``threads`` of each replica, null for an equal share of the cores.
+    """Options of Ray Serve.
 
-    With ``max_replicas`` there are as many as the load asks for, from ``replicas`` up to that. A replica is given
-    ``max_ongoing_requests`` at a time, and batches them; ``max_queued_requests`` wait in the proxy. ``drain_s`` is what
-    open requests get at the end. ``port`` 0 takes any free one.
+    With ``max_replicas``, Ray changes the number of replicas with the load, between ``replicas`` and ``max_replicas``.
+    A replica receives and batches up to ``max_ongoing_requests`` requests; ``max_queued_requests`` wait in the proxy.
     """
 
     where: ClassVar[str] = "serve.ray_serve"
@@ -30,12 +29,13 @@ class RayServeOptions(ServingOptions):
     drain_s: float = 10.0
 
     def check(self, faults: ErrorCollector) -> None:
+        """Check the values of all options; see ``ServingOptions.check``."""
         super().check(faults)
-        self.at_least(faults, "port", 0, 65535)
-        self.at_least(faults, "drain_s", 0)
+        self.check_range(faults, "port", 0, 65535)
+        self.check_range(faults, "drain_s", 0)
         with faults.collect():
             if self.access_log == STDOUT:
                 raise InvalidOption(f"{self.where}.access_log=-: the replicas' output is not shown; give a file")
-        self.at_least(faults, "max_replicas", self.replicas)
+        self.check_range(faults, "max_replicas", self.replicas)
         for name in ("replicas", "threads", "max_ongoing_requests", "max_queued_requests"):
-            self.at_least(faults, name, 1)
+            self.check_range(faults, name, 1)

@@ -1,4 +1,4 @@
-"""What the servers can be told."""
+"""Options of the servers."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from fastserve_core.errors import ErrorCollector, InvalidOption
 
 SCHEDULERS = ("fcfs", "mlfq")
 SHADOW, CANARY = "shadow", "canary"
-TOO_LONG = ("truncate", "refuse")
 STDOUT = "-"
-"""As an ``access_log``: the server's own output."""
+"""Value of ``access_log`` for the server's own output."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+POSITIVE_OPTIONS = (
+    "workers",
+    "max_batch",
+    "max_queue",
+    "max_inputs",
+    "max_body_bytes",
+    "max_new_tokens",
+    "kv_cache_mb",
+)
 
 
 @dataclass
 class ServingOptions:
-    """What every server of the application takes.
+    """Options that all servers have.
 
-    ``name`` is the model's in URLs (the artifact's folder when null). ``models`` are further models beside it, each the
-    folder of an artifact or of a run, or ``NAME:FOLDER``; requests say which they ask. ``workers`` answer batches
-    side by side, each with a copy of the model; null takes one for each core. Limits of one request: ``max_inputs``,
-    ``max_body_bytes``, ``max_new_tokens``, ``request_timeout_s`` from its first byte to its answer. ``max_queue`` is in
-    inputs that wait; ``max_delay_ms`` is how long the oldest of them may wait for a fuller batch. ``keys`` is a file
-    with an API key a line: with it, or with keys in ``FASTSERVE_API_KEYS``, requests without one are refused.
-    ``access_log`` is a file that gets a line of JSON for each request, or ``-`` for the server's own output.
-    ``traces`` is the address of an OpenTelemetry collector (OTLP over HTTP), which gets a span for each request.
-    ``truncation`` is what becomes of an input that is longer than the model reads: ``truncate`` cuts it and says so in
-    the answer, ``refuse`` does not answer it.
-    A language model writes up to ``max_batch`` texts side by side, in the order of ``scheduler``: ``fcfs``, first come
-    first served, or ``mlfq``, what has had little before what has had much; ``kv_cache_mb`` is for their
-    keys and values.
+    Each entry of ``models`` is the folder of an artifact or of a run, or ``NAME:FOLDER``; requests select a model by
+    its name. With ``api_keys_file``, or keys in ``FASTSERVE_API_KEYS``, requests without a valid key are rejected.
+    If ``truncation`` is true, an input longer than the model reads is cut and its answer has ``"truncated": true``;
+    if it is false, the request is rejected. A language model generates up to ``max_batch`` texts at a time, in the
+    order of ``scheduler``: ``fcfs`` is first come, first served; ``mlfq`` prefers texts with few tokens so far.
     """
 
     where: ClassVar[str] = "serve"
@@ -51,7 +51,7 @@ class ServingOptions:
     api_keys_file: str | None = None
     access_log: str | None = None
     otlp_endpoint: str | None = None
-    truncation: str = "truncate"
+    truncation: bool = True
     scheduler: str = "mlfq"
     kv_cache_mb: int = 512
 
@@ -61,63 +61,62 @@ class ServingOptions:
         faults.raise_if_any()
 
     def check(self, faults: ErrorCollector) -> None:
-        """Collect every fault of the options."""
-        for name in (
-            "workers",
-            "max_batch",
-            "max_queue",
-            "max_inputs",
-            "max_body_bytes",
-            "max_new_tokens",
-            "kv_cache_mb",
-        ):
-            self.at_least(faults, name, 1)
-        self.at_least(faults, "max_delay_ms", 0)
+        """Check the values of all options.
+
+        Args:
+            faults: Collects an ``InvalidOption`` for each wrong value.
+        """
+        for name in POSITIVE_OPTIONS:
+            self.check_range(faults, name, 1)
+        self.check_range(faults, "max_delay_ms", 0)
         with faults.collect():
             if self.request_timeout_s <= 0:
                 raise InvalidOption(
                     f"{self.where}.request_timeout_s must be more than 0 seconds, not {self.request_timeout_s}"
                 )
-        for option, one in (("name", self.name), *(("models", parse_named_path(model)[0]) for model in self.models)):
-            with faults.collect():
-                if one is not None and not NAME.fullmatch(one):
-                    raise InvalidOption(
-                        f"{self.where}.{option}={one!r}: use letters, digits, '.', '_' and '-', as in a URL"
-                    )
-        self.one_of(faults, "scheduler", SCHEDULERS)
-        self.one_of(faults, "truncation", TOO_LONG)
+        self._check_names(faults)
+        self.check_choice(faults, "scheduler", SCHEDULERS)
         with faults.collect():
             if self.max_inputs > self.max_queue:
                 raise InvalidOption(
                     f"{self.where}.max_inputs ({self.max_inputs}) must not be more than "
-                    f"{self.where}.max_queue ({self.max_queue}): such a request could never wait"
+                    f"{self.where}.max_queue ({self.max_queue}): the queue has no room for such a request"
                 )
 
-    def one_of(self, faults: ErrorCollector, name: str, known: tuple[str, ...]) -> None:
-        """Collect the fault of an option that is none of the words it may be."""
-        with faults.collect():
-            if (value := getattr(self, name)) not in known:
-                raise InvalidOption(f"{self.where}.{name} must be {' or '.join(known)}, not '{value}'")
+    def _check_names(self, faults: ErrorCollector) -> None:
+        names = [("name", self.name), *(("models", parse_named_path(model)[0]) for model in self.models)]
+        for option, name in names:
+            with faults.collect():
+                if name is not None and not NAME.fullmatch(name):
+                    raise InvalidOption(
+                        f"{self.where}.{option}={name!r}: use letters, digits, '.', '_' and '-', as in a URL"
+                    )
 
-    def at_least(self, faults: ErrorCollector, name: str, least: float, most: float | None = None) -> None:
-        """Collect the fault of an option that lies outside its range; null is in every range."""
+    def check_choice(self, faults: ErrorCollector, name: str, choices: tuple[str, ...]) -> None:
+        """Collect an ``InvalidOption`` if the option ``name`` is not one of ``choices``."""
+        with faults.collect():
+            if (value := getattr(self, name)) not in choices:
+                raise InvalidOption(f"{self.where}.{name} must be {' or '.join(choices)}, not '{value}'")
+
+    def check_range(self, faults: ErrorCollector, name: str, minimum: float, maximum: float | None = None) -> None:
+        """Collect an ``InvalidOption`` if the option ``name`` is out of its range; ``None`` is always valid."""
         value = getattr(self, name)
         with faults.collect():
-            if value is not None and value < least:
-                raise InvalidOption(f"{self.where}.{name} must be at least {least}, not {value}")
-            if value is not None and most is not None and value > most:
-                raise InvalidOption(f"{self.where}.{name} must be at most {most}, not {value}")
+            if value is not None and value < minimum:
+                raise InvalidOption(f"{self.where}.{name} must be at least {minimum}, not {value}")
+            if value is not None and maximum is not None and value > maximum:
+                raise InvalidOption(f"{self.where}.{name} must be at most {maximum}, not {value}")
 
 
 @dataclass
 class ServerOptions(ServingOptions):
-    """The embedded server's: ``port`` 0 takes any free one; ``drain_s`` is what open requests get at the end.
+    """Options of the embedded server.
 
-    ``candidate`` is another artifact's folder, or a run's, for the first model's task and labels. With
-    ``candidate_mode=shadow`` it is asked ``candidate_share`` of what the model was asked, and nobody gets its answers;
-    with ``canary`` it answers that share. It is not asked any more once more than ``candidate_max_disagreement`` of
-    its last ``candidate_window`` answers differ from the model's, or its median time for as many requests is more
-    than ``candidate_max_slowdown`` times the model's.
+    ``candidate`` is the folder of another artifact, or of a run, for the first model's task and labels. With
+    ``candidate_mode=shadow`` it receives ``candidate_share`` of the requests after the model has answered them, and its
+    answers are only compared; with ``canary`` it answers that share. It is rolled back when more than
+    ``candidate_max_disagreement`` of its last ``candidate_window`` answers differ from the model's, or when its median
+    time for as many requests is more than ``candidate_max_slowdown`` times the model's.
     """
 
     where: ClassVar[str] = "serve.server"
@@ -133,14 +132,15 @@ class ServerOptions(ServingOptions):
     candidate_max_slowdown: float = 1.5
 
     def check(self, faults: ErrorCollector) -> None:
+        """Check the values of all options; see ``ServingOptions.check``."""
         super().check(faults)
-        self.at_least(faults, "port", 0, 65535)
-        self.at_least(faults, "drain_s", 0)
-        self.at_least(faults, "candidate_window", 1)
-        self.at_least(faults, "candidate_max_disagreement", 0, 1)
-        self.one_of(faults, "candidate_mode", (SHADOW, CANARY))
-        for name, most in (("candidate_share", 1.0), ("candidate_max_slowdown", float("inf"))):
+        self.check_range(faults, "port", 0, 65535)
+        self.check_range(faults, "drain_s", 0)
+        self.check_range(faults, "candidate_window", 1)
+        self.check_range(faults, "candidate_max_disagreement", 0, 1)
+        self.check_choice(faults, "candidate_mode", (SHADOW, CANARY))
+        for name, maximum in (("candidate_share", 1.0), ("candidate_max_slowdown", float("inf"))):
             with faults.collect():
-                if not 0 < getattr(self, name) <= most:
-                    limit = "" if most == float("inf") else f" and at most {most:g}"
+                if not 0 < getattr(self, name) <= maximum:
+                    limit = "" if maximum == float("inf") else f" and at most {maximum:g}"
                     raise InvalidOption(f"{self.where}.{name} must be more than 0{limit}, not {getattr(self, name)}")

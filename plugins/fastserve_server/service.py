@@ -195,7 +195,7 @@ class Service:
 
     def _check_length(self, encoded: Sequence[Encoded], options: Mapping[str, Any]) -> None:
         """Reject truncated inputs if required, and prompts that leave no positions; runs in a worker's thread."""
-        if self.options.truncation == "refuse" and any(row.cut for row in encoded):
+        if not self.options.truncation and any(row.cut for row in encoded):
             max_length = getattr(self.task.options, "max_length", None)
             limit = "the model's limit" if max_length is None else f"the model's limit of {max_length} tokens"
             raise InvalidData(f"an input is longer than {limit}: shorten it")

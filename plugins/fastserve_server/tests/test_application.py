@@ -245,7 +245,7 @@ def test_what_is_cut_is_said_or_refused(classifier: Artifact) -> None:
         assert (await ask(client, "the film")).status_code == 200
 
     play(classifier, cutting)
-    play(classifier, refusing, truncation="refuse")
+    play(classifier, refusing, truncation=False)
 
 
 def test_text_is_written_within_bounds(writer: Artifact) -> None:
