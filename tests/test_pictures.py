@@ -93,7 +93,7 @@ def test_the_names_of_the_core_that_pages_use_exist() -> None:
     for page in PAGES:
         for name in re.findall(r"`(fastserve_core(?:\.\w+)+)`", page.read_text(encoding="utf-8")):
             module, _, attribute = name.rpartition(".")
-            if not (is_module(name) or is_module(module) and hasattr(import_module(module), attribute)):
+            if not (is_module(name) or (is_module(module) and hasattr(import_module(module), attribute))):
                 wrong.append(f"{page.name}: {name}")
     assert not wrong
 
