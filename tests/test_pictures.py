@@ -17,7 +17,7 @@ CORE = ROOT / "fastserve_core"
 PICTURE = ROOT / "docs" / "pictures" / "rooms.svg"
 PAGE = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
 SVG = "{http://www.w3.org/2000/svg}"
-PAGES = [page for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")] if page.name != "write-a-plugin.md"]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 OPTIONS = {
     "training.md": ("torch_ddp",),
     "several-machines.md": ("torch_ddp",),

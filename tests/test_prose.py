@@ -17,7 +17,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted(page for page in (ROOT / "docs").glob("*.md") if not page.name.endswith((".zh.md", "write-a-plugin.md"))),
+    *sorted(page for page in (ROOT / "docs").glob("*.md") if not page.name.endswith(".zh.md")),
 ]
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
