@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from fastserve_server.server import bind
+from fastserve_server.addresses import bind
 from fastserve_server.tests.conftest import make_artifact
 
 DOCKERFILE, COMPOSE = ROOT / "docker" / "Dockerfile", ROOT / "docker" / "compose.yaml"

@@ -23,8 +23,8 @@ from fastserve_core.processes import thread_environment
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_ray_serve.server import LOOPBACK_ONLY, authentication
 from fastserve_ray_serve.server import start as start_ray
+from fastserve_server.addresses import bind
 from fastserve_server.options import ServerOptions
-from fastserve_server.server import bind
 from fastserve_server.server import start as start_embedded
 
 NEEDS = {"fastapi": ("fastapi",), "litserve": ("litserve",), "ray": ("ray",)}

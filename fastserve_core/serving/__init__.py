@@ -1,4 +1,4 @@
-"""Serving an artifact, and the client of a server."""
+"""Starting servers for artifacts, and the client of a server."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""A client of the servers: any number of inputs, several requests at a time, patient with a busy server."""
+"""Client of the servers: splits inputs into concurrent requests, and retries while a server is busy."""
 
 from __future__ import annotations
 
@@ -14,26 +14,36 @@ from fastserve_core.errors import InvalidOption, MissingPackage, StageFailed, Us
 if TYPE_CHECKING:
     import httpx
 
-KEY = "FASTSERVE_API_KEY"
+API_KEY_VARIABLE = "FASTSERVE_API_KEY"
 RETRYABLE_STATUS = (429, 503)
 CLIENT_ERROR_STATUS = range(400, 500)
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+INITIAL_BACKOFF_S, MAX_BACKOFF_S = 0.1, 5.0
 
 
-class RequestRejected(UserError):
-    """The server would not answer what it was asked: a wrong input, key, model or path."""
+class RequestRejectedError(UserError):
+    """The server rejected a request: an input, the key, the model or the path is wrong."""
 
 
-class ServerUnavailable(StageFailed):
-    """No server answers there, or it failed."""
+class ServerUnavailableError(StageFailed):
+    """No server answers at the address, or it failed."""
 
 
 class AsyncClient:
-    """Asks a server; to be used with ``async with``.
+    """Client of a server; use it with ``async with``.
 
-    ``key`` is an API key (``FASTSERVE_API_KEY`` when ``None``), ``model`` one of several behind the address. Inputs go
-    ``batch`` to a request, and ``at_once`` requests at a time. A server that is busy or not there yet is asked again
-    for up to ``patience_s`` seconds, later where it says so.
+    A server that is busy or not reachable is retried, with exponential backoff or after the server's ``Retry-After``.
+
+    Args:
+        url: Address of the server, as ``http://127.0.0.1:8888``.
+        key: API key; ``None`` for that of ``FASTSERVE_API_KEY``, if it is set.
+        model: Name of the model; ``None`` for the server's first one.
+        batch: Maximum number of inputs in a request.
+        at_once: Maximum number of concurrent requests.
+        patience_s: Seconds after which a request is no longer retried.
+
+    Raises:
+        InvalidOption: The address is not an HTTP URL.
+        MissingPackage: httpx is not installed.
     """
 
     def __init__(
@@ -46,75 +56,84 @@ class AsyncClient:
         patience_s: float = 30.0,
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise InvalidOption(f"'{url}' is no address of a server: it begins with http:// or https://")
+            raise InvalidOption(f"'{url}' is not a server's address: it must begin with http:// or https://")
         self._url, self._model, self._batch, self._patience_s = url.rstrip("/"), model, batch, patience_s
-        self._free = asyncio.Semaphore(at_once)
-        key = key or os.environ.get(KEY)
+        self._semaphore = asyncio.Semaphore(at_once)
+        key = key or os.environ.get(API_KEY_VARIABLE)
         self._http = _http_client({"Authorization": f"Bearer {key}"} if key else {})
 
     async def predict(self, inputs: Sequence[Any], options: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """The answers to texts (or pairs, word lists, mappings), in their order, as ``Predictor.predict`` has them.
+        """Answer inputs with the model.
 
-        Raises ``RequestRejected`` with what the server said, or ``ServerUnavailable``.
+        Args:
+            inputs: Texts, pairs of texts, lists of words, or mappings of the task's fields.
+            options: Options of the task, such as ``max_new_tokens``.
+
+        Returns:
+            One answer per input, in their order, as ``Predictor.predict`` returns them.
+
+        Raises:
+            RequestRejectedError: The server rejected a request; the message is the server's.
+            ServerUnavailableError: The server failed, or could not be reached within ``patience_s``.
         """
-        asked = [_as_json(one) for one in inputs]
-        parts = [asked[start : start + self._batch] for start in range(0, len(asked), self._batch)]
-        about = {"options": dict(options or {})} | ({"model": self._model} if self._model else {})
+        rows = [_to_json(value) for value in inputs]
+        batches = [rows[start : start + self._batch] for start in range(0, len(rows), self._batch)]
+        common = {"options": dict(options or {})} | ({"model": self._model} if self._model else {})
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._answers({"inputs": part, **about})) for part in parts]
-        except ExceptionGroup as faults:  # one is enough to say
-            raise faults.exceptions[0] from None
+                tasks = [group.create_task(self._predict_batch({"inputs": batch, **common})) for batch in batches]
+        except ExceptionGroup as errors:  # the first one is enough
+            raise errors.exceptions[0] from None
         return [answer for task in tasks for answer in task.result()]
 
     async def lineage(self) -> dict[str, Any]:
-        """What the model was made from, and its measures."""
-        return await self._ask("GET", "/lineage", params={"model": self._model} if self._model else {})
+        """Return how the model was made, with its measures; raises the errors of ``predict``."""
+        return await self._request("GET", "/lineage", params={"model": self._model} if self._model else {})
 
-    async def _answers(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-        async with self._free:
-            found: list[dict[str, Any]] = (await self._ask("POST", "/predict", json=body))["predictions"]
-        return found
+    async def _predict_batch(self, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+        async with self._semaphore:
+            answers: list[dict[str, Any]] = (await self._request("POST", "/predict", json=body))["predictions"]
+        return answers
 
-    async def _ask(self, method: str, path: str, **given: Any) -> dict[str, Any]:
-        end, pause = time.monotonic() + self._patience_s, FIRST_PAUSE_S
+    async def _request(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        deadline, backoff = time.monotonic() + self._patience_s, INITIAL_BACKOFF_S
         while True:
-            response = await self._tried(method, path, given)
-            said = response.headers.get("retry-after", "") if response is not None else ""
-            asked_to_wait = float(said) if said.isdecimal() else 0.0  # a proxy may say a date
-            left = end - time.monotonic()
+            response = await self._try_request(method, path, arguments)
+            header = response.headers.get("retry-after", "") if response is not None else ""
+            retry_after = float(header) if header.isdecimal() else 0.0  # a proxy may send a date
+            left = deadline - time.monotonic()
             if (response is not None and response.status_code not in RETRYABLE_STATUS) or left <= 0:
                 return self._read(response)
-            await asyncio.sleep(min(max(pause, asked_to_wait), left))
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+            await asyncio.sleep(min(max(backoff, retry_after), left))
+            backoff = min(2 * backoff, MAX_BACKOFF_S)
 
-    async def _tried(self, method: str, path: str, given: Mapping[str, Any]) -> httpx.Response | None:
-        """The answer; ``None`` where nobody took the request."""
+    async def _try_request(self, method: str, path: str, arguments: Mapping[str, Any]) -> httpx.Response | None:
+        """Send a request once; ``None`` if no server could be reached."""
         import httpx
 
         try:
-            return await self._http.request(method, self._url + path, **given)
+            return await self._http.request(method, self._url + path, **arguments)
         except (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError):
             return None
         except httpx.InvalidURL as error:
-            raise InvalidOption(f"'{self._url}' is no address of a server: {error}") from error
+            raise InvalidOption(f"'{self._url}' is not a server's address: {error}") from error
         except httpx.HTTPError as error:
-            raise ServerUnavailable(f"{self._url}: {error or type(error).__name__}") from error
+            raise ServerUnavailableError(f"{self._url}: {error or type(error).__name__}") from error
 
     def _read(self, response: httpx.Response | None) -> dict[str, Any]:
         if response is None:
-            raise ServerUnavailable(f"no server answers at {self._url} (asked for {self._patience_s:g} s)")
+            raise ServerUnavailableError(f"no server answers at {self._url} (tried for {self._patience_s:g} s)")
         try:
-            found: dict[str, Any] = response.json()
+            body: dict[str, Any] = response.json()
         except ValueError:
-            found = {}
-        if response.status_code == 200 and found:
-            return found
-        problem = found.get("error")
-        said = problem.get("message") if isinstance(problem, dict) else problem
-        message = f"{self._url}: {said or 'what answers is no FastServe server'} ({response.status_code})"
-        mine = response.status_code in CLIENT_ERROR_STATUS and response.status_code not in RETRYABLE_STATUS
-        raise RequestRejected(message) if mine else ServerUnavailable(message)
+            body = {}
+        if response.status_code == 200 and body:
+            return body
+        problem = body.get("error")
+        reason = problem.get("message") if isinstance(problem, dict) else problem
+        message = f"{self._url}: {reason or 'this is not a FastServe server'} ({response.status_code})"
+        is_rejected = response.status_code in CLIENT_ERROR_STATUS and response.status_code not in RETRYABLE_STATUS
+        raise RequestRejectedError(message) if is_rejected else ServerUnavailableError(message)
 
     async def __aenter__(self) -> Self:
         return self
@@ -126,7 +145,13 @@ class AsyncClient:
 
 
 def predict_remote(url: str, inputs: Sequence[Any], model: str | None = None) -> list[dict[str, Any]]:
-    """``AsyncClient.predict`` for code that does not wait for other things meanwhile."""
+    """Call ``AsyncClient.predict`` from synchronous code.
+
+    Args:
+        url: Address of the server.
+        inputs: See ``AsyncClient.predict``.
+        model: Name of the model; ``None`` for the server's first one.
+    """
 
     async def run() -> list[dict[str, Any]]:
         async with AsyncClient(url, model=model) as client:
@@ -135,9 +160,9 @@ def predict_remote(url: str, inputs: Sequence[Any], model: str | None = None) ->
     return asyncio.run(run())
 
 
-def _as_json(one: Any) -> Any:
-    """A pair by its names, anything else as it is."""
-    return {"text": one[0], "text_pair": one[1]} if isinstance(one, tuple) else one
+def _to_json(value: Any) -> Any:
+    """A pair as a mapping; other inputs unchanged."""
+    return {"text": value[0], "text_pair": value[1]} if isinstance(value, tuple) else value
 
 
 def _http_client(headers: Mapping[str, str]) -> httpx.AsyncClient:

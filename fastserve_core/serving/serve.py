@@ -1,4 +1,4 @@
-"""Starts a server plugin on one artifact, outside a run."""
+"""Starts a server plugin for an artifact, outside a run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ from fastserve_core.processes.resources import threads_per_process
 from fastserve_core.tasks.load import load_task
 
 ArtifactResolvers = Mapping[str | None, Callable[[], Artifact]]
-"""What finds the artifact of each model that is served, by its name; the first one's is ``None``."""
+"""Functions that find the artifact of each served model, by name; the first model's key is ``None``."""
 
 
-def serve_until_signal(server: RunningServer, model: str | Path, again: ArtifactResolvers | None = None) -> None:
-    """Wait for Ctrl-C or SIGTERM, which are how a server is ended; then drain it.
+def serve_until_signal(server: RunningServer, model: str | Path, resolvers: ArtifactResolvers | None = None) -> None:
+    """Wait for Ctrl-C or SIGTERM, then drain the server.
 
-    At SIGUSR1 the server is given what ``again`` finds, where it can take another artifact while it runs.
+    Args:
+        server: The running server.
+        model: Name or folder of the model, for the message.
+        resolvers: Functions that find the artifacts again. On SIGUSR1, a server that supports it reloads them.
+
+    Raises:
+        StageFailed: The server crashed.
     """
-    if again is not None and hasattr(server, "reload") and hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=_reload, args=(server, again)).start())
+    if resolvers is not None and hasattr(server, "reload") and hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=_reload, args=(server, resolvers)).start())
     print(f"serving {model} at {server.url} (Ctrl-C ends it)", flush=True)
     try:
         server.wait()
@@ -39,20 +45,30 @@ def serve_until_signal(server: RunningServer, model: str | Path, again: Artifact
         server.stop()
 
 
-def _reload(server: Any, again: ArtifactResolvers) -> None:
-    """A fault is said, and the server goes on with what it has."""
-    for name, find in again.items():
+def _reload(server: Any, resolvers: ArtifactResolvers) -> None:
+    """Reload the artifacts; on an error, print it and continue with the old artifact."""
+    for name, find in resolvers.items():
         try:
             artifact = find()
             changed = server.reload(artifact.folder, *([] if name is None else [name]))
         except FastServeError as error:
             print(f"not reloaded: {error}", file=sys.stderr, flush=True)
             continue
-        print(f"serving {artifact.folder} now" if changed else f"{artifact.folder} is served already", flush=True)
+        print(f"serving {artifact.folder} now" if changed else f"{artifact.folder} is already served", flush=True)
 
 
 def start_server(artifact: Artifact, plugin: str, options: Mapping[str, Any]) -> RunningServer:
-    """The running server; raises ``UserError`` for a wrong plugin, option or port."""
+    """Start a server.
+
+    Args:
+        artifact: The model.
+        plugin: Name of the server plugin.
+        options: Options of the plugin.
+
+    Raises:
+        StageFailed: The server failed to start.
+        UserError: The plugin, an option or the port is wrong.
+    """
     library_environment()
     registry = Registry()
     active = registry.activate("serve", plugin, options)

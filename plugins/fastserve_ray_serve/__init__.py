@@ -1,4 +1,4 @@
-"""Serves a model with Ray Serve: the embedded server's application, in several replicas."""
+"""Server plugin for Ray Serve: the embedded server's application in several replicas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["RayServe", "RayServeOptions"]
 
 
 class RayServe(Server):
-    """Replicas of the application behind Ray Serve's proxy, on a Ray of its own on this machine."""
+    """Serves with replicas behind Ray Serve's proxy, on a separate Ray instance on this machine."""
 
     api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("jinja2", "msgspec", "prometheus_client", "ray", "starlette", "uvicorn")
@@ -27,7 +27,11 @@ class RayServe(Server):
 
     @hookimpl
     def serve(self, run: ServeContext) -> ServerProcess:
-        """Start Ray and the replicas; returns when they answer."""
+        """Start Ray and its replicas, and wait until they answer.
+
+        Args:
+            run: Context of the call.
+        """
         from fastserve_ray_serve.server import start
 
         return start(run.model.folder, self.options, run.threads)

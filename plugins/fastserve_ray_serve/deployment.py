@@ -1,8 +1,8 @@
-"""The application as a deployment of Ray Serve, for a Ray of our own and for clusters that others run.
+"""The application as a deployment of Ray Serve, for a separate Ray instance and for existing clusters.
 
-On a cluster Ray's own tools start it, by the import path ``fastserve_ray_serve.deployment:build``:
+On a cluster, Ray's own tools start it by the import path ``fastserve_ray_serve.deployment:build_app``:
 
-    serve run fastserve_ray_serve.deployment:build artifact=/models/reviews replicas=2
+    serve run fastserve_ray_serve.deployment:build_app artifact=/models/reviews replicas=2
 """
 
 from __future__ import annotations
@@ -25,18 +25,22 @@ from fastserve_server.model_registry import resolve_models
 
 
 class Replica:
-    """What Ray Serve asks of a replica beside its application."""
+    """Hooks that Ray Serve calls in a replica, in addition to its application."""
 
     app: Any  # set by Ray
 
     async def reconfigure(self, user_config: Any) -> None:
-        """Wait for a warm model, before requests come; an error here reaches the caller, one in a lifespan does not."""
-        await self.app.state.hosted.wait_until_loaded()
+        """Wait until the models are loaded: Ray reports an error here, but not one in a lifespan."""
+        await self.app.state.models.wait_until_loaded()
 
     async def check_health(self) -> None:
-        """A replica whose engine broke is replaced."""
-        if not self.app.state.hosted.ready:
-            raise RuntimeError(self.app.state.hosted.not_ready_reason())
+        """Check that all models are ready; if not, Ray replaces the replica.
+
+        Raises:
+            RuntimeError: A model is not ready.
+        """
+        if not self.app.state.models.ready:
+            raise RuntimeError(self.app.state.models.not_ready_reason())
 
 
 def bind_application(
@@ -46,9 +50,14 @@ def bind_application(
     keys: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Application:
-    """What ``serve.run`` takes: replicas of ``threads`` each, as many as the options say.
+    """Build the application that ``serve.run`` starts.
 
-    ``environment`` is for replicas that do not have it from the process that started Ray.
+    Args:
+        artifact: Folder of the artifact, which every node must see.
+        options: Options of the server.
+        threads: Number of threads of each replica.
+        keys: Hashes of the API keys.
+        environment: Environment variables of the replicas, if the process that started Ray does not have them.
     """
     deployment = ray_serve.deployment(
         ray_serve.ingress(app_builder(artifact, options, threads, keys))(Replica)
@@ -81,7 +90,7 @@ def _num_replicas(options: RayServeOptions) -> dict[str, Any]:
 
 
 def app_builder(artifact: Path, options: RayServeOptions, threads: int, keys: Sequence[str] = ()) -> Callable[[], Any]:
-    """What Ray calls in each replica to make its application."""
+    """Return the function that Ray calls in each replica to build the ASGI application."""
 
     def build() -> Any:
         from fastserve_core.processes import library_environment
@@ -94,21 +103,26 @@ def app_builder(artifact: Path, options: RayServeOptions, threads: int, keys: Se
 
 
 def build_app(args: Mapping[str, Any]) -> Application:
-    """For ``serve run`` and ``serve deploy``: ``artifact``, a folder that every node sees, and the server's options.
+    """Build the application for ``serve run`` and ``serve deploy``.
 
-    ``threads`` are those of a replica, 1 when not given. The cluster's own config has the address and the port.
-    Raises ``InvalidOption``, or ``InvalidArtifact`` for what is none or was altered.
+    Args:
+        args: ``artifact``, a folder that every node sees, and options of the server. ``threads`` is per replica, 1 by
+            default. The cluster's configuration sets the address and the port.
+
+    Raises:
+        InvalidArtifact: The artifact is missing or damaged.
+        InvalidOption: An option is unknown or wrong.
     """
-    given = dict(args)
-    folder = given.pop("artifact", None)
+    remaining = dict(args)
+    folder = remaining.pop("artifact", None)
     if folder is None:
         raise InvalidOption("args: artifact=FOLDER is missing, the artifact to serve")
-    if elsewhere := sorted({"host", "port"} & given.keys()):
-        raise InvalidOption(f"args: {' and '.join(elsewhere)} stand in the cluster's http_options, not here")
-    options = parse_options(RayServeOptions, given, RayServeOptions.where)
+    if misplaced := sorted({"host", "port"} & remaining.keys()):
+        raise InvalidOption(f"args: {' and '.join(misplaced)} must be set in the cluster's http_options")
+    options = parse_options(RayServeOptions, remaining, RayServeOptions.where)
     keys = key_hashes(options.api_keys_file, f"{options.where}.api_keys_file")
     threads = options.threads or 1
-    each = max(1, threads // (options.workers or threads))
+    threads_per_worker = max(1, threads // (options.workers or threads))
     artifact = load_artifact(Path(folder), verify=True).folder
     options = replace(options, models=resolve_models(options.models))
-    return bind_application(artifact, options, threads, keys, thread_environment(each))
+    return bind_application(artifact, options, threads, keys, thread_environment(threads_per_worker))

@@ -1,4 +1,4 @@
-"""The process that owns Ray: ``python -m fastserve_ray_serve.process``, started by ``fastserve_ray_serve.server``."""
+"""The process that runs Ray: ``python -m fastserve_ray_serve.process``, started by ``fastserve_ray_serve.server``."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from ray.serve.config import HTTPOptions
 from fastserve_core.artifacts import load_artifact
 from fastserve_core.errors import StageFailed
 from fastserve_ray_serve.deployment import bind_application
-from fastserve_ray_serve.haproxy import write_starter
+from fastserve_ray_serve.haproxy import write_wrapper
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_server.child import run_child
 
 NAME = "fastserve"
 OBJECT_STORE_BYTES = 100_000_000
-"""Requests go past Ray's object store, which would otherwise take a third of the memory."""
+"""Requests do not use Ray's object store, which would take a third of the memory by default."""
 
 
 def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
-    """Serve until a signal; Ray and all its processes end with this function."""
+    """Serve until a signal, then end Ray and all its processes; see ``run_child``."""
     options = RayServeOptions(**request["options"])
     artifact = Path(request["artifact"])
-    load_artifact(artifact)  # its faults are said better here than by a replica
+    load_artifact(artifact)  # its errors are clearer here than from a replica
     with _session_dir(Path(request["folder"])) as folder:
         try:
-            write_starter(request["haproxy"], folder)
+            write_wrapper(request["haproxy"], folder)
             ray.init(
                 address="local",
                 num_cpus=request["cores"],
@@ -49,16 +49,16 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
             )
             ray_serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=options.host, port=options.port))
             _run(bind_application(artifact, options, request["threads"], request["keys"]))
-            ended = threading.Event()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: ended.set())
+            signalled = threading.Event()
+            for signal_number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(signal_number, lambda *_: signalled.set())
             ready()
-            ended.wait()
+            signalled.wait()
             for stream in (1, 2):  # Ray reports its own controller's end as an error
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         finally:
             if os.getppid() != request["parent"]:
-                _end_at_once(folder)
+                _kill_session(folder)
             _shutdown()
 
 
@@ -75,20 +75,20 @@ def _run(application: Application) -> None:
     try:
         ray_serve.run(application, name=NAME, route_prefix="/")
     except RuntimeError as error:
-        said = [one.message for one in ray_serve.status().applications[NAME].deployments.values()]
-        reasons = [message.strip().rpartition("\n")[2] for message in said]
+        deployments = ray_serve.status().applications[NAME].deployments.values()
+        reasons = [deployment.message.strip().rpartition("\n")[2] for deployment in deployments]
         raise StageFailed(f"the replicas could not be started: {' '.join(reasons)}") from error
 
 
-def _end_at_once(folder: Path) -> NoReturn:
-    """For an orphan, which has a few seconds: Ray's agents would outlive it by more than a minute."""
+def _kill_session(folder: Path) -> NoReturn:
+    """End at once after the parent has died; otherwise Ray's agents would run for more than a minute."""
     shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)  # the session that our parent gave us; Ray's workers follow their raylet
+    os.killpg(0, signal.SIGKILL)  # our own session; Ray's workers end with their raylet
     raise SystemExit
 
 
 def _shutdown() -> None:
-    """Let the replicas drain, then end every process of Ray."""
+    """Drain the replicas, then end all processes of Ray."""
     if ray.is_initialized():
         ray_serve.delete(NAME)
         ray_serve.shutdown()

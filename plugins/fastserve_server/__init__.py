@@ -1,4 +1,4 @@
-"""Serves a model over HTTP from one process of its own."""
+"""Server plugin: serves models over HTTP from one process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ class EmbeddedServer(Server):
 
     @hookimpl
     def serve(self, run: ServeContext) -> ServerProcess:
-        """Start the server process; returns when it answers."""
+        """Start the server process and wait until it answers.
+
+        Args:
+            run: Context of the call.
+        """
         from fastserve_server.server import start
 
         return start(run.model.folder, self.options, run.threads)

@@ -1,4 +1,4 @@
-"""The access log: a JSON object a line for each request."""
+"""Access log: one JSON object per line and request."""
 
 from __future__ import annotations
 
@@ -15,33 +15,45 @@ from fastserve_core.errors import InvalidOption
 from fastserve_server.options import STDOUT
 
 REQUEST_ID = b"x-request-id"
-SENT_BYTES = "fastserve.sent"
-MAX_REQUEST_ID = 200
-"""Characters of what a client says that are kept."""
+NUM_BYTES = "fastserve.sent"
+MAX_FIELD_LENGTH = 200
+"""Maximum number of characters of a client's value in the log."""
 
 
 class ReopeningFileHandler(WatchedFileHandler):
-    """Lines at the end of a file, which may be moved away meanwhile. A disk that is full is said once, and again
-    when lines that could be written have come between."""
+    """Appends lines to a file, which another program may move away.
 
-    failed = False
+    If writing fails, for example on a full disk, one message is printed to stderr. After a successful line, the next
+    failure is printed again.
+    """
+
+    has_failed = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._fault: Exception | None = None
-        super().emit(record)
-        if self._fault is not None and not self.failed:
-            print(f"the access log {self.baseFilename} cannot be written: {self._fault}", file=sys.stderr, flush=True)
-        self.failed = self._fault is not None
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        fault = sys.exception()
-        self._fault = fault if isinstance(fault, Exception) else None
+        """Write a line, or report that it cannot be written."""
+        try:
+            self.reopenIfNeeded()
+            if self.stream is None:
+                self.stream = self._open()
+            self.stream.write(self.format(record) + self.terminator)
+            self.flush()
+        except OSError as error:
+            if not self.has_failed:
+                print(f"cannot write the access log {self.baseFilename}: {error}", file=sys.stderr, flush=True)
+            self.has_failed = True
+        else:
+            self.has_failed = False
 
 
 def access_log(path: str | None, option: str) -> AccessLog | None:
-    """Where the lines go: a file, or with ``-`` the server's own output.
+    """Open the access log.
 
-    Raises ``InvalidOption`` for a file that cannot be written.
+    Args:
+        path: File to append to; ``"-"`` for the server's own output, ``None`` for no log.
+        option: Name of the option, for the error.
+
+    Raises:
+        InvalidOption: The file cannot be written.
     """
     if path is None:
         return None
@@ -50,41 +62,42 @@ def access_log(path: str | None, option: str) -> AccessLog | None:
     try:
         return AccessLog(ReopeningFileHandler(Path(path).expanduser(), encoding="utf-8"))
     except OSError as error:
-        raise InvalidOption(f"{option}: {path} cannot be written: {error.strerror}") from error
+        raise InvalidOption(f"{option}: cannot write {path}: {error.strerror}") from error
 
 
 class AccessLog:
-    """Writes a line when a request has been answered, or its client has left."""
+    """Writes a line when a request is answered, or its client has disconnected."""
 
     def __init__(self, handler: logging.Handler) -> None:
         self._handler = handler
 
-    def counting(self, scope: Scope, send: Send) -> Send:
-        """The same, which keeps how many bytes were sent."""
-        scope[SENT_BYTES] = 0
+    def count_bytes(self, scope: Scope, send: Send) -> Send:
+        """Wrap an ASGI ``send`` function to count the bytes of a response's body."""
+        scope[NUM_BYTES] = 0
 
         async def count(message: Message) -> None:
-            scope[SENT_BYTES] += len(message.get("body", b""))
+            scope[NUM_BYTES] += len(message.get("body", b""))
             await send(message)
 
         return count
 
     def write(self, scope: Scope, status: int, seconds: float) -> None:
-        self._handler.emit(logging.makeLogRecord({"msg": describe(scope, status, seconds)}))
+        """Write the line of a request."""
+        self._handler.emit(logging.makeLogRecord({"msg": format_entry(scope, status, seconds)}))
 
 
-def describe(scope: Scope, status: int, seconds: float) -> str:
-    """A request as JSON: no body, no query and no key is in it."""
+def format_entry(scope: Scope, status: int, seconds: float) -> str:
+    """Return a request as JSON, without its body, query and key."""
     client, headers = scope.get("client"), dict(scope["headers"])
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "client": client[0] if client else None,
         "method": scope["method"],
-        "path": scope["path"][:MAX_REQUEST_ID],
+        "path": scope["path"][:MAX_FIELD_LENGTH],
         "status": status,
         "ms": round(1000 * seconds, 3),
-        "bytes": scope[SENT_BYTES],
-        "request_id": headers.get(REQUEST_ID, b"").decode("latin-1")[:MAX_REQUEST_ID] or None,
-        "agent": headers.get(b"user-agent", b"").decode("latin-1")[:MAX_REQUEST_ID] or None,
+        "bytes": scope[NUM_BYTES],
+        "request_id": headers.get(REQUEST_ID, b"").decode("latin-1")[:MAX_FIELD_LENGTH] or None,
+        "agent": headers.get(b"user-agent", b"").decode("latin-1")[:MAX_FIELD_LENGTH] or None,
     }
     return msgspec.json.encode(entry).decode()

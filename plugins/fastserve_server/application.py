@@ -1,4 +1,4 @@
-"""The ASGI application that every host runs: its endpoints and its life."""
+"""ASGI application of all servers: its endpoints and its lifespan."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from fastserve_server.tracing import make_tracing
 from fastserve_server.web import (
     Endpoint,
     await_or_disconnect,
+    check_num_inputs,
     decode,
     models_of,
     read_body,
@@ -33,26 +34,32 @@ from fastserve_server.web import (
 )
 
 MODEL_PARAMETER = "model"
-"""In a query, the name of the model that a page is about."""
+"""Query parameter with the name of a model."""
 
 
 async def predict(request: Request) -> Response:
-    asked = decode(schemas.PredictRequest, await read_body(request))
-    service = service_of(request, asked.model)  # after the body: another model may have come meanwhile
-    if len(asked.inputs) > service.options.max_inputs:
-        raise HTTPException(
-            413, f"{len(asked.inputs)} inputs are more than the {service.options.max_inputs} of one request"
-        )
-    answers = await await_or_disconnect(request, models_of(request).ask(service, asked.inputs, asked.options))
+    """Answer inputs with a model."""
+    body = decode(schemas.PredictRequest, await read_body(request))
+    service = service_of(request, body.model)  # after the body: the model may have been replaced while it arrived
+    check_num_inputs(service, len(body.inputs))
+    answers = await await_or_disconnect(request, models_of(request).predict(service, body.inputs, body.options))
     return reply(schemas.PredictResponse(answers, service.name))
 
 
 async def models(request: Request) -> Response:
-    changed = {one.name: (one.artifact.folder / MANIFEST).stat().st_mtime for one in models_of(request)}
-    return reply(schemas.ModelList([schemas.ModelCard(name, int(when)) for name, when in changed.items()]))
+    """List the models."""
+    return reply(
+        schemas.ModelList(
+            [
+                schemas.ModelCard(service.name, int((service.artifact.folder / MANIFEST).stat().st_mtime))
+                for service in models_of(request)
+            ]
+        )
+    )
 
 
 async def lineage(request: Request) -> Response:
+    """Report how a model was made."""
     service = service_of(request, request.query_params.get(MODEL_PARAMETER))
     manifest = service.artifact.manifest
     return reply(
@@ -70,48 +77,52 @@ async def lineage(request: Request) -> Response:
 
 
 async def candidate(request: Request) -> Response:
-    beside = models_of(request).candidate
-    if beside is None:
-        raise HTTPException(404, "no candidate is beside the model: see the server's option 'candidate'")
-    return reply(beside.status())
+    """Report the comparison of the candidate with the model."""
+    deployment = models_of(request).candidate
+    if deployment is None:
+        raise HTTPException(404, "the server has no candidate: see its option 'candidate'")
+    return reply(deployment.status())
 
 
 async def metrics(request: Request) -> Response:
+    """Return the Prometheus metrics."""
     text, content_type = models_of(request).metrics.text(request.headers.get("accept", ""))
     return Response(text, headers={"Content-Type": content_type})
 
 
 async def openapi(request: Request) -> Response:
+    """Return the OpenAPI description."""
     return reply(_description(request))
 
 
 async def docs(request: Request) -> Response:
+    """Return the OpenAPI description as a page."""
     return pages.docs(_description(request))
 
 
 def _description(request: Request) -> dict[str, Any]:
-    return describe(ENDPOINTS, models_of(request).names, request.app.state.guarded)
+    return describe(ENDPOINTS, models_of(request).names, request.app.state.requires_key)
 
 
 async def home(request: Request) -> Response:
+    """Return the page to try a model."""
     service = service_of(request, request.query_params.get(MODEL_PARAMETER))
-    return pages.home(service, models_of(request).names, request.app.state.guarded)
+    return pages.home(service, models_of(request).names, request.app.state.requires_key)
 
 
 async def dashboard(request: Request) -> Response:
-    return pages.dashboard(models_of(request).names, request.app.state.guarded)
+    """Return the page with live metrics."""
+    return pages.dashboard(models_of(request).names, request.app.state.requires_key)
 
 
 ENDPOINTS = (
-    Endpoint(
-        "POST", "/predict", predict, "Answer texts with the model", schemas.PredictRequest, schemas.PredictResponse
-    ),
-    Endpoint("GET", "/v1/models", models, "The models, as OpenAI's API lists them", response_type=schemas.ModelList),
+    Endpoint("POST", "/predict", predict, "Answer texts with a model", schemas.PredictRequest, schemas.PredictResponse),
+    Endpoint("GET", "/v1/models", models, "List the models, in OpenAI's format", response_type=schemas.ModelList),
     Endpoint(
         "GET",
         "/lineage",
         lineage,
-        "What a model was made from",
+        "Report how a model was made",
         response_type=schemas.LineageResponse,
         has_model_parameter=True,
     ),
@@ -119,15 +130,15 @@ ENDPOINTS = (
         "GET",
         "/candidate",
         candidate,
-        "How the candidate beside the model does",
+        "Compare the candidate with the model",
         response_type=schemas.CandidateResponse,
         may_404=True,
     ),
     Endpoint("GET", "/metrics", metrics, "Prometheus metrics", response_type="text/plain"),
     Endpoint("GET", "/openapi.json", openapi, "This description", response_type="application/json"),
     Endpoint("GET", "/docs", docs, "This description as a page"),
-    Endpoint("GET", "/dashboard", dashboard, "What the server does, as it goes on"),
-    Endpoint("GET", "/", home, "A page to try a model", has_model_parameter=True),
+    Endpoint("GET", "/dashboard", dashboard, "Live metrics as a page"),
+    Endpoint("GET", "/", home, "Page to try a model", has_model_parameter=True),
     *openai.ENDPOINTS,
     *kserve.ENDPOINTS,
 )
@@ -136,14 +147,25 @@ ENDPOINTS = (
 def build_application(
     artifact: Path, options: ServingOptions, threads: int | None = None, wait: bool = True, keys: Sequence[str] = ()
 ) -> Dispatcher:
-    """The application for an artifact, and those of ``options.also``; its lifespan starts and stops the workers.
+    """Build the ASGI application for an artifact and the models of ``options.models``.
 
-    ``keys`` are the hashes of API keys; without any, none is asked for. ``threads`` is what the workers together may
-    use (the cores of this process when ``None``). With ``wait`` the startup lasts until the model is warm; without,
-    requests get 503 until then.
+    Args:
+        artifact: Folder of the first model's artifact.
+        options: Options of the server.
+        threads: Number of threads that the workers of a model may use together; ``None`` for the usable cores.
+        wait: Whether the lifespan's startup waits until the models are loaded; if not, requests get 503 until then.
+        keys: SHA-256 hashes of the API keys; without any, requests need no key.
+
+    Returns:
+        The application. Its lifespan starts and stops the workers.
+
+    Raises:
+        InvalidArtifact: An artifact is missing or damaged.
+        InvalidOption: The access log cannot be written, or an address is wrong.
+        MissingPackage: Tracing needs a package that is not installed.
     """
     log = access_log(options.access_log, f"{options.where}.access_log")
-    traces = make_tracing(options.otlp_endpoint, f"{options.where}.otlp_endpoint")
+    tracing = make_tracing(options.otlp_endpoint, f"{options.where}.otlp_endpoint")
     models = ModelRegistry(load_artifact(artifact), options, threads or threads_per_process())
 
     @asynccontextmanager
@@ -155,7 +177,7 @@ def build_application(
             yield
         finally:
             await models.stop()
-            if traces is not None:
-                await asyncio.to_thread(traces.close)
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
-    return Dispatcher(ENDPOINTS, models, ApiKeyAuth(keys), log, traces, lifespan)
+    return Dispatcher(ENDPOINTS, models, ApiKeyAuth(keys), log, tracing, lifespan)

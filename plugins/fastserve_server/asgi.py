@@ -1,4 +1,4 @@
-"""Every request's way to its endpoint: its key, its path, what goes wrong; it is counted and written down."""
+"""Dispatch of requests to endpoints: authentication, routing, errors, metrics and the access log."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fastserve_server.access_log import AccessLog
 from fastserve_server.auth import ApiKeyAuth
+from fastserve_server.engine_loop import SHUTTING_DOWN
 from fastserve_server.metrics import UNMATCHED
 from fastserve_server.model_registry import ModelRegistry
-from fastserve_server.requests import Unavailable
+from fastserve_server.requests import UnavailableError
 from fastserve_server.tracing import Tracing
 from fastserve_server.web import DEADLINE, MODELS, Endpoint, error_response
 
@@ -27,46 +28,53 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
 
 class Dispatcher:
-    """An ASGI application of endpoints.
+    """ASGI application of endpoints.
 
-    It does in one step what is usually a stack of middlewares round a router, which took longer than all the rest of a
-    short request on the event loop. ``lifespan`` starts and stops what answers.
+    It does in one step what is usually a stack of middlewares around a router. That stack took longer than everything
+    else that the event loop does for a short request.
+
+    Args:
+        endpoints: The endpoints.
+        models: The models of the server.
+        auth: Checks API keys.
+        log: Access log, or ``None``.
+        tracing: Tracing of requests, or ``None``.
+        lifespan: Context manager that starts and stops the models.
     """
 
     def __init__(
         self,
         endpoints: Sequence[Endpoint],
         models: ModelRegistry,
-        guard: ApiKeyAuth,
+        auth: ApiKeyAuth,
         log: AccessLog | None,
-        traces: Tracing | None,
+        tracing: Tracing | None,
         lifespan: Lifespan,
     ) -> None:
-        self.state = State({"hosted": models, "guarded": guard.asks})
+        self.state = State({"models": models, "requires_key": auth.is_enabled})
         self.router = Router(lifespan=lifespan)
-        self._paths, self._models, self._guard, self._log = PathRouter(endpoints), models, guard, log
-        self._answered: ASGIApp = self._answer if traces is None else traces.middleware(self._answer)
+        self._paths, self._models, self._auth, self._log = PathRouter(endpoints), models, auth, log
+        self._http: ASGIApp = self._answer if tracing is None else tracing.middleware(self._answer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle an ASGI connection."""
         scope["app"] = self
         if scope["type"] == "http":
-            await self._answered(scope, receive, send)
+            await self._http(scope, receive, send)
         else:
             await self.router(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         begin = time.perf_counter()
-        scope[MODELS], scope[DEADLINE] = (
-            self._models,
-            asyncio.get_running_loop().time() + self._models.options.request_timeout_s,
-        )
+        scope[MODELS] = self._models
+        scope[DEADLINE] = asyncio.get_running_loop().time() + self._models.options.request_timeout_s
         if self._log is not None:
-            send = self._log.counting(scope, send)
-        status, path = 500, UNMATCHED  # what becomes of a request that nothing in here answers
+            send = self._log.count_bytes(scope, send)
+        status, path = 500, UNMATCHED  # of a request that fails before it has a response
         request = Request(scope, receive, send)
         try:
             try:
-                self._guard.check(request)
+                self._auth.check(request)
                 endpoint, scope["path_params"] = self._paths.find(scope)
                 path = endpoint.path
                 response = await endpoint.handler(request)
@@ -75,8 +83,8 @@ class Dispatcher:
             except asyncio.CancelledError:
                 if not self._models.draining:
                     raise
-                # the host ran out of patience; the client still gets a reason
-                response = error_response(request, Unavailable("the server is shutting down"))
+                # the time to drain is over; the client still gets a reason
+                response = error_response(request, UnavailableError(SHUTTING_DOWN))
             status = response.status_code
             await response(scope, receive, send)
         finally:
@@ -87,36 +95,43 @@ class Dispatcher:
 
 
 class PathRouter:
-    """Endpoints by their path; those without a name in it are found at once."""
+    """Finds endpoints by path and method; a path without parameters is a dictionary lookup."""
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
-        self._fixed: dict[str, dict[str, Endpoint]] = {}
-        self._named: dict[re.Pattern[str], dict[str, Endpoint]] = {}
-        for one in endpoints:
-            if "{" in one.path:
-                methods = self._named.setdefault(compile_path(one.path)[0], {})
+        self._static: dict[str, dict[str, Endpoint]] = {}
+        self._patterns: dict[re.Pattern[str], dict[str, Endpoint]] = {}
+        for endpoint in endpoints:
+            if "{" in endpoint.path:
+                methods = self._patterns.setdefault(compile_path(endpoint.path)[0], {})
             else:
-                methods = self._fixed.setdefault(one.path, {})
-            methods[one.method] = one
-            if one.method == "GET":
-                methods["HEAD"] = one
+                methods = self._static.setdefault(endpoint.path, {})
+            methods[endpoint.method] = endpoint
+            if endpoint.method == "GET":
+                methods["HEAD"] = endpoint
 
     def find(self, scope: Scope) -> tuple[Endpoint, Mapping[str, str]]:
-        """The endpoint of a request and the names in its path; raises a 404 or 405."""
+        """Find the endpoint of a request.
+
+        Returns:
+            The endpoint and the parameters in its path.
+
+        Raises:
+            HTTPException: 404 for an unknown path, 405 for a method that the path does not have.
+        """
         path, prefix, method = scope["path"], scope.get("root_path", ""), scope["method"]
-        if prefix and (path + "/").startswith(prefix + "/"):  # a host may serve below a path of its own
+        if prefix and (path + "/").startswith(prefix + "/"):  # the application may be mounted below a path
             path = path[len(prefix) :] or "/"
-        names: dict[str, str] = {}
-        methods = self._fixed.get(path)
+        parameters: dict[str, str] = {}
+        methods = self._static.get(path)
         if methods is None:
-            methods, names = self._by_name(path)
+            methods, parameters = self._match(path)
         endpoint = methods.get(method)
         if endpoint is None:
-            raise HTTPException(405, f"{path} does not take {method}", {"Allow": ", ".join(methods)})
-        return endpoint, names
+            raise HTTPException(405, f"{path} does not support {method}", {"Allow": ", ".join(methods)})
+        return endpoint, parameters
 
-    def _by_name(self, path: str) -> tuple[dict[str, Endpoint], dict[str, str]]:
-        for pattern, methods in self._named.items():
+    def _match(self, path: str) -> tuple[dict[str, Endpoint], dict[str, str]]:
+        for pattern, methods in self._patterns.items():
             if match := pattern.match(path):
                 return methods, match.groupdict()
-        raise HTTPException(404, f"there is nothing at {path}; see /docs")
+        raise HTTPException(404, f"unknown path {path}; see /docs")

@@ -1,4 +1,4 @@
-"""API keys: read where the server is started, known to it by their hashes, asked for before anything else."""
+"""API keys: read when the server starts, known to it by their hashes, checked before anything else."""
 
 from __future__ import annotations
 
@@ -15,28 +15,36 @@ from fastserve_core.errors import InvalidOption
 
 VARIABLE = "FASTSERVE_API_KEYS"
 MIN_KEY_LENGTH = 16
-"""Characters of a key at least: shorter ones can be guessed, for requests are cheap."""
+"""Minimum number of characters: shorter keys can be guessed, because requests are cheap."""
 PUBLIC_PATHS = frozenset({"/", "/dashboard", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
-"""What needs no key: the health that an orchestrator asks for, and pages that tell the model's name and task alone."""
+"""Paths that need no key: health checks of orchestrators, and pages that show only a model's name and task."""
 SCHEME = "bearer "
 
 
 def key_hashes(file: str | None, option: str) -> list[str]:
-    """The SHA-256 of each key: those of the file, a key a line, and those of the environment, between commas.
+    """Read the API keys of a file and of ``FASTSERVE_API_KEYS``.
 
-    Empty lines and lines that begin with ``#`` are no keys. Raises ``InvalidOption``, which names no key.
+    Args:
+        file: File with one key per line, or ``None``. Empty lines and lines that begin with ``#`` are ignored.
+        option: Name of the option, for the error.
+
+    Returns:
+        The SHA-256 hash of each key, in hexadecimal.
+
+    Raises:
+        InvalidOption: The file cannot be read or has no keys, or a key is too short. The message contains no key.
     """
-    found = [(VARIABLE, key.strip()) for key in os.environ.get(VARIABLE, "").split(",") if key.strip()]
+    keys = [(VARIABLE, key.strip()) for key in os.environ.get(VARIABLE, "").split(",") if key.strip()]
     if file is not None:
-        found += [(f"{file}:{number}", key) for number, key in _lines(file, option)]
-        if not found:
-            raise InvalidOption(f"{option}: {file} has no key in it")
-    for where, key in found:
+        keys += [(f"{file}:{number}", key) for number, key in _lines(file, option)]
+        if not keys:
+            raise InvalidOption(f"{option}: {file} contains no key")
+    for source, key in keys:
         if len(key) < MIN_KEY_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
             raise InvalidOption(
-                f"{where}: a key has at least {MIN_KEY_LENGTH} ASCII characters and no blank; one of them has not"
+                f"{source}: a key must have at least {MIN_KEY_LENGTH} printable ASCII characters and no space"
             )
-    return [_hash(key) for _, key in found]
+    return [_hash(key) for _, key in keys]
 
 
 def _lines(file: str, option: str) -> list[tuple[int, str]]:
@@ -44,7 +52,7 @@ def _lines(file: str, option: str) -> list[tuple[int, str]]:
         text = Path(file).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InvalidOption(f"{option}: the file {file} cannot be read: {reason}") from error
+        raise InvalidOption(f"{option}: cannot read the file {file}: {reason}") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     return [(number, line) for number, line in lines if line and not line.startswith("#")]
 
@@ -54,28 +62,32 @@ def _hash(key: str) -> str:
 
 
 class ApiKeyAuth:
-    """Lets nothing pass without a key, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``, where there are any."""
+    """Checks ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; without hashes, every request passes."""
 
     def __init__(self, hashes: Sequence[str]) -> None:
         self._hashes = hashes
-        self.asks = bool(hashes)
+        self.is_enabled = bool(hashes)
 
     def check(self, request: Request) -> None:
-        """Raises a 401."""
-        if not self.asks or request.scope["path"] in PUBLIC_PATHS:
+        """Check the key of a request.
+
+        Raises:
+            HTTPException: 401, if the key is missing or wrong.
+        """
+        if not self.is_enabled or request.scope["path"] in PUBLIC_PATHS:
             return
-        key = given_key(request)
+        key = request_key(request)
         if not key or not self._is_known(_hash(key)):
-            said = "the API key is not one of this server's" if key else "this server asks for an API key"
-            raise HTTPException(401, said, {"WWW-Authenticate": "Bearer"})
+            message = "the API key is not valid for this server" if key else "this server requires an API key"
+            raise HTTPException(401, message, {"WWW-Authenticate": "Bearer"})
 
     def _is_known(self, given: str) -> bool:
-        """All are compared, so that the time tells nothing."""
-        return sum(hmac.compare_digest(given, one) for one in self._hashes) > 0
+        """Compare with all hashes, so that the time reveals nothing."""
+        return sum(hmac.compare_digest(given, known) for known in self._hashes) > 0
 
 
-def given_key(request: Request) -> str:
-    """The key of a request; empty where it has none."""
+def request_key(request: Request) -> str:
+    """Return the key of a request; empty if it has none."""
     authorization = request.headers.get("authorization", "")
     if authorization.lower().startswith(SCHEME):
         return authorization[len(SCHEME) :].strip()

@@ -20,7 +20,14 @@ from fastserve_core.tasks import Encoded, Row
 from fastserve_server.engine_loop import EngineLoop
 from fastserve_server.length_batching import BatchCostModel, LengthQueue, round_up
 from fastserve_server.options import ServingOptions
-from fastserve_server.requests import Answers, InferenceWorker, PendingInput, PendingRequest, QueueFull, public_error
+from fastserve_server.requests import (
+    Answers,
+    InferenceWorker,
+    PendingInput,
+    PendingRequest,
+    QueueFullError,
+    public_error,
+)
 
 MIN_SHARED_S = 0.001
 """Work of at most this many seconds stays with one worker: waking another one costs more, and both need the GIL."""
@@ -71,12 +78,12 @@ class Batcher(EngineLoop[InferenceWorker]):
     def predict(self, rows: Sequence[Row], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
         """Accept a request; see ``EngineLoop.predict``.
 
-        ``QueueFull`` is also raised if the waiting inputs are estimated to take longer than ``request_timeout_s``.
+        ``QueueFullError`` is also raised if the waiting inputs are estimated to take longer than ``request_timeout_s``.
         """
         count = len(rows)
         self._check_running()
         if self.queue_depth + count > self._options.max_queue or self._wait_s() > self._options.request_timeout_s:
-            raise QueueFull(self._retry_after(self.queue_depth / self._num_workers))
+            raise QueueFullError(self._retry_after(self.queue_depth / self._num_workers))
         request = PendingRequest(rows, options, self._loop.create_future(), [{}] * count, count, count)
         self._num_accepted += count
         if not self._submitted:

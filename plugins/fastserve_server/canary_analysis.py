@@ -1,4 +1,4 @@
-"""Whether a candidate may go on: its answers and its time beside those of the model that is served."""
+"""Canary analysis: compares a candidate's answers and times with those of the served model."""
 
 from __future__ import annotations
 
@@ -9,55 +9,63 @@ from typing import Any
 
 
 class CanaryAnalysis:
-    """Remembers the last ``window`` answers and requests that both models had.
+    """Compares the last answers and requests that both models had.
 
-    ``most_other`` is the share of answers that may differ, ``most_slower`` what the median time of the candidate may be
-    of the model's.
+    Args:
+        window: Number of answers, and of requests, to compare.
+        max_disagreement: Maximum share of answers that may differ.
+        max_slowdown: Maximum ratio of the candidate's median time to the model's.
     """
 
-    def __init__(self, window: int, most_other: float, most_slower: float) -> None:
-        self.window, self._most_other, self._most_slower = window, most_other, most_slower
-        self._differ = deque[bool](maxlen=window)
+    def __init__(self, window: int, max_disagreement: float, max_slowdown: float) -> None:
+        self.window, self._max_disagreement, self._max_slowdown = window, max_disagreement, max_slowdown
+        self._differences = deque[bool](maxlen=window)
         self._seconds = deque[tuple[float, float]](maxlen=window)
 
-    def compared(self, same: Sequence[bool], model_s: float, candidate_s: float) -> None:
-        """A request that both answered, and which of its answers were the same."""
-        self._differ.extend(not one for one in same)
+    def record_comparison(self, agreements: Sequence[bool], model_s: float, candidate_s: float) -> None:
+        """Record a request that both models answered.
+
+        Args:
+            agreements: For each answer, whether both models gave the same one.
+            model_s: Time of the model, in seconds.
+            candidate_s: Time of the candidate, in seconds.
+        """
+        self._differences.extend(not same for same in agreements)
         self._seconds.append((model_s, candidate_s))
 
-    def failed(self, answers: int) -> None:
-        """A request that the candidate could not answer."""
-        self._differ.extend([True] * answers)
+    def record_failure(self, answers: int) -> None:
+        """Record a request for so many answers that the candidate failed to give."""
+        self._differences.extend([True] * answers)
 
     @property
     def disagreement(self) -> float | None:
-        """The share of the answers that differ or failed; ``None`` before there are any."""
-        return sum(self._differ) / len(self._differ) if self._differ else None
+        """Share of the answers that differ or failed; ``None`` before there are any."""
+        return sum(self._differences) / len(self._differences) if self._differences else None
 
     @property
-    def times(self) -> tuple[float, float] | None:
-        """The median seconds of a request, of the model and of the candidate."""
+    def median_seconds(self) -> tuple[float, float] | None:
+        """Median time of a request, of the model and of the candidate; ``None`` before there are any."""
         if not self._seconds:
             return None
         model, candidate = zip(*self._seconds, strict=True)
         return median(model), median(candidate)
 
     def violation(self) -> str | None:
-        """Why the candidate may not go on, as far as it was seen."""
-        differ, times = sum(self._differ), self.times
-        if differ > self._most_other * self.window:
-            limit = f"candidate_max_disagreement={self._most_other:g}"
-            return f"{differ} of its last {len(self._differ)} answers were others, or none ({limit})"
-        if times is not None and len(self._seconds) == self.window and times[1] > self._most_slower * times[0]:
-            limit = f"candidate_max_slowdown={self._most_slower:g}"
-            model, own = (f"{1000 * one:.1f} ms" for one in times)
-            return f"it took {own} for a request (the median of {self.window}), and the model {model} ({limit})"
-        return None
+        """Return the limit that the candidate violates, as a message; ``None`` if it violates none."""
+        different, medians = sum(self._differences), self.median_seconds
+        if different > self._max_disagreement * self.window:
+            limit = f"candidate_max_disagreement={self._max_disagreement:g}"
+            return f"{different} of its last {len(self._differences)} answers differed or failed ({limit})"
+        if medians is None or len(self._seconds) < self.window or medians[1] <= self._max_slowdown * medians[0]:
+            return None
+        limit = f"candidate_max_slowdown={self._max_slowdown:g}"
+        model_ms, candidate_ms = (f"{1000 * seconds:.1f} ms" for seconds in medians)
+        return f"its median time of {self.window} requests is {candidate_ms}, and the model's {model_ms} ({limit})"
 
 
-def decision_of(answer: Any) -> Any:
-    """What of an answer is its decision: all but the numbers that say how sure it is."""
+def extract_decision(answer: Any) -> Any:
+    """Return an answer without its scores, which are floats."""
     if isinstance(answer, dict):
-        kept = {name: decision_of(value) for name, value in answer.items() if not isinstance(value, float)}
-        return {name: value for name, value in kept.items() if value != {}}
-    return [decision_of(one) for one in answer] if isinstance(answer, list) else answer
+        decisions = {name: extract_decision(value) for name, value in answer.items() if not isinstance(value, float)}
+        return {name: value for name, value in decisions.items() if value != {}}
+    return [extract_decision(item) for item in answer] if isinstance(answer, list) else answer

@@ -1,4 +1,4 @@
-"""The child's side of a server process: what it is asked for, and telling its parent how it went."""
+"""Child side of a server process: reads its request, and reports success or failure to its parent."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ ServeFunction = Callable[[Mapping[str, Any], Callable[[], None]], None]
 
 
 def run_child(serve: ServeFunction) -> NoReturn:
-    """Serve what the parent asks for on stdin, ``serve(request, ready)``, until a signal; then exit with 0.
+    """Serve the request that the parent writes to stdin, until a signal ends the process.
 
-    ``ready`` is to be called once requests are answered. The parent is told of a ``FastServeError`` before that.
+    Args:
+        serve: Called as ``serve(request, ready)``; it must call ``ready()`` once requests are answered. A
+            ``FastServeError`` before that is reported to the parent.
     """
     request = json.loads(sys.stdin.readline())
     die_with_parent(request["parent"])
     library_environment()
     pipe: int = request["report"]
-    os.set_inheritable(pipe, False)  # it must not stay open in our own children: its end tells the parent of ours
+    os.set_inheritable(pipe, False)  # our own children must not hold it open: its end reports ours to the parent
     try:
-        serve(request, lambda: report(pipe, {}))
+        serve(request, lambda: send_report(pipe, {}))
     except FastServeError as error:
-        report(pipe, failure(error))
+        send_report(pipe, error_report(error))
         sys.exit(error.exit_code)
     sys.exit(0)
 
 
-def failure(error: FastServeError) -> dict[str, Any]:
-    """What the parent is told of an error, which it raises again."""
+def error_report(error: FastServeError) -> dict[str, Any]:
+    """Return the report of an error, from which the parent raises it again."""
     return {"error": str(error), "exit_code": error.exit_code}
 
 
-def report(pipe: int, message: Mapping[str, Any]) -> None:
-    """Tell the parent, in a line."""
+def send_report(pipe: int, message: Mapping[str, Any]) -> None:
+    """Write a report to the parent's pipe, as a line of JSON."""
     os.write(pipe, json.dumps(message).encode() + b"\n")

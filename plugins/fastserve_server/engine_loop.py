@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from fastserve_core.tasks import Row
 from fastserve_server.options import ServingOptions
-from fastserve_server.requests import Answers, Unavailable, public_error, resolve_future
+from fastserve_server.requests import Answers, UnavailableError, public_error, resolve_future
 
 SMOOTHING = 0.1
 MAX_RETRY_AFTER_S = 60
@@ -34,8 +34,8 @@ W = TypeVar("W", bound=Closable)
 class EngineLoop(ABC, Generic[W]):
     """Runs engine workers in threads; requests arrive from the event loop that called ``start``.
 
-    If one worker fails, the loop ends: ``failure`` is set, open requests fail with ``EngineFailed`` and later ones with
-    ``Unavailable``.
+    If one worker fails, the loop ends: ``failure`` is set, open requests fail with ``EngineError`` and later ones with
+    ``UnavailableError``.
 
     Args:
         options: Limits and scheduling options of the server.
@@ -83,8 +83,8 @@ class EngineLoop(ABC, Generic[W]):
             A future of one answer per row. Cancel it to withdraw the request.
 
         Raises:
-            QueueFull: Too many items are waiting.
-            Unavailable: The loop is stopping or a worker has failed.
+            QueueFullError: Too many items are waiting.
+            UnavailableError: The loop is stopping or a worker has failed.
         """
 
     async def start(self) -> None:
@@ -111,7 +111,7 @@ class EngineLoop(ABC, Generic[W]):
         with self._lock:
             self._stopping = True
             self._wake_all()
-        self._reject_waiting(Unavailable(SHUTTING_DOWN))
+        self._reject_waiting(UnavailableError(SHUTTING_DOWN))
         deadline = time.monotonic() + timeout_s
         for thread in self._threads:
             await asyncio.to_thread(thread.join, max(0.0, deadline - time.monotonic()))
@@ -140,7 +140,7 @@ class EngineLoop(ABC, Generic[W]):
 
     def _check_running(self) -> None:
         if self._ended:
-            raise Unavailable(self.failure or SHUTTING_DOWN)
+            raise UnavailableError(self.failure or SHUTTING_DOWN)
 
     def _record_pass(self, size: int, seconds: float) -> None:
         self._on_batch(size, seconds)

@@ -1,6 +1,6 @@
-"""The Open Inference Protocol, version 2, with its binary tensor extension.
+"""Open Inference Protocol, version 2, with its binary tensor extension.
 
-https://github.com/kserve/open-inference-protocol and, for binary tensors, Triton's extension_binary_data.md.
+See https://github.com/kserve/open-inference-protocol and, for binary tensors, Triton's extension_binary_data.md.
 """
 
 from __future__ import annotations
@@ -17,59 +17,73 @@ from starlette.responses import Response
 
 from fastserve_core.errors import InvalidData
 from fastserve_server import schemas
-from fastserve_server.requests import Answers, Unavailable
+from fastserve_server.requests import Answers, UnavailableError
 from fastserve_server.service import Service
-from fastserve_server.tensors import BadTensor, flatten, pack_bytes, pack_floats, unpack_bytes
-from fastserve_server.web import Endpoint, await_or_disconnect, decode, models_of, read_body, reply, service_of
+from fastserve_server.tensors import TensorError, flatten, pack_bytes, pack_floats, unpack_bytes
+from fastserve_server.web import (
+    Endpoint,
+    await_or_disconnect,
+    check_num_inputs,
+    decode,
+    models_of,
+    read_body,
+    reply,
+    service_of,
+)
 
 HEADER = "Inference-Header-Content-Length"
 CLASSIFICATION = "text_classification"
 TEXT_INPUTS = ("text", "text_pair")
-NOT_FOR_THE_TASK = frozenset(
+PROTOCOL_PARAMETERS = frozenset(
     {"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout"}
 )
-"""Request parameters of the protocol itself; the others are the task's options."""
+"""Request parameters of the protocol; all others are options of the task."""
 
 
 async def live(request: Request) -> Response:
+    """Report that the process answers."""
     return reply(schemas.Alive(True))
 
 
 async def ready(request: Request) -> Response:
+    """Report whether all models are ready."""
     models = models_of(request)
     if not models.ready:
-        raise Unavailable(models.not_ready_reason())
+        raise UnavailableError(models.not_ready_reason())
     return reply(schemas.Ready(True))
 
 
 async def server_metadata(request: Request) -> Response:
+    """Report the server's name, version and extensions."""
     return reply(schemas.ServerMetadata("fastserve", version("fastserve-core"), ["binary_tensor_data"]))
 
 
 async def model_ready(request: Request) -> Response:
+    """Report whether a model is ready."""
     service = _named_service(request)
     if not service.ready:
-        raise Unavailable(service.not_ready_reason())
+        raise UnavailableError(service.not_ready_reason())
     return reply(schemas.Ready(True, service.name))
 
 
 async def model_metadata(request: Request) -> Response:
+    """Report a model's inputs and outputs."""
     service = _named_service(request)
     return reply(schemas.ModelMetadata(service.name, ["1"], f"fastserve_{service.artifact.engine}", *_tensors(service)))
 
 
 async def infer(request: Request) -> Response:
+    """Answer tensors of texts."""
     _named_service(request)
-    body = await read_body(request)
-    service = _named_service(request)  # after the body: another model may have come meanwhile
-    asked, blobs = _split(request, body)
-    inputs = _inputs(service, asked, blobs)
-    wanted = _wanted(service, asked)
-    options = {name: value for name, value in asked.parameters.items() if name not in NOT_FOR_THE_TASK}
-    if len(inputs) > service.options.max_inputs:
-        raise HTTPException(413, f"{len(inputs)} inputs are more than the {service.options.max_inputs} of one request")
-    answers = await await_or_disconnect(request, models_of(request).ask(service, inputs, options))
-    return _respond(service, asked, wanted, answers)
+    content = await read_body(request)
+    service = _named_service(request)  # after the body: the model may have been replaced while it arrived
+    body, blobs = _split(request, content)
+    inputs = _inputs(service, body, blobs)
+    outputs = _requested_outputs(service, body)
+    options = {name: value for name, value in body.parameters.items() if name not in PROTOCOL_PARAMETERS}
+    check_num_inputs(service, len(inputs))
+    answers = await await_or_disconnect(request, models_of(request).predict(service, inputs, options))
+    return _respond(service, body, outputs, answers)
 
 
 def _named_service(request: Request) -> Service:
@@ -77,7 +91,7 @@ def _named_service(request: Request) -> Service:
 
 
 def _tensors(service: Service) -> tuple[list[schemas.TensorMetadata], list[schemas.TensorMetadata]]:
-    """The model's inputs and outputs."""
+    """Metadata of the model's inputs and of its outputs."""
     columns = {column.name for column in service.task.columns}
     inputs = [schemas.TensorMetadata(name, "BYTES", [-1]) for name in TEXT_INPUTS if name == "text" or name in columns]
     if service.task.name != CLASSIFICATION:
@@ -90,7 +104,7 @@ def _tensors(service: Service) -> tuple[list[schemas.TensorMetadata], list[schem
 
 
 def _split(request: Request, body: bytes) -> tuple[schemas.InferRequest, memoryview]:
-    """The JSON of a request and the binary tensors after it."""
+    """Split a body into its JSON and the binary tensors after it."""
     header = request.headers.get(HEADER)
     if header is None:
         return decode(schemas.InferRequest, body), memoryview(b"")
@@ -100,34 +114,34 @@ def _split(request: Request, body: bytes) -> tuple[schemas.InferRequest, memoryv
     return decode(schemas.InferRequest, view[: int(header)]), view[int(header) :]
 
 
-def _inputs(service: Service, asked: schemas.InferRequest, blobs: memoryview) -> list[dict[str, str]]:
-    """The request's tensors as rows of texts."""
-    known = [one.name for one in _tensors(service)[0]]
+def _inputs(service: Service, body: schemas.InferRequest, blobs: memoryview) -> list[dict[str, str]]:
+    """Convert the request's tensors to rows of texts."""
+    known = [tensor.name for tensor in _tensors(service)[0]]
     columns: dict[str, list[str]] = {}
-    for tensor in asked.inputs:
+    for tensor in body.inputs:
         size = tensor.parameters.get("binary_data_size")
         if size is not None and (not isinstance(size, int) or not 0 <= size <= len(blobs)):
-            raise HTTPException(400, f"the input '{tensor.name}' has a binary_data_size that the body does not have")
+            raise HTTPException(400, f"the binary_data_size of the input '{tensor.name}' does not match the body")
         if tensor.name not in known:
             raise InvalidData(f"the model has no input '{tensor.name}'; it has {', '.join(known)}")
         columns[tensor.name] = _texts(tensor, None if size is None else blobs[:size])
         blobs = blobs[size or 0 :]
     if len(blobs):
-        raise HTTPException(400, f"the body has {len(blobs)} bytes more than its tensors")
+        raise HTTPException(400, f"the body is {len(blobs)} bytes longer than its tensors")
     if "text" not in columns:
         raise InvalidData("the input 'text' is missing")
     if len({len(column) for column in columns.values()}) != 1:
-        raise InvalidData("'text' and 'text_pair' must have as many elements as each other")
+        raise InvalidData("'text' and 'text_pair' must have the same number of elements")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _texts(tensor: schemas.InferInput, blob: memoryview | None) -> list[str]:
-    """A BYTES tensor's elements as text."""
+    """Convert the elements of a BYTES tensor to texts."""
     if tensor.datatype != "BYTES":
         raise InvalidData(f"the input '{tensor.name}' must be BYTES, not {tensor.datatype}")
     try:
-        values = list(flatten(tensor.data or ())) if blob is None else [one.decode() for one in unpack_bytes(blob)]
-    except BadTensor as error:
+        values = list(flatten(tensor.data or ())) if blob is None else [value.decode() for value in unpack_bytes(blob)]
+    except TensorError as error:
         raise HTTPException(400, str(error)) from error
     except UnicodeDecodeError as error:
         raise InvalidData(f"the input '{tensor.name}' is not UTF-8: {error}") from error
@@ -138,24 +152,24 @@ def _texts(tensor: schemas.InferInput, blob: memoryview | None) -> list[str]:
     return values
 
 
-def _wanted(service: Service, asked: schemas.InferRequest) -> dict[str, bool]:
-    """The outputs to send, and whether as binary."""
-    known = [one.name for one in _tensors(service)[1]]
-    default = asked.parameters.get("binary_data_output") is True
-    for output in asked.outputs:
+def _requested_outputs(service: Service, body: schemas.InferRequest) -> dict[str, bool]:
+    """Names of the outputs to send, and for each whether in binary."""
+    known = [tensor.name for tensor in _tensors(service)[1]]
+    default = body.parameters.get("binary_data_output") is True
+    for output in body.outputs:
         if output.name not in known:
             raise InvalidData(f"the model has no output '{output.name}'; it has {', '.join(known)}")
-    chosen = {output.name: output.parameters.get("binary_data", default) is True for output in asked.outputs}
+    chosen = {output.name: output.parameters.get("binary_data", default) is True for output in body.outputs}
     return chosen or dict.fromkeys(known, default)
 
 
 # -- the response ------------------------------------------------------------------------------------
 
 
-def _respond(service: Service, asked: schemas.InferRequest, wanted: Mapping[str, bool], answers: Answers) -> Response:
+def _respond(service: Service, body: schemas.InferRequest, requested: Mapping[str, bool], answers: Answers) -> Response:
     blobs = []
     outputs = []
-    for name, binary in wanted.items():
+    for name, binary in requested.items():
         shape, datatype, values = _values(service, name, answers)
         if not binary:
             outputs.append(schemas.InferOutput(name, shape, datatype, data=values))
@@ -163,10 +177,10 @@ def _respond(service: Service, asked: schemas.InferRequest, wanted: Mapping[str,
         blob = pack_floats(values) if datatype == "FP32" else pack_bytes(value.encode() for value in values)
         blobs.append(blob)
         outputs.append(schemas.InferOutput(name, shape, datatype, {"binary_data_size": len(blob)}))
-    head = msgspec.json.encode(schemas.InferResponse(service.name, outputs, asked.id))
+    header = msgspec.json.encode(schemas.InferResponse(service.name, outputs, body.id))
     if not blobs:
-        return Response(head, media_type="application/json")
-    return Response(b"".join([head, *blobs]), 200, {HEADER: str(len(head))}, "application/octet-stream")
+        return Response(header, media_type="application/json")
+    return Response(b"".join([header, *blobs]), 200, {HEADER: str(len(header))}, "application/octet-stream")
 
 
 def _values(service: Service, name: str, answers: Answers) -> tuple[list[int], str, list[Any]]:
@@ -180,7 +194,9 @@ def _values(service: Service, name: str, answers: Answers) -> tuple[list[int], s
 
 
 ENDPOINTS = (
-    Endpoint("GET", "/v2", server_metadata, "What this server is", response_type=schemas.ServerMetadata),
+    Endpoint(
+        "GET", "/v2", server_metadata, "The server's name, version and extensions", response_type=schemas.ServerMetadata
+    ),
     Endpoint("GET", "/v2/health/live", live, "Whether the process answers", response_type=schemas.Alive),
     Endpoint("GET", "/v2/health/ready", ready, "Whether the model answers", response_type=schemas.Ready),
     Endpoint("GET", "/v2/models/{model}", model_metadata, "The model's tensors", response_type=schemas.ModelMetadata),

@@ -1,4 +1,4 @@
-"""The models that one application serves, by their names; the first is asked where none is named."""
+"""The models of one application, by name; the first one is the default."""
 
 from __future__ import annotations
 
@@ -20,7 +20,17 @@ from fastserve_server.service import Service
 
 
 class ModelRegistry:
-    """All share the metrics, and the processor: ``threads`` is what the workers of each together may use."""
+    """Services of an artifact and of ``options.models``, with common metrics; iterates over the services.
+
+    Args:
+        artifact: The first model.
+        options: Options of the server.
+        threads: Number of threads that the workers of each model may use together.
+
+    Raises:
+        InvalidArtifact: An artifact is missing or damaged.
+        InvalidOption: Two models have the same name.
+    """
 
     def __init__(self, artifact: Artifact, options: ServingOptions, threads: int) -> None:
         self.metrics, self.options, self.threads = Metrics(), options, threads
@@ -28,14 +38,14 @@ class ModelRegistry:
         self._services = {first.name: first}
         for name, folder in map(parse_named_path, options.models):
             if name in self._services:
-                raise InvalidOption(f"{options.where}.models: two models are called '{name}': say NAME:FOLDER for one")
+                raise InvalidOption(f"{options.where}.models: two models have the name '{name}': use NAME:FOLDER")
             self._services[name] = self.service(load_artifact(folder), name)
         self.candidate: Candidate | None = None
-        self._loading: asyncio.Task[None] | None = None
-        self.metrics.watch_queue(lambda: sum(one.engine.queue_depth for one in self))
+        self._load_task: asyncio.Task[None] | None = None
+        self.metrics.watch_queue(lambda: sum(service.engine.queue_depth for service in self))
 
     def service(self, artifact: Artifact, name: str) -> Service:
-        """A service of these options under that name, which nobody asks yet."""
+        """Create a service with the registry's options; it receives no requests yet."""
         return Service(artifact, replace(self.options, name=name), self.threads, self.metrics)
 
     def __iter__(self) -> Iterator[Service]:
@@ -43,76 +53,103 @@ class ModelRegistry:
 
     @property
     def names(self) -> list[str]:
+        """Names of the models, the first one first."""
         return list(self._services)
 
     @property
     def first(self) -> Service:
+        """Service of the default model."""
         return next(iter(self))
 
     def get(self, name: str | None) -> Service:
-        """The service of that name, of no name the first; raises a 404."""
-        found = self.first if name is None else self._services.get(name)
-        if found is None:
+        """Return the service of a model.
+
+        Args:
+            name: Name of the model; ``None`` for the first one.
+
+        Raises:
+            HTTPException: 404, if there is no model of this name.
+        """
+        service = self.first if name is None else self._services.get(name)
+        if service is None:
             raise HTTPException(404, f"the server has no model '{name}'{did_you_mean(str(name), self.names)}")
-        return found
+        return service
 
     def swap(self, service: Service) -> Service:
-        """Have a service asked from now on, instead of the one of its name, which is returned."""
+        """Replace the service of the same name, which is returned."""
         old = self._services[service.name]
         service.draining = old.draining
         self._services[service.name] = service
         return old
 
-    def ask(self, service: Service, inputs: Sequence[Any], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
-        """As ``Service.predict``; of what the first model is asked a candidate has its share."""
-        if self.candidate is None or not self.candidate.active or service is not self.first:
+    def predict(self, service: Service, inputs: Sequence[Any], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
+        """Accept a request; a candidate takes part in those for the first model. See ``Service.predict``."""
+        if self.candidate is None or not self.candidate.is_active or service is not self.first:
             return service.predict(inputs, options)
-        return asyncio.ensure_future(self.candidate.ask(service, inputs, options))
+        return asyncio.ensure_future(self.candidate.predict(service, inputs, options))
 
     @property
-    def _all(self) -> list[Service]:
+    def _all_services(self) -> list[Service]:
         return [*self, *([self.candidate.service] if self.candidate is not None else [])]
 
     @property
     def ready(self) -> bool:
-        return all(one.ready for one in self)
+        """Whether all models are ready."""
+        return all(service.ready for service in self)
 
     def not_ready_reason(self) -> str:
-        """One line for a reader."""
-        why = next(one for one in self if not one.ready)
-        return why.not_ready_reason() if len(self._services) == 1 else f"{why.name}: {why.not_ready_reason()}"
+        """Return the reason why ``ready`` is false, in one line."""
+        service = next(service for service in self if not service.ready)
+        reason = service.not_ready_reason()
+        return reason if len(self._services) == 1 else f"{service.name}: {reason}"
 
     @property
     def draining(self) -> bool:
+        """Whether new requests are rejected."""
         return self.first.draining
 
     def drain(self) -> None:
-        """Refuse what comes from now on."""
-        for one in self._all:
-            one.draining = True
+        """Reject new requests."""
+        for service in self._all_services:
+            service.draining = True
 
     def start(self) -> None:
-        """Begin to load the models; ``wait_until_loaded`` says when it is done."""
-        self._loading = asyncio.create_task(self._load())
+        """Start loading the models; ``wait_until_loaded`` waits for the end of it."""
+        self._load_task = asyncio.create_task(self._load())
 
     async def _load(self) -> None:
-        """One after the other: transformers cannot be imported by two threads at a time."""
-        for one in self._all:
-            one.start()
-            with suppress(Exception):  # told to whoever waits for ``wait_until_loaded``
-                await one.wait_until_loaded()
+        """Load one model after another: two threads cannot import transformers at the same time."""
+        for service in self._all_services:
+            service.start()
+            with suppress(Exception):  # ``wait_until_loaded`` raises it
+                await service.wait_until_loaded()
 
     async def wait_until_loaded(self) -> None:
-        """Wait until all are ready; raises what loading one of them failed with."""
-        for one in self._all:
-            await one.wait_until_loaded()
+        """Wait until all models are loaded.
+
+        Raises:
+            BaseException: The error of the first model that could not be loaded.
+        """
+        for service in self._all_services:
+            await service.wait_until_loaded()
 
     async def stop(self) -> None:
-        if self._loading is not None:
-            self._loading.cancel()
-        await asyncio.gather(*(one.stop() for one in self._all))
+        """Reject waiting requests and end the workers of all models."""
+        if self._load_task is not None:
+            self._load_task.cancel()
+        await asyncio.gather(*(service.stop() for service in self._all_services))
 
 
 def resolve_models(models: Sequence[str]) -> list[str]:
-    """Those models with the folders of their artifacts, in the words of ``also``; raises ``InvalidArtifact``."""
+    """Find the artifacts of ``options.models``.
+
+    Args:
+        models: Folders of artifacts or runs, or ``NAME:FOLDER``.
+
+    Returns:
+        ``NAME:FOLDER`` of each, with the artifact's absolute folder.
+
+    Raises:
+        InvalidArtifact: A folder has no artifact.
+    """
     return [f"{name}:{find_artifact(folder).folder.absolute()}" for name, folder in map(parse_named_path, models)]

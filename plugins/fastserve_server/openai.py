@@ -1,4 +1,4 @@
-"""OpenAI's completions and chats: the same texts at once or as server-sent events."""
+"""OpenAI's completions and chat completions, complete or as server-sent events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from contextlib import aclosing
 from typing import Any, ClassVar
 
 import msgspec
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -32,105 +31,142 @@ from fastserve_server.openai_schemas import (
     TextChoice,
     Usage,
 )
-from fastserve_server.requests import Answers, EngineFailed, Unavailable
+from fastserve_server.requests import Answers, EngineError, UnavailableError
 from fastserve_server.schemas import ErrorResponse, Problem
 from fastserve_server.service import Service
-from fastserve_server.web import TYPES, Endpoint, await_or_disconnect, decode, read_body, reply, service_of
+from fastserve_server.web import (
+    ERROR_TYPES,
+    Endpoint,
+    await_or_disconnect,
+    check_num_inputs,
+    decode,
+    read_body,
+    reply,
+    service_of,
+    timeout_message,
+)
 
-EVENTS = "text/event-stream"
+EVENT_STREAM = "text/event-stream"
 DONE = b"data: [DONE]\n\n"
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default for completions."""
 
 
 class ResponseBuilder(ABC):
-    """How a kind of answer looks: as a whole, and in parts."""
+    """Builds the bodies of one response, complete or in chunks.
+
+    Args:
+        model: Name of the model.
+    """
 
     prefix: ClassVar[str]
 
     def __init__(self, model: str) -> None:
-        self.about: dict[str, Any] = {
+        self.common: dict[str, Any] = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": model,
         }
 
     @abstractmethod
-    def response(self, texts: Answers, usage: Usage) -> Body: ...
+    def response(self, texts: Answers, usage: Usage) -> Body:
+        """Build a complete response from the texts of ``collect``."""
 
     def begin(self, count: int) -> list[Body]:
+        """Build the chunks before the first token of so many choices."""
         return []
 
     @abstractmethod
-    def part(self, choice: int, delta: Delta) -> Body: ...
+    def chunk(self, choice: int, delta: Delta) -> Body:
+        """Build the chunk of a delta; ``choice`` is the index of its text."""
 
     @abstractmethod
-    def usage(self, usage: Usage) -> Body: ...
+    def usage(self, usage: Usage) -> Body:
+        """Build the last chunk, with the number of tokens."""
 
 
 class Completions(ResponseBuilder):
+    """Builds completions."""
+
     prefix = "cmpl"
 
     def response(self, texts: Answers, usage: Usage) -> Body:
-        choices = [TextChoice(place, one["text"], one["finish"]) for place, one in enumerate(texts)]
-        return Completion(**self.about, choices=choices, usage=usage)
+        """Build a complete response."""
+        choices = [TextChoice(index, text["text"], text["finish"]) for index, text in enumerate(texts)]
+        return Completion(**self.common, choices=choices, usage=usage)
 
-    def part(self, choice: int, delta: Delta) -> Body:
-        return Completion(**self.about, choices=[TextChoice(choice, delta.text, delta.finish)])
+    def chunk(self, choice: int, delta: Delta) -> Body:
+        """Build the chunk of a delta."""
+        return Completion(**self.common, choices=[TextChoice(choice, delta.text, delta.finish)])
 
     def usage(self, usage: Usage) -> Body:
-        return Completion(**self.about, choices=[], usage=usage)
+        """Build the last chunk."""
+        return Completion(**self.common, choices=[], usage=usage)
 
 
 class Chats(ResponseBuilder):
+    """Builds chat completions."""
+
     prefix = "chatcmpl"
 
     def response(self, texts: Answers, usage: Usage) -> Body:
-        choices = [ChatChoice(place, AssistantMessage(one["text"]), one["finish"]) for place, one in enumerate(texts)]
-        return Chat(**self.about, choices=choices, usage=usage)
+        """Build a complete response."""
+        choices = [
+            ChatChoice(index, AssistantMessage(text["text"]), text["finish"]) for index, text in enumerate(texts)
+        ]
+        return Chat(**self.common, choices=choices, usage=usage)
 
     def begin(self, count: int) -> list[Body]:
-        first = {"role": "assistant", "content": ""}
-        return [ChatChunk(**self.about, choices=[DeltaChoice(one, first)]) for one in range(count)]
+        """Build the chunks with the assistant's role."""
+        delta = {"role": "assistant", "content": ""}
+        return [ChatChunk(**self.common, choices=[DeltaChoice(index, delta)]) for index in range(count)]
 
-    def part(self, choice: int, delta: Delta) -> Body:
-        said = {"content": delta.text} if delta.text else {}
-        return ChatChunk(**self.about, choices=[DeltaChoice(choice, said, delta.finish)])
+    def chunk(self, choice: int, delta: Delta) -> Body:
+        """Build the chunk of a delta."""
+        content = {"content": delta.text} if delta.text else {}
+        return ChatChunk(**self.common, choices=[DeltaChoice(choice, content, delta.finish)])
 
     def usage(self, usage: Usage) -> Body:
-        return ChatChunk(**self.about, choices=[], usage=usage)
+        """Build the last chunk."""
+        return ChatChunk(**self.common, choices=[], usage=usage)
 
 
 async def completions(request: Request) -> Response:
-    asked = decode(CompletionRequest, await read_body(request))
-    generator, service = _generator(request, asked)
-    prompts = await asyncio.to_thread(_prompts, generator, asked.prompt)
-    most = _resolve_max_tokens(service, asked.max_tokens or 16)
-    return await _answer(request, service, asked, prompts, most, Completions(service.name))
+    """Continue prompts."""
+    body = decode(CompletionRequest, await read_body(request))
+    generator, service = _generator(request, body)
+    prompts = await asyncio.to_thread(_prompts, generator, body.prompt)
+    max_tokens = _check_max_tokens(service, body.max_tokens or DEFAULT_MAX_TOKENS)
+    return await _answer(request, service, body, prompts, max_tokens, Completions(service.name))
 
 
 async def chat(request: Request) -> Response:
-    asked = decode(ChatRequest, await read_body(request))
-    generator, service = _generator(request, asked)
-    said = [{"role": one.role, "content": _text(one.content)} for one in asked.messages]
-    # the template has the special tokens already
-    prompt = await asyncio.to_thread(lambda: generator.codec.tokens([generator.codec.chat(said)], special=False))
-    wanted = asked.max_completion_tokens or asked.max_tokens
-    most = _resolve_max_tokens(service, wanted) if wanted else service.max_new_tokens_for(len(prompt[0]))
-    return await _answer(request, service, asked, prompt, most, Chats(service.name))
+    """Answer a conversation."""
+    body = decode(ChatRequest, await read_body(request))
+    generator, service = _generator(request, body)
+    messages = [{"role": message.role, "content": _text(message.content)} for message in body.messages]
+    codec = generator.codec
+    # the chat template adds the special tokens
+    prompts = await asyncio.to_thread(lambda: codec.tokens([codec.chat(messages)], special=False))
+    requested = body.max_completion_tokens or body.max_tokens
+    default = service.max_new_tokens_for(len(prompts[0]))
+    max_tokens = _check_max_tokens(service, requested) if requested else default
+    return await _answer(request, service, body, prompts, max_tokens, Chats(service.name))
 
 
-def _generator(request: Request, asked: Parameters) -> tuple[GenerationEngine, Service]:
-    service = service_of(request, asked.model)
+def _generator(request: Request, body: Parameters) -> tuple[GenerationEngine, Service]:
+    service = service_of(request, body.model)
     return service.generator(), service
 
 
 def _prompts(generator: GenerationEngine, prompt: str | list[str | int | list[int]]) -> list[list[int]]:
-    """The tokens of each text: one or several texts, or the tokens of one or several."""
-    several = [prompt] if isinstance(prompt, str) else prompt
-    texts = [one for one in several if isinstance(one, str)]
-    tokens = [one for one in several if isinstance(one, int)]
-    lists = [one for one in several if isinstance(one, list)]
-    if len(several) not in (len(texts), len(tokens), len(lists)):
-        raise InvalidData("a prompt is texts, or tokens, or lists of tokens: not some of each")
+    """Token ids of each prompt: of one or several texts, or as they are for one or several lists of token ids."""
+    items = [prompt] if isinstance(prompt, str) else prompt
+    texts = [item for item in items if isinstance(item, str)]
+    tokens = [item for item in items if isinstance(item, int)]
+    lists = [item for item in items if isinstance(item, list)]
+    if len(items) not in (len(texts), len(tokens), len(lists)):
+        raise InvalidData("a prompt must be texts, or tokens, or lists of tokens, not a mixture of them")
     if texts:
         return generator.codec.tokens(texts)
     return [tokens] if tokens else lists
@@ -140,93 +176,92 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-def _resolve_max_tokens(service: Service, wanted: int) -> int:
+def _check_max_tokens(service: Service, max_tokens: int) -> int:
     limit = service.options.max_new_tokens
-    if wanted > limit:
-        raise InvalidData(f"max_tokens must be at most {limit} on this server, not {wanted}")
-    return wanted
+    if max_tokens > limit:
+        raise InvalidData(f"max_tokens must be at most {limit} on this server, not {max_tokens}")
+    return max_tokens
 
 
 async def _answer(
     request: Request,
     service: Service,
-    asked: Parameters,
+    body: Parameters,
     prompts: Sequence[list[int]],
-    most: int,
-    shape: ResponseBuilder,
+    max_tokens: int,
+    builder: ResponseBuilder,
 ) -> Response:
-    choices = len(prompts) * (asked.n or 1)
-    if choices > service.options.max_inputs:
-        raise HTTPException(413, f"{choices} texts are more than the {service.options.max_inputs} of one request")
-    wishes = [asked.to_request(prompt, most, place) for prompt in prompts for place in range(asked.n or 1)]
-    streams = service.generate(wishes)
-    read = sum(map(len, prompts))
-    if not asked.stream:
+    num_choices = body.n or 1
+    check_num_inputs(service, len(prompts) * num_choices)
+    requests = [body.to_request(prompt, max_tokens, index) for prompt in prompts for index in range(num_choices)]
+    streams = service.generate(requests)
+    num_read = sum(map(len, prompts))
+    if not body.stream:
         texts = await await_or_disconnect(request, asyncio.ensure_future(collect(streams)))
-        return reply(shape.response(texts, _usage(read, sum(one["tokens"] for one in texts))))
-    counted = asked.stream_options is not None and asked.stream_options.include_usage
-    events = _events(streams, shape, read if counted else None, service.options.request_timeout_s)
-    return StreamingResponse(events, media_type=EVENTS, headers={"Cache-Control": "no-cache"})
+        return reply(builder.response(texts, _usage(num_read, sum(text["tokens"] for text in texts))))
+    include_usage = body.stream_options is not None and body.stream_options.include_usage
+    events = _events(streams, builder, num_read if include_usage else None, service.options.request_timeout_s)
+    return StreamingResponse(events, media_type=EVENT_STREAM, headers={"Cache-Control": "no-cache"})
 
 
 async def _events(
-    streams: Sequence[TokenStream], shape: ResponseBuilder, read: int | None, request_timeout_s: float
+    streams: Sequence[TokenStream], builder: ResponseBuilder, num_read: int | None, timeout_s: float
 ) -> AsyncIterator[bytes]:
-    """The texts' parts as they come, of all choices; the end, or why there is none."""
-    written = 0
+    """Events of all choices; the last one is the end, or the error that prevents it."""
+    num_generated = 0
     try:
-        for one in shape.begin(len(streams)):
-            yield _event(one)
-        async with asyncio.timeout(request_timeout_s), aclosing(_merge_streams(streams)) as merged:
+        for body in builder.begin(len(streams)):
+            yield _event(body)
+        async with asyncio.timeout(timeout_s), aclosing(_merge_streams(streams)) as merged:
             async for choice, delta in merged:
-                written += delta.tokens
+                num_generated += delta.tokens
                 if delta.text or delta.finish:
-                    yield _event(shape.part(choice, delta))
-        if read is not None:
-            yield _event(shape.usage(_usage(read, written)))
+                    yield _event(builder.chunk(choice, delta))
+        if num_read is not None:
+            yield _event(builder.usage(_usage(num_read, num_generated)))
         yield DONE
     except TimeoutError:
-        yield _failed(504, f"the answer took longer than the {request_timeout_s:g} s that a request may take")
-    except Unavailable as error:
-        yield _failed(503, str(error))
-    except EngineFailed as error:
-        yield _failed(500, str(error))
+        yield _error_event(504, timeout_message(timeout_s))
+    except UnavailableError as error:
+        yield _error_event(503, str(error))
+    except EngineError as error:
+        yield _error_event(500, str(error))
     finally:
         for stream in streams:
             stream.cancel()
 
 
 async def _merge_streams(streams: Sequence[TokenStream]) -> AsyncGenerator[tuple[int, Delta]]:
-    """What comes of any of them, with its place."""
-    waiting = {place: aiter(one) for place, one in enumerate(streams)}
-    asked = {asyncio.ensure_future(anext(one)): place for place, one in waiting.items()}
+    """Deltas of all streams as they arrive, with the index of their stream."""
+    iterators = [aiter(stream) for stream in streams]
+    pending = {asyncio.ensure_future(anext(iterator)): index for index, iterator in enumerate(iterators)}
     try:
-        while asked:
-            done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-            for one in done:
-                place, delta = asked.pop(one), one.result()
-                yield place, delta
+        while pending:
+            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for future in done:
+                index, delta = pending.pop(future), future.result()
+                yield index, delta
                 if not delta.finish:
-                    asked[asyncio.ensure_future(anext(waiting[place]))] = place
+                    pending[asyncio.ensure_future(anext(iterators[index]))] = index
     finally:
-        for one in asked:
-            one.cancel()
+        for future in pending:
+            future.cancel()
 
 
 def _event(value: Any) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
-def _failed(status: int, message: str) -> bytes:
-    """What a client sees when the answer has begun and cannot be ended."""
-    return _event(ErrorResponse(Problem(TYPES[status], message)))
+def _error_event(status: int, message: str) -> bytes:
+    """Event of an error after the response has begun, when its status can no longer change."""
+    return _event(ErrorResponse(Problem(ERROR_TYPES[status], message)))
 
 
-def _usage(read: int, written: int) -> Usage:
-    return Usage(read, written, read + written)
+def _usage(num_read: int, num_generated: int) -> Usage:
+    return Usage(num_read, num_generated, num_read + num_generated)
 
 
 ENDPOINTS = (
-    Endpoint("POST", "/v1/completions", completions, "Go on from a prompt", CompletionRequest, Completion),
+    Endpoint("POST", "/v1/completions", completions, "Continue a prompt", CompletionRequest, Completion),
     Endpoint("POST", "/v1/chat/completions", chat, "Answer a conversation", ChatRequest, Chat),
 )

@@ -1,4 +1,4 @@
-"""OpenAI's requests and responses, as far as a model of one's own has what they ask for."""
+"""Requests and responses of OpenAI's API, with the parameters that the server supports."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from fastserve_server.generation.sampling import Sampling
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Positive = Annotated[int, Meta(ge=1)]
 Stops = str | Annotated[list[str], Meta(max_length=16)] | None
-CHOICES = 16
+MAX_CHOICES = 16
 
 
 class StreamOptions(Struct):
+    """Options of a streamed response."""
+
     include_usage: bool = False
 
 
 class Parameters(Struct, kw_only=True):
-    """What completions and chats share. ``top_k`` and ``ignore_eos`` are additions that vLLM has as well."""
+    """Common parameters of completions and chats. ``top_k`` and ``ignore_eos`` are extensions that vLLM also has."""
 
     model: str
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = 1.0
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = 1.0
     top_k: Annotated[int, Meta(ge=0)] | None = 0
-    n: Annotated[int, Meta(ge=1, le=CHOICES)] | None = 1
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = 1
     stop: Stops = None
     seed: Annotated[int, Meta(ge=0)] | None = None
     presence_penalty: Penalty | None = 0.0
@@ -37,32 +39,43 @@ class Parameters(Struct, kw_only=True):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     user: str | None = None
-    """Clients send it; it changes nothing."""
+    """Accepted for compatibility, and ignored."""
 
-    def to_request(self, prompt: list[int], most: int, choice: int) -> GenerationRequest:
-        """The text of one choice, whose draws are its own."""
+    def to_request(self, prompt: list[int], max_tokens: int, choice: int) -> GenerationRequest:
+        """Return the engine's request for one choice.
+
+        Args:
+            prompt: Token ids of the prompt.
+            max_tokens: Maximum number of new tokens.
+            choice: Index of the choice, added to the seed so that the choices differ.
+
+        Raises:
+            InvalidData: ``logit_bias`` has a key that is not a token id.
+        """
         sampling = Sampling(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=self.top_p or 1.0,
             top_k=self.top_k or 0,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
-            logit_bias={_token(name): bias for name, bias in (self.logit_bias or {}).items()},
+            logit_bias={_token_id(name): bias for name, bias in (self.logit_bias or {}).items()},
         )
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         seed = None if self.seed is None else self.seed + choice
-        return GenerationRequest(prompt, most, sampling, stops, seed, self.ignore_eos)
+        return GenerationRequest(prompt, max_tokens, sampling, stops, seed, self.ignore_eos)
 
 
-def _token(name: str) -> int:
+def _token_id(name: str) -> int:
     if not name.isdecimal():
-        raise InvalidData(f"logit_bias is by the numbers of tokens, and '{name}' is none")
+        raise InvalidData(f"the keys of logit_bias must be token ids, and '{name}' is not")
     return int(name)
 
 
 class CompletionRequest(Parameters, kw_only=True):
+    """Body of ``/v1/completions``."""
+
     prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
-    """One or several texts, or the tokens of one or several."""
+    """One or several texts, or the token ids of one or several."""
     max_tokens: Positive | None = 16
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
@@ -71,15 +84,21 @@ class CompletionRequest(Parameters, kw_only=True):
 
 
 class TextPart(Struct, tag="text", tag_field="type"):
+    """Text part of a message."""
+
     text: str
 
 
 class Message(Struct):
+    """Message of a conversation."""
+
     role: str
     content: str | list[TextPart]
 
 
 class ChatRequest(Parameters, kw_only=True):
+    """Body of ``/v1/chat/completions``."""
+
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_tokens: Positive | None = None
     max_completion_tokens: Positive | None = None
@@ -88,13 +107,15 @@ class ChatRequest(Parameters, kw_only=True):
 
 
 class Usage(Struct):
+    """Numbers of tokens."""
+
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
 
 
 class Body(Struct, kw_only=True):
-    """What every answer, and every part of one, has."""
+    """Common fields of responses and chunks."""
 
     id: str
     created: int
@@ -103,6 +124,8 @@ class Body(Struct, kw_only=True):
 
 
 class TextChoice(Struct):
+    """Text of a completion."""
+
     index: int
     text: str
     finish_reason: str | None
@@ -110,16 +133,22 @@ class TextChoice(Struct):
 
 
 class Completion(Body, kw_only=True):
+    """Completion, or a chunk of it."""
+
     choices: list[TextChoice]
     object: str = "text_completion"
 
 
 class AssistantMessage(Struct):
+    """Answer in a conversation."""
+
     content: str
     role: str = "assistant"
 
 
 class ChatChoice(Struct):
+    """Answer of a chat completion."""
+
     index: int
     message: AssistantMessage
     finish_reason: str
@@ -127,11 +156,15 @@ class ChatChoice(Struct):
 
 
 class Chat(Body, kw_only=True):
+    """Complete chat completion."""
+
     choices: list[ChatChoice]
     object: str = "chat.completion"
 
 
 class DeltaChoice(Struct):
+    """Part of an answer."""
+
     index: int
     delta: dict[str, Any]
     finish_reason: str | None = None
@@ -139,5 +172,7 @@ class DeltaChoice(Struct):
 
 
 class ChatChunk(Body, kw_only=True):
+    """Chunk of a streamed chat completion."""
+
     choices: list[DeltaChoice]
     object: str = "chat.completion.chunk"

@@ -1,4 +1,4 @@
-"""The OpenAPI description, from the endpoints and the types that validate them."""
+"""OpenAPI description, built from the endpoints and the types that validate requests."""
 
 from __future__ import annotations
 
@@ -19,26 +19,37 @@ ERROR_DESCRIPTIONS = {
     "401": "The API key is missing or wrong",
     "404": "Not found",
     "413": "Too large",
-    "422": "Well formed but unusable",
+    "422": "Well-formed but invalid",
     "429": "The queue is full; see Retry-After",
     "503": "Not ready, or shutting down",
-    "504": "Over the request's deadline",
+    "504": "The request timed out",
 }
 
 
-def describe(endpoints: Sequence[Endpoint], models: Sequence[str], guarded: bool = False) -> dict[str, Any]:
-    """An OpenAPI 3.1 document; a ``guarded`` server asks for API keys."""
-    kinds = [kind for one in endpoints for kind in (one.request_type, one.response_type) if isinstance(kind, type)]
+def describe(endpoints: Sequence[Endpoint], models: Sequence[str], requires_key: bool = False) -> dict[str, Any]:
+    """Build an OpenAPI 3.1 document.
+
+    Args:
+        endpoints: The endpoints of the server.
+        models: Names of the models.
+        requires_key: Whether requests need an API key.
+    """
+    kinds = [
+        kind
+        for endpoint in endpoints
+        for kind in (endpoint.request_type, endpoint.response_type)
+        if isinstance(kind, type)
+    ]
     _, schemas = msgspec.json.schema_components(
         [*dict.fromkeys(kinds), ErrorResponse, InferError], ref_template=REFERENCE
     )
     name = {"type": "string", "enum": list(models)}
-    for kind in filter(_names_a_model, kinds):
+    for kind in filter(_has_model_field, kinds):
         schemas[kind.__name__]["properties"]["model"] = name
     paths: dict[str, dict[str, Any]] = {}
-    for one in endpoints:
-        paths.setdefault(one.path, {})[one.method.lower()] = _operation(
-            one, name, guarded and one.path not in PUBLIC_PATHS
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(
+            endpoint, name, requires_key and endpoint.path not in PUBLIC_PATHS
         )
     return {
         "openapi": "3.1.0",
@@ -48,44 +59,52 @@ def describe(endpoints: Sequence[Endpoint], models: Sequence[str], guarded: bool
     }
 
 
-def _names_a_model(kind: type | None) -> bool:
-    """Whether a request says which model it is for."""
+def _has_model_field(kind: type | None) -> bool:
+    """Whether the body of a request selects a model."""
     return kind is not None and kind.__name__.endswith("Request") and "model" in getattr(kind, "__struct_fields__", ())
 
 
-def _operation(one: Endpoint, model: Mapping[str, Any], guarded: bool) -> dict[str, Any]:
+def _operation(endpoint: Endpoint, model: Mapping[str, Any], requires_key: bool) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "summary": one.summary,
-        "operationId": one.handler.__name__,
-        "responses": {"200": {"description": "Done", "content": _content(one.response_type)}},
+        "summary": endpoint.summary,
+        "operationId": endpoint.handler.__name__,
+        "responses": {"200": {"description": "Done", "content": _content(endpoint.response_type)}},
     }
-    names = re.findall(r"\{(\w+)\}", one.path)
-    if parameters := _parameters(names, one.has_model_parameter, model):
+    names = re.findall(r"\{(\w+)\}", endpoint.path)
+    if parameters := _parameters(names, endpoint.has_model_parameter, model):
         operation["parameters"] = parameters
-    if one.request_type is not None:
-        operation["requestBody"] = {"required": True, "content": _content(one.request_type)}
-    if guarded:
+    if endpoint.request_type is not None:
+        operation["requestBody"] = {"required": True, "content": _content(endpoint.request_type)}
+    if requires_key:
         operation["security"] = [{"key": []}]
-    for status in _errors(one, bool(names), guarded):
-        error = InferError if one.path.startswith(PROTOCOL) else ErrorResponse
+    for status in _errors(endpoint, bool(names), requires_key):
+        error = InferError if endpoint.path.startswith(PROTOCOL) else ErrorResponse
         operation["responses"][status] = {"description": ERROR_DESCRIPTIONS[status], "content": _content(error)}
     return operation
 
 
-def _parameters(names: Sequence[str], chooses: bool, model: Mapping[str, Any]) -> list[dict[str, Any]]:
-    of_path = [
+def _parameters(names: Sequence[str], has_model_parameter: bool, model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    path_parameters = [
         {"name": name, "in": "path", "required": True, "schema": model if name == "model" else {"type": "string"}}
         for name in names
     ]
-    return of_path + ([{"name": "model", "in": "query", "required": False, "schema": model}] if chooses else [])
+    return path_parameters + (
+        [{"name": "model", "in": "query", "required": False, "schema": model}] if has_model_parameter else []
+    )
 
 
-def _errors(one: Endpoint, named: bool, guarded: bool) -> list[str]:
-    apart = {"401": guarded, "404": named or one.has_model_parameter or one.may_404 or _names_a_model(one.request_type)}
-    if one.request_type is not None:
-        return [status for status in ERROR_DESCRIPTIONS if apart.get(status, True)]
-    waits = ["503"] if one.path.endswith("/ready") else []
-    return [status for status, said in apart.items() if said] + waits
+def _errors(endpoint: Endpoint, has_parameters: bool, requires_key: bool) -> list[str]:
+    conditions = {
+        "401": requires_key,
+        "404": has_parameters
+        or endpoint.has_model_parameter
+        or endpoint.may_404
+        or _has_model_field(endpoint.request_type),
+    }
+    if endpoint.request_type is not None:
+        return [status for status in ERROR_DESCRIPTIONS if conditions.get(status, True)]
+    unavailable = ["503"] if endpoint.path.endswith("/ready") else []
+    return [status for status, possible in conditions.items() if possible] + unavailable
 
 
 def _content(kind: type | str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The pages for people: one to try the model, one that describes the API. Nothing is loaded from elsewhere."""
+"""HTML pages: to try a model, the dashboard and the API's description. They load nothing from other servers."""
 
 from __future__ import annotations
 
@@ -25,27 +25,33 @@ def _templates() -> Environment:
     return Environment(loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True)
 
 
-def home(service: Service, models: Sequence[str], guarded: bool) -> Response:
-    """A form that asks a model and shows the answer; it asks for a key where the server does."""
+def home(service: Service, models: Sequence[str], requires_key: bool) -> Response:
+    """Return the page with a form that sends inputs to a model and shows its answer.
+
+    Args:
+        service: Service of the model.
+        models: Names of all models.
+        requires_key: Whether the form has a field for an API key.
+    """
     return _page(
         "home.html",
         model=service.name,
-        others=[one for one in models if one != service.name],
+        others=[name for name in models if name != service.name],
         task=service.task.name,
         pairs=any(column.name == "text_pair" for column in service.task.columns),
         generative=service.task.generative,
-        guarded=guarded,
-        most_tokens=service.options.max_new_tokens,
+        requires_key=requires_key,
+        max_new_tokens=service.options.max_new_tokens,
     )
 
 
-def dashboard(models: Sequence[str], guarded: bool) -> Response:
-    """What ``/metrics`` counts, as it goes on: the page computes it, and the server's requests pay nothing for it."""
-    return _page("dashboard.html", model=", ".join(models), guarded=guarded)
+def dashboard(models: Sequence[str], requires_key: bool) -> Response:
+    """Return the page with live metrics; the browser computes it from ``/metrics``."""
+    return _page("dashboard.html", model=", ".join(models), requires_key=requires_key)
 
 
 def docs(description: Mapping[str, Any]) -> Response:
-    """The OpenAPI description as a page."""
+    """Return an OpenAPI description as a page."""
     return _page("docs.html", description=description)
 
 

@@ -1,4 +1,4 @@
-"""Which process listens on a port, as far as Linux lets this user see it."""
+"""Lookup of the process that listens on a port, as far as Linux shows it to this user."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from pathlib import Path
 
 PROC = Path("/proc")
 TABLES = ("net/tcp", "net/tcp6")
-LISTENS = "0A"
+LISTEN_STATE = "0A"
 
 
 def process_listening_on(port: int) -> str | None:
-    """Its name and number; ``None`` where the system does not say: another's process, or another system."""
-    wanted = {f"socket:[{inode}]" for inode in _listening(port)}
-    for link in PROC.glob("[0-9]*/fd/*") if wanted else ():
-        with suppress(OSError):  # it has ended meanwhile, or is another user's
-            if str(link.readlink()) in wanted:
+    """Return the name and id of the process that listens on a port.
+
+    Returns:
+        ``"NAME (process ID)"``, or ``None`` if it belongs to another user or the system does not show it.
+    """
+    sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    for link in PROC.glob("[0-9]*/fd/*") if sockets else ():
+        with suppress(OSError):  # the process has ended, or belongs to another user
+            if str(link.readlink()) in sockets:
                 process = link.parent.parent
                 return f"{(process / 'comm').read_text().strip()} (process {process.name})"
     return None
 
 
-def _listening(port: int) -> Iterator[str]:
-    """The inodes of the sockets that listen there."""
+def _listening_inodes(port: int) -> Iterator[str]:
+    """Inodes of the sockets that listen on a port."""
     for table in TABLES:
         with suppress(OSError):
             for line in (PROC / table).read_text(encoding="ascii").splitlines()[1:]:
                 fields = line.split()
-                if fields[3] == LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
+                if fields[3] == LISTEN_STATE and int(fields[1].rpartition(":")[2], 16) == port:
                     yield fields[9]

@@ -19,7 +19,7 @@ import uvloop
 from fastserve_core.artifacts import load_artifact
 from fastserve_core.errors import FastServeError
 from fastserve_server.application import build_application
-from fastserve_server.child import failure, report, run_child
+from fastserve_server.child import error_report, run_child, send_report
 from fastserve_server.connections import IDLE_S, TimeoutHttpProtocol
 from fastserve_server.deployments import Candidate
 from fastserve_server.hot_reload import check_memory_for_second, reload
@@ -29,24 +29,29 @@ from fastserve_server.options import ServerOptions
 from fastserve_server.service import Service
 
 SWITCH_INTERVAL_S = 0.0005
-"""How long a worker may keep the lock of Python when the event loop wants it; Python's own is ten times that."""
+"""How long a worker may hold the GIL while the event loop waits for it: a tenth of Python's default."""
 
 
 class GracefulServer(uvicorn.Server):
-    """Ends on a signal with exit code 0, after the requests that are open."""
+    """Ends on a signal with exit code 0, after the open requests.
 
-    def __init__(self, config: uvicorn.Config, state: Any) -> None:
+    Args:
+        config: uvicorn's configuration.
+        models: The models, which reject new requests after the signal.
+    """
+
+    def __init__(self, config: uvicorn.Config, models: ModelRegistry) -> None:
         super().__init__(config)
-        self._state = state
+        self._models = models
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop accepting; uvicorn's own would raise the signal again at the end, and die of it."""
-        self._state.hosted.drain()
+        """Stop accepting requests; uvicorn's own method would raise the signal again at the end."""
+        self._models.drain()
         self.should_exit = True
 
 
 def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
-    """Serve on the socket that the parent bound."""
+    """Serve on the socket that the parent bound, until a signal; see ``run_child``."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     uvloop.run(_serve(request, ready))
 
@@ -55,23 +60,10 @@ async def _serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
     options = ServerOptions(**request["options"])
     artifact, threads, keys = Path(request["artifact"]), request["threads"], request["keys"]
     application = build_application(artifact, options, threads, wait=False, keys=keys)
-    models: ModelRegistry = application.state.hosted
+    models: ModelRegistry = application.state.models
     if options.candidate is not None:
-        models.candidate = candidate_of(models, Path(options.candidate), options)
-    config = uvicorn.Config(
-        application,
-        loop="none",
-        http=TimeoutHttpProtocol,
-        ws="none",
-        lifespan="on",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=round(IDLE_S),
-        timeout_graceful_shutdown=math.ceil(options.drain_s),
-    )
-    server = GracefulServer(config, application.state)
+        models.candidate = make_candidate(models, Path(options.candidate), options)
+    server = GracefulServer(_uvicorn_config(application, options), models)
     serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=request["socket"])]))
     try:
         await models.wait_until_loaded()
@@ -84,31 +76,57 @@ async def _serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
     reloading.cancel()
 
 
-def candidate_of(models: ModelRegistry, folder: Path, options: ServerOptions) -> Candidate:
-    """The artifact beside the first model; raises ``InvalidArtifact`` for one that cannot be there."""
+def _uvicorn_config(application: Any, options: ServerOptions) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        loop="none",
+        http=TimeoutHttpProtocol,
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=round(IDLE_S),
+        timeout_graceful_shutdown=math.ceil(options.drain_s),
+    )
+
+
+def make_candidate(models: ModelRegistry, folder: Path, options: ServerOptions) -> Candidate:
+    """Create the candidate of the first model.
+
+    Args:
+        models: The models of the server.
+        folder: Folder of the candidate's artifact.
+        options: Options of the server.
+
+    Raises:
+        InvalidArtifact: The artifact has another task or other labels, or needs too much memory.
+        InvalidOption: The task is generative.
+    """
     artifact = load_artifact(folder)
     check_memory_for_second(artifact, models.first)
-    # its passes are not counted among the model's
+    # its own metrics, so that its passes do not count as the model's
     service = Service(artifact, replace(options, name=models.first.name), models.threads, Metrics())
     return Candidate(service, options, models.metrics)
 
 
 async def _reload(models: ModelRegistry, pipe: int) -> None:
-    """Serve the artifacts that the parent names on stdin, one after another, and tell it how that went."""
+    """Serve the artifacts that the parent writes to stdin, one after another, and report each result."""
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     retiring = set[asyncio.Task[None]]()
     while line := await lines.readline():
         try:
-            asked = json.loads(line)
-            task = await reload(models, Path(asked["artifact"]), asked["model"])
+            request = json.loads(line)
+            task = await reload(models, Path(request["artifact"]), request["model"])
         except FastServeError as error:
-            report(pipe, failure(error))
+            send_report(pipe, error_report(error))
             continue
         if task is not None:
             retiring.add(task)
             task.add_done_callback(retiring.discard)
-        report(pipe, {"changed": task is not None})
+        send_report(pipe, {"changed": task is not None})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A request on its way through the batcher, and the ways in which it can fail."""
+"""Requests in the batcher, and the errors that they can fail with."""
 
 from __future__ import annotations
 
@@ -16,25 +16,40 @@ log = logging.getLogger(__name__)
 Answers = list[dict[str, Any]]
 
 
-class QueueFull(Exception):
-    """Too many inputs wait; ``retry_after`` is in whole seconds."""
+class QueueFullError(Exception):
+    """Too many inputs are waiting.
+
+    Args:
+        retry_after: Whole seconds after which the client should try again.
+    """
 
     def __init__(self, retry_after: int) -> None:
         self.retry_after = retry_after
         super().__init__(f"too many inputs are waiting; try again in {retry_after} s")
 
 
-class Unavailable(Exception):
-    """The model is not loaded yet, or the server is shutting down."""
+class UnavailableError(Exception):
+    """The model is not loaded yet or has failed, or the server is shutting down."""
 
 
-class EngineFailed(Exception):
-    """The engine could not answer an input."""
+class EngineError(Exception):
+    """The engine failed to answer an input."""
 
 
 @dataclass(eq=False, slots=True)
 class PendingRequest:
-    """Request in the batcher, whose lock guards ``not_scheduled``, ``queue_ids`` and ``cancelled``."""
+    """Request in the batcher, whose lock guards ``not_scheduled``, ``queue_ids`` and ``cancelled``.
+
+    Args:
+        inputs: The rows.
+        options: Task options of the request.
+        future: Receives the answers.
+        answers: The answers so far, one per row.
+        remaining: Number of rows without an answer.
+        not_scheduled: Number of rows that no pass has started.
+        queue_ids: Keys of the rows in the queue.
+        cancelled: Whether the request was withdrawn or has failed.
+    """
 
     inputs: Sequence[Row]
     options: Mapping[str, Any]
@@ -48,7 +63,7 @@ class PendingRequest:
 
 @dataclass(eq=False, slots=True)
 class PendingInput:
-    """One input of a request on its way through the queue."""
+    """Encoded row of a request in the queue; ``arrival_s`` is on the monotonic clock."""
 
     request: PendingRequest
     index: int
@@ -57,35 +72,52 @@ class PendingInput:
 
 
 class InferenceWorker(Protocol):
-    """What a worker's thread makes for itself: a warm predictor."""
+    """Warm predictor that belongs to one thread."""
 
     @property
-    def encode(self) -> Encoder: ...
+    def encode(self) -> Encoder:
+        """Encodes rows."""
 
-    def answer(self, batch: Sequence[Encoded], options: Mapping[str, Any] | None = None) -> Answers: ...
+    def answer(self, batch: Sequence[Encoded], options: Mapping[str, Any] | None = None) -> Answers:
+        """Answer encoded rows in one engine pass."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the engine."""
 
 
-def public_error(error: Exception, instead: str) -> Exception:
-    """The error that the caller may see: a fault of the input as it is, of ours as one sentence (and in the log)."""
+def public_error(error: Exception, message: str) -> Exception:
+    """Return the error that a client may see.
+
+    Args:
+        error: The error. If it is not a ``FastServeError``, it is logged.
+        message: Message of the ``EngineError`` that replaces such an error.
+    """
     if isinstance(error, FastServeError):
         return error
-    log.error(instead, exc_info=error)
-    return EngineFailed(instead)
+    log.error(message, exc_info=error)
+    return EngineError(message)
 
 
 def check_positions(prompt: int, new: int, positions: int | None) -> None:
-    """Raise ``InvalidData`` for a prompt that leaves the model no positions for so many new tokens."""
+    """Check that a prompt and its new tokens fit into the model.
+
+    Args:
+        prompt: Number of tokens of the prompt.
+        new: Maximum number of new tokens.
+        positions: Maximum number of tokens of a sequence; ``None`` if there is no limit.
+
+    Raises:
+        InvalidData: They do not fit.
+    """
     if positions is not None and prompt + new > positions:
         raise InvalidData(
             f"a prompt of {prompt} tokens and {new} new ones are more than the model's {positions}: "
-            "shorten the prompt or ask for fewer"
+            "shorten the prompt or request fewer new tokens"
         )
 
 
 def resolve_future(future: asyncio.Future[None], error: BaseException | None) -> None:
-    """End a future unless it was given up, with an error or without."""
+    """Complete a future, with an error if there is one, unless it is done."""
     if future.done():
         return
     if error is None:

@@ -1,4 +1,4 @@
-"""What requests and responses look like; decoding with these types is the validation."""
+"""Types of requests and responses; decoding a request with its type validates it."""
 
 from __future__ import annotations
 
@@ -13,28 +13,38 @@ OptionValue = bool | int | float | str | None
 
 
 class PredictRequest(Struct, forbid_unknown_fields=True):
+    """Body of ``/predict``."""
+
     inputs: Annotated[list[Input], Meta(description="Texts, or objects with the task's fields")]
     options: Annotated[
         dict[str, OptionValue], Meta(description="For generative tasks: max_new_tokens, temperature")
     ] = {}
-    model: Annotated[str | None, Meta(description="The model to ask; the first where it is left out")] = None
+    model: Annotated[str | None, Meta(description="Name of the model; the first one by default")] = None
 
 
 class PredictResponse(Struct):
+    """Answers of ``/predict``."""
+
     predictions: Annotated[list[dict[str, Any]], Meta(description="One answer for each input, in their order")]
     model: str
 
 
 class Problem(Struct):
+    """Type and message of an error."""
+
     type: str
     message: str
 
 
 class ErrorResponse(Struct):
+    """Body of an error."""
+
     error: Problem
 
 
 class ModelCard(Struct):
+    """A model in OpenAI's list."""
+
     id: str
     created: int
     object: str = "model"
@@ -42,11 +52,15 @@ class ModelCard(Struct):
 
 
 class ModelList(Struct):
+    """Models in OpenAI's format."""
+
     data: list[ModelCard]
     object: str = "list"
 
 
 class LineageResponse(Struct):
+    """How a model was made: its stages, measures and files."""
+
     model: str
     digest: str
     task: str
@@ -58,7 +72,7 @@ class LineageResponse(Struct):
 
 
 class CandidateResponse(Struct):
-    """A candidate beside a model; ``answers`` counts those compared, and those that could not be."""
+    """Comparison of a candidate with the model; ``answers`` counts its answers by result."""
 
     model: str
     digest: str
@@ -73,18 +87,24 @@ class CandidateResponse(Struct):
 
 
 class ServerMetadata(Struct):
+    """The server's name, version and protocol extensions."""
+
     name: str
     version: str
     extensions: list[str]
 
 
 class TensorMetadata(Struct):
+    """Name, datatype and shape of a tensor; -1 is any size."""
+
     name: str
     datatype: str
     shape: list[int]
 
 
 class ModelMetadata(Struct):
+    """A model's inputs and outputs."""
+
     name: str
     versions: list[str]
     platform: str
@@ -93,15 +113,21 @@ class ModelMetadata(Struct):
 
 
 class Alive(Struct):
+    """Whether the process answers."""
+
     live: bool
 
 
 class Ready(Struct):
+    """Whether the models, or the named model, are ready."""
+
     ready: bool
     name: str = ""
 
 
 class InferInput(Struct):
+    """Input tensor; its data may be in the binary part of the body."""
+
     name: str
     shape: list[int]
     datatype: str
@@ -110,11 +136,15 @@ class InferInput(Struct):
 
 
 class RequestedOutput(Struct):
+    """Output that the client selects."""
+
     name: str
     parameters: dict[str, Any] = {}
 
 
 class InferRequest(Struct):
+    """Body of the Open Inference Protocol."""
+
     inputs: list[InferInput]
     id: str = ""
     parameters: dict[str, Any] = {}
@@ -122,6 +152,8 @@ class InferRequest(Struct):
 
 
 class InferOutput(Struct, omit_defaults=True):
+    """Output tensor; its data may be in the binary part of the body."""
+
     name: str
     shape: list[int]
     datatype: str
@@ -130,13 +162,15 @@ class InferOutput(Struct, omit_defaults=True):
 
 
 class InferResponse(Struct, omit_defaults=True):
+    """Answer of the Open Inference Protocol."""
+
     model_name: str
     outputs: list[InferOutput]
     id: str = ""
 
 
 class InferError(Struct):
-    """The protocol wants ``error`` to be text, and its clients fail on anything else."""
+    """Error of the Open Inference Protocol, whose clients require ``error`` to be text."""
 
     error: str
     type: str

@@ -1,12 +1,10 @@
-"""The parent's side of a server process: binds, starts, waits until it answers, stops."""
+"""Parent side of a server process: binds the port, starts the process, waits until it answers, and stops it."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,95 +19,111 @@ from typing import IO, Any, Self, TypeVar
 from fastserve_core.artifacts import find_artifact
 from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.processes import thread_environment
+from fastserve_server.addresses import bind, local_url
 from fastserve_server.auth import key_hashes
 from fastserve_server.model_registry import resolve_models
 from fastserve_server.options import ServerOptions
-from fastserve_server.port_owner import process_listening_on
 
 BACKLOG = 2048
 LOG_TAIL_LINES = 40
 END_S = 10.0
-"""What a server gets after draining to end its engines, before it is killed."""
+"""Time after draining for the server to end its engines, before it is killed."""
 
 
 P = TypeVar("P", bound="ServerProcess")
 
 
-class BadAddress(UserError):
-    """The server cannot listen where it was told to."""
-
-
 class ServerProcess:
-    """A running server; ``stop`` it, or use it as a context manager. It dies with this process."""
+    """A running server; call ``stop``, or use it as a context manager. It ends when this process ends.
 
-    def __init__(self, url: str, process: subprocess.Popen[str], told: IO[str], patience_s: float) -> None:
+    Args:
+        url: Address of the server for clients on this machine.
+        process: The process, with pipes for stdin and stdout.
+        reports: Pipe with the server's reports, one JSON object per line.
+        patience_s: Seconds after which ``stop`` kills the server.
+    """
+
+    def __init__(self, url: str, process: subprocess.Popen[str], reports: IO[str], patience_s: float) -> None:
         self.url = url
-        self._told, self._asking = told, threading.Lock()
+        self._reports, self._reload_lock = reports, threading.Lock()
         self._process, self._patience_s = process, patience_s
-        self._last: deque[str] = deque(maxlen=LOG_TAIL_LINES)
-        self._shown = self._stopped = self._gone = False
-        self._pump = threading.Thread(target=self._pass_on, name="server-output", daemon=True)
+        self._log_tail: deque[str] = deque(maxlen=LOG_TAIL_LINES)
+        self._is_shown = self._is_stopping = self._has_ended = False
+        self._pump = threading.Thread(target=self._pump_output, name="server-output", daemon=True)
         self._pump.start()
 
     @property
     def pid(self) -> int:
+        """Process id of the server."""
         return self._process.pid
 
     def wait(self) -> None:
-        """Block until the server ends; raises ``StageFailed`` with the end of its output when it crashed."""
+        """Wait until the server ends.
+
+        Raises:
+            StageFailed: The server crashed; the message has the end of its output.
+        """
         code = self._process.wait()
-        if code != 0 and not self._stopped:
+        if code != 0 and not self._is_stopping:
             raise StageFailed(self.stderr_tail(f"the server ended with exit code {code}"))
 
-    def receive(self, silent: str) -> dict[str, Any]:
-        """The next thing that the server tells; raises what it failed with, or that it died (``silent``)."""
-        message = self._told.readline()
-        if not message:
-            raise StageFailed(self.stderr_tail(silent))
-        report: dict[str, Any] = json.loads(message)
+    def receive(self, end_message: str) -> dict[str, Any]:
+        """Wait for the server's next report.
+
+        Args:
+            end_message: Message of the error if the server ends instead.
+
+        Raises:
+            StageFailed: The server ended or failed.
+            UserError: The server reported an error of the user.
+        """
+        line = self._reports.readline()
+        if not line:
+            raise StageFailed(self.stderr_tail(end_message))
+        report: dict[str, Any] = json.loads(line)
         if "error" in report:
             kind = UserError if report["exit_code"] == UserError.exit_code else StageFailed
             raise kind(report["error"])
         return report
 
     def request(self, message: Mapping[str, Any]) -> None:
-        """Tell the server something, in a line."""
+        """Send a message to the server, as a line of JSON."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
 
     def stop(self) -> None:
-        """Let open requests end, then end the server; kill it when that takes too long."""
-        self._stopped = True
-        if self._gone:
+        """Let the server answer its open requests and end; kill it after ``patience_s``."""
+        self._is_stopping = True
+        if self._has_ended:
             return
         with suppress(subprocess.TimeoutExpired):
             self._process.terminate()
             self._process.wait(self._patience_s)
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # its session: it, if it hangs, and what it may have left
+            os.killpg(self._process.pid, signal.SIGKILL)  # its session: the server, if it hangs, and its children
         self._process.wait()
-        for pipe in filter(None, (self._told, self._process.stdin)):
+        for pipe in filter(None, (self._reports, self._process.stdin)):
             with suppress(BrokenPipeError):
                 pipe.close()
-        self._gone = True
+        self._has_ended = True
 
     def show(self) -> None:
-        """From now on pass the server's output on to stderr."""
-        self._shown = True
+        """Print the server's output to stderr from now on."""
+        self._is_shown = True
 
     def stderr_tail(self, message: str) -> str:
-        """The message and the end of what the server printed."""
+        """Return a message followed by the end of the server's output."""
         self._pump.join(1.0)
-        return "\n".join([message + (":" if self._last else ""), *self._last])
+        return "\n".join([message + (":" if self._log_tail else ""), *self._log_tail])
 
-    def _pass_on(self) -> None:
-        """Keep the end of the server's output, and show it once the server runs: libraries chatter while they load."""
+    def _pump_output(self) -> None:
+        """Store the end of the server's output, and print it after ``show``: libraries are noisy while they load."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._last.append(line.rstrip())
-            if self._shown:
+            self._log_tail.append(line.rstrip())
+            if self._is_shown:
                 print(line, end="", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
@@ -122,25 +136,39 @@ class ServerProcess:
 
 
 class EmbeddedProcess(ServerProcess):
-    """A server that can take another artifact while it runs."""
+    """A server that can replace its artifacts while it runs."""
 
     def reload(self, artifact: Path, model: str | None = None) -> bool:
-        """Serve another artifact without a request lost, under the name of a model, the first's when ``None``.
+        """Serve another artifact without losing a request. If that fails, the old one stays.
 
-        False where it is the one that is served.
+        Args:
+            artifact: Folder of the artifact.
+            model: Name of the model to replace; ``None`` for the first one.
 
-        Raises ``UserError`` for one that cannot take the place of the old one, which is then served as before.
+        Returns:
+            False if the same artifact is already served.
+
+        Raises:
+            StageFailed: The server ended.
+            UserError: The artifact cannot replace the old one.
         """
-        with self._asking:
+        with self._reload_lock:
             self.request({"artifact": str(artifact.absolute()), "model": model})
-            return bool(self.receive("the server ended meanwhile")["changed"])
+            return bool(self.receive("the server ended during the reload")["changed"])
 
 
 def start(artifact: Path, options: ServerOptions, threads: int) -> EmbeddedProcess:
-    """Start the embedded server on an artifact; returns when it answers.
+    """Start the embedded server and wait until it answers.
 
-    Raises ``BadAddress`` (busy port), another ``UserError`` for keys that cannot be read and for what the artifact
-    lacks, or ``StageFailed``.
+    Args:
+        artifact: Folder of the first model's artifact.
+        options: Options of the server.
+        threads: Number of threads that the workers of a model may use together.
+
+    Raises:
+        BindError: The port is in use, or the address is wrong.
+        StageFailed: The server failed to start.
+        UserError: The API keys or an artifact cannot be used.
     """
     keys = key_hashes(options.api_keys_file, f"{options.where}.api_keys_file")
     options = replace(options, models=resolve_models(options.models))
@@ -152,11 +180,11 @@ def start(artifact: Path, options: ServerOptions, threads: int) -> EmbeddedProce
         return launch(
             "fastserve_server.process",
             request | {"socket": listening.fileno()},
-            url_of(options.host, listening.getsockname()[1]),
+            local_url(options.host, listening.getsockname()[1]),
             environment=thread_environment(max(1, threads // (options.workers or threads)))
             | {"RAYON_NUM_THREADS": str(threads)},  # one worker at a time tokenizes
             patience_s=options.drain_s + END_S,
-            keep=[listening.fileno()],
+            pass_fds=[listening.fileno()],
             kind=EmbeddedProcess,
         )
 
@@ -168,10 +196,24 @@ def launch(
     environment: Mapping[str, str],
     patience_s: float,
     kind: type[P],
-    keep: Sequence[int] = (),
+    pass_fds: Sequence[int] = (),
 ) -> P:
-    """Run ``python -m module`` (which calls ``run_child``) on a request and wait until it is ready."""
-    reading, writing = os.pipe()
+    """Run ``python -m module``, which calls ``run_child``, and wait until it is ready.
+
+    Args:
+        module: The module to run.
+        request: Request for the child; must be serializable as JSON.
+        url: Address of the server.
+        environment: Variables added to this process's environment.
+        patience_s: Seconds after which ``stop`` kills the server.
+        kind: Class of the result.
+        pass_fds: File descriptors that the child inherits.
+
+    Raises:
+        StageFailed: The child ended or failed.
+        UserError: The child reported an error of the user.
+    """
+    read_fd, write_fd = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
@@ -180,43 +222,16 @@ def launch(
         text=True,
         errors="replace",
         env={**os.environ, **environment},
-        pass_fds=[writing, *keep],
-        start_new_session=True,  # a Ctrl-C is ours alone: we stop the server in order
+        pass_fds=[write_fd, *pass_fds],
+        start_new_session=True,  # Ctrl-C reaches only this process, which then stops the server
     )
-    os.close(writing)
-    server = kind(url, process, os.fdopen(reading, encoding="utf-8"), patience_s)
+    os.close(write_fd)
+    server = kind(url, process, os.fdopen(read_fd, encoding="utf-8"), patience_s)
     try:
-        server.request({**request, "parent": os.getpid(), "report": writing})
+        server.request({**request, "parent": os.getpid(), "report": write_fd})
         server.receive("the server ended before it was ready")
         server.show()
     except BaseException:
         server.stop()
         raise
     return server
-
-
-def bind(host: str, port: int, where: str) -> socket.socket:
-    """A socket bound there; raises ``BadAddress`` that names the option to change."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind)
-    except OSError as error:
-        raise BadAddress(f"{where}.host={host}: {error.strerror or error}") from error
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        bound.close()
-        if error.errno == errno.EADDRINUSE:
-            advice = f"stop what listens there, or choose another with {where}.port=PORT (0 takes any free one)"
-            holder = process_listening_on(port)
-            by = f" by {holder}" if holder else ""
-            raise BadAddress(f"port {port} of {host} is taken{by}: {advice}") from error
-        raise BadAddress(f"{where} cannot listen on port {port} of {host}: {error.strerror}") from error
-    return bound
-
-
-def url_of(host: str, port: int) -> str:
-    """Where a client on this machine reaches a server that listens there."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
-    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"

@@ -21,7 +21,7 @@ from fastserve_server.generation.generator import GenerationEngine
 from fastserve_server.generation.jobs import GenerationRequest, TokenStream
 from fastserve_server.metrics import Metrics
 from fastserve_server.options import ServingOptions
-from fastserve_server.requests import Answers, Unavailable, check_positions
+from fastserve_server.requests import Answers, UnavailableError, check_positions
 
 WARMUP_TEXTS = ("A first sentence.", "A much longer text, so that no shape is new to the engine. " * 8)
 POLL_SECONDS = 0.05
@@ -142,8 +142,8 @@ class Service:
         Raises:
             InvalidData: An input has the wrong form.
             InvalidOption: The task does not have an option, or not with this value.
-            QueueFull: Too many inputs are waiting.
-            Unavailable: The model is not ready.
+            QueueFullError: Too many inputs are waiting.
+            UnavailableError: The model is not ready.
         """
         self._check_ready()
         if not inputs:
@@ -161,7 +161,7 @@ class Service:
 
         Raises:
             InvalidPlan: The model does not generate texts, or cannot stream them.
-            Unavailable: The model is not ready.
+            UnavailableError: The model is not ready.
         """
         self._check_ready()
         if self._generator is not None:
@@ -177,7 +177,7 @@ class Service:
 
     def _check_ready(self) -> None:
         if not self.ready:
-            raise Unavailable(self.not_ready_reason())
+            raise UnavailableError(self.not_ready_reason())
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
         defaults = vars(self.task.options)

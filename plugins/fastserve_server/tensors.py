@@ -1,4 +1,4 @@
-"""Tensors as the Open Inference Protocol's binary extension packs them."""
+"""Tensors in the binary format of the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -7,42 +7,46 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 
-class BadTensor(ValueError):
-    """Bytes or a shape that are no such tensor."""
+class TensorError(ValueError):
+    """The bytes are not a valid tensor."""
 
 
 def pack_bytes(values: Iterable[bytes]) -> bytes:
-    """Each value after its length, as four bytes, little-endian."""
+    """Pack a BYTES tensor: each value after its length, as a little-endian uint32."""
     return b"".join(struct.pack("<I", len(value)) + value for value in values)
 
 
 def unpack_bytes(blob: memoryview) -> list[bytes]:
-    """What ``pack_bytes`` packed; raises ``BadTensor``."""
-    values, place = [], 0
-    while place < len(blob):
-        if place + 4 > len(blob):
-            raise BadTensor("a BYTES tensor ends within a length")
-        (size,) = struct.unpack_from("<I", blob, place)
-        place += 4 + size
-        if place > len(blob):
-            raise BadTensor("a BYTES tensor ends within a value")
-        values.append(bytes(blob[place - size : place]))
+    """Unpack a BYTES tensor.
+
+    Raises:
+        TensorError: The bytes end within a length or a value.
+    """
+    values, offset = [], 0
+    while offset < len(blob):
+        if offset + 4 > len(blob):
+            raise TensorError("a BYTES tensor ends within a length")
+        (size,) = struct.unpack_from("<I", blob, offset)
+        offset += 4 + size
+        if offset > len(blob):
+            raise TensorError("a BYTES tensor ends within a value")
+        values.append(bytes(blob[offset - size : offset]))
     return values
 
 
 def pack_floats(values: Sequence[float]) -> bytes:
-    """FP32, little-endian, row by row."""
+    """Pack an FP32 tensor: little-endian, row by row."""
     return struct.pack(f"<{len(values)}f", *values)
 
 
 def flatten(data: Iterable[Any]) -> Iterator[Any]:
-    """The values of a tensor that was sent nested, row by row; at most three levels are followed."""
-    for one in data:
-        if not isinstance(one, list):
-            yield one
+    """Yield the values of a nested tensor row by row; at most three levels are flattened."""
+    for row in data:
+        if not isinstance(row, list):
+            yield row
             continue
-        for two in one:
-            if isinstance(two, list):
-                yield from two
+        for value in row:
+            if isinstance(value, list):
+                yield from value
             else:
-                yield two
+                yield value

@@ -1,7 +1,7 @@
-"""OpenTelemetry: a span for each request, below the span of whoever asked, sent to a collector.
+"""OpenTelemetry tracing: a span for each request, as a child of the client's span, sent to a collector.
 
-https://opentelemetry.io/docs/specs/otlp/ over HTTP. What else there is to set, OpenTelemetry's own environment
-variables set: ``OTEL_SERVICE_NAME``, ``OTEL_TRACES_SAMPLER``, ``OTEL_EXPORTER_OTLP_HEADERS`` and others.
+The protocol is https://opentelemetry.io/docs/specs/otlp/ over HTTP. OpenTelemetry's environment variables set
+everything else: ``OTEL_SERVICE_NAME``, ``OTEL_TRACES_SAMPLER``, ``OTEL_EXPORTER_OTLP_HEADERS`` and others.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from typing import Any
 
 from fastserve_core.errors import InvalidOption, MissingPackage
 
-SEND_S = 3.0
-"""What a collector that is away may hold up the server's end."""
-NOT_TRACED = "/metrics,/v2/health/"
+EXPORT_TIMEOUT_S = 3.0
+"""Maximum delay of the server's end by an unreachable collector."""
+EXCLUDED_PATHS = "/metrics,/v2/health/"
 
 
 class Tracing:
-    """Sends spans to ``collector`` until it is closed; ``wrap`` is a middleware."""
+    """Sends spans to a collector until it is closed.
+
+    Args:
+        collector: Address of the collector, as ``http://127.0.0.1:4318``.
+    """
 
     def __init__(self, collector: str) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -26,24 +30,33 @@ class Tracing:
 
         resource = Resource.create({SERVICE_NAME: "fastserve"}).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(endpoint=collector.rstrip("/") + "/v1/traces", timeout=SEND_S)
+        exporter = OTLPSpanExporter(endpoint=collector.rstrip("/") + "/v1/traces", timeout=EXPORT_TIMEOUT_S)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
 
     def middleware(self, app: Any) -> Any:
-        """The application with a span round each of its requests, but those that watch it."""
+        """Wrap an ASGI application, so that each request has a span, except health checks and metrics."""
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
         return OpenTelemetryMiddleware(
-            app, tracer_provider=self._provider, excluded_urls=NOT_TRACED, exclude_spans=["receive", "send"]
+            app, tracer_provider=self._provider, excluded_urls=EXCLUDED_PATHS, exclude_spans=["receive", "send"]
         )
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         self._provider.shutdown()
 
 
 def make_tracing(collector: str | None, option: str) -> Tracing | None:
-    """What traces to that address; raises ``InvalidOption`` or ``MissingPackage``."""
+    """Create the tracing of a server.
+
+    Args:
+        collector: Address of the collector; ``None`` for no tracing.
+        option: Name of the option, for the error.
+
+    Raises:
+        InvalidOption: The address is not an HTTP URL.
+        MissingPackage: OpenTelemetry is not installed.
+    """
     if collector is None:
         return None
     if not collector.startswith(("http://", "https://")):

@@ -1,4 +1,4 @@
-"""What every endpoint uses: reading a request within its limits, and saying what went wrong as JSON."""
+"""Common parts of endpoints: reading requests within limits, waiting for answers, and errors as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from fastserve_core.errors import UserError
 from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.openai_schemas import ChatRequest, CompletionRequest
-from fastserve_server.requests import EngineFailed, QueueFull, Unavailable
+from fastserve_server.requests import EngineError, QueueFullError, UnavailableError
 from fastserve_server.schemas import ErrorResponse, InferError, InferRequest, PredictRequest, Problem
 from fastserve_server.service import Service
 
@@ -30,8 +30,8 @@ PROTOCOL = "/v2"
 CLIENT_CLOSED_REQUEST = 499
 DISCONNECT_POLL_S = 0.02
 MODELS, DEADLINE = "fastserve.models", "fastserve.until"
-"""In a request's scope: the models that it may ask, and the time on the loop's clock when it has to be answered."""
-TYPES = {
+"""Keys of a request's scope: the model registry, and the time of the event loop at which the request times out."""
+ERROR_TYPES = {
     400: "malformed",
     401: "unauthorized",
     404: "not_found",
@@ -47,7 +47,18 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A path, what answers it, and what its description says."""
+    """A path with its handler and its OpenAPI description.
+
+    Args:
+        method: HTTP method.
+        path: Path, with parameters in braces.
+        handler: Answers the request.
+        summary: One line for the description.
+        request_type: Type of the JSON body, or ``None``.
+        response_type: Type of the JSON response, or its content type.
+        has_model_parameter: Whether the query may select a model by ``?model=NAME``.
+        may_404: Whether the resource may be missing.
+    """
 
     method: str
     path: str
@@ -56,50 +67,64 @@ class Endpoint:
     request_type: type | None = None
     response_type: type | str = "text/html"
     has_model_parameter: bool = False
-    """Whether the query may say which model it is about, ``?model=NAME``."""
     may_404: bool = False
-    """Whether there may be nothing to tell of, which is a 404."""
 
 
 def models_of(request: Request) -> ModelRegistry:
+    """Return the models of the server."""
     models: ModelRegistry = request.scope[MODELS]
     return models
 
 
 def service_of(request: Request, name: str | None = None) -> Service:
-    """The service of a model, of no name the first one's; 404 for one that there is not."""
+    """Return the service of a model; see ``ModelRegistry.get``."""
     return models_of(request).get(name)
 
 
 def reply(value: Any, status: int = 200) -> Response:
+    """Return a value as a JSON response."""
     return Response(msgspec.json.encode(value), status, media_type=JSON)
 
 
-# -- reading -----------------------------------------------------------------------------------------
+# -- requests ----------------------------------------------------------------------------------------
 
 
 async def read_body(request: Request) -> bytes:
-    """The body, or 413 as soon as it is known to be too large."""
-    most = models_of(request).options.max_body_bytes
+    """Read the body of a request.
+
+    Raises:
+        ClientDisconnect: The client closed the connection.
+        HTTPException: 413 as soon as the body is known to be too large; 400 if it is compressed.
+        TimeoutError: The request has timed out.
+    """
+    limit = models_of(request).options.max_body_bytes
     headers = dict(request.scope["headers"])
     if headers.get(b"content-encoding", b"identity") != b"identity":
-        raise HTTPException(400, "compressed request bodies are not read: send it as it is")
+        raise HTTPException(400, "compressed request bodies are not supported: send the body uncompressed")
     declared = headers.get(b"content-length", b"")
-    body, fits = b"", not declared.isdigit() or int(declared) <= most
+    body, fits = b"", not declared.isdigit() or int(declared) <= limit
     async with asyncio.timeout_at(request.scope[DEADLINE]):
-        while fits and len(body) <= most:
+        while fits and len(body) <= limit:
             message = await request.receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
-            part: bytes = message.get("body", b"")
-            body += part
-            if not message.get("more_body", False) and len(body) <= most:
+            chunk: bytes = message.get("body", b"")
+            body += chunk
+            if not message.get("more_body", False) and len(body) <= limit:
                 return body
-    raise HTTPException(413, f"the body has more than {most} bytes, which is this server's limit")
+    raise HTTPException(413, f"the body has more than {limit} bytes, which is this server's limit")
 
 
 def decode(kind: type[T], body: bytes | memoryview) -> T:
-    """The body as that type: 400 when it is no JSON, 422 when it is but of another shape."""
+    """Decode and validate a JSON body.
+
+    Args:
+        kind: Type of the body.
+        body: The bytes.
+
+    Raises:
+        HTTPException: 400 if the body is not JSON, 422 if it does not have this type.
+    """
     try:
         value: T = _DECODERS[kind].decode(body)
         return value
@@ -114,34 +139,57 @@ _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
 }
 
 
+def check_num_inputs(service: Service, count: int) -> None:
+    """Check the number of a request's inputs.
+
+    Raises:
+        HTTPException: 413, if there are more than ``max_inputs``.
+    """
+    limit = service.options.max_inputs
+    if count > limit:
+        raise HTTPException(413, f"the request has {count} inputs, and this server's limit is {limit}")
+
+
 # -- waiting -----------------------------------------------------------------------------------------
 
 
 async def await_or_disconnect(request: Request, future: asyncio.Future[T]) -> T:
-    """The future's result; when the client leaves first, or the time is over, the future is cancelled.
+    """Wait for a future; cancel it when the client disconnects or the request times out.
 
-    Neither is looked at before ``DISCONNECT_POLL_S``: it takes a task, which costs as much as a short answer.
+    Disconnects are only checked after ``DISCONNECT_POLL_S``, because that needs a task, which costs as much as a short
+    answer.
+
+    Args:
+        request: The request.
+        future: Its answer.
+
+    Returns:
+        The future's result.
+
+    Raises:
+        ClientDisconnect: The client closed the connection.
+        TimeoutError: The request has timed out.
     """
     watch: asyncio.Task[Any] | None = None
-    loop, until = asyncio.get_running_loop(), request.scope[DEADLINE]
+    loop, deadline = asyncio.get_running_loop(), request.scope[DEADLINE]
     timer: asyncio.TimerHandle
-    late = False
+    timed_out = False
 
-    def begin() -> None:
+    def start_watching() -> None:
         nonlocal watch, timer
         watch = asyncio.ensure_future(request.receive())
         watch.add_done_callback(lambda _: future.cancel())
-        timer = loop.call_at(until, end)
+        timer = loop.call_at(deadline, time_out)
 
-    def end() -> None:
-        nonlocal late
-        late = future.cancel()
+    def time_out() -> None:
+        nonlocal timed_out
+        timed_out = future.cancel()
 
-    timer = loop.call_at(min(until, loop.time() + DISCONNECT_POLL_S), begin)
+    timer = loop.call_at(min(deadline, loop.time() + DISCONNECT_POLL_S), start_watching)
     try:
         return await future
     except asyncio.CancelledError:
-        if late:
+        if timed_out:
             raise TimeoutError from None
         if watch is not None and watch.done() and not watch.cancelled():
             raise ClientDisconnect from None
@@ -152,33 +200,37 @@ async def await_or_disconnect(request: Request, future: asyncio.Future[T]) -> T:
             watch.cancel()
 
 
-# -- refusing ----------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------
 
 
 def problem(request: Request, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    """An error as JSON: ``{"error": {"type", "message"}}``, and as its own protocol wants it below ``/v2``."""
-    kind = TYPES.get(status, "error")
-    protocol = request.url.path == PROTOCOL or request.url.path.startswith(PROTOCOL + "/")
-    body = InferError(message, kind) if protocol else ErrorResponse(Problem(kind, message))
+    """Return an error as JSON: ``{"error": {"type", "message"}}``, or in the protocol's format below ``/v2``."""
+    kind = ERROR_TYPES.get(status, "error")
+    is_protocol = request.url.path == PROTOCOL or request.url.path.startswith(PROTOCOL + "/")
+    body = InferError(message, kind) if is_protocol else ErrorResponse(Problem(kind, message))
     return Response(msgspec.json.encode(body), status, dict(headers or {}), JSON)
 
 
+def timeout_message(seconds: float) -> str:
+    """Return the message of a request that timed out."""
+    return f"the request took longer than the server's limit of {seconds:g} s"
+
+
 def error_response(request: Request, error: Exception) -> Response:
-    """What the client is told of an error; one of ours is in the log."""
+    """Return the response for an error; unexpected errors are logged, and the client gets no details."""
     if isinstance(error, HTTPException):
         return problem(request, error.status_code, error.detail, error.headers)
     if isinstance(error, UserError):
         return problem(request, 422, str(error))
-    if isinstance(error, QueueFull):
+    if isinstance(error, QueueFullError):
         return problem(request, 429, str(error), {"Retry-After": str(error.retry_after)})
-    if isinstance(error, Unavailable):
+    if isinstance(error, UnavailableError):
         return problem(request, 503, str(error), {"Retry-After": "1"})
     if isinstance(error, TimeoutError):
-        seconds = models_of(request).options.request_timeout_s
-        return problem(request, 504, f"the answer took longer than the {seconds:g} s that a request may take")
+        return problem(request, 504, timeout_message(models_of(request).options.request_timeout_s))
     if isinstance(error, ClientDisconnect):
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    if isinstance(error, EngineFailed):
+    if isinstance(error, EngineError):
         return problem(request, 500, str(error))
     log.error("a request could not be answered", exc_info=error)
     return problem(request, 500, "the server failed; see its log")

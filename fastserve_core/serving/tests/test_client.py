@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fastserve_core.errors import InvalidOption
-from fastserve_core.serving.client import AsyncClient, RequestRejected, ServerUnavailable, predict_remote
+from fastserve_core.serving.client import AsyncClient, RequestRejectedError, ServerUnavailableError, predict_remote
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -100,18 +100,20 @@ def test_a_busy_server_is_asked_again_when_it_says() -> None:
 
 def test_patience_ends() -> None:
     busy: Answer = (429, {}, b'{"error": {"type": "queue_full", "message": "too many inputs"}}')
-    with answering(busy) as (url, _), pytest.raises(ServerUnavailable, match=r"too many inputs \(429\)"):
+    with answering(busy) as (url, _), pytest.raises(ServerUnavailableError, match=r"too many inputs \(429\)"):
         predict(url, patience_s=0.3)
-    with pytest.raises(ServerUnavailable, match=r"no server answers at http://127\.0\.0\.1:1 \(asked for 0\.2 s\)"):
+    with pytest.raises(
+        ServerUnavailableError, match=r"no server answers at http://127\.0\.0\.1:1 \(tried for 0\.2 s\)"
+    ):
         predict("http://127.0.0.1:1", patience_s=0.2)
 
 
 @pytest.mark.parametrize(("answer", "kind", "message"), [
-    ((422, {}, b'{"error": {"type": "unusable", "message": "no inputs given"}}'), RequestRejected, "no inputs"),
-    ((404, {}, b'{"error": "no model is called x", "type": "not_found"}'), RequestRejected, r"is called x \(404"),
-    ((500, {}, b'{"error": {"type": "internal", "message": "it broke"}}'), ServerUnavailable, r"it broke \(500\)"),
-    ((200, {}, b"<html>"), ServerUnavailable, r"what answers is no FastServe server \(200\)"),
-    ((403, {}, b"go away"), RequestRejected, r"what answers is no FastServe server \(403\)"),
+    ((422, {}, b'{"error": {"type": "unusable", "message": "no inputs given"}}'), RequestRejectedError, "no inputs"),
+    ((404, {}, b'{"error": "no model is called x", "type": "not_found"}'), RequestRejectedError, r"is called x \(404"),
+    ((500, {}, b'{"error": {"type": "internal", "message": "it broke"}}'), ServerUnavailableError, r"it broke \(500\)"),
+    ((200, {}, b"<html>"), ServerUnavailableError, r"this is not a FastServe server \(200\)"),
+    ((403, {}, b"go away"), RequestRejectedError, r"this is not a FastServe server \(403\)"),
 ])  # fmt: skip
 def test_what_is_refused_is_said(answer: Answer, kind: type[Exception], message: str) -> None:
     with answering(answer) as (url, _), pytest.raises(kind, match=message):
@@ -119,9 +121,9 @@ def test_what_is_refused_is_said(answer: Answer, kind: type[Exception], message:
 
 
 def test_what_is_no_address_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="'reviews' is no address of a server"):
+    with pytest.raises(InvalidOption, match="'reviews' is not a server's address"):
         AsyncClient("reviews")
-    with pytest.raises(InvalidOption, match="'http://127.0.0.1:x' is no address of a server"):
+    with pytest.raises(InvalidOption, match="'http://127.0.0.1:x' is not a server's address"):
         predict("http://127.0.0.1:x")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from fastserve_core.artifacts import Artifact
 from fastserve_core.errors import UserError
-from fastserve_ray_serve.server import LOOPBACK_ONLY, PATIENCE
+from fastserve_ray_serve.server import LOOPBACK_ONLY, PROXY_TIMEOUT
 
 TWO_NODES = """
 import json, socket, sys
@@ -55,7 +55,7 @@ cluster.shutdown()
     ("args", "said"),
     [
         ({}, "artifact=FOLDER is missing"),
-        ({"artifact": "a", "port": "1", "host": "b"}, "host and port stand in the cluster's http_options"),
+        ({"artifact": "a", "port": "1", "host": "b"}, "host and port must be set in the cluster's http_options"),
         ({"artifact": "a", "replica": "2"}, "no option 'replica'; did you mean 'replicas'"),
         ({"artifact": "a", "replicas": "many"}, "serve.ray_serve.replicas='many'"),
         ({"artifact": "a", "max_replicas": 1, "replicas": 2}, "serve.ray_serve.max_replicas must be at least 2"),
@@ -72,7 +72,7 @@ def test_wrong_arguments_are_said(args: dict[str, object], said: str) -> None:
 def test_two_nodes_answer_and_one_goes_on_alone(
     writer: Artifact, every_core: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {**LOOPBACK_ONLY, **PATIENCE, "RAY_AUTH_MODE": "disabled"}.items():
+    for name, value in {**LOOPBACK_ONLY, **PROXY_TIMEOUT, "RAY_AUTH_MODE": "disabled"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     command = [sys.executable, "-c", TWO_NODES, str(writer.folder)]

@@ -47,11 +47,11 @@ def test_rays_own_template_has_what_is_amended() -> None:
     assert HAPROXY_CONFIG_TEMPLATE.count("bind ") - haproxy.patch_config(HAPROXY_CONFIG_TEMPLATE).count("bind ") == 2
 
 
-def test_the_starter_amends_the_config_and_becomes_haproxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wrapper_changes_the_config_and_becomes_haproxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = haproxy.find_haproxy()
     for name, value in haproxy.environment(program, tmp_path, 10).items():
         monkeypatch.setenv(name, value)
-    haproxy.write_starter(program, tmp_path)
+    haproxy.write_wrapper(program, tmp_path)
     (tmp_path / "haproxy.cfg").write_text(CONFIG)
     told = [tmp_path / haproxy.WRAPPER_SCRIPT, "-c", "-f", tmp_path / "haproxy.cfg"]
     done = subprocess.run(told, capture_output=True, text=True)
@@ -84,7 +84,7 @@ def until(holds: Callable[[], bool], seconds: float = 10) -> bool:
 
 
 def test_the_user_may_decide_on_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(haproxy.SWITCH, "0")
+    monkeypatch.setenv(haproxy.ENABLE, "0")
     assert haproxy.environment("haproxy", tmp_path, 10) == {}
-    haproxy.write_starter("haproxy", tmp_path)
+    haproxy.write_wrapper("haproxy", tmp_path)
     assert not list(tmp_path.iterdir())

@@ -25,7 +25,8 @@ from fastserve_core.inference import Predictor
 from fastserve_core.testing import PluginContract
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_ray_serve.server import authentication, start
-from fastserve_server.server import BadAddress, ServerProcess, bind
+from fastserve_server.addresses import BindError, bind
+from fastserve_server.server import ServerProcess
 
 LONG = {"inputs": ["the film is"], "options": {"max_new_tokens": 250}}
 
@@ -48,7 +49,7 @@ def test_more_threads_than_cores_are_refused(tmp_path: Path) -> None:
 def test_a_busy_port_is_named(tmp_path: Path) -> None:
     with bind("127.0.0.1", 0, "serve.ray_serve") as taken:
         taken.listen()
-        with pytest.raises(BadAddress, match=r"serve\.ray_serve\.port="):
+        with pytest.raises(BindError, match=r"serve\.ray_serve\.port="):
             start(tmp_path, RayServeOptions(port=taken.getsockname()[1]), cores=1)
 
 

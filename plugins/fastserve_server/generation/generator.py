@@ -21,7 +21,7 @@ from fastserve_server.generation.sampling import Sampling, sample
 from fastserve_server.generation.scheduling import SCHEDULERS
 from fastserve_server.generation.stop_strings import StopStringFilter
 from fastserve_server.options import ServingOptions
-from fastserve_server.requests import Answers, QueueFull, check_positions, public_error
+from fastserve_server.requests import Answers, QueueFullError, check_positions, public_error
 
 PASS_FAILED = "the engine could not continue a text"
 
@@ -70,7 +70,7 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
     def predict(self, rows: Sequence[Row], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
         """Accept a request for complete texts; see ``EngineLoop.predict``.
 
-        The future may fail with ``QueueFull``, ``Unavailable`` or ``InvalidData``.
+        The future may fail with ``QueueFullError``, ``UnavailableError`` or ``InvalidData``.
         """
         return asyncio.ensure_future(self._predict([row["text"] for row in rows], {**self._defaults, **options}))
 
@@ -92,8 +92,8 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
 
         Raises:
             InvalidData: A prompt is empty, has unknown tokens, or needs more positions or memory than there are.
-            QueueFull: Too many texts are waiting.
-            Unavailable: The engine is stopping or has failed.
+            QueueFullError: Too many texts are waiting.
+            UnavailableError: The engine is stopping or has failed.
         """
         for request in requests:
             self._check(request)
@@ -102,7 +102,7 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
             self._check_running()
             if self.in_flight + len(sequences) > self._options.max_queue + self._options.max_batch:
                 # on average, a text has half of the tokens that it may have
-                raise QueueFull(self._retry_after(self.queue_depth * self._options.max_new_tokens / 2))
+                raise QueueFullError(self._retry_after(self.queue_depth * self._options.max_new_tokens / 2))
             self._arrived += sequences
             self._changed.notify()
         return [sequence.stream for sequence in sequences]

@@ -12,7 +12,7 @@ import pytest
 
 from fastserve_core.artifacts import Artifact
 from fastserve_core.errors import InvalidOption
-from fastserve_server.access_log import MAX_REQUEST_ID
+from fastserve_server.access_log import MAX_FIELD_LENGTH
 from fastserve_server.application import build_application
 from fastserve_server.auth import key_hashes
 from fastserve_server.options import ServingOptions
@@ -50,7 +50,7 @@ def test_each_request_is_a_line_and_a_moved_file_begins_anew(
             ]
             assert found[0]["bytes"] == len(good.content)
             assert found[0]["request_id"] == "abc" and found[2]["request_id"] is None
-            assert found[0]["ms"] > 0 and len(found[0]["agent"]) == MAX_REQUEST_ID
+            assert found[0]["ms"] > 0 and len(found[0]["agent"]) == MAX_FIELD_LENGTH
             assert not any(word in path.read_text() for word in ("private", "secret", KEY))
             path.rename(tmp_path / "old.jsonl")
             await client.get("/v2/health/live")
@@ -104,12 +104,12 @@ def test_a_full_disk_is_said_once_and_requests_are_answered(
 
     asyncio.run(ask())
     said = capsys.readouterr().err
-    assert said.count("the access log /dev/full cannot be written: ") == 1 and "No space left" in said
+    assert said.count("cannot write the access log /dev/full: ") == 1 and "No space left" in said
     assert "Traceback" not in said
 
 
 def test_a_file_that_cannot_be_written_is_said(classifier: Artifact, tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match="serve.access_log: .*nowhere/log cannot be written: No such file"):
+    with pytest.raises(InvalidOption, match="serve.access_log: cannot write .*nowhere/log: No such file"):
         build_application(classifier.folder, ServingOptions(access_log=str(tmp_path / "nowhere" / "log")), 1)
 
 

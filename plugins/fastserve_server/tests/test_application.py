@@ -73,7 +73,7 @@ def play(artifact: Artifact, scene: Scene, wait: bool = True, **options: Any) ->
             artifact.folder, ServingOptions(**({"workers": 1} | options)), threads=1, wait=wait
         )
         async with client_of(application) as client:
-            await scene(client, application.state.hosted.first)
+            await scene(client, application.state.models.first)
 
     asyncio.run(asyncio.wait_for(run(), 30))
 

@@ -15,7 +15,7 @@ from fastserve_core.errors import InvalidData
 from fastserve_core.tasks import Encoded
 from fastserve_server.batcher import Batcher
 from fastserve_server.options import ServingOptions
-from fastserve_server.requests import Answers, EngineFailed, QueueFull, Unavailable
+from fastserve_server.requests import Answers, EngineError, QueueFullError, UnavailableError
 
 
 class Puppet:
@@ -151,7 +151,7 @@ def test_what_could_not_be_answered_in_time_is_sent_away_at_once() -> None:
         await batcher.start()
         await asyncio.gather(*[batcher.predict(rows("a"), {}) for _ in range(8)])
         begin, asked = time.perf_counter(), []
-        with pytest.raises(QueueFull) as refused:
+        with pytest.raises(QueueFullError) as refused:
             for _ in range(1000):
                 asked.append(batcher.predict(rows("a"), {}))
         assert refused.value.retry_after == 1
@@ -168,7 +168,7 @@ def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:
         first = await hold(batcher, puppet)
         asked = batcher.predict(rows("a", "b", "c"), {})
         assert batcher.queue_depth == 3
-        with pytest.raises(QueueFull) as refused:
+        with pytest.raises(QueueFullError) as refused:
             batcher.predict(rows("d", "e"), {})
         assert refused.value.retry_after >= 1
         last = batcher.predict(rows("d"), {})
@@ -201,14 +201,14 @@ def test_one_bad_input_fails_alone() -> None:
         good, bad = batcher.predict(rows("good"), {}), batcher.predict(rows("bad"), {})
         puppet.go.set()
         assert (await good)[0]["text"] == "good"
-        with pytest.raises(EngineFailed, match="could not answer"):
+        with pytest.raises(EngineError, match="could not answer"):
             await bad
         await first
 
     play(scene)
 
 
-@pytest.mark.parametrize(("text", "error"), [("unreadable", InvalidData), ("broken tokenizer", EngineFailed)])
+@pytest.mark.parametrize(("text", "error"), [("unreadable", InvalidData), ("broken tokenizer", EngineError)])
 def test_an_input_that_cannot_be_encoded_fails_alone(text: str, error: type[Exception]) -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         first = await hold(batcher, puppet)
@@ -228,12 +228,12 @@ def test_stopping_refuses_what_waits_and_ends_what_runs() -> None:
         first = await hold(batcher, puppet)
         waits = batcher.predict(rows("waits"), {})
         stopping = asyncio.ensure_future(batcher.stop())
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             await waits
         puppet.go.set()
         await stopping
         assert (await first)[0]["text"] == "x"
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             batcher.predict(rows("late"), {})
 
     play(scene)
@@ -302,12 +302,12 @@ def test_a_failed_worker_ends_the_loop() -> None:
         batcher._pause = fail  # type: ignore[method-assign]
         puppet.go.set()
         assert (await first)[0]["text"] == "x"
-        with pytest.raises(EngineFailed, match="an engine worker failed"):
+        with pytest.raises(EngineError, match="an engine worker failed"):
             await waiting
         await asyncio.sleep(0)  # let the callbacks of the futures run
         assert batcher.failure
         assert batcher.in_flight == 0
-        with pytest.raises(Unavailable, match="an engine worker failed"):
+        with pytest.raises(UnavailableError, match="an engine worker failed"):
             batcher.predict(rows("late"), {})
 
     play(scene)

@@ -15,10 +15,10 @@ from fastserve_core.artifacts import Artifact
 from fastserve_core.errors import InvalidOption, UserError
 from fastserve_core.tasks import Encoded
 from fastserve_server.application import build_application
-from fastserve_server.canary_analysis import CanaryAnalysis, decision_of
+from fastserve_server.canary_analysis import CanaryAnalysis, extract_decision
 from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.options import ServerOptions
-from fastserve_server.process import candidate_of
+from fastserve_server.process import make_candidate
 from fastserve_server.server import EmbeddedProcess, start
 from fastserve_server.service import Service
 from fastserve_server.tests.conftest import biased
@@ -31,39 +31,39 @@ TEXTS = ["the film is wonderful", "a dreadful piece of work"]
 # -- judging -----------------------------------------------------------------------------------------
 
 
-def test_a_judge_counts_the_last_answers() -> None:
-    judge = CanaryAnalysis(window=10, most_other=0.2, most_slower=2.0)
-    judge.compared([True] * 8 + [False] * 2, 0.01, 0.01)
-    assert judge.disagreement == 0.2
-    assert judge.violation() is None
-    judge.compared([True] * 10, 0.01, 0.01)
-    assert judge.disagreement == 0
-    judge.failed(2)
-    assert judge.violation() is None
-    judge.failed(1)
-    assert judge.violation() == "3 of its last 10 answers were others, or none (candidate_max_disagreement=0.2)"
+def test_the_analysis_counts_the_last_answers() -> None:
+    analysis = CanaryAnalysis(window=10, max_disagreement=0.2, max_slowdown=2.0)
+    analysis.record_comparison([True] * 8 + [False] * 2, 0.01, 0.01)
+    assert analysis.disagreement == 0.2
+    assert analysis.violation() is None
+    analysis.record_comparison([True] * 10, 0.01, 0.01)
+    assert analysis.disagreement == 0
+    analysis.record_failure(2)
+    assert analysis.violation() is None
+    analysis.record_failure(1)
+    assert analysis.violation() == "3 of its last 10 answers differed or failed (candidate_max_disagreement=0.2)"
 
 
 def test_the_share_is_of_the_whole_window_before_it_is_full() -> None:
-    judge = CanaryAnalysis(window=10, most_other=0.2, most_slower=2.0)
-    judge.failed(2)
-    assert (judge.disagreement, judge.violation()) == (1.0, None)
-    judge.failed(1)
-    assert judge.violation() is not None
+    analysis = CanaryAnalysis(window=10, max_disagreement=0.2, max_slowdown=2.0)
+    analysis.record_failure(2)
+    assert (analysis.disagreement, analysis.violation()) == (1.0, None)
+    analysis.record_failure(1)
+    assert analysis.violation() is not None
 
 
-def test_a_judge_compares_medians_when_it_has_seen_enough() -> None:
-    judge = CanaryAnalysis(window=3, most_other=0, most_slower=1.5)
+def test_the_analysis_compares_medians_when_it_has_seen_enough() -> None:
+    analysis = CanaryAnalysis(window=3, max_disagreement=0, max_slowdown=1.5)
     for model, candidate in ((0.010, 0.500), (0.010, 0.016)):
-        judge.compared([True], model, candidate)
-        assert judge.violation() is None
-    judge.compared([True], 0.010, 0.016)
-    assert judge.violation() == (
-        "it took 16.0 ms for a request (the median of 3), and the model 10.0 ms (candidate_max_slowdown=1.5)"
+        analysis.record_comparison([True], model, candidate)
+        assert analysis.violation() is None
+    analysis.record_comparison([True], 0.010, 0.016)
+    assert analysis.violation() == (
+        "its median time of 3 requests is 16.0 ms, and the model's 10.0 ms (candidate_max_slowdown=1.5)"
     )
     for _ in range(2):
-        judge.compared([True], 0.020, 0.016)
-    assert judge.violation() is None
+        analysis.record_comparison([True], 0.020, 0.016)
+    assert analysis.violation() is None
 
 
 @pytest.mark.parametrize(("answer", "expected"), [
@@ -72,7 +72,7 @@ def test_a_judge_compares_medians_when_it_has_seen_enough() -> None:
      {"tags": ["O"], "entities": [{"type": "PER", "start": 3}]}),
 ])  # fmt: skip
 def test_how_sure_a_model_is_decides_nothing(answer: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert decision_of(answer) == expected
+    assert extract_decision(answer) == expected
 
 
 # -- one process, engines made for the purpose -------------------------------------------------------
@@ -108,8 +108,8 @@ def play(model: Artifact, candidate: Artifact, engines: tuple[Engine, Engine], s
 
     async def run() -> None:
         application = build_application(model.folder, asked, threads=1)
-        models: ModelRegistry = application.state.hosted
-        models.candidate = candidate_of(models, candidate.folder, asked)
+        models: ModelRegistry = application.state.models
+        models.candidate = make_candidate(models, candidate.folder, asked)
         async with client_of(application) as client:
             await scene(client, models)
 
@@ -167,7 +167,7 @@ def test_one_that_answers_otherwise_is_rolled_back(
         await labels(client)
         known = await said(client, 2)
         assert not known["asked"]
-        assert known["reason"].startswith("rolled back: 2 of its last 2 answers were others")
+        assert known["reason"].startswith("rolled back: 2 of its last 2 answers differed")
         answered = its.answered
         assert set(await labels(client, 3)) == {"a"}
         assert its.answered == answered
@@ -183,7 +183,7 @@ def test_what_a_canary_cannot_answer_the_model_does(classifier: Artifact, twin: 
         assert set(await labels(client, 6)) == {"a"}
         known = await said(client, 2)
         assert known["answers"]["failed"] == 2
-        assert known["reason"].startswith("rolled back: 2 of its last 2 answers were others, or none")
+        assert known["reason"].startswith("rolled back: 2 of its last 2 answers differed or failed")
 
     play(classifier, twin, (Engine("a"), Engine(None)), scene, candidate_mode="canary", candidate_window=10)
 
@@ -194,7 +194,10 @@ def test_a_slow_one_is_rolled_back(classifier: Artifact, twin: Artifact, mode: s
         await labels(client, 4)
         known = await said(client, 8)
         assert known["candidate_ms"] > 200 > known["model_ms"]
-        assert known["reason"].startswith("rolled back: it took ") and "candidate_max_slowdown=1.5" in known["reason"]
+        assert (
+            known["reason"].startswith("rolled back: its median time ")
+            and "candidate_max_slowdown=1.5" in known["reason"]
+        )
 
     play(classifier, twin, (Engine("a"), Engine("a", 0.2)), scene, candidate_mode=mode, candidate_window=4)
 
@@ -205,7 +208,7 @@ def test_one_that_hangs_is_rolled_back_and_the_model_answers(classifier: Artifac
         assert set(await labels(client)) == {"a"}
         known = await said(client, 2)
         assert known["answers"]["failed"] == 2
-        assert known["reason"].startswith("rolled back: 2 of its last 2 answers were others, or none")
+        assert known["reason"].startswith("rolled back: 2 of its last 2 answers differed or failed")
 
     more = {"candidate_mode": mode, "candidate_window": 10, "request_timeout_s": 1.0}
     play(classifier, twin, (Engine("a"), Engine("a", 2.0)), scene, **more)
@@ -218,8 +221,8 @@ def test_that_the_server_shuts_down_is_no_fault_of_the_candidate(
     async def scene(client: httpx.AsyncClient, models: ModelRegistry) -> None:
         assert models.candidate is not None
         models.candidate.service.draining = True  # as SIGTERM does to all of them, while a request is under way
-        await models.candidate.ask(models.first, TEXTS, {})
-        await models.candidate.ask(models.first, TEXTS, {})
+        await models.candidate.predict(models.first, TEXTS, {})
+        await models.candidate.predict(models.first, TEXTS, {})
         known = await said(client, 4)
         assert (known["answers"]["skipped"], known["answers"]["failed"], known["reason"]) == (4, 0, "")
 
@@ -229,7 +232,7 @@ def test_that_the_server_shuts_down_is_no_fault_of_the_candidate(
 def test_what_is_unusable_is_said_by_either(classifier: Artifact, twin: Artifact) -> None:
     async def scene(client: httpx.AsyncClient, models: ModelRegistry) -> None:
         assert (await client.post("/predict", json={"inputs": [""]})).status_code == 422
-        assert models.candidate is not None and models.candidate.active
+        assert models.candidate is not None and models.candidate.is_active
 
     play(classifier, twin, (Engine("a"), Engine("a")), scene, candidate_mode="canary")
 
@@ -258,7 +261,7 @@ def test_what_cannot_stand_beside_the_model_is_refused(
     for folder, message in ((tagger.folder, "is for token_classification"), (tmp_path / "none", "does not exist")):
         with pytest.raises(UserError, match=message):
             start(classifier.folder, ServerOptions(port=0, candidate=str(folder)), threads=1)
-    with pytest.raises(UserError, match="texts that models write are not compared"):
+    with pytest.raises(UserError, match="generated texts are not compared"):
         start(writer.folder, ServerOptions(port=0, candidate=str(writer.folder)), threads=1)
 
 
@@ -307,4 +310,4 @@ def test_no_request_fails_while_one_is_rolled_back(
 def test_without_one_there_is_nothing_to_say(server: EmbeddedProcess) -> None:
     answer = httpx.get(server.url + "/candidate")
     assert answer.status_code == 404
-    assert "no candidate is beside the model" in answer.json()["error"]["message"]
+    assert "the server has no candidate" in answer.json()["error"]["message"]

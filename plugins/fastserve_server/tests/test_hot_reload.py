@@ -96,10 +96,10 @@ def test_a_second_model_needs_memory(classifier: Artifact, other: Artifact, monk
 
     async def refuse() -> None:
         with pytest.raises(InvalidArtifact, match="not enough memory for a second model: .* 1 MB is available"):
-            await hot_reload.reload(application.state.hosted, other.folder)
+            await hot_reload.reload(application.state.models, other.folder)
 
     asyncio.run(refuse())
-    assert application.state.hosted.first.artifact.digest == classifier.digest
+    assert application.state.models.first.artifact.digest == classifier.digest
 
 
 def test_a_signal_has_the_command_look_again(classifier: Artifact, other: Artifact, tmp_path: Path) -> None:

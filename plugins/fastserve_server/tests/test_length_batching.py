@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_server.length_batching import MOST, PASS_TOKENS, BatchCostModel, LengthQueue
+from fastserve_server.length_batching import MAX_PASS_TOKENS, PASS_TOKENS, BatchCostModel, LengthQueue
 
 LENGTHS = st.integers(1, 128)
 ADD = st.tuples(st.just("add"), LENGTHS, st.sampled_from(["greedy", "sampled"]))
@@ -118,4 +118,4 @@ def test_passes_of_one_size_teach_nothing_and_the_cost_keeps_its_bounds() -> Non
     other = BatchCostModel()
     for tokens in range(10, 100):
         other.update(tokens, 1.0 + 1e-6 * tokens)
-    assert other.tokens == MOST
+    assert other.tokens == MAX_PASS_TOKENS

@@ -49,7 +49,9 @@ def test_a_model_that_is_not_here_is_404(
 
 
 def test_two_models_of_one_name_are_refused(classifier: Artifact) -> None:
-    with pytest.raises(InvalidOption, match=r"serve\.models: two models are called 'tiny-classifier': say NAME:FOLDER"):
+    with pytest.raises(
+        InvalidOption, match=r"serve\.models: two models have the name 'tiny-classifier': use NAME:FOLDER"
+    ):
         build_application(classifier.folder, ServingOptions(models=[str(classifier.folder)]))
 
 
@@ -141,7 +143,7 @@ def test_the_command_takes_several_and_looks_again_for_each(
             assert line.startswith(f"serving {classifier.folder} and tags:{tagger.folder} at http")
             os.kill(process.pid, signal.SIGUSR1)
             for one in (classifier, tagger):
-                assert process.stdout.readline() == f"{one.folder} is served already\n"
+                assert process.stdout.readline() == f"{one.folder} is already served\n"
             process.send_signal(signal.SIGINT)
             assert process.wait(20) in (0, 130)
         finally:

@@ -22,8 +22,9 @@ from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.inference import Predictor
 from fastserve_core.plugins import ServeContext
 from fastserve_server import EmbeddedServer
+from fastserve_server.addresses import BindError, local_url
 from fastserve_server.options import ServerOptions
-from fastserve_server.server import BadAddress, ServerProcess, start, url_of
+from fastserve_server.server import ServerProcess, start
 
 pytestmark = pytest.mark.slow  # each test starts a server's process
 
@@ -207,7 +208,7 @@ def test_a_busy_port_is_named_with_what_to_do(classifier: Artifact) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(
-            BadAddress, match=rf"port {port} .* is taken by .* \(process {os.getpid()}\): .*serve\.server\.port="
+            BindError, match=rf"port {port} .* is taken by .* \(process {os.getpid()}\): .*serve\.server\.port="
         ) as refused:
             EmbeddedServer(ServerOptions(port=port)).serve(run_of(classifier))
     assert refused.value.exit_code == 2
@@ -218,7 +219,7 @@ def test_a_host_that_is_not_ours_is_refused(classifier: Artifact, monkeypatch: p
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(BadAddress, match=r"serve\.server\.host=nowhere: Name or service not known"):
+    with pytest.raises(BindError, match=r"serve\.server\.host=nowhere: Name or service not known"):
         start(classifier.folder, ServerOptions(host="nowhere", port=0), 1)
 
 
@@ -237,6 +238,6 @@ def test_a_crash_while_loading_shows_the_end_of_the_output(classifier: Artifact,
 
 
 def test_where_a_client_reaches_it() -> None:
-    assert url_of("0.0.0.0", 80) == "http://127.0.0.1:80"
-    assert url_of("::1", 80) == "http://[::1]:80"
-    assert url_of("example.org", 80) == "http://example.org:80"
+    assert local_url("0.0.0.0", 80) == "http://127.0.0.1:80"
+    assert local_url("::1", 80) == "http://[::1]:80"
+    assert local_url("example.org", 80) == "http://example.org:80"

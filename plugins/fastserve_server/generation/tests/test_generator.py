@@ -21,7 +21,7 @@ from fastserve_server.generation.sampling import Sampling
 from fastserve_server.generation.scheduling import SkipJoinMLFQ
 from fastserve_server.generation.stop_strings import StopStringFilter
 from fastserve_server.options import ServingOptions
-from fastserve_server.requests import EngineFailed, QueueFull, Unavailable
+from fastserve_server.requests import EngineError, QueueFullError, UnavailableError
 from fastserve_server.tests.conftest import make_artifact
 from fastserve_text.text_codec import ChatTextCodec
 from fastserve_text.tokenization import load_tokenizer
@@ -141,7 +141,7 @@ def test_what_nobody_waits_for_makes_room(model: Artifact) -> None:
             streams = generator.submit([GenerationRequest([5], 100, GREEDY)])
             await anext(aiter(streams[0]))
             waiting = generator.submit([GenerationRequest([6], 100, GREEDY), GenerationRequest([7], 100, GREEDY)])
-            with pytest.raises(QueueFull) as full:
+            with pytest.raises(QueueFullError) as full:
                 generator.submit([GenerationRequest([8], 1, GREEDY)])
             assert 1 <= full.value.retry_after <= 60
             for one in (*streams, *waiting):
@@ -180,7 +180,7 @@ def test_a_fault_of_the_engine_ends_its_texts_alone(model: Artifact) -> None:
     async def scene() -> None:
         async with running(model.folder) as (generator, watched):
             watched.before = fail
-            with pytest.raises(EngineFailed, match="could not continue"):
+            with pytest.raises(EngineError, match="could not continue"):
                 await collect(generator.submit([GenerationRequest([5], 3)]))
             watched.before = lambda pieces: None
             assert (await collect(generator.submit([GenerationRequest([5], 3, GREEDY)])))[0]["tokens"] == 3
@@ -196,7 +196,7 @@ def test_a_text_that_cannot_be_spelt_ends_alone(model: Artifact, monkeypatch: py
         async with running(model.folder) as (generator, _):
             with monkeypatch.context() as patch:
                 patch.setattr(StopStringFilter, "add", fail)
-                with pytest.raises(EngineFailed, match="could not continue"):
+                with pytest.raises(EngineError, match="could not continue"):
                     await collect(generator.submit([GenerationRequest([5], 3, GREEDY)]))
             assert (await collect(generator.submit([GenerationRequest([5], 3, GREEDY)])))[0]["tokens"] == 3
 
@@ -210,10 +210,10 @@ def test_a_server_that_cannot_go_on_says_so(model: Artifact, monkeypatch: pytest
     async def scene() -> None:
         async with running(model.folder) as (generator, _):
             monkeypatch.setattr(SkipJoinMLFQ, "order", fail)
-            with pytest.raises(EngineFailed, match="an engine worker failed; see the server's log"):
+            with pytest.raises(EngineError, match="an engine worker failed; see the server's log"):
                 await collect(generator.submit([GenerationRequest([5], 3, GREEDY)]))
             assert generator.failure
-            with pytest.raises(Unavailable, match="engine worker failed"):
+            with pytest.raises(UnavailableError, match="engine worker failed"):
                 generator.submit([GenerationRequest([5], 3, GREEDY)])
 
     play(scene)
@@ -225,9 +225,9 @@ def test_the_end_is_told_to_who_waits(model: Artifact) -> None:
             streams = generator.submit([GenerationRequest([5], 120, GREEDY)])
             await anext(aiter(streams[0]))
             await generator.stop()
-            with pytest.raises(Unavailable):
+            with pytest.raises(UnavailableError):
                 await collect(streams)
-            with pytest.raises(Unavailable):
+            with pytest.raises(UnavailableError):
                 generator.submit([GenerationRequest([5], 1)])
 
     play(scene)
