@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from fastserve_server.requests import (
     QueueFullError,
     public_error,
 )
+from fastserve_server.sleeping_workers import SleepingWorkers
 
 MIN_SHARED_S = 0.001
 """Work of at most this many seconds stays with one worker: waking another one costs more, and both need the GIL."""
@@ -56,7 +56,7 @@ class Batcher(EngineLoop[InferenceWorker]):
     ) -> None:
         super().__init__(options, num_workers, make_worker, on_batch)
         self._check, self._encode_limit = check, ENCODE_AHEAD_BATCHES * options.max_batch
-        self._sleeping: list[threading.Condition] = []
+        self._sleeping = SleepingWorkers(self._lock)
         self._waiting: LengthQueue[PendingInput] = LengthQueue()
         self._cost = BatchCostModel()
         self._submitted: list[PendingRequest] = []
@@ -105,7 +105,7 @@ class Batcher(EngineLoop[InferenceWorker]):
         """Pass on every request of this turn of the loop: waking a worker takes longer than accepting a request."""
         with self._lock:
             self._arrived.extend(self._submitted)
-            self._wake(1)
+            self._sleeping.wake(1)
         self._submitted = []
 
     def _wait_s(self) -> float:
@@ -134,7 +134,6 @@ class Batcher(EngineLoop[InferenceWorker]):
 
     def _next_batch(self, worker: InferenceWorker) -> list[PendingInput]:
         """Wait for the next batch of this worker; empty when the loop ends."""
-        condition = threading.Condition(self._lock)
         with self._lock:
             self._num_idle += 1
             try:
@@ -144,25 +143,13 @@ class Batcher(EngineLoop[InferenceWorker]):
                     elif (pause := self._pause()) == 0:
                         return self._next_group()
                     else:
-                        self._sleep(condition, pause)
+                        self._sleeping.sleep(pause)
                 return []
             finally:
                 self._num_idle -= 1
 
-    def _sleep(self, condition: threading.Condition, seconds: float | None) -> None:
-        """Wait until notified, at most so many seconds; called with the lock held."""
-        self._sleeping.append(condition)
-        condition.wait(seconds)
-        if condition in self._sleeping:  # timed out
-            self._sleeping.remove(condition)
-
-    def _wake(self, count: int) -> None:
-        """Wake the workers that slept last: their model is still in the CPU's caches. Called with the lock held."""
-        for _ in range(min(count, len(self._sleeping))):
-            self._sleeping.pop().notify()
-
     def _wake_all(self) -> None:
-        self._wake(self._num_workers)
+        self._sleeping.wake(self._num_workers)
 
     def _encode_arrivals(self, worker: InferenceWorker) -> None:
         """Encode the oldest arrived requests and queue their inputs by length; called with the lock held."""
@@ -187,7 +174,7 @@ class Batcher(EngineLoop[InferenceWorker]):
                 pending = PendingInput(request, index, row, now)
                 request.queue_ids.append(self._waiting.add(pending, round_up(len(row)), group))
         if self._is_shared():
-            self._wake(len(self._waiting) - 1)  # this worker takes an input itself
+            self._sleeping.wake(len(self._waiting) - 1)  # this worker takes an input itself
 
     def _encode(self, worker: InferenceWorker, requests: Sequence[PendingRequest]) -> list[Sequence[Encoded]]:
         """Encode the inputs of each request; empty for a request that failed. A joint call is twice as fast."""

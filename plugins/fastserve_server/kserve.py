@@ -187,10 +187,10 @@ def _values(service: Service, name: str, answers: Answers) -> tuple[list[int], s
     """Shape, datatype and elements of an output."""
     if name == "scores":
         labels = service.task.labels
-        return [len(answers), len(labels)], "FP32", [one["scores"][label] for one in answers for label in labels]
+        return [len(answers), len(labels)], "FP32", [answer["scores"][label] for answer in answers for label in labels]
     if name == "label":
-        return [len(answers)], "BYTES", [one["label"] for one in answers]
-    return [len(answers)], "BYTES", [msgspec.json.encode(one).decode() for one in answers]
+        return [len(answers)], "BYTES", [answer["label"] for answer in answers]
+    return [len(answers)], "BYTES", [msgspec.json.encode(answer).decode() for answer in answers]
 
 
 ENDPOINTS = (

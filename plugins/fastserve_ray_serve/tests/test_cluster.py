@@ -19,7 +19,7 @@ import httpx, ray
 from ray import serve
 from ray.cluster_utils import Cluster
 from ray.serve.config import HTTPOptions
-from fastserve_ray_serve.deployment import build
+from fastserve_ray_serve.deployment import build_app
 
 def nodes():
     return {one["NodeID"] for one in ray.nodes() if one["Alive"]}
@@ -39,7 +39,7 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **here})
 second = cluster.add_node(num_cpus=1, **here)
 ray.init(cluster.address, _node_ip_address="127.0.0.1", log_to_driver=False, logging_level="ERROR")
 serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(port=port))
-serve.run(build({"artifact": sys.argv[1], "replicas": "2", "name": "writer"}))
+serve.run(build_app({"artifact": sys.argv[1], "replicas": "2", "name": "writer"}))
 found = {"nodes": len(nodes()), "before": answers(8), "replicas": running()}
 cluster.remove_node(second)
 found["after"] = answers(8)

@@ -14,7 +14,7 @@ import numpy as np
 from fastserve_core.errors import InvalidData
 from fastserve_core.tasks import DecodeEngine, Row, SequenceChunk, TextCodec
 from fastserve_server.engine_loop import EngineLoop
-from fastserve_server.generation.jobs import LENGTH, STOP, Delta, GenerationRequest, TextSequence, TokenStream
+from fastserve_server.generation.jobs import LENGTH, STOP, Delta, GenerationRequest, TextSequence, TokenStream, collect
 from fastserve_server.generation.kv_blocks import KVBlockPool, blocks_needed
 from fastserve_server.generation.passes import schedule_batch
 from fastserve_server.generation.sampling import Sampling, sample
@@ -233,28 +233,3 @@ def _num_prompt_tokens(sequence: TextSequence, chunk: SequenceChunk) -> int:
 def _deliver(deltas: Sequence[tuple[TokenStream, Delta]]) -> None:
     for stream, delta in deltas:
         stream.push(delta)
-
-
-async def collect(streams: Sequence[TokenStream]) -> Answers:
-    """Wait until all texts are complete; cancel the streams if this call is cancelled.
-
-    Args:
-        streams: Streams of ``GenerationEngine.submit``.
-
-    Returns:
-        For each stream ``text``, ``tokens`` (number of generated tokens) and ``finish`` (``"stop"`` or ``"length"``).
-    """
-    try:
-        return [await _collect(stream) for stream in streams]
-    finally:
-        for stream in streams:
-            stream.cancel()
-
-
-async def _collect(stream: TokenStream) -> dict[str, Any]:
-    deltas = [delta async for delta in stream]
-    return {
-        "text": "".join(delta.text for delta in deltas),
-        "tokens": sum(delta.tokens for delta in deltas),
-        "finish": deltas[-1].finish,
-    }

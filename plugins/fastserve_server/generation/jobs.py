@@ -6,11 +6,13 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from fastserve_server.generation.sampling import Sampling
 from fastserve_server.generation.stop_strings import StopStringFilter
+from fastserve_server.requests import Answers
 
 STOP, LENGTH = "stop", "length"
 """Finish reasons: an end token or a stop string, or the requested number of tokens."""
@@ -121,3 +123,28 @@ class TextSequence:
         self.tokens.append(token)
         self.counts[token] += 1
         self.num_generated += 1
+
+
+async def collect(streams: Sequence[TokenStream]) -> Answers:
+    """Wait until all texts are complete; cancel the streams if this call is cancelled.
+
+    Args:
+        streams: Streams of ``GenerationEngine.submit``.
+
+    Returns:
+        For each stream ``text``, ``tokens`` (number of generated tokens) and ``finish`` (``"stop"`` or ``"length"``).
+    """
+    try:
+        return [await _collect(stream) for stream in streams]
+    finally:
+        for stream in streams:
+            stream.cancel()
+
+
+async def _collect(stream: TokenStream) -> dict[str, Any]:
+    deltas = [delta async for delta in stream]
+    return {
+        "text": "".join(delta.text for delta in deltas),
+        "tokens": sum(delta.tokens for delta in deltas),
+        "finish": deltas[-1].finish,
+    }

@@ -96,7 +96,7 @@ def test_it_says_what_it_is(server: ServerProcess, classifier: Artifact) -> None
         (b'{"inputs": [["a", "b", "c"]]}', 422, "cannot be used"),
         (b'{"inputs": ["a"], "option": {}}', 422, "option"),
         (b'{"inputs": ["a"], "options": {"max_new_tokens": 1}}', 422, "has no option"),
-        (b'{"inputs": ["a","a","a","a","a","a","a","a","a"]}', 413, "more than the 8"),
+        (b'{"inputs": ["a","a","a","a","a","a","a","a","a"]}', 413, "limit is 8"),
         (b'{"inputs": ["' + b"a" * 5000 + b'"]}', 413, "5000 bytes"),
     ],
 )

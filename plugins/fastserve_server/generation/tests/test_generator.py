@@ -15,8 +15,8 @@ from fastserve_core.artifacts import Artifact
 from fastserve_core.errors import InvalidData
 from fastserve_core.tasks import KV_BLOCK_SIZE, DecodeEngine, SequenceChunk
 from fastserve_engines.torch_engine import TorchEngine
-from fastserve_server.generation.generator import GenerationEngine, collect
-from fastserve_server.generation.jobs import GenerationRequest, TextSequence
+from fastserve_server.generation.generator import GenerationEngine
+from fastserve_server.generation.jobs import GenerationRequest, TextSequence, collect
 from fastserve_server.generation.sampling import Sampling
 from fastserve_server.generation.scheduling import SkipJoinMLFQ
 from fastserve_server.generation.stop_strings import StopStringFilter
