@@ -12,7 +12,7 @@ from fastserve_server.generation.kv_blocks import KVBlockPool, blocks_needed
 from fastserve_server.generation.passes import MAX_PROMPT_TOKENS, schedule_batch
 from fastserve_server.generation.scheduling import QUANTUM, STARVATION_S, FCFSScheduler, Scheduler, SkipJoinMLFQ
 from fastserve_server.generation.stop_strings import StopStringFilter
-from fastserve_server.generation.tests.test_spelling import Parts
+from fastserve_server.generation.tests.test_stop_strings import Parts
 
 
 def job(prompt: int, most: int = 1000) -> TextSequence:
