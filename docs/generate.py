@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import inspect
 import io
 import os
 import re
@@ -35,6 +36,8 @@ EXITS = {
     UserError.exit_code: "the input is wrong: an unknown plugin or option, a bad file, a missing package",
     cli.INTERRUPTED: "interrupted by SIGINT or SIGTERM; what was done is kept",
 }
+SECTIONS = ("Args:", "Attributes:", "Returns:", "Yields:", "Raises:", "Note:", "Example:")
+"""The headings of Google's convention for docstrings."""
 GROUPS = {
     "experiment": "`+experiment=NAME`: a whole run",
     "model": "`model=NAME`, or a folder, or a hub id `org/name`",
@@ -146,8 +149,26 @@ def _first_comment(path: Path) -> str:
 
 
 def _plain(text: str) -> str:
-    """A docstring as Markdown."""
-    return "\n".join(line.strip() for line in text.replace("``", "`").strip().splitlines())
+    """Render a docstring as Markdown."""
+    text = _render_sections(inspect.cleandoc(text)).replace("``", "`")
+    return "\n".join(line.strip() if not line.startswith("  ") else line for line in text.splitlines())
+
+
+def _render_sections(text: str) -> str:
+    """Render the sections of a docstring in Google's convention (Args, Returns, Raises …) as headed lists."""
+    lines, is_section = [], False
+    for line in text.splitlines():
+        if line in SECTIONS:
+            is_section = True
+            lines += [f"**{line.removesuffix(':').replace('Args', 'Arguments')}**", ""]
+        elif is_section and line.startswith(" "):
+            lines.append(
+                re.sub(r"^    (\S+): ", r"- `\1`: ", line) if re.match(r"    \S", line) else f"  {line.strip()}"
+            )
+        else:
+            is_section = is_section and not line
+            lines.append(line)
+    return "\n".join(line.removeprefix("    ") for line in lines) if any(line in text for line in SECTIONS) else text
 
 
 def python() -> str:
@@ -201,7 +222,7 @@ def _signature(node: ast.FunctionDef) -> str:
 
 
 def _doc(node: ast.ClassDef | ast.FunctionDef) -> str:
-    text = ast.get_docstring(node) or ""
+    text = _render_sections(ast.get_docstring(node) or "")
     return re.sub(r"::\n\n((?:    .*\n?|\n)+)", r"\n```python\n\1```\n", text).replace("``", "`").replace("````", "```")
 
 
