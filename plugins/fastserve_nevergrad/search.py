@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastserve_core.data import check_folds
 from fastserve_core.errors import FastServeError, InvalidOption, StageFailed
@@ -19,14 +19,12 @@ from fastserve_core.plugins import Budget, TuneContext
 from fastserve_core.processes import threads_per_process
 from fastserve_nevergrad.objectives import Objectives, value_of
 from fastserve_nevergrad.optimizer import FAILURE_LOSS, NevergradAdapter, key_of
+from fastserve_nevergrad.options import NevergradOptions
 from fastserve_nevergrad.selection import select_best
 from fastserve_nevergrad.space import Space, default_space
 from fastserve_nevergrad.study_log import LOG, append, begin_log, earlier_trials, read_log
 from fastserve_nevergrad.successive_halving import Rungs
 from fastserve_nevergrad.workers import Workers
-
-if TYPE_CHECKING:
-    from fastserve_nevergrad import NevergradOptions
 
 CONSTRAINT_PENALTY = 1e4
 """The loss of a trial that misses a limit, and more the more it does; no figure of a trial comes near."""

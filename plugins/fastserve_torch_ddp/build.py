@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from fastserve_core.artifacts import read_json
 from fastserve_core.tasks import Encoded, Task
 from fastserve_torch_ddp.distributed import collectives
-from fastserve_torch_ddp.distributed.strategies import DataParallel, ParallelStrategy, choose_strategy, compiled
 from fastserve_torch_ddp.job import TrainingJob
 from fastserve_torch_ddp.ops import precision
 from fastserve_torch_ddp.optim.param_groups import parameter_groups
 from fastserve_torch_ddp.peft_methods.adapters import FinetuningMethod, attach
+from fastserve_torch_ddp.strategies.parallel import DataParallel, ParallelStrategy, choose_strategy, compiled
 
 
 def build(job: TrainingJob, task: Task, device: torch.device, total: int) -> FinetuningMethod:
@@ -43,7 +43,7 @@ def build_strategy(
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     way, groups = choose_strategy(options, device, collectives.ranks()[1]), parameter_groups(model, options)
     if way == "fsdp":
-        from fastserve_torch_ddp.distributed.fsdp import FullySharded
+        from fastserve_torch_ddp.strategies.fsdp import FullySharded
 
         return FullySharded(model, groups, chosen)
     precision.cast_frozen(model, chosen)

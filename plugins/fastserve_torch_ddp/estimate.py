@@ -6,15 +6,13 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastserve_core.artifacts import read_json
 from fastserve_core.events import Preflight
 from fastserve_core.plugins import TrainContext
 from fastserve_core.processes import available_memory
-
-if TYPE_CHECKING:
-    from fastserve_torch_ddp.options import DDPOptions
+from fastserve_torch_ddp.options import DDPOptions
 
 SAMPLE = 300
 BASE_BYTES = 600_000_000

@@ -16,10 +16,10 @@ from fastserve_torch_ddp.build import build, stored_formats
 from fastserve_torch_ddp.checkpointing import checkpoint
 from fastserve_torch_ddp.checkpointing.validation import TrainState
 from fastserve_torch_ddp.distributed import collectives
-from fastserve_torch_ddp.distributed.strategies import ParallelStrategy
 from fastserve_torch_ddp.job import TrainingJob, own_device, writes
 from fastserve_torch_ddp.optim.ema import ExponentialMovingAverage
 from fastserve_torch_ddp.peft_methods.adapters import FinetuningMethod
+from fastserve_torch_ddp.strategies.parallel import ParallelStrategy
 
 METHOD, LESSON, AVERAGES = "method.", "lesson.", "averages"
 CPU = torch.device("cpu")

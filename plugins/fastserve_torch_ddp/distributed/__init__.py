@@ -1,1 +1,1 @@
-"""How the ranks of a training share its work, its memory and what each of them has."""
+"""Communication between ranks: collectives over the process group, and memory that one machine shares."""

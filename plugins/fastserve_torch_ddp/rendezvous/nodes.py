@@ -8,16 +8,14 @@ import socket
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.distributed as dist
 
 from fastserve_core.artifacts import hash_files, is_artifact, json_digest, load_artifact
 from fastserve_core.data import load_dataset
 from fastserve_core.errors import UserError
-
-if TYPE_CHECKING:
-    from fastserve_torch_ddp.job import TrainingJob
+from fastserve_torch_ddp.job import TrainingJob
 
 OPTION_PATH = "train.torch_ddp"
 PER_NODE_OPTIONS = ("nproc", "rdzv_endpoint", "rdzv_id", "rdzv_timeout_s", "max_restarts", "checkpoint_every_s")

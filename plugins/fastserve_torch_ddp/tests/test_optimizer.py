@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastserve_torch_ddp.distributed import collectives
-from fastserve_torch_ddp.distributed.strategies import compress
 from fastserve_torch_ddp.optim.optimizer import Optimizer
 from fastserve_torch_ddp.optim.sparse_embedding import LazyRowAdamW, large_embeddings
+from fastserve_torch_ddp.strategies.parallel import compress
 
 OnRanks = Callable[..., list[Any]]
 ROWS, WIDTH, CLASSES, DECAY = 2000, 8, 3, 0.1

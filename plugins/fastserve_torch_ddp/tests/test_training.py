@@ -18,8 +18,8 @@ from fastserve_core.testing import PluginContract
 from fastserve_torch_ddp.checkpointing import checkpoint
 from fastserve_torch_ddp.checkpointing.validation import TrainState
 from fastserve_torch_ddp.data.batches import BatchSchedule, epoch_batches, shard
-from fastserve_torch_ddp.distributed.strategies import choose_strategy
 from fastserve_torch_ddp.options import DDPOptions
+from fastserve_torch_ddp.strategies.parallel import choose_strategy
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 Lengths = st.lists(st.integers(1, 60), min_size=1, max_size=300)

@@ -21,9 +21,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from fastserve_torch_ddp.distributed import collectives
-from fastserve_torch_ddp.distributed.strategies import ParallelStrategy
 from fastserve_torch_ddp.ops.precision import Precision
 from fastserve_torch_ddp.optim.adamw import BETAS
+from fastserve_torch_ddp.strategies.parallel import ParallelStrategy
 
 WHOLE = StateDictOptions(full_state_dict=True)
 
