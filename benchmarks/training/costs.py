@@ -85,8 +85,8 @@ def adapters(bench: Bench) -> dict[str, Any]:
 
 def trained_parameters(bench: Bench, method: str, steps: int) -> int:
     """How many parameters a method leaves to be trained."""
-    from fastserve_torch_ddp.peft_methods.adapters import attach, trainable  # it imports torch
+    from fastserve_torch_ddp.peft_methods.adapters import attach_method, count_trainable  # it imports torch
 
     work = bench.reviews()
     model = work.task.build(work.model)
-    return trainable(attach(model, asdict(DDPOptions(**METHODS[method])), steps).model)[0]
+    return count_trainable(attach_method(model, asdict(DDPOptions(**METHODS[method])), steps).model)[0]

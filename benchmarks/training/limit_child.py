@@ -39,7 +39,7 @@ def measure(threads: int, steps: int, **request: Any) -> dict[str, Any]:
     job = TrainingJob(threads=threads, tokens=str(tokens), steps=WARM_STEPS + 2 * steps, seed=0, **request)
     trainer = Trainer(job)
     weights = encoder_weights(trainer.method.model)
-    low = trainer.numbers.autocast or trainer.numbers.low
+    low = trainer.precision.matmul_dtype
     watch = Watch(trainer, steps)
     trainer.train()
     dist.destroy_process_group()
@@ -67,8 +67,8 @@ class Watch:
         self.trainer, self.steps = trainer, steps
         self.profiler = profile(activities=[ProfilerActivity.CPU])
         self.seconds, self.tokens, self.profiled = 0.0, 0, 0.0
-        trainer.tell = self.told
-        mark(trainer.way.optimizer)
+        trainer.write_event = self.told
+        mark(trainer.strategy.optimizer)
 
     def told(self, event: Event) -> None:
         if not isinstance(event, Step):

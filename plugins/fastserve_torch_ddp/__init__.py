@@ -1,4 +1,4 @@
-"""Trains with torch's DistributedDataParallel; the ranks are launched by torch's elastic agent."""
+"""The trainer: PyTorch distributed training, launched by torch's elastic agent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from fastserve_torch_ddp.options import DDPOptions
 
 
 class TorchDDP(Trainer):
-    """The trainer."""
+    """Trains with PyTorch on the CPUs or GPUs of one or several machines.
+
+    Args:
+        options: the options of ``train.torch_ddp``.
+    """
 
     api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors")
@@ -30,13 +34,22 @@ class TorchDDP(Trainer):
         self.options = options
 
     def search_space(self, model: Artifact) -> dict[str, Any]:
-        """What a tuner should search for such a model, the most important option first."""
-        from fastserve_torch_ddp.search_space import search_space
+        """Suggest the ranges of the options that a tuner should search, the most important option first.
 
-        return search_space(self.options, model.size_bytes)
+        Args:
+            model: the model to train.
+        """
+        from fastserve_torch_ddp.search_space import suggest_search_space
+
+        return suggest_search_space(self.options, model.size_bytes)
 
     @hookimpl
     def preflight(self, run: TrainContext) -> Preflight:
+        """Estimate the training's memory and time.
+
+        Raises:
+            MissingPackage: the fine-tuning method needs peft, which is not installed.
+        """
         from fastserve_torch_ddp.estimate import estimate
 
         if self.options.method in ("lora", "adalora") and find_spec("peft") is None:
@@ -48,8 +61,14 @@ class TorchDDP(Trainer):
 
     @hookimpl
     def train(self, run: TrainContext) -> StagedArtifact:
+        """Train the model in a child process, and return the folder of the best weights with their scores.
+
+        Raises:
+            UserError: the input is invalid.
+            StageFailed: the training failed.
+        """
         from fastserve_core.processes import run_in_child
-        from fastserve_torch_ddp.fork_server import IMPORTED
+        from fastserve_torch_ddp.fork_server import PRELOADED_MODULES
 
         result: dict[str, Any] = run_in_child(
             "fastserve_torch_ddp.launch",
@@ -67,7 +86,7 @@ class TorchDDP(Trainer):
             },
             run.threads,
             run.emit,
-            IMPORTED,
+            PRELOADED_MODULES,
         )
         costs = {name: result[name] for name in ("seconds", "held_up_s", "peak_memory_bytes")}
         return StagedArtifact(run.folder / "draft", scores=result["scores"], steps=result["steps"], costs=costs)

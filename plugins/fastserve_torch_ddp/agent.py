@@ -1,4 +1,4 @@
-"""torch's elastic agent: starts the ranks and restarts them when one dies."""
+"""torch's elastic agent: starts the ranks and restarts them if one dies."""
 
 from __future__ import annotations
 
@@ -22,31 +22,39 @@ from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.processes import event_writer
 from fastserve_core.tasks import load_task
 from fastserve_torch_ddp.data.tokens import tokenize
-from fastserve_torch_ddp.estimate import parameters_of, ranks_for
+from fastserve_torch_ddp.estimate import choose_rank_count, count_parameters
 from fastserve_torch_ddp.job import TrainingJob
+from fastserve_torch_ddp.rendezvous.config import RendezvousConfig
 from fastserve_torch_ddp.rendezvous.endpoint import find_endpoint
-from fastserve_torch_ddp.rendezvous.handler import BACKEND, RendezvousConfig, TcpRendezvousHandler
-from fastserve_torch_ddp.worker import ERROR_FILE, work
+from fastserve_torch_ddp.rendezvous.handler import BACKEND, TcpRendezvousHandler
+from fastserve_torch_ddp.worker import ERROR_FILE, run_rank
 
-START = "forkserver"
-"""Ranks are forked off a process that has imported what they need, rather than import it each for themselves."""
+START_METHOD = "forkserver"
+"""Ranks are forked from a process that has imported torch and transformers, which takes seconds."""
 ERROR_HINTS = dict.fromkeys(
     (-signal.SIGKILL, -signal.SIGABRT),
-    ": where nobody killed it, the machine ran out of memory; try a smaller batch_size or batch_tokens, more "
+    ": unless someone killed it, the machine ran out of memory; try a smaller batch_size or batch_tokens, more "
     "gradient_accumulation_steps, or activation_checkpointing=true",
 )
-LOGGED = 2000
-"""Characters of a failed rank's own output that are shown."""
+MAX_LOG_CHARS = 2000
+"""Characters of a failed rank's output that are shown."""
 
 
 def train(**request: Any) -> dict[str, Any]:
-    """Train with ``nproc`` ranks on each of ``nnodes`` machines; returns the validation scores and the steps.
+    """Train with ``nproc`` ranks on each of ``nnodes`` machines.
 
-    Raises ``UserError`` for what the ranks found wrong with the input or with what the nodes were given, and
-    ``StageFailed`` when the nodes do not come together or ranks died more often than ``max_restarts``.
+    Args:
+        **request: the fields of ``TrainingJob`` except ``tokens`` and ``threads``, and ``cores``, the number of cores.
+
+    Returns:
+        Scores, steps and costs of the training.
+
+    Raises:
+        UserError: the input is invalid, or the nodes have different settings.
+        StageFailed: the nodes did not meet, or ranks died more often than ``max_restarts``.
     """
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    # by default restarted ranks share the agent's store with the dead ones, and may read their old addresses
+    # otherwise restarted ranks share the agent's store with the dead ones, and may read their old addresses
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     options = request["options"]
     nproc = options["nproc"] or torch.cuda.device_count() or _local_world_size(request)
@@ -59,32 +67,32 @@ def train(**request: Any) -> dict[str, Any]:
     )
     job = TrainingJob(threads=max(1, request.pop("cores") // nproc), tokens=str(tokens), **request)
     Path(job.folder, ERROR_FILE).unlink(missing_ok=True)
-    config = run_multi_node(job) if options["nnodes"] > 1 else run_single_node()
+    config = configure_multi_node(job) if options["nnodes"] > 1 else configure_single_node()
     config.nproc_per_node = nproc
-    config.start_method = START
+    config.start_method = START_METHOD
     config.max_restarts = options["max_restarts"]
-    config.logs_specs = _logs(job)
+    config.logs_specs = _log_specs(job)
     try:
-        results: Mapping[int, dict[str, Any]] = elastic_launch(config, work)(job)
+        results: Mapping[int, dict[str, Any]] = elastic_launch(config, run_rank)(job)
     except ChildFailedError as error:
         raise StageFailed(_failure_reason(error)) from error
     except DistError as error:
-        raise StageFailed(f"the nodes lost each other while the ranks were started: {error}") from error
-    ours = results[min(results)]  # each node is told of its own ranks only
-    if "failed" in ours:
-        raise StageFailed(ours["failed"])
-    if "error" in ours:
-        raise UserError(ours["error"])
-    return ours
+        raise StageFailed(f"the nodes lost their connection while the ranks started: {error}") from error
+    result = results[min(results)]  # a node receives the results of its own ranks only
+    if "failed" in result:
+        raise StageFailed(result["failed"])
+    if "error" in result:
+        raise UserError(result["error"])
+    return result
 
 
 def _local_world_size(request: Mapping[str, Any]) -> int:
-    parameters, _ = parameters_of(Path(request["model"]))
-    return ranks_for(request["options"]["batch_size"], request["cores"], parameters)
+    parameters, _ = count_parameters(Path(request["model"]))
+    return choose_rank_count(request["options"]["batch_size"], request["cores"], parameters)
 
 
-def run_single_node() -> LaunchConfig:
-    """One machine: a rendezvous of its own, on loopback."""
+def configure_single_node() -> LaunchConfig:
+    """Return the launch configuration of one machine, with a rendezvous on loopback."""
     return LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -96,38 +104,42 @@ def run_single_node() -> LaunchConfig:
     )
 
 
-def run_multi_node(job: TrainingJob) -> LaunchConfig:
-    """One of several machines: a rendezvous of our own."""
+def configure_multi_node(job: TrainingJob) -> LaunchConfig:
+    """Return the launch configuration of one of several machines, with ``TcpRendezvousHandler``.
+
+    Raises:
+        UserError: ``rdzv_endpoint`` is malformed, unknown or unreachable.
+    """
     options, endpoint = job.options, find_endpoint(job.options["rdzv_endpoint"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    terms = RendezvousConfig(endpoint, options["rdzv_id"], options["nnodes"], device, options["rdzv_timeout_s"])
-    meeting = TcpRendezvousHandler(terms, event_writer(job.events))
-    rendezvous_handler_registry.register(BACKEND, lambda _: meeting)
+    config = RendezvousConfig(endpoint, options["rdzv_id"], options["nnodes"], device, options["rdzv_timeout_s"])
+    handler = TcpRendezvousHandler(config, event_writer(job.events))
+    rendezvous_handler_registry.register(BACKEND, lambda _: handler)
     return LaunchConfig(
-        min_nodes=terms.nodes,
-        max_nodes=terms.nodes,
+        min_nodes=config.nodes,
+        max_nodes=config.nodes,
         nproc_per_node=1,
-        run_id=meeting.get_run_id(),
+        run_id=handler.get_run_id(),
         rdzv_backend=BACKEND,
         rdzv_endpoint=endpoint.text,
         local_addr=endpoint.local,
     )
 
 
-def _logs(job: TrainingJob) -> DefaultLogsSpecs:
+def _log_specs(job: TrainingJob) -> DefaultLogsSpecs:
     folder = Path(job.folder, "logs")
     folder.mkdir(parents=True, exist_ok=True)
     return DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ALL)
 
 
 def _failure_reason(error: ChildFailedError) -> str:
-    """The first rank that failed: its exception, or where it had none (a kill) the end of what it printed."""
+    """Describe the first rank that failed: its exception, or after a kill the end of its output."""
     rank, failure = error.get_first_failure()
-    said: Any = failure.message
-    if said and failure.exitcode > 0:
-        text = said["message"] if isinstance(said, dict) else said
+    message: Any = failure.message
+    if message and failure.exitcode > 0:
+        text = message["message"] if isinstance(message, dict) else message
         return f"rank {rank} failed: {text}"
     path = Path(str(failure.error_file)).with_name("stderr.log")
-    printed = path.read_text(errors="replace")[-LOGGED:].strip() if path.is_file() else ""
+    output = path.read_text(errors="replace")[-MAX_LOG_CHARS:].strip() if path.is_file() else ""
     hint = ERROR_HINTS.get(failure.exitcode, "")
-    return f"rank {rank} ended with exit code {failure.exitcode}{hint}\n{printed}".rstrip()
+    return f"rank {rank} ended with exit code {failure.exitcode}{hint}\n{output}".rstrip()

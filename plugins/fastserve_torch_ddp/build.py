@@ -1,4 +1,4 @@
-"""Putting a training together: the model with its method, its number formats, and the ranks' way of sharing."""
+"""Assembly of a training: the model with its fine-tuning method, its number formats and its parallel strategy."""
 
 from __future__ import annotations
 
@@ -14,56 +14,88 @@ from fastserve_core.artifacts import read_json
 from fastserve_core.tasks import Encoded, Task
 from fastserve_torch_ddp.distributed import collectives
 from fastserve_torch_ddp.job import TrainingJob
-from fastserve_torch_ddp.ops import precision
-from fastserve_torch_ddp.optim.param_groups import parameter_groups
-from fastserve_torch_ddp.peft_methods.adapters import FinetuningMethod, attach
-from fastserve_torch_ddp.strategies.parallel import DataParallel, ParallelStrategy, choose_strategy, compiled
+from fastserve_torch_ddp.ops.precision import Precision, apply_cpu_optimizations, cast_frozen
+from fastserve_torch_ddp.optim.param_groups import build_parameter_groups
+from fastserve_torch_ddp.peft_methods.adapters import FinetuningMethod, attach_method
+from fastserve_torch_ddp.strategies.parallel import DataParallel, ParallelStrategy, choose_strategy, compile_module
 
 
-def build(job: TrainingJob, task: Task, device: torch.device, total: int) -> FinetuningMethod:
-    """The model in fp32 with what the method adds; the same again whenever it is called."""
+def build_method(job: TrainingJob, task: Task, device: torch.device, total: int) -> FinetuningMethod:
+    """Build the model in fp32 and apply the fine-tuning method; every call returns the same weights.
+
+    Args:
+        job: the training job.
+        task: the task, which builds the model.
+        device: the device of the model.
+        total: the number of optimizer steps.
+    """
     torch.manual_seed(job.seed)
-    return attach(task.build(Path(job.model)).float().to(device), job.options, total)
+    return attach_method(task.build(Path(job.model)).float().to(device), job.options, total)
 
 
-def stored_formats(job: TrainingJob, task: Task) -> dict[str, torch.dtype]:
-    """The parameters that the folder has in 16 bits, and in which: trained, they are stored so again."""
+def read_stored_dtypes(job: TrainingJob, task: Task) -> dict[str, torch.dtype]:
+    """Return the types of the parameters that the model's folder stores in 16 bits, in which they are saved again."""
     if read_json(Path(job.model, "config.json")).get("dtype", "float32") == "float32":
         return {}
-    built = task.build(Path(job.model))
-    return {name: one.dtype for name, one in built.named_parameters() if one.dtype != torch.float32}
+    parameters = task.build(Path(job.model)).named_parameters()
+    return {name: parameter.dtype for name, parameter in parameters if parameter.dtype != torch.float32}
 
 
 def build_strategy(
-    model: nn.Module, options: Mapping[str, Any], chosen: precision.Precision, seed: int, device: torch.device
+    model: nn.Module, options: Mapping[str, Any], precision: Precision, seed: int, device: torch.device
 ) -> ParallelStrategy:
-    """The model in its number formats, and the optimizer, as the ranks share them."""
-    precision.apply_cpu_optimizations(model, seed, device)
+    """Apply the number formats to the model, and create the strategy with its optimizer.
+
+    Args:
+        model: the model with its fine-tuning method, changed in place.
+        options: the trainer's options.
+        precision: the types to compute in.
+        seed: the seed of the dropout masks.
+        device: the device of this rank.
+
+    Raises:
+        StageFailed: ``compile`` is set and there is no C++ compiler.
+    """
+    apply_cpu_optimizations(model, seed, device)
     if options["activation_checkpointing"]:
         model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    way, groups = choose_strategy(options, device, collectives.ranks()[1]), parameter_groups(model, options)
-    if way == "fsdp":
+    mode = choose_strategy(options, device, collectives.get_world_size())
+    groups = build_parameter_groups(model, options)
+    if mode == "fsdp":
         from fastserve_torch_ddp.strategies.fsdp import FullySharded
 
-        return FullySharded(model, groups, chosen)
-    precision.cast_frozen(model, chosen)
-    if way == "replicated":
-        together: ParallelStrategy = DataParallel(model, groups, chosen.low, options)
+        return FullySharded(model, groups, precision)
+    cast_frozen(model, precision)
+    if mode == "replicated":
+        strategy: ParallelStrategy = DataParallel(model, groups, precision.weight_dtype, options)
     else:
-        by_rows = device.type == "cpu" and options["ema_decay"] is None
-        together = ParallelStrategy(model, groups, chosen.low, way, by_rows)
+        # the moving average reads dense weights after every step
+        lazy_embeddings = device.type == "cpu" and options["ema_decay"] is None
+        strategy = ParallelStrategy(model, groups, precision.weight_dtype, mode, lazy_embeddings)
     if options["compile"]:
-        together.module = compiled(together.module)
-    return together
+        strategy.module = compile_module(strategy.module)
+    return strategy
 
 
 class BatchCollator:
-    """Examples as the tensors that a model takes, on its device."""
+    """Collates examples into the tensors that a model accepts, on its device.
+
+    Args:
+        task: the task, which pads and stacks.
+        model: the model.
+        device: the device of the tensors.
+    """
 
     def __init__(self, task: Task, model: nn.Module, device: torch.device) -> None:
         self.task, self.device = task, device
-        self.takes = set(signature(model.forward).parameters)
+        self.accepted = set(signature(model.forward).parameters)
 
     def __call__(self, rows: Sequence[Encoded], targets: bool) -> dict[str, Tensor]:
-        arrays = self.task.collate(rows, targets=targets)
-        return {name: torch.from_numpy(one).to(self.device) for name, one in arrays.items() if name in self.takes}
+        """Return the inputs of a batch by name.
+
+        Args:
+            rows: the examples.
+            targets: whether to include the targets.
+        """
+        arrays = self.task.collate(rows, targets=targets).items()
+        return {name: torch.from_numpy(array).to(self.device) for name, array in arrays if name in self.accepted}

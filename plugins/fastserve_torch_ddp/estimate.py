@@ -1,4 +1,4 @@
-"""What training will take, said before it starts; without torch, so that a reused run does not load it."""
+"""An estimate of a training's memory and time, without torch, so that a cached run need not import it."""
 
 from __future__ import annotations
 
@@ -14,34 +14,40 @@ from fastserve_core.plugins import TrainContext
 from fastserve_core.processes import available_memory
 from fastserve_torch_ddp.options import DDPOptions
 
-SAMPLE = 300
+SAMPLE_ROWS = 300
+"""Rows that are encoded to estimate the mean length."""
 BASE_BYTES = 600_000_000
-"""A rank before it has a model: the interpreter, torch and transformers."""
-LEAST_PARAMETERS = 2_000_000
-MIN_ROWS = 8
-"""What a rank needs to be worth its start, and rows of a batch for it to be worth its exchange."""
+"""Memory of a rank without a model: the interpreter, torch and transformers."""
+MIN_PARAMETERS, MIN_ROWS = 2_000_000, 8
+"""The size of a model, and the rows of a rank's share of a batch, from which more ranks are faster than one."""
 START_SECONDS = 8.0
-"""Starting the launcher and the ranks, which import torch and transformers."""
+"""Time to start the launcher and the ranks, which import torch and transformers."""
 STATE_BYTES = 16
 """A parameter's weight, gradient and Adam's two moments in fp32."""
 ACTIVATION_FLOATS = 34
-"""Floats kept for the backward pass, for each token, layer and unit of width (Korthikanti et al. 2022)."""
+"""Floats stored for the backward pass, for each token, layer and unit of width (Korthikanti et al. 2022)."""
 FLOPS_PER_S_CORE = 2.0e11
-"""What one core of a CPU with bf16 matrix units reached in training here; older ones take several times longer."""
+"""Measured in training on one core of a CPU with bf16 matrix units; older CPUs take several times longer."""
 
 
 def estimate(run: TrainContext, options: DDPOptions) -> Preflight:
-    """Rows, tokens an epoch, parameters, memory and time; time is right within a factor of a few."""
-    config = read_json(run.model.folder / "config.json")
-    layers, width = _first(config, "num_hidden_layers", "n_layer"), _first(config, "hidden_size", "n_embd")
-    parameters, embedded = count_parameters(run.model.folder, config, layers, width)
-    tokens_a_row, rows = _tokens_a_row(run), run.data.counts["train"]
-    tokens = round(tokens_a_row * rows)
-    ranks = options.nproc or ranks_for(options.batch_size, run.threads, parameters)
-    step_tokens = options.batch_tokens or min(options.batch_size, rows) * tokens_a_row * 2
+    """Estimate rows, tokens of an epoch, parameters, memory in bytes and time in seconds.
+
+    The time can be wrong by a small factor.
+
+    Args:
+        run: the context of the stage.
+        options: the trainer's options.
+    """
+    layers, width = _dimensions(read_json(run.model.folder / "config.json"))
+    parameters, embedded = count_parameters(run.model.folder)
+    row_tokens, rows = _mean_row_tokens(run), run.data.counts["train"]
+    tokens = round(row_tokens * rows)
+    ranks = options.nproc or choose_rank_count(options.batch_size, run.threads, parameters)
+    step_tokens = options.batch_tokens or min(options.batch_size, rows) * row_tokens * 2
     batch_tokens = step_tokens / options.gradient_accumulation_steps
     memory = ranks * (BASE_BYTES + STATE_BYTES * parameters) + 4 * ACTIVATION_FLOATS * batch_tokens * layers * width
-    # forward and backward take six operations a parameter and token; embeddings are only looked up
+    # forward and backward take six operations for each parameter and token; embeddings are only looked up
     flops = 6 * (parameters - embedded) * tokens * options.epochs
     return Preflight(
         rows=rows,
@@ -53,29 +59,35 @@ def estimate(run: TrainContext, options: DDPOptions) -> Preflight:
     )
 
 
-def ranks_for(batch_size: int, cores: int, parameters: int) -> int:
-    """How many ranks a CPU does best with: one a core, each with enough rows, but for models that cost nothing.
+def choose_rank_count(batch_size: int, cores: int, parameters: int) -> int:
+    """Choose the number of ranks on a CPU: one for each core if the model and the batch are large enough.
 
-    A step of MiniLM took two ranks of one thread less time than one rank of two threads, since much of it is
-    small work that threads do not share well, and ranks on one machine hand each other gradients in memory.
+    A step of MiniLM took less time with two ranks of one thread than with one rank of two threads, because much of it
+    is small operations that threads do not share well, and ranks on one machine exchange gradients in memory.
+
+    Args:
+        batch_size: samples of one optimizer step.
+        cores: the number of cores.
+        parameters: the number of the model's parameters.
     """
-    return 1 if parameters < LEAST_PARAMETERS else max(1, min(cores, batch_size // MIN_ROWS))
+    return 1 if parameters < MIN_PARAMETERS else max(1, min(cores, batch_size // MIN_ROWS))
 
 
-def parameters_of(folder: Path) -> tuple[int, int]:
-    """A model folder's parameters: all, and those of embedding tables."""
+def count_parameters(folder: Path) -> tuple[int, int]:
+    """Return the numbers of all parameters and of those in embedding tables.
+
+    They are read from the headers of the weights' files, or estimated from the config if there are no weights.
+
+    Args:
+        folder: the model's folder.
+    """
     config = read_json(folder / "config.json")
-    layers, width = _first(config, "num_hidden_layers", "n_layer"), _first(config, "hidden_size", "n_embd")
-    return count_parameters(folder, config, layers, width)
-
-
-def count_parameters(folder: Path, config: Mapping[str, Any], layers: int, width: int) -> tuple[int, int]:
-    """All parameters and those of embedding tables: from the weights' header, or from the dimensions."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        positions = _first(config, "max_position_embeddings", "n_positions")
+        layers, width = _dimensions(config)
+        positions = _first_value(config, "max_position_embeddings", "n_positions")
         vocabulary = (int(config.get("vocab_size", 0)) + positions) * width
-        inner = _first(config, "intermediate_size", "n_inner", default=4 * width)
+        inner = _first_value(config, "intermediate_size", "n_inner", default=4 * width)
         return vocabulary + layers * (4 * width * width + 2 * width * inner), vocabulary
     total = embedded = 0
     for path in files:
@@ -89,7 +101,7 @@ def count_parameters(folder: Path, config: Mapping[str, Any], layers: int, width
 
 
 def _safetensors_header(path: Path) -> dict[str, Any]:
-    """A safetensors file's own table of contents."""
+    """Read the header of a safetensors file: the type, shape and offsets of each tensor."""
     with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         header: dict[str, Any] = json.loads(file.read(size))
@@ -97,10 +109,15 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _first(config: Mapping[str, Any], *names: str, default: int = 0) -> int:
+def _dimensions(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the number of layers and the hidden size."""
+    return _first_value(config, "num_hidden_layers", "n_layer"), _first_value(config, "hidden_size", "n_embd")
+
+
+def _first_value(config: Mapping[str, Any], *names: str, default: int = 0) -> int:
     return next((int(config[name]) for name in names if config.get(name) is not None), default)
 
 
-def _tokens_a_row(run: TrainContext) -> float:
-    rows = run.data.rows("train")[:SAMPLE]  # which the cut has shuffled
-    return sum(len(one) for one in run.task.encoder(run.model.folder)(rows)) / max(1, len(rows))
+def _mean_row_tokens(run: TrainContext) -> float:
+    rows = run.data.rows("train")[:SAMPLE_ROWS]  # the split has shuffled them
+    return sum(map(len, run.task.encoder(run.model.folder)(rows))) / max(1, len(rows))

@@ -1,4 +1,4 @@
-"""multiprocessing's server of forks, forked off this process: what is imported here, no rank imports again."""
+"""multiprocessing's fork server, forked from this process, so that ranks inherit its imports."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import Any
 
 from fastserve_core.processes import PRELOAD_MODULES, can_fork
 
-IMPORTED = (*PRELOAD_MODULES, "fastserve_torch_ddp.agent")
-"""What a launcher and its ranks need and takes seconds to import."""
+PRELOADED_MODULES = (*PRELOAD_MODULES, "fastserve_torch_ddp.agent")
+"""The modules of a launcher and its ranks that take seconds to import."""
 
 
-def start_server() -> None:
-    """Have ranks forked off this process as it is now; call it before anything else starts a thread.
+def start_fork_server() -> None:
+    """Fork multiprocessing's fork server from this process; call it before any other thread starts.
 
-    multiprocessing would start an interpreter anew, which takes seconds to import torch and transformers. It is left to
-    where a fork is not safe, and from Python 3.14 on, where its server is told a secret at its start.
+    multiprocessing itself starts a new interpreter, which takes seconds to import torch and transformers. That is the
+    fallback if a fork is not safe, and from Python 3.14 on, whose server receives an authentication key at its start.
     """
     if not can_fork() or sys.version_info >= (3, 14):
-        forkserver.set_forkserver_preload(list(IMPORTED))
+        forkserver.set_forkserver_preload(list(PRELOADED_MODULES))
         forkserver.ensure_running()
         return
     resource_tracker.ensure_running()
-    alive, ours = os.pipe()  # it ends when all who hold ours have ended
+    alive_reader, alive_writer = os.pipe()  # the server ends when every copy of the writer is closed
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address := connection.arbitrary_address("AF_UNIX"))  # type: ignore[attr-defined]
         listener.listen()
         if (pid := os.fork()) == 0:
-            os.close(ours)
-            _serve(listener.detach(), alive)
-    os.close(alive)
+            os.close(alive_writer)
+            _serve(listener.detach(), alive_reader)
+    os.close(alive_reader)
     server: Any = forkserver._forkserver
-    server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, ours, pid
+    server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, alive_writer, pid
 
 
-def _serve(listener: int, alive: int) -> None:
-    """The server's life; nothing of its parent's goes on in it."""
+def _serve(listener: int, alive_reader: int) -> None:
+    """Run the server and exit, so that none of the parent's code runs in the child."""
     try:
-        forkserver.main(listener, alive, [])
+        forkserver.main(listener, alive_reader, [])
     finally:
         os._exit(0)

@@ -1,4 +1,4 @@
-"""What the ranks are given, and where each of them works."""
+"""The training job that each rank receives, and the rank's device and role on its machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,22 @@ import torch
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What the ranks are given; plain values, since it crosses a process border."""
+    """The parameters of a training, as plain values that can be sent to another process.
+
+    Attributes:
+        model: the folder of the model to train.
+        data: the folder of the dataset.
+        tokens: the folder of the tokenized training split.
+        task: the task's name, options and labels.
+        folder: the working folder, which receives checkpoints and the draft.
+        options: the trainer's options.
+        steps: the maximum number of optimizer steps, or ``None``.
+        seed: the seed of all random numbers.
+        threads: the number of threads of each rank.
+        events: the file that events are written to.
+        lesson: the auxiliary loss and its options, or ``None``.
+        pause: the number of steps after which the training pauses, or ``None``.
+    """
 
     model: str
     data: str
@@ -28,11 +43,11 @@ class TrainingJob:
     pause: int | None = None
 
 
-def own_device() -> torch.device:
-    """The GPU of this rank, or the CPU."""
+def local_device() -> torch.device:
+    """Return the GPU of this rank, or the CPU."""
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def writes() -> bool:
-    """Whether this rank writes its machine's files."""
+def is_local_main() -> bool:
+    """Return whether this rank writes the files of its machine."""
     return os.environ.get("LOCAL_RANK", "0") == "0"

@@ -1,6 +1,6 @@
-"""The launcher's process: becomes what the ranks are forked off, and hands over to the agent.
+"""The launcher's process: starts the server that ranks are forked from, and runs the agent.
 
-It is a process of its own because ranks import the main module again, which must not be the user's script.
+It is a separate process because ranks import the main module again, which must not be the user's script.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from fastserve_core.processes import child_main
-from fastserve_torch_ddp.fork_server import start_server
+from fastserve_torch_ddp.fork_server import start_fork_server
 
 
 def launch(**request: Any) -> dict[str, Any]:
-    """What ``agent.train`` returns and raises."""
-    from fastserve_torch_ddp.agent import train  # what is imported before the fork, the ranks have
+    """Start the fork server and train; see ``agent.train``."""
+    from fastserve_torch_ddp.agent import train  # imported before the fork, so that the ranks have it
 
-    start_server()
+    start_fork_server()
     return train(**request)
 
 

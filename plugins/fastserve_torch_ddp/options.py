@@ -1,13 +1,14 @@
-"""The trainer's options, and what is wrong with them."""
+"""The trainer's options and their checks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastserve_core.errors import ErrorCollector, InvalidOption, did_you_mean
 
-HERE = "train.torch_ddp"
+OPTION_PATH = "train.torch_ddp"
 CHOICES = {
     "schedule": ("linear", "cosine", "constant"),
     "method": ("full", "lora", "adalora", "bottleneck"),
@@ -27,11 +28,17 @@ FRACTIONS = ("warmup_ratio", "label_smoothing", "adapter_dropout", "ema_decay")
 
 @dataclass
 class DDPOptions:
-    """``batch_size`` counts the samples of one optimizer step over all ranks and accumulated batches;
-    ``batch_tokens``, where given, bounds that step's tokens (padding included) instead.
+    """The options of ``train.torch_ddp``; ``conf/plugin/torch_ddp.yaml`` describes each of them.
 
-    ``nproc`` null means one rank a GPU; on CPUs one a core, where the model and the batch are large enough.
-    ``precision`` auto means bf16 with fp32 master weights where the CPU or GPU has it.
+    Attributes:
+        batch_size: samples of one optimizer step over all ranks and accumulated batches.
+        batch_tokens: if set, bounds the tokens of that step, padding included, instead of ``batch_size``.
+        nproc: ranks on this machine; ``None`` means one for each GPU, or on CPUs one for each core if the model and
+            the batch are large enough.
+        precision: ``auto`` means bf16 with fp32 master weights if the CPU or GPU supports it.
+
+    Raises:
+        InvalidOption: an option is out of range, or two exclude each other.
     """
 
     epochs: int = 3
@@ -82,18 +89,22 @@ class DDPOptions:
         faults.raise_if_any()
 
     def _check_ranges(self) -> None:
-        wrong = [
-            *(f"{name} must be at least 1, not {value}" for name, value in self._given(AT_LEAST_ONE) if value < 1),
-            *(f"{name} must be at least 0, not {value}" for name, value in self._given(AT_LEAST_ZERO) if value < 0),
-            *(f"{name} must be above 0, not {value}" for name, value in self._given(ABOVE_ZERO) if value <= 0),
+        faults = [
+            *(f"{name} must be at least 1, not {value}" for name, value in self._values(AT_LEAST_ONE) if value < 1),
+            *(f"{name} must be at least 0, not {value}" for name, value in self._values(AT_LEAST_ZERO) if value < 0),
+            *(f"{name} must be above 0, not {value}" for name, value in self._values(ABOVE_ZERO) if value <= 0),
+            *(
+                f"{name} must be in [0, 1), not {value}"
+                for name, value in self._values(FRACTIONS)
+                if not 0 <= value < 1
+            ),
         ]
-        wrong += [f"{name} must lie in [0, 1), not {one}" for name, one in self._given(FRACTIONS) if not 0 <= one < 1]
         if not 0 < self.layer_decay <= 1:
-            wrong.append(f"layer_decay must lie in (0, 1], not {self.layer_decay}")
-        _refuse(wrong)
+            faults.append(f"layer_decay must be in (0, 1], not {self.layer_decay}")
+        _raise_faults(faults)
 
     def _check_choices(self) -> None:
-        _refuse(
+        _raise_faults(
             f"{name} must be one of {', '.join(allowed)}, not '{getattr(self, name)}'"
             + did_you_mean(getattr(self, name), allowed)
             for name, allowed in CHOICES.items()
@@ -101,44 +112,48 @@ class DDPOptions:
         )
 
     def _check_machines(self) -> None:
-        wrong = []
+        faults = []
         if self.nnodes > 1:
-            wrong += [
-                f"{name} is missing: every node of nnodes={self.nnodes} needs the same one"
+            faults += [
+                f"{name} is missing: all nnodes={self.nnodes} nodes need the same value"
                 for name in ("rdzv_endpoint", "rdzv_id")
                 if not getattr(self, name)
             ]
-        parts = self.gradient_accumulation_steps * (self.nproc or 1) * self.nnodes
-        if self.batch_tokens is None and self.batch_size < parts:
-            wrong.append(
-                f"batch_size={self.batch_size} cannot be shared by {parts} "
+        microbatches = self.gradient_accumulation_steps * (self.nproc or 1) * self.nnodes
+        if self.batch_tokens is None and self.batch_size < microbatches:
+            faults.append(
+                f"batch_size={self.batch_size} cannot be divided into {microbatches} microbatches "
                 "(nproc x nnodes x gradient_accumulation_steps)"
             )
-        _refuse(wrong)
+        _raise_faults(faults)
 
     def _check_combinations(self) -> None:
-        averaged, adapted = self.local_sgd_steps > 1, self.method != "full"
-        compressed, mean = self.gradient_compression != "none", self.ema_decay is not None
-        together = {
-            "sharding=zero": {"local_sgd_steps": averaged, "gradient_compression": compressed, "method": adapted},
-            "sharding=fsdp": {"local_sgd_steps": averaged, "gradient_compression": compressed, "method": adapted}
-            | {"ema_decay": mean, "compile": self.compile},
-            "local_sgd_steps": {"ema_decay": mean, "gradient_compression": compressed}
-            | {"method=adalora": self.method == "adalora"},
+        local_sgd, has_adapters = self.local_sgd_steps > 1, self.method != "full"
+        is_compressed, has_ema = self.gradient_compression != "none", self.ema_decay is not None
+        sharded = {"local_sgd_steps": local_sgd, "gradient_compression": is_compressed, "method": has_adapters}
+        exclusive = {
+            "sharding=zero": sharded,
+            "sharding=fsdp": {**sharded, "ema_decay": has_ema, "compile": self.compile},
+            "local_sgd_steps": {
+                "ema_decay": has_ema,
+                "gradient_compression": is_compressed,
+                "method=adalora": self.method == "adalora",
+            },
         }
-        chosen = {f"sharding={self.sharding}", "local_sgd_steps" if averaged else ""}
-        _refuse(
-            f"{one} and {other} cannot be combined"
-            for one, others in together.items()
-            for other, given in others.items()
-            if one in chosen and given
+        chosen = {f"sharding={self.sharding}", "local_sgd_steps" if local_sgd else ""}
+        _raise_faults(
+            f"{option} and {other} cannot be combined"
+            for option, others in exclusive.items()
+            for other, is_set in others.items()
+            if option in chosen and is_set
         )
 
-    def _given(self, names: tuple[str, ...]) -> list[tuple[str, float]]:
+    def _values(self, names: tuple[str, ...]) -> list[tuple[str, float]]:
+        """Return the options that are not null, with their values."""
         return [(name, getattr(self, name)) for name in names if getattr(self, name) is not None]
 
 
-def _refuse(faults: Any) -> None:
-    found = [f"{HERE}.{fault}" for fault in faults]
-    if found:
-        raise InvalidOption("\n".join(found))
+def _raise_faults(faults: Iterable[str]) -> None:
+    message = "\n".join(f"{OPTION_PATH}.{fault}" for fault in faults)
+    if message:
+        raise InvalidOption(message)

@@ -1,4 +1,4 @@
-"""What each rank does: join the others, train, and say plainly why it could not."""
+"""The process of one rank: joins the process group, trains, and reports its errors."""
 
 from __future__ import annotations
 
@@ -11,30 +11,41 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.processes import die_with_parent
-from fastserve_torch_ddp.job import TrainingJob, own_device
+from fastserve_torch_ddp.job import TrainingJob, local_device
 from fastserve_torch_ddp.ops import precision
 from fastserve_torch_ddp.rendezvous.endpoint import bind_interface, find_endpoint
-from fastserve_torch_ddp.rendezvous.nodes import check_consistency, settings
+from fastserve_torch_ddp.rendezvous.nodes import check_consistency, collect_settings
 from fastserve_torch_ddp.trainer import Trainer
 
 ERROR_FILE = "fault.txt"
-"""A fault that another try would not mend; ranks that are restarted find it and end."""
+"""The message of an error that a restart would repeat; restarted ranks read it and end."""
 
 
 @record
-def work(job: TrainingJob) -> dict[str, Any]:
-    """A rank's whole life; returns the validation scores and the steps taken, or a fault and whose it is."""
+def run_rank(job: TrainingJob) -> dict[str, Any]:
+    """Train as one rank of the group.
+
+    Args:
+        job: the training job.
+
+    Returns:
+        Scores, steps and costs of the training; or the key ``error`` with the message of a ``UserError``, or
+        ``failed`` with that of a ``StageFailed`` before the group was restarted.
+
+    Raises:
+        StageFailed: the training failed.
+    """
     die_with_parent()
     precision.configure_process(job.options, job.threads)
-    several = job.options["nnodes"] > 1
-    if several:
+    is_multi_node = job.options["nnodes"] > 1
+    if is_multi_node:
         bind_interface(find_endpoint(job.options["rdzv_endpoint"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        if found := _faults(job):
-            return {"failed": found}
-        if several:
-            check_consistency(settings(job, str(precision.choose_precision(job.options, own_device()))))
+        if message := _read_earlier_error(job):
+            return {"failed": message}
+        if is_multi_node:
+            check_consistency(collect_settings(job, str(precision.choose_precision(job.options, local_device()))))
         trainer = Trainer(job)
         result = trainer.train()
     except UserError as error:
@@ -48,10 +59,10 @@ def work(job: TrainingJob) -> dict[str, Any]:
     return result
 
 
-def _faults(job: TrainingJob) -> str:
-    """What a rank of any machine met before the group was restarted."""
+def _read_earlier_error(job: TrainingJob) -> str:
+    """Return the message that a rank of any machine wrote before the group was restarted, or an empty string."""
     path = Path(job.folder, ERROR_FILE)
-    own = path.read_text(encoding="utf-8") if path.is_file() else ""
-    everyone: list[Any] = [""] * dist.get_world_size()
-    dist.all_gather_object(everyone, own)
-    return next((one for one in everyone if one), "")
+    message = path.read_text(encoding="utf-8") if path.is_file() else ""
+    messages: list[Any] = [""] * dist.get_world_size()
+    dist.all_gather_object(messages, message)
+    return next(filter(None, messages), "")

@@ -1,1 +1,1 @@
-"""What is kept of a training: looks at the validation split, checkpoints, the best weights."""
+"""The state of a training on disk: evaluation results, checkpoints, and the best weights."""

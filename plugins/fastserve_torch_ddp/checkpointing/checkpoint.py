@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors: written in the background, whole or not at all."""
+"""Checkpoints as safetensors files, written atomically and in the background."""
 
 from __future__ import annotations
 
@@ -16,83 +16,116 @@ from torch import Tensor
 
 MAX_CHECKPOINTS = 2
 BEST = "best.safetensors"
+METADATA_KEY = "about"
 
 
 class CheckpointWriter:
-    """Writes files of tensors in a thread of its own, one after another, while training goes on.
+    """Writes files of tensors, one after another, in a background thread.
 
-    The tensors are handed over: nobody may change them any more. A file that cannot be written (a full disk) is
-    warned of, and what was there before it stays.
+    The caller must not change the tensors after it passed them. If a file cannot be written, for example because the
+    disk is full, the writer warns and keeps the previous file.
+
+    Args:
+        folder: the folder of the files.
+        warn: receives warnings.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
         self.folder, self.warn = folder, warn
-        self.writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-        self.last: Future[None] | None = None
+        self.executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self.pending: Future[None] | None = None
 
-    def checkpoint(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
-        """Keep ``checkpoint-<step>.safetensors``; only the newest two stay."""
-        self._start(f"checkpoint-{progress['step']:08d}.safetensors", tensors, progress)
+    def write_checkpoint(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
+        """Write ``checkpoint-<step>.safetensors`` and delete all but the newest two.
 
-    def best(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Keep these as the best weights."""
-        self._start(BEST, tensors, about)
+        Args:
+            tensors: the tensors by name.
+            progress: the metadata, with the number of the ``step``.
+        """
+        self._submit(f"checkpoint-{progress['step']:08d}.safetensors", tensors, progress)
 
-    def _start(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    def write_best(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Write the best weights so far, with their metadata."""
+        self._submit(BEST, tensors, metadata)
+
+    def _submit(self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         self.wait()
-        here = {key: one.detach().cpu().contiguous() for key, one in tensors.items()}
-        self.last = self.writer.submit(self._write, self.folder / name, here, dict(about))
+        on_cpu = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        self.pending = self.executor.submit(self._write, self.folder / name, on_cpu, dict(metadata))
 
-    def _write(self, path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    def _write(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         try:
-            write(path, tensors, about)
+            write_tensors(path, tensors, metadata)
         except (OSError, SafetensorError) as error:
             path.with_suffix(".partial").unlink(missing_ok=True)
-            self.warn(f"{path.name} could not be written ({error}); training goes on, and the one before it is kept")
+            self.warn(f"{path.name} could not be written ({error}); training continues, and the previous file is kept")
             return
-        for old in checkpoints(self.folder)[MAX_CHECKPOINTS:]:
+        for old in list_checkpoints(self.folder)[MAX_CHECKPOINTS:]:
             old.unlink()
 
     def wait(self) -> None:
-        """Until everything that was given is on the disk."""
-        if self.last is not None:
-            self.last.result()
-            self.last = None
+        """Wait until the last file is on disk."""
+        if self.pending is not None:
+            self.pending.result()
+            self.pending = None
 
 
-def write(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """A safetensors file that appears whole."""
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write a safetensors file atomically.
+
+    Args:
+        path: the file.
+        tensors: the tensors by name.
+        metadata: JSON values.
+
+    Raises:
+        OSError: the file cannot be written.
+        SafetensorError: the tensors cannot be serialized.
+    """
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"about": json.dumps(about)})
+    save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(metadata)})
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """Newest first."""
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the newest first."""
     return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A file's tensors and what is written about them; raises ``SafetensorError`` or ``OSError``."""
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the tensors and the metadata of a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        SafetensorError: the file is damaged.
+    """
     with safe_open(path, framework="pt") as file:
-        about: dict[str, Any] = json.loads(file.metadata()["about"])
-        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 - not a mapping
+        metadata: dict[str, Any] = json.loads(file.metadata()[METADATA_KEY])
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - not a mapping
 
 
-def newest(folder: Path, warn: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint that can be read, and its progress; one that cannot is warned of."""
-    for path in checkpoints(folder):
+def read_newest(folder: Path, warn: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Read the newest checkpoint that is not damaged.
+
+    Args:
+        folder: the folder of the checkpoints.
+        warn: receives a warning for each damaged checkpoint.
+
+    Returns:
+        Tensors and metadata, or ``None`` if there is no readable checkpoint.
+    """
+    for path in list_checkpoints(folder):
         try:
-            return read(path)
+            return read_tensors(path)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            warn(f"the checkpoint {path.name} cannot be read ({error}); the one before it is used")
+            warn(f"the checkpoint {path.name} cannot be read ({error}); the previous one is used")
     return None
 
 
-def restore(model: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def copy_weights(model: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy named weights into a model's parameters and buffers."""
-    own = model.state_dict()
+    state = model.state_dict()
     for name, value in tensors.items():
-        own[name].copy_(value)
+        state[name].copy_(value)

@@ -1,4 +1,4 @@
-"""What is kept of a training: checkpoints to go on from, the best weights, and the draft made of them."""
+"""The files of a training: checkpoints to resume from, the best weights, and the draft made of them."""
 
 from __future__ import annotations
 
@@ -12,119 +12,134 @@ from torch import Tensor
 
 from fastserve_core.artifacts import copy_tokenizer
 from fastserve_core.tasks import Task
-from fastserve_torch_ddp.build import build, stored_formats
+from fastserve_torch_ddp.build import build_method, read_stored_dtypes
 from fastserve_torch_ddp.checkpointing import checkpoint
 from fastserve_torch_ddp.checkpointing.validation import TrainState
 from fastserve_torch_ddp.distributed import collectives
-from fastserve_torch_ddp.job import TrainingJob, own_device, writes
+from fastserve_torch_ddp.job import TrainingJob, is_local_main, local_device
 from fastserve_torch_ddp.optim.ema import ExponentialMovingAverage
 from fastserve_torch_ddp.peft_methods.adapters import FinetuningMethod
 from fastserve_torch_ddp.strategies.parallel import ParallelStrategy
 
-METHOD, LESSON, AVERAGES = "method.", "lesson.", "averages"
+METHOD_PREFIX, AUXILIARY_PREFIX, EMA_KEY = "method.", "auxiliary.", "ema"
 CPU = torch.device("cpu")
 
 
 class CheckpointManager:
-    """One machine's files of a training; every rank calls the same functions, and one of them writes.
+    """Saves and restores a training; every rank calls the same methods, and one rank of each machine writes.
 
-    What a checkpoint holds: weights and moments in fp32, averages, the method's and the lesson's own state, the step,
-    the best scores and how long they have stood. Random numbers and the order of the data follow from seed and step.
+    A checkpoint contains weights and moments in fp32, the moving average, the state of the fine-tuning method and of
+    the auxiliary loss, the step, and the state of early stopping. Random numbers and the order of the data follow
+    from the seed and the step.
+
+    Args:
+        job: the training job.
+        strategy: the parallel strategy with its optimizer.
+        method: the fine-tuning method.
+        ema: the moving average of the weights, or ``None``.
+        auxiliary_state: the tensors of the auxiliary loss, restored in place.
+        warn: receives warnings.
+
+    Attributes:
+        seconds: how long the methods have blocked the training loop.
     """
 
     def __init__(
         self,
         job: TrainingJob,
-        way: ParallelStrategy,
+        strategy: ParallelStrategy,
         method: FinetuningMethod,
-        averages: ExponentialMovingAverage | None,
-        lesson: Mapping[str, Tensor],
+        ema: ExponentialMovingAverage | None,
+        auxiliary_state: Mapping[str, Tensor],
         warn: Callable[[str], None],
     ) -> None:
-        self.job, self.way, self.method, self.averages, self.lesson, self.warn = (
-            job,
-            way,
-            method,
-            averages,
-            lesson,
-            warn,
-        )
+        self.job, self.strategy, self.method, self.ema = job, strategy, method, ema
+        self.auxiliary_state, self.warn = auxiliary_state, warn
         self.folder = Path(job.folder)
-        self.keeper = checkpoint.CheckpointWriter(self.folder, warn)
-        self.saved = time.monotonic()
+        self.writer = checkpoint.CheckpointWriter(self.folder, warn)
+        self.last_saved = time.monotonic()
         self.seconds = 0.0
-        """How long training was held up."""
 
     def resume(self) -> TrainState:
-        """Go on from the newest checkpoint that any machine has, which the others are sent; else from the start."""
-        found = checkpoint.newest(self.folder, self.warn) if writes() else None
-        source = collectives.argmax_rank(found[1]["step"] if found is not None else -1)
-        tensors, progress = collectives.broadcast_tensors(found, own_device(), source)
+        """Restore the newest checkpoint of any machine on every rank, and return its progress."""
+        newest = checkpoint.read_newest(self.folder, self.warn) if is_local_main() else None
+        source = collectives.argmax_rank(newest[1]["step"] if newest is not None else -1)
+        tensors, progress = collectives.broadcast_tensors(newest, local_device(), source)
         if tensors is None:
             return TrainState()
         self._send_best(source)
-        if self.averages is not None:
-            average = self.way.optimizer.flat.shard(tensors.pop(AVERAGES))
-            self.averages.load_state_dict({AVERAGES: average})
-        for name, own in self.lesson.items():
-            own.copy_(tensors.pop(LESSON + name)[collectives.ranks()[0]])
-        names = [name for name in tensors if name.startswith(METHOD)]
-        self.method.load_state_dict({name.removeprefix(METHOD): tensors.pop(name) for name in names})
-        self.way.optimizer.load(tensors)
+        if self.ema is not None:
+            average = self.strategy.optimizer.flat.shard(tensors.pop(EMA_KEY))
+            self.ema.load_state_dict({EMA_KEY: average})
+        for name, state in self.auxiliary_state.items():
+            state.copy_(tensors.pop(AUXILIARY_PREFIX + name)[collectives.get_rank()])
+        names = [name for name in tensors if name.startswith(METHOD_PREFIX)]
+        self.method.load_state_dict({name.removeprefix(METHOD_PREFIX): tensors.pop(name) for name in names})
+        self.strategy.optimizer.load_state_dict(tensors)
         return TrainState(**progress)
 
     def checkpoint_if_due(self, progress: TrainState) -> None:
-        """Ranks have to agree on the moment, as each holds a part of what is kept."""
-        due = time.monotonic() - self.saved >= self.job.options["checkpoint_every_s"]
-        if collectives.broadcast_flag(due):
+        """Save a checkpoint if the last one is older than ``checkpoint_every_s``.
+
+        Rank 0 decides for all ranks, because each holds a part of the state.
+        """
+        is_due = time.monotonic() - self.last_saved >= self.job.options["checkpoint_every_s"]
+        if collectives.broadcast_flag(is_due):
             self.checkpoint(progress)
 
     def checkpoint(self, progress: TrainState) -> None:
-        """Keep what is needed to go on from here; to be called on every rank."""
-        begun = time.monotonic()
-        tensors = self.way.optimizer.tensors()
-        tensors |= {METHOD + name: one.clone() for name, one in self.method.state_dict().items()}
-        tensors |= {LESSON + name: collectives.stack(one) for name, one in self.lesson.items()}
-        if self.averages is not None:
-            tensors[AVERAGES] = self.way.optimizer.flat.whole(self.averages.state_dict()[AVERAGES])
-        if writes():
-            self.keeper.checkpoint(tensors, vars(progress))
-        self.saved = time.monotonic()
-        self.seconds += self.saved - begun
+        """Save a checkpoint; every rank must call it."""
+        begin = time.monotonic()
+        tensors = self.strategy.optimizer.state_dict()
+        tensors |= {METHOD_PREFIX + name: value.clone() for name, value in self.method.state_dict().items()}
+        tensors |= {
+            AUXILIARY_PREFIX + name: collectives.all_gather_stacked(value)
+            for name, value in self.auxiliary_state.items()
+        }
+        if self.ema is not None:
+            tensors[EMA_KEY] = self.strategy.optimizer.flat.gather(self.ema.state_dict()[EMA_KEY])
+        if is_local_main():
+            self.writer.write_checkpoint(tensors, vars(progress))
+        self.last_saved = time.monotonic()
+        self.seconds += self.last_saved - begin
 
     def save_best(self, progress: TrainState) -> None:
-        """Keep the weights of this moment as the best so far."""
-        begun = time.monotonic()
-        weights = self.way.optimizer.weights()
-        if writes():
-            self.keeper.best(weights, vars(progress))
-        self.seconds += time.monotonic() - begun
+        """Save the current weights as the best so far; every rank must call it."""
+        begin = time.monotonic()
+        weights = self.strategy.optimizer.gather_weights()
+        if is_local_main():
+            self.writer.write_best(weights, vars(progress))
+        self.seconds += time.monotonic() - begin
 
     def _send_best(self, source: int) -> None:
-        """A machine that was away has no best weights, or older ones."""
+        """Send the best weights to all machines: one that was lost has none, or older ones."""
         path = self.folder / checkpoint.BEST
-        sends = collectives.ranks()[0] == source
-        best, about = collectives.broadcast_tensors(
-            checkpoint.read(path) if sends and path.is_file() else None, CPU, source
+        is_source = collectives.get_rank() == source
+        best, metadata = collectives.broadcast_tensors(
+            checkpoint.read_tensors(path) if is_source and path.is_file() else None, CPU, source
         )
-        if best is not None and writes() and not sends:
-            checkpoint.write(path, best, about)
+        if best is not None and is_local_main() and not is_source:
+            checkpoint.write_tensors(path, best, metadata)
 
     def write_draft(self, task: Task, total: int) -> None:
-        """The best weights as a Hugging Face folder, with the tokenizer the model came with.
+        """Write the best weights as a Hugging Face folder, with the tokenizer of the original model.
 
-        To be called when there is no process group any more: inside one, transformers saves on rank 0 only.
+        Call it after the process group is destroyed: inside one, transformers saves on rank 0 only.
+
+        Args:
+            task: the task, which builds the model.
+            total: the number of optimizer steps.
         """
-        self.keeper.wait()
-        if not writes():
+        self.writer.wait()
+        if not is_local_main():
             return
-        tensors, _ = checkpoint.read(self.folder / checkpoint.BEST)
-        method = build(self.job, task, CPU, total)
-        checkpoint.restore(method.model, tensors)
+        tensors, _ = checkpoint.read_tensors(self.folder / checkpoint.BEST)
+        method = build_method(self.job, task, CPU, total)
+        checkpoint.copy_weights(method.model, tensors)
         draft = self.folder / "draft"
         shutil.rmtree(draft, ignore_errors=True)
-        merged, formats = method.merge(), stored_formats(self.job, task)
-        for name, one in merged.named_parameters():
-            one.data = one.data.to(formats.get(name, one.dtype))
+        merged, dtypes = method.merge(), read_stored_dtypes(self.job, task)
+        for name, parameter in merged.named_parameters():
+            parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
         merged.save_pretrained(draft)  # type: ignore[operator]
         copy_tokenizer(Path(self.job.model), draft)

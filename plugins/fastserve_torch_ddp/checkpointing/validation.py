@@ -1,4 +1,4 @@
-"""Looking at the validation split: scores, and how long there was no gain."""
+"""Evaluation on the validation split, and the state of early stopping."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ from fastserve_torch_ddp.build import BatchCollator
 from fastserve_torch_ddp.distributed import collectives
 from fastserve_torch_ddp.ops.precision import Precision
 
-BATCH = 64
+BATCH_SIZE = 64
 
 
 @dataclass
 class TrainState:
-    """Where training stands; what a checkpoint holds besides tensors."""
+    """The progress of a training; the metadata of a checkpoint.
+
+    Attributes:
+        step: the number of steps taken.
+        best: the best value of the task's objective, or ``None`` before the first evaluation.
+        best_scores: the scores of that evaluation.
+        evals_without_improvement: the number of evaluations since then.
+    """
 
     step: int = 0
     best: float | None = None
@@ -29,7 +36,7 @@ class TrainState:
     evals_without_improvement: int = 0
 
     def update(self, objective: float, scores: dict[str, float]) -> bool:
-        """Note a look's outcome; true when it is the best so far."""
+        """Record the result of an evaluation, and return whether it is the best so far."""
         if self.best is not None and objective <= self.best:
             self.evals_without_improvement += 1
             return False
@@ -38,23 +45,37 @@ class TrainState:
 
 
 def evaluate(
-    model: nn.Module, task: Task, examples: Sequence[Encoded], feed: BatchCollator, numbers: Precision, targets: bool
+    model: nn.Module,
+    task: Task,
+    examples: Sequence[Encoded],
+    collate: BatchCollator,
+    precision: Precision,
+    targets: bool,
 ) -> dict[str, float]:
-    """The task's measures over the examples; each rank computes its share, and all get the whole.
+    """Score a model; each rank computes its share of the examples, and all ranks return the same scores.
 
-    ``targets``: the model is given its targets too, as one that computes outputs only where there are some needs.
+    Args:
+        model: the model, unwrapped.
+        task: the task, which computes evidence and scores.
+        examples: the examples of all ranks.
+        collate: the collator of batches.
+        precision: the types to compute in.
+        targets: whether the model receives the targets too, for models that compute outputs only at targets.
+
+    Returns:
+        The scores by name.
     """
     model.eval()
-    rank, world = collectives.ranks()
-    mine = [examples[place] for place in range(rank, len(examples), world)]
+    rank, world = collectives.get_rank(), collectives.get_world_size()
+    local = [examples[index] for index in range(rank, len(examples), world)]
     evidence: list[Any] = []
-    with torch.no_grad(), numbers.context(feed.device):
-        for places in length_batches(mine, BATCH):
-            rows = [mine[place] for place in places]
-            outputs = model(**feed(rows, targets))
-            arrays = {name: one.float().cpu().numpy() for name, one in outputs.items() if name.endswith("logits")}
-            evidence += task.evidence(arrays, rows)
+    with torch.no_grad(), precision.context(collate.device):
+        for indices in length_batches(local, BATCH_SIZE):
+            rows = [local[index] for index in indices]
+            outputs = model(**collate(rows, targets))
+            logits = {name: value.float().cpu().numpy() for name, value in outputs.items() if name.endswith("logits")}
+            evidence += task.evidence(logits, rows)
     model.train()
-    shares: list[list[Any]] = [[] for _ in range(world)]
-    dist.all_gather_object(shares, evidence)
-    return task.score([one for part in shares for one in part])
+    gathered: list[list[Any]] = [[] for _ in range(world)]
+    dist.all_gather_object(gathered, evidence)
+    return task.score([item for rank_evidence in gathered for item in rank_evidence])

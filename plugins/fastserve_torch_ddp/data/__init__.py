@@ -1,1 +1,1 @@
-"""The training rows: made into tokens once, and cut into batches."""
+"""The training rows: tokenized once, and cut into batches."""

@@ -1,4 +1,4 @@
-"""Flat files of numbers, each as narrow as its numbers allow, read through memory maps."""
+"""Flat files of numbers in the narrowest type that holds them, read through memory maps."""
 
 from __future__ import annotations
 
@@ -13,71 +13,97 @@ from fastserve_core.errors import wrap_write_errors
 
 Array = np.ndarray[Any, Any]
 
-BLOCK = 1_000_000
-"""Numbers that are copied at once when a file turns out too narrow."""
-INTEGER = tuple(np.dtype(name) for name in ("<u1", "<i1", "<u2", "<i2", "<i4", "<i8"))
+COPY_ELEMENTS = 1_000_000
+"""Numbers that are copied at once when a file is rewritten in a wider type."""
+INTEGERS = tuple(np.dtype(name) for name in ("<u1", "<i1", "<u2", "<i2", "<i4", "<i8"))
 OFFSET, FLOAT = np.dtype("<i8"), np.dtype("<f8")
 
 
 class ColumnWriter:
-    """Numbers that are appended to one file; while all are the same, as in most masks, there is none.
+    """Appends numbers to one file; while all are equal, as in most masks, there is no file.
 
-    A number that the file's type cannot hold has the file written anew in a wider one. Raises ``StoreError``
-    when the disk is full.
+    If a number does not fit the file's type, the file is rewritten in a wider one.
+
+    Args:
+        path: the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self.count = path, 0
-        self.low: Any = 0
-        self.high: Any = 0
-        self.real = False
-        self.type: np.dtype[Any] | None = None
+        self.minimum: Any = 0
+        self.maximum: Any = 0
+        self.is_float = False
+        self.dtype: np.dtype[Any] | None = None
 
-    def add(self, numbers: Array) -> None:
-        if not len(numbers):
+    def add(self, values: Array) -> None:
+        """Append numbers.
+
+        Args:
+            values: of shape (n,).
+
+        Raises:
+            StoreError: the disk is full.
+        """
+        if not len(values):
             return
-        before, same = self.count, self.low
-        self.count += len(numbers)
-        self.low = min(numbers.min(), self.low) if before else numbers.min()
-        self.high = max(numbers.max(), self.high) if before else numbers.max()
-        self.real |= numbers.dtype.kind == "f"
-        if self.type is None and self.low == self.high:
+        previous_count, constant = self.count, self.minimum
+        self.count += len(values)
+        self.minimum = min(values.min(), self.minimum) if previous_count else values.min()
+        self.maximum = max(values.max(), self.maximum) if previous_count else values.max()
+        self.is_float |= values.dtype.kind == "f"
+        if self.dtype is None and self.minimum == self.maximum:
             return
         with wrap_write_errors(self.path.name, self.path.parent):
-            self._widen(self._wanted(), before, same)
+            self._widen(self._narrowest_dtype(), previous_count, constant)
             with self.path.open("ab") as file:
-                file.write(numbers.astype(self.type).data)
+                file.write(values.astype(self.dtype).data)
 
-    def record(self) -> dict[str, Any]:
-        """What ``mapped`` needs to find the numbers, as a JSON object."""
-        value = np.asarray(self.low).item() if self.type is None else None
-        return {"count": self.count, "type": None if self.type is None else self.type.str, "value": value}
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON record that ``map_column`` needs to read the numbers."""
+        value = np.asarray(self.minimum).item() if self.dtype is None else None
+        return {"count": self.count, "type": None if self.dtype is None else self.dtype.str, "value": value}
 
-    def _wanted(self) -> np.dtype[Any]:
-        if self.real:
+    def _narrowest_dtype(self) -> np.dtype[Any]:
+        if self.is_float:
             return FLOAT
-        return next(one for one in INTEGER if np.iinfo(one).min <= self.low and self.high <= np.iinfo(one).max)
+        return next(
+            dtype for dtype in INTEGERS if np.iinfo(dtype).min <= self.minimum and self.maximum <= np.iinfo(dtype).max
+        )
 
-    def _widen(self, wanted: np.dtype[Any], count: int, same: Any) -> None:
-        """Write the ``count`` numbers so far anew; where there was no file yet, all of them were ``same``."""
-        if wanted is self.type:
+    def _widen(self, dtype: np.dtype[Any], count: int, constant: Any) -> None:
+        """Rewrite the first ``count`` numbers; if there is no file yet, all of them equal ``constant``."""
+        if dtype is self.dtype:
             return
-        old = np.broadcast_to(np.asarray(same), count) if self.type is None else np.memmap(self.path, self.type, "r")
+        if self.dtype is None:
+            old = np.broadcast_to(np.asarray(constant), count)
+        else:
+            old = np.memmap(self.path, self.dtype, "r")
         wider = self.path.with_name(f"{self.path.name}-wider")
         with wider.open("wb") as file:
-            for begin in range(0, count, BLOCK):
-                file.write(old[begin : begin + BLOCK].astype(wanted).data)
+            for begin in range(0, count, COPY_ELEMENTS):
+                file.write(old[begin : begin + COPY_ELEMENTS].astype(dtype).data)
         wider.replace(self.path)
-        self.type = wanted
+        self.dtype = dtype
 
 
-def flat(rows: Sequence[Sequence[Any]]) -> Array:
-    """The numbers of all rows in one array."""
+def concatenate(rows: Sequence[Sequence[Any]]) -> Array:
+    """Return the numbers of all rows in one array."""
     return np.asarray(list(chain.from_iterable(rows)))
 
 
 def write_offsets(path: Path, lengths: Sequence[int]) -> dict[str, Any]:
-    """Where each row begins, and where the last one ends; returns the record for ``mapped``."""
+    """Write the offset of each row and the end of the last one.
+
+    Args:
+        path: the file.
+        lengths: the length of each row.
+
+    Returns:
+        The record for ``map_column``.
+
+    Raises:
+        StoreError: the disk is full.
+    """
     offsets = np.zeros(len(lengths) + 1, dtype=OFFSET)
     np.cumsum(np.asarray(lengths, dtype=OFFSET), out=offsets[1:])
     with wrap_write_errors(path.name, path.parent):
@@ -85,9 +111,17 @@ def write_offsets(path: Path, lengths: Sequence[int]) -> dict[str, Any]:
     return {"count": len(offsets), "type": OFFSET.str, "value": None}
 
 
-def mapped(path: Path, record: Mapping[str, Any]) -> Array:
-    """The numbers of a file, read-only; where all are the same, one number that is seen at every place."""
+def map_column(path: Path, record: Mapping[str, Any]) -> Array:
+    """Map the numbers of a file into memory, read-only.
+
+    Args:
+        path: the file, which does not exist if all numbers are equal.
+        record: the record of ``ColumnWriter.describe`` or ``write_offsets``.
+
+    Returns:
+        An array of shape (count,).
+    """
     if record["type"] is None:
         return np.broadcast_to(np.asarray(record["value"]), record["count"])
-    # a plain view: with numpy's own class for maps, every slice costs several times more
+    # a plain array: slices of numpy's memmap class take several times longer
     return np.asarray(np.memmap(path, record["type"], "r", shape=(record["count"],)))

@@ -1,4 +1,4 @@
-"""A split's token ids: made once, kept in the store by what decides them, read from the disk row by row."""
+"""The token ids of a split: computed once, cached in the store by their inputs, and read row by row from disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastserve_core.data import Dataset, Rows
 from fastserve_core.errors import StageFailed
 from fastserve_core.events import Event, Progress, WarningRaised
 from fastserve_core.tasks import Encoded, Row, Task
-from fastserve_torch_ddp.data.columns import Array, ColumnWriter, flat, mapped, write_offsets
+from fastserve_torch_ddp.data.columns import Array, ColumnWriter, concatenate, map_column, write_offsets
 
 FORMAT = 1
 RECORD, OFFSETS, TARGET, TARGET_OFFSETS = "tokens.json", "offsets", "target", "target-offsets"
@@ -27,27 +27,41 @@ PROGRESS_SECONDS = 0.25
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".codes", ".bpe", ".tiktoken")
 NOT_TOKENIZER = ("config.json", "generation_config.json", "fastserve.json", "model.safetensors.index.json")
 CONFIG_FIELDS = ("model_type", "vocab_size", "max_position_embeddings", "n_positions", "pad_token_id")
-"""What a task may look up in the model's config when it encodes; its weights do not matter."""
+"""Fields of the model's config that a task may read when it encodes; its weights do not matter."""
 
 
 def tokenize(
-    task: Task, model: Path, data: Dataset, split: str, tell: Callable[[Event], None] = lambda _: None
+    task: Task, model: Path, data: Dataset, split: str, emit: Callable[[Event], None] = lambda _: None
 ) -> Path:
-    """The folder of a split's tokens for ``TokenDataset``, in the store that holds the data; made where it is missing.
+    """Tokenize a split, unless the store has its tokens already.
 
-    Of several processes one works and the others wait. Raises what the encoder raises, and ``StoreError``.
+    If several processes call this function, one tokenizes and the others wait.
+
+    Args:
+        task: the task, which provides the encoder.
+        model: the model's folder, with the tokenizer.
+        data: the dataset; its store receives the tokens.
+        split: the name of the split.
+        emit: receives progress and warnings.
+
+    Returns:
+        The folder for ``TokenDataset``.
+
+    Raises:
+        StageFailed: the task returned targets for some rows only.
+        StoreError: the disk is full.
     """
     store = Store(data.folder.parents[1])  # the data is a result of the same store
-    with store.claim(result_id("tokens", split, stable_hash(_key(task, model, data, split)))) as claim:
+    with store.claim(result_id("tokens", split, stable_hash(_cache_key(task, model, data, split)))) as claim:
         if claim.published and not _is_complete(claim.final):
-            tell(WarningRaised(f"{claim.final} is damaged: the {split} split is tokenized again"))
+            emit(WarningRaised(f"{claim.final} is damaged: the {split} split is tokenized again"))
             shutil.rmtree(claim.final)
         if not claim.published:
             folder = claim.partial / "tokens"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            writer = _Writer(folder)
-            for encoded in _encoded(task, model, data.rows(split), split, tell):
+            writer = _TokenWriter(folder)
+            for encoded in _encode(task, model, data.rows(split), split, emit):
                 writer.add(encoded)
             writer.finish()
             claim.publish(folder)
@@ -55,44 +69,50 @@ def tokenize(
 
 
 class TokenDataset(Sequence[Encoded]):
-    """The encoded rows of a folder that ``tokenize`` made; a slice is a list.
+    """The encoded rows in a folder that ``tokenize`` wrote; a slice is a list.
 
-    ``inputs`` and a target of several numbers are read-only views of the mapped files, of the narrowest type
-    that holds the numbers: cast them before you compute with them. A target of one number is a Python number.
-    There is no ``memo``. ``lengths`` holds the tokens of every row. Several processes share one folder's pages.
+    ``inputs`` and targets of several numbers are read-only views of the mapped files, of the narrowest type that
+    holds the numbers: cast them before computing with them. A target of one number is a Python number. ``memo`` is
+    not stored. Several processes share the pages of one folder.
+
+    Args:
+        folder: the folder.
+
+    Attributes:
+        lengths: the number of tokens of each row, of shape (rows,).
     """
 
     def __init__(self, folder: Path) -> None:
         record = read_json(folder / RECORD)
         self.folder, self._count = folder, int(record["rows"])
-        self._offsets = mapped(folder / OFFSETS, record["offsets"])
+        self._offsets = map_column(folder / OFFSETS, record["offsets"])
         self.lengths: Array = np.diff(self._offsets)
         self._inputs: dict[str, Any] = {
-            name: mapped(folder / _of_input(name), one) for name, one in record["inputs"].items()
+            name: map_column(folder / _input_file(name), column) for name, column in record["inputs"].items()
         }
-        self._target = mapped(folder / TARGET, record["target"]) if record["target"] else None
+        self._target = map_column(folder / TARGET, record["target"]) if record["target"] else None
         ragged = record["target_offsets"]
-        self._target_offsets = mapped(folder / TARGET_OFFSETS, ragged) if ragged else None
+        self._target_offsets = map_column(folder / TARGET_OFFSETS, ragged) if ragged else None
 
     def __len__(self) -> int:
         return self._count
 
     @overload
-    def __getitem__(self, place: int) -> Encoded: ...
+    def __getitem__(self, index: int) -> Encoded: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Encoded]: ...
-    def __getitem__(self, place: int | slice) -> Encoded | list[Encoded]:
-        found = range(self._count)[place]
-        return [self._row(number) for number in found] if isinstance(found, range) else self._row(found)
+    def __getitem__(self, index: slice) -> list[Encoded]: ...
+    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
+        numbers = range(self._count)[index]
+        return [self._row(number) for number in numbers] if isinstance(numbers, range) else self._row(numbers)
 
     def __reduce__(self) -> tuple[type[TokenDataset], tuple[Path]]:
         return TokenDataset, (self.folder,)
 
     def _row(self, number: int) -> Encoded:
         begin, end = self._offsets[number], self._offsets[number + 1]
-        return Encoded({name: one[begin:end] for name, one in self._inputs.items()}, self._target_of(number))
+        return Encoded({name: values[begin:end] for name, values in self._inputs.items()}, self._row_target(number))
 
-    def _target_of(self, number: int) -> Any:
+    def _row_target(self, number: int) -> Any:
         if self._target is None:
             return None
         if self._target_offsets is None:
@@ -100,8 +120,8 @@ class TokenDataset(Sequence[Encoded]):
         return self._target[self._target_offsets[number] : self._target_offsets[number + 1]]
 
 
-def _key(task: Task, model: Path, data: Dataset, split: str) -> dict[str, Any]:
-    """Everything that decides the tokens."""
+def _cache_key(task: Task, model: Path, data: Dataset, split: str) -> dict[str, Any]:
+    """Return all inputs that determine the tokens."""
     files = (path for path in model.iterdir() if path.suffix in TOKENIZER_SUFFIXES and path.name not in NOT_TOKENIZER)
     config = read_json(model / "config.json")
     return {
@@ -114,7 +134,7 @@ def _key(task: Task, model: Path, data: Dataset, split: str) -> dict[str, Any]:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether every file has the size that it was published with."""
+    """Return whether every file has the size that it was published with."""
     try:
         sizes = read_json(folder / RECORD)["sizes"]
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
@@ -122,17 +142,17 @@ def _is_complete(folder: Path) -> bool:
         return False
 
 
-def _encoded(
-    task: Task, model: Path, rows: Rows, split: str, tell: Callable[[Event], None]
+def _encode(
+    task: Task, model: Path, rows: Rows, split: str, emit: Callable[[Event], None]
 ) -> Iterator[Sequence[Encoded]]:
-    """The rows in encoded chunks; progress is told only where it takes a while."""
-    encode, done, told = task.encoder(model), 0, time.monotonic()
+    """Yield the rows in encoded chunks; progress is emitted only if it takes longer than ``PROGRESS_SECONDS``."""
+    encode, encoded_rows, emitted = task.encoder(model), 0, time.monotonic()
     for chunk in _chunks(rows):
         yield encode(chunk)
-        done += len(chunk)
-        if time.monotonic() - told > PROGRESS_SECONDS:
-            told = time.monotonic()
-            tell(Progress(f"tokenizing {split}", done, len(rows)))
+        encoded_rows += len(chunk)
+        if time.monotonic() - emitted > PROGRESS_SECONDS:
+            emitted = time.monotonic()
+            emit(Progress(f"tokenizing {split}", encoded_rows, len(rows)))
 
 
 def _chunks(rows: Rows) -> Iterator[list[Row]]:
@@ -146,44 +166,44 @@ def _chunks(rows: Rows) -> Iterator[list[Row]]:
         yield rows[begin:]
 
 
-class _Writer:
-    """Appends encoded rows to one file an input, and says in a record how to read them."""
+class _TokenWriter:
+    """Appends encoded rows to one file for each input, and writes a record of the files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.lengths, self.target_lengths = array("q"), array("q")
         self.inputs: dict[str, ColumnWriter] = {}
         self.target = ColumnWriter(folder / TARGET)
-        self.without = 0
+        self.missing_targets = 0
 
     def add(self, encoded: Sequence[Encoded]) -> None:
         self.lengths.extend(map(len, encoded))
         for name in encoded[0].inputs:
-            column = self.inputs.setdefault(name, ColumnWriter(self.folder / _of_input(name)))
-            column.add(flat([one.inputs[name] for one in encoded]))
-        targets = [one.target for one in encoded if one.target is not None]
-        self.without += len(encoded) - len(targets)
+            column = self.inputs.setdefault(name, ColumnWriter(self.folder / _input_file(name)))
+            column.add(concatenate([row.inputs[name] for row in encoded]))
+        targets = [row.target for row in encoded if row.target is not None]
+        self.missing_targets += len(encoded) - len(targets)
         if targets and np.ndim(targets[0]):
             self.target_lengths.extend(map(len, targets))
-            self.target.add(flat(targets))
+            self.target.add(concatenate(targets))
         else:
             self.target.add(np.asarray(targets))
 
     def finish(self) -> None:
         rows, folder = len(self.lengths), self.folder
-        if 0 < self.without < rows:
-            raise StageFailed(f"the task gave {self.without} of {rows} rows no target, and the others one")
-        ragged = len(self.target_lengths) > 0
+        if 0 < self.missing_targets < rows:
+            raise StageFailed(f"the task returned no target for {self.missing_targets} of {rows} rows: all need one")
+        is_ragged = len(self.target_lengths) > 0
         record = {
             "rows": rows,
-            "inputs": {name: column.record() for name, column in self.inputs.items()},
-            "target": None if self.without == rows else self.target.record(),
+            "inputs": {name: column.describe() for name, column in self.inputs.items()},
+            "target": None if self.missing_targets == rows else self.target.describe(),
             "offsets": write_offsets(folder / OFFSETS, self.lengths),
-            "target_offsets": write_offsets(folder / TARGET_OFFSETS, self.target_lengths) if ragged else None,
+            "target_offsets": write_offsets(folder / TARGET_OFFSETS, self.target_lengths) if is_ragged else None,
         }
         sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
         write_json(folder / RECORD, record | {"sizes": sizes})
 
 
-def _of_input(name: str) -> str:
+def _input_file(name: str) -> str:
     return f"input-{name}"

@@ -1,1 +1,1 @@
-"""How the model computes: number formats, and what a CPU does in another way."""
+"""Number formats of a training, and faster CPU implementations of attention and dropout."""

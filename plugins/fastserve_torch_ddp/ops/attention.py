@@ -1,4 +1,4 @@
-"""Attention with its own backward pass: a third of the passes over memory that autograd's would make on a CPU.
+"""Attention with an explicit backward pass, which makes a third of autograd's passes over memory on a CPU.
 
 Scaled dot-product attention (Vaswani et al. 2017) as transformers' eager implementation computes it, in bf16
 with the softmax in fp32, which is both exact and several times faster than a softmax in bf16.
@@ -13,18 +13,19 @@ from torch import Tensor, nn
 
 from fastserve_torch_ddp.ops.dropout import DropoutMaskPool
 
-NAME = "fastserve"
+ATTENTION_NAME = "fastserve"
+"""The name under which transformers finds the implementation."""
 
 
 class _Attention(torch.autograd.Function):
-    """q, k, v of shape (batch, heads, tokens, width); the mask is added to the scores."""
+    """Attention of q, k, v of shape (batch, heads, tokens, width); the mask is added to the scores."""
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, factors: Tensor | None
     ) -> Tensor:
         batch, heads, tokens = query.shape[:3]
-        q, k, v = (one.reshape(batch * heads, one.shape[2], one.shape[3]) for one in (query, key, value))
+        q, k, v = (tensor.reshape(batch * heads, *tensor.shape[2:]) for tensor in (query, key, value))
         scores = torch.bmm(q, k.transpose(1, 2)).float().view(batch, heads, tokens, -1).mul_(scale)
         if mask is not None:
             scores.add_(mask)
@@ -40,20 +41,20 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, weights, dropped, factors = ctx.saved_tensors
         batch, heads = ctx.shape[:2]
-        out = gradients[0].reshape(q.shape[0], q.shape[1], -1)
-        for_value = torch.bmm(dropped.transpose(1, 2), out)
-        for_weights = torch.bmm(out, v.transpose(1, 2))
+        grad_out = gradients[0].reshape(q.shape[0], q.shape[1], -1)
+        grad_value = torch.bmm(dropped.transpose(1, 2), grad_out)
+        grad_weights = torch.bmm(grad_out, v.transpose(1, 2))
         if factors is not None:
-            for_weights.mul_(factors.view_as(for_weights))
-        for_scores = torch._softmax_backward_data(for_weights.float(), weights, -1, torch.float32)
-        for_scores = for_scores.mul_(ctx.scale).to(q.dtype)
-        for_query, for_key = torch.bmm(for_scores, k), torch.bmm(for_scores.transpose(1, 2), q)
-        shaped = (one.view(batch, heads, one.shape[1], one.shape[2]) for one in (for_query, for_key, for_value))
-        return (*shaped, None, None, None)
+            grad_weights.mul_(factors.view_as(grad_weights))
+        grad_scores = torch._softmax_backward_data(grad_weights.float(), weights, -1, torch.float32)
+        grad_scores = grad_scores.mul_(ctx.scale).to(q.dtype)
+        grad_query, grad_key = torch.bmm(grad_scores, k), torch.bmm(grad_scores.transpose(1, 2), q)
+        inputs = (gradient.view(batch, heads, *gradient.shape[1:]) for gradient in (grad_query, grad_key, grad_value))
+        return (*inputs, None, None, None)
 
 
-def attention(masks: DropoutMaskPool) -> Any:
-    """The function that transformers calls for each layer."""
+def make_attention(masks: DropoutMaskPool) -> Any:
+    """Return the attention function that transformers calls for each layer, with dropout masks from the pool."""
 
     def attend(
         module: nn.Module,
@@ -79,14 +80,22 @@ def attention(masks: DropoutMaskPool) -> Any:
 
 
 def use_attention(model: nn.Module, masks: DropoutMaskPool) -> bool:
-    """Have the model's layers call it; false where the model's class knows no exchangeable attention."""
+    """Register this attention and switch the model to it.
+
+    Args:
+        model: a transformers model, changed in place.
+        masks: the pool of the dropout masks.
+
+    Returns:
+        Whether the model's class supports exchangeable attention.
+    """
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-    AttentionInterface.register(NAME, attention(masks))
-    AttentionMaskInterface.register(NAME, eager_mask)
+    AttentionInterface.register(ATTENTION_NAME, make_attention(masks))
+    AttentionMaskInterface.register(ATTENTION_NAME, eager_mask)
     try:
-        model.set_attn_implementation(NAME)  # type: ignore[operator]
+        model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
     except (ValueError, AttributeError):
         return False
     return True

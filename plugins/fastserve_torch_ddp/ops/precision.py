@@ -1,4 +1,4 @@
-"""Which number formats a training computes in, and what a CPU computes in another way."""
+"""The number formats that a training computes in, and the settings of its process."""
 
 from __future__ import annotations
 
@@ -16,20 +16,39 @@ from fastserve_torch_ddp.ops.dropout import DropoutMaskPool, use_pooled_dropout
 
 @dataclass(frozen=True)
 class Precision:
-    """``low`` is the type of the weights that are computed with (their masters are fp32); ``autocast`` that of
-    products where the weights stay in fp32."""
+    """The types of weights and matrix products.
 
-    low: torch.dtype
-    autocast: torch.dtype | None
+    Attributes:
+        weight_dtype: the type of the weights that the model computes with; their masters are fp32.
+        autocast_dtype: the type of autocast products if the weights stay in fp32, else ``None``.
+    """
+
+    weight_dtype: torch.dtype
+    autocast_dtype: torch.dtype | None
+
+    @property
+    def matmul_dtype(self) -> torch.dtype:
+        """The type of matrix products."""
+        return self.autocast_dtype or self.weight_dtype
 
     def context(self, device: torch.device) -> AbstractContextManager[Any]:
-        return torch.autocast(device.type, self.autocast) if self.autocast is not None else nullcontext()
+        """Return the autocast context of a forward pass, or a null context."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(device.type, self.autocast_dtype)
 
 
 def choose_precision(options: Mapping[str, Any], device: torch.device) -> Precision:
-    """On a CPU bf16 weights spare the copies that autocast makes; adapters and GPUs keep fp32 weights."""
-    wanted = options["precision"]
-    if wanted == "fp32" or (wanted == "auto" and not has_bf16(device)):
+    """Choose the types for the option ``precision``.
+
+    On a CPU bf16 weights avoid the copies that autocast makes; adapters and GPUs keep fp32 weights.
+
+    Args:
+        options: the trainer's options.
+        device: the device of this rank.
+    """
+    requested = options["precision"]
+    if requested == "fp32" or (requested == "auto" and not has_bf16(device)):
         return Precision(torch.float32, None)
     if device.type == "cpu" and options["method"] == "full" and options["sharding"] != "fsdp":
         return Precision(torch.bfloat16, None)
@@ -37,30 +56,37 @@ def choose_precision(options: Mapping[str, Any], device: torch.device) -> Precis
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether bf16 products are done by the hardware, rather than emulated."""
+    """Return whether the hardware computes bf16 products, rather than emulating them."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     check = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(check())
 
 
-def cast_frozen(model: nn.Module, numbers: Precision) -> None:
-    """Weights that are not trained need no fp32: cast them once, rather than at every step."""
-    wanted = numbers.autocast or numbers.low
-    for one in model.parameters():
-        if not one.requires_grad and one.dtype == torch.float32:
-            one.data = one.data.to(wanted)
+def cast_frozen(model: nn.Module, precision: Precision) -> None:
+    """Cast the frozen fp32 weights to the type of the products once, rather than at every step."""
+    for parameter in model.parameters():
+        if not parameter.requires_grad and parameter.dtype == torch.float32:
+            parameter.data = parameter.data.to(precision.matmul_dtype)
 
 
 def configure_process(options: Mapping[str, Any], threads: int) -> None:
-    """The threads that this process may use, and whether it has to be deterministic."""
+    """Set the number of threads of this process, and deterministic algorithms if the options ask for them."""
     torch.set_num_threads(threads)
     if options["deterministic"]:
         torch.use_deterministic_algorithms(True)
 
 
 def apply_cpu_optimizations(model: nn.Module, seed: int, device: torch.device) -> None:
-    """On a CPU: cheaper dropout and attention, with the same distribution and the same results."""
+    """Replace dropout and attention by faster implementations if the device is a CPU.
+
+    Attention computes the same results; dropout has the same distribution.
+
+    Args:
+        model: the model, changed in place.
+        seed: the seed of the dropout masks.
+        device: the device of the model.
+    """
     if device.type == "cpu":
         masks = DropoutMaskPool(seed)
         use_pooled_dropout(model, masks)

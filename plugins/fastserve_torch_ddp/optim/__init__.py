@@ -1,1 +1,1 @@
-"""What an optimizer step is made of: the loss, the learning rate, and how weights move."""
+"""The optimizer, its parameter groups and schedules, the losses, and the moving average of the weights."""

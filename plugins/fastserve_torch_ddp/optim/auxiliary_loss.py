@@ -1,4 +1,4 @@
-"""What a training learns from besides the labels: a loss that another package brings."""
+"""The auxiliary loss: a loss from another package in addition to, or in place of, that of the labels."""
 
 from __future__ import annotations
 
@@ -17,27 +17,53 @@ from fastserve_torch_ddp.optim.losses import Loss
 
 
 class AuxiliaryLossFunction(Protocol):
-    """A provider's loss, of one rank."""
+    """The loss that a provider creates on each rank."""
 
     asks: Mapping[str, Any]
-    """What the model is called with besides its inputs: ``output_hidden_states`` and the like."""
+    """Keyword arguments of the model's call besides its inputs, such as ``output_hidden_states``."""
 
     state: Mapping[str, Tensor]
-    """What a resumed training needs of it besides the model's weights: floating tensors that it changes in place, on
-    each rank for itself, and that are averaged before the validation split is looked at. It may be left out."""
+    """Floating-point tensors that a resumed training needs besides the model's weights. The loss changes them in
+    place, on each rank separately; they are averaged before each evaluation. The attribute is optional."""
 
     def __call__(self, inputs: Mapping[str, Tensor], outputs: Any, counted: Tensor, hard: Tensor) -> Tensor:
-        """The loss in place of ``hard``, the labels' own; both are sums over the logits' places that count."""
+        """Compute the loss that replaces the labels' own.
+
+        Args:
+            inputs: the model's inputs.
+            outputs: the model's outputs.
+            counted: whether each position of the logits counts, of the labels' shape.
+            hard: the labels' loss, summed over the counted positions.
+
+        Returns:
+            The loss, summed over the counted positions.
+        """
 
 
 def load_auxiliary_loss(
-    job: TrainingJob, labels: Loss | None, model: nn.Module, numbers: Precision, device: torch.device
+    job: TrainingJob, labels: Loss | None, model: nn.Module, precision: Precision, device: torch.device
 ) -> AuxiliaryLossFunction | None:
-    """The lesson's loss, made beside the model that learns; ``None`` where there is none."""
+    """Create the auxiliary loss that the job requests.
+
+    Args:
+        job: the training job.
+        labels: the labels' loss.
+        model: the model to train, before it is wrapped.
+        precision: the types to compute in.
+        device: the device of this rank.
+
+    Returns:
+        The loss, or ``None`` if the job requests none.
+
+    Raises:
+        InvalidOption: the task has no labels' loss.
+    """
     if job.lesson is None:
         return None
     if labels is None:
-        raise InvalidOption("a lesson needs a task whose loss is the labels' cross-entropy, which pretraining is not")
-    kind = load_entry_point(LOSS_GROUP, job.lesson["loss"])
-    made: AuxiliaryLossFunction = kind(job.lesson["options"], model, numbers.autocast or numbers.low, device)
-    return made
+        raise InvalidOption(
+            "an auxiliary loss needs a task whose loss is the labels' cross-entropy, which pretraining is not"
+        )
+    provider = load_entry_point(LOSS_GROUP, job.lesson["loss"])
+    loss: AuxiliaryLossFunction = provider(job.lesson["options"], model, precision.matmul_dtype, device)
+    return loss

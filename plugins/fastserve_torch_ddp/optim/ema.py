@@ -12,25 +12,33 @@ from torch import Tensor
 class ExponentialMovingAverage:
     """Averages of named tensors (Polyak & Juditsky 1992), often better than the weights of the last step.
 
-    ``live`` are the tensors that the optimizer changes in place: trainable parameters, or the fp32 weights that
-    low-precision parameters are copied from. The decay grows from 0.1 as (1 + step) / (10 + step) up to the
-    given one, so that the weights of the start do not linger.
+    The decay grows from 0.1 as (1 + step) / (10 + step) up to the given maximum, so that the initial weights lose
+    their influence early. ``torch.optim.swa_utils`` averages whole modules and copies the first weights instead.
+
+    Args:
+        live: the tensors that the optimizer changes in place: trainable parameters, or the fp32 master weights that
+            low-precision parameters are copied from.
+        decay: the maximum decay, in [0, 1).
     """
 
     def __init__(self, live: Mapping[str, Tensor], decay: float) -> None:
         self.decay = decay
-        self._live = {name: one.detach() for name, one in live.items()}
-        self._kept = {name: one.clone() for name, one in self._live.items()}
+        self._live = {name: tensor.detach() for name, tensor in live.items()}
+        self._averages = {name: tensor.clone() for name, tensor in self._live.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after a step; steps count from 0."""
+        """Include the current weights in the averages.
+
+        Args:
+            step: the number of the optimizer step just taken, from 0.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self._kept.values()), list(self._live.values()), 1 - decay)
+        torch._foreach_lerp_(list(self._averages.values()), list(self._live.values()), 1 - decay)
 
     @contextmanager
     def swap_in(self) -> Iterator[None]:
-        """The live tensors hold the averages in the block: for evaluation and saving, not for a step."""
+        """Exchange the live tensors and the averages in the block: for evaluation and saving, not for a step."""
         self._swap()
         try:
             yield
@@ -38,20 +46,24 @@ class ExponentialMovingAverage:
             self._swap()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages by name; the tensors themselves, not copies."""
-        return dict(self._kept)
+        """Return the averages by name, without copying them."""
+        return dict(self._averages)
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Copy averages in; raises ``KeyError`` for a tensor that has none."""
-        for name, one in self._kept.items():
-            one.copy_(state[name])
+        """Copy saved averages.
+
+        Raises:
+            KeyError: a tensor has no saved average.
+        """
+        for name, average in self._averages.items():
+            average.copy_(state[name])
 
     @torch.no_grad()
     def _swap(self) -> None:
-        # one tensor at a time: the model is never in memory a third time
+        # one tensor at a time, so that memory never holds the model a third time
         for name, live in self._live.items():
-            kept = self._kept[name]
-            spare = live.clone()
-            live.copy_(kept)
-            kept.copy_(spare)
+            average = self._averages[name]
+            buffer = live.clone()
+            live.copy_(average)
+            average.copy_(buffer)

@@ -1,4 +1,4 @@
-"""The optimizer of a training: large embedding tables row by row, everything else flat; one clip over both."""
+"""The optimizer of a training: large embedding tables row by row, all other parameters flat, one clip over both."""
 
 from __future__ import annotations
 
@@ -10,126 +10,157 @@ import torch
 from torch import Tensor, nn
 
 from fastserve_torch_ddp.distributed import collectives
-from fastserve_torch_ddp.distributed.shared_memory import RowSlots, on_one_machine
+from fastserve_torch_ddp.distributed.shared_memory import RowSlots, is_single_machine
 from fastserve_torch_ddp.optim.adamw import BETAS, FlatAdamW
-from fastserve_torch_ddp.optim.sparse_embedding import LazyRowAdamW, large_embeddings, sum_rows
+from fastserve_torch_ddp.optim.sparse_embedding import LazyRowAdamW, find_large_embeddings, sum_rows
+
+FLAT_PREFIX = "flat."
 
 
 class Optimizer:
-    """How ranks share a step is one of ``WAYS``:
+    """AdamW whose work the ranks share in one of four modes.
 
-    - ``one``: there is one rank;
-    - ``sharded``: each rank sums, steps and sends round its shard of the weights (ZeRO stage 1);
+    - ``single``: there is one rank;
+    - ``sharded``: each rank sums, steps and distributes its shard of the weights (ZeRO stage 1);
     - ``replicated``: DDP has averaged the gradients, and every rank takes the same step;
-    - ``alone``: ranks step by themselves, and ``average`` brings their weights together (local SGD, Stich 2019).
+    - ``local_sgd``: ranks step independently, and ``average`` averages their weights (Stich 2019).
 
-    ``by_rows``: large tables get gradients only for the rows that a batch looks up (on CPUs, where dense ones
-    cost).
+    Args:
+        model: the model; its parameters become views of the flat buffer.
+        groups: parameter groups with ``params``, ``weight_decay`` and ``lr_scale``.
+        weight_dtype: the type of the weights that the model computes with; their masters are fp32.
+        mode: one of the four modes.
+        lazy_embeddings: whether large tables get gradients only for the rows that a batch looks up, which is faster
+            on CPUs.
     """
 
     def __init__(
-        self, model: nn.Module, groups: Sequence[Mapping[str, Any]], low: torch.dtype, way: str, by_rows: bool
+        self,
+        model: nn.Module,
+        groups: Sequence[Mapping[str, Any]],
+        weight_dtype: torch.dtype,
+        mode: str,
+        lazy_embeddings: bool,
     ) -> None:
-        self.way = way
-        self.names = {id(one): name for name, one in model.named_parameters()}
+        self.mode = mode
+        self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.tables: dict[str, LazyRowAdamW] = {}
-        tables = {id(table.weight): (name, table) for name, table in large_embeddings(model)} if by_rows else {}
-        dense = []
+        large = find_large_embeddings(model) if lazy_embeddings else []
+        embeddings = {id(embedding.weight): (name, embedding) for name, embedding in large}
+        dense_groups = []
         for group in groups:
-            for name, table in (tables[id(one)] for one in group["params"] if id(one) in tables):
-                self.tables[name] = LazyRowAdamW(table, group["weight_decay"], group["lr_scale"], low, BETAS)
-            kept = [one for one in group["params"] if id(one) not in tables]
-            if kept:
-                dense.append({**group, "params": kept})
-        self.flat = FlatAdamW(dense, low, sharded=way == "sharded")
-        near = way == "sharded" and on_one_machine()
-        self.slots = {name: RowSlots(one.state.shape[2]) for name, one in self.tables.items()} if near else {}
-        self.stepped: dict[str, list[Tensor]] = {name: [] for name in self.tables}
+            for name, embedding in (embeddings[id(weight)] for weight in group["params"] if id(weight) in embeddings):
+                self.tables[name] = LazyRowAdamW(
+                    embedding, group["weight_decay"], group["lr_scale"], weight_dtype, BETAS
+                )
+            dense = [parameter for parameter in group["params"] if id(parameter) not in embeddings]
+            if dense:
+                dense_groups.append({**group, "params": dense})
+        self.flat = FlatAdamW(dense_groups, weight_dtype, sharded=mode == "sharded")
+        shares_memory = mode == "sharded" and is_single_machine()
+        widths = {name: table.state.shape[2] for name, table in self.tables.items()} if shares_memory else {}
+        self.slots = {name: RowSlots(width) for name, width in widths.items()}
+        self.rows_to_average: dict[str, list[Tensor]] = {name: [] for name in self.tables}
 
     def accumulate(self) -> None:
         """Take over the gradients of one backward pass."""
         self.flat.accumulate()
 
     def step(self, lr: float, max_norm: float, weight: float) -> float:
-        """One step; returns the norm of the mean gradient before it was clipped. Where that is not finite, none.
+        """Take one step on the gradients of the summed loss, unless their norm is not finite.
 
-        The gradients are those of sums over this rank's samples; ``weight`` is what its sum is to be divided by.
+        Args:
+            lr: the learning rate, before each group's ``lr_scale``.
+            max_norm: the norm to which the mean gradient is clipped.
+            weight: the divisor of this rank's loss sum, e.g. its number of samples.
+
+        Returns:
+            The norm of the mean gradient over all ranks before it was clipped.
         """
-        own = {name: table.gradients() for name, table in self.tables.items()}
+        local = {name: table.take_gradients() for name, table in self.tables.items()}
         for name, slots in self.slots.items():
-            slots.put(*own[name])
-        squared = self.flat.exchange()
-        found = {name: self._gather(name, *one) for name, one in own.items()} if self.way == "sharded" else own
-        shared = torch.stack([squared.cpu(), torch.tensor(weight)])
-        if self.way == "sharded":
-            collectives.all_reduce_sum(shared)
-        elif self.way == "replicated":
-            collectives.all_reduce_sum(shared[1:])
-            shared[1] /= collectives.ranks()[1]  # DDP has divided by the number of ranks
-        total = float(shared[0]) + sum(float(gradient.square().sum()) for _, gradient in found.values())
-        count = float(shared[1]) or 1.0  # a batch in which nothing is counted has no gradient either
+            slots.put(*local[name])
+        squared = self.flat.reduce_gradients()
+        row_gradients = (
+            {name: self._gather(name, *gradient) for name, gradient in local.items()}
+            if self.mode == "sharded"
+            else local
+        )
+        totals = torch.stack([squared.cpu(), torch.tensor(weight)])
+        if self.mode == "sharded":
+            collectives.all_reduce_sum(totals)
+        elif self.mode == "replicated":
+            collectives.all_reduce_sum(totals[1:])
+            totals[1] /= collectives.get_world_size()  # DDP has divided by the number of ranks
+        total = float(totals[0]) + sum(float(gradient.square().sum()) for _, gradient in row_gradients.values())
+        count = float(totals[1]) or 1.0  # a batch without counted positions has no gradient either
         norm = math.sqrt(total) / count if total == total else math.nan
         if not math.isfinite(norm):
             self.flat.discard_gradients()
             return norm
-        divide_by = count * max(1.0, norm / max_norm)
-        for name, (rows, gradient) in found.items():
-            self.tables[name].step(rows, gradient.div_(divide_by), lr)
-            if self.way == "alone":
-                self.stepped[name].append(rows)
-        self.flat.step(lr, divide_by)
+        divisor = count * max(1.0, norm / max_norm)
+        for name, (rows, gradient) in row_gradients.items():
+            self.tables[name].step(rows, gradient.div_(divisor), lr)
+            if self.mode == "local_sgd":
+                self.rows_to_average[name].append(rows)
+        self.flat.step(lr, divisor)
         return norm
 
     def _gather(self, name: str, rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """A table's rows of all ranks, with their summed gradients; the ranks have met since these were put."""
-        taken = self.slots[name].take() if name in self.slots else None
-        return sum_rows(*(taken if taken is not None else collectives.gather_rows(rows, gradient)))
+        """Return a table's rows of all ranks, with their summed gradients; ``reduce_gradients`` was the barrier."""
+        gathered = self.slots[name].take() if name in self.slots else None
+        return sum_rows(*(gathered if gathered is not None else collectives.gather_rows(rows, gradient)))
 
     def catch_up_all(self) -> None:
-        """Bring rows that waited up to date: before the model is evaluated or saved."""
+        """Apply the deferred updates of all embedding rows, before the model is evaluated or saved."""
         for table in self.tables.values():
-            table.settle()
+            table.catch_up_all()
 
     def average(self) -> None:
-        """Weights become their mean over the ranks (the moments of all but tables stay each rank's own)."""
+        """Average the weights over the ranks; each rank keeps its own moments, except those of embedding rows."""
         collectives.all_reduce_mean(self.flat.master)
         self.flat.sync_weights()
         for name, table in self.tables.items():
-            none = torch.zeros(0, dtype=torch.int64)
-            table.average(collectives.union(torch.cat([none, *self.stepped[name]])))
-            self.stepped[name].clear()
+            no_rows = torch.zeros(0, dtype=torch.int64)
+            table.average(collectives.union_rows(torch.cat([no_rows, *self.rows_to_average[name]])))
+            self.rows_to_average[name].clear()
 
-    def weights(self) -> dict[str, Tensor]:
-        """Copies of every trained parameter in fp32, by name; to be called on every rank."""
+    def gather_weights(self) -> dict[str, Tensor]:
+        """Return copies of every trained parameter in fp32, by name; every rank must call it."""
         self.catch_up_all()
-        tables = {f"{name}.weight": one.state[:, 0].clone() for name, one in self.tables.items()}
-        return self.flat.named_weights(self.names) | tables
+        tables = {f"{name}.weight": table.state[:, 0].clone() for name, table in self.tables.items()}
+        return self.flat.gather_named_weights(self.names) | tables
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Copies of everything that a resumed training needs; to be called on every rank."""
-        found = {f"flat.{name}": one for name, one in self.flat.tensors().items()}
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return copies of the tensors that a resumed training needs; every rank must call it.
+
+        In the mode ``local_sgd`` each tensor has one more axis at the front, the rank.
+        """
+        tensors = {f"{FLAT_PREFIX}{name}": tensor for name, tensor in self.flat.state_dict().items()}
         for name, table in self.tables.items():
-            found |= {f"{name}.{key}": one for key, one in table.tensors().items()}
-            found[f"{name}.stepped"] = _marked(self.stepped[name], len(table.last))
-        return {name: collectives.stack(one) for name, one in found.items()} if self.way == "alone" else found
+            tensors |= {f"{name}.{key}": tensor for key, tensor in table.state_dict().items()}
+            tensors[f"{name}.stepped"] = _mask(self.rows_to_average[name], len(table.last_step))
+        if self.mode != "local_sgd":
+            return tensors
+        return {name: collectives.all_gather_stacked(tensor) for name, tensor in tensors.items()}
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what ``tensors`` gave."""
-        rank, _ = collectives.ranks()
-        own = {name: one[rank] for name, one in tensors.items()} if self.way == "alone" else tensors
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore the state that ``state_dict`` returned."""
+        if self.mode == "local_sgd":
+            tensors = {name: tensor[collectives.get_rank()] for name, tensor in tensors.items()}
 
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): one for name, one in own.items() if name.startswith(prefix)}
+        def select(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
-        self.flat.load(part("flat."))
+        self.flat.load_state_dict(select(FLAT_PREFIX))
         for name, table in self.tables.items():
-            saved = part(f"{name}.")
-            self.stepped[name] = [saved.pop("stepped").nonzero().flatten()]
-            table.load(saved)
+            state = select(f"{name}.")
+            self.rows_to_average[name] = [state.pop("stepped").nonzero().flatten()]
+            table.load_state_dict(state)
 
 
-def _marked(rows: list[Tensor], count: int) -> Tensor:
-    marks = torch.zeros(count, dtype=torch.bool)
-    for one in rows:
-        marks[one] = True
-    return marks
+def _mask(row_lists: list[Tensor], count: int) -> Tensor:
+    mask = torch.zeros(count, dtype=torch.bool)
+    for rows in row_lists:
+        mask[rows] = True
+    return mask

@@ -1,1 +1,1 @@
-"""Which weights are trained: all, those of adapters, or some parts."""
+"""Fine-tuning methods: the selection of the weights to train, and adapters."""

@@ -13,14 +13,21 @@ from transformers.pytorch_utils import Conv1D
 
 from fastserve_core.models import components_of, register_component
 
-OUTPUTS = ("output.dense", "out_lin", "lin2", "c_proj", "o_proj", "down_proj", "Wo")
-"""How the projection that ends a block is called in BERT, DistilBERT, GPT-2, Llama and their kin."""
+OUTPUT_PROJECTIONS = ("output.dense", "out_lin", "lin2", "c_proj", "o_proj", "down_proj", "Wo")
+"""Names of the projection that ends a block in BERT, DistilBERT, GPT-2, Llama and related models."""
 COMPONENT_NAME = "bottleneck"
-"""What the model's config and the weights' names call an adapter."""
+"""The name of an adapter in the model's config and in the names of its weights."""
 
 
 class Bottleneck(nn.Module):
-    """x + scale * up(gelu(down(x))) (Houlsby et al. 2019); it changes nothing until it has learnt something."""
+    """x + scale * up(gelu(down(x))) (Houlsby et al. 2019), initialized as the identity.
+
+    Args:
+        width: the width of the input and output.
+        rank: the width of the bottleneck.
+        alpha: the scale is ``alpha / rank``.
+        dropout: the dropout probability of the input.
+    """
 
     def __init__(self, width: int, rank: int, alpha: float, dropout: float) -> None:
         super().__init__()
@@ -31,54 +38,76 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Return the adapted hidden states, of the input's shape (…, width)."""
         change: Tensor = self.up(nn.functional.gelu(self.down(self.dropout(hidden))))
         return hidden + self.scale * change
 
 
 class AdaptedLinear(nn.Module):
-    """A linear layer and the adapter after it.
+    """A linear layer followed by an adapter.
 
-    It has the linear layer's own parameters under their own names, so that a saved model's weights load with and
-    without adapters. It is no ``nn.Linear``: what swaps those for others would lose the adapter.
+    It has the linear layer's parameters under their original names, so that a saved model's weights load with and
+    without adapters. It is not an ``nn.Linear``, because code that replaces linear layers would lose the adapter.
+
+    Args:
+        base: the linear layer, or transformers' ``Conv1D``.
+        rank: the width of the bottleneck.
+        alpha: the scale of the adapter is ``alpha / rank``.
+        dropout: the dropout probability of the adapter's input.
     """
 
     def __init__(self, base: nn.Module, rank: int, alpha: float, dropout: float = 0.0) -> None:
         super().__init__()
         self.weight: nn.Parameter = base.weight  # type: ignore[assignment]
         self.bias: nn.Parameter | None = base.bias  # type: ignore[assignment]
-        self.transposed = isinstance(base, Conv1D)
-        width = self.weight.shape[1 if self.transposed else 0]
+        self.is_transposed = isinstance(base, Conv1D)
+        width = self.weight.shape[1 if self.is_transposed else 0]
         self.bottleneck = Bottleneck(width, rank, alpha, dropout).to(self.weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        weight = self.weight.T if self.transposed else self.weight
-        adapted: Tensor = self.bottleneck(nn.functional.linear(hidden, weight, self.bias))
-        return adapted
+        """Return the adapted output of the linear layer, of shape (…, width)."""
+        weight = self.weight.T if self.is_transposed else self.weight
+        output: Tensor = self.bottleneck(nn.functional.linear(hidden, weight, self.bias))
+        return output
 
 
-def insert(model: nn.Module, names: Sequence[str], rank: int, alpha: float, dropout: float) -> None:
-    """Put an adapter after each named linear layer; the model's config tells of it when it is saved."""
+def insert_adapters(model: nn.Module, names: Sequence[str], rank: int, alpha: float, dropout: float) -> None:
+    """Insert an adapter after each named linear layer, and register it in the model's config.
+
+    Args:
+        model: the model, changed in place.
+        names: the qualified names of the layers.
+        rank: the width of the bottleneck.
+        alpha: the scale of the adapter is ``alpha / rank``.
+        dropout: the dropout probability of the adapter's input.
+    """
     for name in names:
         model.set_submodule(name, AdaptedLinear(model.get_submodule(name), rank, alpha, dropout))
     register_component(model.config, {"kind": COMPONENT_NAME, "alpha": alpha})
 
 
-def adapted(model: nn.Module) -> list[AdaptedLinear]:
+def find_adapters(model: nn.Module) -> list[AdaptedLinear]:
+    """Return the model's layers with adapters."""
     return [module for module in model.modules() if isinstance(module, AdaptedLinear)]
 
 
-def shape(model: nn.Module) -> tuple[int, float]:
-    """The rank and the alpha of a model's adapters."""
-    (about,) = (one for one in components_of(model.config) if one["kind"] == COMPONENT_NAME)
-    return adapted(model)[0].bottleneck.down.out_features, float(about["alpha"])
+def read_shape(model: nn.Module) -> tuple[int, float]:
+    """Return the rank and the alpha of a model's adapters."""
+    (component,) = (component for component in components_of(model.config) if component["kind"] == COMPONENT_NAME)
+    return find_adapters(model)[0].bottleneck.down.out_features, float(component["alpha"])
 
 
 def restore(model: nn.Module, folder: Path, about: Mapping[str, Any]) -> nn.Module:
-    """Give a model that was loaded from the folder the adapters that the folder's weights hold.
+    """Add the adapters of a saved model after it was loaded without them.
 
-    Layers that were cut out of the model since then are passed over with their adapters.
+    Adapters of layers that were pruned since then are ignored.
+
+    Args:
+        model: the model, changed in place and returned.
+        folder: the folder it was loaded from.
+        about: the component's entry in the model's config.
     """
-    tensors = _adapter_tensors(folder)
+    tensors = _read_adapter_tensors(folder)
     modules = dict(model.named_modules())
     for name in sorted({key.rpartition(f".{COMPONENT_NAME}.")[0] for key in tensors}):
         if name not in modules:
@@ -86,16 +115,16 @@ def restore(model: nn.Module, folder: Path, about: Mapping[str, Any]) -> nn.Modu
         rank = tensors[f"{name}.{COMPONENT_NAME}.down.weight"].shape[0]
         layer = AdaptedLinear(modules[name], rank, float(about["alpha"]))
         prefix = f"{name}.{COMPONENT_NAME}."
-        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        layer.bottleneck.load_state_dict(own)
+        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        layer.bottleneck.load_state_dict(state)
         model.set_submodule(name, layer.train(model.training))
     return model
 
 
-def _adapter_tensors(folder: Path) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+def _read_adapter_tensors(folder: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if f".{COMPONENT_NAME}." in name]  # noqa: SIM118 - not a mapping
-            found |= {name: file.get_tensor(name).to(torch.get_default_dtype()) for name in names}
-    return found
+            tensors |= {name: file.get_tensor(name).to(torch.get_default_dtype()) for name in names}
+    return tensors

@@ -1,1 +1,1 @@
-"""How several machines come together for one training."""
+"""Rendezvous of several machines for one training."""

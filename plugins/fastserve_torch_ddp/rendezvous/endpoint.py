@@ -1,4 +1,4 @@
-"""Where the nodes meet, as this machine sees it: the address, whether it is ours, and our own way towards it."""
+"""The rendezvous endpoint as seen from this machine: its address, and the local interface that leads to it."""
 
 from __future__ import annotations
 
@@ -14,64 +14,74 @@ from fastserve_core.errors import UserError
 
 OPTION = "train.torch_ddp.rdzv_endpoint"
 SIOCGIFCONF = 0x8912
-"""Linux's request for every interface that has an IPv4 address, netdevice(7)."""
-RECORD = 40
-"""Bytes of one ``struct ifreq``: 16 of the name, then a socket address with the four bytes of IPv4 at 20."""
+"""Linux's ioctl for the interfaces with an IPv4 address, netdevice(7)."""
+IFREQ_BYTES = 40
+"""Size of a ``struct ifreq``: 16 bytes of the name, then a socket address with the four bytes of IPv4 at 20."""
+MAX_INTERFACES = 256
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """``text`` is what the user wrote; ``here`` says that the address is one of this machine's.
+    """An endpoint and the route to it.
 
-    ``local`` is this machine's address on the way there, which the other nodes use to reach its ranks, and
-    ``interface`` the network interface that has it.
+    Attributes:
+        text: the endpoint as the user wrote it.
+        address: its IPv4 address.
+        port: its TCP port.
+        is_local: whether the address belongs to this machine.
+        local: this machine's address on the route, at which the other nodes reach its ranks.
+        interface: the network interface of ``local``.
     """
 
     text: str
     address: str
     port: int
-    here: bool
+    is_local: bool
     local: str
     interface: str
 
 
 def find_endpoint(text: str) -> Endpoint:
-    """The endpoint ``HOST:PORT``; raises ``UserError`` when it is malformed, unknown or cannot be reached from here."""
+    """Resolve the endpoint ``HOST:PORT`` and find the route to it.
+
+    Raises:
+        UserError: the endpoint is malformed, its host is unknown or loopback under another name, or there is no route.
+    """
     host, port = _parse(text)
     address = _resolve(text, host)
-    here = _is_ours(address)
-    local = address if here else _route_to(text, address, port)
-    names = interfaces()
+    is_local = _is_own_address(address)
+    local = address if is_local else _route_to(text, address, port)
+    names = list_interfaces()
     if ipaddress.ip_address(address).is_loopback and not _is_loopback(host):
-        others = ", ".join(f"{one} ({name})" for one, name in names.items() if not one.startswith("127."))
+        others = ", ".join(f"{other} ({name})" for other, name in names.items() if not other.startswith("127."))
         raise UserError(
-            f"{OPTION}={text}: on this machine '{host}' is the loopback address {address}, at which no other machine "
-            f"reaches it: give the address itself; this machine has {others or 'no other'}"
+            f"{OPTION}={text}: on this machine '{host}' is the loopback address {address}, which no other machine "
+            f"can reach: set the address itself; this machine has {others or 'no other'}"
         )
-    return Endpoint(text, address, port, here, local, names.get(local, "lo" if local.startswith("127.") else ""))
+    return Endpoint(text, address, port, is_local, local, names.get(local, "lo" if local.startswith("127.") else ""))
 
 
 def bind_interface(endpoint: Endpoint) -> None:
-    """Have gloo and NCCL in this process use the interface that leads to the endpoint; what is already set stays."""
+    """Make gloo and NCCL in this process use the interface that leads to the endpoint, unless the user set another."""
     for library in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{library}_SOCKET_IFNAME", endpoint.interface)
 
 
-def interfaces() -> dict[str, str]:
-    """The name of the interface of each IPv4 address of this machine."""
-    space = array.array("B", bytes(256 * RECORD))
-    start, size = space.buffer_info()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        answer = fcntl.ioctl(asked.fileno(), SIOCGIFCONF, struct.pack("iP", size, start))
+def list_interfaces() -> dict[str, str]:
+    """Return the name of the network interface of each IPv4 address of this machine."""
+    buffer = array.array("B", bytes(MAX_INTERFACES * IFREQ_BYTES))
+    start, size = buffer.buffer_info()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        answer = fcntl.ioctl(probe.fileno(), SIOCGIFCONF, struct.pack("iP", size, start))
     used = struct.unpack("iP", answer)[0]
-    records = [space[first : first + RECORD].tobytes() for first in range(0, used, RECORD)]
-    return {socket.inet_ntoa(one[20:24]): one[:16].split(b"\0", 1)[0].decode() for one in records}
+    records = [buffer[offset : offset + IFREQ_BYTES].tobytes() for offset in range(0, used, IFREQ_BYTES)]
+    return {socket.inet_ntoa(record[20:24]): record[:16].split(b"\0", 1)[0].decode() for record in records}
 
 
-def reachable(address: str, port: int, seconds: float) -> bool:
-    """Whether someone accepts connections there."""
+def is_reachable(address: str, port: int, timeout_s: float) -> bool:
+    """Return whether a program accepts connections at the address within ``timeout_s`` seconds."""
     try:
-        socket.create_connection((address, port), timeout=seconds).close()
+        socket.create_connection((address, port), timeout=timeout_s).close()
     except OSError:
         return False
     return True
@@ -86,33 +96,33 @@ def _parse(text: str) -> tuple[str, int]:
 
 def _resolve(text: str, host: str) -> str:
     try:
-        found = socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise UserError(
             f"{OPTION}={text}: this machine does not know the host '{host}' as an IPv4 address ({error}): "
-            "give its address, or name it in /etc/hosts"
+            "use its address, or add it to /etc/hosts"
         ) from error
-    return str(found[0][4][0])
+    return str(addresses[0][4][0])
 
 
-def _is_ours(address: str) -> bool:
-    """A machine can bind its own addresses only."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tried:
+def _is_own_address(address: str) -> bool:
+    """Return whether the address belongs to this machine, which can bind its own addresses only."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            tried.bind((address, 0))
+            probe.bind((address, 0))
         except OSError:
             return False
     return True
 
 
 def _route_to(text: str, address: str, port: int) -> str:
-    """Connecting a datagram socket sends nothing; the system only chooses the way."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tried:
+    """Return the local address of the route; connecting a datagram socket sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            tried.connect((address, port))
+            probe.connect((address, port))
         except OSError as error:
-            raise UserError(f"{OPTION}={text}: this machine has no way to {address} ({error.strerror})") from error
-        return str(tried.getsockname()[0])
+            raise UserError(f"{OPTION}={text}: this machine has no route to {address} ({error.strerror})") from error
+        return str(probe.getsockname()[0])
 
 
 def _is_loopback(host: str) -> bool:

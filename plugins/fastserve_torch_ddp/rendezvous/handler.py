@@ -1,4 +1,4 @@
-"""How the nodes come together: waits for them, meets again after a loss, and says who is missing."""
+"""The rendezvous of the nodes: waits for all of them, repeats after a loss, and reports which ones are missing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import quote
 
@@ -25,115 +24,115 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRende
 
 from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.events import Event, Progress, WarningRaised
-from fastserve_torch_ddp.rendezvous.endpoint import Endpoint, reachable
+from fastserve_torch_ddp.rendezvous.config import RendezvousConfig
+from fastserve_torch_ddp.rendezvous.endpoint import is_reachable
 
 BACKEND = "fastserve"
-"""The name under which torch's launcher finds a ``TcpRendezvousHandler``."""
+"""The name under which torch's launcher finds ``TcpRendezvousHandler``."""
 RETRY_SECONDS = 1.0
 ANSWER_SECONDS = 10.0
-"""A store answers at once; what listens and is silent for so long is something else."""
+"""A store answers at once; a listener that is silent for so long is another program."""
 STORE_SECONDS = 60.0
-"""After which a question to a host that has vanished without a word counts as lost."""
+"""The time after which a request to a host that does not answer fails."""
 LEAVE_SECONDS = 10.0
-"""How long the host stays at the end, so that the others still read that the group has been closed."""
-
-
-@dataclass(frozen=True)
-class RendezvousConfig:
-    """What a node brings to the meeting; ``device`` is ``cpu`` or ``cuda``."""
-
-    endpoint: Endpoint
-    name: str
-    nodes: int
-    device: str
-    timeout_s: float
-
-    def __str__(self) -> str:
-        return f"{self.endpoint.text} under the id '{self.name}'"
+"""How long the host stays at the end, so that the other nodes can read that the group is closed."""
 
 
 class TcpRendezvousHandler(RendezvousHandler):
-    """Torch's rendezvous over one TCP store, which the node whose address the endpoint is keeps.
+    """torch's rendezvous over one TCP store, which runs on the node that owns the endpoint's address.
 
-    Torch's own ends as soon as that node is lost. This one waits for it, as for every other, at most the
-    timeout. The number of nodes is that of the first who came; who wants another is found by
-    ``nodes.check_same``, in which all can say so.
+    torch's own handler ends when that node is lost; this one waits for it until the timeout, as for every other node.
+    The number of nodes is that of the first node to join; a node with another number joins too, so that
+    ``nodes.check_consistency`` can report the difference on all of them.
+
+    Args:
+        config: the settings of this node.
+        emit: receives progress and warnings.
     """
 
-    def __init__(self, terms: RendezvousConfig, tell: Callable[[Event], None]) -> None:
-        self._terms, self._tell = terms, tell
+    def __init__(self, config: RendezvousConfig, emit: Callable[[Event], None]) -> None:
+        self._config, self._emit = config, emit
         self._store: Store | None = None
         self._inner: DynamicRendezvousHandler | None = None
-        self._hosting = self._together = False
+        self._is_host = self._has_joined = False
         self._obstacle = ""
 
-    # -- what the agent asks -------------------------------------------------------------------------
+    # -- interface of torch's agent ------------------------------------------------------------------
 
     def next_rendezvous(self) -> RendezvousInfo:
-        """Wait until all are here; raises ``StageFailed`` when the timeout has passed without."""
-        again, self._together = self._together, False
-        deadline = time.monotonic() + self._terms.timeout_s
-        self._publish(again)
+        """Wait until all nodes have joined.
+
+        Raises:
+            StageFailed: a node has not joined within the timeout, or has given up after a restart.
+            UserError: another program listens at the endpoint, or the nodes train on different kinds of devices.
+        """
+        is_restart, self._has_joined = self._has_joined, False
+        deadline = time.monotonic() + self._config.timeout_s
+        self._report_waiting(is_restart)
         while True:
             try:
                 return self._join(deadline)
             except RendezvousTimeoutError:
-                raise StageFailed(self._missing(again)) from None
+                raise StageFailed(self._timeout_message(is_restart)) from None
             except RendezvousClosedError:
-                if again:
-                    raise StageFailed(f"another node of {self._terms} has given up; its own message says why") from None
+                if is_restart:
+                    raise StageFailed(f"another node of {self._config} has given up; see its own message") from None
             except (RendezvousConnectionError, DistError):
-                self._store = self._store if self._hosting else None
+                self._store = self._store if self._is_host else None
             self._inner = None
             if time.monotonic() >= deadline:
-                raise StageFailed(self._missing(again))
+                raise StageFailed(self._timeout_message(is_restart))
             time.sleep(RETRY_SECONDS)
 
     def num_nodes_waiting(self) -> int:
-        """How many want to join; a lost host counts as one, since the group has to meet again."""
+        """Return how many nodes wait to join; a lost host counts as one, because the group has to meet again."""
         try:
             return self._inner.num_nodes_waiting() if self._inner else 0
         except RendezvousConnectionError:
             return 1
 
     def shutdown(self) -> bool:
-        """Close the group; the host stays until the others have seen it."""
+        """Close the group; the host stays until the other nodes have read that."""
         closed = self._inner is not None and self._inner.shutdown()
-        if self._store is not None and self._together:
-            self._leave(self._store_prefix(self._store))
+        if self._store is not None and self._has_joined:
+            self._leave(self._prefix(self._store))
         return closed
 
     def is_closed(self) -> bool:
+        """Return whether the group is closed."""
         return self._inner is not None and self._inner.is_closed()
 
     def set_closed(self) -> None:
+        """Close the group."""
         if self._inner is not None:
             self._inner.set_closed()
 
     def get_backend(self) -> str:
+        """Return the name of the backend."""
         return BACKEND
 
     def get_run_id(self) -> str:
-        return quote(self._terms.name, safe="")
+        """Return the ID of the training, quoted for use in a key of the store."""
+        return quote(self._config.name, safe="")
 
-    # -- coming together -----------------------------------------------------------------------------
+    # -- joining -------------------------------------------------------------------------------------
 
     def _join(self, deadline: float) -> RendezvousInfo:
         if self._store is None:
             self._store = self._open(deadline)
             self._register(self._store)
         if self._inner is None:
-            self._inner = self._handler(self._store)
+            self._inner = self._create_handler(self._store)
         info = self._inner.next_rendezvous()
-        self._together = True
-        self._tell(Progress(f"nodes at {self._terms.endpoint.text}", info.world_size, info.world_size))
+        self._has_joined = True
+        self._emit(Progress(f"nodes at {self._config.endpoint.text}", info.world_size, info.world_size))
         return info
 
     def _open(self, deadline: float) -> Store:
-        """The store at the endpoint: kept by us when the address is ours and nobody does yet."""
-        endpoint = self._terms.endpoint
+        """Return the store at the endpoint; this node starts it if the address is its own and no other process has."""
+        endpoint = self._config.endpoint
         while True:
-            store = (self._host() if endpoint.here else None) or self._connect()
+            store = (self._host() if endpoint.is_local else None) or self._connect()
             if store is not None:
                 return store
             if time.monotonic() >= deadline:
@@ -142,108 +141,109 @@ class TcpRendezvousHandler(RendezvousHandler):
 
     def _host(self) -> Store | None:
         try:
-            store = self._client(is_master=True)
+            store = self._create_store(is_master=True)
         except DistError as error:
             self._obstacle = f" This machine could not listen there: {str(error).splitlines()[0]}"
             return None
-        self._hosting = True
+        self._is_host = True
         return store
 
     def _connect(self) -> Store | None:
-        """The store that another keeps; in a thread, for torch waits without end for a listener that is silent."""
-        endpoint, made = self._terms.endpoint, queue.SimpleQueue[Store | None]()
-        if not reachable(endpoint.address, endpoint.port, ANSWER_SECONDS):
+        """Connect to the store of another process, in a thread, because torch waits forever for a silent listener."""
+        endpoint, stores = self._config.endpoint, queue.SimpleQueue[Store | None]()
+        if not is_reachable(endpoint.address, endpoint.port, ANSWER_SECONDS):
             return None
 
         def connect() -> None:
             try:
-                made.put(self._client(is_master=False))
+                stores.put(self._create_store(is_master=False))
             except DistError:
-                made.put(None)
+                stores.put(None)
 
         threading.Thread(target=connect, daemon=True).start()
         try:
-            return made.get(timeout=ANSWER_SECONDS)
+            return stores.get(timeout=ANSWER_SECONDS)
         except queue.Empty:
             raise UserError(
                 f"another program listens at {endpoint.text}, not a node of this training: choose another port"
             ) from None
 
-    def _client(self, is_master: bool) -> Store:
-        endpoint, timeout = self._terms.endpoint, timedelta(seconds=STORE_SECONDS)
+    def _create_store(self, is_master: bool) -> Store:
+        endpoint, timeout = self._config.endpoint, timedelta(seconds=STORE_SECONDS)
         return TCPStore(endpoint.address, endpoint.port, is_master=is_master, wait_for_workers=False, timeout=timeout)
 
-    def _handler(self, store: Store) -> DynamicRendezvousHandler:
-        nodes = int(self._agreed_settings(store, "nodes", str(self._terms.nodes)))
+    def _create_handler(self, store: Store) -> DynamicRendezvousHandler:
+        nodes = int(self._agree(store, "nodes", str(self._config.nodes)))
         params = RendezvousParameters(
             backend="c10d",
-            endpoint=self._terms.endpoint.text,
+            endpoint=self._config.endpoint.text,
             run_id=self.get_run_id(),
             min_nodes=nodes,
             max_nodes=nodes,
-            local_addr=self._terms.endpoint.local,
-            join_timeout=max(1, round(self._terms.timeout_s)),
+            local_addr=self._config.endpoint.local,
+            join_timeout=max(1, round(self._config.timeout_s)),
         )
         return create_handler(store, C10dRendezvousBackend(store, self.get_run_id()), params)
 
-    def _leave(self, board: Store) -> None:
+    def _leave(self, store: Store) -> None:
         try:
-            left, end = board.add("left", 1), time.monotonic() + LEAVE_SECONDS
-            while self._hosting and left < self._terms.nodes and time.monotonic() < end:
+            left, end = store.add("left", 1), time.monotonic() + LEAVE_SECONDS
+            while self._is_host and left < self._config.nodes and time.monotonic() < end:
                 time.sleep(0.1)
-                left = board.add("left", 0)
+                left = store.add("left", 0)
         except DistError:
             return  # the host has left first
 
-    # -- who is there --------------------------------------------------------------------------------
+    # -- the nodes so far ----------------------------------------------------------------------------
 
-    def _store_prefix(self, store: Store) -> Store:
+    def _prefix(self, store: Store) -> Store:
         return PrefixStore("fastserve", store)
 
-    def _agreed_settings(self, store: Store, what: str, ours: str) -> str:
-        """What the first node of this id said."""
-        return self._store_prefix(store).compare_set(f"{what}/{self._terms.name}", "", ours).decode()
+    def _agree(self, store: Store, setting: str, value: str) -> str:
+        """Return the value of the first node with this ID."""
+        return self._prefix(store).compare_set(f"{setting}/{self._config.name}", "", value).decode()
 
     def _register(self, store: Store) -> None:
-        """Leave our name; raises ``UserError`` when the ranks could not talk to each other."""
-        device = self._agreed_settings(store, "device", self._terms.device)
-        if device != self._terms.device:
+        """Add this node to the list, or raise ``UserError`` if its ranks cannot communicate with the others'."""
+        device = self._agree(store, "device", self._config.device)
+        if device != self._config.device:
             raise UserError(
-                f"this node trains on {self._terms.device} and another node of {self._terms} on {device}: "
+                f"this node trains on {self._config.device} and another node of {self._config} on {device}: "
                 "all need GPUs, or none (CUDA_VISIBLE_DEVICES= hides them)"
             )
-        board, terms = self._store_prefix(store), self._terms
-        board.set(f"node/{board.add('came', 1)}", json.dumps([terms.endpoint.local, terms.name, terms.nodes]))
+        shared, config = self._prefix(store), self._config
+        entry = json.dumps([config.endpoint.local, config.name, config.nodes])
+        shared.set(f"node/{shared.add('joined', 1)}", entry)
 
     def _joined_nodes(self) -> list[str]:
-        """Everyone who ever signed in, once."""
+        """Describe every node that has registered."""
         if self._store is None:
             return []
         try:
-            board = self._store_prefix(self._store)
-            entries = [json.loads(board.get(f"node/{number + 1}")) for number in range(board.add("came", 0))]
+            shared = self._prefix(self._store)
+            entries = [json.loads(shared.get(f"node/{number + 1}")) for number in range(shared.add("joined", 0))]
         except DistError:
             return []
         return [f"{address} (rdzv_id={name}, nnodes={nodes})" for address, name, nodes in entries]
 
-    def _publish(self, again: bool) -> None:
-        if again:
-            self._tell(
+    def _report_waiting(self, is_restart: bool) -> None:
+        if is_restart:
+            self._emit(
                 WarningRaised(
-                    f"a node was lost or ranks have failed; waiting up to {self._terms.timeout_s:g} s for all "
-                    f"{self._terms.nodes} nodes at {self._terms}: run the same command again on the one that is gone"
+                    f"a node was lost or ranks have failed; waiting up to {self._config.timeout_s:g} s for all "
+                    f"{self._config.nodes} nodes at {self._config}: run the same command again on the lost node"
                 )
             )
         else:
-            self._tell(Progress(f"nodes at {self._terms.endpoint.text}", 0, self._terms.nodes))
+            self._emit(Progress(f"nodes at {self._config.endpoint.text}", 0, self._config.nodes))
 
-    def _missing(self, again: bool) -> str:
-        came = self._joined_nodes()
-        seen = "Nobody listens there." if self._store is None else f"Came: {', '.join(dict.fromkeys(came))}."
-        what = "did not come together again" if again else "did not come together"
+    def _timeout_message(self, is_restart: bool) -> str:
+        joined = ", ".join(dict.fromkeys(self._joined_nodes()))
+        state = "No program listens there." if self._store is None else f"Joined: {joined}."
+        fault = "did not meet again" if is_restart else "did not meet"
         return (
-            f"the {self._terms.nodes} nodes {what} at {self._terms} within {self._terms.timeout_s:g} s. "
-            f"{seen}{self._obstacle} Run the same command on every node, and check that each of them reaches "
-            f"{self._terms.endpoint.text} through the firewalls, with the same rdzv_id and nnodes, and that their "
+            f"the {self._config.nodes} nodes {fault} at {self._config} within {self._config.timeout_s:g} s. "
+            f"{state}{self._obstacle} Run the same command on every node, and check that each of them reaches "
+            f"{self._config.endpoint.text} through the firewalls, with the same rdzv_id and nnodes, and that their "
             "clocks agree"
         )

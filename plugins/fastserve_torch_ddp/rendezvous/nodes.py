@@ -1,4 +1,4 @@
-"""Whether the nodes were given the same: every rank says what its node trains with, and differences are named."""
+"""The consistency check: every rank shares the settings of its node, and differences are reported."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ from fastserve_torch_ddp.job import TrainingJob
 
 OPTION_PATH = "train.torch_ddp"
 PER_NODE_OPTIONS = ("nproc", "rdzv_endpoint", "rdzv_id", "rdzv_timeout_s", "max_restarts", "checkpoint_every_s")
-"""Options that each node may have its own of: they do not change what the ranks compute together."""
-PRECISION = "the precision that this machine computes in"
+"""Options that may differ between nodes, because they do not change the result."""
+PRECISION = "the precision of this machine"
 VERSIONS = ("torch", "transformers", "fastserve-core")
-SHOWN = 80
+MAX_VALUE_CHARS = 80
 """Characters of a value that are shown."""
 
 
-def settings(job: TrainingJob, precision: str) -> dict[str, Any]:
-    """What a node trains with, by the names that a user knows; ``precision`` is what ``auto`` came to here."""
+def collect_settings(job: TrainingJob, precision: str) -> dict[str, Any]:
+    """Return the settings that all nodes must share, by the names that users know.
+
+    Args:
+        job: the training job of this node.
+        precision: the number formats chosen on this machine.
+    """
     name, task_options, labels = job.task
     data = load_dataset(Path(job.data))
     return {
@@ -45,38 +50,48 @@ def settings(job: TrainingJob, precision: str) -> dict[str, Any]:
 
 
 def check_consistency(settings: Mapping[str, Any]) -> None:
-    """Compare with every other rank; to be called by all of them once the process group is there.
+    """Compare the settings of all ranks; every rank must call it after the process group is initialized.
 
-    Raises ``UserError`` on every rank alike when the nodes differ, naming each setting and who has which value.
+    Args:
+        settings: the settings of this node.
+
+    Raises:
+        UserError: on every rank, if the nodes differ; the message lists each setting with the values of all nodes.
     """
-    ours = {name: json.dumps(value, sort_keys=True, default=str) for name, value in settings.items()}
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, (int(os.environ.get("GROUP_RANK", 0)), socket.gethostname(), ours))
-    nodes = {number: (host, theirs) for number, host, theirs in everyone}
-    faults = differences(nodes)
-    if faults:
-        lines = "\n".join(f"  {line}" for line in faults)
-        raise UserError(f"the {len(nodes)} nodes were not given the same:\n{lines}\n{_advice(faults)}")
+    values = {name: json.dumps(value, sort_keys=True, default=str) for name, value in settings.items()}
+    ranks: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, (int(os.environ.get("GROUP_RANK", 0)), socket.gethostname(), values))
+    nodes = {number: (host, node_values) for number, host, node_values in ranks}
+    differences = find_differences(nodes)
+    if differences:
+        lines = "\n".join(f"  {line}" for line in differences)
+        raise UserError(f"the {len(nodes)} nodes have different settings:\n{lines}\n{_advice(differences)}")
 
 
-def differences(nodes: Mapping[int, tuple[str, Mapping[str, str]]]) -> list[str]:
-    """One line for each setting that is not the same on all nodes (by their number: host name, settings)."""
-    names = dict.fromkeys(name for _, theirs in nodes.values() for name in theirs)
+def find_differences(nodes: Mapping[int, tuple[str, Mapping[str, str]]]) -> list[str]:
+    """Describe each setting that is not the same on all nodes, in one line.
+
+    Args:
+        nodes: the host name and the settings of each node, by its number.
+    """
+    names = dict.fromkeys(name for _, settings in nodes.values() for name in settings)
     lines = []
     for name in names:
-        values = {number: theirs.get(name, "not set") for number, (_, theirs) in sorted(nodes.items())}
+        values = {number: settings.get(name, "not set") for number, (_, settings) in sorted(nodes.items())}
         if len(set(values.values())) > 1:
-            said = (f"{value[:SHOWN]} on node {number} ({nodes[number][0]})" for number, value in values.items())
-            lines.append(f"{name}: {', '.join(said)}")
+            items = (
+                f"{value[:MAX_VALUE_CHARS]} on node {number} ({nodes[number][0]})" for number, value in values.items()
+            )
+            lines.append(f"{name}: {', '.join(items)}")
     return lines
 
 
-def _advice(faults: list[str]) -> str:
-    if all(line.startswith(PRECISION) for line in faults):
-        return f"give {OPTION_PATH}.precision=fp32 (or bf16) on every node: auto means what each machine can do"
+def _advice(differences: list[str]) -> str:
+    if all(line.startswith(PRECISION) for line in differences):
+        return f"set {OPTION_PATH}.precision=fp32 (or bf16) on every node: auto depends on the machine"
     return "run the same command, with the same data, model and versions, on every node"
 
 
 def _model_hash(folder: Path) -> str:
-    """The artifact's digest, or one of the same kind for a checkpoint."""
+    """Return the digest of an artifact, or of a checkpoint's files."""
     return load_artifact(folder).digest if is_artifact(folder) else json_digest(hash_files(folder))

@@ -1,6 +1,6 @@
-"""Weights, gradients and optimizer in shards over the ranks: FSDP2, for models that fit no single one.
+"""Fully sharded data parallelism (FSDP2): weights, gradients and optimizer state in shards over the ranks.
 
-Zhao et al. 2023, in the form of torch's ``fully_shard``: each layer is gathered when it is computed.
+Zhao et al. 2023, with torch's ``fully_shard``: each layer is gathered when it is computed.
 """
 
 from __future__ import annotations
@@ -25,47 +25,62 @@ from fastserve_torch_ddp.ops.precision import Precision
 from fastserve_torch_ddp.optim.adamw import BETAS
 from fastserve_torch_ddp.strategies.parallel import ParallelStrategy
 
-WHOLE = StateDictOptions(full_state_dict=True)
+FULL_STATE = StateDictOptions(full_state_dict=True)
+WEIGHT_PREFIX, STATE_PREFIX = "weight/", "state/"
 
 
 class FullySharded(ParallelStrategy):
-    """The model's layers, each sharded by itself, and then the rest."""
+    """Shards each layer of the model separately, and then the remaining parameters.
 
-    def __init__(self, model: nn.Module, groups: Sequence[Mapping[str, Any]], numbers: Precision) -> None:
-        self.module, self.way = model, "fsdp"
-        by_id = {id(one): name for name, one in model.named_parameters()}
-        names = [[by_id[id(one)] for one in group["params"]] for group in groups]
-        policy = MixedPrecisionPolicy(param_dtype=numbers.autocast, reduce_dtype=torch.float32)
-        for layers in (one for one in model.modules() if isinstance(one, nn.ModuleList)):
+    Args:
+        model: the model to train, sharded in place.
+        groups: the parameter groups of ``param_groups.build_parameter_groups``.
+        precision: the types to compute in.
+    """
+
+    def __init__(self, model: nn.Module, groups: Sequence[Mapping[str, Any]], precision: Precision) -> None:
+        self.module, self.mode = model, "fsdp"
+        name_by_id = {id(parameter): name for name, parameter in model.named_parameters()}
+        names = [[name_by_id[id(parameter)] for parameter in group["params"]] for group in groups]
+        policy = MixedPrecisionPolicy(param_dtype=precision.autocast_dtype, reduce_dtype=torch.float32)
+        for layers in (module for module in model.modules() if isinstance(module, nn.ModuleList)):
             for layer in layers:
                 fully_shard(layer, mp_policy=policy)
         fully_shard(model, mp_policy=policy)
         sharded = dict(model.named_parameters())
-        own = [
-            {**group, "params": [sharded[name] for name in found], "names": None}
-            for group, found in zip(groups, names, strict=True)
+        sharded_groups = [
+            {**group, "params": [sharded[name] for name in group_names], "names": None}
+            for group, group_names in zip(groups, names, strict=True)
         ]
-        self.optimizer: Any = ShardedAdamW(model, own)
+        self.optimizer: Any = ShardedAdamW(model, sharded_groups)
 
 
 class ShardedAdamW:
-    """AdamW on sharded parameters, with the face of ``Optimizer``."""
+    """AdamW on sharded parameters, with the interface of ``Optimizer``.
+
+    Args:
+        model: the sharded model.
+        groups: parameter groups with ``params``, ``weight_decay`` and ``lr_scale``.
+    """
 
     def __init__(self, model: nn.Module, groups: Sequence[dict[str, Any]]) -> None:
         self.model = model
         self.adamw = torch.optim.AdamW(list(groups), lr=1.0, betas=BETAS, foreach=True)
 
     def accumulate(self) -> None:
-        """Gradients stay with the parameters."""
+        """Do nothing: gradients accumulate in the parameters."""
 
     def catch_up_all(self) -> None:
-        """Nothing waits."""
+        """Do nothing: no update is deferred."""
 
     def step(self, lr: float, max_norm: float, weight: float) -> float:
-        """One step; the gradients are means over the ranks of sums over their samples."""
-        whole = (float(collectives.all_reduce_sum(torch.tensor(weight))) or 1.0) / collectives.ranks()[1]
-        gradients = [one.grad for group in self.adamw.param_groups for one in group["params"] if one.grad is not None]
-        torch._foreach_div_(gradients, whole)
+        """Take one step; see ``Optimizer.step``.
+
+        The gradients in the parameters are means over the ranks of sums over their samples.
+        """
+        divisor = (float(collectives.all_reduce_sum(torch.tensor(weight))) or 1.0) / collectives.get_world_size()
+        parameters = [parameter for group in self.adamw.param_groups for parameter in group["params"]]
+        torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], divisor)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
         value = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if abs(value) < float("inf"):
@@ -75,36 +90,39 @@ class ShardedAdamW:
         self.adamw.zero_grad()
         return value
 
-    def weights(self) -> dict[str, Tensor]:
-        """Every parameter, whole, by name; to be called on every rank."""
-        found: dict[str, Any] = get_model_state_dict(self.model, options=WHOLE)
+    def gather_weights(self) -> dict[str, Tensor]:
+        """Return every parameter in full, by name; every rank must call it."""
+        state: dict[str, Any] = get_model_state_dict(self.model, options=FULL_STATE)
         seen: set[int] = set()
-        whole: dict[str, Tensor] = {}
-        for name, one in found.items():
-            if one.data_ptr() not in seen or one.numel() == 0:
-                whole[name] = one.clone() if collectives.ranks()[1] == 1 else one  # one rank's whole is its own
-                seen.add(one.data_ptr())
-        return whole
+        weights: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            if tensor.data_ptr() not in seen or tensor.numel() == 0:
+                # with one rank the full tensor is the parameter's own memory
+                weights[name] = tensor.clone() if collectives.get_world_size() == 1 else tensor
+                seen.add(tensor.data_ptr())
+        return weights
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Weights and moments, whole; to be called on every rank."""
-        found = {f"weight/{name}": one for name, one in self.weights().items()}
-        state: Any = get_optimizer_state_dict(self.model, self.adamw, options=WHOLE)["state"]
-        for name, held in state.items():
-            found |= {f"state/{name}/{key}": one.clone() for key, one in held.items()}
-        return found
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return weights and moments in full; every rank must call it."""
+        tensors = {f"{WEIGHT_PREFIX}{name}": weight for name, weight in self.gather_weights().items()}
+        states: Any = get_optimizer_state_dict(self.model, self.adamw, options=FULL_STATE)["state"]
+        for name, state in states.items():
+            tensors |= {f"{STATE_PREFIX}{name}/{key}": value.clone() for key, value in state.items()}
+        return tensors
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what ``tensors`` gave."""
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore the state that ``state_dict`` returned."""
         weights: dict[str, Any] = {
-            name.removeprefix("weight/"): one for name, one in tensors.items() if name.startswith("weight/")
+            name.removeprefix(WEIGHT_PREFIX): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(WEIGHT_PREFIX)
         }
         options = StateDictOptions(full_state_dict=True, strict=False)
         set_model_state_dict(self.model, weights, options=options)
-        whole = get_optimizer_state_dict(self.model, self.adamw, options=WHOLE)
+        current = get_optimizer_state_dict(self.model, self.adamw, options=FULL_STATE)
         state: Any = {}
-        for name, one in tensors.items():
-            if name.startswith("state/"):
+        for name, tensor in tensors.items():
+            if name.startswith(STATE_PREFIX):
                 _, parameter, key = name.split("/")
-                state.setdefault(parameter, {})[key] = one
-        set_optimizer_state_dict(self.model, self.adamw, {**whole, "state": state}, options=WHOLE)
+                state.setdefault(parameter, {})[key] = tensor
+        set_optimizer_state_dict(self.model, self.adamw, {**current, "state": state}, options=FULL_STATE)

@@ -1,4 +1,4 @@
-"""How the ranks of a training work together: alone, by shards, as replicas under DDP, or fully sharded."""
+"""Replicated strategies: one rank, sharded optimizer, local SGD, or DistributedDataParallel."""
 
 from __future__ import annotations
 
@@ -18,26 +18,58 @@ POWERSGD_RANK, POWERSGD_START = 4, 10
 
 
 class ParallelStrategy:
-    """One rank, shards, or local SGD: the model is called as it is, and the optimizer does what is shared."""
+    """One rank, a sharded optimizer, or local SGD: the model runs unwrapped, and the optimizer communicates.
+
+    Args:
+        model: the model to train; its parameters are replaced by views of the optimizer's buffer.
+        groups: the parameter groups of ``param_groups.build_parameter_groups``.
+        weight_dtype: the type of the weights that the model computes with.
+        mode: ``single``, ``sharded``, ``replicated`` or ``local_sgd``, see ``Optimizer``.
+        lazy_embeddings: whether large embedding tables are updated row by row.
+
+    Attributes:
+        module: the module to call.
+        optimizer: the optimizer of its parameters.
+    """
 
     def __init__(
-        self, model: nn.Module, groups: Sequence[Mapping[str, Any]], low: torch.dtype, way: str, by_rows: bool
+        self,
+        model: nn.Module,
+        groups: Sequence[Mapping[str, Any]],
+        weight_dtype: torch.dtype,
+        mode: str,
+        lazy_embeddings: bool,
     ) -> None:
-        self.module, self.way = model, way
-        self.optimizer = Optimizer(model, groups, low, way, by_rows)
+        self.module, self.mode = model, mode
+        self.optimizer = Optimizer(model, groups, weight_dtype, mode, lazy_embeddings)
 
     def microbatch(self, last: bool) -> AbstractContextManager[Any]:
-        """Round the forward and backward pass of one accumulated part."""
+        """Return a context manager for the forward and backward pass of one accumulated microbatch.
+
+        Args:
+            last: whether it is the last microbatch of the optimizer step.
+        """
         return nullcontext()
 
 
 class DataParallel(ParallelStrategy):
-    """DistributedDataParallel: gradients are averaged in buckets while the backward pass goes on."""
+    """DistributedDataParallel: gradients are averaged in buckets during the backward pass.
+
+    Args:
+        model: the model to train.
+        groups: the parameter groups of ``param_groups.build_parameter_groups``.
+        weight_dtype: the type of the weights that the model computes with.
+        options: the trainer's options, for gradient accumulation and gradient compression.
+    """
 
     def __init__(
-        self, model: nn.Module, groups: Sequence[Mapping[str, Any]], low: torch.dtype, options: Mapping[str, Any]
+        self,
+        model: nn.Module,
+        groups: Sequence[Mapping[str, Any]],
+        weight_dtype: torch.dtype,
+        options: Mapping[str, Any],
     ) -> None:
-        super().__init__(model, groups, low, "replicated", by_rows=False)
+        super().__init__(model, groups, weight_dtype, "replicated", lazy_embeddings=False)
         device = next(model.parameters()).device
         self.ddp = DistributedDataParallel(
             model,
@@ -46,65 +78,83 @@ class DataParallel(ParallelStrategy):
             static_graph=options["gradient_accumulation_steps"] == 1,
         )
         self.module = self.ddp
-        compress(self.ddp, options["gradient_compression"])
+        compress_gradients(self.ddp, options["gradient_compression"])
 
     def microbatch(self, last: bool) -> AbstractContextManager[Any]:
+        """Return a context manager in which gradients are exchanged for the last microbatch only."""
         context: AbstractContextManager[Any] = nullcontext() if last else self.ddp.no_sync()
         return context
 
 
 def choose_strategy(options: Mapping[str, Any], device: torch.device, world: int) -> str:
-    """``one``, ``alone``, ``sharded``, ``replicated`` or ``fsdp``.
+    """Choose how the ranks share a training.
 
-    Left to itself, a CPU's ranks share the optimizer's work by shards, which costs less than repeating it, and
-    GPUs use DDP, which hides the exchange behind the backward pass. PowerSGD and adapters need DDP.
+    With ``sharding=auto`` CPU ranks shard the optimizer, which costs less than to repeat its work on each rank, and
+    GPUs use DDP, which overlaps communication and the backward pass. PowerSGD and adapters need DDP.
+
+    Args:
+        options: the trainer's options.
+        device: the device of this rank.
+        world: the number of ranks.
+
+    Returns:
+        ``single``, ``local_sgd``, ``sharded``, ``replicated`` or ``fsdp``.
     """
     if options["sharding"] == "fsdp":
         return "fsdp"
     if world == 1:
-        return "one"
+        return "single"
     if options["local_sgd_steps"] > 1:
-        return "alone"
+        return "local_sgd"
     if options["sharding"] == "zero":
         return "sharded"
-    wants_ddp = options["gradient_compression"] != "none" or options["method"] != "full"
-    return "sharded" if options["sharding"] == "auto" and device.type == "cpu" and not wants_ddp else "replicated"
+    needs_ddp = options["gradient_compression"] != "none" or options["method"] != "full"
+    return "sharded" if options["sharding"] == "auto" and device.type == "cpu" and not needs_ddp else "replicated"
 
 
-def compress(ddp: DistributedDataParallel, kind: str) -> None:
-    """Have DDP send its gradients in fewer bytes."""
+def compress_gradients(ddp: DistributedDataParallel, kind: str) -> None:
+    """Register a communication hook that sends the gradients in fewer bytes.
+
+    Args:
+        ddp: the wrapped model.
+        kind: ``none``, ``bf16``, ``fp16`` or ``powersgd`` (Vogels et al. 2019).
+    """
     from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
     from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
-    if kind == "powersgd":  # Vogels et al. 2019
+    if kind == "powersgd":
         rank = {"matrix_approximation_rank": POWERSGD_RANK, "start_powerSGD_iter": POWERSGD_START}
         ddp.register_comm_hook(PowerSGDState(process_group=None, **rank), powerSGD_hook)  # type: ignore[arg-type]
     elif kind == "fp16":
         ddp.register_comm_hook(None, default_hooks.fp16_compress_hook)
     elif kind == "bf16":
-        # without annotations, which torch would compare with its own
+        # a lambda has no annotations, which torch would compare with its own
         ddp.register_comm_hook(None, lambda state, bucket: _bf16_hook(bucket))
 
 
 def _bf16_hook(bucket: Any) -> Any:
-    """torch's own hook refuses CPU tensors."""
-    whole: Tensor = bucket.buffer()
-    sent = whole.to(torch.bfloat16).div_(dist.get_world_size())
-    future = dist.all_reduce(sent, async_op=True).get_future()
+    """Average a bucket in bf16; torch's own hook refuses CPU tensors."""
+    buffer: Tensor = bucket.buffer()
+    compressed = buffer.to(torch.bfloat16).div_(dist.get_world_size())
+    future = dist.all_reduce(compressed, async_op=True).get_future()
 
-    def back(done: torch.futures.Future[Any]) -> Tensor:
-        value = done.value()
-        whole.copy_(value[0] if isinstance(value, list) else value)
-        return whole
+    def decompress(reduced: torch.futures.Future[Any]) -> Tensor:
+        value = reduced.value()
+        buffer.copy_(value[0] if isinstance(value, list) else value)
+        return buffer
 
-    return future.then(back)
+    return future.then(decompress)
 
 
-def compiled(module: nn.Module) -> nn.Module:
-    """The module through torch.compile; raises ``StageFailed`` where no C++ compiler is found."""
+def compile_module(module: nn.Module) -> nn.Module:
+    """Wrap a module with ``torch.compile``.
+
+    Raises:
+        StageFailed: no C++ compiler is on the PATH.
+    """
     import shutil
 
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         raise StageFailed("train.torch_ddp.compile=true needs a C++ compiler (g++ or clang++), and none is on the PATH")
-    whole: nn.Module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
-    return whole
+    compiled: nn.Module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
+    return compiled

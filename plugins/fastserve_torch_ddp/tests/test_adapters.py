@@ -23,8 +23,8 @@ from transformers import (
 from fastserve_core.errors import InvalidOption, ValidationErrors
 from fastserve_core.models import components_of
 from fastserve_torch_ddp.peft_methods import bottleneck
-from fastserve_torch_ddp.peft_methods.adapters import AdaLora, FinetuningMethod, attach, trainable
-from fastserve_torch_ddp.peft_methods.module_selection import head_parameters, linears
+from fastserve_torch_ddp.peft_methods.adapters import AdaLora, FinetuningMethod, attach_method, count_trainable
+from fastserve_torch_ddp.peft_methods.module_selection import find_linears, head_parameters
 
 VOCABULARY = 50
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
@@ -87,7 +87,7 @@ def test_a_merged_model_is_an_ordinary_one_with_the_same_answers(kind: str, meth
     plain = logits(classifier(kind))
     model = classifier(kind)
     names = set(model.state_dict())
-    attached = attach(model, options(method=method), 10)
+    attached = attach_method(model, options(method=method), 10)
     torch.testing.assert_close(logits(model), plain)  # an adapter begins as nothing
     disturb(model)
     expected = logits(model)
@@ -105,9 +105,9 @@ def test_a_merged_model_is_an_ordinary_one_with_the_same_answers(kind: str, meth
 def test_a_saved_model_with_bottlenecks_is_restored(kind: str, tmp_path: Path) -> None:
     model = classifier(kind)
     plain = logits(model)
-    attached = attach(model, options(method="bottleneck"), 10)
+    attached = attach_method(model, options(method="bottleneck"), 10)
     torch.testing.assert_close(logits(model), plain)
-    assert len(bottleneck.adapted(model)) == 2 * 2
+    assert len(bottleneck.find_adapters(model)) == 2 * 2
     disturb(model)
     attached.merge().save_pretrained(tmp_path)  # type: ignore[operator]
     loaded, about = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
@@ -120,7 +120,7 @@ def test_a_saved_model_with_bottlenecks_is_restored(kind: str, tmp_path: Path) -
 
 def test_a_model_with_bottlenecks_trains_further_with_those(tmp_path: Path) -> None:
     model = classifier()
-    attach(model, options(method="bottleneck"), 10)
+    attach_method(model, options(method="bottleneck"), 10)
     names = trained_names(model)
     disturb(model)
     model.save_pretrained(tmp_path)  # type: ignore[operator]
@@ -131,27 +131,27 @@ def test_a_model_with_bottlenecks_trains_further_with_those(tmp_path: Path) -> N
 
     model = again()
     expected = logits(model)
-    attach(model, options(method="bottleneck"), 10)
+    attach_method(model, options(method="bottleneck"), 10)
     assert trained_names(model) == names
     assert torch.equal(logits(model), expected)
-    with pytest.raises(InvalidOption, match="adapter_rank=4 and adapter_alpha=8, .* not 8 and 8"):
-        attach(again(), options(method="bottleneck", adapter_rank=8), 10)
+    with pytest.raises(InvalidOption, match="adapter_rank=4 and adapter_alpha=8: .* not 8 and 8"):
+        attach_method(again(), options(method="bottleneck", adapter_rank=8), 10)
     model = again()
-    attach(model, options(method="bottleneck", freeze=["encoder.layer.0"]), 10)
+    attach_method(model, options(method="bottleneck", freeze=["encoder.layer.0"]), 10)
     assert trained_names(model) == {name for name in names if ".layer.0." not in name}
     model = again()
-    attach(model, options(method="lora"), 10)
+    attach_method(model, options(method="lora"), 10)
     assert not any(f".{bottleneck.COMPONENT_NAME}." in name for name in trained_names(model))
 
 
 def test_layers_that_were_cut_out_take_their_adapters_with_them(tmp_path: Path) -> None:
     model = classifier()
-    attach(model, options(method="bottleneck"), 10)
+    attach_method(model, options(method="bottleneck"), 10)
     disturb(model)
     model.save_pretrained(tmp_path)  # type: ignore[operator]
     shorter = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_hidden_layers=1)
     (about,) = components_of(shorter.config)
-    assert len(bottleneck.adapted(bottleneck.restore(shorter, tmp_path, about))) == 2
+    assert len(bottleneck.find_adapters(bottleneck.restore(shorter, tmp_path, about))) == 2
 
 
 # -- what is trained ---------------------------------------------------------------------------------
@@ -163,21 +163,21 @@ def test_adapters_and_the_head_are_trained_and_nothing_else(kind: str, method: s
     model = classifier(kind)
     head = {name for name, one in model.named_parameters() if any(one is part for part in head_parameters(model))}
     assert any("classifier" in name or "score" in name for name in head)
-    attach(model, options(method=method), 10)
+    attach_method(model, options(method=method), 10)
     added = trained_names(model) - head
     assert head < trained_names(model)
     assert added and all("lora_" in name or f".{bottleneck.COMPONENT_NAME}." in name for name in added)
-    count, of_all = trainable(model)
+    count, of_all = count_trainable(model)
     assert 0 < count < of_all
 
 
 def test_parameters_are_counted_by_hand() -> None:
     model = classifier()
-    assert trainable(model) == (sum(one.numel() for one in model.parameters()),) * 2
-    _, before = trainable(model)
-    attach(model, options(method="lora", adapter_targets=["query", "value"], adapter_rank=3), 10)
+    assert count_trainable(model) == (sum(one.numel() for one in model.parameters()),) * 2
+    _, before = count_trainable(model)
+    attach_method(model, options(method="lora", adapter_targets=["query", "value"], adapter_rank=3), 10)
     head = 16 * 16 + 16 + 16 * 2 + 2  # the pooler and the classifier
-    assert trainable(model) == (head + 2 * 2 * 3 * (16 + 16), before + 2 * 2 * 3 * (16 + 16))
+    assert count_trainable(model) == (head + 2 * 2 * 3 * (16 + 16), before + 2 * 2 * 3 * (16 + 16))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -185,7 +185,7 @@ def test_parameters_are_counted_by_hand() -> None:
 def test_a_language_model_keeps_its_projection_to_the_vocabulary(kind: str, method: str) -> None:
     model = AutoModelForCausalLM.from_config(CONFIGS[kind])
     projection = model.get_output_embeddings().weight
-    attached = attach(model, options(method=method), 10)
+    attached = attach_method(model, options(method=method), 10)
     assert not projection.requires_grad
     attached.merge()
     assert model.get_output_embeddings().weight is projection
@@ -193,21 +193,21 @@ def test_a_language_model_keeps_its_projection_to_the_vocabulary(kind: str, meth
 
 def test_a_token_classifiers_head_is_trained() -> None:
     model = AutoModelForTokenClassification.from_config(CONFIGS["bert"])
-    attach(model, options(method="lora"), 10)
+    attach_method(model, options(method="lora"), 10)
     assert {"classifier.weight", "classifier.bias"} < trained_names(model)
 
 
 def test_targets_are_chosen_by_ending_or_glob() -> None:
     for wanted, number in ((["query"], 2), (["output.dense"], 4), (["*layer.1.*"], 6), (["key", "value"], 4)):
         model = classifier()
-        attach(model, options(method="lora", adapter_targets=wanted), 10)
+        attach_method(model, options(method="lora", adapter_targets=wanted), 10)
         assert sum(".lora_A." in name for name in trained_names(model)) == number, wanted
 
 
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_targets_that_the_model_lacks_are_all_named(method: str) -> None:
     with pytest.raises(ValidationErrors) as raised:
-        attach(classifier(), options(method=method, adapter_targets=["querry", "value", "c_attn"]), 10)
+        attach_method(classifier(), options(method=method, adapter_targets=["querry", "value", "c_attn"]), 10)
     assert (
         "train.torch_ddp.adapter_targets: no linear layer of the model is called 'querry'; did you mean 'query'?"
         in (str(raised.value))
@@ -222,8 +222,8 @@ def test_a_model_whose_blocks_are_not_known_needs_targets_for_bottlenecks() -> N
         del layer.output.dense
         layer.attention.output.mix = layer.attention.output.dense
         del layer.attention.output.dense
-    with pytest.raises(InvalidOption, match="adapter_targets must be given.*mix"):
-        attach(model, options(method="bottleneck"), 10)
+    with pytest.raises(InvalidOption, match="adapter_targets must be set.*mix"):
+        attach_method(model, options(method="bottleneck"), 10)
 
 
 # -- freezing ----------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_a_model_whose_blocks_are_not_known_needs_targets_for_bottlenecks() -> N
 )
 def test_a_pattern_freezes_its_part_and_no_other(pattern: str, frozen: set[str]) -> None:
     model = classifier()
-    attach(model, options(freeze=[pattern]), 10)
+    attach_method(model, options(freeze=[pattern]), 10)
     for name, one in model.named_parameters():
         assert one.requires_grad != any(name.startswith(f"{part}.") for part in frozen), name
 
@@ -250,7 +250,7 @@ def test_a_pattern_freezes_its_part_and_no_other(pattern: str, frozen: set[str])
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_frozen_layers_get_no_adapters(method: str) -> None:
     model = classifier()
-    attach(model, options(method=method, freeze=["encoder.layer.0", "pooler"]), 10)
+    attach_method(model, options(method=method, freeze=["encoder.layer.0", "pooler"]), 10)
     assert trained_names(model)
     assert not any(".layer.0." in name or ".pooler." in name for name in trained_names(model))
     assert any(".layer.1." in name for name in trained_names(model))
@@ -258,14 +258,14 @@ def test_frozen_layers_get_no_adapters(method: str) -> None:
 
 def test_a_pattern_that_names_nothing_is_refused() -> None:
     with pytest.raises(InvalidOption, match="no part of the model is called 'embedings'; did you mean 'embeddings'"):
-        attach(classifier(), options(freeze=["embedings"]), 10)
+        attach_method(classifier(), options(freeze=["embedings"]), 10)
 
 
 def test_something_must_be_left_to_train() -> None:
     with pytest.raises(InvalidOption, match="leaves nothing to train"):
-        attach(classifier(), options(freeze=["*"]), 10)
+        attach_method(classifier(), options(freeze=["*"]), 10)
     with pytest.raises(InvalidOption, match="no linear layer"):
-        attach(classifier(), options(method="lora", freeze=["encoder"]), 10)
+        attach_method(classifier(), options(method="lora", freeze=["encoder"]), 10)
 
 
 # -- AdaLoRA -----------------------------------------------------------------------------------------
@@ -309,8 +309,8 @@ def singular_values(model: nn.Module) -> Tensor:
 @pytest.mark.parametrize("total", [1, 2, 3, 10, 25])
 def test_adalora_ends_with_the_rank_that_was_asked_for(total: int) -> None:
     model = classifier()
-    count = len(linears(model))
-    attached = attach(model, options(method="adalora"), total)
+    count = len(find_linears(model))
+    attached = attach_method(model, options(method="adalora"), total)
     assert len(singular_values(model)) == 6 * count
     train(model, attached, range(total), adam(model, 1e-2))
     left = int((singular_values(model) != 0).sum())
@@ -319,7 +319,7 @@ def test_adalora_ends_with_the_rank_that_was_asked_for(total: int) -> None:
 
 def test_adaloras_extra_loss_is_the_one_that_peft_adds() -> None:
     model = classifier()
-    attached = attach(model, options(method="adalora"), 10)
+    attached = attach_method(model, options(method="adalora"), 10)
     assert isinstance(attached, AdaLora)
     disturb(model)
     ids, labels = toy(0)
@@ -333,15 +333,15 @@ def test_adaloras_extra_loss_is_the_one_that_peft_adds() -> None:
 def test_adalora_goes_on_from_a_checkpoint_as_if_nothing_had_been(stop: int) -> None:
     total = 12
     whole = classifier()
-    attached = attach(whole, options(method="adalora"), total)
+    attached = attach_method(whole, options(method="adalora"), total)
     train(whole, attached, range(total), adam(whole, 1e-2))
 
     first = classifier()
-    attached = attach(first, options(method="adalora"), total)
+    attached = attach_method(first, options(method="adalora"), total)
     optimizer = adam(first, 1e-2)
     train(first, attached, range(stop), optimizer)
     second = classifier()
-    again = attach(second, options(method="adalora"), total)
+    again = attach_method(second, options(method="adalora"), total)
     second.load_state_dict(first.state_dict())
     again.load_state_dict({name: one.clone() for name, one in attached.state_dict().items()})
     follower = adam(second, 1e-2)
@@ -361,7 +361,7 @@ def test_each_method_learns(method: str, lr: float) -> None:
     # random weights of usual size mix their inputs so little that an adapter finds nothing to work with
     sizes = {"hidden_size": 32, "intermediate_size": 64, "initializer_range": 0.1}
     model = AutoModelForSequenceClassification.from_config(BertConfig(num_hidden_layers=2, **SMALL | sizes)).eval()
-    attached = attach(model, options(method=method, adapter_rank=8, adapter_alpha=16.0), 250)
+    attached = attach_method(model, options(method=method, adapter_rank=8, adapter_alpha=16.0), 250)
     losses = train(model, attached, range(250), adam(model, lr))
     assert sum(losses[-20:]) / 20 < 0.2 < 0.5 < sum(losses[:5]) / 5
     merged, right = attached.merge(), 0

@@ -25,7 +25,7 @@ from transformers import (
 from fastserve_core.errors import InvalidOption, ValidationErrors
 from fastserve_torch_ddp.optim.ema import ExponentialMovingAverage
 from fastserve_torch_ddp.optim.losses import IGNORED, Loss, class_weights, count_labels, make_loss
-from fastserve_torch_ddp.optim.param_groups import parameter_groups
+from fastserve_torch_ddp.optim.param_groups import build_parameter_groups
 from fastserve_torch_ddp.optim.schedules import lr_factor
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "pad_token_id": 0}
@@ -46,7 +46,7 @@ def test_every_trained_parameter_is_in_one_group_and_only_matrices_decay(kind: s
     frozen = next(model.parameters())
     frozen.requires_grad_(False)
     named = dict(model.named_parameters())
-    groups = parameter_groups(model, {"weight_decay": 0.1, "layer_decay": decay})
+    groups = build_parameter_groups(model, {"weight_decay": 0.1, "layer_decay": decay})
     names = [name for group in groups for name in group["names"]]
     assert sorted(names) == sorted(name for name, one in named.items() if one is not frozen)
     for group in groups:
@@ -67,7 +67,7 @@ def test_every_trained_parameter_is_in_one_group_and_only_matrices_decay(kind: s
 def test_each_layer_learns_half_as_fast_as_the_one_above(kind: str, scales: dict[str, float]) -> None:
     model = AutoModelForSequenceClassification.from_config(CONFIGS[kind])
     found = set()
-    for group in parameter_groups(model, {"weight_decay": 0.0, "layer_decay": 0.5}):
+    for group in build_parameter_groups(model, {"weight_decay": 0.0, "layer_decay": 0.5}):
         for name in group["names"]:
             part = next(part for part in scales if part in name)
             assert group["lr_scale"] == scales[part], name

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.events import Event, Progress
 from fastserve_torch_ddp.rendezvous import endpoint
-from fastserve_torch_ddp.rendezvous.endpoint import find_endpoint, interfaces, reachable
+from fastserve_torch_ddp.rendezvous.endpoint import find_endpoint, is_reachable, list_interfaces
 
 pytestmark = pytest.mark.seconds(0.6)
 
@@ -32,11 +32,11 @@ def free_port() -> int:
 
 def test_an_endpoint_of_this_machine_is_kept_by_it() -> None:
     found = find_endpoint("127.0.0.1:29500")
-    assert (found.address, found.port, found.here, found.local, found.interface) == (
+    assert (found.address, found.port, found.is_local, found.local, found.interface) == (
         *("127.0.0.1", 29500, True, "127.0.0.1", "lo"),
     )
-    assert interfaces()["127.0.0.1"] == "lo"
-    assert find_endpoint("localhost:1").here
+    assert list_interfaces()["127.0.0.1"] == "lo"
+    assert find_endpoint("localhost:1").is_local
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1", "10.0.0.1:", ":29500", "host:0", "host:65536", "host:http", "host:-1"])
@@ -53,7 +53,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], Any]) -> Non
 def test_a_name_that_is_loopback_here_is_refused_with_the_other_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Debian's installer names a machine 127.0.1.1 in its own /etc/hosts."""
     resolving(monkeypatch, lambda: [(2, 1, 6, "", ("127.0.1.1", 0))])
-    monkeypatch.setattr(endpoint, "interfaces", lambda: {"127.0.0.1": "lo", "192.168.7.2": "eth9"})
+    monkeypatch.setattr(endpoint, "list_interfaces", lambda: {"127.0.0.1": "lo", "192.168.7.2": "eth9"})
     with pytest.raises(UserError, match=r"loopback address 127\.0\.1\.1.*192\.168\.7\.2 \(eth9\)"):
         find_endpoint("node-a:29500")
 
@@ -70,20 +70,21 @@ def test_an_unknown_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_address_of_another_machine_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     resolving(monkeypatch, lambda: [(2, 1, 6, "", ("192.0.2.1", 0))])  # an address that is nobody's, RFC 5737
     monkeypatch.setattr(endpoint, "_route_to", lambda *_: "127.0.0.1")  # no test leaves loopback
-    assert not find_endpoint("192.0.2.1:29500").here
+    assert not find_endpoint("192.0.2.1:29500").is_local
 
 
 def test_a_port_without_a_listener_is_not_reachable() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        assert reachable("127.0.0.1", listener.getsockname()[1], 1)
-    assert not reachable("127.0.0.1", free_port(), 1)
+        assert is_reachable("127.0.0.1", listener.getsockname()[1], 1)
+    assert not is_reachable("127.0.0.1", free_port(), 1)
 
 
 # -- coming together ---------------------------------------------------------------------------------
 
 
 def meeting(port: int, told: list[Event] | None = None, **terms: Any) -> Any:
-    from fastserve_torch_ddp.rendezvous.handler import RendezvousConfig, TcpRendezvousHandler
+    from fastserve_torch_ddp.rendezvous.config import RendezvousConfig
+    from fastserve_torch_ddp.rendezvous.handler import TcpRendezvousHandler
 
     wanted: dict[str, Any] = {"name": "reviews", "nodes": 2, "device": "cpu", "timeout_s": 20.0} | terms
     events: list[Event] = [] if told is None else told
@@ -133,18 +134,19 @@ def test_nodes_meet_and_get_different_ranks_of_one_world() -> None:
 def test_a_rendezvous_that_nobody_joins_ends_with_the_address() -> None:
     port = free_port()
     message = str(failing(meeting(port, timeout_s=1.0)))
-    assert f"the 2 nodes did not come together at 127.0.0.1:{port} under the id 'reviews' within 1 s" in message
-    assert "Came: 127.0.0.1 (rdzv_id=reviews, nnodes=2)." in message
+    assert f"the 2 nodes did not meet at 127.0.0.1:{port} under the id 'reviews' within 1 s" in message
+    assert "Joined: 127.0.0.1 (rdzv_id=reviews, nnodes=2)." in message
     assert "same command on every node" in message
 
 
 def test_a_host_that_never_listens_is_said() -> None:
     port, other = free_port(), find_endpoint("127.0.0.1:1")
-    from fastserve_torch_ddp.rendezvous.handler import RendezvousConfig, TcpRendezvousHandler
+    from fastserve_torch_ddp.rendezvous.config import RendezvousConfig
+    from fastserve_torch_ddp.rendezvous.handler import TcpRendezvousHandler
 
-    elsewhere = replace(other, text=f"127.0.0.1:{port}", port=port, here=False)
+    elsewhere = replace(other, text=f"127.0.0.1:{port}", port=port, is_local=False)
     message = str(failing(TcpRendezvousHandler(RendezvousConfig(elsewhere, "reviews", 2, "cpu", 0.5), print)))
-    assert "Nobody listens there." in message
+    assert "No program listens there." in message
     assert f"127.0.0.1:{port}" in message
 
 
@@ -171,7 +173,7 @@ def test_nodes_that_want_another_number_still_meet_so_that_all_can_be_told() -> 
     first, later = meeting(port), meeting(port, nodes=3)
 
     def join_later() -> Any:
-        while not reachable("127.0.0.1", port, 1):
+        while not is_reachable("127.0.0.1", port, 1):
             time.sleep(0.1)
         time.sleep(1.0)  # the first keeps the store a moment before it has said what it wants
         return later.next_rendezvous()
@@ -200,18 +202,18 @@ SETTINGS = st.dictionaries(st.sampled_from(["lr", "seed", "data", "model"]), st.
 
 @given(st.lists(SETTINGS, min_size=1, max_size=4))
 def test_exactly_the_settings_that_differ_are_named(nodes: list[dict[str, str]]) -> None:
-    from fastserve_torch_ddp.rendezvous.nodes import differences
+    from fastserve_torch_ddp.rendezvous.nodes import find_differences
 
-    lines = differences({number: (f"host{number}", theirs) for number, theirs in enumerate(nodes)})
+    lines = find_differences({number: (f"host{number}", theirs) for number, theirs in enumerate(nodes)})
     differing = {name for one in nodes for name in one if len({other.get(name) for other in nodes}) > 1}
     assert {line.partition(":")[0] for line in lines} == differing
     assert all(f"node {len(nodes) - 1} (host{len(nodes) - 1})" in line for line in lines)
 
 
 def test_another_precision_is_met_with_advice() -> None:
-    from fastserve_torch_ddp.rendezvous.nodes import PRECISION, _advice, differences
+    from fastserve_torch_ddp.rendezvous.nodes import PRECISION, _advice, find_differences
 
-    lines = differences({0: ("new", {PRECISION: '"bf16"'}), 1: ("old", {PRECISION: '"fp32"'})})
+    lines = find_differences({0: ("new", {PRECISION: '"bf16"'}), 1: ("old", {PRECISION: '"fp32"'})})
     assert lines == [f'{PRECISION}: "bf16" on node 0 (new), "fp32" on node 1 (old)']
     assert "precision=fp32" in _advice(lines)
     assert "same command" in _advice([*lines, "seed: 1 on node 0, 2 on node 1"])

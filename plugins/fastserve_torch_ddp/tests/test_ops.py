@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastserve_torch_ddp.ops.attention import attention
+from fastserve_torch_ddp.ops.attention import make_attention
 from fastserve_torch_ddp.ops.dropout import DropoutMaskPool, PooledDropout, use_pooled_dropout
 
 
@@ -23,7 +23,7 @@ def test_attention_and_its_gradients_equal_torchs(masked: bool) -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 2, 7, 4, dtype=torch.float32, requires_grad=True) for _ in range(3))
     mask = torch.zeros(3, 1, 7, 7).masked_fill(torch.rand(3, 1, 7, 7) < 0.3, -1e9) if masked else None
-    out, _ = attention(DropoutMaskPool(0))(Layer(), q, k, v, mask)
+    out, _ = make_attention(DropoutMaskPool(0))(Layer(), q, k, v, mask)
     wanted = reference(q, k, v, mask)
     torch.testing.assert_close(out, wanted)
     upstream = torch.randn_like(out)
@@ -34,14 +34,14 @@ def test_attention_and_its_gradients_equal_torchs(masked: bool) -> None:
 
 def test_attention_shares_keys_between_grouped_queries() -> None:
     q, k, v = torch.randn(2, 6, 5, 4), torch.randn(2, 2, 5, 4), torch.randn(2, 2, 5, 4)
-    out, _ = attention(DropoutMaskPool(0))(Layer(), q, k, v, None)
+    out, _ = make_attention(DropoutMaskPool(0))(Layer(), q, k, v, None)
     torch.testing.assert_close(out, reference(q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1), None))
 
 
 def test_attention_in_bf16_is_near_fp32() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 2, 7, 4) for _ in range(3))
-    out, _ = attention(DropoutMaskPool(0))(Layer(), q.bfloat16(), k.bfloat16(), v.bfloat16(), None)
+    out, _ = make_attention(DropoutMaskPool(0))(Layer(), q.bfloat16(), k.bfloat16(), v.bfloat16(), None)
     assert (out.float() - reference(q, k, v, None)).abs().max() < 0.03
 
 
@@ -49,7 +49,7 @@ def test_attention_drops_weights_with_their_gradient() -> None:
     torch.manual_seed(0)
     q = torch.zeros(1, 1, 2000, 1)
     values = torch.eye(2000).view(1, 1, 2000, 2000).requires_grad_(True)
-    out, _ = attention(DropoutMaskPool(0))(Layer(), q, q, values, None, dropout=0.25)
+    out, _ = make_attention(DropoutMaskPool(0))(Layer(), q, q, values, None, dropout=0.25)
     weights = out[0, :, 0] * 2000
     kept = weights != 0
     assert abs(float(kept.float().mean()) - 0.75) < 0.01

@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastserve_torch_ddp.distributed import collectives
 from fastserve_torch_ddp.optim.optimizer import Optimizer
-from fastserve_torch_ddp.optim.sparse_embedding import LazyRowAdamW, large_embeddings
-from fastserve_torch_ddp.strategies.parallel import compress
+from fastserve_torch_ddp.optim.sparse_embedding import LazyRowAdamW, find_large_embeddings
+from fastserve_torch_ddp.strategies.parallel import compress_gradients
 
 OnRanks = Callable[..., list[Any]]
 ROWS, WIDTH, CLASSES, DECAY = 2000, 8, 3, 0.1
@@ -76,14 +76,14 @@ def by_torch(max_norm: float) -> dict[str, torch.Tensor]:
 
 
 def trained(
-    way: str, by_rows: bool, max_norm: float, low: torch.dtype = torch.float32, parts: int = 1
+    mode: str, lazy: bool, max_norm: float, weight_dtype: torch.dtype = torch.float32, parts: int = 1
 ) -> tuple[Model, Optimizer]:
     """The same by our optimizer; each rank takes its share of each batch."""
-    rank, world = collectives.ranks()
+    rank, world = collectives.get_rank(), collectives.get_world_size()
     model = fresh()
-    optimizer = Optimizer(model, groups(model), low, way, by_rows)
+    optimizer = Optimizer(model, groups(model), weight_dtype, mode, lazy)
     for rate, (ids, labels) in zip(RATES, batches(), strict=True):
-        mine = slice(rank, None, world) if way == "sharded" else slice(None)
+        mine = slice(rank, None, world) if mode == "sharded" else slice(None)
         for part in range(parts):
             own = ids[mine][part::parts], labels[mine][part::parts]
             summed_loss(model, *own).backward()
@@ -110,18 +110,18 @@ def far(found: dict[str, Any], wanted: dict[str, torch.Tensor]) -> float:
 
 
 @pytest.mark.parametrize("max_norm", [1e9, 0.05])
-@pytest.mark.parametrize(("by_rows", "parts"), [(False, 1), (True, 1), (True, 2), (False, 2)])
-def test_it_trains_as_adamw_does(by_rows: bool, parts: int, max_norm: float) -> None:
-    model, optimizer = trained("one", by_rows, max_norm, parts=parts)
+@pytest.mark.parametrize(("lazy", "parts"), [(False, 1), (True, 1), (True, 2), (False, 2)])
+def test_it_trains_as_adamw_does(lazy: bool, parts: int, max_norm: float) -> None:
+    model, optimizer = trained("single", lazy, max_norm, parts=parts)
     wanted = by_torch(max_norm)
-    assert bool(optimizer.tables) == by_rows
-    assert far(optimizer.weights(), wanted) < 1e-3
+    assert bool(optimizer.tables) == lazy
+    assert far(optimizer.gather_weights(), wanted) < 1e-3
     assert far(dict(model.named_parameters()), wanted) < 1e-3
 
 
 def test_bf16_weights_follow_their_fp32_masters() -> None:
-    model, optimizer = trained("one", True, 1e9, torch.bfloat16)
-    masters = optimizer.weights()
+    model, optimizer = trained("single", True, 1e9, torch.bfloat16)
+    masters = optimizer.gather_weights()
     for name, one in model.named_parameters():
         assert one.dtype == torch.bfloat16
         assert torch.equal(one, masters[name].to(torch.bfloat16))
@@ -142,11 +142,11 @@ def test_the_state_of_a_bf16_tables_rows_is_fp32() -> None:
     assert torch.equal(table.weight[rows], reference.weight[rows].bfloat16())
 
 
-@pytest.mark.parametrize(("by_rows", "near"), [(False, True), (True, True), (True, False)])
-def test_shards_of_two_ranks_train_as_one_rank_does(on_ranks: OnRanks, by_rows: bool, near: bool) -> None:
+@pytest.mark.parametrize(("lazy", "near"), [(False, True), (True, True), (True, False)])
+def test_shards_of_two_ranks_train_as_one_rank_does(on_ranks: OnRanks, lazy: bool, near: bool) -> None:
     def train() -> dict[str, Any]:
-        _, optimizer = trained("sharded", by_rows, 0.05)
-        return {name: one.numpy() for name, one in optimizer.weights().items()}
+        _, optimizer = trained("sharded", lazy, 0.05)
+        return {name: one.numpy() for name, one in optimizer.gather_weights().items()}
 
     first, second = on_ranks(2, train, near=near)
     wanted = by_torch(0.05)
@@ -161,7 +161,7 @@ def test_ddp_sends_gradients_in_the_format_that_is_asked_for(on_ranks: OnRanks, 
 
     def train() -> float:
         model = DistributedDataParallel(nn.Linear(1, 1, bias=False))
-        compress(model, kind)
+        compress_gradients(model, kind)
         model(torch.full((1, 1), given)).sum().backward()
         (weight,) = model.parameters()
         assert weight.grad is not None
@@ -173,19 +173,19 @@ def test_ddp_sends_gradients_in_the_format_that_is_asked_for(on_ranks: OnRanks, 
 def test_a_shard_is_half_of_the_state(on_ranks: OnRanks) -> None:
     def sizes() -> tuple[int, int]:
         model = fresh()
-        optimizer = Optimizer(model, groups(model), torch.float32, "sharded", by_rows=False)
+        optimizer = Optimizer(model, groups(model), torch.float32, "sharded", lazy_embeddings=False)
         return len(optimizer.flat.master), optimizer.flat.size
 
     for own, whole in on_ranks(2, sizes):
         assert whole / 2 <= own < whole / 2 + 64
 
 
-@pytest.mark.parametrize("by_rows", [False, True])
-def test_ranks_that_step_alone_meet_when_they_average(on_ranks: OnRanks, by_rows: bool) -> None:
+@pytest.mark.parametrize("lazy", [False, True])
+def test_ranks_that_step_alone_meet_when_they_average(on_ranks: OnRanks, lazy: bool) -> None:
     def train() -> list[Any]:
-        rank, _ = collectives.ranks()
+        rank = collectives.get_rank()
         model = fresh()
-        optimizer = Optimizer(model, groups(model), torch.float32, "alone", by_rows)
+        optimizer = Optimizer(model, groups(model), torch.float32, "local_sgd", lazy)
         apart = []
         for number, (ids, labels) in enumerate(batches(12)):
             summed_loss(model, ids[rank::2], labels[rank::2]).backward()
@@ -204,30 +204,31 @@ def test_ranks_that_step_alone_meet_when_they_average(on_ranks: OnRanks, by_rows
 
 
 @pytest.mark.parametrize(
-    ("way", "world", "near"), [("one", 1, True), ("sharded", 2, True), ("sharded", 2, False), ("alone", 2, True)]
+    ("mode", "world", "near"),
+    [("single", 1, True), ("sharded", 2, True), ("sharded", 2, False), ("local_sgd", 2, True)],
 )
-def test_a_resumed_optimizer_goes_on_as_if_never_stopped(on_ranks: OnRanks, way: str, world: int, near: bool) -> None:
+def test_a_resumed_optimizer_goes_on_as_if_never_stopped(on_ranks: OnRanks, mode: str, world: int, near: bool) -> None:
     def run(model: Model, optimizer: Optimizer, begin: int, end: int) -> None:
-        rank, _ = collectives.ranks()
+        rank = collectives.get_rank()
         for number in range(begin, end):
             ids, labels = batches()[number]
             summed_loss(model, ids[rank::world], labels[rank::world]).backward()
             optimizer.accumulate()
             optimizer.step(RATES[number], 1.0, len(labels) / world)
-            if way == "alone" and number % 4 == 3:
+            if mode == "local_sgd" and number % 4 == 3:
                 optimizer.average()
 
     def train() -> list[Any]:
         model = fresh()
-        optimizer = Optimizer(model, groups(model), torch.float32, way, by_rows=True)
+        optimizer = Optimizer(model, groups(model), torch.float32, mode, lazy_embeddings=True)
         run(model, optimizer, 0, 10)
-        kept = optimizer.tensors()  # handed over: the steps that follow do not change them
+        kept = optimizer.state_dict()  # handed over: the steps that follow do not change them
         run(model, optimizer, 10, 20)
         again = fresh()
-        resumed = Optimizer(again, groups(again), torch.float32, way, by_rows=True)
-        resumed.load(kept)
+        resumed = Optimizer(again, groups(again), torch.float32, mode, lazy_embeddings=True)
+        resumed.load_state_dict(kept)
         run(again, resumed, 10, 20)
-        pairs = zip(optimizer.weights().values(), resumed.weights().values(), strict=True)
+        pairs = zip(optimizer.gather_weights().values(), resumed.gather_weights().values(), strict=True)
         return [float((one - other).abs().max()) for one, other in pairs]
 
     for differences in on_ranks(world, train, near=near):
@@ -236,47 +237,47 @@ def test_a_resumed_optimizer_goes_on_as_if_never_stopped(on_ranks: OnRanks, way:
 
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     model = fresh()
-    optimizer = Optimizer(model, groups(model), torch.float32, "one", by_rows=True)
-    before = {name: one.clone() for name, one in optimizer.weights().items()}
+    optimizer = Optimizer(model, groups(model), torch.float32, "single", lazy_embeddings=True)
+    before = {name: one.clone() for name, one in optimizer.gather_weights().items()}
     ids, labels = batches(1)[0]
     (summed_loss(model, ids, labels) * float("nan")).backward()
     optimizer.accumulate()
     assert not np.isfinite(optimizer.step(1e-2, 1.0, 8.0))
-    for name, one in optimizer.weights().items():
+    for name, one in optimizer.gather_weights().items():
         assert torch.equal(one, before[name])
 
 
 def test_a_batch_in_which_nothing_is_counted_moves_nothing() -> None:
     model = fresh()
-    optimizer = Optimizer(model, groups(model), torch.float32, "one", by_rows=True)
+    optimizer = Optimizer(model, groups(model), torch.float32, "single", lazy_embeddings=True)
     ids, labels = batches(1)[0]
     (summed_loss(model, ids, labels) * 0).backward()
     optimizer.accumulate()
-    before = {name: one.clone() for name, one in optimizer.weights().items()}
+    before = {name: one.clone() for name, one in optimizer.gather_weights().items()}
     assert optimizer.step(0.0, 1.0, 0.0) == 0
-    for name, one in optimizer.weights().items():
+    for name, one in optimizer.gather_weights().items():
         assert torch.equal(one, before[name])
 
 
 def test_only_large_tables_that_nothing_shares_go_by_rows() -> None:
     tied = nn.Sequential(nn.Embedding(ROWS, WIDTH), nn.Linear(WIDTH, ROWS, bias=False))
     tied[1].weight = tied[0].weight
-    assert large_embeddings(tied) == []
-    assert large_embeddings(nn.Embedding(100, 4)) == []
-    assert [name for name, _ in large_embeddings(fresh())] == ["table"]
+    assert find_large_embeddings(tied) == []
+    assert find_large_embeddings(nn.Embedding(100, 4)) == []
+    assert [name for name, _ in find_large_embeddings(fresh())] == ["table"]
     frozen = fresh()
     frozen.table.weight.requires_grad_(False)
-    assert large_embeddings(frozen) == []
+    assert find_large_embeddings(frozen) == []
 
 
 def test_rows_that_find_no_room_are_sent(on_ranks: OnRanks, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastserve_torch_ddp.distributed import shared_memory
 
-    monkeypatch.setattr(shared_memory, "SLOTS", 10)  # a batch's share has 20
+    monkeypatch.setattr(shared_memory, "MAX_ROWS", 10)  # a batch's share has 20
 
     def train() -> dict[str, Any]:
         _, optimizer = trained("sharded", True, 0.05)
-        return {name: one.numpy() for name, one in optimizer.weights().items()}
+        return {name: one.numpy() for name, one in optimizer.gather_weights().items()}
 
     first, _ = on_ranks(2, train, near=True)
     assert far(first, by_torch(0.05)) < 1e-3

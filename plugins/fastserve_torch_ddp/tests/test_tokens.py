@@ -26,7 +26,7 @@ from fastserve_core.errors import StageFailed
 from fastserve_core.events import Event, WarningRaised
 from fastserve_core.tasks import Encoded, Row, Task, load_task
 from fastserve_torch_ddp.data import tokens
-from fastserve_torch_ddp.data.columns import ColumnWriter, mapped
+from fastserve_torch_ddp.data.columns import ColumnWriter, map_column
 from fastserve_torch_ddp.data.tokens import TokenDataset, tokenize
 
 WORDS = st.sampled_from(["the", "film", "is", "wonderful", "dreadful", "Ünïcode", "中文", "clumsy", "x" * 120, "1,000"])
@@ -92,20 +92,20 @@ def test_numbers_come_back_whatever_they_are(
     column = ColumnWriter(folder / "numbers")
     for chunk in chunks:
         column.add(np.asarray(chunk))
-    found = mapped(folder / "numbers", json.loads(json.dumps(column.record())))
+    found = map_column(folder / "numbers", json.loads(json.dumps(column.describe())))
     everything = [one for chunk in chunks for one in chunk]
     assert found.tolist() == everything
     assert (folder / "numbers").exists() == (len(set(everything)) > 1)
 
 
 def test_files_are_narrow_and_grow_wider_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastserve_torch_ddp.data.columns.BLOCK", 7)
+    monkeypatch.setattr("fastserve_torch_ddp.data.columns.COPY_ELEMENTS", 7)
     column, types = ColumnWriter(tmp_path / "numbers"), []
     for value in (5, 5, 6, 300, -1, 70000, 2**40):
         column.add(np.full(10, value))
-        types.append(column.record()["type"])
+        types.append(column.describe()["type"])
     assert types == [None, None, "|u1", "<u2", "<i2", "<i4", "<i8"]
-    found = mapped(tmp_path / "numbers", column.record())
+    found = map_column(tmp_path / "numbers", column.describe())
     assert found.tolist() == [value for value in (5, 5, 6, 300, -1, 70000, 2**40) for _ in range(10)]
     assert [path.name for path in tmp_path.iterdir()] == ["numbers"]
 
@@ -182,7 +182,7 @@ def test_a_damaged_result_is_made_again_and_said(home: Path, tiny_bert: Path) ->
 
 def test_a_task_that_labels_only_some_rows_is_refused(home: Path, tiny_bert: Path) -> None:
     task, data = prepared("text_classification", [], home)
-    with pytest.raises(StageFailed, match="gave 1 of 2 rows no target"):
+    with pytest.raises(StageFailed, match="returned no target for 1 of 2 rows"):
         tokenize(load_task("text_classification", {}, ["a"]), tiny_bert, data, "train")
     assert task.labels == ["a", "b"]
 

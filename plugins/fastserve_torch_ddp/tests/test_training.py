@@ -71,19 +71,19 @@ def test_every_part_of_a_batch_has_rows_and_none_is_lost(rows: list[int], parts:
 
 
 @given(Lengths, st.integers(1, 3), st.none() | st.integers(1, 40), st.integers(0, 60))
-def test_a_course_goes_on_from_any_step_as_it_would_have(
+def test_a_schedule_resumes_from_any_step_as_it_would_have(
     lengths: list[int], epochs: int, steps: int | None, begin: int
 ) -> None:
     rows = [Encoded({"input_ids": [1] * length}) for length in lengths]
     task = load_task("text_classification", {}, ["a", "b"])
     options = {"epochs": epochs, "batch_size": 4, "batch_tokens": None}
-    course = BatchSchedule(rows, task, options, 3, steps)
-    whole = [batch.tolist() for _, batch in course.steps(0)]
+    schedule = BatchSchedule(rows, task, options, 3, steps)
+    whole = [batch.tolist() for _, batch in schedule.steps(0)]
     per_epoch = -(-len(lengths) // 4)
-    assert len(whole) == course.total == min(steps or epochs * per_epoch, epochs * per_epoch)
-    assert [batch.tolist() for _, batch in course.steps(begin)] == whole[begin:]
-    assert course.epoch_at(course.total) <= epochs
-    assert course.epoch_at(0) == 0
+    assert len(whole) == schedule.total == min(steps or epochs * per_epoch, epochs * per_epoch)
+    assert [batch.tolist() for _, batch in schedule.steps(begin)] == whole[begin:]
+    assert schedule.epoch_at(schedule.total) <= epochs
+    assert schedule.epoch_at(0) == 0
 
 
 # -- options ---------------------------------------------------------------------------------------------
@@ -136,42 +136,44 @@ def test_all_faults_are_said_at_once_with_a_suggestion() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_options", "device", "world", "way"),
+    ("given_options", "device", "world", "mode"),
     [
-        ({}, CPU, 1, "one"),
+        ({}, CPU, 1, "single"),
         ({}, CPU, 2, "sharded"),
         ({}, GPU, 2, "replicated"),
         ({"sharding": "none"}, CPU, 2, "replicated"),
         ({"sharding": "zero"}, GPU, 2, "sharded"),
         ({"method": "lora"}, CPU, 2, "replicated"),
         ({"gradient_compression": "powersgd"}, CPU, 2, "replicated"),
-        ({"local_sgd_steps": 4}, CPU, 2, "alone"),
+        ({"local_sgd_steps": 4}, CPU, 2, "local_sgd"),
         ({"sharding": "fsdp"}, CPU, 2, "fsdp"),
     ],
 )
 def test_the_way_of_sharing_follows_from_options_and_machine(
-    given_options: dict[str, Any], device: torch.device, world: int, way: str
+    given_options: dict[str, Any], device: torch.device, world: int, mode: str
 ) -> None:
-    assert choose_strategy(vars(DDPOptions(**given_options)), device, world) == way
+    assert choose_strategy(vars(DDPOptions(**given_options)), device, world) == mode
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------
 
 
-def keeper(folder: Path) -> tuple[checkpoint.CheckpointWriter, list[str]]:
+def make_writer(folder: Path) -> tuple[checkpoint.CheckpointWriter, list[str]]:
     warned: list[str] = []
     return checkpoint.CheckpointWriter(folder, warned.append), warned
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
-    keeps, warned = keeper(tmp_path)
+    writer, warned = make_writer(tmp_path)
     for step in (1, 2, 3):
         weights = torch.full((1000,), float(step))
-        keeps.checkpoint({"weight": weights}, vars(TrainState(step=step, best=0.5, best_scores={"accuracy": 0.5})))
-    keeps.wait()
-    names = [path.name for path in checkpoint.checkpoints(tmp_path)]
+        writer.write_checkpoint(
+            {"weight": weights}, vars(TrainState(step=step, best=0.5, best_scores={"accuracy": 0.5}))
+        )
+    writer.wait()
+    names = [path.name for path in checkpoint.list_checkpoints(tmp_path)]
     assert names == ["checkpoint-00000003.safetensors", "checkpoint-00000002.safetensors"]
-    found = checkpoint.newest(tmp_path, warned.append)
+    found = checkpoint.read_newest(tmp_path, warned.append)
     assert found is not None and torch.equal(found[0]["weight"], torch.full((1000,), 3.0))
     assert TrainState(**found[1]) == TrainState(3, 0.5, {"accuracy": 0.5}, 0)
     assert warned == []
@@ -179,33 +181,33 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["torn", "empty", "noise"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage: str) -> None:
-    keeps, warned = keeper(tmp_path)
+    writer, warned = make_writer(tmp_path)
     for step in (1, 2):
-        keeps.checkpoint({"weight": torch.ones(50)}, {"step": step})
-    keeps.wait()
-    newest = checkpoint.checkpoints(tmp_path)[0]
+        writer.write_checkpoint({"weight": torch.ones(50)}, {"step": step})
+    writer.wait()
+    newest = checkpoint.list_checkpoints(tmp_path)[0]
     content = newest.read_bytes()
     newest.write_bytes({"torn": content[:-40], "empty": b"", "noise": bytes(reversed(content))}[damage])
-    found = checkpoint.newest(tmp_path, warned.append)
+    found = checkpoint.read_newest(tmp_path, warned.append)
     assert found is not None and found[1] == {"step": 1}
     assert "checkpoint-00000002.safetensors cannot be read" in warned[0]
-    assert checkpoint.newest(tmp_path / "empty", warned.append) is None
+    assert checkpoint.read_newest(tmp_path / "empty", warned.append) is None
 
 
 def test_a_full_disk_is_warned_of_and_the_last_good_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keeps, warned = keeper(tmp_path)
-    keeps.checkpoint({"weight": torch.ones(5)}, {"step": 1})
-    keeps.wait()
+    writer, warned = make_writer(tmp_path)
+    writer.write_checkpoint({"weight": torch.ones(5)}, {"step": 1})
+    writer.wait()
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    keeps.checkpoint({"weight": torch.ones(5)}, {"step": 2})
-    keeps.wait()
+    writer.write_checkpoint({"weight": torch.ones(5)}, {"step": 2})
+    writer.wait()
     assert "checkpoint-00000002.safetensors could not be written" in warned[0]
-    assert "No space left on device" in warned[0] and "training goes on" in warned[0]
-    found = checkpoint.newest(tmp_path, warned.append)
+    assert "No space left on device" in warned[0] and "training continues" in warned[0]
+    found = checkpoint.read_newest(tmp_path, warned.append)
     assert found is not None and found[1] == {"step": 1}
     assert list(tmp_path.glob("*.partial")) == []
 
@@ -221,14 +223,12 @@ def test_patience_counts_looks_without_gain() -> None:
 def test_parameters_are_counted_without_torch(tiny_bert: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    from fastserve_core.artifacts import read_json
     from fastserve_torch_ddp.estimate import count_parameters
 
-    config = read_json(tiny_bert / "config.json")
-    total, embedded = count_parameters(tiny_bert, config, 2, 32)
+    total, embedded = count_parameters(tiny_bert)
     model = AutoModelForSequenceClassification.from_pretrained(tiny_bert)
     assert total == sum(one.numel() for one in model.parameters())
     assert embedded == sum(one.numel() for one in model.bert.embeddings.parameters()) - 2 * 32  # less its norm
-    (tmp_path / "config.json").write_text("{}")
-    guessed, _ = count_parameters(tmp_path, config, 2, 32)
+    (tmp_path / "config.json").write_text((tiny_bert / "config.json").read_text())
+    guessed, _ = count_parameters(tmp_path)
     assert guessed == pytest.approx(total, rel=0.4)

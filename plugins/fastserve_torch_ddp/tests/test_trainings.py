@@ -23,7 +23,7 @@ from fastserve_core.events import Event, Metric, Step, WarningRaised
 from fastserve_core.processes import run_in_child
 from fastserve_core.tasks import Encoded, load_task
 from fastserve_torch_ddp.checkpointing.validation import TrainState
-from fastserve_torch_ddp.fork_server import IMPORTED
+from fastserve_torch_ddp.fork_server import PRELOADED_MODULES
 from fastserve_torch_ddp.options import DDPOptions
 
 pytestmark = pytest.mark.slow
@@ -89,7 +89,7 @@ def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
             events.append(event)
             tell(event)
 
-        return Trained(folder, run_in_child("fastserve_torch_ddp.launch", request, 2, both, IMPORTED), events)
+        return Trained(folder, run_in_child("fastserve_torch_ddp.launch", request, 2, both, PRELOADED_MODULES), events)
 
     requests = run.requests = []  # type: ignore[attr-defined]
     return run

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from conftest import write_reviews
-from fastserve_torch_ddp.rendezvous.endpoint import reachable
+from fastserve_torch_ddp.rendezvous.endpoint import is_reachable
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +117,7 @@ def test_a_node_that_is_lost_comes_back_and_the_result_is_the_same(
 ) -> None:
     pair[0].start()
     port = int(pair[0].command[-1].rpartition(":")[2])
-    pair[0].wait_until(lambda: reachable("127.0.0.1", port, 1))
+    pair[0].wait_until(lambda: is_reachable("127.0.0.1", port, 1))
     pair[1].start()
     pair[lost].wait_until(pair[lost].checkpoints)
     pair[lost].lose_power()
@@ -142,7 +142,7 @@ def test_a_node_that_waits_alone_ends_with_the_address(pair: list[Node]) -> None
     pair[0].start("train.torch_ddp.rdzv_timeout_s=2")
     code, said = pair[0].finish()
     assert code == 1, said
-    assert f"the 2 nodes did not come together at {pair[0].command[-1].partition('=')[2]} under the id 'a/b'" in said
+    assert f"the 2 nodes did not meet at {pair[0].command[-1].partition('=')[2]} under the id 'a/b'" in said
     assert "Traceback" not in said
 
 
