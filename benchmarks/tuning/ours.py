@@ -11,7 +11,7 @@ from typing import Any
 from fastserve_core.plugins import TrialRequest, TrialResult, TuneContext
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.search import search
-from fastserve_nevergrad.study_log import LOG, read_log
+from fastserve_nevergrad.study_log import LOG_FILE, read_log
 from tuning.setting import Attempting, Found, Objective, Search
 
 
@@ -30,7 +30,7 @@ def nevergrad_search(**options: Any) -> Search:
                 ),
                 chosen,
             )  # fmt: skip
-            log = read_log(Path(folder, LOG))
+            log = read_log(Path(folder, LOG_FILE))
         used = {one["number"]: one["steps"] for one in log}
         whole = [-one["objective"] for one in log if one["steps"] == objective.steps]
         return Found(min(whole), sum(used.values()), len(used))

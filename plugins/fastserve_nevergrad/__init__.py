@@ -1,4 +1,4 @@
-"""Tunes the trainer's and the compressors' options with Nevergrad's gradient-free optimizers."""
+"""The tuner: searches options of the trainer and the compressors with Nevergrad's gradient-free optimizers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from fastserve_nevergrad.options import NevergradOptions
 
 
 class NevergradTuner(Tuner):
-    """The tuner."""
+    """Searches options with Nevergrad and successive halving.
+
+    Args:
+        options: the options of ``tune.nevergrad``.
+    """
 
     api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("nevergrad", "numpy")
@@ -22,17 +26,20 @@ class NevergradTuner(Tuner):
 
     @property
     def searches(self) -> tuple[str, ...]:
-        """The paths of the options that are searched; none: the trainer's ready-made ones."""
+        """The paths of the options to search; empty means the space that the trainer suggests."""
         return tuple(self.options.space or ())
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The paths that are named in ``when``."""
+        """The paths of the options in conditions."""
         space = self.options.space or {}
-        return tuple({other: None for path, one in space.items() for other in read_condition(path, one)})
+        return tuple(
+            {other: None for path, description in space.items() for other in read_condition(path, description)}
+        )
 
     @hookimpl
     def tune(self, run: TuneContext) -> dict[str, Any]:
+        """Search the best options, by path; see ``search.search``."""
         from fastserve_nevergrad.search import search
 
         return search(run, self.options)

@@ -1,4 +1,4 @@
-"""What is wanted besides the best score: several objectives at once, and limits that must be kept."""
+"""Several objectives at once, and constraints on the figures of a trial."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from typing import Any, TypeVar
 
 from fastserve_core.errors import ErrorCollector, InvalidOption, did_you_mean
 
-HIGHER = ("quality", "throughput_per_s", "smaller")
-LOWER = ("quality_drop", "latency_ms_p50", "size_bytes", "seconds")
-NAMES = (*HIGHER, *LOWER)
-AMOUNTS = ("throughput_per_s", "smaller", "latency_ms_p50", "size_bytes", "seconds")
+MAXIMIZED = ("quality", "throughput_per_s", "smaller")
+MINIMIZED = ("quality_drop", "latency_ms_p50", "size_bytes", "seconds")
+RECIPE_FIGURES = (*MAXIMIZED, *MINIMIZED)
+TRAINING_FIGURES = ("quality", "seconds")
+"""The figures of a trial whose model is not measured."""
+LOG_SCALED = ("throughput_per_s", "smaller", "latency_ms_p50", "size_bytes", "seconds")
 LOG_FLOOR = 1e-3
-"""Amounts below it count as it: a trial that was at its end takes no seconds, and nothing has no logarithm."""
+"""The minimum of log-scaled figures: a reused trial takes 0 seconds, which has no logarithm."""
 REJECTION_PENALTY = 1.0
-"""What the gate's refusal counts as beside what limits are missed by."""
-OF_TRAININGS = ("quality", "seconds")
-"""What there is of a trial that makes no model to be measured."""
-LIMIT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([-+.\deE]+)\s*")
-Line = Mapping[str, Any]
-Found = TypeVar("Found", bound=Mapping[str, Any])
+"""The violation of a model that the gate rejects."""
+CONSTRAINT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([-+.\deE]+)\s*")
+TrialLine = Mapping[str, Any]
+"""A finished trial, as in the log."""
+LineT = TypeVar("LineT", bound=Mapping[str, Any])
 
 
-def value_of(line: Line, name: str) -> float:
-    """A figure of a finished trial."""
+def read_value(line: TrialLine, name: str) -> float:
+    """Return a figure of a finished trial."""
     measures = line.get("measures") or {}
     if name == "quality":
         name = "objective"
@@ -35,25 +36,38 @@ def value_of(line: Line, name: str) -> float:
 
 @dataclass(frozen=True)
 class Constraint:
-    """``latency_ms_p50 <= 3``; raises ``InvalidOption`` for what is not written so."""
+    """A bound of a figure, such as ``latency_ms_p50 <= 3``.
+
+    Attributes:
+        name: the figure.
+        is_upper_bound: whether the figure must be at most, rather than at least, the value.
+        value: the bound.
+    """
 
     name: str
     is_upper_bound: bool
     value: float
 
     @classmethod
-    def read(cls, text: str) -> Constraint:
-        found = LIMIT.fullmatch(str(text))
+    def parse(cls, text: str) -> Constraint:
+        """Parse a constraint.
+
+        Raises:
+            InvalidOption: the text is not a figure, ``<=`` or ``>=``, and a number.
+        """
+        match = CONSTRAINT.fullmatch(str(text))
         try:
-            name, sign, value = found.groups()  # type: ignore[union-attr]
+            name, sign, value = match.groups()  # type: ignore[union-attr]
             return cls(name, sign == "<=", float(value))
         except (AttributeError, ValueError) as error:
-            raise InvalidOption(f"tune.nevergrad.constraints: '{text}' is not like 'latency_ms_p50 <= 3'") from error
+            raise InvalidOption(
+                f"tune.nevergrad.constraints: '{text}' is not a valid constraint, such as 'latency_ms_p50 <= 3'"
+            ) from error
 
-    def violation(self, line: Line) -> float:
-        """By how many times the limit a trial misses it; 0 where it is kept."""
-        over = value_of(line, self.name) - self.value
-        return max(0.0, over if self.is_upper_bound else -over) / (abs(self.value) or 1.0)
+    def violation(self, line: TrialLine) -> float:
+        """Return by how much a trial violates the bound, relative to the bound; 0 if it satisfies it."""
+        difference = read_value(line, self.name) - self.value
+        return max(0.0, difference if self.is_upper_bound else -difference) / (abs(self.value) or 1.0)
 
     def __str__(self) -> str:
         return f"{self.name} {'<=' if self.is_upper_bound else '>='} {self.value:g}"
@@ -61,55 +75,83 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Objectives:
-    """``objectives`` by name, none for the score alone, and the limits."""
+    """The objectives of a search and its constraints.
+
+    Attributes:
+        objectives: the names of the figures to optimize; empty for the score alone.
+        constraints: the bounds that the best trial must satisfy.
+    """
 
     objectives: Sequence[str] = ()
-    limits: Sequence[Constraint] = field(default_factory=tuple)
+    constraints: Sequence[Constraint] = field(default_factory=tuple)
 
     @classmethod
-    def read(cls, objectives: Sequence[str] | None, constraints: Sequence[str] | None, recipes: bool) -> Objectives:
-        """Raises ``InvalidOption`` for names that such trials have no figure of; all at once."""
-        known, faults, limits = NAMES if recipes else OF_TRAININGS, ErrorCollector(), []
+    def parse(
+        cls, objectives: Sequence[str] | None, constraints: Sequence[str] | None, has_recipes: bool
+    ) -> Objectives:
+        """Parse the options of the same names.
+
+        Args:
+            objectives: the names of figures.
+            constraints: the texts of constraints.
+            has_recipes: whether trials are recipes, whose models are measured, rather than trainings.
+
+        Raises:
+            InvalidOption: a text is malformed, or the trials have no such figure; all errors are collected.
+        """
+        known, faults, parsed = RECIPE_FIGURES if has_recipes else TRAINING_FIGURES, ErrorCollector(), []
         for name in objectives or ():
             with faults.collect():
-                _check(name, known, "objectives", recipes)
+                _check_name(name, known, "objectives", has_recipes)
         for text in constraints or ():
             with faults.collect():
-                limit = Constraint.read(text)
-                _check(limit.name, known, "constraints", recipes)
-                limits.append(limit)
+                constraint = Constraint.parse(text)
+                _check_name(constraint.name, known, "constraints", has_recipes)
+                parsed.append(constraint)
         faults.raise_if_any()
-        return cls(tuple(objectives or ()), tuple(limits))
+        return cls(tuple(objectives or ()), tuple(parsed))
 
-    def losses(self, line: Line) -> list[float]:
-        """Lower is better; the score alone, or each objective: of amounts the logarithm, so that all weigh alike."""
+    @property
+    def count(self) -> int:
+        """The number of losses of a trial."""
+        return max(1, len(self.objectives))
+
+    def losses(self, line: TrialLine) -> list[float]:
+        """Return the losses of a successful trial, lower is better.
+
+        Without objectives there is one, the negative score; amounts are log-scaled, so that all have equal weight.
+        """
         if not self.objectives:
             return [-line["objective"]]
-        found = [(name, value_of(line, name)) for name in self.objectives]
+        values = [(name, read_value(line, name)) for name in self.objectives]
         return [
-            (-1 if name in HIGHER else 1) * (log2(max(one, LOG_FLOOR)) if name in AMOUNTS else one)
-            for name, one in found
+            (-1 if name in MAXIMIZED else 1) * (log2(max(value, LOG_FLOOR)) if name in LOG_SCALED else value)
+            for name, value in values
         ]
 
-    def excess(self, line: Line) -> float:
-        """By how much the limits are missed, together; 0 where all are kept.
+    def total_violation(self, line: TrialLine) -> float:
+        """Return the sum of the violations, 0 if the trial satisfies all constraints.
 
-        Where there are objectives, what the gate refuses counts as missed too: the score has that in it already.
+        With objectives, a rejection by the gate counts as a violation; the score alone includes it already.
         """
-        refused = bool(self.objectives) and not (line.get("measures") or {}).get("accepted", True)
-        return sum(limit.violation(line) for limit in self.limits) + (REJECTION_PENALTY if refused else 0.0)
+        is_rejected = bool(self.objectives) and not (line.get("measures") or {}).get("accepted", True)
+        violations = sum(constraint.violation(line) for constraint in self.constraints)
+        return violations + (REJECTION_PENALTY if is_rejected else 0.0)
 
-    def front(self, lines: Sequence[Found]) -> list[Found]:
-        """Those that none of the others beats in one objective and equals in the rest; all without objectives."""
+    def pareto_front(self, lines: Sequence[LineT]) -> list[LineT]:
+        """Return the trials that no other trial dominates; all trials if there are no objectives."""
         losses = [self.losses(line) for line in lines] if self.objectives else [[0.0]] * len(lines)
-        return [one for one, own in zip(lines, losses, strict=True) if not any(_beats(other, own) for other in losses)]
+        return [
+            line for line, own in zip(lines, losses, strict=True) if not any(_dominates(other, own) for other in losses)
+        ]
 
 
-def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+def _dominates(losses: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether the losses are nowhere higher than the others, and different."""
+    return losses != other and all(a <= b for a, b in zip(losses, other, strict=True))
 
 
-def _check(name: str, known: Sequence[str], option: str, recipes: bool) -> None:
+def _check_name(name: str, known: Sequence[str], option: str, has_recipes: bool) -> None:
     if name not in known:
-        of = "recipe" if recipes else "training"
-        raise InvalidOption(f"tune.nevergrad.{option}: a {of} has no figure '{name}'{did_you_mean(name, known)}")
+        kind = "recipe" if has_recipes else "training"
+        raise InvalidOption(f"tune.nevergrad.{option}: a {kind} has no figure '{name}'{did_you_mean(name, known)}")

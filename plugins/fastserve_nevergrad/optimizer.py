@@ -1,4 +1,4 @@
-"""Nevergrad's optimizer: what it proposes, and what it is told."""
+"""Nevergrad's ask-and-tell optimizer for the trials of a study."""
 
 from __future__ import annotations
 
@@ -11,61 +11,86 @@ import nevergrad as ng
 from fastserve_core.errors import InvalidOption, did_you_mean
 from fastserve_nevergrad.space import Space
 
-REPEATS = 20
-"""How often an optimizer may propose what was already tried, before it is tried again after all."""
+MAX_REPEATS = 20
+"""How often an optimizer may propose a finished trial in a row, before that trial is run again."""
 FAILURE_LOSS = 1e6
-"""The loss that a failed trial is told as; the optimizer must not be told nan or nothing."""
+"""The loss of a failed trial; the optimizer accepts neither nan nor ``None``."""
 Losses = Sequence[float]
-SMALL_BUDGET, FOR_FEW, FOR_MANY = 60, "OnePlusOne", "TwoPointsDE"
-"""``optimizer`` null: from this many trials on the other one, which begins with thirty drawn at random."""
+SMALL_BUDGET, SMALL_BUDGET_OPTIMIZER, LARGE_BUDGET_OPTIMIZER = 60, "OnePlusOne", "TwoPointsDE"
+"""The default optimizers; that for large budgets begins with thirty random trials."""
+MAX_NAME_CHARS = 24
+"""Longer names of Nevergrad's registry are not suggested."""
 
 
 class NevergradAdapter:
-    """Proposes options for the trials of a space."""
+    """Proposes options for the trials of a space.
+
+    Args:
+        space: the search space.
+        name: the optimizer's name in Nevergrad's registry, or ``None`` for the default.
+        trials: the number of trials.
+        seed: the seed of the proposals.
+        warn: receives warnings.
+        objectives: the number of losses of a trial.
+
+    Raises:
+        InvalidOption: Nevergrad has no such optimizer.
+    """
 
     def __init__(
         self, space: Space, name: str | None, trials: int, seed: int, warn: Callable[[str], None], objectives: int = 1
     ) -> None:
-        self.name = name or (FOR_FEW if trials < SMALL_BUDGET else FOR_MANY)
+        self.name = name or (SMALL_BUDGET_OPTIMIZER if trials < SMALL_BUDGET else LARGE_BUDGET_OPTIMIZER)
         registry = ng.optimizers.registry
         if self.name not in registry:
-            names = [one for one in registry if len(one) < 24]
+            names = [known for known in registry if len(known) < MAX_NAME_CHARS]
             close = did_you_mean(self.name, names).partition(" (known")[0]
             raise InvalidOption(f"tune.nevergrad.optimizer: nevergrad has no '{self.name}'{close}")
         space.parameters.random_state.seed(seed % 2**32)
-        self._space, self._warn, self._warned, self._objectives = space, warn, False, objectives
+        self._space, self._warn, self._has_warned, self._objectives = space, warn, False, objectives
         self._optimizer = registry[self.name](space.parameters, budget=trials, num_workers=1)
 
-    def ask(self, tried: Mapping[str, Losses | None], waiting: Sequence[str] = ()) -> tuple[Any, dict[str, Any]]:
-        """The next candidate and its options; what was tried before is told again, and asked anew.
+    def ask(self, finished: Mapping[str, Losses | None], running: Sequence[str] = ()) -> tuple[Any, dict[str, Any]]:
+        """Propose a new trial; for a finished one the optimizer is told its losses and asked again.
 
-        ``tried`` are the losses by ``key_of`` the options, ``waiting`` those that are being tried.
+        Args:
+            finished: the losses of finished trials by ``serialize_options`` of their options.
+            running: ``serialize_options`` of the options of running trials.
+
+        Returns:
+            Nevergrad's candidate and its options.
         """
-        for _ in range(REPEATS):
-            candidate = self._proposed()
+        for _ in range(MAX_REPEATS):
+            candidate = self._propose()
             options = self._space.options(candidate.value)
-            if (key := key_of(options)) in tried:
-                self.tell(candidate, tried[key])
-            elif key not in waiting:
+            if (key := serialize_options(options)) in finished:
+                self.tell(candidate, finished[key])
+            elif key not in running:
                 break
         return candidate, options
 
-    def _proposed(self) -> Any:
-        """What the optimizer proposes; where it breaks, what its parameters draw at random."""
+    def _propose(self) -> Any:
+        """Return the optimizer's candidate, or a random one if the optimizer raises an exception."""
         try:
             return self._optimizer.ask()
         except Exception as error:  # seen: NGOpt's meta-model of one number with numpy 2.4, for 1000 trials
-            if not self._warned:
+            if not self._has_warned:
                 self._warn(f"nevergrad's {self.name} failed ({error}); trials are drawn at random")
-            self._warned = True
+            self._has_warned = True
             return self._space.parameters.sample()
 
     def tell(self, candidate: Any, losses: Losses | None) -> None:
-        """One loss, or several of which Nevergrad makes the hypervolume; ``None`` for a failure."""
+        """Report the losses of a trial to the optimizer.
+
+        Args:
+            candidate: Nevergrad's candidate.
+            losses: one loss, or several, of which Nevergrad computes the hypervolume; ``None`` for a failure.
+        """
         if losses is None:
             losses = [FAILURE_LOSS] * self._objectives
         self._optimizer.tell(candidate, losses[0] if len(losses) == 1 else losses)
 
 
-def key_of(options: Mapping[str, Any]) -> str:
+def serialize_options(options: Mapping[str, Any]) -> str:
+    """Return the options as JSON, which identifies equal trials."""
     return json.dumps(options)

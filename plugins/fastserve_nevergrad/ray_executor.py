@@ -1,4 +1,4 @@
-"""Trials as tasks of a Ray cluster: one that runs already, or else one of this machine alone."""
+"""Trials as tasks of a Ray cluster: a running one, or a local one on this machine."""
 
 from __future__ import annotations
 
@@ -16,50 +16,58 @@ from fastserve_core.pipeline import run_remote_trial
 from fastserve_core.processes import usable_cores
 from fastserve_nevergrad.workers import RemoteExecutor
 
-ADDRESS = "RAY_ADDRESS"
-SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0"}
-"""No report of the use to Ray's makers."""
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}
+"""Disables Ray's usage reports, unless the user enabled them."""
 OBJECT_STORE_BYTES = 100_000_000
-CONNECT_S = 10.0
+CONNECT_SECONDS = 10.0
 
 
 @contextmanager
 def ray_executor() -> Iterator[tuple[int, RemoteExecutor]]:
-    """How many trainings fit at once, and what has one done: each takes as many cores as this machine has.
+    """Connect to the Ray cluster at ``RAY_ADDRESS``, or start a local one.
 
-    ``RAY_ADDRESS`` says which cluster. Raises ``MissingPackage``, and ``StageFailed`` where it cannot be reached.
+    Each training takes as many cores as this machine has.
+
+    Yields:
+        The number of trainings that the cluster can run at once, and the function that runs one.
+
+    Raises:
+        MissingPackage: Ray is not installed.
+        StageFailed: the cluster cannot be reached.
     """
     if find_spec("ray") is None:
         raise MissingPackage(
             "tune.nevergrad.workers=ray needs the package ray: pip install 'fastserve-core[ray_serve]'"
         )
-    os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import ray
 
     cores = usable_cores()
-    own = {"num_cpus": cores, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-    address = os.environ.get(ADDRESS)
+    local = {"num_cpus": cores, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    address = os.environ.get(ADDRESS_VARIABLE)
+    arguments = {} if address else local
     try:
-        if (there := urlsplit(address if "//" in (address or "") else f"//{address}")).port:
-            socket.create_connection((str(there.hostname), there.port), CONNECT_S).close()  # Ray would try for minutes
-        ray.init(
-            address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own)
-        )
+        if (url := urlsplit(address if "//" in (address or "") else f"//{address}")).port:
+            socket.create_connection((str(url.hostname), url.port), CONNECT_SECONDS).close()  # Ray retries for minutes
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **arguments)
     except (OSError, RuntimeError, ValueError) as error:
-        raise StageFailed(f"no Ray cluster answers at {ADDRESS}={address}: {error}") from error
+        raise StageFailed(f"no Ray cluster answers at {ADDRESS_VARIABLE}={address}: {error}") from error
     try:
-        nodes = [int(one["Resources"].get("CPU", 0)) for one in ray.nodes() if one["Alive"]]
-        each = min(cores, max(nodes))
-        task = ray.remote(num_cpus=each, max_retries=1)(run_remote_trial)
-        yield max(1, sum(one // each for one in nodes)), lambda order: _done(ray, task, {**order, "threads": each})
+        node_cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        task_cores = min(cores, max(node_cores))
+        task = ray.remote(num_cpus=task_cores, max_retries=1)(run_remote_trial)
+        count = max(1, sum(available // task_cores for available in node_cores))
+        yield count, lambda request: _run_task(ray, task, {**request, "threads": task_cores})
     finally:
         ray.shutdown()
 
 
-def _done(ray: Any, task: Any, order: Mapping[str, Any]) -> dict[str, Any]:
-    """Wait for a training; one whose machine was lost twice failed."""
+def _run_task(ray: Any, task: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a training and wait for it; it fails if its machine is lost twice."""
     try:
-        found: dict[str, Any] = ray.get(task.remote(order))
+        result: dict[str, Any] = ray.get(task.remote(request))
     except ray.exceptions.RayError as error:
         raise StageFailed(f"the training was lost: {str(error).strip().splitlines()[0]}") from error
-    return found
+    return result

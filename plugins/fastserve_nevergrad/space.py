@@ -1,4 +1,4 @@
-"""The search space: from the config's description to Nevergrad's parameters, and back to options."""
+"""The search space: from its description in the config to Nevergrad's parameters, and back to options."""
 
 from __future__ import annotations
 
@@ -14,26 +14,42 @@ DEFAULT_SPACE = {
     "lr": {"log": [1e-5, 3e-4]},
     "batch_size": {"choice": [16, 32, 64]},
 }
-"""What is searched when neither the user nor the trainer says, as far as the trainer has it."""
-FEWEST, TRIALS_PER_OPTION = 2, 6
-"""So many options of the ready-made space at least, and no more than one for so many trials."""
+"""The space if neither the user nor the trainer provides one, limited to the trainer's options."""
+MIN_OPTIONS, TRIALS_PER_OPTION = 2, 6
+"""The default space has at least so many options, and otherwise one for so many trials."""
 
 
 def default_space(
     trainer: Mapping[str, Any], suggested: Mapping[str, Any], fixed: frozenset[str], trials: int
 ) -> dict[str, Any]:
-    """The default space: what the trainer suggests, the most important first, without what the user fixed."""
+    """Return the most important ranges that the trainer suggests.
+
+    Args:
+        trainer: the trainer's options by path.
+        suggested: the ranges that the trainer suggests by path, the most important first.
+        fixed: the paths of the options that the user has set.
+        trials: the number of trials.
+    """
     known = {
         path: DEFAULT_SPACE[path.rpartition(".")[2]] for path in trainer if path.rpartition(".")[2] in DEFAULT_SPACE
     }
-    found = {path: one for path, one in (suggested or known).items() if path not in fixed}
-    return dict(list(found.items())[: max(FEWEST, trials // TRIALS_PER_OPTION)])
+    space = {path: description for path, description in (suggested or known).items() if path not in fixed}
+    return dict(list(space.items())[: max(MIN_OPTIONS, trials // TRIALS_PER_OPTION)])
 
 
 class Space:
-    """Every fault of the space is said at once.
+    """A search space as Nevergrad's parameters.
 
-    Raises ``InvalidOption``: a path that is not known, an empty or inverted range, the log of zero.
+    Args:
+        space: the description of each range by option path.
+        known: the current values of all options by path.
+
+    Attributes:
+        parameters: Nevergrad's parameters.
+        initial: the current values of the options of the space.
+
+    Raises:
+        InvalidOption: a path is unknown, or a range is invalid; all errors are collected.
     """
 
     def __init__(self, space: Mapping[str, Any], known: Mapping[str, Any]) -> None:
@@ -42,44 +58,47 @@ class Space:
         for path, description in space.items():
             with faults.collect():
                 self.conditions[path] = read_condition(path, description)
-                for one in (path, *self.conditions[path]):
-                    if one not in known:
-                        raise InvalidOption(f"tune.nevergrad.space: no option '{one}'{did_you_mean(one, known)}")
-                parameters[path] = _parameter(path, description)
+                for option in (path, *self.conditions[path]):
+                    if option not in known:
+                        raise InvalidOption(f"tune.nevergrad.space: no option '{option}'{did_you_mean(option, known)}")
+                parameters[path] = _create_parameter(path, description)
         faults.raise_if_any()
-        self.known = {
-            path: known[path] for path in (*space, *(one for each in self.conditions.values() for one in each))
-        }
-        self.first = {path: known[path] for path in space}
+        conditional = (option for condition in self.conditions.values() for option in condition)
+        self.known = {path: known[path] for path in (*space, *conditional)}
+        self.initial = {path: known[path] for path in space}
         self.parameters = ng.p.Dict(**parameters)
 
     def options(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What a trial is given: plain numbers, without the options whose condition does not hold."""
-        found = plain(values)
-        now = {**self.known, **found}
+        """Return the options of a trial: Python values, without those whose condition does not hold.
+
+        Args:
+            values: the values of Nevergrad's candidate.
+        """
+        options = to_plain_values(values)
+        current = {**self.known, **options}
         return {
             path: value
-            for path, value in found.items()
-            if all(now[other] in allowed for other, allowed in self.conditions[path].items())
+            for path, value in options.items()
+            if all(current[other] in allowed for other, allowed in self.conditions[path].items())
         }
 
     def candidate(self, options: Mapping[str, Any]) -> Any:
-        """A trial's options as Nevergrad has them, those that are left out as they are; ``None`` outside the space."""
+        """Return Nevergrad's candidate for a trial's options, or ``None`` if they are outside of the space."""
         try:
-            return self.parameters.spawn_child(new_value={**self.first, **options})
+            return self.parameters.spawn_child(new_value={**self.initial, **options})
         except (ValueError, TypeError):  # a number out of its range, or null
             return None
 
 
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nevergrad's numpy scalars as Python's, rounded to what can be read back exactly."""
+def to_plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert numpy scalars to Python's, with floats rounded to six digits so that JSON restores them exactly."""
     return {
         path: float(f"{value:.6g}") if isinstance(value, float) else int(value) if hasattr(value, "item") else value
         for path, value in values.items()
     }
 
 
-def _parameter(path: str, description: Any) -> Any:
+def _create_parameter(path: str, description: Any) -> Any:
     kind, values = read_range(path, description)
     if kind == "choice":
         return ng.p.Choice(values)

@@ -1,4 +1,4 @@
-"""The log of a study: a line for its space, and one for every trial as it ends, on the disk before anything else."""
+"""The log of a study: one JSON line for its space, and one for each finished trial, written to disk at once."""
 
 from __future__ import annotations
 
@@ -10,72 +10,106 @@ from typing import Any
 
 from fastserve_core.errors import InvalidOption
 
-LOG = "trials.jsonl"
-RECORD = "run.json"
+LOG_FILE = "trials.jsonl"
+RUN_FILE = "run.json"
+Line = dict[str, Any]
+"""A trial in the log: ``number``, ``options``, ``objective`` (``None`` for a failure), ``error``, ``seconds``; after a
+success also ``scores``, ``steps`` and ``measures``; with several rungs ``rung``, with several trainings ``each``."""
 
 
-def append(path: Path, record: Mapping[str, Any]) -> None:
-    """One line, on the disk before this returns."""
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one line to a log, and wait until it is on disk."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The finished trials; a last line that a kill cut short is not counted."""
-    return [line for line in _lines(path) if "number" in line]
+def read_log(path: Path) -> list[Line]:
+    """Return the finished trials of a log, without a last line that a kill cut short."""
+    return [record for record in _read_records(path) if "number" in record]
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _read_records(path: Path) -> list[Line]:
+    """Return all records of a log, and remove an incomplete last line from the file."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) < len(lines):
-        path.write_text("".join(whole), encoding="utf-8")
-    return [json.loads(line) for line in whole]
+    complete = [line for line in lines if line.endswith("\n")]
+    if len(complete) < len(lines):
+        path.write_text("".join(complete), encoding="utf-8")
+    return [json.loads(line) for line in complete]
 
 
 def begin_log(path: Path, space: Mapping[str, Any]) -> None:
-    """Write which space is searched, or see that a log which is there is of the same; raises ``InvalidOption``."""
-    if lines := _lines(path):
-        check_space(lines[0].get("space", {}), space, path)
-    else:
-        append(path, {"space": space})
+    """Create a log for a space, or check the space of an existing one.
 
-
-def check_space(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path) -> None:
-    """Refuse a log of another space, and say in what they differ."""
-    parts = [
-        f"{one}: {theirs[one]} there, {ours[one]} here" for one in theirs if one in ours and theirs[one] != ours[one]
-    ]
-    parts += [f"{one}: only there" for one in theirs if one not in ours]
-    parts += [f"{one}: only here" for one in ours if one not in theirs]
-    if parts:
-        raise InvalidOption(f"the study {path} is of another space:\n  " + "\n  ".join(parts))
-
-
-def earlier_trials(given: str, space: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The trials of an earlier study, the best first: those of a log, a study's folder, or a run's.
-
-    Raises ``InvalidOption`` where there is none, or it is of another space.
+    Raises:
+        InvalidOption: the log exists and has another space.
     """
-    path = find_log(given)
-    lines = _lines(path)
-    check_space(lines[0].get("space", {}) if lines else {}, space, path)
-    last = {line["number"]: line for line in lines if line.get("objective") is not None}
+    if records := _read_records(path):
+        check_space(records[0].get("space", {}), space, path)
+    else:
+        append_record(path, {"space": space})
+
+
+def check_space(logged: Mapping[str, Any], space: Mapping[str, Any], path: Path) -> None:
+    """Compare the space of a log with the space to search.
+
+    Args:
+        logged: the log's space.
+        space: the space to search.
+        path: the log's file, for the message.
+
+    Raises:
+        InvalidOption: the spaces differ; the message lists the differences.
+    """
+    differences = [
+        f"{option}: {logged[option]} there, {space[option]} here"
+        for option in logged
+        if option in space and logged[option] != space[option]
+    ]
+    differences += [f"{option}: only there" for option in logged if option not in space]
+    differences += [f"{option}: only here" for option in space if option not in logged]
+    if differences:
+        raise InvalidOption(f"the study {path} has another space:\n  " + "\n  ".join(differences))
+
+
+def read_earlier_trials(study: str, space: Mapping[str, Any]) -> list[Line]:
+    """Return the trials of an earlier study, the best first.
+
+    Args:
+        study: a log, the folder of a study, or the folder of a run.
+        space: the space to search.
+
+    Raises:
+        InvalidOption: there is no study, or it has another space.
+    """
+    path = find_log(study)
+    records = _read_records(path)
+    check_space(records[0].get("space", {}) if records else {}, space, path)
+    last = {line["number"]: line for line in records if line.get("objective") is not None}
     return sorted(last.values(), key=lambda line: (-line.get("rung", 0), -line["objective"]))
 
 
 def find_log(study: str) -> Path:
-    """The log of a study: the file itself, or in its folder or its run's; raises ``InvalidOption``."""
-    given = Path(study).expanduser()
-    if given.is_file():
-        return given
-    if (record := given / RECORD).is_file():
-        stages = json.loads(record.read_text(encoding="utf-8")).get("stages", [])
-        given = next((Path(one["artifact"]) for one in stages if one["stage"] == "tune" and one["artifact"]), given)
-    if (given / LOG).is_file():
-        return given / LOG
-    raise InvalidOption(f"tune.nevergrad.warm_start: no study in {given.absolute()}: give a run's folder, or a {LOG}")
+    """Find the log of a study.
+
+    Args:
+        study: a log, the folder of a study, or the folder of a run.
+
+    Raises:
+        InvalidOption: there is no log.
+    """
+    path = Path(study).expanduser()
+    if path.is_file():
+        return path
+    if (run_file := path / RUN_FILE).is_file():
+        stages = json.loads(run_file.read_text(encoding="utf-8")).get("stages", [])
+        artifacts = (stage["artifact"] for stage in stages if stage["stage"] == "tune" and stage["artifact"])
+        path = Path(next(artifacts, path))
+    if (path / LOG_FILE).is_file():
+        return path / LOG_FILE
+    raise InvalidOption(
+        f"tune.nevergrad.warm_start: no study in {path.absolute()}: set the folder of a run, or a {LOG_FILE}"
+    )

@@ -1,4 +1,4 @@
-"""Several trials at once: a thread for each, which waits for the processes that do the work."""
+"""A pool of threads for trials, each of which waits for the processes that do the work."""
 
 from __future__ import annotations
 
@@ -9,26 +9,33 @@ from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
 RemoteExecutor = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Runs a training, described by its request, on another machine and returns its result."""
 
 
-class Workers(Generic[Result]):
-    """Runs what it is given: at once and here where it is one, else beside the others.
+class WorkerPool(Generic[Result]):
+    """Runs tasks in threads, or in the calling thread if there is one worker only.
 
-    The threads are daemons, for an interrupted run must not wait for them; ``stop`` tells them to end.
-    ``remote_executor``
-    has a trial's training done on another machine.
+    The threads are daemons, because an interrupted run must not wait for them.
+
+    Args:
+        count: the number of concurrent tasks.
+        remote_executor: runs the trainings of trials on other machines, or ``None``.
+
+    Attributes:
+        stop: is set at the end of the study, so that running trainings end.
     """
 
     def __init__(self, count: int, remote_executor: RemoteExecutor | None = None) -> None:
         self.count, self.remote_executor = count, remote_executor
         self.stop = threading.Event()
 
-    def submit(self, work: Callable[[], Result]) -> Future[Result]:
+    def submit(self, task: Callable[[], Result]) -> Future[Result]:
+        """Run a task and return the future of its result or exception."""
         future: Future[Result] = Future()
 
         def run() -> None:
             try:
-                future.set_result(work())
+                future.set_result(task())
             except BaseException as error:
                 future.set_exception(error)
                 if self.count == 1 and not isinstance(error, Exception):

@@ -28,17 +28,13 @@ FRACTIONS = ("warmup_ratio", "label_smoothing", "adapter_dropout", "ema_decay")
 
 @dataclass
 class DDPOptions:
-    """The options of ``train.torch_ddp``; ``conf/plugin/torch_ddp.yaml`` describes each of them.
+    """Options of the trainer; the constructor raises ``InvalidOption`` for values that are out of range or conflict.
 
-    Attributes:
-        batch_size: samples of one optimizer step over all ranks and accumulated batches.
-        batch_tokens: if set, bounds the tokens of that step, padding included, instead of ``batch_size``.
-        nproc: ranks on this machine; ``None`` means one for each GPU, or on CPUs one for each core if the model and
-            the batch are large enough.
-        precision: ``auto`` means bf16 with fp32 master weights if the CPU or GPU supports it.
+    ``batch_size`` counts the samples of one optimizer step over all ranks and accumulated batches; ``batch_tokens``,
+    if set, bounds the tokens of that step, padding included, instead.
 
-    Raises:
-        InvalidOption: an option is out of range, or two exclude each other.
+    ``nproc`` null means one rank for each GPU, or on CPUs one for each core if the model and the batch are large
+    enough. ``precision`` auto means bf16 with fp32 master weights if the CPU or GPU supports it.
     """
 
     epochs: int = 3

@@ -14,7 +14,7 @@ from fastserve_core.plugins import TrialRequest, TrialResult, TuneContext
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.objectives import Constraint, Objectives
 from fastserve_nevergrad.search import search
-from fastserve_nevergrad.study_log import LOG, read_log
+from fastserve_nevergrad.study_log import LOG_FILE, read_log
 
 WIDTH = "compress.toy.width"
 SPACE = {WIDTH: [0.1, 1.0]}
@@ -45,7 +45,7 @@ def tuned(folder: Path, **options: Any) -> tuple[float, list[dict[str, Any]]]:
     }
     run = TuneContext(folder=folder, trial_runner=compressor, compressor_options={WIDTH: 1.0}, **given)
     found = search(run, NevergradOptions(**{"trials": 24, "space": SPACE} | options))
-    return found[WIDTH], read_log(folder / LOG)
+    return found[WIDTH], read_log(folder / LOG_FILE)
 
 
 def test_the_best_that_keeps_the_limit_is_taken(tmp_path: Path) -> None:
@@ -62,14 +62,16 @@ def test_the_best_that_keeps_the_limit_is_taken(tmp_path: Path) -> None:
 def test_when_nothing_keeps_the_limits_the_nearest_is_said(tmp_path: Path) -> None:
     with pytest.raises(StageFailed) as error:
         tuned(tmp_path, trials=5, constraints=["latency_ms_p50 <= 0.5", "quality >= 0.5"])
-    assert str(error.value).startswith("no trial keeps latency_ms_p50 <= 0.5 and quality >= 0.5: the nearest is trial ")
+    assert str(error.value).startswith(
+        "no trial satisfies latency_ms_p50 <= 0.5 and quality >= 0.5: the nearest is trial "
+    )
     assert ", with latency_ms_p50 " in str(error.value)
 
 
 def test_objectives_spread_the_trials_and_the_best_of_the_front_is_taken(tmp_path: Path) -> None:
     found, trials = tuned(tmp_path, trials=40, optimizer="TwoPointsDE", objectives=["quality", "size_bytes"])
     goals = Objectives(("quality", "size_bytes"))
-    front = goals.front([one for one in trials if one["measures"]["accepted"]])
+    front = goals.pareto_front([one for one in trials if one["measures"]["accepted"]])
     assert len(front) >= 8
     assert all(one["options"][WIDTH] <= 0.6 for one in front), "wider ones are as good, and larger"
     assert found == max(front, key=lambda one: float(one["objective"]))["options"][WIDTH]
@@ -88,7 +90,7 @@ def test_of_a_training_there_are_its_quality_and_its_time() -> None:
     said = str(error.value)
     assert "objectives: a training has no figure 'qualty'; did you mean 'quality'" in said
     assert "constraints: a training has no figure 'latency_ms_p50'" in said
-    assert "'size < 3' is not like 'latency_ms_p50 <= 3'" in said
+    assert "'size < 3' is not a valid constraint, such as 'latency_ms_p50 <= 3'" in said
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_of_a_training_there_are_its_quality_and_its_time() -> None:
     ],
 )
 def test_limits_are_read_and_missed_by_so_much(text: str, value: float, excess: float) -> None:
-    limit = Constraint.read(text)
+    limit = Constraint.parse(text)
     name = "objective" if limit.name == "quality" else limit.name
     assert limit.violation({"objective": value, "measures": {name: value}}) == pytest.approx(excess)
 
@@ -109,16 +111,16 @@ def test_limits_are_read_and_missed_by_so_much(text: str, value: float, excess: 
 @given(st.text(max_size=30))
 def test_whatever_is_written_is_read_or_refused(text: str) -> None:
     try:
-        assert Constraint.read(text).name in text
+        assert Constraint.parse(text).name in text
     except InvalidOption as error:
-        assert "is not like" in str(error)
+        assert "is not a valid constraint" in str(error)
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 9), st.floats(0.1, 9)), min_size=1, max_size=20))
 def test_the_front_is_of_those_that_nothing_beats(points: list[tuple[float, float]]) -> None:
     goals = Objectives(("latency_ms_p50", "throughput_per_s"))
     lines = [{"measures": {"latency_ms_p50": one, "throughput_per_s": other}} for one, other in points]
-    front = {tuple(line["measures"].values()) for line in goals.front(lines)}
+    front = {tuple(line["measures"].values()) for line in goals.pareto_front(lines)}
     assert front
     for low, high in front:
         assert not any(one <= low and other >= high * 1.000001 for one, other in points)

@@ -18,9 +18,9 @@ from fastserve_core.plugins import TrialRequest, TrialResult, TuneContext
 from fastserve_core.testing import PluginContract
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.search import search
-from fastserve_nevergrad.space import plain
-from fastserve_nevergrad.study_log import LOG, read_log
-from fastserve_nevergrad.successive_halving import Rungs, lengths
+from fastserve_nevergrad.space import to_plain_values
+from fastserve_nevergrad.study_log import LOG_FILE, read_log
+from fastserve_nevergrad.successive_halving import Rungs, rung_lengths
 
 LR = "train.toy.lr"
 SPACE = {LR: {"log": [1e-5, 1e-1]}}
@@ -81,18 +81,18 @@ def test_a_killed_search_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) 
     undisturbed = search(make_run(tmp_path / "a", Trainer()), options)
     with pytest.raises(KeyboardInterrupt):
         search(make_run(tmp_path / "b", Trainer(stop=5)), options)
-    log = tmp_path / "b" / LOG
+    log = tmp_path / "b" / LOG_FILE
     log.write_text(log.read_text() + '{"number": 5, "opt')  # a line that the kill cut short
     again = Trainer()
     assert search(make_run(tmp_path / "b", again), options) == undisturbed
     assert again.tried == [5, 6, 7]
-    assert [one["options"] for one in read_log(tmp_path / "a" / LOG)] == [one["options"] for one in read_log(log)]
+    assert [one["options"] for one in read_log(tmp_path / "a" / LOG_FILE)] == [one["options"] for one in read_log(log)]
 
 
 def test_failed_trials_are_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
     found = search(make_run(tmp_path, Trainer(fail=frozenset({0, 2}))), NevergradOptions(trials=5, space=SPACE))
     assert LR in found
-    log = read_log(tmp_path / LOG)
+    log = read_log(tmp_path / LOG_FILE)
     assert [one["error"] for one in log] == ["out of memory", "", "out of memory", "", ""]
 
 
@@ -180,7 +180,7 @@ def test_a_training_that_is_at_its_end_is_not_made_again(tmp_path: Path, pauses:
     _, told = halved(tmp_path, learner)
     assert {end for _, _, end in learner.calls} == ({15, 45} if pauses else {15})
     assert {one.steps for one in told if isinstance(one, TrialFinished)} == set(steps)
-    assert [one["steps"] for one in read_log(tmp_path / LOG) if one["number"] == 0] == steps
+    assert [one["steps"] for one in read_log(tmp_path / LOG_FILE) if one["number"] == 0] == steps
 
 
 def test_a_killed_search_with_halving_goes_on_as_an_undisturbed_one(tmp_path: Path) -> None:
@@ -217,14 +217,14 @@ def test_an_optimizer_that_breaks_is_said_and_its_trials_are_drawn(
     assert [one.message for one in told if isinstance(one, WarningRaised)] == [
         "nevergrad's NGOpt failed (only 0-dimensional arrays); trials are drawn at random"
     ]
-    assert len({json.dumps(one["options"]) for one in read_log(tmp_path / LOG)}) == 6
+    assert len({json.dumps(one["options"]) for one in read_log(tmp_path / LOG_FILE)}) == 6
 
 
 def test_nothing_is_halved_that_is_short_or_a_recipe(tmp_path: Path) -> None:
-    assert lengths(60, None, 15) == [60]
-    assert lengths(29, 2, 15) == [29]
-    assert lengths(60, 2, 15) == [15, 30, 60]
-    assert lengths(60, 3, NevergradOptions.min_resource) == [60], "the defaults"
+    assert rung_lengths(60, None, 15) == [60]
+    assert rung_lengths(29, 2, 15) == [29]
+    assert rung_lengths(60, 2, 15) == [15, 30, 60]
+    assert rung_lengths(60, 3, NevergradOptions.min_resource) == [60], "the defaults"
     learner = Learner()
     run = make_run(tmp_path, learner, compressor_options={"compress.prune.sparsity": 0.5})
     search(run, NevergradOptions(trials=3, trial_steps=135, space=SPACE))
@@ -234,10 +234,10 @@ def test_nothing_is_halved_that_is_short_or_a_recipe(tmp_path: Path) -> None:
 @given(st.lists(st.one_of(st.none(), st.integers(0, 20)), min_size=1, max_size=60), st.integers(2, 4))
 def test_whatever_trials_come_to_the_best_that_came_furthest_is_taken(scores: list[int | None], share: int) -> None:
     rungs, at, begun = Rungs(15 * share**2, share, 15), dict[int, int](), 0
-    while step := rungs.promoted() or ((begun, 0) if begun < len(scores) else rungs.last()):
+    while step := rungs.next_promotion() or ((begun, 0) if begun < len(scores) else rungs.last_promotion()):
         number, rung = step
         assert rung == at.get(number, -1) + 1, "one rung after the other"
-        assert number not in rungs.pruned(len(scores)), "nothing goes on that was given up"
+        assert number not in rungs.find_pruned(len(scores)), "nothing goes on that was given up"
         at[number] = rung
         begun += rung == 0
         rungs.add(number, rung, scores[number])
@@ -258,7 +258,7 @@ def test_patience_and_the_step_budget_end_the_search(tmp_path: Path) -> None:
         trainer = Trainer()
         search(make_run(tmp_path / folder, trainer), options)
         assert 1 <= len(trainer.tried) <= most
-    scores = [one["objective"] for one in read_log(tmp_path / "patience" / LOG)]
+    scores = [one["objective"] for one in read_log(tmp_path / "patience" / LOG_FILE)]
     assert max(scores[:-2]) >= max(scores[-2:])
 
 
@@ -282,11 +282,11 @@ def test_the_default_space_is_what_the_trainer_has(tmp_path: Path) -> None:
         ({LR: [1.0, 1.0]}, "is empty"),
         ({LR: [2.0, 1.0]}, "low must be below high"),
         ({LR: {"log": [0.0, 1.0]}}, "must be above 0"),
-        ({LR: {"lgo": [0.1, 1.0]}}, "no kind of range 'lgo'; did you mean 'log'"),
+        ({LR: {"lgo": [0.1, 1.0]}}, "unknown kind of range 'lgo'; did you mean 'log'"),
         ({LR: {"choice": [1]}}, "at least two"),
         ({LR: "wide"}, "a range is"),
         ({LR: [2.0, 1.0], "x": [1, 1]}, "2 things are wrong"),
-        ({LR: {}}, "one of log, linear, int, choice says the range, not nothing"),
+        ({LR: {}}, "needs one of log, linear, int, choice, not nothing"),
         ({LR: {"log": [0.1, 1.0], "int": [1, 2]}}, "not log, int"),
         ({LR: {"log": [0.1, 1.0], "when": "lora"}}, "when is {option: value}"),
         ({LR: {"log": [0.1, 1.0], "when": {"train.toy.epoch": 3}}}, "no option 'train.toy.epoch'; did you mean"),
@@ -309,7 +309,7 @@ def test_a_space_that_cannot_be_searched_is_refused(tmp_path: Path, space: dict[
         ({"repeats": 0}, "repeats must be at least 1"),
         ({"workers": 0}, "workers must be at least 1"),
         ({"steps": 100, "trial_steps": 60, "folds": 2}, r"trial_steps=60, 2 trainings each"),
-        ({"timeout_s": 0}, "timeout_s must be more than 0"),
+        ({"timeout_s": 0}, "timeout_s must be above 0"),
         ({"steps": 10, "trial_steps": 60}, "less than one trial"),
     ],
 )
@@ -327,7 +327,7 @@ def test_integers_and_choices_come_back_as_such(tmp_path: Path) -> None:
     trainer = {"train.toy.epochs": 3, "train.toy.batch_size": 32}
     space = {"train.toy.epochs": {"int": [1, 9]}, "train.toy.batch_size": {"choice": [8, 32]}}
     search(make_run(tmp_path, Trainer(), trainer_options=trainer), NevergradOptions(trials=4, space=space))
-    for trial in read_log(tmp_path / LOG):
+    for trial in read_log(tmp_path / LOG_FILE):
         assert type(trial["options"]["train.toy.epochs"]) is int
         assert trial["options"]["train.toy.batch_size"] in (8, 32)
-    assert plain({"a": 0.123456789}) == {"a": 0.123457}
+    assert to_plain_values({"a": 0.123456789}) == {"a": 0.123457}

@@ -19,7 +19,7 @@ from fastserve_core.processes import threads_per_process
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.search import search
 from fastserve_nevergrad.selection import select_best
-from fastserve_nevergrad.study_log import LOG, read_log
+from fastserve_nevergrad.study_log import LOG_FILE, read_log
 from fastserve_nevergrad.successive_halving import Rungs
 
 LR, METHOD, RANK = "train.toy.lr", "train.toy.method", "train.toy.rank"
@@ -67,7 +67,8 @@ def run_in(folder: Path, trainer: Trainer, **more: Any) -> TuneContext:
 
 def tried(folder: Path) -> list[dict[str, Any]]:
     return [
-        one["options"] for one in sorted(read_log(folder / LOG), key=lambda one: (one["number"], one.get("rung", 0)))
+        one["options"]
+        for one in sorted(read_log(folder / LOG_FILE), key=lambda one: (one["number"], one.get("rung", 0)))
     ]
 
 
@@ -77,7 +78,7 @@ def test_each_trial_is_trained_on_every_fold_with_every_seed(tmp_path: Path) -> 
     assert [(one.number, one.repeat, one.folds) for one in trainer.trials] == [
         (number, repeat, 3) for number in range(2) for repeat in range(6)
     ]
-    (first, _) = read_log(tmp_path / LOG)
+    (first, _) = read_log(tmp_path / LOG_FILE)
     assert len(first["each"]) == 6
     assert first["objective"] == pytest.approx(sum(first["each"]) / 6)
 
@@ -106,7 +107,7 @@ def test_trials_at_once_that_are_halved_keep_to_the_steps(tmp_path: Path, worker
         trial_steps=135, steps=1080, min_resource=15, workers=workers, space={LR: {"log": [1e-5, 1e-1]}}
     )
     search(run_in(tmp_path, trainer), options)
-    used = {one["number"]: one["steps"] for one in read_log(tmp_path / LOG)}
+    used = {one["number"]: one["steps"] for one in read_log(tmp_path / LOG_FILE)}
     assert 1080 - 135 <= sum(used.values()) <= 1080
     assert len(used) > 20
     assert list(used.values()).count(135) >= 2
@@ -124,7 +125,7 @@ def test_what_ended_before_a_kill_is_not_tried_again(tmp_path: Path) -> None:
     whole = search(run_in(tmp_path / "calm", Trainer()), options)
     with pytest.raises(KeyboardInterrupt):
         search(run_in(tmp_path / "killed", Killed()), options)
-    done = {one["number"] for one in read_log(tmp_path / "killed" / LOG)}
+    done = {one["number"] for one in read_log(tmp_path / "killed" / LOG_FILE)}
     assert {0, 1, 2, 3} < done and 4 not in done, "5 and 6 were under way"
     again = Trainer()
     assert search(run_in(tmp_path / "killed", again), options) == whole
@@ -165,7 +166,7 @@ def test_a_study_learns_from_an_earlier_one(tmp_path: Path) -> None:
     folder.mkdir()
     stage = {"stage": "tune", "artifact": str(tmp_path / "a")}
     (folder / "run.json").write_text(json.dumps({"stages": [stage]}))
-    for number, where in enumerate((tmp_path / "a", tmp_path / "a" / LOG, folder)):
+    for number, where in enumerate((tmp_path / "a", tmp_path / "a" / LOG_FILE, folder)):
         options = NevergradOptions(trials=4, warm_start=str(where), space=SPACE)
         found = search(run_in(tmp_path / f"again{number}", Trainer()), options)
         options_tried = tried(tmp_path / f"again{number}")
@@ -183,12 +184,12 @@ def test_a_study_of_another_space_is_refused_with_the_difference(tmp_path: Path)
     said = str(error.value)
     assert f"{LR}: {{'log': [1e-05, 0.1]}} there, {{'log': [1e-05, 0.01]}} here" in said
     assert f"{RANK}: only there" in said and f"{METHOD}: only here" in said
-    with pytest.raises(InvalidOption, match="of another space"):
+    with pytest.raises(InvalidOption, match="has another space"):
         search(run_in(tmp_path / "a", Trainer()), NevergradOptions(trials=2, space=space))
 
 
 def test_a_folder_without_a_study_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match=r"no study in .*nothing-here: give a run's folder, or a trials\.jsonl"):
+    with pytest.raises(InvalidOption, match=r"no study in .*nothing-here: set the folder of a run, or a trials\.jsonl"):
         NevergradOptions(trials=2, warm_start=str(tmp_path / "nothing-here"), space=SPACE)
 
 
@@ -219,8 +220,8 @@ def test_the_trainer_suggests_and_more_is_searched_with_more_trials(tmp_path: Pa
 @given(st.integers(15, 400), st.sampled_from([None, 2, 3, 4]), st.integers(1, 40))
 def test_the_steps_suffice_for_so_many_trials(whole: int, halving: int | None, times: int) -> None:
     rungs = Rungs(whole, halving, 15)
-    steps, trials = whole * times, rungs.trials(whole * times)
-    assert rungs._steps(trials) <= steps < rungs._steps(trials + 1)
+    steps, trials = whole * times, rungs.affordable_trials(whole * times)
+    assert rungs._total_steps(trials) <= steps < rungs._total_steps(trials + 1)
     assert halving is not None or trials == times
 
 
