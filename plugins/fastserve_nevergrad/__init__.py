@@ -14,7 +14,7 @@ class NevergradTuner(Tuner):
     """Searches options with Nevergrad and successive halving.
 
     Args:
-        options: the options of ``tune.nevergrad``.
+        options: The options of ``tune.nevergrad``.
     """
 
     api_version: ClassVar[int] = 2

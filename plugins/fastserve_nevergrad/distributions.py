@@ -15,14 +15,14 @@ def read_range(path: str, description: Any) -> tuple[str, list[Any]]:
     """Parse the range of one option.
 
     Args:
-        path: the option's path.
+        path: The option's path.
         description: ``[low, high]`` for a linear range, or a mapping of a kind to its values.
 
     Returns:
         The kind, one of ``KINDS``, and its values: the lower and upper bound, or the choices.
 
     Raises:
-        InvalidOption: the kind is unknown, the range is empty, or a log range is not positive.
+        InvalidOption: The kind is unknown, the range is empty, or a log range is not positive.
     """
     option = f"tune.nevergrad.space.{path}"
     ranges = {"linear": description}
@@ -51,14 +51,14 @@ def read_condition(path: str, description: Any) -> dict[str, list[Any]]:
     """Parse the condition of one option.
 
     Args:
-        path: the option's path.
-        description: the description of its range, with the condition in the key ``when``.
+        path: The option's path.
+        description: The description of its range, with the condition in the key ``when``.
 
     Returns:
         The values of other options for which this one is searched; empty if it is always searched.
 
     Raises:
-        InvalidOption: the condition is not a mapping.
+        InvalidOption: The condition is not a mapping.
     """
     condition = description.get(CONDITION_KEY, {}) if isinstance(description, Mapping) else {}
     if not isinstance(condition, Mapping):

@@ -39,9 +39,9 @@ class Constraint:
     """A bound of a figure, such as ``latency_ms_p50 <= 3``.
 
     Attributes:
-        name: the figure.
-        is_upper_bound: whether the figure must be at most, rather than at least, the value.
-        value: the bound.
+        name: The figure.
+        is_upper_bound: Whether the figure must be at most, rather than at least, the value.
+        value: The bound.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Constraint:
         """Parse a constraint.
 
         Raises:
-            InvalidOption: the text is not a figure, ``<=`` or ``>=``, and a number.
+            InvalidOption: The text is not a figure, ``<=`` or ``>=``, and a number.
         """
         match = CONSTRAINT.fullmatch(str(text))
         try:
@@ -78,8 +78,8 @@ class Objectives:
     """The objectives of a search and its constraints.
 
     Attributes:
-        objectives: the names of the figures to optimize; empty for the score alone.
-        constraints: the bounds that the best trial must satisfy.
+        objectives: The names of the figures to optimize; empty for the score alone.
+        constraints: The bounds that the best trial must satisfy.
     """
 
     objectives: Sequence[str] = ()
@@ -92,12 +92,12 @@ class Objectives:
         """Parse the options of the same names.
 
         Args:
-            objectives: the names of figures.
-            constraints: the texts of constraints.
-            has_recipes: whether trials are recipes, whose models are measured, rather than trainings.
+            objectives: The names of figures.
+            constraints: The texts of constraints.
+            has_recipes: Whether trials are recipes, whose models are measured, rather than trainings.
 
         Raises:
-            InvalidOption: a text is malformed, or the trials have no such figure; all errors are collected.
+            InvalidOption: A text is malformed, or the trials have no such figure; all errors are collected.
         """
         known, faults, parsed = RECIPE_FIGURES if has_recipes else TRAINING_FIGURES, ErrorCollector(), []
         for name in objectives or ():

@@ -26,12 +26,12 @@ class NevergradAdapter:
     """Proposes options for the trials of a space.
 
     Args:
-        space: the search space.
-        name: the optimizer's name in Nevergrad's registry, or ``None`` for the default.
-        trials: the number of trials.
-        seed: the seed of the proposals.
-        warn: receives warnings.
-        objectives: the number of losses of a trial.
+        space: The search space.
+        name: The optimizer's name in Nevergrad's registry, or ``None`` for the default.
+        trials: The number of trials.
+        seed: The seed of the proposals.
+        warn: Receives warnings.
+        objectives: The number of losses of a trial.
 
     Raises:
         InvalidOption: Nevergrad has no such optimizer.
@@ -54,7 +54,7 @@ class NevergradAdapter:
         """Propose a new trial; for a finished one the optimizer is told its losses and asked again.
 
         Args:
-            finished: the losses of finished trials by ``serialize_options`` of their options.
+            finished: The losses of finished trials by ``serialize_options`` of their options.
             running: ``serialize_options`` of the options of running trials.
 
         Returns:
@@ -84,7 +84,7 @@ class NevergradAdapter:
 
         Args:
             candidate: Nevergrad's candidate.
-            losses: one loss, or several, of which Nevergrad computes the hypervolume; ``None`` for a failure.
+            losses: One loss, or several, of which Nevergrad computes the hypervolume; ``None`` for a failure.
         """
         if losses is None:
             losses = [FAILURE_LOSS] * self._objectives

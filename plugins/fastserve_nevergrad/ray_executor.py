@@ -34,7 +34,7 @@ def ray_executor() -> Iterator[tuple[int, RemoteExecutor]]:
 
     Raises:
         MissingPackage: Ray is not installed.
-        StageFailed: the cluster cannot be reached.
+        StageFailed: The cluster cannot be reached.
     """
     if find_spec("ray") is None:
         raise MissingPackage(

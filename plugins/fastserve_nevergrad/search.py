@@ -37,15 +37,15 @@ def search(run: TuneContext, options: NevergradOptions) -> dict[str, Any]:
     The first trial has the run's own options, so that the result is never worse than they are.
 
     Args:
-        run: the context of the stage.
-        options: the tuner's options.
+        run: The context of the stage.
+        options: The tuner's options.
 
     Returns:
         The best values by option path.
 
     Raises:
-        InvalidOption: the options do not fit the data or the space.
-        StageFailed: every trial failed, or none satisfies the constraints.
+        InvalidOption: The options do not fit the data or the space.
+        StageFailed: Every trial failed, or none satisfies the constraints.
     """
     if run.compressor_options and (options.folds or options.repeats > 1 or options.workers != 1):
         raise InvalidOption(
@@ -90,15 +90,15 @@ class Study:
     that are not in the log.
 
     Args:
-        run: the context of the stage.
-        options: the tuner's options.
-        space: the ranges by option path.
-        rungs: the lengths of trials.
-        max_trials: the maximum number of trials.
-        workers: the pool that the trials run in.
+        run: The context of the stage.
+        options: The tuner's options.
+        space: The ranges by option path.
+        rungs: The lengths of trials.
+        max_trials: The maximum number of trials.
+        workers: The pool that the trials run in.
 
     Raises:
-        InvalidOption: the space or the optimizer is invalid, or the log has another space.
+        InvalidOption: The space or the optimizer is invalid, or the log has another space.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Study:
         """Return the options of the best trial of those that reached the highest rung.
 
         Raises:
-            StageFailed: every trial failed, or none satisfies the constraints.
+            StageFailed: Every trial failed, or none satisfies the constraints.
         """
         number = select_trial(self.finished, self.rungs.finalists(), self.objectives)
         return dict(self.chosen[number])

@@ -16,15 +16,15 @@ def select_trial(trials: Sequence[Mapping[str, Any]], finalists: Sequence[int], 
     """Choose the best of the trials that reached the highest rung.
 
     Args:
-        trials: the results of all trials, as in the log.
-        finalists: the numbers of the trials that reached the highest rung.
-        objectives: the objectives and constraints.
+        trials: The results of all trials, as in the log.
+        finalists: The numbers of the trials that reached the highest rung.
+        objectives: The objectives and constraints.
 
     Returns:
         The number of the best trial, which satisfies the constraints and is on the Pareto front.
 
     Raises:
-        StageFailed: every trial failed, or no finalist satisfies the constraints.
+        StageFailed: Every trial failed, or no finalist satisfies the constraints.
     """
     last = {line["number"]: line for line in trials if line["objective"] is not None}
     lines = [last[number] for number in finalists]
@@ -60,7 +60,7 @@ def select_best(scores: Mapping[int, Sequence[float]]) -> int:
     mean but not a rank; ties go to the better mean, then to the earlier trial.
 
     Args:
-        scores: the scores of each trial by its number, for the same folds and seeds in the same order.
+        scores: The scores of each trial by its number, for the same folds and seeds in the same order.
 
     Returns:
         The number of the trial.

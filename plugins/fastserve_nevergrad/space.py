@@ -25,10 +25,10 @@ def default_space(
     """Return the most important ranges that the trainer suggests.
 
     Args:
-        trainer: the trainer's options by path.
-        suggested: the ranges that the trainer suggests by path, the most important first.
-        fixed: the paths of the options that the user has set.
-        trials: the number of trials.
+        trainer: The trainer's options by path.
+        suggested: The ranges that the trainer suggests by path, the most important first.
+        fixed: The paths of the options that the user has set.
+        trials: The number of trials.
     """
     known = {
         path: DEFAULT_SPACE[path.rpartition(".")[2]] for path in trainer if path.rpartition(".")[2] in DEFAULT_SPACE
@@ -41,15 +41,15 @@ class Space:
     """A search space as Nevergrad's parameters.
 
     Args:
-        space: the description of each range by option path.
-        known: the current values of all options by path.
+        space: The description of each range by option path.
+        known: The current values of all options by path.
 
     Attributes:
         parameters: Nevergrad's parameters.
-        initial: the current values of the options of the space.
+        initial: The current values of the options of the space.
 
     Raises:
-        InvalidOption: a path is unknown, or a range is invalid; all errors are collected.
+        InvalidOption: A path is unknown, or a range is invalid; all errors are collected.
     """
 
     def __init__(self, space: Mapping[str, Any], known: Mapping[str, Any]) -> None:
@@ -72,7 +72,7 @@ class Space:
         """Return the options of a trial: Python values, without those whose condition does not hold.
 
         Args:
-            values: the values of Nevergrad's candidate.
+            values: The values of Nevergrad's candidate.
         """
         options = to_plain_values(values)
         current = {**self.known, **options}

@@ -45,7 +45,7 @@ def begin_log(path: Path, space: Mapping[str, Any]) -> None:
     """Create a log for a space, or check the space of an existing one.
 
     Raises:
-        InvalidOption: the log exists and has another space.
+        InvalidOption: The log exists and has another space.
     """
     if records := _read_records(path):
         check_space(records[0].get("space", {}), space, path)
@@ -57,12 +57,12 @@ def check_space(logged: Mapping[str, Any], space: Mapping[str, Any], path: Path)
     """Compare the space of a log with the space to search.
 
     Args:
-        logged: the log's space.
-        space: the space to search.
-        path: the log's file, for the message.
+        logged: The log's space.
+        space: The space to search.
+        path: The log's file, for the message.
 
     Raises:
-        InvalidOption: the spaces differ; the message lists the differences.
+        InvalidOption: The spaces differ; the message lists the differences.
     """
     differences = [
         f"{option}: {logged[option]} there, {space[option]} here"
@@ -79,11 +79,11 @@ def read_earlier_trials(study: str, space: Mapping[str, Any]) -> list[Line]:
     """Return the trials of an earlier study, the best first.
 
     Args:
-        study: a log, the folder of a study, or the folder of a run.
-        space: the space to search.
+        study: A log, the folder of a study, or the folder of a run.
+        space: The space to search.
 
     Raises:
-        InvalidOption: there is no study, or it has another space.
+        InvalidOption: There is no study, or it has another space.
     """
     path = find_log(study)
     records = _read_records(path)
@@ -96,10 +96,10 @@ def find_log(study: str) -> Path:
     """Find the log of a study.
 
     Args:
-        study: a log, the folder of a study, or the folder of a run.
+        study: A log, the folder of a study, or the folder of a run.
 
     Raises:
-        InvalidOption: there is no log.
+        InvalidOption: There is no log.
     """
     path = Path(study).expanduser()
     if path.is_file():

@@ -18,9 +18,9 @@ def rung_lengths(steps: int, reduction_factor: int | None, min_resource: int) ->
     """Return the number of steps of a trial at each rung, ascending.
 
     Args:
-        steps: the steps of a full trial.
-        reduction_factor: the ratio of consecutive lengths, or ``None`` for one rung.
-        min_resource: the minimum number of steps.
+        steps: The steps of a full trial.
+        reduction_factor: The ratio of consecutive lengths, or ``None`` for one rung.
+        min_resource: The minimum number of steps.
     """
     lengths = [steps]
     while reduction_factor is not None and lengths[0] // reduction_factor >= min_resource:
@@ -32,12 +32,12 @@ class Rungs:
     """The results of the trials at each length, and the trials to promote.
 
     Args:
-        steps: the steps of a full trial.
-        reduction_factor: one of this many trials of a rung is promoted; ``None`` for one rung.
-        min_resource: the minimum number of steps.
+        steps: The steps of a full trial.
+        reduction_factor: One of this many trials of a rung is promoted; ``None`` for one rung.
+        min_resource: The minimum number of steps.
 
     Attributes:
-        lengths: the number of steps of each rung.
+        lengths: The number of steps of each rung.
     """
 
     def __init__(self, steps: int, reduction_factor: int | None, min_resource: int) -> None:
@@ -106,7 +106,7 @@ class Rungs:
         """Return the trials that cannot be promoted any more, because too many are better already.
 
         Args:
-            trials: the number of trials at the end of the search.
+            trials: The number of trials at the end of the search.
         """
         pruned = []
         for rung in range(len(self.lengths) - 1):

@@ -27,10 +27,10 @@ class PendingTrial:
     """A running trial.
 
     Attributes:
-        number: the number of the trial.
-        rung: the rung that it will reach.
+        number: The number of the trial.
+        rung: The rung that it will reach.
         candidate: Nevergrad's candidate, or ``None`` if the optimizer did not propose the trial.
-        line: its line in the log.
+        line: Its line in the log.
     """
 
     number: int
@@ -43,12 +43,12 @@ class TrialRunner:
     """Runs trials and appends their results to the log.
 
     Args:
-        run: the context of the stage.
-        options: the tuner's options.
-        rungs: the lengths of trials.
-        workers: the pool that the trials run in.
-        max_trials: the planned number of trials, for events.
-        log: the log's file.
+        run: The context of the stage.
+        options: The tuner's options.
+        rungs: The lengths of trials.
+        workers: The pool that the trials run in.
+        max_trials: The planned number of trials, for events.
+        log: The log's file.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class TrialRunner:
         """Run a trial, or resume it on a higher rung; a failure is a result too.
 
         Args:
-            number: the number of the trial.
-            rung: the rung to reach.
-            options: the trial's options.
-            earlier: the results of the same trial on lower rungs.
+            number: The number of the trial.
+            rung: The rung to reach.
+            options: The trial's options.
+            earlier: The results of the same trial on lower rungs.
 
         Returns:
             The trial's line in the log.

@@ -18,11 +18,11 @@ class WorkerPool(Generic[Result]):
     The threads are daemons, because an interrupted run must not wait for them.
 
     Args:
-        count: the number of concurrent tasks.
-        remote_executor: runs the trainings of trials on other machines, or ``None``.
+        count: The number of concurrent tasks.
+        remote_executor: Runs the trainings of trials on other machines, or ``None``.
 
     Attributes:
-        stop: is set at the end of the study, so that running trainings end.
+        stop: Is set at the end of the study, so that running trainings end.
     """
 
     def __init__(self, count: int, remote_executor: RemoteExecutor | None = None) -> None:

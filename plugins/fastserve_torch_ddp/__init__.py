@@ -18,7 +18,7 @@ class TorchDDP(Trainer):
     """Trains with PyTorch on the CPUs or GPUs of one or several machines.
 
     Args:
-        options: the options of ``train.torch_ddp``.
+        options: The options of ``train.torch_ddp``.
     """
 
     api_version: ClassVar[int] = 2
@@ -37,7 +37,7 @@ class TorchDDP(Trainer):
         """Suggest the ranges of the options that a tuner should search, the most important option first.
 
         Args:
-            model: the model to train.
+            model: The model to train.
         """
         from fastserve_torch_ddp.search_space import suggest_search_space
 
@@ -48,7 +48,7 @@ class TorchDDP(Trainer):
         """Estimate the training's memory and time.
 
         Raises:
-            MissingPackage: the fine-tuning method needs peft, which is not installed.
+            MissingPackage: The fine-tuning method needs peft, which is not installed.
         """
         from fastserve_torch_ddp.estimate import estimate
 
@@ -64,8 +64,8 @@ class TorchDDP(Trainer):
         """Train the model in a child process, and return the folder of the best weights with their scores.
 
         Raises:
-            UserError: the input is invalid.
-            StageFailed: the training failed.
+            UserError: The input is invalid.
+            StageFailed: The training failed.
         """
         from fastserve_core.processes import run_in_child
         from fastserve_torch_ddp.fork_server import PRELOADED_MODULES

@@ -44,14 +44,14 @@ def train(**request: Any) -> dict[str, Any]:
     """Train with ``nproc`` ranks on each of ``nnodes`` machines.
 
     Args:
-        **request: the fields of ``TrainingJob`` except ``tokens`` and ``threads``, and ``cores``, the number of cores.
+        **request: The fields of ``TrainingJob`` except ``tokens`` and ``threads``, and ``cores``, the number of cores.
 
     Returns:
         Scores, steps and costs of the training.
 
     Raises:
-        UserError: the input is invalid, or the nodes have different settings.
-        StageFailed: the nodes did not meet, or ranks died more often than ``max_restarts``.
+        UserError: The input is invalid, or the nodes have different settings.
+        StageFailed: The nodes did not meet, or ranks died more often than ``max_restarts``.
     """
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     # otherwise restarted ranks share the agent's store with the dead ones, and may read their old addresses

@@ -24,10 +24,10 @@ def build_method(job: TrainingJob, task: Task, device: torch.device, total: int)
     """Build the model in fp32 and apply the fine-tuning method; every call returns the same weights.
 
     Args:
-        job: the training job.
-        task: the task, which builds the model.
-        device: the device of the model.
-        total: the number of optimizer steps.
+        job: The training job.
+        task: The task, which builds the model.
+        device: The device of the model.
+        total: The number of optimizer steps.
     """
     torch.manual_seed(job.seed)
     return attach_method(task.build(Path(job.model)).float().to(device), job.options, total)
@@ -47,11 +47,11 @@ def build_strategy(
     """Apply the number formats to the model, and create the strategy with its optimizer.
 
     Args:
-        model: the model with its fine-tuning method, changed in place.
-        options: the trainer's options.
-        precision: the types to compute in.
-        seed: the seed of the dropout masks.
-        device: the device of this rank.
+        model: The model with its fine-tuning method, changed in place.
+        options: The trainer's options.
+        precision: The types to compute in.
+        seed: The seed of the dropout masks.
+        device: The device of this rank.
 
     Raises:
         StageFailed: ``compile`` is set and there is no C++ compiler.
@@ -81,9 +81,9 @@ class BatchCollator:
     """Collates examples into the tensors that a model accepts, on its device.
 
     Args:
-        task: the task, which pads and stacks.
-        model: the model.
-        device: the device of the tensors.
+        task: The task, which pads and stacks.
+        model: The model.
+        device: The device of the tensors.
     """
 
     def __init__(self, task: Task, model: nn.Module, device: torch.device) -> None:
@@ -94,8 +94,8 @@ class BatchCollator:
         """Return the inputs of a batch by name.
 
         Args:
-            rows: the examples.
-            targets: whether to include the targets.
+            rows: The examples.
+            targets: Whether to include the targets.
         """
         arrays = self.task.collate(rows, targets=targets).items()
         return {name: torch.from_numpy(array).to(self.device) for name, array in arrays if name in self.accepted}

@@ -36,8 +36,8 @@ def estimate(run: TrainContext, options: DDPOptions) -> Preflight:
     The time can be wrong by a small factor.
 
     Args:
-        run: the context of the stage.
-        options: the trainer's options.
+        run: The context of the stage.
+        options: The trainer's options.
     """
     layers, width = _dimensions(read_json(run.model.folder / "config.json"))
     parameters, embedded = count_parameters(run.model.folder)
@@ -66,9 +66,9 @@ def choose_rank_count(batch_size: int, cores: int, parameters: int) -> int:
     is small operations that threads do not share well, and ranks on one machine exchange gradients in memory.
 
     Args:
-        batch_size: samples of one optimizer step.
-        cores: the number of cores.
-        parameters: the number of the model's parameters.
+        batch_size: Samples of one optimizer step.
+        cores: The number of cores.
+        parameters: The number of the model's parameters.
     """
     return 1 if parameters < MIN_PARAMETERS else max(1, min(cores, batch_size // MIN_ROWS))
 
@@ -79,7 +79,7 @@ def count_parameters(folder: Path) -> tuple[int, int]:
     They are read from the headers of the weights' files, or estimated from the config if there are no weights.
 
     Args:
-        folder: the model's folder.
+        folder: The model's folder.
     """
     config = read_json(folder / "config.json")
     files = sorted(folder.glob("*.safetensors"))

@@ -15,18 +15,18 @@ class TrainingJob:
     """The parameters of a training, as plain values that can be sent to another process.
 
     Attributes:
-        model: the folder of the model to train.
-        data: the folder of the dataset.
-        tokens: the folder of the tokenized training split.
-        task: the task's name, options and labels.
-        folder: the working folder, which receives checkpoints and the draft.
-        options: the trainer's options.
-        steps: the maximum number of optimizer steps, or ``None``.
-        seed: the seed of all random numbers.
-        threads: the number of threads of each rank.
-        events: the file that events are written to.
-        lesson: the auxiliary loss and its options, or ``None``.
-        pause: the number of steps after which the training pauses, or ``None``.
+        model: The folder of the model to train.
+        data: The folder of the dataset.
+        tokens: The folder of the tokenized training split.
+        task: The task's name, options and labels.
+        folder: The working folder, which receives checkpoints and the draft.
+        options: The trainer's options.
+        steps: The maximum number of optimizer steps, or ``None``.
+        seed: The seed of all random numbers.
+        threads: The number of threads of each rank.
+        events: The file that events are written to.
+        lesson: The auxiliary loss and its options, or ``None``.
+        pause: The number of steps after which the training pauses, or ``None``.
     """
 
     model: str

@@ -17,8 +17,8 @@ def suggest_search_space(options: DDPOptions, size_bytes: int) -> dict[str, Any]
     """Return the range of each option in the format of ``tune.*.space``, the most important option first.
 
     Args:
-        options: the trainer's options.
-        size_bytes: the size of the model's files.
+        options: The trainer's options.
+        size_bytes: The size of the model's files.
     """
     has_adapters = options.method != "full"
     rates = next(rates for limit, rates in LEARNING_RATES if size_bytes < limit)

@@ -41,10 +41,10 @@ class Trainer:
     """Trains one rank's replica or shard of the model.
 
     Args:
-        job: the training job.
+        job: The training job.
 
     Raises:
-        UserError: the options do not fit the model, the task or the data.
+        UserError: The options do not fit the model, the task or the data.
     """
 
     def __init__(self, job: TrainingJob) -> None:
@@ -89,7 +89,7 @@ class Trainer:
             The best ``scores``, the number of ``steps``, and the costs of the loop.
 
         Raises:
-            StageFailed: a batch does not fit into memory, or the gradient is not finite.
+            StageFailed: A batch does not fit into memory, or the gradient is not finite.
         """
         self.progress = self.checkpoints.resume()
         self.method.model.train()

@@ -26,14 +26,14 @@ def run_rank(job: TrainingJob) -> dict[str, Any]:
     """Train as one rank of the group.
 
     Args:
-        job: the training job.
+        job: The training job.
 
     Returns:
         Scores, steps and costs of the training; or the key ``error`` with the message of a ``UserError``, or
         ``failed`` with that of a ``StageFailed`` before the group was restarted.
 
     Raises:
-        StageFailed: the training failed.
+        StageFailed: The training failed.
     """
     die_with_parent()
     precision.configure_process(job.options, job.threads)

@@ -26,8 +26,8 @@ class CheckpointWriter:
     disk is full, the writer warns and keeps the previous file.
 
     Args:
-        folder: the folder of the files.
-        warn: receives warnings.
+        folder: The folder of the files.
+        warn: Receives warnings.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
@@ -39,8 +39,8 @@ class CheckpointWriter:
         """Write ``checkpoint-<step>.safetensors`` and delete all but the newest two.
 
         Args:
-            tensors: the tensors by name.
-            progress: the metadata, with the number of the ``step``.
+            tensors: The tensors by name.
+            progress: The metadata, with the number of the ``step``.
         """
         self._submit(f"checkpoint-{progress['step']:08d}.safetensors", tensors, progress)
 
@@ -74,13 +74,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
     """Write a safetensors file atomically.
 
     Args:
-        path: the file.
-        tensors: the tensors by name.
+        path: The file.
+        tensors: The tensors by name.
         metadata: JSON values.
 
     Raises:
-        OSError: the file cannot be written.
-        SafetensorError: the tensors cannot be serialized.
+        OSError: The file cannot be written.
+        SafetensorError: The tensors cannot be serialized.
     """
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(metadata)})
@@ -98,8 +98,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors and the metadata of a file.
 
     Raises:
-        OSError: the file cannot be read.
-        SafetensorError: the file is damaged.
+        OSError: The file cannot be read.
+        SafetensorError: The file is damaged.
     """
     with safe_open(path, framework="pt") as file:
         metadata: dict[str, Any] = json.loads(file.metadata()[METADATA_KEY])
@@ -110,8 +110,8 @@ def read_newest(folder: Path, warn: Callable[[str], None]) -> tuple[dict[str, Te
     """Read the newest checkpoint that is not damaged.
 
     Args:
-        folder: the folder of the checkpoints.
-        warn: receives a warning for each damaged checkpoint.
+        folder: The folder of the checkpoints.
+        warn: Receives a warning for each damaged checkpoint.
 
     Returns:
         Tensors and metadata, or ``None`` if there is no readable checkpoint.

@@ -33,15 +33,15 @@ class CheckpointManager:
     from the seed and the step.
 
     Args:
-        job: the training job.
-        strategy: the parallel strategy with its optimizer.
-        method: the fine-tuning method.
-        ema: the moving average of the weights, or ``None``.
-        auxiliary_state: the tensors of the auxiliary loss, restored in place.
-        warn: receives warnings.
+        job: The training job.
+        strategy: The parallel strategy with its optimizer.
+        method: The fine-tuning method.
+        ema: The moving average of the weights, or ``None``.
+        auxiliary_state: The tensors of the auxiliary loss, restored in place.
+        warn: Receives warnings.
 
     Attributes:
-        seconds: how long the methods have blocked the training loop.
+        seconds: How long the methods have blocked the training loop.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class CheckpointManager:
         Call it after the process group is destroyed: inside one, transformers saves on rank 0 only.
 
         Args:
-            task: the task, which builds the model.
-            total: the number of optimizer steps.
+            task: The task, which builds the model.
+            total: The number of optimizer steps.
         """
         self.writer.wait()
         if not is_local_main():

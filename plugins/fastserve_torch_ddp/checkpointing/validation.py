@@ -24,10 +24,10 @@ class TrainState:
     """The progress of a training; the metadata of a checkpoint.
 
     Attributes:
-        step: the number of steps taken.
-        best: the best value of the task's objective, or ``None`` before the first evaluation.
-        best_scores: the scores of that evaluation.
-        evals_without_improvement: the number of evaluations since then.
+        step: The number of steps taken.
+        best: The best value of the task's objective, or ``None`` before the first evaluation.
+        best_scores: The scores of that evaluation.
+        evals_without_improvement: The number of evaluations since then.
     """
 
     step: int = 0
@@ -55,12 +55,12 @@ def evaluate(
     """Score a model; each rank computes its share of the examples, and all ranks return the same scores.
 
     Args:
-        model: the model, unwrapped.
-        task: the task, which computes evidence and scores.
-        examples: the examples of all ranks.
-        collate: the collator of batches.
-        precision: the types to compute in.
-        targets: whether the model receives the targets too, for models that compute outputs only at targets.
+        model: The model, unwrapped.
+        task: The task, which computes evidence and scores.
+        examples: The examples of all ranks.
+        collate: The collator of batches.
+        precision: The types to compute in.
+        targets: Whether the model receives the targets too, for models that compute outputs only at targets.
 
     Returns:
         The scores by name.

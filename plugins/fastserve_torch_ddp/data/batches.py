@@ -20,11 +20,11 @@ def epoch_batches(lengths: Indices, size: int, tokens: int | None, seed: int, ep
     """Divide the rows of an epoch into batches of rows of similar length.
 
     Args:
-        lengths: the number of tokens of each row, of shape (rows,).
-        size: the number of rows of a batch.
-        tokens: if not ``None``, bounds the tokens of a padded batch instead; a batch has at least one row.
-        seed: the seed of the order.
-        epoch: the number of the epoch, from 0.
+        lengths: The number of tokens of each row, of shape (rows,).
+        size: The number of rows of a batch.
+        tokens: If not ``None``, bounds the tokens of a padded batch instead; a batch has at least one row.
+        seed: The seed of the order.
+        epoch: The number of the epoch, from 0.
 
     Returns:
         The row indices of each batch; each row is in exactly one batch.
@@ -63,15 +63,15 @@ class BatchSchedule:
     """All steps of a training in order.
 
     Args:
-        rows: the encoded training rows.
-        task: the task, which makes examples of rows.
-        options: the trainer's options.
-        seed: the seed of the order and of the examples.
-        steps: the maximum number of steps, or ``None``.
+        rows: The encoded training rows.
+        task: The task, which makes examples of rows.
+        options: The trainer's options.
+        seed: The seed of the order and of the examples.
+        steps: The maximum number of steps, or ``None``.
 
     Attributes:
-        epoch_ends: the number of steps at the end of each epoch.
-        total: the number of steps.
+        epoch_ends: The number of steps at the end of each epoch.
+        total: The number of steps.
     """
 
     def __init__(

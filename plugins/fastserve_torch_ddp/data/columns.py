@@ -25,7 +25,7 @@ class ColumnWriter:
     If a number does not fit the file's type, the file is rewritten in a wider one.
 
     Args:
-        path: the file.
+        path: The file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,10 +39,10 @@ class ColumnWriter:
         """Append numbers.
 
         Args:
-            values: of shape (n,).
+            values: Of shape (n,).
 
         Raises:
-            StoreError: the disk is full.
+            StoreError: The disk is full.
         """
         if not len(values):
             return
@@ -95,14 +95,14 @@ def write_offsets(path: Path, lengths: Sequence[int]) -> dict[str, Any]:
     """Write the offset of each row and the end of the last one.
 
     Args:
-        path: the file.
-        lengths: the length of each row.
+        path: The file.
+        lengths: The length of each row.
 
     Returns:
         The record for ``map_column``.
 
     Raises:
-        StoreError: the disk is full.
+        StoreError: The disk is full.
     """
     offsets = np.zeros(len(lengths) + 1, dtype=OFFSET)
     np.cumsum(np.asarray(lengths, dtype=OFFSET), out=offsets[1:])
@@ -115,8 +115,8 @@ def map_column(path: Path, record: Mapping[str, Any]) -> Array:
     """Map the numbers of a file into memory, read-only.
 
     Args:
-        path: the file, which does not exist if all numbers are equal.
-        record: the record of ``ColumnWriter.describe`` or ``write_offsets``.
+        path: The file, which does not exist if all numbers are equal.
+        record: The record of ``ColumnWriter.describe`` or ``write_offsets``.
 
     Returns:
         An array of shape (count,).

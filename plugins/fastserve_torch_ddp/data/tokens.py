@@ -38,18 +38,18 @@ def tokenize(
     If several processes call this function, one tokenizes and the others wait.
 
     Args:
-        task: the task, which provides the encoder.
-        model: the model's folder, with the tokenizer.
-        data: the dataset; its store receives the tokens.
-        split: the name of the split.
-        emit: receives progress and warnings.
+        task: The task, which provides the encoder.
+        model: The model's folder, with the tokenizer.
+        data: The dataset; its store receives the tokens.
+        split: The name of the split.
+        emit: Receives progress and warnings.
 
     Returns:
         The folder for ``TokenDataset``.
 
     Raises:
-        StageFailed: the task returned targets for some rows only.
-        StoreError: the disk is full.
+        StageFailed: The task returned targets for some rows only.
+        StoreError: The disk is full.
     """
     store = Store(data.folder.parents[1])  # the data is a result of the same store
     with store.claim(result_id("tokens", split, stable_hash(_cache_key(task, model, data, split)))) as claim:
@@ -76,10 +76,10 @@ class TokenDataset(Sequence[Encoded]):
     not stored. Several processes share the pages of one folder.
 
     Args:
-        folder: the folder.
+        folder: The folder.
 
     Attributes:
-        lengths: the number of tokens of each row, of shape (rows,).
+        lengths: The number of tokens of each row, of shape (rows,).
     """
 
     def __init__(self, folder: Path) -> None:

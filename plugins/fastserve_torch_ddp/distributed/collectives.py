@@ -35,8 +35,8 @@ def reduce_scatter(flat: Tensor, out: Tensor) -> Tensor:
     """Sum a flat tensor over the ranks and keep this rank's shard of the sum.
 
     Args:
-        flat: this rank's summand, of shape (world size * shard,).
-        out: receives the shard of the sum, of shape (shard,), fp32.
+        flat: This rank's summand, of shape (world size * shard,).
+        out: Receives the shard of the sum, of shape (shard,), fp32.
 
     Returns:
         The squared norm of the shard, a scalar.
@@ -52,8 +52,8 @@ def sum_into(out: Tensor, summands: Tensor) -> Tensor:
     """Sum a tensor over its first axis, chunk by chunk so that the intermediate values stay in the cache.
 
     Args:
-        out: receives the sum, of shape (n,), fp32.
-        summands: of shape (k, n), of any floating type.
+        out: Receives the sum, of shape (n,), fp32.
+        summands: Of shape (k, n), of any floating type.
 
     Returns:
         The squared norm of the sum, a scalar.
@@ -74,7 +74,7 @@ def all_gather(flat: Tensor) -> None:
     """Send this rank's shard of a flat tensor to all ranks, in place.
 
     Args:
-        flat: of shape (world size * shard,); only this rank's shard is read, and all others are overwritten.
+        flat: Of shape (world size * shard,); only this rank's shard is read, and all others are overwritten.
     """
     rank, world = get_rank(), get_world_size()
     if world > 1:
@@ -96,8 +96,8 @@ def gather_rows(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
     """Concatenate the row numbers and gradients of all ranks, each of which may have another number of rows.
 
     Args:
-        rows: row numbers, of shape (n,), int64.
-        gradients: of shape (n, width).
+        rows: Row numbers, of shape (n,), int64.
+        gradients: Of shape (n, width).
 
     Returns:
         The row numbers and the gradients of all ranks in the order of the ranks.
@@ -155,7 +155,7 @@ def union_rows(rows: Tensor) -> Tensor:
     """Return the sorted row numbers that at least one rank has.
 
     Args:
-        rows: this rank's row numbers, of shape (n,), int64; duplicates are allowed.
+        rows: This rank's row numbers, of shape (n,), int64; duplicates are allowed.
     """
     rows = torch.unique(rows)
     union: Tensor = torch.unique(gather_rows(rows, rows.new_zeros(len(rows), 1))[0])
@@ -194,9 +194,9 @@ def broadcast_tensors(
     """Send the tensors of one rank, with their metadata, to all ranks.
 
     Args:
-        content: tensors by name and metadata that can be pickled; read on the source rank only.
-        device: the device of the returned tensors.
-        source: the rank that sends.
+        content: Tensors by name and metadata that can be pickled; read on the source rank only.
+        device: The device of the returned tensors.
+        source: The rank that sends.
 
     Returns:
         The tensors of the source rank and their metadata; ``None`` in place of the tensors if it has none.

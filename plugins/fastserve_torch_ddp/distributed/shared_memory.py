@@ -27,8 +27,8 @@ def shared_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     file system, whose size a container may limit; the system counts it like any other and frees it with the last rank.
 
     Args:
-        shape: the shape of the tensor.
-        dtype: its element type.
+        shape: The shape of the tensor.
+        dtype: Its element type.
 
     Returns:
         The tensor, whose bytes are the same on every rank.
@@ -55,7 +55,7 @@ class RowSlots:
     """Shared buffers for the row numbers and row gradients of every rank.
 
     Args:
-        width: the number of columns of a gradient row.
+        width: The number of columns of a gradient row.
     """
 
     def __init__(self, width: int) -> None:
@@ -71,8 +71,8 @@ class RowSlots:
         The ranks need a barrier between this call and ``take``, and another before the next ``put``.
 
         Args:
-            rows: row numbers, of shape (n,), int64.
-            gradients: of shape (n, width), fp32.
+            rows: Row numbers, of shape (n,), int64.
+            gradients: Of shape (n, width), fp32.
         """
         self.counts[self.rank] = len(rows)
         if len(rows) <= MAX_ROWS:

@@ -83,8 +83,8 @@ def use_attention(model: nn.Module, masks: DropoutMaskPool) -> bool:
     """Register this attention and switch the model to it.
 
     Args:
-        model: a transformers model, changed in place.
-        masks: the pool of the dropout masks.
+        model: A transformers model, changed in place.
+        masks: The pool of the dropout masks.
 
     Returns:
         Whether the model's class supports exchangeable attention.

@@ -20,7 +20,7 @@ class DropoutMaskPool:
     """Precomputed factors by probability and type; the same torch seed gives the same masks.
 
     Args:
-        seed: the seed of the factors.
+        seed: The seed of the factors.
     """
 
     def __init__(self, seed: int) -> None:
@@ -31,9 +31,9 @@ class DropoutMaskPool:
         """Return a mask; its offset in the pool is drawn from torch's default generator.
 
         Args:
-            shape: the shape of the mask.
-            p: the probability of a 0.
-            dtype: the type of the mask.
+            shape: The shape of the mask.
+            p: The probability of a 0.
+            dtype: The type of the mask.
         """
         size = shape.numel()
         pool = self.pools.get((p, dtype))

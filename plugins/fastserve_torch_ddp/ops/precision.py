@@ -19,8 +19,8 @@ class Precision:
     """The types of weights and matrix products.
 
     Attributes:
-        weight_dtype: the type of the weights that the model computes with; their masters are fp32.
-        autocast_dtype: the type of autocast products if the weights stay in fp32, else ``None``.
+        weight_dtype: The type of the weights that the model computes with; their masters are fp32.
+        autocast_dtype: The type of autocast products if the weights stay in fp32, else ``None``.
     """
 
     weight_dtype: torch.dtype
@@ -44,8 +44,8 @@ def choose_precision(options: Mapping[str, Any], device: torch.device) -> Precis
     On a CPU bf16 weights avoid the copies that autocast makes; adapters and GPUs keep fp32 weights.
 
     Args:
-        options: the trainer's options.
-        device: the device of this rank.
+        options: The trainer's options.
+        device: The device of this rank.
     """
     requested = options["precision"]
     if requested == "fp32" or (requested == "auto" and not has_bf16(device)):
@@ -83,9 +83,9 @@ def apply_cpu_optimizations(model: nn.Module, seed: int, device: torch.device) -
     Attention computes the same results; dropout has the same distribution.
 
     Args:
-        model: the model, changed in place.
-        seed: the seed of the dropout masks.
-        device: the device of the model.
+        model: The model, changed in place.
+        seed: The seed of the dropout masks.
+        device: The device of the model.
     """
     if device.type == "cpu":
         masks = DropoutMaskPool(seed)

@@ -26,17 +26,17 @@ class FlatAdamW:
     """AdamW on the concatenation of all parameters.
 
     Args:
-        groups: mappings with ``params`` (fp32 parameters), ``weight_decay`` and ``lr_scale``.
-        weight_dtype: the type of the weights that the model computes with.
-        sharded: if true, each rank keeps the state of its shard only, sums the gradients of that shard, and gives the
+        groups: Mappings with ``params`` (fp32 parameters), ``weight_decay`` and ``lr_scale``.
+        weight_dtype: The type of the weights that the model computes with.
+        sharded: If true, each rank keeps the state of its shard only, sums the gradients of that shard, and gives the
             new weights to the other ranks: through shared memory if all ranks are on one machine, else by sending
             them. If false, the gradients must already be the same on all ranks.
 
     Attributes:
-        size: the number of elements of all parameters.
-        weights: the flat weights, padded to a multiple of the shard size.
-        master: this rank's shard of the fp32 weights.
-        gradients: the flat gradients of this rank.
+        size: The number of elements of all parameters.
+        weights: The flat weights, padded to a multiple of the shard size.
+        master: This rank's shard of the fp32 weights.
+        gradients: The flat gradients of this rank.
     """
 
     def __init__(self, groups: Sequence[Mapping[str, Any]], weight_dtype: torch.dtype, sharded: bool) -> None:
@@ -126,8 +126,8 @@ class FlatAdamW:
         """Take one step and give the new weights to every rank.
 
         Args:
-            lr: the learning rate, before each group's ``lr_scale``.
-            divisor: the gradients are divided by it in the same pass, which averages and clips them.
+            lr: The learning rate, before each group's ``lr_scale``.
+            divisor: The gradients are divided by it in the same pass, which averages and clips them.
         """
         for group in self.adamw.param_groups:
             group["lr"] = lr * group["lr_scale"]
@@ -183,7 +183,7 @@ class FlatAdamW:
         """Return the fp32 weights by name; every rank must call it.
 
         Args:
-            names: the name of each parameter by its ``id``.
+            names: The name of each parameter by its ``id``.
         """
         views = self._split(self.gather(self.master))
         return {names[id(parameter)]: view for parameter, view in zip(self.parameters, views, strict=True)}
@@ -198,7 +198,7 @@ class FlatAdamW:
         """Concatenate the shards of all ranks; every rank must call it.
 
         Args:
-            shard: this rank's shard, laid out like ``master``.
+            shard: This rank's shard, laid out like ``master``.
 
         Returns:
             A copy of shape (``size``,).

@@ -30,10 +30,10 @@ class AuxiliaryLossFunction(Protocol):
         """Compute the loss that replaces the labels' own.
 
         Args:
-            inputs: the model's inputs.
-            outputs: the model's outputs.
-            counted: whether each position of the logits counts, of the labels' shape.
-            hard: the labels' loss, summed over the counted positions.
+            inputs: The model's inputs.
+            outputs: The model's outputs.
+            counted: Whether each position of the logits counts, of the labels' shape.
+            hard: The labels' loss, summed over the counted positions.
 
         Returns:
             The loss, summed over the counted positions.
@@ -46,17 +46,17 @@ def load_auxiliary_loss(
     """Create the auxiliary loss that the job requests.
 
     Args:
-        job: the training job.
-        labels: the labels' loss.
-        model: the model to train, before it is wrapped.
-        precision: the types to compute in.
-        device: the device of this rank.
+        job: The training job.
+        labels: The labels' loss.
+        model: The model to train, before it is wrapped.
+        precision: The types to compute in.
+        device: The device of this rank.
 
     Returns:
         The loss, or ``None`` if the job requests none.
 
     Raises:
-        InvalidOption: the task has no labels' loss.
+        InvalidOption: The task has no labels' loss.
     """
     if job.lesson is None:
         return None

@@ -16,9 +16,9 @@ class ExponentialMovingAverage:
     their influence early. ``torch.optim.swa_utils`` averages whole modules and copies the first weights instead.
 
     Args:
-        live: the tensors that the optimizer changes in place: trainable parameters, or the fp32 master weights that
+        live: The tensors that the optimizer changes in place: trainable parameters, or the fp32 master weights that
             low-precision parameters are copied from.
-        decay: the maximum decay, in [0, 1).
+        decay: The maximum decay, in [0, 1).
     """
 
     def __init__(self, live: Mapping[str, Tensor], decay: float) -> None:
@@ -31,7 +31,7 @@ class ExponentialMovingAverage:
         """Include the current weights in the averages.
 
         Args:
-            step: the number of the optimizer step just taken, from 0.
+            step: The number of the optimizer step just taken, from 0.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self._averages.values()), list(self._live.values()), 1 - decay)
@@ -54,7 +54,7 @@ class ExponentialMovingAverage:
         """Copy saved averages.
 
         Raises:
-            KeyError: a tensor has no saved average.
+            KeyError: A tensor has no saved average.
         """
         for name, average in self._averages.items():
             average.copy_(state[name])

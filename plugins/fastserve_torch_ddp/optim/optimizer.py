@@ -26,11 +26,11 @@ class Optimizer:
     - ``local_sgd``: ranks step independently, and ``average`` averages their weights (Stich 2019).
 
     Args:
-        model: the model; its parameters become views of the flat buffer.
-        groups: parameter groups with ``params``, ``weight_decay`` and ``lr_scale``.
-        weight_dtype: the type of the weights that the model computes with; their masters are fp32.
-        mode: one of the four modes.
-        lazy_embeddings: whether large tables get gradients only for the rows that a batch looks up, which is faster
+        model: The model; its parameters become views of the flat buffer.
+        groups: Parameter groups with ``params``, ``weight_decay`` and ``lr_scale``.
+        weight_dtype: The type of the weights that the model computes with; their masters are fp32.
+        mode: One of the four modes.
+        lazy_embeddings: Whether large tables get gradients only for the rows that a batch looks up, which is faster
             on CPUs.
     """
 
@@ -70,9 +70,9 @@ class Optimizer:
         """Take one step on the gradients of the summed loss, unless their norm is not finite.
 
         Args:
-            lr: the learning rate, before each group's ``lr_scale``.
-            max_norm: the norm to which the mean gradient is clipped.
-            weight: the divisor of this rank's loss sum, e.g. its number of samples.
+            lr: The learning rate, before each group's ``lr_scale``.
+            max_norm: The norm to which the mean gradient is clipped.
+            weight: The divisor of this rank's loss sum, e.g. its number of samples.
 
         Returns:
             The norm of the mean gradient over all ranks before it was clipped.

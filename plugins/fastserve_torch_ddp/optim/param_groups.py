@@ -21,8 +21,8 @@ def build_parameter_groups(model: nn.Module, options: Mapping[str, Any]) -> list
     Ruder 2018; the numbering is that of BEiT, Bao et al. 2021).
 
     Args:
-        model: the model, with ``requires_grad`` set on the parameters to train.
-        options: the trainer's options.
+        model: The model, with ``requires_grad`` set on the parameters to train.
+        options: The trainer's options.
 
     Returns:
         Groups with ``params``, ``weight_decay``, ``lr_scale`` and ``names``.

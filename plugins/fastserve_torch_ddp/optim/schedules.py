@@ -13,9 +13,9 @@ def lr_factor(schedule: str, step: int, total: int, warmup_ratio: float) -> floa
 
     Args:
         schedule: ``linear``, ``cosine`` or ``constant``.
-        step: the step, from 0 to ``total`` - 1.
-        total: the number of steps.
-        warmup_ratio: the length of the warm-up as a fraction of ``total``.
+        step: The step, from 0 to ``total`` - 1.
+        total: The number of steps.
+        warmup_ratio: The length of the warm-up as a fraction of ``total``.
 
     Returns:
         A factor in (0, 1].

@@ -46,8 +46,8 @@ class LazyEmbedding(nn.Embedding):
     """``nn.Embedding`` that records the gradients of the rows it returned, instead of a dense gradient.
 
     Attributes:
-        recorded: ids of shape (n,) and gradients of shape (n, width), one pair for each backward pass.
-        before_lookup: is called with the ids before their rows are read.
+        recorded: Ids of shape (n,) and gradients of shape (n, width), one pair for each backward pass.
+        before_lookup: Is called with the ids before their rows are read.
     """
 
     recorded: list[tuple[Tensor, Tensor]]
@@ -84,15 +84,15 @@ class LazyRowAdamW:
     """AdamW (Loshchilov & Hutter 2019) for one table, row by row.
 
     Args:
-        embedding: the table; it becomes a ``LazyEmbedding`` in place.
+        embedding: The table; it becomes a ``LazyEmbedding`` in place.
         weight_decay: AdamW's weight decay.
-        lr_scale: the factor of the learning rate.
-        weight_dtype: the type of the weights that the model computes with.
+        lr_scale: The factor of the learning rate.
+        weight_dtype: The type of the weights that the model computes with.
         betas: AdamW's decay rates of the first and second moment.
 
     Attributes:
-        state: weights, first and second moments in fp32, of shape (rows, 3, width).
-        last_step: the last step that is applied to each row, of shape (rows,).
+        state: Weights, first and second moments in fp32, of shape (rows, 3, width).
+        last_step: The last step that is applied to each row, of shape (rows,).
     """
 
     def __init__(
@@ -134,9 +134,9 @@ class LazyRowAdamW:
         """Take one step of AdamW on some rows; the updates of all others are deferred.
 
         Args:
-            rows: distinct row numbers, of shape (n,).
-            gradient: their gradients, of shape (n, width), fp32.
-            lr: the learning rate, before ``lr_scale``.
+            rows: Distinct row numbers, of shape (n,).
+            gradient: Their gradients, of shape (n, width), fp32.
+            lr: The learning rate, before ``lr_scale``.
         """
         beta1, beta2 = self.betas
         lr *= self.lr_scale
@@ -235,8 +235,8 @@ def sum_rows(ids: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the gradients of equal ids.
 
     Args:
-        ids: of shape (n,).
-        gradients: of shape (n, width).
+        ids: Of shape (n,).
+        gradients: Of shape (n, width).
 
     Returns:
         The sorted distinct ids, of shape (m,), and their sums, of shape (m, width).

@@ -29,7 +29,7 @@ class FinetuningMethod:
     """Full fine-tuning, and the interface of the other methods to the training loop.
 
     Args:
-        model: the model, which a method may change in place.
+        model: The model, which a method may change in place.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -45,7 +45,7 @@ class FinetuningMethod:
         The method may set entries of parameters to 0, in place.
 
         Args:
-            step: the number of the step, from 0.
+            step: The number of the step, from 0.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -64,9 +64,9 @@ class Lora(FinetuningMethod):
     """Low-rank adaptation of the weights (Hu et al. 2021), by peft.
 
     Args:
-        model: the model, to which adapters are added in place.
-        options: the trainer's options.
-        total: the number of optimizer steps.
+        model: The model, to which adapters are added in place.
+        options: The trainer's options.
+        total: The number of optimizer steps.
     """
 
     def __init__(self, model: nn.Module, options: Mapping[str, Any], total: int) -> None:
@@ -162,12 +162,12 @@ class BottleneckAdapters(FinetuningMethod):
     """Small networks between the layers (Houlsby et al. 2019), which remain part of the saved model.
 
     Args:
-        model: the model; adapters that it has already are trained further.
-        options: the trainer's options.
-        total: the number of optimizer steps, which this method does not use.
+        model: The model; adapters that it has already are trained further.
+        options: The trainer's options.
+        total: The number of optimizer steps, which this method does not use.
 
     Raises:
-        InvalidOption: the model has adapters of another shape, or its linear layers have unknown names.
+        InvalidOption: The model has adapters of another shape, or its linear layers have unknown names.
     """
 
     def __init__(self, model: nn.Module, options: Mapping[str, Any], total: int) -> None:
@@ -215,13 +215,13 @@ def attach_method(model: nn.Module, options: Mapping[str, Any], total: int) -> F
     An adapter method trains the adapters and the task's head. New weights follow torch's seed.
 
     Args:
-        model: the model.
-        options: the trainer's options.
-        total: the number of optimizer steps.
+        model: The model.
+        options: The trainer's options.
+        total: The number of optimizer steps.
 
     Raises:
-        InvalidOption: a name selects no module, or no parameter is left to train.
-        MissingPackage: the method needs a package that is not installed.
+        InvalidOption: A name selects no module, or no parameter is left to train.
+        MissingPackage: The method needs a package that is not installed.
     """
     freeze(model, options["freeze"])
     head = [parameter for parameter in head_parameters(model) if parameter.requires_grad]

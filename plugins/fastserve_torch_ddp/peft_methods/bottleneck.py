@@ -23,10 +23,10 @@ class Bottleneck(nn.Module):
     """x + scale * up(gelu(down(x))) (Houlsby et al. 2019), initialized as the identity.
 
     Args:
-        width: the width of the input and output.
-        rank: the width of the bottleneck.
-        alpha: the scale is ``alpha / rank``.
-        dropout: the dropout probability of the input.
+        width: The width of the input and output.
+        rank: The width of the bottleneck.
+        alpha: The scale is ``alpha / rank``.
+        dropout: The dropout probability of the input.
     """
 
     def __init__(self, width: int, rank: int, alpha: float, dropout: float) -> None:
@@ -50,10 +50,10 @@ class AdaptedLinear(nn.Module):
     without adapters. It is not an ``nn.Linear``, because code that replaces linear layers would lose the adapter.
 
     Args:
-        base: the linear layer, or transformers' ``Conv1D``.
-        rank: the width of the bottleneck.
-        alpha: the scale of the adapter is ``alpha / rank``.
-        dropout: the dropout probability of the adapter's input.
+        base: The linear layer, or transformers' ``Conv1D``.
+        rank: The width of the bottleneck.
+        alpha: The scale of the adapter is ``alpha / rank``.
+        dropout: The dropout probability of the adapter's input.
     """
 
     def __init__(self, base: nn.Module, rank: int, alpha: float, dropout: float = 0.0) -> None:
@@ -75,11 +75,11 @@ def insert_adapters(model: nn.Module, names: Sequence[str], rank: int, alpha: fl
     """Insert an adapter after each named linear layer, and register it in the model's config.
 
     Args:
-        model: the model, changed in place.
-        names: the qualified names of the layers.
-        rank: the width of the bottleneck.
-        alpha: the scale of the adapter is ``alpha / rank``.
-        dropout: the dropout probability of the adapter's input.
+        model: The model, changed in place.
+        names: The qualified names of the layers.
+        rank: The width of the bottleneck.
+        alpha: The scale of the adapter is ``alpha / rank``.
+        dropout: The dropout probability of the adapter's input.
     """
     for name in names:
         model.set_submodule(name, AdaptedLinear(model.get_submodule(name), rank, alpha, dropout))
@@ -103,9 +103,9 @@ def restore(model: nn.Module, folder: Path, about: Mapping[str, Any]) -> nn.Modu
     Adapters of layers that were pruned since then are ignored.
 
     Args:
-        model: the model, changed in place and returned.
-        folder: the folder it was loaded from.
-        about: the component's entry in the model's config.
+        model: The model, changed in place and returned.
+        folder: The folder it was loaded from.
+        about: The component's entry in the model's config.
     """
     tensors = _read_adapter_tensors(folder)
     modules = dict(model.named_modules())

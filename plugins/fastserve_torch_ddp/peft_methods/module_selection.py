@@ -63,15 +63,15 @@ def select_modules(model: nn.Module, patterns: Sequence[str] | None, option: str
     """Select linear layers by the end of their names or by globs.
 
     Args:
-        model: the model.
-        patterns: endings or globs; ``None`` selects all.
-        option: the name of the option, for messages.
+        model: The model.
+        patterns: Endings or globs; ``None`` selects all.
+        option: The name of the option, for messages.
 
     Returns:
         The qualified names of the layers, in the model's order.
 
     Raises:
-        InvalidOption: the model has no linear layer to select, or a pattern selects none.
+        InvalidOption: The model has no linear layer to select, or a pattern selects none.
     """
     names = list(find_linears(model))
     if not names:
@@ -92,12 +92,12 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """Freeze all parameters whose names match a pattern.
 
     Args:
-        model: the model, changed in place.
-        patterns: names of modules or globs, such as ``embeddings``, ``encoder.layer.0`` and ``encoder.layer.[0-3]``;
+        model: The model, changed in place.
+        patterns: Names of modules or globs, such as ``embeddings``, ``encoder.layer.0`` and ``encoder.layer.[0-3]``;
             the base model's own prefix (``bert.``) is optional.
 
     Raises:
-        InvalidOption: a pattern matches no parameter.
+        InvalidOption: A pattern matches no parameter.
     """
     parameters = dict(model.named_parameters())
     selected = [

@@ -12,11 +12,11 @@ class RendezvousConfig:
     """The settings of a node's rendezvous.
 
     Attributes:
-        endpoint: the endpoint, seen from this node.
-        name: the ID of the training, ``rdzv_id``.
-        nodes: the number of nodes.
+        endpoint: The endpoint, seen from this node.
+        name: The ID of the training, ``rdzv_id``.
+        nodes: The number of nodes.
         device: ``cpu`` or ``cuda``.
-        timeout_s: how long a node waits for the others, in seconds.
+        timeout_s: How long a node waits for the others, in seconds.
     """
 
     endpoint: Endpoint

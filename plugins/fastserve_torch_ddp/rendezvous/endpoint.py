@@ -25,12 +25,12 @@ class Endpoint:
     """An endpoint and the route to it.
 
     Attributes:
-        text: the endpoint as the user wrote it.
-        address: its IPv4 address.
-        port: its TCP port.
-        is_local: whether the address belongs to this machine.
-        local: this machine's address on the route, at which the other nodes reach its ranks.
-        interface: the network interface of ``local``.
+        text: The endpoint as the user wrote it.
+        address: Its IPv4 address.
+        port: Its TCP port.
+        is_local: Whether the address belongs to this machine.
+        local: This machine's address on the route, at which the other nodes reach its ranks.
+        interface: The network interface of ``local``.
     """
 
     text: str
@@ -45,7 +45,7 @@ def find_endpoint(text: str) -> Endpoint:
     """Resolve the endpoint ``HOST:PORT`` and find the route to it.
 
     Raises:
-        UserError: the endpoint is malformed, its host is unknown or loopback under another name, or there is no route.
+        UserError: The endpoint is malformed, its host is unknown or loopback under another name, or there is no route.
     """
     host, port = _parse(text)
     address = _resolve(text, host)

@@ -46,8 +46,8 @@ class TcpRendezvousHandler(RendezvousHandler):
     ``nodes.check_consistency`` can report the difference on all of them.
 
     Args:
-        config: the settings of this node.
-        emit: receives progress and warnings.
+        config: The settings of this node.
+        emit: Receives progress and warnings.
     """
 
     def __init__(self, config: RendezvousConfig, emit: Callable[[Event], None]) -> None:
@@ -63,8 +63,8 @@ class TcpRendezvousHandler(RendezvousHandler):
         """Wait until all nodes have joined.
 
         Raises:
-            StageFailed: a node has not joined within the timeout, or has given up after a restart.
-            UserError: another program listens at the endpoint, or the nodes train on different kinds of devices.
+            StageFailed: A node has not joined within the timeout, or has given up after a restart.
+            UserError: Another program listens at the endpoint, or the nodes train on different kinds of devices.
         """
         is_restart, self._has_joined = self._has_joined, False
         deadline = time.monotonic() + self._config.timeout_s

@@ -30,8 +30,8 @@ def collect_settings(job: TrainingJob, precision: str) -> dict[str, Any]:
     """Return the settings that all nodes must share, by the names that users know.
 
     Args:
-        job: the training job of this node.
-        precision: the number formats chosen on this machine.
+        job: The training job of this node.
+        precision: The number formats chosen on this machine.
     """
     name, task_options, labels = job.task
     data = load_dataset(Path(job.data))
@@ -53,10 +53,10 @@ def check_consistency(settings: Mapping[str, Any]) -> None:
     """Compare the settings of all ranks; every rank must call it after the process group is initialized.
 
     Args:
-        settings: the settings of this node.
+        settings: The settings of this node.
 
     Raises:
-        UserError: on every rank, if the nodes differ; the message lists each setting with the values of all nodes.
+        UserError: On every rank, if the nodes differ; the message lists each setting with the values of all nodes.
     """
     values = {name: json.dumps(value, sort_keys=True, default=str) for name, value in settings.items()}
     ranks: list[Any] = [None] * dist.get_world_size()
@@ -72,7 +72,7 @@ def find_differences(nodes: Mapping[int, tuple[str, Mapping[str, str]]]) -> list
     """Describe each setting that is not the same on all nodes, in one line.
 
     Args:
-        nodes: the host name and the settings of each node, by its number.
+        nodes: The host name and the settings of each node, by its number.
     """
     names = dict.fromkeys(name for _, settings in nodes.values() for name in settings)
     lines = []

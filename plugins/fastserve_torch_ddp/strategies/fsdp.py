@@ -33,9 +33,9 @@ class FullySharded(ParallelStrategy):
     """Shards each layer of the model separately, and then the remaining parameters.
 
     Args:
-        model: the model to train, sharded in place.
-        groups: the parameter groups of ``param_groups.build_parameter_groups``.
-        precision: the types to compute in.
+        model: The model to train, sharded in place.
+        groups: The parameter groups of ``param_groups.build_parameter_groups``.
+        precision: The types to compute in.
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[Mapping[str, Any]], precision: Precision) -> None:
@@ -59,8 +59,8 @@ class ShardedAdamW:
     """AdamW on sharded parameters, with the interface of ``Optimizer``.
 
     Args:
-        model: the sharded model.
-        groups: parameter groups with ``params``, ``weight_decay`` and ``lr_scale``.
+        model: The sharded model.
+        groups: Parameter groups with ``params``, ``weight_decay`` and ``lr_scale``.
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[dict[str, Any]]) -> None:

@@ -21,15 +21,15 @@ class ParallelStrategy:
     """One rank, a sharded optimizer, or local SGD: the model runs unwrapped, and the optimizer communicates.
 
     Args:
-        model: the model to train; its parameters are replaced by views of the optimizer's buffer.
-        groups: the parameter groups of ``param_groups.build_parameter_groups``.
-        weight_dtype: the type of the weights that the model computes with.
+        model: The model to train; its parameters are replaced by views of the optimizer's buffer.
+        groups: The parameter groups of ``param_groups.build_parameter_groups``.
+        weight_dtype: The type of the weights that the model computes with.
         mode: ``single``, ``sharded``, ``replicated`` or ``local_sgd``, see ``Optimizer``.
-        lazy_embeddings: whether large embedding tables are updated row by row.
+        lazy_embeddings: Whether large embedding tables are updated row by row.
 
     Attributes:
-        module: the module to call.
-        optimizer: the optimizer of its parameters.
+        module: The module to call.
+        optimizer: The optimizer of its parameters.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ParallelStrategy:
         """Return a context manager for the forward and backward pass of one accumulated microbatch.
 
         Args:
-            last: whether it is the last microbatch of the optimizer step.
+            last: Whether it is the last microbatch of the optimizer step.
         """
         return nullcontext()
 
@@ -56,10 +56,10 @@ class DataParallel(ParallelStrategy):
     """DistributedDataParallel: gradients are averaged in buckets during the backward pass.
 
     Args:
-        model: the model to train.
-        groups: the parameter groups of ``param_groups.build_parameter_groups``.
-        weight_dtype: the type of the weights that the model computes with.
-        options: the trainer's options, for gradient accumulation and gradient compression.
+        model: The model to train.
+        groups: The parameter groups of ``param_groups.build_parameter_groups``.
+        weight_dtype: The type of the weights that the model computes with.
+        options: The trainer's options, for gradient accumulation and gradient compression.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ def choose_strategy(options: Mapping[str, Any], device: torch.device, world: int
     GPUs use DDP, which overlaps communication and the backward pass. PowerSGD and adapters need DDP.
 
     Args:
-        options: the trainer's options.
-        device: the device of this rank.
-        world: the number of ranks.
+        options: The trainer's options.
+        device: The device of this rank.
+        world: The number of ranks.
 
     Returns:
         ``single``, ``local_sgd``, ``sharded``, ``replicated`` or ``fsdp``.
@@ -116,7 +116,7 @@ def compress_gradients(ddp: DistributedDataParallel, kind: str) -> None:
     """Register a communication hook that sends the gradients in fewer bytes.
 
     Args:
-        ddp: the wrapped model.
+        ddp: The wrapped model.
         kind: ``none``, ``bf16``, ``fp16`` or ``powersgd`` (Vogels et al. 2019).
     """
     from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
@@ -150,7 +150,7 @@ def compile_module(module: nn.Module) -> nn.Module:
     """Wrap a module with ``torch.compile``.
 
     Raises:
-        StageFailed: no C++ compiler is on the PATH.
+        StageFailed: No C++ compiler is on the PATH.
     """
     import shutil
 
