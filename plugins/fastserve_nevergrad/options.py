@@ -15,7 +15,7 @@ RAY = "ray"
 
 @dataclass
 class NevergradOptions:
-    """Options of the tuner; the constructor raises ``InvalidOption`` for values that are out of range or conflict.
+    """Options of the tuner, checked when they are created (``InvalidOption``).
 
     ``trial_steps`` is the number of training steps of one full trial, and ``steps`` limits those of all trials
     together. No trial begins after ``timeout_s`` seconds. ``trials`` null means as many as the ``steps`` suffice for;

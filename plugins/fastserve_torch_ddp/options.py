@@ -28,7 +28,7 @@ FRACTIONS = ("warmup_ratio", "label_smoothing", "adapter_dropout", "ema_decay")
 
 @dataclass
 class DDPOptions:
-    """Options of the trainer; the constructor raises ``InvalidOption`` for values that are out of range or conflict.
+    """Options of the trainer, checked when they are created (``InvalidOption``).
 
     ``batch_size`` counts the samples of one optimizer step over all ranks and accumulated batches; ``batch_tokens``,
     if set, bounds the tokens of that step, padding included, instead.

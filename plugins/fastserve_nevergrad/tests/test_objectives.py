@@ -53,10 +53,10 @@ def test_the_best_that_keeps_the_limit_is_taken(tmp_path: Path) -> None:
     assert free == pytest.approx(0.5, abs=0.05), "a drop costs more than it gains"
     bound, trials = tuned(tmp_path / "bound", constraints=["latency_ms_p50 <= 4"])
     assert bound <= 0.4
-    kept = [one for one in trials if one["measures"]["latency_ms_p50"] <= 4]
+    kept = [line for line in trials if line["measures"]["latency_ms_p50"] <= 4]
     assert len(kept) >= 6, "the optimizer learns which way to go"
-    (best,) = (one["objective"] for one in trials if one["options"][WIDTH] == bound)
-    assert best == max(one["objective"] for one in kept)
+    (best,) = (line["objective"] for line in trials if line["options"][WIDTH] == bound)
+    assert best == max(line["objective"] for line in kept)
 
 
 def test_when_nothing_keeps_the_limits_the_nearest_is_said(tmp_path: Path) -> None:
@@ -71,14 +71,16 @@ def test_when_nothing_keeps_the_limits_the_nearest_is_said(tmp_path: Path) -> No
 def test_objectives_spread_the_trials_and_the_best_of_the_front_is_taken(tmp_path: Path) -> None:
     found, trials = tuned(tmp_path, trials=40, optimizer="TwoPointsDE", objectives=["quality", "size_bytes"])
     goals = Objectives(("quality", "size_bytes"))
-    front = goals.pareto_front([one for one in trials if one["measures"]["accepted"]])
+    front = goals.pareto_front([line for line in trials if line["measures"]["accepted"]])
     assert len(front) >= 8
-    assert all(one["options"][WIDTH] <= 0.6 for one in front), "wider ones are as good, and larger"
-    assert found == max(front, key=lambda one: float(one["objective"]))["options"][WIDTH]
+    assert all(line["options"][WIDTH] <= 0.6 for line in front), "wider ones are as good, and larger"
+    assert found == max(front, key=lambda line: float(line["objective"]))["options"][WIDTH]
 
 
 def test_a_trial_that_took_no_time_has_a_loss_too() -> None:
-    losses = [Objectives(("seconds",)).losses({"objective": 0.5, "seconds": one})[0] for one in (0.0, 0.01, 5.0)]
+    losses = [
+        Objectives(("seconds",)).losses({"objective": 0.5, "seconds": seconds})[0] for seconds in (0.0, 0.01, 5.0)
+    ]
     assert losses[0] < losses[1] < losses[2]
 
 
@@ -119,8 +121,8 @@ def test_whatever_is_written_is_read_or_refused(text: str) -> None:
 @given(st.lists(st.tuples(st.floats(0.1, 9), st.floats(0.1, 9)), min_size=1, max_size=20))
 def test_the_front_is_of_those_that_nothing_beats(points: list[tuple[float, float]]) -> None:
     goals = Objectives(("latency_ms_p50", "throughput_per_s"))
-    lines = [{"measures": {"latency_ms_p50": one, "throughput_per_s": other}} for one, other in points]
+    lines = [{"measures": {"latency_ms_p50": latency, "throughput_per_s": other}} for latency, other in points]
     front = {tuple(line["measures"].values()) for line in goals.pareto_front(lines)}
     assert front
     for low, high in front:
-        assert not any(one <= low and other >= high * 1.000001 for one, other in points)
+        assert not any(latency <= low and other >= high * 1.000001 for latency, other in points)

@@ -28,11 +28,12 @@ search = subprocess.Popen([sys.executable, "-m", "fastserve_core", *sys.argv[1:]
 trials = []
 while not trials and search.poll() is None:
     time.sleep(0.05)
-    trials = [one for one in raylet.children() if any("ray::run_remote_trial" in word for word in one.cmdline())]
-inside = [one for trial in trials for one in trial.children(recursive=True)]
+    children = raylet.children()
+    trials = [child for child in children if any("ray::run_remote_trial" in word for word in child.cmdline())]
+inside = [process for trial in trials for process in trial.children(recursive=True)]
 cluster.remove_node(second, allow_graceful=False)
 code = search.wait()
-print("killed under", len(trials), "trial; left:", [one.pid for one in inside if one.is_running()])
+print("killed under", len(trials), "trial; left:", [process.pid for process in inside if process.is_running()])
 cluster.shutdown()
 sys.exit(code)
 """
@@ -59,7 +60,7 @@ def test_two_nodes_make_the_trials_and_none_is_lost_with_one_of_them(
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     tuned = json.loads((tmp_path / "run" / "run.json").read_text())["stages"][0]
-    scores = [one["score"] for one in tuned["trials"]]
+    scores = [trial["score"] for trial in tuned["trials"]]
     assert len(scores) == 3 and None not in scores
     assert [steps for steps, _ in tuned["trials"][0]["curve"]] == [1, 3], "it went on from where it was"
     assert "Traceback" not in done.stderr

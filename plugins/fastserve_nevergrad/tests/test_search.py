@@ -86,14 +86,16 @@ def test_a_killed_search_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) 
     again = Trainer()
     assert search(make_run(tmp_path / "b", again), options) == undisturbed
     assert again.tried == [5, 6, 7]
-    assert [one["options"] for one in read_log(tmp_path / "a" / LOG_FILE)] == [one["options"] for one in read_log(log)]
+    assert [line["options"] for line in read_log(tmp_path / "a" / LOG_FILE)] == [
+        line["options"] for line in read_log(log)
+    ]
 
 
 def test_failed_trials_are_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
     found = search(make_run(tmp_path, Trainer(fail=frozenset({0, 2}))), NevergradOptions(trials=5, space=SPACE))
     assert LR in found
     log = read_log(tmp_path / LOG_FILE)
-    assert [one["error"] for one in log] == ["out of memory", "", "out of memory", "", ""]
+    assert [line["error"] for line in log] == ["out of memory", "", "out of memory", "", ""]
 
 
 def test_when_every_trial_fails_the_cause_is_said(tmp_path: Path) -> None:
@@ -167,7 +169,7 @@ def test_with_halving_the_better_ones_go_on_from_where_they_are(tmp_path: Path) 
     assert sum(end - begin for _, begin, end in learner.calls) < 18 * 135 / 3
     assert learner.given_up and not learner.given_up & whole
     trials = [event for event in told if isinstance(event, TrialFinished)]
-    assert [one.steps for one in trials if one.number == 0] == [15, 45, 135]
+    assert [trial.steps for trial in trials if trial.number == 0] == [15, 45, 135]
 
 
 @pytest.mark.parametrize(("pauses", "steps"), [(True, [15, 40, 40]), (False, [40, 40, 40])])
@@ -179,8 +181,8 @@ def test_a_training_that_is_at_its_end_is_not_made_again(tmp_path: Path, pauses:
     learner = Short()
     _, told = halved(tmp_path, learner)
     assert {end for _, _, end in learner.calls} == ({15, 45} if pauses else {15})
-    assert {one.steps for one in told if isinstance(one, TrialFinished)} == set(steps)
-    assert [one["steps"] for one in read_log(tmp_path / LOG_FILE) if one["number"] == 0] == steps
+    assert {event.steps for event in told if isinstance(event, TrialFinished)} == set(steps)
+    assert [line["steps"] for line in read_log(tmp_path / LOG_FILE) if line["number"] == 0] == steps
 
 
 def test_a_killed_search_with_halving_goes_on_as_an_undisturbed_one(tmp_path: Path) -> None:
@@ -214,10 +216,10 @@ def test_an_optimizer_that_breaks_is_said_and_its_trials_are_drawn(
 
     monkeypatch.setattr(ng.optimizers.base.Optimizer, "ask", broken)
     search(make_run(tmp_path, Trainer(), told), NevergradOptions(trials=6, optimizer="NGOpt", space=SPACE))
-    assert [one.message for one in told if isinstance(one, WarningRaised)] == [
+    assert [event.message for event in told if isinstance(event, WarningRaised)] == [
         "nevergrad's NGOpt failed (only 0-dimensional arrays); trials are drawn at random"
     ]
-    assert len({json.dumps(one["options"]) for one in read_log(tmp_path / LOG_FILE)}) == 6
+    assert len({json.dumps(line["options"]) for line in read_log(tmp_path / LOG_FILE)}) == 6
 
 
 def test_nothing_is_halved_that_is_short_or_a_recipe(tmp_path: Path) -> None:
@@ -241,7 +243,10 @@ def test_whatever_trials_come_to_the_best_that_came_furthest_is_taken(scores: li
         at[number] = rung
         begun += rung == 0
         rungs.add(number, rung, scores[number])
-    best, good = next(iter(rungs.finalists()), None), [number for number, one in enumerate(scores) if one is not None]
+    best, good = (
+        next(iter(rungs.finalists()), None),
+        [number for number, score in enumerate(scores) if score is not None],
+    )
     assert (best is None) == (not good)
     if good:
         top = max(at[number] for number in good)
@@ -258,7 +263,7 @@ def test_patience_and_the_step_budget_end_the_search(tmp_path: Path) -> None:
         trainer = Trainer()
         search(make_run(tmp_path / folder, trainer), options)
         assert 1 <= len(trainer.tried) <= most
-    scores = [one["objective"] for one in read_log(tmp_path / "patience" / LOG_FILE)]
+    scores = [line["objective"] for line in read_log(tmp_path / "patience" / LOG_FILE)]
     assert max(scores[:-2]) >= max(scores[-2:])
 
 

@@ -67,15 +67,15 @@ def run_in(folder: Path, trainer: Trainer, **more: Any) -> TuneContext:
 
 def tried(folder: Path) -> list[dict[str, Any]]:
     return [
-        one["options"]
-        for one in sorted(read_log(folder / LOG_FILE), key=lambda one: (one["number"], one.get("rung", 0)))
+        line["options"]
+        for line in sorted(read_log(folder / LOG_FILE), key=lambda line: (line["number"], line.get("rung", 0)))
     ]
 
 
 def test_each_trial_is_trained_on_every_fold_with_every_seed(tmp_path: Path) -> None:
     trainer = Trainer()
     search(run_in(tmp_path, trainer), NevergradOptions(trials=2, folds=3, repeats=2, space=SPACE))
-    assert [(one.number, one.repeat, one.folds) for one in trainer.trials] == [
+    assert [(trial.number, trial.repeat, trial.folds) for trial in trainer.trials] == [
         (number, repeat, 3) for number in range(2) for repeat in range(6)
     ]
     (first, _) = read_log(tmp_path / LOG_FILE)
@@ -94,10 +94,10 @@ def test_trials_at_once_are_told_in_their_order(tmp_path: Path) -> None:
     trainer = Trainer(seconds=0.03)
     found = search(run_in(tmp_path / "a", trainer), NevergradOptions(**options))
     assert trainer.most == 3
-    assert {one.threads for one in trainer.trials} == {threads_per_process(3)}
+    assert {trial.threads for trial in trainer.trials} == {threads_per_process(3)}
     assert search(run_in(tmp_path / "b", Trainer()), NevergradOptions(**options)) == found
     assert tried(tmp_path / "a") == tried(tmp_path / "b"), "whichever ended first"
-    assert len({json.dumps(one) for one in tried(tmp_path / "a")}) == 10
+    assert len({json.dumps(options) for options in tried(tmp_path / "a")}) == 10
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -107,7 +107,7 @@ def test_trials_at_once_that_are_halved_keep_to_the_steps(tmp_path: Path, worker
         trial_steps=135, steps=1080, min_resource=15, workers=workers, space={LR: {"log": [1e-5, 1e-1]}}
     )
     search(run_in(tmp_path, trainer), options)
-    used = {one["number"]: one["steps"] for one in read_log(tmp_path / LOG_FILE)}
+    used = {line["number"]: line["steps"] for line in read_log(tmp_path / LOG_FILE)}
     assert 1080 - 135 <= sum(used.values()) <= 1080
     assert len(used) > 20
     assert list(used.values()).count(135) >= 2
@@ -125,11 +125,11 @@ def test_what_ended_before_a_kill_is_not_tried_again(tmp_path: Path) -> None:
     whole = search(run_in(tmp_path / "calm", Trainer()), options)
     with pytest.raises(KeyboardInterrupt):
         search(run_in(tmp_path / "killed", Killed()), options)
-    done = {one["number"] for one in read_log(tmp_path / "killed" / LOG_FILE)}
+    done = {line["number"] for line in read_log(tmp_path / "killed" / LOG_FILE)}
     assert {0, 1, 2, 3} < done and 4 not in done, "5 and 6 were under way"
     again = Trainer()
     assert search(run_in(tmp_path / "killed", again), options) == whole
-    assert {one.number for one in again.trials} == set(range(9)) - done
+    assert {trial.number for trial in again.trials} == set(range(9)) - done
     assert tried(tmp_path / "killed") == tried(tmp_path / "calm")
 
 
@@ -200,8 +200,8 @@ def test_an_option_is_searched_only_where_its_condition_holds(tmp_path: Path) ->
     space = {METHOD: {"choice": ["full", "lora"]}, RANK: {"int": [1, 64], "when": {METHOD: "lora"}}}
     search(run_in(tmp_path, Trainer()), NevergradOptions(trials=12, space=space))
     options = tried(tmp_path)
-    assert all((RANK in one) == (one[METHOD] == "lora") for one in options)
-    assert {one[METHOD] for one in options} == {"full", "lora"}
+    assert all((RANK in trial) == (trial[METHOD] == "lora") for trial in options)
+    assert {trial[METHOD] for trial in options} == {"full", "lora"}
     assert options.count({METHOD: "full"}) == 1, "what differs in nothing is not tried twice"
 
 
@@ -236,4 +236,4 @@ def test_within_the_noise_the_better_rank_is_taken() -> None:
 def test_nothing_is_taken_that_another_beats_everywhere(scores: dict[int, list[float]]) -> None:
     taken = select_best(scores)
     for other in scores.values():
-        assert not all(one > own for one, own in zip(other, scores[taken], strict=True))
+        assert not all(score > own for score, own in zip(other, scores[taken], strict=True))

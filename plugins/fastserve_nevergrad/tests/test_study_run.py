@@ -28,14 +28,14 @@ def test_folds_and_trials_at_once_and_halved(cli: Cli, tmp_path: Path, tiny_bert
     further = [number for number, steps in told if steps == "3"]
     assert len(further) == 2 and "1" in further, "the options as they are, and the best third"
     tuned = json.loads((tmp_path / "run" / "run.json").read_text())["stages"][0]
-    assert [len(one["each"]) for one in tuned["trials"]] == [2, 2, 2]
+    assert [len(trial["each"]) for trial in tuned["trials"]] == [2, 2, 2]
     store = Path(tuned["artifact"]).parent
     folds = [json.loads(path.read_text()) for path in store.glob("data-fold-*/data.json")]
     (whole,) = (json.loads(path.read_text())["counts"] for path in store.glob("data-files-*/data.json"))
     rows = whole["train"] + whole["validation"]
-    assert sorted(one["counts"]["validation"] for one in folds) == [rows // 2, rows - rows // 2]
-    assert all(one["counts"]["train"] + one["counts"]["validation"] == rows for one in folds)
-    assert {one["counts"]["test"] for one in folds} == {0}
+    assert sorted(fold["counts"]["validation"] for fold in folds) == [rows // 2, rows - rows // 2]
+    assert all(fold["counts"]["train"] + fold["counts"]["validation"] == rows for fold in folds)
+    assert {fold["counts"]["test"] for fold in folds} == {0}
     parts = [path.read_text().splitlines() for path in store.glob("data-fold-*/validation.jsonl")]
     assert len({line for part in parts for line in part}) == sum(map(len, parts)), "each row is scored once"
     (test,) = (path.read_text().splitlines() for path in store.glob("data-files-*/test.jsonl"))

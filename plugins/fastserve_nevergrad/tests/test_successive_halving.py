@@ -22,18 +22,18 @@ def test_trials_go_on_from_their_checkpoints(cli: Cli, tmp_path: Path, tiny_bert
     )
     assert done.returncode == 0, done.stderr
     said = re.findall(r"^trial (\d)/4: score \S+ after (\d+) steps", done.stdout, re.MULTILINE)
-    assert [one for one in said if one[0] == "1"] == [("1", "15"), ("1", "45")]
+    assert [pair for pair in said if pair[0] == "1"] == [("1", "15"), ("1", "45")]
     assert [steps for _, steps in said].count("15") == 4
     assert [steps for _, steps in said].count("45") == 2
     record = json.loads((tmp_path / "outputs" / "one" / "run.json").read_text())
     tuned = record["stages"][0]
-    assert [one["number"] for one in tuned["trials"]] == list(range(4))
+    assert [trial["number"] for trial in tuned["trials"]] == list(range(4))
     assert [steps for steps, _ in tuned["trials"][0]["curve"]] == [15, 45]
     assert "The score of each trial over its steps" in (tmp_path / "outputs" / "one" / "report.html").read_text()
     kept = Path(tuned["artifact"])
     log = read_log(kept / "trials.jsonl")
-    assert {one["steps"] for one in log if one["rung"] == 1} == {45}
-    best = max((one for one in log if one["rung"] == 1), key=lambda one: one["objective"])
+    assert {line["steps"] for line in log if line["rung"] == 1} == {45}
+    best = max((line for line in log if line["rung"] == 1), key=lambda line: line["objective"])
     assert record["stages"][1]["options"]["lr"] == best["options"]["train.torch_ddp.lr"]
     assert not list(kept.rglob("*.safetensors")), "nothing of the trials is kept"
     assert re.search(r"nevergrad \(4 trials, best [0-9.]+\) > torch_ddp", cli("runs").stdout)

@@ -48,19 +48,19 @@ def on_ranks() -> OnRanks:
         context = get_context("fork")
         answers, port = context.Queue(), free_port()
         ranks = [context.Process(target=_rank, args=(n, world, near, port, function, answers)) for n in range(world)]
-        for one in ranks:
-            one.start()
+        for process in ranks:
+            process.start()
         found = {}
         try:
             for _ in ranks:
                 rank, value, fault = answers.get(timeout=60)
                 assert fault is None, f"rank {rank}:\n{fault}"
                 found[rank] = value
-            for one in ranks:
-                one.join(timeout=30)
+            for process in ranks:
+                process.join(timeout=30)
         finally:
-            for one in ranks:
-                one.kill()  # Python waits at its end for those that are left
+            for process in ranks:
+                process.kill()  # Python waits at its end for those that are left
         return [found[rank] for rank in range(world)]
 
     return run

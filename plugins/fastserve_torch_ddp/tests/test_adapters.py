@@ -63,9 +63,9 @@ def classifier(kind: str = "bert") -> nn.Module:
 def disturb(model: nn.Module) -> None:
     """Move what is trained, so that an adapter does something."""
     with torch.no_grad():
-        for one in model.parameters():
-            if one.requires_grad:
-                one += 0.05 * torch.randn_like(one)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn_like(parameter)
 
 
 def logits(model: nn.Module) -> Tensor:
@@ -75,7 +75,7 @@ def logits(model: nn.Module) -> Tensor:
 
 
 def trained_names(model: nn.Module) -> set[str]:
-    return {name for name, one in model.named_parameters() if one.requires_grad}
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 # -- saving ------------------------------------------------------------------------------------------
@@ -161,7 +161,11 @@ def test_layers_that_were_cut_out_take_their_adapters_with_them(tmp_path: Path) 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_adapters_and_the_head_are_trained_and_nothing_else(kind: str, method: str) -> None:
     model = classifier(kind)
-    head = {name for name, one in model.named_parameters() if any(one is part for part in head_parameters(model))}
+    head = {
+        name
+        for name, parameter in model.named_parameters()
+        if any(parameter is part for part in head_parameters(model))
+    }
     assert any("classifier" in name or "score" in name for name in head)
     attach_method(model, options(method=method), 10)
     added = trained_names(model) - head
@@ -173,7 +177,7 @@ def test_adapters_and_the_head_are_trained_and_nothing_else(kind: str, method: s
 
 def test_parameters_are_counted_by_hand() -> None:
     model = classifier()
-    assert count_trainable(model) == (sum(one.numel() for one in model.parameters()),) * 2
+    assert count_trainable(model) == (sum(parameter.numel() for parameter in model.parameters()),) * 2
     _, before = count_trainable(model)
     attach_method(model, options(method="lora", adapter_targets=["query", "value"], adapter_rank=3), 10)
     head = 16 * 16 + 16 + 16 * 2 + 2  # the pooler and the classifier
@@ -243,8 +247,8 @@ def test_a_model_whose_blocks_are_not_known_needs_targets_for_bottlenecks() -> N
 def test_a_pattern_freezes_its_part_and_no_other(pattern: str, frozen: set[str]) -> None:
     model = classifier()
     attach_method(model, options(freeze=[pattern]), 10)
-    for name, one in model.named_parameters():
-        assert one.requires_grad != any(name.startswith(f"{part}.") for part in frozen), name
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad != any(name.startswith(f"{part}.") for part in frozen), name
 
 
 @pytest.mark.parametrize("method", ADAPTERS)
@@ -299,11 +303,11 @@ def train(model: nn.Module, attached: FinetuningMethod, steps: range, optimizer:
 
 
 def adam(model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=lr)
+    return torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=lr)
 
 
 def singular_values(model: nn.Module) -> Tensor:
-    return torch.cat([one for name, one in model.named_parameters() if ".lora_E." in name])
+    return torch.cat([parameter for name, parameter in model.named_parameters() if ".lora_E." in name])
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 10, 25])
@@ -343,12 +347,12 @@ def test_adalora_goes_on_from_a_checkpoint_as_if_nothing_had_been(stop: int) -> 
     second = classifier()
     again = attach_method(second, options(method="adalora"), total)
     second.load_state_dict(first.state_dict())
-    again.load_state_dict({name: one.clone() for name, one in attached.state_dict().items()})
+    again.load_state_dict({name: tensor.clone() for name, tensor in attached.state_dict().items()})
     follower = adam(second, 1e-2)
     follower.load_state_dict(optimizer.state_dict())
     train(second, again, range(stop, total), follower)
-    for name, one in whole.state_dict().items():
-        assert torch.equal(one, second.state_dict()[name]), name
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
 
 
 # -- learning ----------------------------------------------------------------------------------------

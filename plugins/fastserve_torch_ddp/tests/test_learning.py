@@ -48,9 +48,9 @@ def test_every_trained_parameter_is_in_one_group_and_only_matrices_decay(kind: s
     named = dict(model.named_parameters())
     groups = build_parameter_groups(model, {"weight_decay": 0.1, "layer_decay": decay})
     names = [name for group in groups for name in group["names"]]
-    assert sorted(names) == sorted(name for name, one in named.items() if one is not frozen)
+    assert sorted(names) == sorted(name for name, parameter in named.items() if parameter is not frozen)
     for group in groups:
-        assert all(named[name] is one for name, one in zip(group["names"], group["params"], strict=True))
+        assert all(named[name] is parameter for name, parameter in zip(group["names"], group["params"], strict=True))
         assert all(group["weight_decay"] == (0.1 if named[name].ndim == 2 else 0.0) for name in group["names"])
     if decay == 1.0:
         assert {group["lr_scale"] for group in groups} == {1.0} and len(groups) == 2
@@ -270,7 +270,7 @@ def test_averages_go_on_from_a_checkpoint() -> None:
     live["a"].fill_(1.0)
     first.update(0)
     second = ExponentialMovingAverage(live, 0.9)
-    second.load_state_dict({name: one.clone() for name, one in first.state_dict().items()})
+    second.load_state_dict({name: average.clone() for name, average in first.state_dict().items()})
     live["a"].fill_(2.0)
     for averages in (first, second):
         averages.update(1)

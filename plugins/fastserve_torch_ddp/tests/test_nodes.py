@@ -91,10 +91,10 @@ def meeting(port: int, told: list[Event] | None = None, **terms: Any) -> Any:
     return TcpRendezvousHandler(RendezvousConfig(find_endpoint(f"127.0.0.1:{port}"), **wanted), events.append)
 
 
-def failing(one: Any) -> Exception:
+def failing(handler: Any) -> Exception:
     with pytest.raises((StageFailed, UserError)) as caught:
-        one.next_rendezvous()
-    one.shutdown()
+        handler.next_rendezvous()
+    handler.shutdown()
     return caught.value
 
 
@@ -122,8 +122,8 @@ def test_nodes_meet_and_get_different_ranks_of_one_world() -> None:
     port, told = free_port(), list[Event]()
     first, second = meeting(port, told), meeting(port)
     infos = beside(first.next_rendezvous, second.next_rendezvous)
-    assert sorted((one.rank, one.world_size) for one in infos) == [(0, 2), (1, 2)]
-    assert len({one.bootstrap_store_info.master_port for one in infos}) == 1
+    assert sorted((info.rank, info.world_size) for info in infos) == [(0, 2), (1, 2)]
+    assert len({info.bootstrap_store_info.master_port for info in infos}) == 1
     assert told == [Progress(f"nodes at 127.0.0.1:{port}", done, 2) for done in (0, 2)]
     assert (first.num_nodes_waiting(), first.is_closed()) == (0, False)
     begin = time.monotonic()
@@ -162,8 +162,8 @@ def test_a_port_of_another_program_is_said(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_nodes_with_different_ids_wait_in_vain_and_see_each_other() -> None:
     port = free_port()
-    one, other = meeting(port, timeout_s=2.0), meeting(port, timeout_s=2.0, name="news")
-    messages = [str(fault) for fault in beside(lambda: failing(one), lambda: failing(other))]
+    first, other = meeting(port, timeout_s=2.0), meeting(port, timeout_s=2.0, name="news")
+    messages = [str(fault) for fault in beside(lambda: failing(first), lambda: failing(other))]
     assert all("rdzv_id=reviews" in text or "rdzv_id=news" in text for text in messages)
     assert any("rdzv_id=reviews" in text and "rdzv_id=news" in text for text in messages)
 
@@ -179,7 +179,7 @@ def test_nodes_that_want_another_number_still_meet_so_that_all_can_be_told() -> 
         return later.next_rendezvous()
 
     infos = beside(first.next_rendezvous, join_later)
-    assert [one.world_size for one in infos] == [2, 2]
+    assert [info.world_size for info in infos] == [2, 2]
     beside(first.shutdown, later.shutdown)
 
 
@@ -205,7 +205,7 @@ def test_exactly_the_settings_that_differ_are_named(nodes: list[dict[str, str]])
     from fastserve_torch_ddp.rendezvous.nodes import find_differences
 
     lines = find_differences({number: (f"host{number}", theirs) for number, theirs in enumerate(nodes)})
-    differing = {name for one in nodes for name in one if len({other.get(name) for other in nodes}) > 1}
+    differing = {name for settings in nodes for name in settings if len({other.get(name) for other in nodes}) > 1}
     assert {line.partition(":")[0] for line in lines} == differing
     assert all(f"node {len(nodes) - 1} (host{len(nodes) - 1})" in line for line in lines)
 

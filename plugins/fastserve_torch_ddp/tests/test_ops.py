@@ -28,8 +28,8 @@ def test_attention_and_its_gradients_equal_torchs(masked: bool) -> None:
     torch.testing.assert_close(out, wanted)
     upstream = torch.randn_like(out)
     found = torch.autograd.grad(out, (q, k, v), upstream)
-    for one, other in zip(found, torch.autograd.grad(wanted, (q, k, v), upstream), strict=True):
-        torch.testing.assert_close(one, other)
+    for gradient, other in zip(found, torch.autograd.grad(wanted, (q, k, v), upstream), strict=True):
+        torch.testing.assert_close(gradient, other)
 
 
 def test_attention_shares_keys_between_grouped_queries() -> None:
@@ -78,9 +78,9 @@ def test_masks_follow_from_the_seed_and_differ_between_calls() -> None:
         torch.manual_seed(seed)
         return [masks.take(torch.Size((64, 64)), 0.1, torch.float32) for _ in range(2)]
 
-    one, other, third = draw(1), draw(1), draw(2)
-    assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
-    assert not torch.equal(one[0], one[1]) and not torch.equal(one[0], third[0])
+    first, other, third = draw(1), draw(1), draw(2)
+    assert torch.equal(first[0], other[0]) and torch.equal(first[1], other[1])
+    assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], third[0])
 
 
 def test_the_pool_grows_with_what_is_asked_of_it() -> None:

@@ -41,8 +41,8 @@ def fresh() -> Model:
 
 
 def groups(model: nn.Module) -> list[dict[str, Any]]:
-    matrices = [one for one in model.parameters() if one.ndim > 1]
-    others = [one for one in model.parameters() if one.ndim < 2]
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     return [
         {"params": matrices, "weight_decay": DECAY, "lr_scale": 0.5},
         {"params": others, "weight_decay": 0.0, "lr_scale": 1.0},
@@ -101,11 +101,11 @@ def far(found: dict[str, Any], wanted: dict[str, torch.Tensor]) -> float:
     assert set(found) == set(wanted)
     start = dict(fresh().named_parameters())
     shares = []
-    for name, one in found.items():
+    for name, tensor in found.items():
         goal = wanted[name].detach()
         moved = (goal - start[name].detach()).abs().mean()
         assert moved > 1e-3, f"{name} has to have moved for this to say anything"
-        shares.append(float((torch.as_tensor(one).detach() - goal).abs().mean() / moved))
+        shares.append(float((torch.as_tensor(tensor).detach() - goal).abs().mean() / moved))
     return max(shares)
 
 
@@ -122,9 +122,9 @@ def test_it_trains_as_adamw_does(lazy: bool, parts: int, max_norm: float) -> Non
 def test_bf16_weights_follow_their_fp32_masters() -> None:
     model, optimizer = trained("single", True, 1e9, torch.bfloat16)
     masters = optimizer.gather_weights()
-    for name, one in model.named_parameters():
-        assert one.dtype == torch.bfloat16
-        assert torch.equal(one, masters[name].to(torch.bfloat16))
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == torch.bfloat16
+        assert torch.equal(parameter, masters[name].to(torch.bfloat16))
     assert far(masters, by_torch(1e9)) < 0.2
 
 
@@ -146,12 +146,12 @@ def test_the_state_of_a_bf16_tables_rows_is_fp32() -> None:
 def test_shards_of_two_ranks_train_as_one_rank_does(on_ranks: OnRanks, lazy: bool, near: bool) -> None:
     def train() -> dict[str, Any]:
         _, optimizer = trained("sharded", lazy, 0.05)
-        return {name: one.numpy() for name, one in optimizer.gather_weights().items()}
+        return {name: weight.numpy() for name, weight in optimizer.gather_weights().items()}
 
     first, second = on_ranks(2, train, near=near)
     wanted = by_torch(0.05)
-    for name, one in first.items():
-        assert np.array_equal(one, second[name])
+    for name, weight in first.items():
+        assert np.array_equal(weight, second[name])
     assert far(first, wanted) < 1e-3
 
 
@@ -195,12 +195,12 @@ def test_ranks_that_step_alone_meet_when_they_average(on_ranks: OnRanks, lazy: b
                 apart.append(float(model.head.weight.sum()))
                 optimizer.average()
         optimizer.catch_up_all()
-        return [apart, {name: one.detach().numpy() for name, one in model.named_parameters()}]
+        return [apart, {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}]
 
     (apart, weights), (apart_too, weights_too) = on_ranks(2, train)
-    assert all(one != other for one, other in zip(apart, apart_too, strict=True))
-    for name, one in weights.items():
-        np.testing.assert_allclose(one, weights_too[name], atol=1e-6, err_msg=name)
+    assert all(total != other for total, other in zip(apart, apart_too, strict=True))
+    for name, weight in weights.items():
+        np.testing.assert_allclose(weight, weights_too[name], atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_resumed_optimizer_goes_on_as_if_never_stopped(on_ranks: OnRanks, mode
         resumed.load_state_dict(kept)
         run(again, resumed, 10, 20)
         pairs = zip(optimizer.gather_weights().values(), resumed.gather_weights().values(), strict=True)
-        return [float((one - other).abs().max()) for one, other in pairs]
+        return [float((weight - other).abs().max()) for weight, other in pairs]
 
     for differences in on_ranks(world, train, near=near):
         assert max(differences) < 1e-6
@@ -238,13 +238,13 @@ def test_a_resumed_optimizer_goes_on_as_if_never_stopped(on_ranks: OnRanks, mode
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     model = fresh()
     optimizer = Optimizer(model, groups(model), torch.float32, "single", lazy_embeddings=True)
-    before = {name: one.clone() for name, one in optimizer.gather_weights().items()}
+    before = {name: weight.clone() for name, weight in optimizer.gather_weights().items()}
     ids, labels = batches(1)[0]
     (summed_loss(model, ids, labels) * float("nan")).backward()
     optimizer.accumulate()
     assert not np.isfinite(optimizer.step(1e-2, 1.0, 8.0))
-    for name, one in optimizer.gather_weights().items():
-        assert torch.equal(one, before[name])
+    for name, weight in optimizer.gather_weights().items():
+        assert torch.equal(weight, before[name])
 
 
 def test_a_batch_in_which_nothing_is_counted_moves_nothing() -> None:
@@ -253,10 +253,10 @@ def test_a_batch_in_which_nothing_is_counted_moves_nothing() -> None:
     ids, labels = batches(1)[0]
     (summed_loss(model, ids, labels) * 0).backward()
     optimizer.accumulate()
-    before = {name: one.clone() for name, one in optimizer.gather_weights().items()}
+    before = {name: weight.clone() for name, weight in optimizer.gather_weights().items()}
     assert optimizer.step(0.0, 1.0, 0.0) == 0
-    for name, one in optimizer.gather_weights().items():
-        assert torch.equal(one, before[name])
+    for name, weight in optimizer.gather_weights().items():
+        assert torch.equal(weight, before[name])
 
 
 def test_only_large_tables_that_nothing_shares_go_by_rows() -> None:
@@ -277,7 +277,7 @@ def test_rows_that_find_no_room_are_sent(on_ranks: OnRanks, monkeypatch: pytest.
 
     def train() -> dict[str, Any]:
         _, optimizer = trained("sharded", True, 0.05)
-        return {name: one.numpy() for name, one in optimizer.gather_weights().items()}
+        return {name: weight.numpy() for name, weight in optimizer.gather_weights().items()}
 
     first, _ = on_ranks(2, train, near=True)
     assert far(first, by_torch(0.05)) < 1e-3

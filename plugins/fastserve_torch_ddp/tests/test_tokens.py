@@ -50,10 +50,10 @@ def prepared(name: str, rows: Sequence[Row], home: Path, **options: Any) -> tupl
     return load_task(name, options, data.labels), data
 
 
-def plain(one: Encoded) -> tuple[dict[str, list[int]], Any]:
+def plain(row: Encoded) -> tuple[dict[str, list[int]], Any]:
     """What can be compared: lists in place of arrays."""
-    target = one.target.tolist() if isinstance(one.target, np.ndarray) else one.target
-    return {name: list(map(int, ids)) for name, ids in one.inputs.items()}, target
+    target = row.target.tolist() if isinstance(row.target, np.ndarray) else row.target
+    return {name: list(map(int, ids)) for name, ids in row.inputs.items()}, target
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_what_the_encoder_gave_comes_back(
         TokenDataset(tokenize(task, tiny_bert, ready, "train")),
         task.encoder(tiny_bert)(ready.rows("train")),
     )
-    assert [plain(one) for one in found] == [plain(one) for one in expected]
-    assert found.lengths.tolist() == [len(one) for one in expected]
-    assert [plain(one) for one in found[1:]] == [plain(one) for one in expected[1:]]
+    assert [plain(row) for row in found] == [plain(row) for row in expected]
+    assert found.lengths.tolist() == [len(row) for row in expected]
+    assert [plain(row) for row in found[1:]] == [plain(row) for row in expected[1:]]
     ours, theirs = task.collate(list(found), targets=True), task.collate(expected, targets=True)
-    assert {key: (one.dtype, one.tolist()) for key, one in ours.items()} == {
-        key: (one.dtype, one.tolist()) for key, one in theirs.items()
+    assert {key: (values.dtype, values.tolist()) for key, values in ours.items()} == {
+        key: (values.dtype, values.tolist()) for key, values in theirs.items()
     }
 
 
@@ -93,7 +93,7 @@ def test_numbers_come_back_whatever_they_are(
     for chunk in chunks:
         column.add(np.asarray(chunk))
     found = map_column(folder / "numbers", json.loads(json.dumps(column.describe())))
-    everything = [one for chunk in chunks for one in chunk]
+    everything = [number for chunk in chunks for number in chunk]
     assert found.tolist() == everything
     assert (folder / "numbers").exists() == (len(set(everything)) > 1)
 
@@ -115,11 +115,11 @@ def test_many_chunks_give_the_same_as_one(
 ) -> None:
     rows = [{"text": f"film number {number} " * (1 + number % 5), "label": "ab"[number % 2]} for number in range(60)]
     task, data = prepared("text_classification", rows, home)
-    once = [plain(one) for one in TokenDataset(tokenize(task, tiny_bert, data, "train"))]
+    once = [plain(row) for row in TokenDataset(tokenize(task, tiny_bert, data, "train"))]
     for name, value in (("CHUNK_ROWS", 7), ("CHUNK_BYTES", 200)):
         monkeypatch.setattr(tokens, name, value)
         task, data = prepared("text_classification", rows, tmp_path / name)
-        assert [plain(one) for one in TokenDataset(tokenize(task, tiny_bert, data, "train"))] == once
+        assert [plain(row) for row in TokenDataset(tokenize(task, tiny_bert, data, "train"))] == once
 
 
 def counting(task: Task) -> list[int]:
@@ -168,7 +168,7 @@ def test_texts_are_tokenized_again_only_when_something_changed(home: Path, tmp_p
 def test_a_damaged_result_is_made_again_and_said(home: Path, tiny_bert: Path) -> None:
     task, data = prepared("text_classification", [{"text": "a wonderful film", "label": "a"}], home)
     folder = tokenize(task, tiny_bert, data, "train")
-    whole = [plain(one) for one in TokenDataset(folder)]
+    whole = [plain(row) for row in TokenDataset(folder)]
     for name in ("input-input_ids", "tokens.json", "offsets"):
         told: list[Event] = []
         tokenize(task, tiny_bert, data, "train", told.append)
@@ -176,8 +176,8 @@ def test_a_damaged_result_is_made_again_and_said(home: Path, tiny_bert: Path) ->
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: len(content) // 2])
         assert tokenize(task, tiny_bert, data, "train", told.append) == folder
-        assert [type(one) for one in told] == [WarningRaised]
-        assert [plain(one) for one in TokenDataset(folder)] == whole
+        assert [type(event) for event in told] == [WarningRaised]
+        assert [plain(row) for row in TokenDataset(folder)] == whole
 
 
 def test_a_task_that_labels_only_some_rows_is_refused(home: Path, tiny_bert: Path) -> None:
@@ -202,11 +202,11 @@ def test_of_several_processes_one_tokenizes(home: Path, tmp_path: Path, tiny_ber
     context, log = multiprocessing.get_context("spawn"), tmp_path / "log"
     arguments = (str(home), str(tiny_bert), str(data.folder), str(log))
     workers = [context.Process(target=_work, args=arguments) for _ in range(3)]
-    for one in workers:
-        one.start()
-    for one in workers:
-        one.join(60)
-    assert [one.exitcode for one in workers] == [0, 0, 0]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
     made = [json.loads(line) for line in log.read_text().splitlines()]
     assert sorted(count for count, _ in made) == [0, 0, 5002]
     assert made[0][1] == made[1][1] == made[2][1]
@@ -251,7 +251,7 @@ def test_a_killed_process_leaves_nothing_published(home: Path, tiny_bert: Path) 
     assert list((home / "partial").glob("tokens-train-*/tokens/input-input_ids"))
     assert not list((home / "store").glob("tokens-*"))
     found = TokenDataset(tokenize(task, tiny_bert, data, "train"))
-    assert [plain(one) for one in found] == [plain(one) for one in task.encoder(tiny_bert)(data.rows("train"))]
+    assert [plain(row) for row in found] == [plain(row) for row in task.encoder(tiny_bert)(data.rows("train"))]
     assert not list((home / "partial").glob("tokens-*"))
 
 

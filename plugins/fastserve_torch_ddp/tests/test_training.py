@@ -65,9 +65,9 @@ def test_every_part_of_a_batch_has_rows_and_none_is_lost(rows: list[int], parts:
     batch = np.asarray(rows)
     shares = [shard(batch, part, parts).tolist() for part in range(parts)]
     assert all(shares)
-    assert {row for one in shares for row in one} == set(rows)
+    assert {row for share in shares for row in share} == set(rows)
     if len(rows) >= parts:
-        assert sorted(row for one in shares for row in one) == sorted(rows)
+        assert sorted(row for share in shares for row in share) == sorted(rows)
 
 
 @given(Lengths, st.integers(1, 3), st.none() | st.integers(1, 40), st.integers(0, 60))
@@ -227,8 +227,9 @@ def test_parameters_are_counted_without_torch(tiny_bert: Path, tmp_path: Path) -
 
     total, embedded = count_parameters(tiny_bert)
     model = AutoModelForSequenceClassification.from_pretrained(tiny_bert)
-    assert total == sum(one.numel() for one in model.parameters())
-    assert embedded == sum(one.numel() for one in model.bert.embeddings.parameters()) - 2 * 32  # less its norm
+    assert total == sum(parameter.numel() for parameter in model.parameters())
+    embeddings = model.bert.embeddings.parameters()
+    assert embedded == sum(parameter.numel() for parameter in embeddings) - 2 * 32  # less its norm
     (tmp_path / "config.json").write_text((tiny_bert / "config.json").read_text())
     guessed, _ = count_parameters(tmp_path)
     assert guessed == pytest.approx(total, rel=0.4)

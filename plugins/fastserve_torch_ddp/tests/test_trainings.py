@@ -121,8 +121,8 @@ def test_every_way_learns_the_easy_task(train: Train, given_options: dict[str, A
     if "method" not in given_options:  # adapters learn little on a model of random weights; test_adapters says they do
         assert done.result["scores"]["accuracy"] > 0.9
         assert steps[-1].loss < steps[0].loss
-    assert [one.step for one in steps] == list(range(1, done.result["steps"] + 1)), "every step is told"
-    assert all(one.samples_per_s > 0 and one.tokens_per_s > one.samples_per_s for one in steps)
+    assert [step.step for step in steps] == list(range(1, done.result["steps"] + 1)), "every step is told"
+    assert all(step.samples_per_s > 0 and step.tokens_per_s > step.samples_per_s for step in steps)
     assert done.result["peak_memory_bytes"] > 1e8
     config = json.loads((done.folder / "draft" / "config.json").read_text())
     assert config["architectures"] == ["BertForSequenceClassification"]
@@ -172,19 +172,19 @@ def test_a_paused_training_goes_on_as_one_that_was_not(train: Train, given_optio
     straight = train("straight", **settings)
     first = train("paused", pause=6, **settings)
     assert first.result["steps"] == 6
-    assert [one.step for one in first.of(Step)] == [1, 2, 3, 4, 5, 6]
+    assert [step.step for step in first.of(Step)] == [1, 2, 3, 4, 5, 6]
     assert (first.folder / "draft" / "model.safetensors").is_file()
     again = train("paused", pause=6, **settings)
     assert again.of(Step) == [] and again.result["scores"] == first.result["scores"]
     ended = train("paused", **settings)
-    assert [one.step for one in ended.of(Step)] == list(range(7, 19))
+    assert [step.step for step in ended.of(Step)] == list(range(7, 19))
     assert ended.result["scores"] == straight.result["scores"]
     assert ended.digest() == straight.digest()
 
 
 def test_training_stops_when_there_is_no_more_gain(train: Train) -> None:
     done = train(lr=1e-9, epochs=10, eval_steps=5, patience=2)
-    looks = [one.step for one in done.of(Metric) if one.name == "accuracy"]
+    looks = [metric.step for metric in done.of(Metric) if metric.name == "accuracy"]
     assert looks == [5, 10, 15]
     assert done.result["steps"] == 15
 
@@ -224,8 +224,8 @@ def test_a_disk_that_fills_up_is_warned_of_and_training_goes_on(train: Train, sm
             filler.unlink(missing_ok=True)
 
     done = train(checkpoint_every_s=0.0, epochs=8, eval_steps=40, tell=fill)
-    warned = [one.message for one in done.of(WarningRaised)]
-    assert any("checkpoint-" in one and "could not be written" in one for one in warned), warned
+    warned = [warning.message for warning in done.of(WarningRaised)]
+    assert any("checkpoint-" in message and "could not be written" in message for message in warned), warned
     assert done.result["steps"] == 96 and done.result["scores"]["accuracy"] > 0.9
 
 
