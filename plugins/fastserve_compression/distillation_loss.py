@@ -34,7 +34,7 @@ class Distillation:
         aware = options.get("quantize_aware")
         self.state = {"ranges": QuantizeAware(student, aware, device).ranges} if aware else {}
         self.teacher = load_teacher(Path(options["teacher"])).to(device, computed_in)
-        self.asks = {"output_hidden_states": True} if options["hidden_weight"] else {}
+        self.forward_kwargs = {"output_hidden_states": True} if options["hidden_weight"] else {}
         self.watched = (
             [ActivationRecorder(one) for one in (student, self.teacher)] if options["relation_weight"] else []
         )
@@ -43,7 +43,7 @@ class Distillation:
 
     def __call__(self, inputs: Mapping[str, Tensor], outputs: Any, counted: Tensor, hard: Tensor) -> Tensor:
         with torch.no_grad():
-            taught = self.teacher(**inputs, **self.asks)
+            taught = self.teacher(**inputs, **self.forward_kwargs)
         alpha = self.options["alpha"]
         loss: Tensor = (1 - alpha) * hard
         if alpha:

@@ -72,6 +72,11 @@ def train(**request: Any) -> dict[str, Any]:
     config.start_method = START_METHOD
     config.max_restarts = options["max_restarts"]
     config.logs_specs = _log_specs(job)
+    return _launch(config, job)
+
+
+def _launch(config: LaunchConfig, job: TrainingJob) -> dict[str, Any]:
+    """Run the ranks of this machine and return the result of the first; raise the error that one reports."""
     try:
         results: Mapping[int, dict[str, Any]] = elastic_launch(config, run_rank)(job)
     except ChildFailedError as error:

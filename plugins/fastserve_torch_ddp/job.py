@@ -25,8 +25,8 @@ class TrainingJob:
         seed: The seed of all random numbers.
         threads: The number of threads of each rank.
         events: The file that events are written to.
-        lesson: The auxiliary loss and its options, or ``None``.
-        pause: The number of steps after which the training pauses, or ``None``.
+        auxiliary_loss: The auxiliary loss and its options, or ``None``.
+        stop_at_step: The step at which the training pauses, or ``None``.
     """
 
     model: str
@@ -39,8 +39,8 @@ class TrainingJob:
     seed: int
     threads: int
     events: str
-    lesson: Mapping[str, Any] | None = None
-    pause: int | None = None
+    auxiliary_loss: Mapping[str, Any] | None = None
+    stop_at_step: int | None = None
 
 
 def local_device() -> torch.device:

@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "bad allocation", "co
 
 
 class Trainer:
-    """Trains one rank's replica or shard of the model.
+    """Trains the replica or shard of one rank.
 
     Args:
         job: The training job.
@@ -94,8 +95,8 @@ class Trainer:
         self.progress = self.checkpoints.resume()
         self.method.model.train()
         begin, is_local_sgd, self.started = self.progress.step, self.strategy.mode == "local_sgd", time.monotonic()
-        end = min(self.schedule.total, self.job.pause or self.schedule.total)
-        for examples, batch in self.schedule.steps(begin) if begin < end else ():
+        end = min(self.schedule.total, self.job.stop_at_step or self.schedule.total)
+        for examples, batch in islice(self.schedule.steps(begin), max(0, end - begin)):
             loss = self._step(examples, batch)
             self.progress.step += 1
             step = self.progress.step
@@ -110,8 +111,7 @@ class Trainer:
                     break
             if is_last and end < self.schedule.total:
                 self.checkpoints.checkpoint(self.progress)
-                break
-            if not is_local_sgd or is_averaged:
+            elif not is_local_sgd or is_averaged:
                 self.checkpoints.checkpoint_if_due(self.progress)
         return {"scores": self.progress.best_scores, "steps": self.progress.step, **self._costs()}
 
@@ -171,7 +171,7 @@ class Trainer:
                 if self.loss is None:
                     return self.strategy.module(**tensors).loss * len(rows), float(len(rows))
                 labels = tensors.pop("labels")
-                arguments = self.auxiliary_loss.asks if self.auxiliary_loss is not None else {}
+                arguments = self.auxiliary_loss.forward_kwargs if self.auxiliary_loss is not None else {}
                 outputs = self.strategy.module(**tensors, **arguments)
             loss = self.loss(outputs.logits, labels)
             if self.auxiliary_loss is not None:

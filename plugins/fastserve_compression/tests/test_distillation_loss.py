@@ -31,7 +31,7 @@ def lesson(folder: Path, student: Any, **weights: float) -> distillation_loss.Di
 
 def loss_of(taught: distillation_loss.Distillation, student: Any, batch: Batch) -> torch.Tensor:
     inputs = {name: one for name, one in batch.items() if name != "labels"}
-    outputs = student(**inputs, **taught.asks)
+    outputs = student(**inputs, **taught.forward_kwargs)
     return taught(inputs, outputs, torch.ones_like(batch["labels"], dtype=torch.bool), torch.tensor(8.0))
 
 

@@ -19,7 +19,7 @@ from fastserve_torch_ddp.optim.losses import Loss
 class AuxiliaryLossFunction(Protocol):
     """The loss that a provider creates on each rank."""
 
-    asks: Mapping[str, Any]
+    forward_kwargs: Mapping[str, Any]
     """Keyword arguments of the model's call besides its inputs, such as ``output_hidden_states``."""
 
     state: Mapping[str, Tensor]
@@ -58,12 +58,12 @@ def load_auxiliary_loss(
     Raises:
         InvalidOption: The task has no labels' loss.
     """
-    if job.lesson is None:
+    if job.auxiliary_loss is None:
         return None
     if labels is None:
         raise InvalidOption(
             "an auxiliary loss needs a task whose loss is the labels' cross-entropy, which pretraining is not"
         )
-    provider = load_entry_point(LOSS_GROUP, job.lesson["loss"])
-    loss: AuxiliaryLossFunction = provider(job.lesson["options"], model, precision.matmul_dtype, device)
+    provider = load_entry_point(LOSS_GROUP, job.auxiliary_loss["loss"])
+    loss: AuxiliaryLossFunction = provider(job.auxiliary_loss["options"], model, precision.matmul_dtype, device)
     return loss

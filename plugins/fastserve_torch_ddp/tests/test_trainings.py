@@ -50,7 +50,7 @@ class Train(Protocol):
 
 
 AWARE = {"alpha": 0.5, "temperature": 2.0, "hidden_weight": 1.0, "relation_weight": 0.0, "quantize_aware": "int8"}
-"""A lesson that has a state of its own on each rank."""
+"""A auxiliary_loss that has a state of its own on each rank."""
 
 
 @pytest.fixture
@@ -63,9 +63,9 @@ def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
         name: str = "work",
         seed: int = 0,
         tell: Callable[[Event], None] = lambda _: None,
-        lesson: dict[str, Any] | None = None,
+        auxiliary_loss: dict[str, Any] | None = None,
         steps: int | None = None,
-        pause: int | None = None,
+        stop_at_step: int | None = None,
         **given: Any,
     ) -> Trained:
         folder, events = tmp_path / name, list[Event]()
@@ -77,10 +77,12 @@ def train(tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path) -> Train:
             "folder": folder,
             "options": asdict(DDPOptions(**{"lr": 5e-3, "epochs": 4, "batch_size": 16, **given})),
             "steps": steps,
-            "pause": pause,
+            "stop_at_step": stop_at_step,
             "seed": seed,
             "cores": 2,
-            "lesson": {"loss": "distillation", "options": {"teacher": str(tiny_bert), **lesson}} if lesson else None,
+            "auxiliary_loss": {"loss": "distillation", "options": {"teacher": str(tiny_bert), **auxiliary_loss}}
+            if auxiliary_loss
+            else None,
         }
 
         requests.append(request)
@@ -139,8 +141,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(train: Train)
         {},
         {"nproc": 2},
         {"nproc": 2, "sharding": "fsdp"},
-        {"nproc": 2, "lesson": AWARE},
-        {"nproc": 2, "sharding": "fsdp", "lesson": AWARE},
+        {"nproc": 2, "auxiliary_loss": AWARE},
+        {"nproc": 2, "sharding": "fsdp", "auxiliary_loss": AWARE},
         {"method": "adalora", "lr": 2e-2, "ema_decay": 0.9, "gradient_accumulation_steps": 2},
     ],
     ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()) or "defaults",
@@ -170,11 +172,11 @@ def test_a_killed_rank_changes_nothing_in_the_result(train: Train, given_options
 def test_a_paused_training_goes_on_as_one_that_was_not(train: Train, given_options: dict[str, Any]) -> None:
     settings = {"steps": 18, "eval_steps": 6, **given_options}
     straight = train("straight", **settings)
-    first = train("paused", pause=6, **settings)
+    first = train("paused", stop_at_step=6, **settings)
     assert first.result["steps"] == 6
     assert [step.step for step in first.of(Step)] == [1, 2, 3, 4, 5, 6]
     assert (first.folder / "draft" / "model.safetensors").is_file()
-    again = train("paused", pause=6, **settings)
+    again = train("paused", stop_at_step=6, **settings)
     assert again.of(Step) == [] and again.result["scores"] == first.result["scores"]
     ended = train("paused", **settings)
     assert [step.step for step in ended.of(Step)] == list(range(7, 19))
