@@ -98,8 +98,7 @@ class Trainer:
         end = min(self.schedule.total, self.job.stop_at_step or self.schedule.total)
         for examples, batch in islice(self.schedule.steps(begin), max(0, end - begin)):
             loss = self._step(examples, batch)
-            self.progress.step += 1
-            step = self.progress.step
+            self.progress.step = step = self.progress.step + 1
             self._report_step(loss, begin)
             is_averaged = is_local_sgd and step % self.options["local_sgd_steps"] == 0
             if is_averaged:
