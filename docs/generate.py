@@ -149,8 +149,8 @@ def _first_comment(path: Path) -> str:
 
 
 def _plain(text: str) -> str:
-    """Render a docstring as Markdown."""
-    text = _render_sections(inspect.cleandoc(text)).replace("``", "`")
+    """Render a docstring as Markdown, without its attributes: the table of options has them."""
+    text = _render_sections(inspect.cleandoc(text).partition("\nAttributes:")[0]).replace("``", "`")
     return "\n".join(line.strip() if not line.startswith("  ") else line for line in text.splitlines())
 
 

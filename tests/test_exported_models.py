@@ -61,10 +61,10 @@ def pruned(folder: Path) -> Path:
 def coded(folder: Path) -> Path:
     """A table of 8000 words of 32 numbers, 1 MB in fp32, as 8 codes a word: 64 kB."""
     from fastserve_compression import VectorQuantizeOptions
-    from fastserve_compression.vector_quantize import large_tables, quantize
+    from fastserve_compression.vector_quantize import find_large_tables, quantize
 
     model, options = bert(WORDS), VectorQuantizeOptions(width=4, centroids=16, min_rows=WORDS)
-    quantize(model, large_tables(model, options), options, None, workers=1, seed=0)
+    quantize(model, find_large_tables(model, options), options, None, workers=1, seed=0)
     return saved(model, folder)
 
 

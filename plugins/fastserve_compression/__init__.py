@@ -1,4 +1,4 @@
-"""Makes models smaller in torch: prunes what matters least, and codes large embedding tables by their parts."""
+"""Compress models in torch: pruning, and product quantization of embedding tables."""
 
 from __future__ import annotations
 
@@ -6,26 +6,31 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from fastserve_compression.run_in_child import run_in_child
+from fastserve_compression.run_in_child import run_compressor
 from fastserve_core import hookimpl
 from fastserve_core.errors import ErrorCollector, InvalidOption
 from fastserve_core.plugins import CompressContext, Compressor, StagedArtifact
 
 UNSTRUCTURED = "unstructured"
-PATTERN = re.compile(r"(\d+):(\d+)")
-"""N:M: of M weights in a row that follow each other, N stay."""
-CODEBOOKS = ("fp32", "fp16")
+PATTERN_REGEX = re.compile(r"(\d+):(\d+)")
+"""N:M sparsity: N of every M consecutive weights of a row keep their value."""
+CODEBOOK_DTYPES = ("fp32", "fp16")
 MAX_CENTROIDS = 256
-"""What one byte can tell apart."""
+"""Codes are stored as single bytes."""
 
 
 @dataclass
 class PruneOptions:
-    """``heads`` and ``neurons`` are the shares that are cut out of attention and feed-forward layers.
+    """Options of ``compress.prune``.
 
-    ``layers`` are the numbers of whole layers to drop, from 0. ``rows`` of the training split decide what matters
-    least. ``sparsity`` is the share of the weights that is set to zero in each linear layer; the ``pattern`` 2:4
-    sets two of each four to zero instead.
+    Attributes:
+        head_ratio: Fraction of the attention heads to remove, in [0, 1).
+        neuron_ratio: Fraction of the feed-forward neurons to remove, in [0, 1).
+        layers: Indices of whole layers to drop, from 0.
+        uniform: Keep the same number of neurons in each layer.
+        rows: Number of training rows that importance is estimated on.
+        sparsity: Fraction of the weights of each linear layer to set to zero, in [0, 1).
+        pattern: ``unstructured``, or N:M such as 2:4, which keeps N of every M consecutive weights.
     """
 
     head_ratio: float = 0.33
@@ -48,37 +53,43 @@ class PruneOptions:
             if self.rows < 1:
                 raise InvalidOption(f"compress.prune.rows must be at least 1, not {self.rows}")
         with faults.collect():
-            if any(number < 0 for number in self.layers) or len(set(self.layers)) < len(self.layers):
-                raise InvalidOption(f"compress.prune.layers are different numbers from 0, not {self.layers}")
+            if any(index < 0 for index in self.layers) or len(set(self.layers)) < len(self.layers):
+                raise InvalidOption(f"compress.prune.layers must be distinct indices from 0, not {self.layers}")
         with faults.collect():
             self._check_pattern()
         faults.raise_if_any()
-        if not (self.head_ratio or self.neuron_ratio or self.layers or self.masks):
+        if not (self.head_ratio or self.neuron_ratio or self.layers or self.has_masks):
             raise InvalidOption(
-                "compress.prune has nothing to do: head_ratio, neuron_ratio and sparsity are 0, and layers are none"
+                "compress.prune has nothing to do: head_ratio, neuron_ratio and sparsity are 0, and layers is empty"
             )
 
     @property
-    def masks(self) -> bool:
-        """Whether single weights are set to zero."""
+    def has_masks(self) -> bool:
+        """Return whether single weights are set to zero."""
         return self.sparsity > 0 or self.pattern != UNSTRUCTURED
 
     def _check_pattern(self) -> None:
         if self.pattern == UNSTRUCTURED:
             return
-        found = PATTERN.fullmatch(self.pattern)
-        if found is None or not 0 < int(found[1]) < int(found[2]):
-            raise InvalidOption(f"compress.prune.pattern is {UNSTRUCTURED} or N:M such as 2:4, not '{self.pattern}'")
+        match = PATTERN_REGEX.fullmatch(self.pattern)
+        if match is None or not 0 < int(match[1]) < int(match[2]):
+            raise InvalidOption(
+                f"compress.prune.pattern must be {UNSTRUCTURED} or N:M such as 2:4, not '{self.pattern}'"
+            )
         if self.sparsity:
-            raise InvalidOption(f"compress.prune.pattern={self.pattern} says the share by itself: leave sparsity at 0")
+            raise InvalidOption(f"compress.prune.pattern={self.pattern} already sets the ratio: leave sparsity at 0")
 
 
 @dataclass
 class VectorQuantizeOptions:
-    """Each row of an embedding table is cut into parts of ``width`` numbers; a part is one of ``centroids`` codes.
+    """Options of ``compress.vector_quantize``.
 
-    Tables of fewer than ``min_rows`` rows stay as they are. With ``weighted`` the rows that the training split
-    uses often are kept more exactly. ``codebooks`` is the number format of the codes' values in the file.
+    Attributes:
+        width: Number of values of a row that share one code.
+        centroids: Number of codes per subspace, at most 256.
+        min_rows: Tables with fewer rows are left unchanged.
+        weighted: Weight rows by how often the training split uses them.
+        codebooks: Dtype of the codebooks in the file, ``fp32`` or ``fp16``.
     """
 
     width: int = 4
@@ -88,26 +99,28 @@ class VectorQuantizeOptions:
     codebooks: str = "fp32"
 
     def __post_init__(self) -> None:
-        faults, here = ErrorCollector(), "compress.vector_quantize"
+        faults, path = ErrorCollector(), "compress.vector_quantize"
         with faults.collect():
             if self.width < 1:
-                raise InvalidOption(f"{here}.width must be at least 1, not {self.width}")
+                raise InvalidOption(f"{path}.width must be at least 1, not {self.width}")
         with faults.collect():
             if not 2 <= self.centroids <= MAX_CENTROIDS:
-                raise InvalidOption(f"{here}.centroids must lie between 2 and {MAX_CENTROIDS}, not {self.centroids}")
+                raise InvalidOption(f"{path}.centroids must lie between 2 and {MAX_CENTROIDS}, not {self.centroids}")
         with faults.collect():
             if self.min_rows < self.centroids:
                 raise InvalidOption(
-                    f"{here}.min_rows must be at least centroids, {self.centroids}; not {self.min_rows}"
+                    f"{path}.min_rows must be at least centroids, {self.centroids}; not {self.min_rows}"
                 )
         with faults.collect():
-            if self.codebooks not in CODEBOOKS:
-                raise InvalidOption(f"{here}.codebooks must be one of {', '.join(CODEBOOKS)}, not '{self.codebooks}'")
+            if self.codebooks not in CODEBOOK_DTYPES:
+                raise InvalidOption(
+                    f"{path}.codebooks must be one of {', '.join(CODEBOOK_DTYPES)}, not '{self.codebooks}'"
+                )
         faults.raise_if_any()
 
 
 class Prune(Compressor):
-    """The compressor that cuts out attention heads, neurons and layers."""
+    """Compressor that removes attention heads, neurons and layers, or masks weights."""
 
     api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors")
@@ -119,13 +132,14 @@ class Prune(Compressor):
 
     @hookimpl
     def compress(self, run: CompressContext) -> StagedArtifact:
-        return run_in_child(
+        """Prune the model in a child process."""
+        return run_compressor(
             "fastserve_compression.prune", run, data=run.data.folder, options=vars(self.options), seed=run.seed
         )
 
 
 class VectorQuantize(Compressor):
-    """The compressor that codes embedding tables."""
+    """Compressor that replaces embedding tables by codes and codebooks."""
 
     api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors", "sklearn")
@@ -137,10 +151,11 @@ class VectorQuantize(Compressor):
 
     @hookimpl
     def compress(self, run: CompressContext) -> StagedArtifact:
+        """Quantize the embedding tables in a child process."""
         data = run.data.folder if self.options.weighted else None
-        # scikit-learn adds up in the order in which its threads end: each part gets one, so that equal runs give
-        # equal bytes, and there are as many parts at a time as threads
-        return run_in_child(
+        # scikit-learn sums in the order in which its threads finish. One thread per subspace makes runs
+        # reproducible to the byte; as many subspaces run at a time as there are threads.
+        return run_compressor(
             "fastserve_compression.vector_quantize",
             run,
             threads=1,

@@ -1,4 +1,4 @@
-"""Where each family of models keeps its layers, and in them the linear layers that pruning makes smaller."""
+"""Layouts of model families: paths of the layers and of the linear modules that pruning resizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from fastserve_core.errors import InvalidModel, did_you_mean
 
 @dataclass(frozen=True)
 class AttentionModules:
-    """The attention of a layer: the module that counts its heads, the projections into them, and the one out."""
+    """Paths of a layer's attention modules.
+
+    Attributes:
+        module: Module that stores the number of heads.
+        into: Query, key and value projections.
+        out: Output projection.
+    """
 
     module: str
     into: tuple[str, ...]
@@ -21,11 +27,18 @@ class AttentionModules:
 
 @dataclass(frozen=True)
 class Layout:
-    """Names in the base model (``layers``), in a layer (the rest), and in the config (``width``)."""
+    """Paths of the modules of a family.
+
+    Attributes:
+        layers: List of layers in the base model.
+        into: Feed-forward projections in a layer whose outputs are the neurons.
+        out: Feed-forward projection in a layer that reads the neurons.
+        width: Option of the config that holds the number of neurons.
+        heads: Attention modules; None if the family's heads are not pruned.
+    """
 
     layers: str
     into: tuple[str, ...]
-    """What makes a neuron's value, and ``out`` what reads it."""
     out: str
     width: str
     heads: AttentionModules | None = None
@@ -66,48 +79,54 @@ FAMILIES = {
     "gpt2": GPT2,
     **dict.fromkeys(("llama", "mistral", "qwen2"), LLAMA),
 }
-"""By ``model_type`` in the config. Others may share a layout's names and still compute something else."""
+"""By ``model_type`` in the config. Other families may share a layout's names and still compute something else."""
 
 
-def layout_of(model: Any) -> Layout:
-    """The layout of the model's family; raises ``InvalidModel`` for one that is not known."""
+def find_layout(model: Any) -> Layout:
+    """Return the layout of the model's family.
+
+    Raises:
+        InvalidModel: The family is unknown.
+    """
     family = model.config.model_type
     if family not in FAMILIES:
-        raise InvalidModel(f"prune does not know where a {family} has its layers{did_you_mean(family, FAMILIES)}")
+        raise InvalidModel(f"prune does not support the model type {family}{did_you_mean(family, FAMILIES)}")
     return FAMILIES[family]
 
 
-def layers_of(model: Any) -> nn.ModuleList:
-    """The layers of a model of a known family."""
-    layers: nn.ModuleList = model.base_model.get_submodule(layout_of(model).layers)
+def get_layers(model: Any) -> nn.ModuleList:
+    """Return the layers of a model of a known family."""
+    layers: nn.ModuleList = model.base_model.get_submodule(find_layout(model).layers)
     return layers
 
 
-def head_size(layer: nn.Module, heads: AttentionModules) -> int:
-    """The width of one head; pruning does not change it."""
+def get_head_size(layer: nn.Module, heads: AttentionModules) -> int:
+    """Return the width of one head, which pruning does not change."""
     size: Any = layer.get_submodule(heads.module).attention_head_size
     return int(size)
 
 
-def head_counts(model: Any) -> list[int]:
-    """The number of heads of each layer; empty for a family whose heads are not pruned."""
-    heads = layout_of(model).heads
+def count_heads(model: Any) -> list[int]:
+    """Return the number of heads of each layer; empty for a family whose heads are not pruned."""
+    heads = find_layout(model).heads
     if heads is None:
         return []
-    return [linear(layer, heads.into[0]).weight.shape[0] // head_size(layer, heads) for layer in layers_of(model)]
+    return [
+        get_linear(layer, heads.into[0]).weight.shape[0] // get_head_size(layer, heads) for layer in get_layers(model)
+    ]
 
 
-def neuron_counts(model: Any) -> list[int]:
-    """The number of feed-forward neurons of each layer."""
-    layout = layout_of(model)
-    return [input_dim(linear(layer, layout.out)) for layer in layers_of(model)]
+def count_neurons(model: Any) -> list[int]:
+    """Return the number of feed-forward neurons of each layer."""
+    layout = find_layout(model)
+    return [count_inputs(get_linear(layer, layout.out)) for layer in get_layers(model)]
 
 
-def linear(layer: nn.Module, name: str) -> Any:
-    """A linear layer, or GPT-2's ``Conv1D``, by its name in the layer."""
+def get_linear(layer: nn.Module, name: str) -> Any:
+    """Return a linear layer, or GPT-2's ``Conv1D``, by its path in the layer."""
     return layer.get_submodule(name)
 
 
-def input_dim(module: Any) -> int:
-    """How many numbers a linear layer reads."""
+def count_inputs(module: Any) -> int:
+    """Return the number of inputs of a linear layer."""
     return int(module.nx if hasattr(module, "nx") else module.in_features)

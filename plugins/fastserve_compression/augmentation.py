@@ -1,4 +1,4 @@
-"""Texts made of the training texts, for a teacher to speak of (after Tang et al. 2019)."""
+"""Data augmentation: unlabelled texts made of the training texts (after Tang et al. 2019)."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from collections.abc import Callable, Iterator, Sequence
 from fastserve_core.errors import InvalidData
 from fastserve_core.tasks import Row
 
-DROPPED, REPLACED = 0.1, 0.15
-"""The share of words that go, and of words that another text's take the place of."""
-SHORTEST, LONGEST, LEAST_WORDS = 0.3, 0.8, 3
-"""A window's share of the words of its text, and what it has at least."""
+DROP_RATE, REPLACE_RATE = 0.1, 0.15
+"""Fractions of the words that are dropped, and that are replaced by words of other texts."""
+MIN_WINDOW_RATIO, MAX_WINDOW_RATIO, MIN_WINDOW_WORDS = 0.3, 0.8, 3
+"""Bounds of a window: fractions of the words of its text, and a number of words."""
 
 Words = list[str]
 Texts = Callable[[], Words]
-"""The words of any of the texts."""
+"""Returns the words of a random text."""
 
 
 class AugmentedRows:
-    """``times`` rows without labels for each row: halves of two texts, words dropped and replaced, windows, in turn.
+    """Iterable of unlabelled rows, several for each row: mixed halves, dropped and replaced words, windows, in turn.
 
-    They are made while they are iterated, alike each time, for the rows may be more than memory holds. Raises
-    ``InvalidData`` for pairs of texts: what a pair says is lost when one of the two is changed.
+    Rows are made during iteration because all of them may exceed the memory. Each iteration yields the same rows.
+
+    Raises:
+        InvalidData: The rows are pairs of texts. Changing one text of a pair would change their relation.
     """
 
     def __init__(self, rows: Sequence[Row], times: int, seed: int) -> None:
@@ -32,48 +34,50 @@ class AugmentedRows:
         draw = random.Random(self._seed)
 
         def any_text() -> Words:
-            return _words(self._rows[draw.randrange(len(self._rows))])
+            return _split_words(self._rows[draw.randrange(len(self._rows))])
 
-        for turn in range(self._times):
-            change = AUGMENTATIONS[turn % len(AUGMENTATIONS)]
+        for round_index in range(self._times):
+            augmentation = AUGMENTATIONS[round_index % len(AUGMENTATIONS)]
             for row in self._rows:
-                yield _row(row, change(_words(row), any_text, draw))
+                yield _make_row(row, augmentation(_split_words(row), any_text, draw))
 
 
-def _words(row: Row) -> Words:
+def _split_words(row: Row) -> Words:
     if row.get("text_pair"):
-        raise InvalidData("compress.distill.augment is for single texts, and the data has pairs of them")
+        raise InvalidData("compress.distill.augment needs single texts, but the data has pairs of texts")
     if "tokens" in row:
         return list(row["tokens"])
     text = str(row["text"])
     return text.split() if len(text.split()) > 1 else list(text)  # Chinese and Japanese have no spaces
 
 
-def _row(like: Row, words: Words) -> Row:
-    if "tokens" in like:
+def _make_row(original: Row, words: Words) -> Row:
+    if "tokens" in original:
         return {"tokens": words}
-    return {"text": (" " if len(str(like["text"]).split()) > 1 else "").join(words)}
+    return {"text": (" " if len(str(original["text"]).split()) > 1 else "").join(words)}
 
 
 def _mix(words: Words, any_text: Texts, draw: random.Random) -> Words:
-    """A half of the text, and a half of another."""
-    return _half(words, draw) + _half(any_text(), draw)
+    """Join half of the text with half of another one."""
+    return _take_half(words, draw) + _take_half(any_text(), draw)
 
 
-def _half(words: Words, draw: random.Random) -> Words:
+def _take_half(words: Words, draw: random.Random) -> Words:
     middle = max(1, len(words) // 2)
     return words[:middle] if draw.random() < 0.5 else words[-middle:]
 
 
 def _perturb(words: Words, any_text: Texts, draw: random.Random) -> Words:
-    kept = [one for one in words if draw.random() > DROPPED] or words
-    return [draw.choice(any_text()) if draw.random() < REPLACED else one for one in kept]
+    remaining = [word for word in words if draw.random() > DROP_RATE] or words
+    return [draw.choice(any_text()) if draw.random() < REPLACE_RATE else word for word in remaining]
 
 
-def _window(words: Words, any_text: Texts, draw: random.Random) -> Words:
-    length = min(len(words), max(LEAST_WORDS, round(len(words) * draw.uniform(SHORTEST, LONGEST))))
+def _cut_window(words: Words, any_text: Texts, draw: random.Random) -> Words:
+    length = min(
+        len(words), max(MIN_WINDOW_WORDS, round(len(words) * draw.uniform(MIN_WINDOW_RATIO, MAX_WINDOW_RATIO)))
+    )
     start = draw.randrange(len(words) - length + 1)
     return words[start : start + length]
 
 
-AUGMENTATIONS: tuple[Callable[[Words, Texts, random.Random], Words], ...] = (_mix, _perturb, _window)
+AUGMENTATIONS: tuple[Callable[[Words, Texts, random.Random], Words], ...] = (_mix, _perturb, _cut_window)

@@ -1,4 +1,4 @@
-"""A model's folder: its tensors by name, whatever class saved them, and the smaller model that is written."""
+"""Read tensors of a model folder by name, and write a compressed model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from fastserve_core.errors import InvalidModel
 
 
 class StoredTensors:
-    """The tensors of a folder's safetensors files, each read when it is asked for."""
+    """Tensors of a folder's safetensors files, each read on demand."""
 
     def __init__(self, folder: Path, prefix: str) -> None:
+        """Index the files.
+
+        Args:
+            folder: Folder with safetensors files.
+            prefix: Prefix of the base model in the names, such as ``bert``.
+        """
         self.folder, self.prefix = folder, prefix
         self.files: dict[str, Path] = {}
         for path in sorted(folder.glob("*.safetensors")):
@@ -24,38 +30,49 @@ class StoredTensors:
                 self.files |= dict.fromkeys(file.keys(), path)
 
     def find(self, name: str) -> Tensor | None:
-        """The tensor of that name, with or without the base model's prefix; ``None`` where there is none."""
-        for one in name_variants(name, self.prefix):
-            if one in self.files:
-                with safe_open(self.files[one], framework="pt") as file:
-                    tensor: Tensor = file.get_tensor(one)
+        """Return the tensor of this name, with or without the base model's prefix; None if it is absent."""
+        for variant in list_name_variants(name, self.prefix):
+            if variant in self.files:
+                with safe_open(self.files[variant], framework="pt") as file:
+                    tensor: Tensor = file.get_tensor(variant)
                 return tensor
         return None
 
     def get(self, name: str) -> Tensor:
-        """The same; raises ``InvalidModel`` where there is none."""
+        """Return the tensor of this name, with or without the base model's prefix.
+
+        Raises:
+            InvalidModel: The tensor is absent.
+        """
         tensor = self.find(name)
         if tensor is None:
-            raise InvalidModel(f"{self.folder} lacks {name}, which its config.json speaks of")
+            raise InvalidModel(f"{self.folder} lacks the tensor {name}, which its config.json lists")
         return tensor
 
 
-def name_variants(name: str, prefix: str) -> list[str]:
-    """A name as models with a head have it (``bert.encoder…``) and as the base model has it."""
+def list_name_variants(name: str, prefix: str) -> list[str]:
+    """Return the names of a module in models with a head (``bert.encoder...``) and in the base model."""
     return [name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")]
 
 
 def resolve_name(model: nn.Module, name: str) -> str | None:
-    """What a module that another class of the same family calls so is called in this model."""
+    """Return the path in this model of a module named by another class of the same family; None if it is absent."""
     known = dict(model.named_modules())
     prefix = getattr(model, "base_model_prefix", "")
-    return next((one for one in name_variants(name, prefix) if one in known), None)
+    return next((variant for variant in list_name_variants(name, prefix) if variant in known), None)
 
 
-def write_model(model: nn.Module, source: Path, target: Path, halved: Iterable[str] = ()) -> None:
-    """Write the model, some of its tensors in fp16, with the tokenizer of the folder that it came from."""
+def write_model(model: nn.Module, source: Path, target: Path, fp16_names: Iterable[str] = ()) -> None:
+    """Write the model with the tokenizer of its source folder.
+
+    Args:
+        model: Model to write.
+        source: Folder of the tokenizer.
+        target: Folder to write.
+        fp16_names: Names of the tensors to store in fp16.
+    """
     state = dict(model.state_dict())
-    for name in halved:
+    for name in fp16_names:
         state[name] = state[name].to(torch.float16)
     model.save_pretrained(target, state_dict=state)  # type: ignore[operator]
     copy_tokenizer(source, target)

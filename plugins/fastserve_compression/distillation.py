@@ -1,4 +1,4 @@
-"""Distils: has the trainer train the model on what a larger one answers, besides the labels."""
+"""Knowledge distillation: retrain the model on a teacher's outputs as well as on the labels."""
 
 from __future__ import annotations
 
@@ -15,22 +15,27 @@ from fastserve_core.plugins import AuxiliaryLoss, CompressContext, Compressor, S
 
 OPTION_PATH = "compress.distill"
 WITHOUT_LABELS = ("causal_lm", "pretraining")
-QAT_BITS = ("int8", "int4")
+QAT_DTYPES = ("int8", "int4")
 LOSS_OPTIONS = ("alpha", "temperature", "hidden_weight", "relation_weight", "quantize_aware")
 
 
 @dataclass
 class DistillOptions:
-    """The model learns from the ``teacher``, an artifact's folder; null is the model before the first compressor.
+    """Options of ``compress.distill``.
 
-    ``soft`` is the weight of the teacher's answers, at the ``temperature``, and the labels have the rest (Hinton et
-    al. 2015). ``hidden`` weighs the distance of the layers' outputs (TinyBERT, Jiao et al. 2020), ``relations`` that
-    of the last layers' relations between tokens (MiniLMv2, Wang et al. 2021). ``layers`` begins with so many of the
-    teacher's layers, evenly spaced, in place of the model; null keeps the model. ``epochs`` and ``lr`` are the
-    trainer's for this training; null leaves the trainer's own. ``unlabelled`` is a file of texts, or several, that the
-    teacher alone speaks of; ``augment`` adds so many texts for each training row, made of the training texts. With
-    ``quantize_aware`` the student learns while its linear layers compute with weights of int8 or int4, and inputs of
-    8 bits (Jacob et al. 2018).
+    Attributes:
+        teacher: Folder of the teacher's artifact; null is the model before the first compressor.
+        layers: Initialize the student from this number of the teacher's layers, evenly spaced; null keeps the model.
+        alpha: Weight of the teacher's outputs; the labels have the rest (Hinton et al. 2015).
+        temperature: Softmax temperature of the teacher's and the student's logits.
+        hidden_weight: Weight of the distance between hidden states (TinyBERT, Jiao et al. 2020).
+        relation_weight: Weight of the distance between the last layers' token relations (MiniLMv2, Wang et al. 2021).
+        unlabelled: Path or list of paths of texts without labels, which only the teacher scores.
+        augment: Number of synthetic texts for each training row.
+        quantize_aware: Train with weights of ``int8`` or ``int4`` and 8-bit inputs in the linear layers
+            (Jacob et al. 2018); null trains in full precision.
+        epochs: Epochs of this training; null is the trainer's own value.
+        lr: Learning rate of this training; null is the trainer's own value.
     """
 
     teacher: str | None = None
@@ -60,42 +65,40 @@ class DistillOptions:
             value = getattr(self, name)
             with faults.collect():
                 if value is not None and value <= 0:
-                    raise InvalidOption(f"{OPTION_PATH}.{name} must be above 0, not {value}")
+                    raise InvalidOption(f"{OPTION_PATH}.{name} must be greater than 0, not {value}")
         with faults.collect():
             if self.teacher is not None:
-                load_artifact(Path(self.teacher).expanduser().absolute())  # before hours are spent
+                load_artifact(Path(self.teacher).expanduser().absolute())  # fail before the training starts
         with faults.collect():
-            if self.quantize_aware is not None and self.quantize_aware not in QAT_BITS:
+            if self.quantize_aware is not None and self.quantize_aware not in QAT_DTYPES:
                 raise InvalidOption(
-                    f"{OPTION_PATH}.quantize_aware must be one of {', '.join(QAT_BITS)}, or null; "
+                    f"{OPTION_PATH}.quantize_aware must be one of {', '.join(QAT_DTYPES)}, or null; "
                     f"not '{self.quantize_aware}'"
                 )
         with faults.collect():
             if self.unlabelled is not None and not self.files:
                 raise InvalidOption(
-                    f"{OPTION_PATH}.unlabelled is a file's path or a list of them, not {self.unlabelled!r}"
+                    f"{OPTION_PATH}.unlabelled must be a path or a list of paths, not {self.unlabelled!r}"
                 )
-            resolve_paths(self.files, f"{OPTION_PATH}.unlabelled")  # before hours are spent
+            resolve_paths(self.files, f"{OPTION_PATH}.unlabelled")  # fail before the training starts
         with faults.collect():
             if not 0 <= self.alpha <= 1:
-                raise InvalidOption(f"{OPTION_PATH}.alpha must lie between 0 and 1, not {self.alpha}")
+                raise InvalidOption(f"{OPTION_PATH}.alpha must be between 0 and 1, not {self.alpha}")
         with faults.collect():
             if not (self.alpha or self.hidden_weight or self.relation_weight):
-                raise InvalidOption(
-                    f"{OPTION_PATH} has nothing to learn from: alpha, hidden_weight and relation_weight are all 0"
-                )
+                raise InvalidOption(f"{OPTION_PATH} has no loss: alpha, hidden_weight and relation_weight are all 0")
         faults.raise_if_any()
 
     @property
     def files(self) -> list[str]:
-        """The files of unlabelled texts; empty as well where what is given is no path and no list of them."""
+        """Return the files of unlabelled texts; empty if the option is neither a path nor a list of paths."""
         given = [self.unlabelled] if isinstance(self.unlabelled, str) else self.unlabelled
-        proper = isinstance(given, list) and all(isinstance(one, str) and one for one in given)
-        return list(given) if proper else []
+        is_valid = isinstance(given, list) and all(isinstance(path, str) and path for path in given)
+        return list(given) if is_valid else []
 
 
 class Distill(Compressor):
-    """The compressor that trains; the trainer of the run does the work."""
+    """Compressor that retrains the model with the run's trainer."""
 
     api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors")
@@ -117,11 +120,16 @@ class Distill(Compressor):
 
     @hookimpl
     def compress(self, run: CompressContext) -> StagedArtifact:
+        """Retrain the student with the distillation loss.
+
+        Raises:
+            InvalidModel: The teacher has another task or other labels.
+        """
         teacher, student = self._teacher(run), run.model
         if self.options.layers is not None:
             student = self._student(run, teacher)
         options = self.options
-        lesson = AuxiliaryLoss(
+        loss = AuxiliaryLoss(
             "distillation",
             {
                 "teacher": str(teacher.folder),
@@ -130,10 +138,10 @@ class Distill(Compressor):
         )
         changes = {name: getattr(options, name) for name in ("epochs", "lr") if getattr(options, name) is not None}
         rows = AugmentedRows(run.data.rows("train"), options.augment, run.seed) if options.augment else ()
-        return run.retrain(student, changes, lesson, options.files, rows)
+        return run.retrain(student, changes, loss, options.files, rows)
 
     def _teacher(self, run: CompressContext) -> Artifact:
-        """The teacher; raises ``InvalidModel`` for one of another task or other labels, which would teach nonsense."""
+        """Load the teacher; its task and labels must equal the model's."""
         if self.options.teacher is None:
             return run.original
         teacher = load_artifact(Path(self.options.teacher).expanduser().absolute(), verify=True)

@@ -1,4 +1,4 @@
-"""The loss of a student: the labels, the teacher's answers, its layers' outputs, and its relations between tokens."""
+"""Distillation loss: labels, teacher logits, hidden states and token relations."""
 
 from __future__ import annotations
 
@@ -10,146 +10,184 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastserve_compression.qat import QuantizeAware
+from fastserve_compression.qat import FakeQuantizer
 from fastserve_core.artifacts import read_json
 from fastserve_core.errors import InvalidModel
 from fastserve_core.models import load_pretrained
 
 RELATION_HEADS = 12
 PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
-"""How BERT's, DistilBERT's and Llama's kin name what makes a layer's queries, keys and values."""
+"""Names of the query, key and value projections in BERT, DistilBERT and Llama, and in models derived from them."""
 
 
 class Distillation:
-    """Called in place of the labels' loss: ``inputs`` of the step, the student's ``outputs``, which places count.
+    """Auxiliary loss that the trainer calls with each step's inputs and outputs.
 
-    All terms are sums over the places of the logits that count, as the labels' own loss is: rows of a classifier,
-    words of a tagger, tokens of a language model.
+    All terms are sums over the positions that count, as the loss of the labels is: rows of a classifier, words of a
+    tagger, tokens of a language model.
     """
 
     def __init__(
         self, options: Mapping[str, Any], student: nn.Module, computed_in: torch.dtype, device: torch.device
     ) -> None:
+        """Load the teacher and attach the hooks.
+
+        Args:
+            options: Values of ``DistillOptions`` by name; ``teacher`` is a folder.
+            student: Model to train; it gets forward hooks.
+            computed_in: Dtype that the teacher computes in.
+            device: Device of the teacher.
+
+        Raises:
+            InvalidModel: The widths differ, or the projections of a model are unknown.
+        """
         self.options = options
         aware = options.get("quantize_aware")
-        self.state = {"ranges": QuantizeAware(student, aware, device).ranges} if aware else {}
+        self.state = {"ranges": FakeQuantizer(student, aware, device).ranges} if aware else {}
         self.teacher = load_teacher(Path(options["teacher"])).to(device, computed_in)
         self.forward_kwargs = {"output_hidden_states": True} if options["hidden_weight"] else {}
-        self.watched = (
-            [ActivationRecorder(one) for one in (student, self.teacher)] if options["relation_weight"] else []
+        self.recorders = (
+            [ActivationRecorder(model) for model in (student, self.teacher)] if options["relation_weight"] else []
         )
         if options["hidden_weight"]:
             _check_widths(student, self.teacher)
 
     def __call__(self, inputs: Mapping[str, Tensor], outputs: Any, counted: Tensor, hard: Tensor) -> Tensor:
+        """Return the loss of one step.
+
+        Args:
+            inputs: Model inputs of the step, each of shape (batch, length).
+            outputs: The student's outputs.
+            counted: Boolean mask of the logits' positions that have a label.
+            hard: Loss of the labels, summed over ``counted``.
+
+        Returns:
+            Scalar loss, summed over ``counted``.
+        """
         with torch.no_grad():
             taught = self.teacher(**inputs, **self.forward_kwargs)
         alpha = self.options["alpha"]
         loss: Tensor = (1 - alpha) * hard
         if alpha:
             loss = loss + alpha * logit_loss(outputs.logits, taught.logits, counted, self.options["temperature"])
-        places, mask = counted.sum(), inputs["attention_mask"].bool()
+        count, mask = counted.sum(), inputs["attention_mask"].bool()
         if self.options["hidden_weight"]:
-            loss = loss + self.options["hidden_weight"] * places * hidden_state_loss(
+            loss = loss + self.options["hidden_weight"] * count * hidden_state_loss(
                 outputs.hidden_states, taught.hidden_states, mask
             )
-        if self.watched:
-            own, others = (one.pop() for one in self.watched)
-            loss = loss + self.options["relation_weight"] * places * relation_loss(own, others, mask)
+        if self.recorders:
+            own, others = (recorder.pop() for recorder in self.recorders)
+            loss = loss + self.options["relation_weight"] * count * relation_loss(own, others, mask)
         return loss
 
 
 def load_teacher(folder: Path) -> nn.Module:
-    """The teacher's model, which is not trained and drops nothing out."""
+    """Load the teacher in evaluation mode, without gradients."""
     import transformers
 
-    kind = getattr(transformers, read_json(folder / "config.json")["architectures"][0])
-    teacher: nn.Module = load_pretrained(kind, folder, attn_implementation="eager")
+    model_class = getattr(transformers, read_json(folder / "config.json")["architectures"][0])
+    teacher: nn.Module = load_pretrained(model_class, folder, attn_implementation="eager")
     return teacher.requires_grad_(False).eval()
 
 
 def logit_loss(student: Tensor, teacher: Tensor, counted: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence from the teacher's answers, times temperature squared (Hinton et al. 2015).
+    """Return the Kullback-Leibler divergence from the teacher's predictions (Hinton et al. 2015).
 
-    Logits are (…, classes), ``counted`` (…); the sum over what counts.
+    Args:
+        student: Logits of shape (..., classes).
+        teacher: Logits of the same shape.
+        counted: Boolean mask of shape (...).
+        temperature: Softmax temperature; the loss is multiplied by its square.
+
+    Returns:
+        Sum over ``counted``.
     """
-    own = functional.log_softmax(student[counted].float() / temperature, -1)
-    wanted = functional.log_softmax(teacher[counted].float() / temperature, -1)
-    return functional.kl_div(own, wanted, reduction="sum", log_target=True) * temperature**2
+    student_logs = functional.log_softmax(student[counted].float() / temperature, -1)
+    teacher_logs = functional.log_softmax(teacher[counted].float() / temperature, -1)
+    return functional.kl_div(student_logs, teacher_logs, reduction="sum", log_target=True) * temperature**2
 
 
 def hidden_state_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """The mean squared distance of the layers' outputs over the tokens of ``mask``, relative to the teacher's size.
+    """Return the mean squared distance of the hidden states, relative to the teacher's mean square (TinyBERT).
 
-    A student with fewer layers is held to evenly spaced ones of the teacher; the embeddings' output is the first.
+    A student with fewer layers is compared with evenly spaced layers of the teacher.
+
+    Args:
+        student: Hidden states of shape (batch, length, width), the embeddings' output first.
+        teacher: Hidden states of the teacher, of the same width.
+        mask: Boolean mask of the tokens, of shape (batch, length).
     """
     last = len(student) - 1
-    places = [round(number * (len(teacher) - 1) / last) for number in range(len(student))]
+    indices = [round(layer * (len(teacher) - 1) / last) for layer in range(len(student))]
     terms = []
-    for own, place in zip(student, places, strict=True):
-        wanted = teacher[place][mask].float()
-        terms.append((own[mask].float() - wanted).square().mean() / wanted.square().mean())
+    for hidden, index in zip(student, indices, strict=True):
+        target = teacher[index][mask].float()
+        terms.append((hidden[mask].float() - target).square().mean() / target.square().mean())
     return torch.stack(terms).mean()
 
 
 def relation_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """The mean divergence of the tokens' relations to each other by queries, keys and values (MiniLMv2).
+    """Return the mean divergence of the token relations of queries, keys and values (MiniLMv2, Wang et al. 2021).
 
-    Each is (rows, tokens, width) of the last layer; the width is cut into relation heads, so that student and teacher
-    may have different numbers of attention heads.
+    The width is split into relation heads, so student and teacher may differ in their number of attention heads.
+
+    Args:
+        student: Queries, keys and values of the last layer, each of shape (batch, length, width).
+        teacher: The same of the teacher.
+        mask: Boolean mask of the tokens, of shape (batch, length).
     """
     terms = []
-    for own, wanted in zip(student, teacher, strict=True):
-        logs = [_relation(one, mask) for one in (own, wanted)]
+    for student_values, teacher_values in zip(student, teacher, strict=True):
+        logs = [_compute_relation(values, mask) for values in (student_values, teacher_values)]
         divergence = functional.kl_div(logs[0], logs[1], reduction="none", log_target=True).sum(-1)
         terms.append(divergence.transpose(1, 2)[mask].mean())
     return torch.stack(terms).mean()
 
 
-def _relation(values: Tensor, mask: Tensor) -> Tensor:
-    """Log-probabilities (rows, heads, tokens, tokens) of each token's relation to the others."""
+def _compute_relation(values: Tensor, mask: Tensor) -> Tensor:
+    """Return log-probabilities (batch, heads, length, length) of each token's relation to the others."""
     heads = next(count for count in range(RELATION_HEADS, 0, -1) if values.shape[-1] % count == 0)
-    cut = values.float().view(*values.shape[:-1], heads, -1).transpose(1, 2)
-    scores = cut @ cut.transpose(-1, -2) * cut.shape[-1] ** -0.5
+    split = values.float().view(*values.shape[:-1], heads, -1).transpose(1, 2)
+    scores = split @ split.transpose(-1, -2) * split.shape[-1] ** -0.5
     scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
     return functional.log_softmax(scores, -1)
 
 
 class ActivationRecorder:
-    """Keeps what the last layer's projections gave in the last pass."""
+    """Forward hooks that record the last layer's queries, keys and values."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.kept: dict[str, Tensor] = {}
-        self.names = _projections(model)
+        self.outputs: dict[str, Tensor] = {}
+        self.names = _find_projections(model)
         for name in self.names:
-            model.get_submodule(name).register_forward_hook(self._keeper(name))
+            model.get_submodule(name).register_forward_hook(self._make_hook(name))
 
-    def _keeper(self, name: str) -> Any:
-        def keep(module: nn.Module, given: Any, output: Tensor) -> None:
-            self.kept[name] = output
+    def _make_hook(self, name: str) -> Any:
+        def record(module: nn.Module, given: Any, output: Tensor) -> None:
+            self.outputs[name] = output
 
-        return keep
+        return record
 
     def pop(self) -> list[Tensor]:
-        """Queries, keys and values, which are let go."""
-        return [self.kept.pop(name) for name in self.names]
+        """Return queries, keys and values of the last forward pass, and release them."""
+        return [self.outputs.pop(name) for name in self.names]
 
 
-def _projections(model: nn.Module) -> list[str]:
+def _find_projections(model: nn.Module) -> list[str]:
     known = [name for name, _ in model.named_modules()]
     for names in PROJECTIONS:
-        last = [next((one for one in reversed(known) if one.endswith(f".{name}")), None) for name in names]
+        last = [next((path for path in reversed(known) if path.endswith(f".{name}")), None) for name in names]
         if all(last):
-            return [one for one in last if one]
+            return [path for path in last if path]
     raise InvalidModel(
-        "compress.distill.relation_weight: it is not known how this model names its queries, keys and values"
+        "compress.distill.relation_weight: unknown names of the query, key and value projections in this model"
     )
 
 
 def _check_widths(student: Any, teacher: Any) -> None:
-    own, wanted = (one.config.hidden_size for one in (student, teacher))
-    if own != wanted:
+    width, teacher_width = (model.config.hidden_size for model in (student, teacher))
+    if width != teacher_width:
         raise InvalidModel(
-            f"compress.distill.hidden_weight compares layers of the same width, and the model has {own} and the "
-            f"teacher {wanted}: set hidden_weight=0 (and relation_weight=1)"
+            f"compress.distill.hidden_weight needs equal widths, but the model has {width} and the teacher "
+            f"{teacher_width}: set hidden_weight=0 (and relation_weight=1)"
         )

@@ -1,4 +1,4 @@
-"""The process that halves weights, and what keeps some modules in fp32 among 16 bit ones."""
+"""Child process of ``mixed_precision``: cast weights to 16 bits and keep some modules in fp32."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from fastserve_compression import quantized_embedding, structural_pruning
 from fastserve_compression.checkpoint_io import StoredTensors, resolve_name, write_model
-from fastserve_compression.mixed_precision import FORMATS, HERE
+from fastserve_compression.mixed_precision import FORMATS, OPTION_PATH
 from fastserve_core.artifacts import read_json, write_json
 from fastserve_core.errors import InvalidModel, InvalidOption, did_you_mean
 from fastserve_core.models import components_of, register_component
 from fastserve_core.processes import child_main
 from fastserve_core.tasks import load_task
 
-PART = "kept_in_fp32"
+COMPONENT_KIND = "kept_in_fp32"
 
 
 def cast_weights(
@@ -31,85 +31,115 @@ def cast_weights(
     keep: Sequence[str],
     events: str,
 ) -> None:
-    """Write the model with 16 bit weights into the draft folder."""
+    """Write the model with 16-bit weights into the draft folder.
+
+    Args:
+        model: Folder of the model.
+        draft: Folder to write.
+        task: Name, options and labels of the task.
+        dtype: ``bf16`` or ``fp16``.
+        keep: Patterns of parameters that stay in fp32.
+        events: Path of the event stream, unused here.
+    """
     built: Any = load_task(*task).build(Path(model))
-    _check_parts(built)
-    wanted = getattr(torch, FORMATS[dtype])
-    kept = kept_modules(built, keep)
-    run(built, wanted, kept)
+    _check_components(built)
+    torch_dtype = getattr(torch, FORMATS[dtype])
+    kept = find_fp32_modules(built, keep)
+    cast_parameters(built, torch_dtype, kept)
     if kept:
-        register_component(built.config, {"kind": PART, "modules": kept})
+        register_component(built.config, {"kind": COMPONENT_KIND, "modules": kept})
     write_model(built, Path(model), Path(draft))
-    # transformers writes the format of the first weight, which may be one that was kept
+    # transformers writes the dtype of the first weight, which may have stayed in fp32
     config = Path(draft, "config.json")
     write_json(config, read_json(config) | {"dtype": FORMATS[dtype]})
 
 
-def _check_parts(model: Any) -> None:
-    known = (structural_pruning.PART, quantized_embedding.PART, PART)
-    strangers = [one["kind"] for one in components_of(model.config) if one["kind"] not in known]
-    if strangers:
-        raise InvalidModel(
-            f"the model has parts of the kind '{strangers[0]}', which {HERE[9:]} cannot store in 16 bits"
-        )
+def _check_components(model: Any) -> None:
+    known = (structural_pruning.COMPONENT_KIND, quantized_embedding.COMPONENT_KIND, COMPONENT_KIND)
+    unknown_kinds = [component["kind"] for component in components_of(model.config) if component["kind"] not in known]
+    if unknown_kinds:
+        raise InvalidModel(f"mixed_precision does not support models with components of the kind '{unknown_kinds[0]}'")
 
 
-def kept_modules(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """The modules that have a parameter of one of these names; all of a module's own parameters stay together.
+def find_fp32_modules(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Return the modules that have a parameter matching one of the patterns, sorted.
 
-    Raises ``InvalidOption`` for a pattern that fits no parameter, or a table: its rows are what 16 bits save most on.
+    All parameters of a module share a dtype, because it computes in one.
+
+    Raises:
+        InvalidOption: A pattern matches no parameter, or an embedding table, whose rows 16 bits save most on.
     """
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise InvalidOption(f"{HERE}.keep: no parameter is called '{pattern}'{did_you_mean(pattern, names)}")
-    found = {name.rpartition(".")[0] for name in names if any(fnmatchcase(name, one) for one in patterns)}
+            raise InvalidOption(f"{OPTION_PATH}.keep: no parameter matches '{pattern}'{did_you_mean(pattern, names)}")
+    found = {name.rpartition(".")[0] for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}
     for name in sorted(found):
         if isinstance(model.get_submodule(name), nn.Embedding | quantized_embedding.PQEmbedding):
-            raise InvalidOption(f"{HERE}.keep: {name} is a table, and the modules after it compute in its format")
+            raise InvalidOption(
+                f"{OPTION_PATH}.keep: {name} is an embedding table, and the modules after it compute in its dtype"
+            )
     return sorted(found)
 
 
-def run(model: nn.Module, wanted: torch.dtype, kept: Sequence[str]) -> None:
-    """Bring all parameters but those of the kept modules into the format; raises ``InvalidModel`` when one does not
-    fit."""
-    for name, one in model.named_parameters():
-        stays = name.rpartition(".")[0] in kept
-        value = one.data.to(torch.float32 if stays else wanted)
-        if not bool(torch.isfinite(value).all()) and bool(torch.isfinite(one.data).all()):
+def cast_parameters(model: nn.Module, dtype: torch.dtype, kept: Sequence[str]) -> None:
+    """Cast all parameters but those of the kept modules.
+
+    Args:
+        model: Model, changed in place.
+        dtype: Target dtype; kept modules are cast to fp32.
+        kept: Paths of the modules to keep in fp32.
+
+    Raises:
+        InvalidModel: A value exceeds the range of the dtype.
+    """
+    for name, parameter in model.named_parameters():
+        is_kept = name.rpartition(".")[0] in kept
+        value = parameter.data.to(torch.float32 if is_kept else dtype)
+        if not bool(torch.isfinite(value).all()) and bool(torch.isfinite(parameter.data).all()):
             raise InvalidModel(
-                f"{name} has numbers up to {float(one.data.abs().max()):.3g}, more than fp16 holds: take bf16"
+                f"{name} has values up to {float(parameter.data.abs().max()):.3g}, which exceed the range of fp16: "
+                "use bf16"
             )
-        one.data = value
+        parameter.data = value
 
 
-def restore(model: Any, folder: Path, about: Mapping[str, Any]) -> Any:
-    """Give a model that was loaded in 16 bits the modules that the folder holds in fp32."""
+def restore(model: Any, folder: Path, component: Mapping[str, Any]) -> Any:
+    """Load the fp32 weights of the kept modules into a model that was loaded in 16 bits.
+
+    Args:
+        model: Model that transformers loaded from the folder, changed in place.
+        folder: Folder with the safetensors files.
+        component: Entry of the config with the paths of the ``modules``.
+
+    Returns:
+        The model.
+    """
     stored = StoredTensors(folder, model.base_model_prefix)
-    for kept in about["modules"]:
+    for kept in component["modules"]:
         name = resolve_name(model, kept)
-        if name is None:  # another head, or a layer that was cut out since
+        if name is None:  # the model has another head, or the layer was pruned later
             continue
         module = model.get_submodule(name)
-        for own, parameter in module.named_parameters(recurse=False):
-            parameter.data = stored.get(f"{kept}.{own}").float()
-        kind: Any = type(module)
-        module.__class__ = _kept(kind)
+        for parameter_name, parameter in module.named_parameters(recurse=False):
+            parameter.data = stored.get(f"{kept}.{parameter_name}").float()
+        module_class: Any = type(module)
+        module.__class__ = _make_casting_class(module_class)
     return model
 
 
 @cache
-def _kept(kind: Any) -> Any:
-    """The same kind of module, which takes and gives numbers of any format and computes in that of its own weights.
+def _make_casting_class(base: Any) -> Any:
+    """Return a subclass that casts its inputs to the dtype of its weights, and its outputs back.
 
-    That is fp32 when the model answers, and whatever a trainer has changed it to when it is trained.
+    The weights are fp32 at inference, and of any dtype that a trainer has cast them to.
     """
 
-    def forward(self: nn.Module, given: Tensor, *more: Any) -> Any:
-        own = next(self.parameters(recurse=False)).dtype
-        return kind.forward(self, given.to(own), *more).to(given.dtype)
+    def forward(self: nn.Module, inputs: Tensor, *arguments: Any) -> Any:
+        dtype = next(self.parameters(recurse=False)).dtype
+        return base.forward(self, inputs.to(dtype), *arguments).to(inputs.dtype)
 
-    return type(f"Kept{kind.__name__}", (kind,), {"forward": forward})
+    return type(f"Casting{base.__name__}", (base,), {"forward": forward})
 
 
 if __name__ == "__main__":

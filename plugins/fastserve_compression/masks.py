@@ -1,4 +1,4 @@
-"""Zeros among the weights of linear layers: a share of each matrix, or N of each M that follow each other."""
+"""Weight masks: a fraction of each matrix, or N of every M consecutive weights."""
 
 from __future__ import annotations
 
@@ -7,63 +7,75 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastserve_compression import PATTERN, UNSTRUCTURED
-from fastserve_compression.architectures import layers_of
+from fastserve_compression import PATTERN_REGEX, UNSTRUCTURED
+from fastserve_compression.architectures import get_layers
 from fastserve_core.errors import InvalidModel
 
 
-def masked_weights(model: Any, pattern: str) -> dict[str, nn.Parameter]:
-    """The matrices of the layers' linear layers, by name; embeddings and the head keep all of theirs.
+def find_masked_weights(model: Any, pattern: str) -> dict[str, nn.Parameter]:
+    """Return the weights of the layers' linear modules by name; embeddings and the head are left out.
 
-    Raises ``InvalidModel`` when the pattern does not fit into one.
+    Args:
+        model: Model of a known family.
+        pattern: ``unstructured`` or N:M.
+
+    Raises:
+        InvalidModel: The number of inputs of a matrix is not a multiple of M.
     """
-    found: dict[str, nn.Parameter] = {}
-    for name, module in layers_of(model).named_modules():
+    weights: dict[str, nn.Parameter] = {}
+    for name, module in get_layers(model).named_modules():
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter) and weight.ndim == 2:
-            found[name] = weight
-            width = _by_output(module, weight).shape[1]
-            if pattern != UNSTRUCTURED and width % _numbers(pattern)[1]:
+            weights[name] = weight
+            width = _transpose_to_outputs(module, weight).shape[1]
+            if pattern != UNSTRUCTURED and width % _parse_pattern(pattern)[1]:
                 raise InvalidModel(f"compress.prune.pattern={pattern} does not fit {name}, which has {width} inputs")
-    return found
+    return weights
 
 
 def apply_mask(model: Any, scores: dict[str, Tensor], sparsity: float, pattern: str) -> None:
-    """Set the weights of the lowest scores to zero, in each matrix for itself."""
-    modules = dict(layers_of(model).named_modules())
+    """Set the weights with the lowest scores to zero, separately in each matrix.
+
+    Args:
+        model: Model of a known family, changed in place.
+        scores: Importance of each weight, by module name, in the weight's shape.
+        sparsity: Fraction to set to zero, for the unstructured pattern.
+        pattern: ``unstructured`` or N:M.
+    """
+    modules = dict(get_layers(model).named_modules())
     with torch.no_grad():
         for name, score in scores.items():
             weight: Any = modules[name].weight
-            by_output = _by_output(modules[name], score)
+            by_output = _transpose_to_outputs(modules[name], score)
             keep = (
-                top_fraction(by_output, 1 - sparsity)
+                select_top_fraction(by_output, 1 - sparsity)
                 if pattern == UNSTRUCTURED
-                else n_of_m(by_output, *_numbers(pattern))
+                else select_n_of_m(by_output, *_parse_pattern(pattern))
             )
-            weight.mul_(_by_output(modules[name], keep))
+            weight.mul_(_transpose_to_outputs(modules[name], keep))
 
 
-def top_fraction(scores: Tensor, share: float) -> Tensor:
-    """True for the highest share of the scores; the first among equals."""
+def select_top_fraction(scores: Tensor, share: float) -> Tensor:
+    """Return a mask that is true for the highest fraction of the scores; ties go to the first."""
     order = scores.flatten().argsort(descending=True, stable=True)
     keep = torch.zeros(scores.numel(), dtype=torch.bool)
     keep[order[: round(share * scores.numel())]] = True
     return keep.view_as(scores)
 
 
-def n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
-    """True for the n highest of each m scores that follow each other in a row."""
+def select_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
+    """Return a mask (rows, columns) that is true for the n highest of every m consecutive scores in a row."""
     order = scores.reshape(len(scores), -1, m).argsort(dim=-1, descending=True, stable=True)
     keep = torch.zeros(order.shape, dtype=torch.bool).scatter_(-1, order[..., :n], True)
     return keep.flatten(1)
 
 
-def _by_output(module: nn.Module, weight: Tensor) -> Tensor:
-    """The matrix with a row for each output; ``Conv1D`` has its weight the other way round."""
+def _transpose_to_outputs(module: nn.Module, weight: Tensor) -> Tensor:
+    """Return the matrix with one row per output; the weight of ``Conv1D`` is transposed."""
     return weight if isinstance(module, nn.Linear) else weight.T
 
 
-def _numbers(pattern: str) -> tuple[int, int]:
-    found = PATTERN.fullmatch(pattern)
-    assert found is not None  # the options have checked it
-    return int(found[1]), int(found[2])
+def _parse_pattern(pattern: str) -> tuple[int, int]:
+    match = PATTERN_REGEX.fullmatch(pattern)
+    assert match is not None  # the options have checked it
+    return int(match[1]), int(match[2])

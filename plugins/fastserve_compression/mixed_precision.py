@@ -1,24 +1,28 @@
-"""Stores a model's weights in 16 bits: half the size, and faster where the processor has bf16 instructions."""
+"""Store weights in 16 bits: half the size, and faster on processors with bf16 instructions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from fastserve_compression.run_in_child import run_in_child
+from fastserve_compression.run_in_child import run_compressor
 from fastserve_core import hookimpl
 from fastserve_core.errors import InvalidOption, did_you_mean
 from fastserve_core.plugins import CompressContext, Compressor, StagedArtifact
 
-HERE = "compress.mixed_precision"
+OPTION_PATH = "compress.mixed_precision"
 FORMATS = {"bf16": "bfloat16", "fp16": "float16"}
-"""By option, torch's name."""
+"""Names of the dtypes in torch, by option."""
 
 
 @dataclass
 class MixedPrecisionOptions:
-    """``dtype`` is the number format of the weights; those of the parameters that a pattern of ``keep`` names
-    (``classifier.*``, ``*LayerNorm*``) stay in fp32."""
+    """Options of ``compress.mixed_precision``.
+
+    Attributes:
+        dtype: Dtype of the weights, ``bf16`` or ``fp16``.
+        keep: Patterns of parameters that stay in fp32, such as ``classifier.*`` or ``*LayerNorm*``.
+    """
 
     dtype: str = "bf16"
     keep: list[str] = field(default_factory=list)
@@ -26,13 +30,13 @@ class MixedPrecisionOptions:
     def __post_init__(self) -> None:
         if self.dtype not in FORMATS:
             raise InvalidOption(
-                f"{HERE}.dtype must be one of {', '.join(FORMATS)}, not '{self.dtype}'"
+                f"{OPTION_PATH}.dtype must be one of {', '.join(FORMATS)}, not '{self.dtype}'"
                 f"{did_you_mean(self.dtype, FORMATS)}"
             )
 
 
 class MixedPrecision(Compressor):
-    """The compressor that halves the weights; what comes out trains on."""
+    """Compressor that halves the size of the weights; the result can be trained further."""
 
     api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors")
@@ -43,6 +47,7 @@ class MixedPrecision(Compressor):
 
     @hookimpl
     def compress(self, run: CompressContext) -> StagedArtifact:
-        return run_in_child(
+        """Cast the weights in a child process."""
+        return run_compressor(
             "fastserve_compression.half_precision", run, dtype=self.options.dtype, keep=self.options.keep
         )

@@ -1,4 +1,4 @@
-"""The pruner's process: load the model, see what matters least over training rows, cut it out, write the rest."""
+"""Child process of ``prune``: estimate importance on training rows, cut, and write the smaller model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from fastserve_compression import PruneOptions, half_precision, quantized_embedding
-from fastserve_compression.architectures import layers_of, layout_of
+from fastserve_compression.architectures import find_layout, get_layers
 from fastserve_compression.checkpoint_io import write_model
-from fastserve_compression.importance import Batch, unit_importance, weight_importance
-from fastserve_compression.masks import apply_mask, masked_weights
+from fastserve_compression.importance import Batch, compute_unit_importance, compute_weight_importance
+from fastserve_compression.masks import apply_mask, find_masked_weights
 from fastserve_compression.sparsity_allocation import allocate
-from fastserve_compression.structural_pruning import PART, cut_heads, cut_neurons, drop_layers, record_sizes
+from fastserve_compression.structural_pruning import COMPONENT_KIND, cut_heads, cut_neurons, drop_layers, record_sizes
 from fastserve_core.data import load_dataset
 from fastserve_core.errors import InvalidModel, InvalidOption
 from fastserve_core.events import Progress
@@ -27,11 +27,11 @@ from fastserve_core.models import components_of
 from fastserve_core.processes import child_main, event_writer
 from fastserve_core.tasks import Task, load_task
 
-BATCH = 16
+BATCH_SIZE = 16
 NEURON_BLOCK = 16
-"""A layer keeps a multiple of it, which the matrix units of processors are filled by."""
+"""Each layer keeps a multiple of this number of neurons, to fill the matrix units of processors."""
 MIN_NEURON_DIVISOR = 10
-"""A layer keeps a tenth of its neurons or more."""
+"""Each layer keeps at least a tenth of its neurons."""
 
 ProgressCallback = Callable[[Sequence[Batch], str, int], None]
 
@@ -45,75 +45,106 @@ def prune(
     seed: int,
     events: str,
 ) -> None:
-    """Write the pruned model into the draft folder."""
-    emit, source, chosen = event_writer(events), Path(model), load_task(*task)
+    """Write the pruned model into the draft folder.
+
+    Args:
+        model: Folder of the model.
+        data: Folder of the prepared dataset.
+        task: Name, options and labels of the task.
+        draft: Folder to write.
+        options: Values of ``PruneOptions`` by name.
+        seed: Seed of the sampled rows.
+        events: Path that progress events are written to.
+    """
+    emit, source, loaded_task = event_writer(events), Path(model), load_task(*task)
     torch.manual_seed(seed)
-    built: Any = chosen.build(source).eval()
-    number_format = built.dtype
+    built: Any = loaded_task.build(source).eval()
+    dtype = built.dtype
     built.float()
-    wanted = PruneOptions(**options)
-    check(built, wanted)
-    drop_layers(built, wanted.layers)
-    batches = training_batches(chosen, built, source, data, wanted.rows, seed)
+    settings = PruneOptions(**options)
+    check_model(built, settings)
+    drop_layers(built, settings.layers)
+    batches = load_training_batches(loaded_task, built, source, data, settings.rows, seed)
 
-    def tell(found: Sequence[Batch], what: str, number: int) -> None:
-        emit(Progress(what, number + 1, len(found)))
+    def report(done: Sequence[Batch], phase: str, index: int) -> None:
+        emit(Progress(phase, index + 1, len(done)))
 
-    if wanted.head_ratio or wanted.neuron_ratio:
-        cut(built, batches, wanted, tell)
+    if settings.head_ratio or settings.neuron_ratio:
+        cut_units(built, batches, settings, report)
     record_sizes(built)
-    if wanted.masks:
-        weights = masked_weights(built, wanted.pattern)
-        scores = weight_importance(built, weights, batches, partial(tell, batches, "weighing weights"))
-        apply_mask(built, scores, wanted.sparsity, wanted.pattern)
-    write_model(built.to(number_format), source, Path(draft))
+    if settings.has_masks:
+        weights = find_masked_weights(built, settings.pattern)
+        scores = compute_weight_importance(built, weights, batches, partial(report, batches, "scoring weights"))
+        apply_mask(built, scores, settings.sparsity, settings.pattern)
+    write_model(built.to(dtype), source, Path(draft))
 
 
-def check(model: Any, options: PruneOptions) -> None:
-    """Refuse what cannot be cut: ``InvalidModel`` for the model, ``InvalidOption`` for what is asked of it."""
-    layout = layout_of(model)
-    strangers = [
-        one["kind"]
-        for one in components_of(model.config)
-        if one["kind"] not in (PART, quantized_embedding.PART, half_precision.PART)
+def check_model(model: Any, options: PruneOptions) -> None:
+    """Raise an error if the model cannot be pruned with these options.
+
+    Raises:
+        InvalidModel: The family is unknown, or the model has components that pruning does not support.
+        InvalidOption: The family's heads cannot be pruned.
+    """
+    layout = find_layout(model)
+    unknown_kinds = [
+        component["kind"]
+        for component in components_of(model.config)
+        if component["kind"] not in (COMPONENT_KIND, quantized_embedding.COMPONENT_KIND, half_precision.COMPONENT_KIND)
     ]
-    if strangers:
+    if unknown_kinds:
         raise InvalidModel(
-            f"the model has parts of the kind '{strangers[0]}', which prune cannot cut around: prune first, "
+            f"prune does not support models with components of the kind '{unknown_kinds[0]}': prune first, "
             "then train with them"
         )
     if options.head_ratio and layout.heads is None:
-        raise InvalidOption(f"compress.prune.head_ratio: the heads of a {model.config.model_type} stay; set it to 0")
-
-
-def training_batches(task: Task, model: Any, source: Path, data: str, rows: int, seed: int) -> list[dict[str, Tensor]]:
-    """Labelled training rows as tensors, in batches of like lengths."""
-    everything = load_dataset(Path(data)).rows("train")
-    sample = random.Random(seed).sample(everything, min(rows, len(everything)))
-    examples = task.examples(task.encoder(source)(sample), str(seed))
-    takes = set(signature(model.forward).parameters)
-    collated = (task.collate([examples[place] for place in places], True) for places in length_batches(examples, BATCH))
-    return [{name: torch.from_numpy(one) for name, one in arrays.items() if name in takes} for arrays in collated]
-
-
-def cut(model: Any, batches: Sequence[Batch], options: PruneOptions, tell: ProgressCallback) -> None:
-    """Cut out the heads and the neurons that matter least; raises ``InvalidModel`` where all are at their floor."""
-    heads, neurons = unit_importance(model, batches, partial(tell, batches, "weighing heads and neurons"))
-    kept_heads = allocate(heads, options.head_ratio, [1] * len(heads))
-    floors = [max(NEURON_BLOCK, -(-len(one) // MIN_NEURON_DIVISOR)) for one in neurons]
-    kept_neurons = allocate(neurons, options.neuron_ratio, floors, NEURON_BLOCK, options.uniform)
-    if not options.layers and not options.masks and _size(kept_heads, kept_neurons) == _size(heads, neurons):
-        raise InvalidModel(
-            f"nothing can be cut out of the model's {len(layers_of(model))} layers with compress.prune."
-            f"head_ratio={options.head_ratio} and neuron_ratio={options.neuron_ratio}: "
-            f"each keeps a head and {NEURON_BLOCK} neurons or more"
+        raise InvalidOption(
+            f"compress.prune.head_ratio: heads of {model.config.model_type} models cannot be pruned; set it to 0"
         )
-    cut_heads(model, kept_heads)
-    cut_neurons(model, kept_neurons)
 
 
-def _size(*scores: Sequence[Sequence[Any]]) -> int:
-    return sum(len(layer) for one in scores for layer in one)
+def load_training_batches(
+    task: Task, model: Any, source: Path, data: str, rows: int, seed: int
+) -> list[dict[str, Tensor]]:
+    """Return a sample of labelled training rows as tensors, in batches of similar lengths."""
+    all_rows = load_dataset(Path(data)).rows("train")
+    sample = random.Random(seed).sample(all_rows, min(rows, len(all_rows)))
+    examples = task.examples(task.encoder(source)(sample), str(seed))
+    parameters = set(signature(model.forward).parameters)
+    batches = (
+        task.collate([examples[index] for index in indices], True) for indices in length_batches(examples, BATCH_SIZE)
+    )
+    return [
+        {name: torch.from_numpy(array) for name, array in arrays.items() if name in parameters} for arrays in batches
+    ]
+
+
+def cut_units(model: Any, batches: Sequence[Batch], options: PruneOptions, report: ProgressCallback) -> None:
+    """Remove the least important heads and neurons.
+
+    Raises:
+        InvalidModel: Every layer is at its minimum already.
+    """
+    heads, neurons = compute_unit_importance(model, batches, partial(report, batches, "scoring heads and neurons"))
+    heads_to_keep = allocate(heads, options.head_ratio, [1] * len(heads))
+    floors = [max(NEURON_BLOCK, -(-len(layer) // MIN_NEURON_DIVISOR)) for layer in neurons]
+    neurons_to_keep = allocate(neurons, options.neuron_ratio, floors, NEURON_BLOCK, options.uniform)
+    if (
+        not options.layers
+        and not options.has_masks
+        and _count_units(heads_to_keep, neurons_to_keep) == _count_units(heads, neurons)
+    ):
+        raise InvalidModel(
+            f"nothing can be cut out of the model's {len(get_layers(model))} layers with compress.prune."
+            f"head_ratio={options.head_ratio} and neuron_ratio={options.neuron_ratio}: "
+            f"each layer keeps at least one head and {NEURON_BLOCK} neurons"
+        )
+    cut_heads(model, heads_to_keep)
+    cut_neurons(model, neurons_to_keep)
+
+
+def _count_units(*scores: Sequence[Sequence[Any]]) -> int:
+    return sum(len(layer) for layers in scores for layer in layers)
 
 
 if __name__ == "__main__":

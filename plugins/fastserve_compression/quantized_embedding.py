@@ -1,4 +1,4 @@
-"""Embedding tables as codes: the module that looks up in them, and what puts it into a loaded model."""
+"""Product-quantized embedding tables: the module, and its insertion into a loaded model."""
 
 from __future__ import annotations
 
@@ -14,19 +14,27 @@ from fastserve_compression.checkpoint_io import StoredTensors, resolve_name
 from fastserve_core.errors import InvalidModel
 from fastserve_core.models import register_component
 
-PART = "product_quantized"
+COMPONENT_KIND = "product_quantized"
 
 
 class PQEmbedding(nn.Module):
-    """A table whose rows are put together from codebooks (parts, centroids, width) by codes (rows, parts).
+    """Embedding table that is composed of codebooks by codes.
 
-    The codebooks train, the codes stay. Rows share what they learn, so the padding token's row may move too.
+    The codebooks are trained, the codes are not. Rows share codebook entries, so training may move the padding token's
+    row too.
     """
 
     codes: Tensor
     offsets: Tensor
 
     def __init__(self, codes: Tensor, codebooks: Tensor, padding_idx: int | None = None) -> None:
+        """Create the table.
+
+        Args:
+            codes: uint8 tensor of shape (rows, subspaces).
+            codebooks: Tensor of shape (subspaces, centroids, width).
+            padding_idx: Row of the padding token.
+        """
         super().__init__()
         self.codebooks = nn.Parameter(codebooks)
         parts, centroids, width = codebooks.shape
@@ -36,11 +44,11 @@ class PQEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The whole table, for models that read it besides looking up in it."""
+        """Return the whole table, (rows, subspaces x width), for models that read it directly."""
         return self._look_up(self.codes)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Rows of shape (…, parts x width); only the codes of the rows in use are read."""
+        """Return embeddings of shape (..., subspaces x width); only the codes of the given rows are read."""
         return self._look_up(functional.embedding(ids, self.codes))
 
     def _look_up(self, codes: Tensor) -> Tensor:
@@ -49,23 +57,43 @@ class PQEmbedding(nn.Module):
 
 
 def replace_embedding(model: Any, name: str, codes: Tensor, codebooks: Tensor) -> None:
-    """Put a coded table in the place of the model's own; the config tells of all of them."""
+    """Replace an embedding table of the model by a product-quantized one and register it in the config.
+
+    Args:
+        model: Model, changed in place.
+        name: Path of the table.
+        codes: uint8 tensor of shape (rows, subspaces).
+        codebooks: Tensor of shape (subspaces, centroids, width).
+    """
     old = model.get_submodule(name)
     table = PQEmbedding(codes, codebooks.to(old.weight), old.padding_idx)
     model.set_submodule(name, table.train(model.training))
-    register_component(model.config, {"kind": PART, "tables": quantized_embeddings(model)})
+    register_component(model.config, {"kind": COMPONENT_KIND, "tables": find_quantized_embeddings(model)})
 
 
-def quantized_embeddings(model: nn.Module) -> list[str]:
+def find_quantized_embeddings(model: nn.Module) -> list[str]:
+    """Return the paths of the product-quantized tables."""
     return [name for name, module in model.named_modules() if isinstance(module, PQEmbedding)]
 
 
-def restore(model: Any, folder: Path, about: Mapping[str, Any]) -> Any:
-    """Give a model that was loaded from the folder the tables that the folder's weights hold as codes."""
+def restore(model: Any, folder: Path, component: Mapping[str, Any]) -> Any:
+    """Replace the tables of a loaded model by those that its folder holds as codes.
+
+    Args:
+        model: Model that transformers loaded from the folder, changed in place.
+        folder: Folder with the safetensors files.
+        component: Entry of the config with the paths of the ``tables``.
+
+    Returns:
+        The model.
+
+    Raises:
+        InvalidModel: The model has no such table, or the folder lacks its tensors.
+    """
     stored = StoredTensors(folder, model.base_model_prefix)
-    for table in about["tables"]:
+    for table in component["tables"]:
         name = resolve_name(model, table)
         if name is None:
-            raise InvalidModel(f"a {type(model).__name__} has no table {table}, which {folder} holds as codes")
+            raise InvalidModel(f"{type(model).__name__} has no embedding table {table}, which {folder} holds as codes")
         replace_embedding(model, name, stored.get(f"{table}.codes"), stored.get(f"{table}.codebooks"))
     return model

@@ -1,4 +1,4 @@
-"""Cutting heads, neurons and layers out of a model for good, and loading a model that was cut."""
+"""Structural pruning: remove heads, neurons and layers, and load a model that was pruned."""
 
 from __future__ import annotations
 
@@ -9,86 +9,115 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastserve_compression.architectures import head_counts, head_size, layers_of, layout_of, linear, neuron_counts
+from fastserve_compression.architectures import (
+    count_heads,
+    count_neurons,
+    find_layout,
+    get_head_size,
+    get_layers,
+    get_linear,
+)
 from fastserve_compression.checkpoint_io import StoredTensors
 from fastserve_core.errors import InvalidOption
 from fastserve_core.models import components_of, register_component
 
-PART = "pruned"
+COMPONENT_KIND = "pruned"
 HEAD_COUNTS = ("num_attention_heads", "n_heads")
-"""How attention modules call the number of their heads; none computes with it."""
+"""Attributes of attention modules that hold the number of heads; no module computes with them."""
 
 
-def drop_layers(model: Any, numbers: Sequence[int]) -> None:
-    """Take whole layers out of the model and its config (Sajjad et al. 2023).
+def drop_layers(model: Any, indices: Sequence[int]) -> None:
+    """Remove whole layers from the model and its config (Sajjad et al. 2023).
 
-    Raises ``InvalidOption`` for a number that no layer has, and when no layer would be left.
+    Args:
+        model: Model of a known family, changed in place.
+        indices: Layers to remove, from 0.
+
+    Raises:
+        InvalidOption: An index does not exist, or no layer would remain.
     """
-    layers = layers_of(model)
-    if strangers := sorted(number for number in numbers if number >= len(layers)):
+    layers = get_layers(model)
+    if invalid := sorted(index for index in indices if index >= len(layers)):
         raise InvalidOption(
-            f"compress.prune.layers: no layer is numbered {strangers[0]}, they go from 0 to {len(layers) - 1}"
+            f"compress.prune.layers: layer {invalid[0]} does not exist, the indices are 0 to {len(layers) - 1}"
         )
-    if len(numbers) == len(layers):
-        raise InvalidOption("compress.prune.layers names every layer: one has to stay")
-    kept = [number for number in range(len(layers)) if number not in numbers]
-    parent, _, name = layout_of(model).layers.rpartition(".")
-    setattr(model.base_model.get_submodule(parent), name, nn.ModuleList(layers[number] for number in kept))
-    for place, layer in enumerate(layers_of(model)):
+    if len(indices) == len(layers):
+        raise InvalidOption("compress.prune.layers lists every layer: at least one must remain")
+    remaining = [index for index in range(len(layers)) if index not in indices]
+    parent, _, name = find_layout(model).layers.rpartition(".")
+    setattr(model.base_model.get_submodule(parent), name, nn.ModuleList(layers[index] for index in remaining))
+    for index, layer in enumerate(get_layers(model)):
         modules: list[Any] = [module for module in layer.modules() if hasattr(module, "layer_idx")]
         for module in modules:
-            module.layer_idx = place  # a decoder's cache is by it
+            module.layer_idx = index  # a decoder's cache is indexed by it
     if getattr(model.config, "layer_types", None):
-        model.config.layer_types = [model.config.layer_types[number] for number in kept]
-    model.config.num_hidden_layers = len(kept)
+        model.config.layer_types = [model.config.layer_types[index] for index in remaining]
+    model.config.num_hidden_layers = len(remaining)
 
 
 def cut_heads(model: Any, kept: Sequence[Sequence[int]]) -> None:
-    """Leave these heads in each layer."""
-    heads = layout_of(model).heads
+    """Keep only these heads in each layer.
+
+    Args:
+        model: Model of a known family, changed in place.
+        kept: Indices of the heads to keep, by layer.
+    """
+    heads = find_layout(model).heads
     if heads is None:
         return
-    for layer, numbers in zip(layers_of(model), kept, strict=True):
-        size = head_size(layer, heads)
-        places = (torch.tensor(numbers).unsqueeze(1) * size + torch.arange(size)).flatten()
+    for layer, indices in zip(get_layers(model), kept, strict=True):
+        size = get_head_size(layer, heads)
+        columns = (torch.tensor(indices).unsqueeze(1) * size + torch.arange(size)).flatten()
         for name in heads.into:
-            _keep(linear(layer, name), places, of_inputs=False)
-        _keep(linear(layer, heads.out), places, of_inputs=True)
+            _select(get_linear(layer, name), columns, of_inputs=False)
+        _select(get_linear(layer, heads.out), columns, of_inputs=True)
 
 
 def cut_neurons(model: Any, kept: Sequence[Sequence[int]]) -> None:
-    """Leave these feed-forward neurons in each layer."""
-    layout = layout_of(model)
-    for layer, numbers in zip(layers_of(model), kept, strict=True):
+    """Keep only these feed-forward neurons in each layer.
+
+    Args:
+        model: Model of a known family, changed in place.
+        kept: Indices of the neurons to keep, by layer.
+    """
+    layout = find_layout(model)
+    for layer, indices in zip(get_layers(model), kept, strict=True):
         for name in layout.into:
-            _keep(linear(layer, name), torch.tensor(numbers), of_inputs=False)
-        _keep(linear(layer, layout.out), torch.tensor(numbers), of_inputs=True)
+            _select(get_linear(layer, name), torch.tensor(indices), of_inputs=False)
+        _select(get_linear(layer, layout.out), torch.tensor(indices), of_inputs=True)
 
 
 def record_sizes(model: Any) -> None:
-    """Have the model's modules and its config tell what is left.
+    """Write the remaining sizes into the model's modules and its config.
 
-    Equal layers with all heads are said by the config's own width, which any loader reads. Others get a part.
+    If all layers are equal and have all heads, the config's own width describes them and any loader reads it. Otherwise
+    the config gets a component.
     """
     _update_head_counts(model)
-    config, heads, neurons = model.config, head_counts(model), neuron_counts(model)
-    setattr(config, layout_of(model).width, max(neurons))
-    ordinary = len(set(neurons)) == 1 and all(count == config.num_attention_heads for count in heads)
-    if not ordinary or any(one["kind"] == PART for one in components_of(config)):
-        register_component(config, {"kind": PART, **({"heads": heads} if heads else {}), "neurons": neurons})
+    config, heads, neurons = model.config, count_heads(model), count_neurons(model)
+    setattr(config, find_layout(model).width, max(neurons))
+    is_uniform = len(set(neurons)) == 1 and all(count == config.num_attention_heads for count in heads)
+    if not is_uniform or any(component["kind"] == COMPONENT_KIND for component in components_of(config)):
+        register_component(config, {"kind": COMPONENT_KIND, **({"heads": heads} if heads else {}), "neurons": neurons})
 
 
-def restore(model: Any, folder: Path, about: Mapping[str, Any]) -> Any:
-    """Give a model that was loaded from the folder the layers that the folder's weights hold.
+def restore(model: Any, folder: Path, component: Mapping[str, Any]) -> Any:
+    """Resize the layers of a loaded model to the tensors that its folder holds.
 
-    The sizes are those of the tensors; what the config tells of them is for readers.
+    Args:
+        model: Model that transformers loaded from the folder, changed in place.
+        folder: Folder with the safetensors files.
+        component: Entry of the config. Sizes are read from the tensors; the entry only informs readers.
+
+    Returns:
+        The model.
     """
-    layout, stored = layout_of(model), StoredTensors(folder, model.base_model_prefix)
+    layout, stored = find_layout(model), StoredTensors(folder, model.base_model_prefix)
     heads = (*layout.heads.into, layout.heads.out) if layout.heads is not None else ()
     names = {id(module): name for name, module in model.named_modules()}
-    for layer in layers_of(model):
-        for one in (*heads, *layout.into, layout.out):
-            module = linear(layer, one)
+    for layer in get_layers(model):
+        for path in (*heads, *layout.into, layout.out):
+            module = get_linear(layer, path)
             name = names[id(module)]
             weight = stored.get(f"{name}.weight")
             if weight.shape != module.weight.shape:
@@ -98,29 +127,29 @@ def restore(model: Any, folder: Path, about: Mapping[str, Any]) -> Any:
 
 
 def _update_head_counts(model: Any) -> None:
-    heads = layout_of(model).heads
+    heads = find_layout(model).heads
     if heads is None:
         return
-    for layer, count in zip(layers_of(model), head_counts(model), strict=True):
+    for layer, count in zip(get_layers(model), count_heads(model), strict=True):
         attention: Any = layer.get_submodule(heads.module)
         for name in (name for name in HEAD_COUNTS if hasattr(attention, name)):
             setattr(attention, name, count)
         if hasattr(attention, "all_head_size"):
-            attention.all_head_size = count * head_size(layer, heads)
+            attention.all_head_size = count * get_head_size(layer, heads)
 
 
-def _keep(module: Any, places: Tensor, of_inputs: bool) -> None:
-    """Leave some inputs or outputs of a linear layer; ``Conv1D`` has its weight the other way round."""
+def _select(module: Any, indices: Tensor, of_inputs: bool) -> None:
+    """Keep some inputs or outputs of a linear layer; the weight of ``Conv1D`` is transposed."""
     dimension = int(of_inputs) if isinstance(module, nn.Linear) else int(not of_inputs)
-    weight = module.weight.detach().index_select(dimension, places)
+    weight = module.weight.detach().index_select(dimension, indices)
     bias = module.bias
     if bias is not None and not of_inputs:
-        bias = bias.detach()[places]
+        bias = bias.detach()[indices]
     _replace(module, weight, bias)
 
 
 def _replace(module: Any, weight: Tensor, bias: Tensor | None) -> None:
-    """Other weights, perhaps of other shapes, in a linear layer's own number format."""
+    """Set weights, which may have other shapes, in the linear layer's own dtype."""
     for name, tensor in (("weight", weight), ("bias", bias)):
         old = getattr(module, name)
         if tensor is not None:

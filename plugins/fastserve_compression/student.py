@@ -1,4 +1,4 @@
-"""A shallower student: some of the teacher's layers, evenly spaced, and everything round them."""
+"""Initialize a shallower student from evenly spaced layers of the teacher."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastserve_compression.architectures import layers_of
+from fastserve_compression.architectures import get_layers
 from fastserve_compression.checkpoint_io import write_model
 from fastserve_compression.structural_pruning import drop_layers, record_sizes
 from fastserve_core.errors import InvalidModel
@@ -14,22 +14,36 @@ from fastserve_core.processes import child_main
 from fastserve_core.tasks import load_task
 
 
-def evenly_spaced(count: int, wanted: int) -> list[int]:
-    """The numbers of ``wanted`` of ``count`` layers, the first and the last among them where there are several."""
+def select_evenly(count: int, wanted: int) -> list[int]:
+    """Return the indices of ``wanted`` of ``count`` layers, evenly spaced, with the first and the last.
+
+    A single layer is the last one.
+    """
     if wanted == 1:
         return [count - 1]
-    return [round(number * (count - 1) / (wanted - 1)) for number in range(wanted)]
+    return [round(index * (count - 1) / (wanted - 1)) for index in range(wanted)]
 
 
 def make_student(
     teacher: str, student: str, layers: int, task: tuple[str, Mapping[str, Any], Sequence[str]], events: str
 ) -> None:
-    """Write the student into its folder; raises ``InvalidModel`` for more layers than the teacher has."""
+    """Write the student into its folder.
+
+    Args:
+        teacher: Folder of the teacher's model.
+        student: Folder to write.
+        layers: Number of layers to copy.
+        task: Name, options and labels of the task.
+        events: Path of the event stream, unused here.
+
+    Raises:
+        InvalidModel: The teacher has fewer layers.
+    """
     model = load_task(*task).build(Path(teacher))
-    there = len(layers_of(model))
-    if layers > there:
-        raise InvalidModel(f"compress.distill.layers={layers}, but {teacher} has {there} layers")
-    drop_layers(model, sorted(set(range(there)) - set(evenly_spaced(there, layers))))
+    count = len(get_layers(model))
+    if layers > count:
+        raise InvalidModel(f"compress.distill.layers={layers}, but {teacher} has only {count}")
+    drop_layers(model, sorted(set(range(count)) - set(select_evenly(count, layers))))
     record_sizes(model)
     write_model(model, Path(teacher), Path(student))
 

@@ -1,4 +1,4 @@
-"""The quantizer's process: load the model, learn the codes of its large tables, write it without the tables."""
+"""Child process of ``vector_quantize``: fit codebooks of the large embedding tables and write the model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import nn
 from fastserve_compression import VectorQuantizeOptions
 from fastserve_compression.checkpoint_io import write_model
 from fastserve_compression.product_quantization import fit_codebooks
-from fastserve_compression.quantized_embedding import quantized_embeddings, replace_embedding
+from fastserve_compression.quantized_embedding import find_quantized_embeddings, replace_embedding
 from fastserve_core.data import load_dataset
 from fastserve_core.errors import InvalidModel, InvalidOption
 from fastserve_core.events import Progress
 from fastserve_core.processes import child_main, event_writer
 from fastserve_core.tasks import Task, load_task
 
-CHUNK = 1024
+CHUNK_ROWS = 1024
 
 
 def vector_quantize(
@@ -34,49 +34,61 @@ def vector_quantize(
     seed: int,
     events: str,
 ) -> None:
-    """Write the model with coded tables into the draft folder."""
-    emit, source, chosen = event_writer(events), Path(model), load_task(*task)
+    """Write the model with quantized embedding tables into the draft folder.
+
+    Args:
+        model: Folder of the model.
+        data: Folder of the prepared dataset, for token frequencies; None weights all rows equally.
+        task: Name, options and labels of the task.
+        draft: Folder to write.
+        options: Values of ``VectorQuantizeOptions`` by name.
+        workers: Number of subspaces to fit at a time.
+        seed: Seed of the initial centroids.
+        events: Path that progress events are written to.
+    """
+    emit, source, loaded_task = event_writer(events), Path(model), load_task(*task)
     torch.manual_seed(seed)
-    built: Any = chosen.build(source).eval()
-    wanted = VectorQuantizeOptions(**options)
-    names = large_tables(built, wanted)
+    built: Any = loaded_task.build(source).eval()
+    settings = VectorQuantizeOptions(**options)
+    names = find_large_tables(built, settings)
     counts = None
     if data is not None:
-        counts = token_frequencies(chosen, source, Path(data), built.get_input_embeddings().num_embeddings)
-    quantize(built, names, wanted, counts, workers, seed, emit)
-    books = [f"{name}.codebooks" for name in quantized_embeddings(built)]
-    write_model(built, source, Path(draft), halved=books if wanted.codebooks == "fp16" else ())
+        counts = count_tokens(loaded_task, source, Path(data), built.get_input_embeddings().num_embeddings)
+    quantize(built, names, settings, counts, workers, seed, emit)
+    books = [f"{name}.codebooks" for name in find_quantized_embeddings(built)]
+    write_model(built, source, Path(draft), fp16_names=books if settings.codebooks == "fp16" else ())
 
 
-def large_tables(model: Any, options: VectorQuantizeOptions) -> list[str]:
-    """The names of the tables to code; tables of positions stay, for little weighs on them and much hangs on them.
+def find_large_tables(model: Any, options: VectorQuantizeOptions) -> list[str]:
+    """Return the paths of the tables to quantize.
 
-    Raises ``InvalidModel`` where there is none, or where one is also the projection to the vocabulary,
-    ``InvalidOption``
-    for a width that does not fit.
+    Position tables are left out: they are small, and the quality depends on them.
+
+    Raises:
+        InvalidModel: No table is large enough, or a table is tied to the projection to the vocabulary.
+        InvalidOption: The width does not divide a table's columns.
     """
-    found = []
+    tables = []
     for name, module in model.named_modules():
-        if type(module) is nn.Embedding and module.num_embeddings >= options.min_rows and not _is_of_positions(name):
-            _check(model, name, module, options.width)
-            found.append(name)
-    if not found:
-        already = ": those there are coded already" if quantized_embeddings(model) else ""
+        if type(module) is nn.Embedding and module.num_embeddings >= options.min_rows and not _is_position_table(name):
+            _check_table(model, name, module, options.width)
+            tables.append(name)
+    if not tables:
+        already = ": its tables are quantized already" if find_quantized_embeddings(model) else ""
         raise InvalidModel(f"the model has no embedding table of {options.min_rows} rows or more{already}")
-    return found
+    return tables
 
 
-def _is_of_positions(name: str) -> bool:
+def _is_position_table(name: str) -> bool:
     return "position" in name or name.rpartition(".")[2] == "wpe"
 
 
-def _check(model: nn.Module, name: str, table: nn.Embedding, width: int) -> None:
-    users = [one for one, module in model.named_modules() if getattr(module, "weight", None) is table.weight]
+def _check_table(model: nn.Module, name: str, table: nn.Embedding, width: int) -> None:
+    users = [path for path, module in model.named_modules() if getattr(module, "weight", None) is table.weight]
     if len(users) > 1:
-        other = next(one for one in users if one != name)
+        other = next(path for path in users if path != name)
         raise InvalidModel(
-            f"the table {name} is also the projection {other}, which needs it whole: vector_quantize is for models "
-            "that read their tables only"
+            f"the table {name} is tied to the projection {other}: vector_quantize does not support tied embeddings"
         )
     if table.embedding_dim % width:
         raise InvalidOption(
@@ -84,12 +96,12 @@ def _check(model: nn.Module, name: str, table: nn.Embedding, width: int) -> None
         )
 
 
-def token_frequencies(task: Task, source: Path, data: Path, size: int) -> NDArray[np.float64]:
-    """How often the training split uses each token, plus one."""
+def count_tokens(task: Task, source: Path, data: Path, size: int) -> NDArray[np.float64]:
+    """Return the frequency of each token in the training split plus one, of shape (size,)."""
     encode, rows = task.encoder(source), load_dataset(data).rows("train")
     counts = np.ones(size)
-    for start in range(0, len(rows), CHUNK):
-        ids = [np.asarray(one.inputs["input_ids"]) for one in encode(rows[start : start + CHUNK])]
+    for start in range(0, len(rows), CHUNK_ROWS):
+        ids = [np.asarray(example.inputs["input_ids"]) for example in encode(rows[start : start + CHUNK_ROWS])]
         counts += np.bincount(np.concatenate(ids), minlength=size)
     return counts
 
@@ -103,18 +115,28 @@ def quantize(
     seed: int,
     emit: Callable[[Progress], None] = lambda _: None,
 ) -> None:
-    """Code these tables of the model; ``counts`` are of the table that the tokens are looked up in."""
+    """Quantize these tables of the model.
+
+    Args:
+        model: Model, changed in place.
+        names: Paths of the tables.
+        options: Options of the plugin.
+        counts: Weights of the rows of the input embeddings, of shape (vocabulary,); None weights them equally.
+        workers: Number of subspaces to fit at a time.
+        seed: Seed of the initial centroids.
+        emit: Callback of progress events.
+    """
     words = model.get_input_embeddings()
     for name in names:
         table = model.get_submodule(name)
         vectors = table.weight.detach().float().numpy()
         parts = vectors.shape[1] // options.width
 
-        def tell(part: int, name: str = name, parts: int = parts) -> None:
-            emit(Progress(f"coding {name}", part + 1, parts))
+        def report(part: int, name: str = name, parts: int = parts) -> None:
+            emit(Progress(f"quantizing {name}", part + 1, parts))
 
         weights = counts if table is words else None
-        books, codes = fit_codebooks(vectors, options.width, options.centroids, weights, seed, workers, tell)
+        books, codes = fit_codebooks(vectors, options.width, options.centroids, weights, seed, workers, report)
         replace_embedding(model, name, torch.from_numpy(codes), torch.from_numpy(books))
 
 

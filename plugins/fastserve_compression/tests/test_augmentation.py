@@ -48,7 +48,7 @@ def test_words_stay_a_list_and_a_text_without_spaces_one_piece() -> None:
 
 
 def test_what_cannot_be_is_said() -> None:
-    with pytest.raises(InvalidData, match="augment is for single texts, and the data has pairs"):
+    with pytest.raises(InvalidData, match="augment needs single texts, but the data has pairs"):
         list(AugmentedRows([{"text": "a", "text_pair": "b"}], 1, 0))
     with pytest.raises(InvalidOption, match="compress.distill.augment: causal_lm learns from texts as they are"):
         Distill(DistillOptions(augment=1)).check_task("causal_lm")

@@ -16,7 +16,7 @@ from conftest import Cli
 from fastserve_compression import distillation_loss
 from fastserve_compression.distillation import DistillOptions
 from fastserve_compression.structural_pruning import drop_layers
-from fastserve_compression.student import evenly_spaced
+from fastserve_compression.student import select_evenly
 from fastserve_core.artifacts import copy_tree, load_artifact
 from fastserve_core.errors import InvalidArtifact, InvalidModel
 
@@ -110,7 +110,7 @@ def test_layers_of_other_widths_cannot_be_compared(tiny: Callable[..., Any], tmp
 @given(st.integers(1, 48), st.data())
 def test_layers_are_spaced_over_all_of_the_teachers(count: int, data: st.DataObject) -> None:
     wanted = data.draw(st.integers(1, count))
-    numbers = evenly_spaced(count, wanted)
+    numbers = select_evenly(count, wanted)
     assert len(set(numbers)) == wanted
     assert numbers == sorted(numbers)
     assert numbers[-1] == count - 1

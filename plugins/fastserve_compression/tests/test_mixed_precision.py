@@ -31,18 +31,18 @@ def test_an_unknown_format_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "said"), [("clasifier.*", "did you mean 'classifier"), ("*word_embeddings*", "is a table")]
+    ("pattern", "said"), [("clasifier.*", "did you mean 'classifier"), ("*word_embeddings*", "is an embedding table")]
 )
 def test_patterns_that_make_no_sense_are_refused(tiny: Callable[..., Any], pattern: str, said: str) -> None:
     with pytest.raises(InvalidOption, match=said):
-        half_precision.kept_modules(tiny("Bert"), [pattern])
+        half_precision.find_fp32_modules(tiny("Bert"), [pattern])
 
 
 def test_what_is_kept_keeps_every_bit(tiny: Callable[..., Any]) -> None:
     model = tiny("Bert")
     before = {name: one.detach().clone() for name, one in model.named_parameters()}
-    kept = half_precision.kept_modules(model, KEEP)
-    half_precision.run(model, torch.bfloat16, kept)
+    kept = half_precision.find_fp32_modules(model, KEEP)
+    half_precision.cast_parameters(model, torch.bfloat16, kept)
     for name, one in model.named_parameters():
         stays = name.rpartition(".")[0] in kept
         assert one.dtype == (torch.float32 if stays else torch.bfloat16), name
@@ -53,9 +53,9 @@ def test_numbers_that_fp16_cannot_hold_are_refused(tiny: Callable[..., Any]) -> 
     model = tiny("Bert")
     model.classifier.weight.data[0, 0] = 1e5
     with pytest.raises(
-        InvalidModel, match="classifier.weight has numbers up to 1e\\+05, more than fp16 holds: take bf16"
+        InvalidModel, match="classifier.weight has values up to 1e\\+05, which exceed the range of fp16: use bf16"
     ):
-        half_precision.run(model, torch.float16, [])
+        half_precision.cast_parameters(model, torch.float16, [])
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
@@ -66,9 +66,9 @@ def test_a_halved_model_is_half_as_large_and_answers_alike(
     model = tiny(family, head)
     before = answer(model)
     model.save_pretrained(tmp_path / "whole")
-    kept = half_precision.kept_modules(model, KEEP[:1] if family == "Bert" else ["*norm.weight"])
-    half_precision.run(model, getattr(torch, half_precision.FORMATS[dtype]), kept)
-    register_component(model.config, {"kind": half_precision.PART, "modules": kept})
+    kept = half_precision.find_fp32_modules(model, KEEP[:1] if family == "Bert" else ["*norm.weight"])
+    half_precision.cast_parameters(model, getattr(torch, half_precision.FORMATS[dtype]), kept)
+    register_component(model.config, {"kind": half_precision.COMPONENT_KIND, "modules": kept})
     model.save_pretrained(tmp_path / "half")
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
     assert sizes[1] < 0.6 * sizes[0]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastserve_compression.product_quantization import decode, encode, fit_codebooks, nearest_centroids
+from fastserve_compression.product_quantization import decode, encode, find_nearest_rows, fit_codebooks
 
 
 def vectors(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -55,7 +55,7 @@ def test_rows_that_weigh_more_are_kept_more_exactly() -> None:
 def test_the_search_finds_what_the_decoded_rows_would_give() -> None:
     rows, queries = vectors(500, 16), vectors(7, 16, seed=1)
     books, codes = fit_codebooks(rows, 4, 32)
-    places, distances = nearest_centroids(queries, codes, books, 5)
+    places, distances = find_nearest_rows(queries, codes, books, 5)
     exact = np.square(queries[:, None] - decode(codes, books)[None]).sum(-1)
     assert places.shape == distances.shape == (7, 5)
     assert np.array_equal(places, np.argsort(exact, axis=1, kind="stable")[:, :5])

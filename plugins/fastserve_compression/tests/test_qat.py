@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastserve_compression import distillation_loss
-from fastserve_compression.qat import LEVELS, QuantizeAware, rounded_inputs, rounded_weights
+from fastserve_compression.qat import LEVELS, FakeQuantizer, fake_quantize_inputs, fake_quantize_weights
 from fastserve_core.errors import InvalidModel
 
 CPU = torch.device("cpu")
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(("name", "values"), [("int8", 129), ("int4", 17)])
 def test_each_output_has_a_scale_of_its_own_and_few_values(name: str, values: int) -> None:
     weight = torch.randn(3, 5000) * torch.tensor([[1.0], [1e3], [0.0]])
-    found = rounded_weights(weight, LEVELS[name])
+    found = fake_quantize_weights(weight, LEVELS[name])
     steps = weight.abs().amax(dim=1, keepdim=True) / LEVELS[name]
     assert max(len(row.unique()) for row in found) <= values
     assert ((found - weight).abs() <= steps / 2 + 1e-6 * weight.abs()).all()
@@ -27,7 +27,7 @@ def test_each_output_has_a_scale_of_its_own_and_few_values(name: str, values: in
 
 def test_gradients_pass_straight_through_but_not_beyond_the_range() -> None:
     given = torch.tensor([-5.0, -0.5, 0.0, 0.7, 9.0], requires_grad=True)
-    rounded_inputs(given, torch.tensor([-1.0, 1.0])).sum().backward()  # type: ignore[no-untyped-call]
+    fake_quantize_inputs(given, torch.tensor([-1.0, 1.0])).sum().backward()  # type: ignore[no-untyped-call]
     assert given.grad is not None
     assert given.grad.tolist() == [0, 1, 1, 1, 0]
 
@@ -37,7 +37,7 @@ def test_the_state_dict_stays_and_ranges_follow_in_training_alone(
 ) -> None:
     model = tiny("Bert")
     names = list(model.state_dict())
-    aware = QuantizeAware(model, "int8", CPU)
+    aware = FakeQuantizer(model, "int8", CPU)
     assert list(model.state_dict()) == names
     model.train()(**batches[0])
     seen = aware.ranges.clone()
@@ -54,7 +54,7 @@ def test_the_numbers_keep_their_format(
     tiny: Callable[..., Any], batches: list[dict[str, torch.Tensor]], number_format: torch.dtype
 ) -> None:
     model = tiny("Bert").to(number_format).train()
-    QuantizeAware(model, "int8", CPU)
+    FakeQuantizer(model, "int8", CPU)
     found = model(**batches[0])
     found.loss.backward()
     assert found.logits.dtype == number_format
@@ -63,7 +63,7 @@ def test_the_numbers_keep_their_format(
 
 def test_layers_of_another_kind_are_refused(tiny: Callable[..., Any]) -> None:
     with pytest.raises(InvalidModel, match="GPT-2's Conv1D"):
-        QuantizeAware(tiny("GPT2"), "int8", CPU)
+        FakeQuantizer(tiny("GPT2"), "int8", CPU)
 
 
 @pytest.mark.seconds(3)
@@ -91,7 +91,7 @@ def test_a_student_that_knew_of_it_loses_less_in_four_bits(
         taught = distillation_loss.Distillation(options | {"quantize_aware": aware}, student, torch.float32, CPU)
         learn(student.train(), taught, batches)
         if aware is None:
-            calibrated = QuantizeAware(student, "int4", CPU)
+            calibrated = FakeQuantizer(student, "int4", CPU)
             for batch in batches:
                 student.train()(**batch)
             assert not calibrated.ranges.isnan().any()

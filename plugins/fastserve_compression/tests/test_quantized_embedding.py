@@ -14,8 +14,8 @@ from safetensors import safe_open
 
 from fastserve_compression import VectorQuantizeOptions
 from fastserve_compression.checkpoint_io import write_model
-from fastserve_compression.quantized_embedding import PQEmbedding, quantized_embeddings
-from fastserve_compression.vector_quantize import large_tables, quantize
+from fastserve_compression.quantized_embedding import PQEmbedding, find_quantized_embeddings
+from fastserve_compression.vector_quantize import find_large_tables, quantize
 from fastserve_core.errors import InvalidModel, InvalidOption
 from fastserve_core.models import load_pretrained
 
@@ -28,7 +28,7 @@ WORDS = "embeddings.word_embeddings"
 
 
 def coded(model: Any, options: VectorQuantizeOptions = SMALL, counts: Any = None) -> Any:
-    quantize(model, large_tables(model, options), options, counts, workers=1, seed=0)
+    quantize(model, find_large_tables(model, options), options, counts, workers=1, seed=0)
     return model
 
 
@@ -38,10 +38,10 @@ def test_a_coded_model_loads_again_and_answers_alike(tiny: Tiny, answer: Answer,
     before = answer(model)
     coded(model)
     assert answer(model).shape == before.shape
-    assert len(quantized_embeddings(model)) == 1
+    assert len(find_quantized_embeddings(model)) == 1
     model.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
-        (name,) = quantized_embeddings(model)
+        (name,) = find_quantized_embeddings(model)
         assert f"{name}.weight" not in file.keys()  # noqa: SIM118 - not a mapping
         assert file.get_tensor(f"{name}.codes").dtype == torch.uint8
         assert file.get_tensor(f"{name}.codebooks").shape == (model.get_input_embeddings().embedding_dim // 4, 16, 4)
@@ -89,7 +89,7 @@ def test_the_folder_loads_without_a_head_and_under_another(tiny: Tiny, answer: A
     model = coded(tiny("Bert"))
     model.save_pretrained(tmp_path / "whole")
     body = load_pretrained(transformers.AutoModel, tmp_path / "whole")
-    assert quantized_embeddings(body) == [WORDS]
+    assert find_quantized_embeddings(body) == [WORDS]
     body.save_pretrained(tmp_path / "body")
     tags = load_pretrained(transformers.AutoModelForTokenClassification, tmp_path / "body")
     assert torch.equal(tags.get_input_embeddings().weight, model.get_input_embeddings().weight)
@@ -97,7 +97,9 @@ def test_the_folder_loads_without_a_head_and_under_another(tiny: Tiny, answer: A
 
 def test_codebooks_can_be_halved(tiny: Tiny, answer: Answer, tmp_path: Path) -> None:
     model = coded(tiny("Bert"))
-    write_model(model, tmp_path, tmp_path / "half", halved=[f"{one}.codebooks" for one in quantized_embeddings(model)])
+    write_model(
+        model, tmp_path, tmp_path / "half", fp16_names=[f"{one}.codebooks" for one in find_quantized_embeddings(model)]
+    )
     again = load_pretrained(type(model), tmp_path / "half").eval()
     assert again.get_input_embeddings().codebooks.dtype == torch.float32
     assert again.dtype == torch.float32
@@ -117,16 +119,16 @@ def test_it_exports_with_free_dimensions() -> None:
 def test_tables_of_positions_stay(tiny: Tiny) -> None:
     model = tiny("Bert")
     assert model.config.max_position_embeddings > SMALL.min_rows
-    assert large_tables(model, SMALL) == [f"bert.{WORDS}"]
-    assert large_tables(tiny("GPT2"), SMALL) == ["transformer.wte"]
+    assert find_large_tables(model, SMALL) == [f"bert.{WORDS}"]
+    assert find_large_tables(tiny("GPT2"), SMALL) == ["transformer.wte"]
 
 
 def test_what_cannot_be_coded_is_refused(tiny: Tiny) -> None:
     with pytest.raises(InvalidModel, match="no embedding table of 1024 rows or more"):
-        large_tables(tiny("Bert"), VectorQuantizeOptions())
-    with pytest.raises(InvalidModel, match="coded already"):
-        large_tables(coded(tiny("Bert")), SMALL)
-    with pytest.raises(InvalidModel, match="transformer.wte is also the projection lm_head"):
-        large_tables(tiny("GPT2", "LMHeadModel"), SMALL)
+        find_large_tables(tiny("Bert"), VectorQuantizeOptions())
+    with pytest.raises(InvalidModel, match="quantized already"):
+        find_large_tables(coded(tiny("Bert")), SMALL)
+    with pytest.raises(InvalidModel, match="transformer.wte is tied to the projection lm_head"):
+        find_large_tables(tiny("GPT2", "LMHeadModel"), SMALL)
     with pytest.raises(InvalidOption, match="width=5 does not divide the 32 columns"):
-        large_tables(tiny("Bert"), VectorQuantizeOptions(width=5, centroids=16, min_rows=50))
+        find_large_tables(tiny("Bert"), VectorQuantizeOptions(width=5, centroids=16, min_rows=50))

@@ -11,10 +11,10 @@ import torch
 import transformers
 
 from fastserve_compression import PruneOptions
-from fastserve_compression.architectures import head_counts, layers_of, layout_of, linear, neuron_counts
-from fastserve_compression.importance import unit_importance, weight_importance
-from fastserve_compression.masks import apply_mask, masked_weights
-from fastserve_compression.prune import check, cut
+from fastserve_compression.architectures import count_heads, count_neurons, find_layout, get_layers, get_linear
+from fastserve_compression.importance import compute_unit_importance, compute_weight_importance
+from fastserve_compression.masks import apply_mask, find_masked_weights
+from fastserve_compression.prune import check_model, cut_units
 from fastserve_compression.structural_pruning import cut_heads, cut_neurons, drop_layers, record_sizes
 from fastserve_core.artifacts import read_json
 from fastserve_core.errors import InvalidModel, InvalidOption
@@ -32,13 +32,13 @@ USELESS_NEURONS = {0: range(32), 1: range(16, 32), 2: range(40, 56)}
 
 def silence(model: Any) -> None:
     """Zero what reads some heads and neurons, so that they do nothing."""
-    layout = layout_of(model)
+    layout = find_layout(model)
     with torch.no_grad():
-        for number, layer in enumerate(layers_of(model)):
-            _inputs(linear(layer, layout.out))[:, list(USELESS_NEURONS[number])] = 0
+        for number, layer in enumerate(get_layers(model)):
+            _inputs(get_linear(layer, layout.out))[:, list(USELESS_NEURONS[number])] = 0
             if layout.heads is not None:
                 for head in USELESS_HEADS.get(number, []):
-                    _inputs(linear(layer, layout.heads.out))[:, 8 * head : 8 * head + 8] = 0
+                    _inputs(get_linear(layer, layout.heads.out))[:, 8 * head : 8 * head + 8] = 0
 
 
 def _inputs(module: Any) -> torch.Tensor:
@@ -48,11 +48,11 @@ def _inputs(module: Any) -> torch.Tensor:
 
 def shares(model: Any) -> PruneOptions:
     """Exactly what ``silence`` made useless."""
-    return PruneOptions(head_ratio=3 / 12 if layout_of(model).heads else 0, neuron_ratio=64 / 192)
+    return PruneOptions(head_ratio=3 / 12 if find_layout(model).heads else 0, neuron_ratio=64 / 192)
 
 
 def pruned(model: Any, batches: Batches, options: PruneOptions) -> Any:
-    cut(model, batches, options, lambda *_: None)
+    cut_units(model, batches, options, lambda *_: None)
     record_sizes(model)
     return model
 
@@ -65,8 +65,8 @@ def test_what_is_useless_is_found_and_cutting_it_changes_nothing(
     silence(model)
     before, weights = answer(model), sum(one.numel() for one in model.parameters())
     pruned(model, batches, shares(model))
-    assert neuron_counts(model) == [32, 48, 48]
-    assert head_counts(model) == ([3, 4, 2] if family in ENCODERS else [])
+    assert count_neurons(model) == [32, 48, 48]
+    assert count_heads(model) == ([3, 4, 2] if family in ENCODERS else [])
     torch.testing.assert_close(answer(model), before, rtol=1e-4, atol=1e-4)
     assert sum(one.numel() for one in model.parameters()) < weights
     assert all(one.requires_grad for one in model.parameters())
@@ -89,7 +89,7 @@ def test_the_folder_loads_under_other_heads_and_without_one(
         )
     body.save_pretrained(tmp_path / "body")
     tags = load_pretrained(transformers.AutoModelForTokenClassification, tmp_path / "body").eval()
-    assert neuron_counts(tags) == neuron_counts(model)
+    assert count_neurons(tags) == count_neurons(model)
     assert answer(tags).shape == (4, 12, 2)
 
 
@@ -125,15 +125,15 @@ def test_a_pruned_model_can_be_pruned_again(tiny: Tiny, batches: Batches, answer
     once.save_pretrained(tmp_path / "once")
     model = load_pretrained(type(once), tmp_path / "once").eval()
     drop_layers(model, [0])
-    heads, neurons = sum(head_counts(model)), sum(neuron_counts(model))
+    heads, neurons = sum(count_heads(model)), sum(count_neurons(model))
     pruned(model, batches, PruneOptions(head_ratio=0.34, neuron_ratio=0.34))
-    assert sum(head_counts(model)) == heads - round(0.34 * heads)
-    assert abs(sum(neuron_counts(model)) - 0.66 * neurons) <= 8
+    assert sum(count_heads(model)) == heads - round(0.34 * heads)
+    assert abs(sum(count_neurons(model)) - 0.66 * neurons) <= 8
     model.save_pretrained(tmp_path / "twice")
     again = load_pretrained(type(model), tmp_path / "twice").eval()
     assert torch.equal(answer(again), answer(model))
-    layer = layers_of(again)[0].attention.self
-    assert layer.num_attention_heads == head_counts(again)[0]
+    layer = get_layers(again)[0].attention.self
+    assert layer.num_attention_heads == count_heads(again)[0]
 
 
 def test_equal_runs_give_equal_bytes(tiny: Tiny, batches: Batches, tmp_path: Path) -> None:
@@ -146,7 +146,9 @@ def test_equal_runs_give_equal_bytes(tiny: Tiny, batches: Batches, tmp_path: Pat
 def test_scores_do_not_depend_on_the_batches(tiny: Tiny, batches: Batches) -> None:
     model = tiny("Bert")
     rows = [{name: one[place : place + 1] for name, one in batch.items()} for batch in batches for place in range(4)]
-    for whole, single in zip(unit_importance(model, batches), unit_importance(model, rows), strict=True):
+    for whole, single in zip(
+        compute_unit_importance(model, batches), compute_unit_importance(model, rows), strict=True
+    ):
         torch.testing.assert_close(torch.tensor(whole), torch.tensor(single), rtol=1e-4, atol=1e-7)
 
 
@@ -154,11 +156,11 @@ def test_scores_do_not_depend_on_the_batches(tiny: Tiny, batches: Batches) -> No
 def test_masks_leave_what_matters(tiny: Tiny, batches: Batches, family: str) -> None:
     for pattern, sparsity in (("unstructured", 0.7), ("2:4", 0.0)):
         model = tiny(family)
-        weights = masked_weights(model, pattern)
-        scores = weight_importance(model, weights, batches, lambda _: None)
+        weights = find_masked_weights(model, pattern)
+        scores = compute_weight_importance(model, weights, batches, lambda _: None)
         before = {name: one.detach().clone() for name, one in weights.items()}
         apply_mask(model, scores, sparsity, pattern)
-        for name, after in masked_weights(model, pattern).items():
+        for name, after in find_masked_weights(model, pattern).items():
             kept = after != 0
             assert torch.equal(after[kept], before[name][kept])
             if pattern == "2:4":
@@ -168,7 +170,7 @@ def test_masks_leave_what_matters(tiny: Tiny, batches: Batches, family: str) -> 
                 assert kept.sum() <= round(0.3 * kept.numel())
                 assert scores[name][kept].min() >= scores[name][~kept].max()
     with pytest.raises(InvalidModel, match="3:7 does not fit"):
-        masked_weights(tiny(family), "3:7")
+        find_masked_weights(tiny(family), "3:7")
 
 
 def test_a_decoder_without_some_layers_generates(tiny: Tiny, batches: Batches) -> None:
@@ -180,18 +182,18 @@ def test_a_decoder_without_some_layers_generates(tiny: Tiny, batches: Batches) -
 
 
 def test_what_cannot_be_pruned_is_refused(tiny: Tiny, batches: Batches) -> None:
-    with pytest.raises(InvalidModel, match="where a albert has its layers.*known: bert"):
-        check(tiny("Albert"), PruneOptions())
-    with pytest.raises(InvalidOption, match="the heads of a llama stay"):
-        check(tiny("Llama"), PruneOptions())
-    with pytest.raises(InvalidOption, match="no layer is numbered 3, they go from 0 to 2"):
+    with pytest.raises(InvalidModel, match="the model type albert.*known: bert"):
+        check_model(tiny("Albert"), PruneOptions())
+    with pytest.raises(InvalidOption, match="heads of llama models cannot be pruned"):
+        check_model(tiny("Llama"), PruneOptions())
+    with pytest.raises(InvalidOption, match="layer 3 does not exist, the indices are 0 to 2"):
         drop_layers(tiny("Bert"), [1, 3])
-    with pytest.raises(InvalidOption, match="one has to stay"):
+    with pytest.raises(InvalidOption, match="at least one must remain"):
         drop_layers(tiny("Bert"), [0, 1, 2])
     model = tiny("Bert")
     register_component(model.config, {"kind": "bottleneck", "alpha": 16.0})
-    with pytest.raises(InvalidModel, match="parts of the kind 'bottleneck'"):
-        check(model, PruneOptions())
+    with pytest.raises(InvalidModel, match="components of the kind 'bottleneck'"):
+        check_model(model, PruneOptions())
 
 
 def test_a_model_at_its_floors_is_refused(tiny: Tiny, batches: Batches) -> None:
@@ -207,4 +209,4 @@ def test_gradients_that_are_not_finite_are_refused(tiny: Tiny, batches: Batches)
     with torch.no_grad():
         model.classifier.weight.fill_(float("nan"))
     with pytest.raises(InvalidModel, match="not finite"):
-        unit_importance(model, batches)
+        compute_unit_importance(model, batches)

@@ -59,7 +59,7 @@ def test_a_missing_file_is_said_when_the_options_are_read(tmp_path: Path) -> Non
     (tmp_path / "texts.csv").write_text("text\na\n")
     with pytest.raises(InvalidData, match="text.csv does not exist; did you mean 'texts.csv'"):
         DistillOptions(unlabelled=str(tmp_path / "text.csv"))
-    with pytest.raises(InvalidOption, match="compress.distill.unlabelled is a file's path or a list of them, not 3"):
+    with pytest.raises(InvalidOption, match="compress.distill.unlabelled must be a path or a list of paths, not 3"):
         DistillOptions(unlabelled=3)
 
 
