@@ -11,7 +11,7 @@ from training.tables import table
 from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import FastServeError
 from fastserve_core.processes import run_in_child
-from fastserve_engines.lowering import cached_lowering
+from fastserve_engines.lowering import get_or_lower
 from generation.gguf8 import in_8_bits
 from generation.ours import rate, serving
 from generation.peers import NEEDS, graph_with_tokenizer
@@ -64,7 +64,7 @@ def _peers(bench: Bench, made: Models) -> dict[str, tuple[str, Path]]:
             print(f"{name}: missing here, it needs {', '.join(packages)}", flush=True)
     found = {} if missing["transformers"] else {"transformers, fp32": ("transformers", made.original)}
     if not missing["openvino_genai"]:
-        graphs = (cached_lowering(made.original, bench.threads), made.quantized)
+        graphs = (get_or_lower(made.original, bench.threads), made.quantized)
         for weights, graph in zip(GRAPHS, graphs, strict=True):
             folder = graph_with_tokenizer(made.original, bench.scratch / f"genai-{weights[0]}", graph)
             found[f"OpenVINO GenAI, {weights}"] = ("openvino_genai", folder)

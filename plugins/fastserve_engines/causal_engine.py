@@ -1,4 +1,4 @@
-"""Runs a stateful graph of a causal language model: all logits in one pass, or text, a token at a time."""
+"""Run a stateful graph of a causal language model: all logits in one pass, or generation token by token."""
 
 from __future__ import annotations
 
@@ -12,76 +12,95 @@ from fastserve_core.artifacts import read_json
 from fastserve_core.tasks import Arrays
 
 INPUT_NAMES = ("input_ids", "attention_mask")
-"""The inputs that a caller gives; the others are worked out here."""
-CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
-"""A token chosen otherwise changes all that follow: what is not quantized is computed as torch does it."""
+"""Inputs that callers pass; the engine computes the others."""
+FP32_CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+"""One different token changes the whole continuation, so unquantized operators compute in fp32, as in torch."""
 
 
 def is_causal(graph: Any) -> bool:
-    """Whether a graph has keys and values as states."""
+    """Return whether a graph keeps keys and values as states."""
     return any(port.get_any_name() == "beam_idx" for port in graph.inputs)
 
 
 class CausalRunner:
-    """``compiled`` is a stateful graph with the inputs of ``CausalExport``; ``folder`` has the model's config."""
+    """Runner of a stateful graph with the inputs of ``CausalExport``."""
 
     def __init__(self, compiled: Any, folder: Path) -> None:
+        """Create an inference request.
+
+        Args:
+            compiled: Compiled OpenVINO model.
+            folder: Folder with the model's config.
+        """
         self._request = compiled.create_infer_request()
-        self._ends, self._pad = special_tokens(folder)
+        self._eos_token_ids, self._pad_token_id = read_special_tokens(folder)
 
     def run(self, inputs: Arrays) -> Arrays:
-        """One pass over ``input_ids`` (batch, length): ``logits`` (batch, length, vocabulary)."""
+        """Run one pass over the whole texts.
+
+        Args:
+            inputs: ``input_ids`` of shape (batch, length), and optionally ``attention_mask``.
+
+        Returns:
+            ``logits`` of shape (batch, length, vocabulary).
+        """
         self._request.reset_state()
-        return {"logits": self._step(inputs["input_ids"], _mask(inputs))}
+        return {"logits": self._step(inputs["input_ids"], _get_mask(inputs))}
 
     def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
-        """Continue left-padded rows by ``max_new_tokens`` or until all have ended; ended rows are filled up.
+        """Continue left-padded rows until all have ended or ``max_new_tokens`` is reached; ended rows are padded.
 
-        ``temperature`` 0 takes the likeliest token; else tokens are drawn by their probabilities.
+        Args:
+            inputs: ``input_ids`` of shape (batch, length), and optionally ``attention_mask``.
+            options: ``max_new_tokens``, and optionally ``temperature``: 0 is greedy decoding, other values sample.
+
+        Returns:
+            ``ids`` of the new tokens, of shape (batch, new tokens).
         """
-        ids, mask = inputs["input_ids"], _mask(inputs)
-        temperature, random = float(options.get("temperature", 0.0)), np.random.default_rng()
-        going, found = np.ones(len(ids), dtype=bool), []
+        ids, mask = inputs["input_ids"], _get_mask(inputs)
+        temperature, rng = float(options.get("temperature", 0.0)), np.random.default_rng()
+        is_running, new_tokens = np.ones(len(ids), dtype=bool), []
         self._request.reset_state()
         for _ in range(int(options["max_new_tokens"])):
             logits = self._step(ids, mask)[:, -1]
-            chosen = np.where(going, _sample(logits, temperature, random), self._pad)
-            found.append(chosen)
-            going &= ~np.isin(chosen, self._ends)
-            if not going.any():
+            chosen = np.where(is_running, _sample(logits, temperature, rng), self._pad_token_id)
+            new_tokens.append(chosen)
+            is_running &= ~np.isin(chosen, self._eos_token_ids)
+            if not is_running.any():
                 break
             ids = chosen[:, None]
             mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
-        return {"ids": np.stack(found, axis=1)}
+        return {"ids": np.stack(new_tokens, axis=1)}
 
     def close(self) -> None:
+        """Release the inference request."""
         del self._request
 
     def _step(self, ids: Any, mask: Any) -> Any:
-        """``mask`` covers the tokens of the passes before as well."""
-        places = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
+        """Run one pass; ``mask`` also covers the tokens of earlier passes."""
+        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
         rows = np.arange(len(ids), dtype=np.int32)
-        given = {"input_ids": ids, "attention_mask": mask, "position_ids": places, "beam_idx": rows}
-        return self._request.infer(given)["logits"]
+        feed = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "beam_idx": rows}
+        return self._request.infer(feed)["logits"]
 
 
-def _mask(inputs: Arrays) -> Any:
+def _get_mask(inputs: Arrays) -> Any:
     mask = inputs.get("attention_mask")
     return np.ones_like(inputs["input_ids"]) if mask is None else mask.astype(np.int64)
 
 
-def _sample(logits: Any, temperature: float, random: np.random.Generator) -> Any:
+def _sample(logits: Any, temperature: float, rng: np.random.Generator) -> Any:
     if temperature:
-        # the largest of logits with Gumbel noise is a draw from their softmax
-        logits = logits / temperature + random.gumbel(size=logits.shape)
+        # the argmax of logits plus Gumbel noise is a sample from their softmax
+        logits = logits / temperature + rng.gumbel(size=logits.shape)
     return logits.argmax(axis=-1).astype(np.int64)
 
 
-def special_tokens(folder: Path) -> tuple[list[int], int]:
-    """The tokens that end a text, and the one that fills up, as transformers takes them from the folder."""
+def read_special_tokens(folder: Path) -> tuple[list[int], int]:
+    """Return the token ids that end a text and the padding token id, with transformers' precedence of config files."""
     files = [folder / name for name in ("generation_config.json", "config.json")]
     config: dict[str, Any] = next((read_json(path) for path in files if path.is_file()), {})
-    ends = config.get("eos_token_id")
-    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-    pad = config.get("pad_token_id")
-    return ends, pad if pad is not None else (ends[0] if ends else 0)
+    eos = config.get("eos_token_id")
+    eos = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    pad_token = config.get("pad_token_id")
+    return eos, pad_token if pad_token is not None else (eos[0] if eos else 0)

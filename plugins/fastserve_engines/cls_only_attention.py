@@ -1,4 +1,4 @@
-"""A classifier that reads its first token alone needs no other from its last layer, and computes no other."""
+"""Compute only the [CLS] token in the last layer of classifiers that read nothing else."""
 
 from __future__ import annotations
 
@@ -8,22 +8,30 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 FAMILIES = frozenset({"bert", "camembert", "electra", "roberta", "xlm-roberta"})
-"""By ``model_type``: their classifiers read the first token, and their layers have BERT's parts."""
+"""By ``model_type``: families whose classifiers read the first token and whose layers have BERT's modules."""
 
 
-class FirstToken(nn.Module):
-    """The last layer for the first token: keys and values are of all tokens, everything else is of one."""
+class ClsOnlyLayer(nn.Module):
+    """Last layer for the first token: keys and values of all tokens, everything else of one."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
-        """From (batch, length, width) to (batch, 1, width); the mask is (batch, 1, queries, length)."""
+        """Compute the layer's output for the first token.
+
+        Args:
+            hidden_states: Tensor of shape (batch, length, width).
+            attention_mask: Additive mask of shape (batch, 1, queries, length).
+
+        Returns:
+            Tensor of shape (batch, 1, width).
+        """
         attention, first = self.layer.attention.self, hidden_states[:, :1]
         query, key, value = (
-            project(given).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
-            for project, given in (
+            project(source).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+            for project, source in (
                 (attention.query, first),
                 (attention.key, hidden_states),
                 (attention.value, hidden_states),
@@ -37,12 +45,12 @@ class FirstToken(nn.Module):
 
 
 def compute_cls_only(model: Any) -> None:
-    """Have a classifier's last layer compute the first token alone; its logits stay what they are.
+    """Replace a classifier's last layer by one that computes the first token only; the logits do not change.
 
-    Of six layers, as MiniLM has, that is a seventh of the arithmetic. Other models are left as they are.
+    This saves a seventh of the arithmetic of six layers, as in MiniLM. Other models are left unchanged.
     """
     config = model.config
     classifies = type(model).__name__.endswith("ForSequenceClassification")
     if classifies and config.model_type in FAMILIES and not getattr(config, "is_decoder", False):
         layers = model.base_model.encoder.layer
-        layers[-1] = FirstToken(layers[-1])
+        layers[-1] = ClsOnlyLayer(layers[-1])

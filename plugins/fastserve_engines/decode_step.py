@@ -1,4 +1,4 @@
-"""One pass of a causal language model of transformers, with the keys and values of the passes before as tensors."""
+"""One pass of a causal language model of transformers, with the KV cache as tensors."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from fastserve_core.errors import ExportError
-from fastserve_engines.lowering import CAUSAL
+from fastserve_engines.lowering import CAUSAL_CLASS_SUFFIXES
 
 
 class DecodeStep(nn.Module):
-    """Tokens, and the keys and values of those before them, in; logits and all keys and values out.
-
-    ``attention_mask`` (batch, past + length) counts the tokens before; the mask (batch, 1, length, past + length)
-    is made here, so that no family's own way of making it is traced.
-    """
+    """Causal language model whose keys and values are inputs and outputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -25,23 +21,36 @@ class DecodeStep(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past: list[Tensor]
     ) -> tuple[Tensor, ...]:
-        before, cache, kind = past[0].shape[2], _cache(past), past[0].dtype
-        queries = torch.arange(input_ids.shape[1]) + before
-        seen = torch.arange(attention_mask.shape[1])[None, :] <= queries[:, None]
-        mask = seen[None, None] & (attention_mask[:, None, None, :] != 0)
-        found = self.model(
+        """Run one pass.
+
+        The attention mask of the model is built here, so that no family's own mask construction is traced.
+
+        Args:
+            input_ids: New tokens, of shape (batch, length).
+            attention_mask: Mask of past and new tokens, of shape (batch, past + length).
+            position_ids: Positions of the new tokens, of shape (batch, length).
+            past: Keys and values of each layer in turn, of shape (batch, heads, past, width).
+
+        Returns:
+            Logits (batch, length, vocabulary), then keys and values of all tokens in the order of ``past``.
+        """
+        past_length, cache, dtype = past[0].shape[2], _make_cache(past), past[0].dtype
+        queries = torch.arange(input_ids.shape[1]) + past_length
+        is_visible = torch.arange(attention_mask.shape[1])[None, :] <= queries[:, None]
+        mask = is_visible[None, None] & (attention_mask[:, None, None, :] != 0)
+        outputs = self.model(
             input_ids=input_ids,
-            attention_mask=torch.where(mask, 0.0, torch.finfo(kind).min).to(kind),
+            attention_mask=torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype),
             position_ids=position_ids,
             past_key_values=cache,
             use_cache=True,
         )
-        kept = found.past_key_values.layers
-        return (found.logits, *(one for layer in kept for one in (layer.keys, layer.values)))
+        layers = outputs.past_key_values.layers
+        return (outputs.logits, *(tensor for layer in layers for tensor in (layer.keys, layer.values)))
 
 
-def _cache(past: list[Tensor]) -> Any:
-    """Layers that hold keys and values already: DynamicCache itself would first join them with an empty tensor."""
+def _make_cache(past: list[Tensor]) -> Any:
+    """Return a cache that holds these keys and values; DynamicCache.update would concatenate an empty tensor first."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
@@ -55,20 +64,24 @@ def _cache(past: list[Tensor]) -> Any:
 
 
 def check_family(model: Any) -> None:
-    """Raise ``ExportError`` for a model that is not a causal language model with plain keys and values."""
+    """Check that a model is a causal language model with a plain KV cache.
+
+    Raises:
+        ExportError: It is not.
+    """
     config = model.config.get_text_config()
     name = type(model).__name__
-    if not name.endswith(CAUSAL):
+    if not name.endswith(CAUSAL_CLASS_SUFFIXES):
         raise ExportError(f"{name} is not a causal language model")
     if config.is_encoder_decoder or getattr(config, "add_cross_attention", False):
         raise ExportError(f"{name} attends to an encoder")
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
-        raise ExportError(f"{name} has layers of other kinds than full attention: {', '.join(sorted(kinds))}")
+        raise ExportError(f"{name} has layers other than full attention: {', '.join(sorted(kinds))}")
 
 
-def kv_cache_shape(model: Any) -> tuple[int, int, int]:
-    """Layers, heads of keys and values, and the width of each."""
+def get_kv_cache_shape(model: Any) -> tuple[int, int, int]:
+    """Return the number of layers, the number of key-value heads, and the width of a head."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

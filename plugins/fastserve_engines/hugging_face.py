@@ -1,4 +1,4 @@
-"""A folder's torch model, of the class that its config names."""
+"""Load the torch model of a folder."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ from fastserve_core.models import load_pretrained
 
 
 def load_model(folder: Path) -> Any:
-    """The model with its parts, in the number format that the folder has it in; raises ``InvalidArtifact`` for a
-    class that
-    is not known."""
+    """Load the model of the class that its config names, with its components and in its stored dtype.
+
+    Raises:
+        InvalidArtifact: transformers has no such class.
+    """
     import transformers
 
     name = (read_json(folder / "config.json").get("architectures") or ["?"])[0]
-    kind = getattr(transformers, name, None)
-    if kind is None:
-        raise InvalidArtifact(f"{folder} is of class {name}, which transformers {transformers.__version__} lacks")
-    return load_pretrained(kind, folder).eval()
+    model_class = getattr(transformers, name, None)
+    if model_class is None:
+        raise InvalidArtifact(
+            f"{folder} has the class {name}, which transformers {transformers.__version__} does not have"
+        )
+    return load_pretrained(model_class, folder).eval()
 
 
 def to_inference_dtype(model: Any) -> Any:
-    """The same model in numbers that the CPU is fast in: 16 bit weights in bf16, by its own instructions, else in fp32.
+    """Cast the model to the dtype that is fastest on this CPU, and return it.
 
-    fp16 has no products on most CPUs. Modules that are in fp32 stay so.
+    16-bit weights become bf16 if the CPU has instructions for it, otherwise fp32; most CPUs have no fp16 products.
+    Modules in fp32 are left unchanged.
     """
     import torch
 
-    if not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():  # emulated, it is slower than fp32
+    if not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():  # emulated bf16 is slower than fp32
         return model.float()
-    for one in model.parameters():
-        if one.dtype == torch.float16:
-            one.data = one.data.to(torch.bfloat16)
+    for parameter in model.parameters():
+        if parameter.dtype == torch.float16:
+            parameter.data = parameter.data.to(torch.bfloat16)
     return model

@@ -1,4 +1,4 @@
-"""From a torch model to ``model.tflite`` for LiteRT (TensorFlow Lite): one row of a fixed length, padded and masked."""
+"""Export to ``model.tflite`` for LiteRT (TensorFlow Lite): one row of a fixed length, padded and masked."""
 
 from __future__ import annotations
 
@@ -15,40 +15,52 @@ from fastserve_core.processes import suppress_library_output
 from fastserve_core.tasks import Arrays
 from fastserve_engines.exportable import TracedModel
 
-MODEL = "model.tflite"
-LENGTH = 128
+MODEL_FILE = "model.tflite"
+MAX_LENGTH = 128
 
 
 class LiteRTExport(TracedModel):
-    """How a model becomes ``model.tflite``: inputs int32 (1, length), outputs fp32 logits."""
+    """Export to ``model.tflite`` with int32 inputs (1, length) and fp32 logits."""
 
     requires: ClassVar[tuple[str, ...]] = ("ai_edge_litert", "litert_torch", "torch")
-    install: ClassVar[str] = "litert-torch"  # no extra: it wants older packages than ours, so an environment of its own
+    install: ClassVar[str] = (
+        "litert-torch"  # no extra: it needs older packages, so it is installed into a separate environment
+    )
     engine: ClassVar[str] = ""
     about: ClassVar[Mapping[str, Any]] = {"signature": "serving_default"}
     tolerance: ClassVar[float] = 1e-3
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        self.longest = min(self.longest, LENGTH)
+        self.longest = min(self.longest, MAX_LENGTH)
         self.shape = (1, self.longest)
 
     def write(self, module: nn.Module, folder: Path) -> None:
+        """Write the file.
+
+        Args:
+            module: Module with the interface of ``self.module``.
+            folder: Folder to write.
+
+        Raises:
+            ExportError: LiteRT cannot convert the module.
+        """
         import litert_torch
 
         example = {name: torch.ones(1, self.longest, dtype=torch.int32) for name in self.inputs}
         with suppress_library_output(), torch.no_grad(), single_line_error("converted to LiteRT"):
-            made = litert_torch.convert(NamedInputs(module, self.outputs).eval(), sample_kwargs=example)
+            converted = litert_torch.convert(NamedModel(module, self.outputs).eval(), sample_kwargs=example)
             folder.mkdir(parents=True, exist_ok=True)
-            made.export(str(folder / MODEL))
+            converted.export(str(folder / MODEL_FILE))
 
     @staticmethod
     def read(folder: Path, threads: int) -> FormatReader:
+        """Load the file with LiteRT's interpreter."""
         return LiteRTFile(folder, threads)
 
 
-class NamedInputs(nn.Module):
-    """Inputs and outputs by name, which become those of the file's signature."""
+class NamedModel(nn.Module):
+    """Module with named inputs and outputs, which become those of the file's signature."""
 
     def __init__(self, module: nn.Module, outputs: tuple[str, ...]) -> None:
         super().__init__()
@@ -57,28 +69,40 @@ class NamedInputs(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
+        """Return the outputs by name for int32 inputs of shape (batch, length)."""
         types = () if token_type_ids is None else (token_type_ids.long(),)
         return dict(zip(self.outputs, self.module(input_ids.long(), attention_mask.long(), *types), strict=True))
 
 
 class LiteRTFile:
-    """``model.tflite`` in LiteRT's interpreter; rows go through one by one, padded to the file's length."""
+    """``model.tflite`` in LiteRT's interpreter."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        interpreter = Interpreter(str(folder / MODEL), num_threads=threads)
+        interpreter = Interpreter(str(folder / MODEL_FILE), num_threads=threads)
         self._run = interpreter.get_signature_runner("serving_default")
-        self._takes = self._run.get_input_details()
-        self.inputs = tuple(self._takes)
+        self._input_details = self._run.get_input_details()
+        self.inputs = tuple(self._input_details)
 
     def run(self, inputs: Arrays) -> Arrays:
-        batch, length = inputs["input_ids"].shape
-        answers = [self._run(**{name: self._row(inputs[name], row) for name in self._takes}) for row in range(batch)]
-        whole = {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
-        return {name: one[:, :length] if one.ndim == 3 else one for name, one in whole.items()}
+        """Run the rows one at a time, padded to the file's length.
 
-    def _row(self, array: np.ndarray[Any, Any], row: int) -> np.ndarray[Any, Any]:
-        longest = int(self._takes["input_ids"]["shape"][1])
-        one = array[row : row + 1].astype(np.int32)
-        return np.pad(one, ((0, 0), (0, longest - one.shape[1])))
+        Args:
+            inputs: Arrays of shape (batch, length), padded on the right.
+
+        Returns:
+            Logits by name.
+        """
+        batch, length = inputs["input_ids"].shape
+        answers = [
+            self._run(**{name: self._pad_row(inputs[name], row) for name in self._input_details})
+            for row in range(batch)
+        ]
+        batched = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+        return {name: array[:, :length] if array.ndim == 3 else array for name, array in batched.items()}
+
+    def _pad_row(self, array: np.ndarray[Any, Any], row: int) -> np.ndarray[Any, Any]:
+        longest = int(self._input_details["input_ids"]["shape"][1])
+        tokens = array[row : row + 1].astype(np.int32)
+        return np.pad(tokens, ((0, 0), (0, longest - tokens.shape[1])))

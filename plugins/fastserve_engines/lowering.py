@@ -1,4 +1,4 @@
-"""An engine's files for a model that trains on: written once, by a process of its own, and kept in the store."""
+"""Lower a trainable model to an engine's files, once, in a child process, and cache them in the store."""
 
 from __future__ import annotations
 
@@ -18,25 +18,32 @@ from fastserve_core.artifacts import (
 )
 from fastserve_core.processes import PRELOAD_MODULES, child_main, run_in_child
 
-FORMAT = 3
-"""Raised when other files are written for the same model."""
-CAUSAL = ("ForCausalLM", "LMHeadModel")
-"""How the names of the classes end that go on from a prompt."""
-PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript")}
-"""What the bytes of a format depend on, besides ourselves, torch and transformers."""
+CACHE_VERSION = 3
+"""Increment when the files of the same model change."""
+CAUSAL_CLASS_SUFFIXES = ("ForCausalLM", "LMHeadModel")
+"""Suffixes of the class names of causal language models."""
+FORMAT_PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript")}
+"""Packages that the bytes of a format depend on, besides FastServe, torch and transformers."""
 
 
-def cached_lowering(model: Path, threads: int, to: str = "openvino") -> Path:
-    """The folder with the files, in the store that holds the model, else in the default one.
+def get_or_lower(model: Path, threads: int, to: str = "openvino") -> Path:
+    """Return the folder with the engine's files, in the store that holds the model or in the default one.
 
-    Of several processes one works and the others wait. Raises ``ExportError`` where the model has operators that do
-    not go through.
+    If several processes ask for the same files, one writes them and the others wait.
+
+    Args:
+        model: Folder of the model.
+        threads: Number of threads of the child process.
+        to: Export format.
+
+    Raises:
+        ExportError: The model has operators that cannot be converted.
     """
     content = (
         load_artifact(model).digest if is_artifact(model) else json_digest(hash_files(model, leave_out=[MANIFEST]))
     )
-    packages = ("fastserve-core", *PACKAGES[to], "torch", "transformers")
-    key = stable_hash([content, FORMAT, *(version(name) for name in packages)])
+    packages = ("fastserve-core", *FORMAT_PACKAGES[to], "torch", "transformers")
+    key = stable_hash([content, CACHE_VERSION, *(version(name) for name in packages)])
     with Store(resolve_home(model)).claim(result_id("engine", to, key)) as claim:
         if not claim.published:
             draft = claim.partial / "draft"
@@ -51,14 +58,21 @@ def cached_lowering(model: Path, threads: int, to: str = "openvino") -> Path:
 
 
 def lower_in_child(model: str, draft: str, to: str, events: str) -> None:
-    """The work itself; a process of its own, so that who serves need not import torch."""
+    """Write the engine's files, in a child process so that a server need not import torch.
+
+    Args:
+        model: Folder of the model.
+        draft: Folder to write.
+        to: Export format.
+        events: Path of the event stream, unused here.
+    """
     from fastserve_core.export import load_format
     from fastserve_core.processes import suppress_library_output
     from fastserve_engines.hugging_face import load_model
 
     with suppress_library_output():
         loaded = load_model(Path(model))
-        causal = to == "openvino" and type(loaded).__name__.endswith(CAUSAL)
+        causal = to == "openvino" and type(loaded).__name__.endswith(CAUSAL_CLASS_SUFFIXES)
         export = load_format("openvino_causal" if causal else to, loaded)
         export.write(export.module, Path(draft))
 

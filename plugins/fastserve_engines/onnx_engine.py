@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine: a folder's ``model.onnx``, or the one that a trainable model is lowered to."""
+"""ONNX Runtime engine: run a folder's ``model.onnx``, or the file that a trainable model is lowered to."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fastserve_core.errors import InvalidArtifact, InvalidPlan, MissingPackage
 from fastserve_core.inference import Engine
 from fastserve_core.tasks import Arrays
 
-MODEL = "model.onnx"
-GENERATED_FILES = ("onnx", "onnxscript", "torch")
+MODEL_FILE = "model.onnx"
+LOWERING_PACKAGES = ("onnx", "onnxscript", "torch")
 
 
 class ONNXRuntimeEngine(Engine):
-    """Reads ``model.onnx``; one request at a time, in fp32 where the file is.
+    """Engine of ``model.onnx``, with one request at a time.
 
-    A folder of Hugging Face weights is lowered when it is first used, and found in the store from then on.
+    A folder of Hugging Face weights is lowered on first use and cached in the store.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("onnxruntime",)
@@ -28,41 +28,63 @@ class ONNXRuntimeEngine(Engine):
     takes_weights: ClassVar[bool] = True
 
     def __init__(self, folder: Path, threads: int) -> None:
+        """Load the file.
+
+        Args:
+            folder: Folder of the model.
+            threads: Number of threads of a request.
+
+        Raises:
+            InvalidArtifact: The folder has neither ``model.onnx`` nor weights.
+            MissingPackage: The packages for lowering are not installed.
+        """
         import onnxruntime
 
         onnxruntime.disable_telemetry_events()
-        path = _files(folder, threads) / MODEL
+        path = _find_files(folder, threads) / MODEL_FILE
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need the cores meanwhile
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to other processes
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._takes = {one.name: np.dtype(one.type[7:-1]) for one in self._session.get_inputs()}  # "tensor(int64)"
-        self.inputs = tuple(self._takes)
-        self._gives = [one.name for one in self._session.get_outputs()]
+        self._input_dtypes = {
+            node.name: np.dtype(node.type[7:-1]) for node in self._session.get_inputs()
+        }  # "tensor(int64)"
+        self.inputs = tuple(self._input_dtypes)
+        self._output_names = [node.name for node in self._session.get_outputs()]
 
     def run(self, inputs: Arrays) -> Arrays:
-        missing = np.zeros_like(inputs["input_ids"])  # token types that a tokenizer does not give, as in transformers
-        given = {name: inputs.get(name, missing).astype(kind, copy=False) for name, kind in self._takes.items()}
-        return dict(zip(self._gives, self._session.run(self._gives, given), strict=True))
+        """Run one pass.
+
+        Args:
+            inputs: Integer arrays of shape (batch, length).
+
+        Returns:
+            Logits by name.
+        """
+        zeros = np.zeros_like(inputs["input_ids"])  # token types default to 0, as in transformers
+        feed = {name: inputs.get(name, zeros).astype(dtype, copy=False) for name, dtype in self._input_dtypes.items()}
+        return dict(zip(self._output_names, self._session.run(self._output_names, feed), strict=True))
 
     def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
-        raise InvalidPlan("ONNX files answer in one pass and cannot generate text: use the engine torch")
+        """Raise ``InvalidPlan``, because the engine cannot generate text."""
+        raise InvalidPlan("the engine onnxruntime cannot generate text: use the engine torch")
 
     def close(self) -> None:
+        """Release the session."""
         del self._session
 
 
-def _files(folder: Path, threads: int) -> Path:
-    if (folder / MODEL).is_file():
+def _find_files(folder: Path, threads: int) -> Path:
+    if (folder / MODEL_FILE).is_file():
         return folder
     if not any(folder.glob("*.safetensors")):
-        raise InvalidArtifact(f"{folder} has no {MODEL} and no weights to make one of")
-    if missing := missing_packages(GENERATED_FILES):
+        raise InvalidArtifact(f"{folder} has no {MODEL_FILE} and no weights to convert")
+    if missing := missing_packages(LOWERING_PACKAGES):
         raise MissingPackage(
-            f"to make {MODEL} of weights the engine onnxruntime needs {', '.join(missing)}: "
+            f"to convert weights to {MODEL_FILE}, the engine onnxruntime needs {', '.join(missing)}: "
             f"pip install '{ONNXRuntimeEngine.install}'"
         )
-    from fastserve_engines.lowering import cached_lowering
+    from fastserve_engines.lowering import get_or_lower
 
-    return cached_lowering(folder, threads, "onnx")
+    return get_or_lower(folder, threads, "onnx")

@@ -1,4 +1,4 @@
-"""From a torch model to ``model.onnx``: batch and length stay free, and nothing of this machine is in the file."""
+"""Export to ``model.onnx`` with dynamic batch and length, and without paths of this machine."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fastserve_core.export import FormatReader, single_line_error
 from fastserve_core.processes import suppress_library_output
 from fastserve_engines.exportable import TracedModel
 
-MODEL = "model.onnx"
+MODEL_FILE = "model.onnx"
 OPSET = 18
-"""The one that torch writes without a conversion; its operators are in ONNX Runtime since 1.14."""
-LARGEST = 1_800_000_000
-"""Bytes of weights that go into the one file; protobuf ends at 2 GB, and what is beyond goes to a file beside it."""
+"""Version that torch writes without a conversion; ONNX Runtime supports it since 1.14."""
+MAX_INLINE_BYTES = 1_800_000_000
+"""Maximum size of the weights inside the file; protobuf is limited to 2 GB. Larger weights go to a second file."""
 
 
 class ONNXExport(TracedModel):
-    """How a model becomes ``model.onnx``."""
+    """Export to ``model.onnx``."""
 
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxscript", "torch")
     install: ClassVar[str] = "fastserve-core[onnx]"
@@ -30,6 +30,15 @@ class ONNXExport(TracedModel):
     tolerance: ClassVar[float] = 1e-3
 
     def write(self, module: nn.Module, folder: Path) -> None:
+        """Write the file.
+
+        Args:
+            module: Module with the interface of ``self.module``.
+            folder: Folder to write.
+
+        Raises:
+            ExportError: torch cannot export the module.
+        """
         with suppress_library_output(), torch.no_grad(), single_line_error("written as ONNX"):
             example, shapes = self.example()
             program: Any = torch.onnx.export(
@@ -44,34 +53,44 @@ class ONNXExport(TracedModel):
             )
             _strip_source_locations(program.model)
             folder.mkdir(parents=True, exist_ok=True)
-            weights = sum(one.numel() * one.element_size() for one in module.parameters())
-            program.save(folder / MODEL, external_data=weights > LARGEST)
+            weights = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+            program.save(folder / MODEL_FILE, external_data=weights > MAX_INLINE_BYTES)
 
     @staticmethod
     def read(folder: Path, threads: int) -> FormatReader:
+        """Load the file with ONNX Runtime."""
         from fastserve_engines.onnx_engine import ONNXRuntimeEngine
 
         return ONNXRuntimeEngine(folder, threads)
 
 
 class ONNXInt8Export(ONNXExport):
-    """The same file with 8-bit weights; activations are quantized as they come, by ONNX Runtime."""
+    """Export to ``model.onnx`` with 8-bit weights; ONNX Runtime quantizes activations dynamically."""
 
     about: ClassVar[Mapping[str, Any]] = {"opset": OPSET, "weights": "int8"}
     tolerance: ClassVar[float] = 0.25
 
     def write(self, module: nn.Module, folder: Path) -> None:
+        """Write the file and quantize its weights.
+
+        Args:
+            module: Module with the interface of ``self.module``.
+            folder: Folder to write.
+
+        Raises:
+            ExportError: The module cannot be exported or quantized.
+        """
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         super().write(module, folder)
-        whole = folder / "whole.onnx"
-        (folder / MODEL).rename(whole)
+        original = folder / "original.onnx"
+        (folder / MODEL_FILE).rename(original)
         with suppress_library_output(), single_line_error("quantized by ONNX Runtime"):
-            quantize_dynamic(whole, folder / MODEL, per_channel=True, weight_type=QuantType.QInt8)
-        whole.unlink()
+            quantize_dynamic(original, folder / MODEL_FILE, per_channel=True, weight_type=QuantType.QInt8)
+        original.unlink()
 
 
 def _strip_source_locations(model: Any) -> None:
-    """Take out the lines of source code, with their paths, that torch notes at each operator."""
-    for one in (model, model.graph, *model.graph.all_nodes()):
-        one.metadata_props.clear()
+    """Remove the source lines and paths that torch records for each operator."""
+    for element in (model, model.graph, *model.graph.all_nodes()):
+        element.metadata_props.clear()

@@ -1,4 +1,4 @@
-"""From a torch model to OpenVINO's files: torch.export carries the graph over, batch and length stay free."""
+"""Export to OpenVINO's files through torch.export, with dynamic batch and length."""
 
 from __future__ import annotations
 
@@ -17,28 +17,33 @@ from fastserve_engines.exportable import TracedModel
 if TYPE_CHECKING:
     import openvino
 
-    Change = Callable[[openvino.Model], None]
+    GraphTransformation = Callable[[openvino.Model], None]
 
-MODEL = "openvino_model.xml"
+MODEL_FILE = "openvino_model.xml"
 
 
 class OpenVINOExport(TracedModel):
-    """How a model becomes ``openvino_model.xml`` and ``.bin``.
+    """Export to ``openvino_model.xml`` and ``.bin``.
 
-    Of a model with 16 bit weights the file holds fp16 constants, which every bf16 weight of a usual size fits into
-    without a loss.
+    A model with 16-bit weights is stored with fp16 constants, which represent bf16 weights of usual magnitude exactly.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("openvino", "torch")
     install: ClassVar[str] = "fastserve-core[engines]"
     engine: ClassVar[str] = "openvino"
     about: ClassVar[Mapping[str, Any]] = {}
-    tolerance: ClassVar[float] = 0.02  # OpenVINO computes in bf16 where the processor has units for it
+    tolerance: ClassVar[float] = 0.02  # OpenVINO computes in bf16 on processors with bf16 units
 
-    def write(self, module: nn.Module, folder: Path, change: Change = lambda _: None) -> None:
-        """Write a graph made of ``self.module``, or that module itself, with a change.
+    def write(self, module: nn.Module, folder: Path, change: GraphTransformation = lambda _: None) -> None:
+        """Write the graph of a module.
 
-        Raises ``ExportError`` with the reason.
+        Args:
+            module: ``self.module``, or a module made of it with the same interface.
+            folder: Folder to write.
+            change: Transformation of the graph before it is written.
+
+        Raises:
+            ExportError: The module cannot be converted.
         """
         with (
             suppress_library_output(),
@@ -46,43 +51,48 @@ class OpenVINOExport(TracedModel):
             torch.no_grad(),
             single_line_error("converted"),
         ):
-            graph = self._graph(module)
-            self._check(graph)
+            graph = self._convert(module)
+            self._check_inputs(graph)
             change(graph)
             write_graph(graph, folder, self.halved)
 
     @staticmethod
     def read(folder: Path, threads: int) -> FormatReader:
-        """OpenVINO's own answer, as the engine has it."""
+        """Load the files with the OpenVINO engine."""
         from fastserve_engines.openvino_engine import OpenVINOEngine
 
         return OpenVINOEngine(folder, threads)
 
-    def _graph(self, module: nn.Module) -> openvino.Model:
+    def _convert(self, module: nn.Module) -> openvino.Model:
         from openvino._offline_transformations import compress_quantize_weights_transformation
 
         graph = convert_model(module, *self.example())
-        # Without this the file of a quantized graph holds fp32 weights and a FakeQuantize for each.
+        # otherwise the file of a quantized graph holds fp32 weights, each with a FakeQuantize
         compress_quantize_weights_transformation(graph)
         for port, name in zip(graph.outputs, self.outputs, strict=True):
             port.get_tensor().set_names({name})
         return graph
 
-    def _check(self, graph: openvino.Model) -> None:
-        """Refuse a graph with other inputs, and one that would serve one shape only."""
-        found = {port.get_any_name() for port in graph.inputs}
-        if found != set(self.inputs):
-            raise ExportError(f"expected the inputs {', '.join(self.inputs)}, found {', '.join(sorted(found))}")
+    def _check_inputs(self, graph: openvino.Model) -> None:
+        """Raise ``ExportError`` for a graph with other inputs or with static shapes."""
+        names = {port.get_any_name() for port in graph.inputs}
+        if names != set(self.inputs):
+            raise ExportError(f"expected the inputs {', '.join(self.inputs)}, found {', '.join(sorted(names))}")
         for port in graph.inputs:
             if not all(size.is_dynamic for size in port.get_partial_shape()):
                 raise ExportError(f"input {port.get_any_name()} is fixed to the shape {port.get_partial_shape()}")
 
 
 def convert_model(module: nn.Module, example: tuple[Any, ...], shapes: tuple[Any, ...]) -> openvino.Model:
-    """The graph of a module, traced with an example.
+    """Trace a module and convert it to a graph.
 
-    These are the steps of ``openvino.convert_model``, less its telemetry: that would run here whenever somebody else
-    imported openvino before us.
+    The steps are those of ``openvino.convert_model`` without its telemetry, which would run if openvino was imported
+    before FastServe.
+
+    Args:
+        module: Module to trace.
+        example: Positional inputs.
+        shapes: Dynamic dimensions of each input, for ``torch.export``.
     """
     from openvino._offline_transformations import apply_moc_transformations
     from openvino.frontend import FrontEndManager
@@ -90,21 +100,28 @@ def convert_model(module: nn.Module, example: tuple[Any, ...], shapes: tuple[Any
 
     program = torch.export.export(module, example, dynamic_shapes=shapes)
     frontend = FrontEndManager().load_by_framework("pytorch")
-    decoder = TorchFXPythonDecoder.from_exported_program(program)  # must outlive the conversion: C++ calls into it
+    decoder = TorchFXPythonDecoder.from_exported_program(
+        program
+    )  # must outlive the conversion, because C++ calls into it
     graph: openvino.Model = frontend.convert(frontend.load(decoder))
     apply_moc_transformations(graph, cf=False, smart_reshape=True)
     return graph
 
 
 def write_graph(graph: openvino.Model, folder: Path, halved: bool = False) -> None:
-    """Write a graph whose nodes are named by their place; inputs keep their names."""
+    """Write a graph, with nodes named by their position; inputs keep their names.
+
+    Args:
+        graph: Graph to write; its nodes are renamed.
+        folder: Folder to write.
+        halved: Store fp32 constants in fp16.
+    """
     import openvino
 
-    # The frontend numbers its nodes with a counter of the whole process: name them by place, so that equal
-    # models give equal bytes.
+    # The frontend numbers nodes with a process-wide counter. Numbering them by position makes the bytes reproducible.
     graph.set_friendly_name("fastserve")
-    for number, node in enumerate(graph.get_ordered_ops()):
+    for index, node in enumerate(graph.get_ordered_ops()):
         if node.get_type_name() != "Parameter":  # an input's name is its interface
-            node.set_friendly_name(f"{node.get_type_name()}_{number}")
+            node.set_friendly_name(f"{node.get_type_name()}_{index}")
     folder.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(graph, folder / MODEL, compress_to_fp16=halved)
+    openvino.save_model(graph, folder / MODEL_FILE, compress_to_fp16=halved)

@@ -1,7 +1,7 @@
-"""Many texts in one OpenVINO graph, their keys and values in blocks: attention as in vLLM (Kwon et al., 2023).
+"""Paged attention in OpenVINO: many texts in one graph, with keys and values in blocks (vLLM, Kwon et al. 2023).
 
-The stateful graph that ``CausalExport`` writes becomes one with paged attention, in which texts of any lengths lie one
-after the other without padding, and in which each text's keys and values are found by the numbers of its blocks.
+The stateful graph of ``CausalExport`` becomes one with paged attention: texts of any lengths are concatenated without
+padding, and block indices locate each text's keys and values.
 """
 
 from __future__ import annotations
@@ -15,100 +15,120 @@ import numpy as np
 from fastserve_core.errors import ExportError
 from fastserve_core.processes import hide_package
 from fastserve_core.tasks import KV_BLOCK_SIZE, SequenceChunk
-from fastserve_engines.causal_engine import CONFIG, special_tokens
+from fastserve_engines.causal_engine import FP32_CONFIG, read_special_tokens
 
-LAST = "last_tokens"
-"""An input of our own: which tokens' logits are wanted. Those of a whole prompt would be a table of its length by the
-vocabulary, and most of a small model's arithmetic."""
-CACHES = ("key_cache.", "value_cache.")
+LAST_TOKENS = "last_tokens"
+"""Added input: indices of the tokens whose logits are computed. Logits of a whole prompt have the shape (length,
+vocabulary) and would be most of a small model's arithmetic."""
+CACHE_PREFIXES = ("key_cache.", "value_cache.")
 
 
 class PagedDecodeEngine:
-    """A ``DecodeEngine`` for ``graph``, an ``openvino_model.xml``; the model's config is in the folder ``settings``."""
+    """``DecodeEngine`` of an OpenVINO graph."""
 
     def __init__(self, graph: Path, settings: Path, threads: int, memory: int) -> None:
-        """``memory`` is what keys and values may take, in bytes. Raises ``ExportError`` for another kind of graph."""
+        """Compile the graph and allocate the blocks.
+
+        Args:
+            graph: Path of an ``openvino_model.xml``.
+            settings: Folder of the model's config.
+            threads: Number of threads.
+            memory: Bytes for keys and values.
+
+        Raises:
+            ExportError: The graph is not one of a causal language model.
+        """
         with hide_package("openvino_telemetry"):
             import openvino
 
         core = openvino.Core()
-        compiled = core.compile_model(_paged(core.read_model(graph)), "CPU", _config(threads))
-        self.eos_token_ids = frozenset(special_tokens(settings)[0])
+        compiled = core.compile_model(_page_attention(core.read_model(graph)), "CPU", _make_config(threads))
+        self.eos_token_ids = frozenset(read_special_tokens(settings)[0])
         self._request = compiled.create_infer_request()
-        caches = [one for one in compiled.inputs if one.get_any_name().startswith(CACHES)]
-        shapes = [[int(side.get_length()) for side in list(one.partial_shape)[1:]] for one in caches]
-        each = sum(int(np.prod(shape)) * one.element_type.size for one, shape in zip(caches, shapes, strict=True))
-        self.blocks = max(1, memory // each)
-        for one, shape in zip(caches, shapes, strict=True):
-            tensor = openvino.Tensor(one.element_type, openvino.Shape([self.blocks, *shape]))
-            self._request.set_tensor(one.get_any_name(), tensor)
+        caches = [port for port in compiled.inputs if port.get_any_name().startswith(CACHE_PREFIXES)]
+        shapes = [[int(side.get_length()) for side in list(port.partial_shape)[1:]] for port in caches]
+        block_bytes = sum(
+            int(np.prod(shape)) * port.element_type.size for port, shape in zip(caches, shapes, strict=True)
+        )
+        self.blocks = max(1, memory // block_bytes)
+        for port, shape in zip(caches, shapes, strict=True):
+            tensor = openvino.Tensor(port.element_type, openvino.Shape([self.blocks, *shape]))
+            self._request.set_tensor(port.get_any_name(), tensor)
 
     def step(self, pieces: Sequence[SequenceChunk]) -> np.ndarray[Any, Any]:
-        logits: np.ndarray[Any, Any] = self._request.infer(_inputs(pieces))["logits"]
-        return logits.reshape(len(pieces), -1).copy()  # the next pass writes its own there
+        """Run one pass over all chunks.
+
+        Returns:
+            fp32 logits (chunks, vocabulary) of the token after the last of each chunk.
+        """
+        logits: np.ndarray[Any, Any] = self._request.infer(_make_inputs(pieces))["logits"]
+        return logits.reshape(len(pieces), -1).copy()  # the next pass reuses the memory
 
     def close(self) -> None:
+        """Release the model and its blocks."""
         del self._request
 
 
-def _inputs(pieces: Sequence[SequenceChunk]) -> dict[str, Any]:
-    lengths = np.array([len(one.tokens) for one in pieces])
-    past = np.array([one.num_cached_tokens for one in pieces])
+def _make_inputs(pieces: Sequence[SequenceChunk]) -> dict[str, Any]:
+    lengths = np.array([len(piece.tokens) for piece in pieces])
+    past = np.array([piece.num_cached_tokens for piece in pieces])
     ends = np.concatenate([[0], lengths.cumsum()])
-    needed = -(-(past + lengths) // KV_BLOCK_SIZE)
-    numbers: dict[str, Any] = {
+    block_counts = -(-(past + lengths) // KV_BLOCK_SIZE)
+    indices: dict[str, Any] = {
         "past_lens": past,
         "subsequence_begins": ends,
-        "block_indices_begins": np.concatenate([[0], needed.cumsum()]),
-        "block_indices": np.concatenate([one.blocks[:count] for one, count in zip(pieces, needed, strict=True)]),
+        "block_indices_begins": np.concatenate([[0], block_counts.cumsum()]),
+        "block_indices": np.concatenate(
+            [piece.blocks[:count] for piece, count in zip(pieces, block_counts, strict=True)]
+        ),
         "max_context_len": (past + lengths).max(),
     }
     return {
-        "input_ids": np.concatenate([one.tokens for one in pieces]).astype(np.int64),
+        "input_ids": np.concatenate([piece.tokens for piece in pieces]).astype(np.int64),
         "position_ids": np.concatenate(
-            [np.arange(one.num_cached_tokens, one.num_cached_tokens + len(one.tokens)) for one in pieces]
+            [np.arange(piece.num_cached_tokens, piece.num_cached_tokens + len(piece.tokens)) for piece in pieces]
         ),
-        LAST: ends[1:] - 1,
-        **{name: np.asarray(value, dtype=np.int32) for name, value in numbers.items()},
+        LAST_TOKENS: ends[1:] - 1,
+        **{name: np.asarray(value, dtype=np.int32) for name, value in indices.items()},
     }
 
 
-def _config(threads: int) -> dict[str, Any]:
-    return {**CONFIG, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+def _make_config(threads: int) -> dict[str, Any]:
+    return {**FP32_CONFIG, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
 
 
-def _paged(graph: Any) -> Any:
-    """The graph with paged attention, and logits of the wanted tokens only."""
+def _page_attention(graph: Any) -> Any:
+    """Return the graph with paged attention, and logits of the last tokens only."""
     from openvino._offline_transformations import paged_attention_transformation
 
     try:
         paged_attention_transformation(graph)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise ExportError(f"OpenVINO finds no attention to page in the graph: {reason}") from error
-    _choose_last(graph)
+        raise ExportError(f"OpenVINO cannot convert the graph to paged attention: {reason}") from error
+    _select_last_tokens(graph)
     return graph
 
 
-def _choose_last(graph: Any) -> None:
-    """Have the last product, which makes the logits, take the wanted tokens alone."""
+def _select_last_tokens(graph: Any) -> None:
+    """Make the last matrix product, which computes the logits, read the selected tokens only."""
     from openvino import PartialShape, Type, opset13
 
     product = next(
-        (one for one in _first_input_chain(graph.outputs[0].get_node()) if one.get_type_name() == "MatMul"), None
+        (node for node in _iterate_first_inputs(graph.outputs[0].get_node()) if node.get_type_name() == "MatMul"), None
     )
     if product is None:
-        raise ExportError("the graph's logits come from no product of matrices")
-    wanted = opset13.parameter(PartialShape([-1]), Type.i64, name=LAST)
-    wanted.output(0).get_tensor().set_names({LAST})
+        raise ExportError("no matrix product computes the graph's logits")
+    wanted = opset13.parameter(PartialShape([-1]), Type.i64, name=LAST_TOKENS)
+    wanted.output(0).get_tensor().set_names({LAST_TOKENS})
     graph.add_parameters([wanted])
     chosen = opset13.gather(product.input_value(0), wanted, opset13.constant(np.int64(0)))
     product.input(0).replace_source_output(chosen.output(0))
     graph.validate_nodes_and_infer_types()
 
 
-def _first_input_chain(node: Any) -> Iterator[Any]:
-    """A node, and those that its first inputs come from, up to a branching."""
+def _iterate_first_inputs(node: Any) -> Iterator[Any]:
+    """Yield a node, the node of its first input, and so on."""
     while True:
         yield node
         if not node.get_input_size():

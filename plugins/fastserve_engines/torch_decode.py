@@ -1,4 +1,4 @@
-"""Many texts side by side in a torch model: keys and values in blocks, gathered for each pass."""
+"""Decode many texts at a time in torch, with keys and values in blocks that are gathered for each pass."""
 
 from __future__ import annotations
 
@@ -11,69 +11,88 @@ import torch
 from torch import Tensor
 
 from fastserve_core.tasks import KV_BLOCK_SIZE, SequenceChunk
-from fastserve_engines.causal_engine import special_tokens
-from fastserve_engines.decode_step import DecodeStep, check_family, kv_cache_shape
+from fastserve_engines.causal_engine import read_special_tokens
+from fastserve_engines.decode_step import DecodeStep, check_family, get_kv_cache_shape
 from fastserve_engines.hugging_face import load_model, to_inference_dtype
 
 
-class TorchStepper:
-    """A ``DecodeEngine`` for every folder that transformers loads; slower than OpenVINO's, since all is copied each
-    pass."""
+class TorchDecodeEngine:
+    """``DecodeEngine`` of every causal language model that transformers loads.
+
+    It is slower than OpenVINO's, because each pass copies the cache.
+    """
 
     def __init__(self, folder: Path, threads: int, memory: int) -> None:
-        """``memory`` is what keys and values may take, in bytes; raises ``ExportError`` for another kind of model."""
+        """Load the model and allocate the blocks.
+
+        Args:
+            folder: Folder of the model.
+            threads: Number of threads.
+            memory: Bytes for keys and values.
+
+        Raises:
+            ExportError: The model is not a causal language model with a plain KV cache.
+        """
         torch.set_num_threads(threads)
         model = to_inference_dtype(load_model(folder))
         check_family(model)
-        self.eos_token_ids = frozenset(special_tokens(folder)[0])
-        layers, heads, width = kv_cache_shape(model)
+        self.eos_token_ids = frozenset(read_special_tokens(folder)[0])
+        layers, heads, width = get_kv_cache_shape(model)
         self._step = DecodeStep(model)
-        self._kind = model.dtype
-        each = 2 * layers * heads * KV_BLOCK_SIZE * width * self._kind.itemsize
-        self.blocks = max(1, memory // each)
-        self._kept = [
-            torch.zeros(self.blocks, KV_BLOCK_SIZE, heads, width, dtype=self._kind) for _ in range(2 * layers)
+        self._dtype = model.dtype
+        block_bytes = 2 * layers * heads * KV_BLOCK_SIZE * width * self._dtype.itemsize
+        self.blocks = max(1, memory // block_bytes)
+        self._caches = [
+            torch.zeros(self.blocks, KV_BLOCK_SIZE, heads, width, dtype=self._dtype) for _ in range(2 * layers)
         ]
 
     def step(self, pieces: Sequence[SequenceChunk]) -> np.ndarray[Any, Any]:
+        """Run all chunks, in one pass per chunk length.
+
+        Returns:
+            fp32 logits (chunks, vocabulary) of the token after the last of each chunk.
+        """
         found: dict[int, Tensor] = {}
-        # rows of one pass are as wide as each other: the pieces that begin a text go by themselves
-        for width in {len(one.tokens) for one in pieces}:
-            places = [place for place, one in enumerate(pieces) if len(one.tokens) == width]
-            found |= zip(places, self._batch_step([pieces[place] for place in places], width), strict=True)
-        return torch.stack([found[place] for place in range(len(pieces))]).float().numpy()
+        # the rows of a pass have equal widths, so prompts are computed separately
+        for width in {len(piece.tokens) for piece in pieces}:
+            indices = [index for index, piece in enumerate(pieces) if len(piece.tokens) == width]
+            found |= zip(indices, self._batch_step([pieces[index] for index in indices], width), strict=True)
+        return torch.stack([found[index] for index in range(len(pieces))]).float().numpy()
 
     def _batch_step(self, pieces: Sequence[SequenceChunk], width: int) -> Tensor:
-        """The logits after the last tokens of pieces of one width."""
-        past = torch.tensor([one.num_cached_tokens for one in pieces])
+        """Return the logits after the last token of chunks of one width."""
+        past = torch.tensor([piece.num_cached_tokens for piece in pieces])
         longest = int(past.max())
         before = torch.arange(longest)[None, :] < past[:, None]
         mask = torch.cat([before, torch.ones(len(pieces), width, dtype=torch.bool)], dim=1)
-        kept_in = _blocks(pieces, -(-longest // KV_BLOCK_SIZE))
+        block_table = _make_block_table(pieces, -(-longest // KV_BLOCK_SIZE))
         with torch.inference_mode():
-            kept = [self._gather_blocks(one, kept_in, longest) for one in self._kept]
-            ids = torch.tensor([list(one.tokens) for one in pieces])
-            logits, *news = self._step(ids, mask.long(), past[:, None] + torch.arange(width), kept)
-            for kept_one, new in zip(self._kept, news, strict=True):
-                self._keep(kept_one, new[:, :, longest:], pieces)
+            past_states = [self._gather_blocks(cache, block_table, longest) for cache in self._caches]
+            ids = torch.tensor([list(piece.tokens) for piece in pieces])
+            logits, *states = self._step(ids, mask.long(), past[:, None] + torch.arange(width), past_states)
+            for cache, state in zip(self._caches, states, strict=True):
+                self._store_blocks(cache, state[:, :, longest:], pieces)
         last: Tensor = logits[:, -1]
         return last
 
-    def _gather_blocks(self, kept: Tensor, numbers: Tensor, longest: int) -> Tensor:
-        """From blocks to (batch, heads, longest, width)."""
-        rows = kept[numbers].flatten(1, 2)[:, :longest]
+    def _gather_blocks(self, cache: Tensor, block_table: Tensor, longest: int) -> Tensor:
+        """Return the cached states as a tensor (batch, heads, longest, width)."""
+        rows = cache[block_table].flatten(1, 2)[:, :longest]
         return rows.transpose(1, 2)
 
-    def _keep(self, kept: Tensor, new: Tensor, pieces: Sequence[SequenceChunk]) -> None:
-        """Put new keys or values (batch, heads, tokens, width) where the pieces have their places."""
-        for row, one in zip(new, pieces, strict=True):
-            at = torch.arange(one.num_cached_tokens, one.num_cached_tokens + len(one.tokens))
-            kept[torch.tensor(list(one.blocks))[at // KV_BLOCK_SIZE], at % KV_BLOCK_SIZE] = row.transpose(0, 1)
+    def _store_blocks(self, cache: Tensor, new: Tensor, pieces: Sequence[SequenceChunk]) -> None:
+        """Write new keys or values (batch, heads, tokens, width) into the chunks' blocks."""
+        for row, piece in zip(new, pieces, strict=True):
+            positions = torch.arange(piece.num_cached_tokens, piece.num_cached_tokens + len(piece.tokens))
+            blocks = torch.tensor(list(piece.blocks))[positions // KV_BLOCK_SIZE]
+            cache[blocks, positions % KV_BLOCK_SIZE] = row.transpose(0, 1)
 
     def close(self) -> None:
-        del self._step, self._kept
+        """Release the model and its blocks."""
+        del self._step, self._caches
 
 
-def _blocks(pieces: Sequence[SequenceChunk], count: int) -> Tensor:
-    """As many block numbers for each; those beyond a text's own are any, and what they hold is masked."""
-    return torch.tensor([[*one.blocks[:count], *[0] * (count - len(one.blocks))] for one in pieces], dtype=torch.long)
+def _make_block_table(pieces: Sequence[SequenceChunk], count: int) -> Tensor:
+    """Return block indices (chunks, count), padded with 0; the states of padding are masked."""
+    rows = [[*piece.blocks[:count], *[0] * (count - len(piece.blocks))] for piece in pieces]
+    return torch.tensor(rows, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""The torch engine: any Hugging Face folder as transformers runs it, in fp32, or in bf16 where weights have 16 bits."""
+"""Torch engine: run a Hugging Face folder with transformers, in fp32, or in bf16 if its weights have 16 bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastserve_core.tasks import Arrays, DecodeEngine
 
 
 class TorchEngine(Engine):
-    """Always there; the reference that other engines are compared with."""
+    """Engine that every installation has; the reference for other engines."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     imports: ClassVar[tuple[str, ...]] = PRELOAD_MODULES
@@ -22,7 +22,13 @@ class TorchEngine(Engine):
     decodes: ClassVar[bool] = True
 
     def __init__(self, folder: Path, threads: int, exact: bool = False) -> None:
-        """``exact`` has 16 bit weights computed in fp32."""
+        """Load the model.
+
+        Args:
+            folder: Folder of the model.
+            threads: Number of threads of torch.
+            exact: Compute 16-bit weights in fp32.
+        """
         import torch
 
         from fastserve_engines.hugging_face import load_model, to_inference_dtype
@@ -34,12 +40,29 @@ class TorchEngine(Engine):
         self.inputs = tuple(signature(self._model.forward).parameters)
 
     def run(self, inputs: Arrays) -> Arrays:
+        """Run one pass.
+
+        Args:
+            inputs: Integer arrays of shape (batch, length).
+
+        Returns:
+            Logits by name, in fp32.
+        """
         with self._torch.inference_mode():
-            outputs = self._model(**self._tensors(inputs))
-        return {name: one.float().numpy() for name, one in outputs.items() if name.endswith("logits")}
+            outputs = self._model(**self._to_tensors(inputs))
+        return {name: tensor.float().numpy() for name, tensor in outputs.items() if name.endswith("logits")}
 
     def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
-        tensors = self._tensors(inputs)
+        """Continue each row of ``input_ids``.
+
+        Args:
+            inputs: Left-padded integer arrays of shape (batch, length).
+            options: ``max_new_tokens`` and optionally ``temperature``.
+
+        Returns:
+            ``ids`` of the new tokens, of shape (batch, new tokens).
+        """
+        tensors = self._to_tensors(inputs)
         temperature = float(options.get("temperature", 0.0))
         sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
         with self._torch.inference_mode():
@@ -48,12 +71,20 @@ class TorchEngine(Engine):
 
     @staticmethod
     def make_decoder(folder: Path, threads: int, memory: int) -> DecodeEngine:
-        from fastserve_engines.torch_decode import TorchStepper
+        """Create a decode engine.
 
-        return TorchStepper(folder, threads, memory)
+        Args:
+            folder: Folder of the model.
+            threads: Number of threads of torch.
+            memory: Bytes for keys and values.
+        """
+        from fastserve_engines.torch_decode import TorchDecodeEngine
+
+        return TorchDecodeEngine(folder, threads, memory)
 
     def close(self) -> None:
+        """Release the model."""
         del self._model
 
-    def _tensors(self, inputs: Arrays) -> dict[str, Any]:
+    def _to_tensors(self, inputs: Arrays) -> dict[str, Any]:
         return {name: self._torch.from_numpy(array) for name, array in inputs.items() if name in self.inputs}

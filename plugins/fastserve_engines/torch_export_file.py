@@ -1,4 +1,4 @@
-"""From a torch model to ``model.pt2``, the file of torch.export: torch alone loads it, without our or its own class."""
+"""Export to ``model.pt2``, the file of torch.export, which torch loads without FastServe or transformers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fastserve_core.processes import suppress_library_output
 from fastserve_core.tasks import Arrays
 from fastserve_engines.exportable import TracedModel
 
-MODEL = "model.pt2"
+MODEL_FILE = "model.pt2"
 
 
 class TorchExport(TracedModel):
-    """How a model becomes ``model.pt2``: a zip of the graph as JSON and the weights as bytes."""
+    """Export to ``model.pt2``: a zip of the graph as JSON and the weights as bytes."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch",)
     install: ClassVar[str] = "fastserve-core[text]"
@@ -27,31 +27,48 @@ class TorchExport(TracedModel):
     tolerance: ClassVar[float] = 1e-3
 
     def write(self, module: nn.Module, folder: Path) -> None:
+        """Write the file.
+
+        Args:
+            module: Module with the interface of ``self.module``.
+            folder: Folder to write.
+
+        Raises:
+            ExportError: torch cannot export the module.
+        """
         with suppress_library_output(), torch.no_grad(), single_line_error("exported by torch"):
             example, shapes = self.example()
             program = torch.export.export(module, example, dynamic_shapes=shapes)
             for node in program.graph.nodes:
-                node.meta.pop("stack_trace", None)  # lines of source code, with their paths on this machine
+                node.meta.pop("stack_trace", None)  # source lines with paths of this machine
             folder.mkdir(parents=True, exist_ok=True)
-            torch.export.save(program, folder / MODEL)
+            torch.export.save(program, folder / MODEL_FILE)
             (folder / "signature.txt").write_text("\n".join((*self.inputs, "", *self.outputs)), encoding="utf-8")
 
     @staticmethod
     def read(folder: Path, threads: int) -> FormatReader:
+        """Load the file with torch."""
         torch.set_num_threads(threads)
         return TorchExportFile(folder)
 
 
 class TorchExportFile:
-    """``model.pt2`` in torch; inputs and outputs are by place, their names are in ``signature.txt``."""
+    """``model.pt2`` in torch; inputs and outputs are positional, with their names in ``signature.txt``."""
 
     def __init__(self, folder: Path) -> None:
         names = (folder / "signature.txt").read_text(encoding="utf-8").split("\n\n")
-        takes, gives = (tuple(part.split()) for part in names)
-        self.inputs, self._gives = takes, gives
-        self._module = torch.export.load(folder / MODEL).module()
+        self.inputs, self._output_names = (tuple(part.split()) for part in names)
+        self._module = torch.export.load(folder / MODEL_FILE).module()
 
     def run(self, inputs: Arrays) -> Arrays:
+        """Run one pass.
+
+        Args:
+            inputs: Integer arrays of shape (batch, length).
+
+        Returns:
+            Logits by name.
+        """
         with torch.inference_mode():
-            found = self._module(*(torch.from_numpy(inputs[name]) for name in self.inputs))
-        return {name: one.numpy() for name, one in zip(self._gives, found, strict=True)}
+            outputs = self._module(*(torch.from_numpy(inputs[name]) for name in self.inputs))
+        return {name: tensor.numpy() for name, tensor in zip(self._output_names, outputs, strict=True)}

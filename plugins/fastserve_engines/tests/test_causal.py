@@ -78,7 +78,7 @@ def test_generation_ends_where_every_row_has_ended(tmp_path: Path, home: Path) -
 
 
 def test_an_encoder_cannot_generate(tiny_bert: Path, home: Path) -> None:
-    with pytest.raises(InvalidPlan, match="in one pass and cannot generate"):
+    with pytest.raises(InvalidPlan, match="cannot generate text"):
         OpenVINOEngine(tiny_bert, 1).generate(left_padded(), {"max_new_tokens": 2})
 
 
@@ -87,7 +87,7 @@ def test_what_cannot_be_carried_over_is_said(tiny_bert: Path) -> None:
 
     with pytest.raises(ExportError, match="BertForSequenceClassification is not a causal language model"):
         CausalExport(AutoModelForSequenceClassification.from_pretrained(tiny_bert))
-    with pytest.raises(ExportError, match="other kinds than full attention: sliding_attention"):
+    with pytest.raises(ExportError, match="layers other than full attention: sliding_attention"):
         CausalExport(model("Qwen2", use_sliding_window=True, max_window_layers=0, num_key_value_heads=4))
 
 

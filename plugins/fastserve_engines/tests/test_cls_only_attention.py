@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from fastserve_engines.cls_only_attention import FirstToken, compute_cls_only
+from fastserve_engines.cls_only_attention import ClsOnlyLayer, compute_cls_only
 
 SIZES: dict[str, Any] = {
     "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
@@ -34,7 +34,7 @@ def test_a_classifier_gives_the_same_logits(family: str, attention: str) -> None
         before = model(**INPUTS).logits
         compute_cls_only(model)
         after = model(**INPUTS).logits
-    assert isinstance(model.base_model.encoder.layer[-1], FirstToken)
+    assert isinstance(model.base_model.encoder.layer[-1], ClsOnlyLayer)
     assert torch.allclose(before, after, atol=1e-5)
     assert before.std() > 0.001
 

@@ -94,5 +94,5 @@ def test_however_texts_are_cut_up(llama: tuple[Path, DecodeEngine], cuts: list[l
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_other_models_are_refused(engine: str, tiny_bert: Path, home: Path) -> None:
-    with pytest.raises(ExportError, match="not a causal language model|no attention to page"):
+    with pytest.raises(ExportError, match="not a causal language model|cannot convert the graph to paged attention"):
         ENGINES[engine].make_decoder(tiny_bert, 1, MEMORY)

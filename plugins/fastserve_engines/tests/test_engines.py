@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fastserve_core.errors import InvalidArtifact, InvalidPlan, UserError
-from fastserve_engines.lowering import cached_lowering
+from fastserve_engines.lowering import get_or_lower
 from fastserve_engines.openvino_engine import OpenVINOEngine
 from fastserve_engines.torch_engine import TorchEngine
 
@@ -52,7 +52,7 @@ def test_padding_does_not_change_an_answer(tiny_bert: Path) -> None:
 
 def test_a_class_that_transformers_lacks_is_said(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["NoSuchModel"]}')
-    with pytest.raises(InvalidArtifact, match="of class NoSuchModel"):
+    with pytest.raises(InvalidArtifact, match="the class NoSuchModel"):
         TorchEngine(tmp_path, 1)
 
 
@@ -140,7 +140,7 @@ def lowered_home(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTSERVE_HOME", str(home))
-        cached_lowering(tiny_bert, 1)
+        get_or_lower(tiny_bert, 1)
     return home
 
 
@@ -177,9 +177,9 @@ def test_every_model_has_files_of_its_own(tiny_bert: Path, tmp_path: Path, monke
 
     monkeypatch.setattr("fastserve_engines.lowering.run_in_child", write)
     other = shutil.copytree(tiny_bert, tmp_path / "other")
-    assert cached_lowering(other, 1) == cached_lowering(tiny_bert, 1)
+    assert get_or_lower(other, 1) == get_or_lower(tiny_bert, 1)
     (other / "model.safetensors").write_bytes(b"other weights")
-    assert cached_lowering(other, 1) != cached_lowering(tiny_bert, 1)
+    assert get_or_lower(other, 1) != get_or_lower(tiny_bert, 1)
 
 
 def test_serving_lowered_weights_needs_no_torch(both: tuple[Path, Path]) -> None:
