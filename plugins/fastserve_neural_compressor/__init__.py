@@ -1,4 +1,4 @@
-"""Quantizes with Intel Neural Compressor, and lowers the result to OpenVINO, where it runs at integer speed."""
+"""Quantize with Intel Neural Compressor and lower the result to OpenVINO, which runs it with integer arithmetic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import InvalidOption, MissingPackage
 from fastserve_core.plugins import CompressContext, Compressor, StagedArtifact
 
-EMBEDDINGS = ("int8", "fp32")
+EMBEDDING_DTYPES = ("int8", "fp32")
 ENCODER_METHODS, LANGUAGE_METHODS = ("static", "dynamic"), ("rtn", "gptq", "awq", "teq", "autoround")
 METHODS = (*ENCODER_METHODS, *LANGUAGE_METHODS)
 BITS = (4, 8)
@@ -20,11 +20,16 @@ LANGUAGE = "causal_lm"
 
 @dataclass
 class QuantizeOptions:
-    """``calibration_rows`` of the training split decide the ranges of the activations.
+    """Options of ``compress.neural_compressor``.
 
-    ``embeddings`` int8 stores each row of an embedding table as bytes with a scale of its own. ``method`` null is what
-    suits the task: static for encoders, rtn for language models, whose weights then have ``bits`` and a scale for each
-    ``group_size`` inputs. ``tolerable_loss`` has static leave layers in floats until no more than that is lost.
+    Attributes:
+        calibration_rows: Number of training rows for calibration.
+        embeddings: Dtype of the embedding tables, ``int8`` (one scale per row) or ``fp32``.
+        method: Quantization method; null is static for encoders and rtn for language models.
+        tolerable_loss: With method static, fraction of the score that may be lost: layers are left in fp32 until the
+            loss is smaller. Null quantizes all layers.
+        bits: Bits of a language model's weights, 4 or 8.
+        group_size: Number of weights of a row that share a scale and a zero point, in language models.
     """
 
     calibration_rows: int = 128
@@ -35,9 +40,10 @@ class QuantizeOptions:
     group_size: int = 64
 
     def __post_init__(self) -> None:
-        if self.embeddings not in EMBEDDINGS:
+        if self.embeddings not in EMBEDDING_DTYPES:
             raise InvalidOption(
-                f"compress.neural_compressor.embeddings must be one of {', '.join(EMBEDDINGS)}, not '{self.embeddings}'"
+                f"compress.neural_compressor.embeddings must be one of {', '.join(EMBEDDING_DTYPES)}, "
+                f"not '{self.embeddings}'"
             )
         if self.calibration_rows < 1:
             raise InvalidOption(
@@ -50,15 +56,13 @@ class QuantizeOptions:
         if self.bits not in BITS:
             raise InvalidOption(f"compress.neural_compressor.bits must be 4 or 8, not {self.bits}")
         if self.method in ENCODER_METHODS and self.bits != 8:
-            raise InvalidOption(f"compress.neural_compressor.method={self.method} computes in 8 bits: leave bits=8")
+            raise InvalidOption(f"compress.neural_compressor.method={self.method} supports 8 bits only: leave bits=8")
         if self.tolerable_loss is not None and not 0 <= self.tolerable_loss < 1:
             raise InvalidOption(
-                f"compress.neural_compressor.tolerable_loss is a share below 1, like 0.01, not {self.tolerable_loss}"
+                f"compress.neural_compressor.tolerable_loss must be at least 0 and below 1, not {self.tolerable_loss}"
             )
         if self.tolerable_loss is not None and self.method not in (None, "static"):
-            raise InvalidOption(
-                f"compress.neural_compressor.tolerable_loss is for method=static, not for {self.method}"
-            )
+            raise InvalidOption(f"compress.neural_compressor.tolerable_loss needs method=static, not {self.method}")
         if self.group_size < 2 or self.group_size % 2:
             raise InvalidOption(
                 f"compress.neural_compressor.group_size must be even and at least 2, not {self.group_size}"
@@ -66,7 +70,7 @@ class QuantizeOptions:
 
 
 class NeuralCompressor(Compressor):
-    """The compressor: 8 bit integers for encoders, integer weights for language models."""
+    """Compressor that quantizes encoders to 8-bit integers, and the weights of language models."""
 
     api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("neural_compressor", "torch", "transformers", "openvino")
@@ -97,6 +101,7 @@ class NeuralCompressor(Compressor):
 
     @hookimpl
     def compress(self, run: CompressContext) -> StagedArtifact:
+        """Quantize the model in a child process."""
         from fastserve_core.processes import PRELOAD_MODULES, run_in_child
 
         draft = run.clean_folder()

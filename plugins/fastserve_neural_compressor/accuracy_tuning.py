@@ -1,4 +1,4 @@
-"""Leave the layers that rounding hurts most in floats: neural-compressor's accuracy-driven tuning."""
+"""Accuracy-driven tuning of neural-compressor: leave the most sensitive layers in fp32."""
 
 from __future__ import annotations
 
@@ -12,67 +12,83 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Batch = dict[str, NDArray[Any]]
-    Answers = Callable[[Batch], dict[str, NDArray[Any]]]
+    Predict = Callable[[Batch], dict[str, NDArray[Any]]]
 
 INT8_LEVELS = 127.5
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """``score`` rates a model by its answers to batches, higher is better; ``tolerable_loss`` is a share of it.
+    """Criterion of the tuning.
 
-    ``told`` is given how many of the tries are over, and of how many.
+    Attributes:
+        score: Score of a model by its predictions; higher is better.
+        tolerable_loss: Fraction of the fp32 model's score that may be lost.
+        report: Called with the number of finished trials and their total number.
     """
 
-    score: Callable[[Answers], float]
+    score: Callable[[Predict], float]
     tolerable_loss: float
-    told: Callable[[int, int], None] = lambda number, of: None
+    report: Callable[[int, int], None] = lambda done, total: None
 
 
 @dataclass(frozen=True)
 class TuningResult:
-    """The quantized graph, the layers that stay in floats, and whether it loses no more than is tolerable."""
+    """Result of a quantization.
+
+    Attributes:
+        graph: Quantized graph.
+        fp32_layers: Names of the layers that stay in fp32.
+        is_tolerable: Whether the loss is at most the tolerable one.
+    """
 
     graph: nn.Module
     fp32_layers: tuple[str, ...]
-    within: bool
+    is_tolerable: bool
 
 
 def tune_accuracy(
     captured: Any,
     example: tuple[Any, ...],
     calibrate: Callable[[Any], None],
-    answers: Callable[[nn.Module], Answers],
+    make_predict: Callable[[nn.Module], Predict],
     order: Sequence[str],
     tuning: Tuning,
 ) -> TuningResult:
-    """Quantize with 0, 1, 2, 4, … of the layers in ``order`` left in floats, until the loss is tolerable.
+    """Quantize with 0, 1, 2, 4, ... of the layers in ``order`` left in fp32, until the loss is tolerable.
 
-    The last try leaves half of them. Of tries that all lose more the best is taken. ``captured`` is the float graph;
-    ``answers`` makes a graph answer batches.
+    The last trial leaves half of the layers. If no trial is tolerable, the one with the best score is returned.
+
+    Args:
+        captured: Graph in fp32.
+        example: Inputs of the graph.
+        calibrate: Runs the calibration data through a prepared graph.
+        make_predict: Returns a graph's function from batches to outputs.
+        order: Names of the layers, the most sensitive first.
+        tuning: Criterion.
     """
     from neural_compressor.torch.quantization import TuningConfig, autotune
 
     counts = [0, *(1 << power for power in range(16) if 1 << power < len(order) / 2), len(order) // 2]
-    tries = list(dict.fromkeys(counts))
+    trials = list(dict.fromkeys(counts))
     scores: list[float] = []
 
-    def rate(model: nn.Module) -> float:
-        tuning.told(len(scores), len(tries) + 1)
-        scores.append(tuning.score(answers(model)))
+    def evaluate(model: nn.Module) -> float:
+        tuning.report(len(scores), len(trials) + 1)
+        scores.append(tuning.score(make_predict(model)))
         return scores[-1]
 
-    configs = [config_without(order[:count]) for count in tries]
-    config = TuningConfig(configs, tolerable_loss=tuning.tolerable_loss, max_trials=len(tries))
-    found = autotune(captured, config, rate, run_fn=calibrate, example_inputs=example)
-    baseline, *others = scores
-    within = others[-1] >= baseline * (1 - tuning.tolerable_loss)
-    chosen = len(others) - 1 if within else max(range(len(others)), key=others.__getitem__)
-    return TuningResult(found, tuple(order[: tries[chosen]]), within)
+    configs = [make_config(order[:count]) for count in trials]
+    config = TuningConfig(configs, tolerable_loss=tuning.tolerable_loss, max_trials=len(trials))
+    graph = autotune(captured, config, evaluate, run_fn=calibrate, example_inputs=example)
+    baseline, *trial_scores = scores
+    is_tolerable = trial_scores[-1] >= baseline * (1 - tuning.tolerable_loss)
+    index = len(trial_scores) - 1 if is_tolerable else max(range(len(trial_scores)), key=trial_scores.__getitem__)
+    return TuningResult(graph, tuple(order[: trials[index]]), is_tolerable)
 
 
-def config_without(names: Sequence[str]) -> Any:
-    """Static INT8 for all layers but those of these names."""
+def make_config(names: Sequence[str]) -> Any:
+    """Return a config that quantizes all layers statically to INT8, except for these."""
     from neural_compressor.torch.quantization import INT8StaticQuantConfig
 
     config = INT8StaticQuantConfig()
@@ -81,19 +97,26 @@ def config_without(names: Sequence[str]) -> Any:
     return config
 
 
-def by_sensitivity(module: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> list[str]:
-    """The linear layers, first those whose output is furthest off when its inputs and weights are rounded alone."""
-    layers = {name: one for name, one in module.named_modules() if type(one) is nn.Linear}
+def rank_by_sensitivity(module: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> list[str]:
+    """Return the names of the linear layers, the most sensitive first.
+
+    Sensitivity is the relative squared error of a layer's output when only its inputs and weights are rounded.
+
+    Args:
+        module: Module to run.
+        batches: Positional inputs of each batch.
+    """
+    layers = {name: layer for name, layer in module.named_modules() if type(layer) is nn.Linear}
     errors = dict.fromkeys(layers, 0.0)
 
-    def watch(name: str) -> Callable[..., None]:
-        def seen(layer: Any, given: tuple[Tensor, ...], output: Tensor) -> None:
-            rough = nn.functional.linear(_rounded(given[0]), _rounded(layer.weight, dim=1), layer.bias)
-            errors[name] += float((rough - output).square().mean() / output.square().mean().clamp_min(1e-12))
+    def make_hook(name: str) -> Callable[..., None]:
+        def record(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            rounded = nn.functional.linear(_round(inputs[0]), _round(layer.weight, dim=1), layer.bias)
+            errors[name] += float((rounded - output).square().mean() / output.square().mean().clamp_min(1e-12))
 
-        return seen
+        return record
 
-    hooks = [one.register_forward_hook(watch(name)) for name, one in layers.items()]
+    hooks = [layer.register_forward_hook(make_hook(name)) for name, layer in layers.items()]
     try:
         for batch in batches:
             module(*batch)
@@ -103,8 +126,8 @@ def by_sensitivity(module: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> 
     return sorted(layers, key=errors.__getitem__, reverse=True)
 
 
-def _rounded(given: Tensor, dim: int | None = None) -> Tensor:
-    """In 255 steps round zero, over all or for each row."""
-    most = given.abs().amax() if dim is None else given.abs().amax(dim, keepdim=True)
-    scale = most.clamp_min(1e-12) / INT8_LEVELS
-    return (given / scale).round() * scale
+def _round(values: Tensor, dim: int | None = None) -> Tensor:
+    """Round to 255 steps around zero, with one scale or one per row."""
+    limit = values.abs().amax() if dim is None else values.abs().amax(dim, keepdim=True)
+    scale = limit.clamp_min(1e-12) / INT8_LEVELS
+    return (values / scale).round() * scale

@@ -1,4 +1,4 @@
-"""Encoders in 8 bits: with ranges that training rows decide, or without."""
+"""Quantize encoders to 8 bits, statically with calibration data or dynamically."""
 
 from __future__ import annotations
 
@@ -13,51 +13,57 @@ from fastserve_neural_compressor.static_quantization import quantize_static
 from fastserve_neural_compressor.weight_only import quantize_encoder
 
 if TYPE_CHECKING:
-    from fastserve_neural_compressor.accuracy_tuning import Answers, Batch
+    from fastserve_neural_compressor.accuracy_tuning import Batch, Predict
 
-BATCH = 8
+BATCH_SIZE = 8
 MAX_LAYERS_IN_MESSAGE = 3
-"""How many of the layers that stay in floats are named."""
+"""Maximum number of layer names in the warning."""
 
 
 def quantize(job: QuantizeJob) -> None:
-    """Write the engine's files; raises ``ExportError``."""
+    """Write the engine's files.
+
+    Raises:
+        ExportError: The model cannot be quantized.
+    """
     options = job.options
     if options.method == "dynamic":
-        quantize_encoder(job.floats(), job.folder, options.embeddings)
+        quantize_encoder(job.load_model(), job.folder, options.embeddings)
         return
-    tuning = None if options.tolerable_loss is None else _autotune(job, options.tolerable_loss)
-    found = quantize_static(job.floats(), _calibration(job), job.folder, embeddings=options.embeddings, tuning=tuning)
-    _report(job, found)
+    tuning = None if options.tolerable_loss is None else _make_tuning(job, options.tolerable_loss)
+    result = quantize_static(
+        job.load_model(), _make_calibration_batches(job), job.folder, embeddings=options.embeddings, tuning=tuning
+    )
+    _report(job, result)
 
 
-def _calibration(job: QuantizeJob) -> list[Batch]:
-    encoded = job.task.encoder(job.model)(job.sample())
-    order = length_batches(encoded, BATCH)
-    random.Random(job.seed).shuffle(order)  # the observer weighs the first batch most: it must not be the shortest
-    return [dict(job.task.collate([encoded[place] for place in places])) for places in order]
+def _make_calibration_batches(job: QuantizeJob) -> list[Batch]:
+    encoded = job.task.encoder(job.model)(job.sample_rows())
+    order = length_batches(encoded, BATCH_SIZE)
+    random.Random(job.seed).shuffle(order)  # the observer weights the first batch most, so it must not be the shortest
+    return [dict(job.task.collate([encoded[index] for index in indices])) for indices in order]
 
 
-def _autotune(job: QuantizeJob, loss: float) -> Tuning:
-    """Tries are rated on the validation split."""
+def _make_tuning(job: QuantizeJob, loss: float) -> Tuning:
+    """Return a criterion that scores models on the validation split."""
     task = job.task
     encoded = task.encoder(job.model)(job.data.rows("validation"))
-    batches = [[encoded[place] for place in places] for places in length_batches(encoded, BATCH)]
+    batches = [[encoded[index] for index in indices] for indices in length_batches(encoded, BATCH_SIZE)]
 
-    def score(answers: Answers) -> float:
+    def score(predict: Predict) -> float:
         evidence: list[Any] = []
         for batch in batches:
-            evidence += task.evidence(answers(dict(task.collate(batch))), batch)
+            evidence += task.evidence(predict(dict(task.collate(batch))), batch)
         return task.objective(task.score(evidence))
 
-    return Tuning(score, loss, lambda number, of: job.progress(Progress("rating tries", number, of)))
+    return Tuning(score, loss, lambda done, total: job.emit(Progress("tuning accuracy", done, total)))
 
 
-def _report(job: QuantizeJob, found: TuningResult) -> None:
-    layers = [one.removeprefix("model.") for one in found.fp32_layers]
+def _report(job: QuantizeJob, result: TuningResult) -> None:
+    layers = [name.removeprefix("model.") for name in result.fp32_layers]
     if layers:
         named = ", ".join(layers[:MAX_LAYERS_IN_MESSAGE]) + (", …" if len(layers) > MAX_LAYERS_IN_MESSAGE else "")
-        job.progress(WarningRaised(f"{len(layers)} linear layers stay in floats: {named}"))
-    if not found.within:
-        said = "no try lost as little as compress.neural_compressor.tolerable_loss says: the best one is taken"
-        job.progress(WarningRaised(said))
+        job.emit(WarningRaised(f"{len(layers)} linear layers stay in fp32: {named}"))
+    if not result.is_tolerable:
+        message = "no trial is within compress.neural_compressor.tolerable_loss: the best one is used"
+        job.emit(WarningRaised(message))

@@ -1,4 +1,4 @@
-"""What the quantizer's process works on."""
+"""Input of the quantization methods."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ from fastserve_neural_compressor import QuantizeOptions
 
 @dataclass(frozen=True)
 class QuantizeJob:
-    """A model's folder, the data, what is asked for, and the folder for the engine's files."""
+    """Model, data and options of one quantization.
+
+    Attributes:
+        task: Task of the model.
+        model: Folder of the model.
+        data: Prepared dataset.
+        folder: Folder for the engine's files.
+        options: Options of the plugin.
+        seed: Seed of the calibration rows.
+        emit: Callback of events.
+    """
 
     task: Task
     model: Path
@@ -24,13 +34,13 @@ class QuantizeJob:
     folder: Path
     options: QuantizeOptions
     seed: int
-    progress: Callable[[Event], None]
+    emit: Callable[[Event], None]
 
-    def floats(self) -> Any:
-        """The model in fp32, in evaluation mode."""
+    def load_model(self) -> Any:
+        """Return the model in fp32 and evaluation mode."""
         return self.task.build(self.model).float().eval()
 
-    def sample(self) -> list[Row]:
-        """The training rows to calibrate on."""
+    def sample_rows(self) -> list[Row]:
+        """Return the training rows to calibrate on."""
         rows = self.data.rows("train")
         return random.Random(self.seed).sample(rows, min(self.options.calibration_rows, len(rows)))

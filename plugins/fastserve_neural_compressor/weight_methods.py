@@ -1,4 +1,4 @@
-"""Neural-compressor's ways to round weights: what each needs, and how its integers are read."""
+"""Weight-only quantization methods of neural-compressor, and access to the integers they produce."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from torch import Tensor, nn
 from fastserve_core.errors import ExportError
 from fastserve_neural_compressor.packed_weights import PackedWeight
 
-TEQ_EPOCHS, TEQ_RATE = 4, 1e-3
+TEQ_EPOCHS, TEQ_LEARNING_RATE = 4, 1e-3
 AUTOROUND_STEPS = 100
-"""Steps for each block; auto-round's own 200 take twice as long."""
+"""Steps per block; auto-round's default of 200 takes twice as long."""
 
 
 @dataclass(frozen=True)
 class RoundingConfig:
-    """What to round to: ``bits`` 8 or 4, a scale and a zero point for each ``group_size`` inputs of a row.
+    """Target of the quantization, and its calibration data.
 
-    ``blocks`` are token ids (1, length) to calibrate on, all of one length; ``folder`` has the model's files.
+    Attributes:
+        bits: Bits of a weight, 8 or 4.
+        group_size: Number of inputs of a row that share a scale and a zero point; -1 is the whole row.
+        blocks: Token ids of shape (1, length), all of one length.
+        folder: Folder with the model's files.
     """
 
     bits: int
@@ -33,103 +37,116 @@ class RoundingConfig:
     folder: Path
 
     @property
-    def common(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments that the configs of all methods share."""
         return {"bits": self.bits, "use_sym": False, "group_size": self.group_size}
 
 
-def rtn(model: nn.Module, to: RoundingConfig) -> Any:
-    """Round to nearest: needs no data."""
+def quantize_rtn(model: nn.Module, config: RoundingConfig) -> Any:
+    """Round to nearest; needs no data."""
     from neural_compressor.torch.quantization import RTNConfig, convert, prepare
 
-    return convert(prepare(model, RTNConfig(**to.common, use_layer_wise=False)))
+    return convert(prepare(model, RTNConfig(**config.arguments, use_layer_wise=False)))
 
 
-def gptq(model: nn.Module, to: RoundingConfig) -> Any:
-    """Columns one after another, each making up for the errors of those before (Frantar et al. 2022)."""
+def quantize_gptq(model: nn.Module, config: RoundingConfig) -> Any:
+    """Round column by column and compensate each error in the columns that follow (GPTQ, Frantar et al. 2022)."""
     from neural_compressor.torch.quantization import GPTQConfig, convert, prepare
 
-    config = GPTQConfig(**to.common, use_layer_wise=False, model_path=str(to.folder))
-    prepared = prepare(model, config)
-    forward_calibration(prepared, to.blocks)
+    gptq_config = GPTQConfig(**config.arguments, use_layer_wise=False, model_path=str(config.folder))
+    prepared = prepare(model, gptq_config)
+    run_calibration(prepared, config.blocks)
     return convert(prepared)
 
 
-def awq(model: nn.Module, to: RoundingConfig) -> Any:
-    """Inputs scaled so that the weights that matter most lose least (Lin et al. 2023)."""
+def quantize_awq(model: nn.Module, config: RoundingConfig) -> Any:
+    """Scale the inputs so that the most salient weights lose the least (AWQ, Lin et al. 2023)."""
     from neural_compressor.torch.quantization import AWQConfig, convert, prepare
 
-    prepared = prepare(model, AWQConfig(**to.common, use_layer_wise=False), example_inputs=to.blocks[0])
-    forward_calibration(prepared, to.blocks)
+    prepared = prepare(model, AWQConfig(**config.arguments, use_layer_wise=False), example_inputs=config.blocks[0])
+    run_calibration(prepared, config.blocks)
     return convert(prepared)
 
 
-def teq(model: nn.Module, to: RoundingConfig) -> Any:
-    """Scales of the inputs that are learnt on the texts (Cheng et al. 2023)."""
+def quantize_teq(model: nn.Module, config: RoundingConfig) -> Any:
+    """Train scales of the inputs on the calibration data (TEQ, Cheng et al. 2023)."""
     from neural_compressor.torch.quantization import TEQConfig, convert, prepare
 
-    config = TEQConfig(**to.common, use_layer_wise=False, folding=False)
-    prepared: Any = prepare(model, config, example_inputs=to.blocks[0])
+    teq_config = TEQConfig(**config.arguments, use_layer_wise=False, folding=False)
+    prepared: Any = prepare(model, teq_config, example_inputs=config.blocks[0])
     with torch.enable_grad():
-        learnt = torch.optim.Adam(prepared._trained_alphas.values(), lr=TEQ_RATE)
+        optimizer = torch.optim.Adam(prepared._trained_alphas.values(), lr=TEQ_LEARNING_RATE)
         for _ in range(TEQ_EPOCHS):
-            for ids in to.blocks:
+            for ids in config.blocks:
                 prepared(input_ids=ids, labels=ids).loss.backward()
-                learnt.step()
-                learnt.zero_grad()
+                optimizer.step()
+                optimizer.zero_grad()
     return convert(prepared)
 
 
-def autoround(model: nn.Module, to: RoundingConfig) -> Any:
-    """Rounding up or down is learnt, block by block (Cheng et al. 2023); needs the package auto-round."""
+def quantize_autoround(model: nn.Module, config: RoundingConfig) -> Any:
+    """Train the rounding directions block by block (AutoRound, Cheng et al. 2023); needs the package auto-round."""
     from neural_compressor.torch.quantization import AutoRoundConfig, convert, prepare
 
     with tempfile.TemporaryDirectory(prefix="fastserve-") as scratch, torch.enable_grad():
-        config = AutoRoundConfig(
-            **to.common,
+        autoround_config = AutoRoundConfig(
+            **config.arguments,
             iters=AUTOROUND_STEPS,
-            nsamples=len(to.blocks),
-            seqlen=to.blocks[0].shape[1],
-            batch_size=min(8, len(to.blocks)),
+            nsamples=len(config.blocks),
+            seqlen=config.blocks[0].shape[1],
+            batch_size=min(8, len(config.blocks)),
             amp=False,
             device_map="cpu",
             scale_dtype="float32",
             export_format="fake",
             output_dir=scratch,
         )
-        prepared = prepare(model, config)
+        prepared = prepare(model, autoround_config)
         with torch.no_grad():
-            forward_calibration(prepared, to.blocks)
+            run_calibration(prepared, config.blocks)
         return convert(prepared)
 
 
 METHODS: dict[str, Callable[[nn.Module, RoundingConfig], Any]] = {
-    "rtn": rtn,
-    "gptq": gptq,
-    "awq": awq,
-    "teq": teq,
-    "autoround": autoround,
+    "rtn": quantize_rtn,
+    "gptq": quantize_gptq,
+    "awq": quantize_awq,
+    "teq": quantize_teq,
+    "autoround": quantize_autoround,
 }
 
 
-def forward_calibration(model: Any, blocks: Sequence[Tensor]) -> None:
-    """Show the texts to a prepared model."""
+def run_calibration(model: Any, blocks: Sequence[Tensor]) -> None:
+    """Run the calibration data through a prepared model."""
     for ids in blocks:
         model(ids)
 
 
-def read_packed(module: Any, bits: int) -> tuple[PackedWeight, Tensor | None]:
-    """A converted layer's integers, and what its inputs are to be multiplied by, if anything."""
+def unpack_weight(module: Any, bits: int) -> tuple[PackedWeight, Tensor | None]:
+    """Return the integers of a converted layer, and the factors that its inputs are multiplied by.
+
+    Args:
+        module: Layer that a method has converted.
+        bits: Bits of its weights.
+
+    Returns:
+        The weight, and the factors of shape (inputs,) or None.
+
+    Raises:
+        ExportError: The layer was not quantized.
+    """
     factors = None
     if type(module).__name__ == "MulLinear":
         factors, module = module.input_scale.detach().float(), module.linear
     if hasattr(module, "unpack"):
-        one = module.unpack()
-        scales, zeros, values = one["scales"].float().numpy(), one["zp"].numpy(), one["int_weight"].numpy()
-    elif hasattr(module, "scale"):  # auto-round leaves the rounded weight and what it was rounded with
+        tensors = module.unpack()
+        scales, zeros = tensors["scales"].float().numpy(), tensors["zp"].numpy()
+        values = tensors["int_weight"].numpy()
+    elif hasattr(module, "scale"):  # auto-round keeps the rounded weight with its scale and zero point
         scales, zeros = (getattr(module, name).detach().float().numpy() for name in ("scale", "zp"))
         groups = module.weight.detach().float().numpy().reshape(*scales.shape, -1)
         values = np.round(groups / scales[:, :, None]) + zeros[:, :, None]
     else:
-        raise ExportError("neural-compressor left a layer as it was")
+        raise ExportError("neural-compressor did not quantize a layer")
     values = values.astype(np.uint8).reshape(*scales.shape, -1)
     return PackedWeight(values, scales[:, :, None], zeros.astype(np.uint8)[:, :, None], bits), factors

@@ -1,4 +1,4 @@
-"""Integer weights for a model: neural-compressor finds them, OpenVINO's graph holds them."""
+"""Weight-only quantization: neural-compressor computes the integers, OpenVINO's graph holds them."""
 
 from __future__ import annotations
 
@@ -13,111 +13,132 @@ from torch import Tensor, nn
 from fastserve_core.errors import ExportError
 from fastserve_core.export import load_format, single_line_error
 from fastserve_core.processes import hide_package, suppress_library_output
-from fastserve_neural_compressor.packed_weights import PackedWeight, by_row, fingerprint, replace
+from fastserve_neural_compressor.packed_weights import PackedWeight, hash_weight, quantize_rows, replace_weights
 from fastserve_neural_compressor.static_quantization import quantize_embeddings
-from fastserve_neural_compressor.weight_methods import METHODS, RoundingConfig, read_packed
+from fastserve_neural_compressor.weight_methods import METHODS, RoundingConfig, unpack_weight
 
 if TYPE_CHECKING:
     import openvino
 
-ROW = -1
-"""A group that is a whole row of a weight."""
+PER_ROW = -1
+"""Group size of a whole row."""
 
 
 class ScaledLinear(nn.Module):
-    """A linear layer whose inputs are multiplied first, each by a factor of its own."""
+    """Linear layer whose inputs are multiplied by one factor each."""
 
     factors: Tensor
 
     def __init__(self, linear: nn.Module, factors: Tensor) -> None:
+        """Wrap a linear layer with factors of shape (inputs,)."""
         super().__init__()
         self.linear = linear
         self.register_buffer("factors", factors)
 
-    def forward(self, given: Tensor) -> Any:
-        return self.linear(given * self.factors)
+    def forward(self, inputs: Tensor) -> Any:
+        """Return the outputs for inputs of shape (..., inputs)."""
+        return self.linear(inputs * self.factors)
 
 
 def quantize_weights(
     model: Any, folder: Path, bits: int, group_size: int, method: str = "rtn", blocks: Sequence[Tensor] = ()
 ) -> None:
-    """Write OpenVINO's files with linear layers of ``bits`` (8 or 4) and a table of words of 8.
+    """Write OpenVINO files of a causal language model with integer weights and an 8-bit word table.
 
-    A scale and a zero point for each ``group_size`` weights of a row, or for all of it with -1; ``method`` is one of
-    ``METHODS``. ``model`` is one of transformers' causal language models in fp32, and has the folder that it was read
-    from as ``name_or_path``; it is not changed. ``blocks`` are token ids (1, length), all of one length, for the
-    methods that look at texts. Raises ``ExportError`` with the reason.
+    Args:
+        model: Causal language model of transformers in fp32, whose ``name_or_path`` is its folder; it is not changed.
+        folder: Folder to write.
+        bits: Bits of the linear layers' weights, 8 or 4.
+        group_size: Number of weights of a row that share a scale and a zero point; -1 is the whole row.
+        method: One of ``METHODS``.
+        blocks: Token ids of shape (1, length), all of one length, for the methods that need calibration.
+
+    Raises:
+        ExportError: The model cannot be quantized.
     """
-    to = RoundingConfig(bits, group_size, blocks, Path(model.name_or_path))
+    config = RoundingConfig(bits, group_size, blocks, Path(model.name_or_path))
     with suppress_library_output(), hide_package("openvino_telemetry"), torch.no_grad():
-        twin = with_linears(model)
-        names = list(linear_layers(twin, group_size))
+        duplicate = replace_conv1d(model)
+        names = list(find_linear_layers(duplicate, group_size))
         with single_line_error("quantized"):
-            given = copy.deepcopy(twin)
-            given.config.use_cache = False  # blocks are shown again and again, and must not see the keys of before
-            converted = METHODS[method](given, to)
-            found = _put_in(twin, {name: read_packed(converted.get_submodule(name), bits) for name in names})
-        for table in (twin.get_input_embeddings(), twin.get_output_embeddings()):
-            found.setdefault(fingerprint(table.weight), by_row(table.weight))
-        export: Any = load_format("openvino_causal", twin)  # whose write also takes a change of the graph
+            input_model = copy.deepcopy(duplicate)
+            input_model.config.use_cache = False  # blocks are run repeatedly and must not see cached keys
+            converted = METHODS[method](input_model, config)
+            weights = _apply_weights(
+                duplicate, {name: unpack_weight(converted.get_submodule(name), bits) for name in names}
+            )
+        for table in (duplicate.get_input_embeddings(), duplicate.get_output_embeddings()):
+            weights.setdefault(hash_weight(table.weight), quantize_rows(table.weight))
+        export: Any = load_format("openvino_causal", duplicate)  # its write accepts a graph transformation
 
-        def shrink(graph: openvino.Model) -> None:
-            replace(graph, found, len(names))
+        def compress(graph: openvino.Model) -> None:
+            replace_weights(graph, weights, len(names))
 
-        export.write(export.module, folder, shrink)
+        export.write(export.module, folder, compress)
 
 
 def quantize_encoder(model: Any, folder: Path, embeddings: str = "int8") -> None:
-    """Write OpenVINO's files with linear layers of 8 bits, a scale for each row; inputs are rounded while it runs.
+    """Write OpenVINO files with 8-bit linear layers, one scale per row, and dynamically quantized inputs.
 
-    ``model`` is a transformers sequence or token classifier in fp32; it is not changed. Raises ``ExportError`` with
-    the reason.
+    Args:
+        model: Sequence or token classifier of transformers in fp32; it is not changed.
+        folder: Folder to write.
+        embeddings: Dtype of the embedding tables, ``int8`` or ``fp32``.
+
+    Raises:
+        ExportError: The model cannot be quantized.
     """
     with suppress_library_output(), hide_package("openvino_telemetry"), torch.no_grad():
-        twin = with_linears(model)
-        names = list(linear_layers(twin, ROW))
+        duplicate = replace_conv1d(model)
+        names = list(find_linear_layers(duplicate, PER_ROW))
         with single_line_error("quantized"):
-            converted = METHODS["rtn"](copy.deepcopy(twin), RoundingConfig(8, ROW, (), folder))
-            found = _put_in(twin, {name: read_packed(converted.get_submodule(name), 8) for name in names})
+            converted = METHODS["rtn"](copy.deepcopy(duplicate), RoundingConfig(8, PER_ROW, (), folder))
+            weights = _apply_weights(
+                duplicate, {name: unpack_weight(converted.get_submodule(name), 8) for name in names}
+            )
         if embeddings == "int8":
-            quantize_embeddings(twin)
-        export: Any = load_format("openvino", twin)
-        export.write(export.module, folder, lambda graph: replace(graph, found, len(names)))
+            quantize_embeddings(duplicate)
+        export: Any = load_format("openvino", duplicate)
+        export.write(export.module, folder, lambda graph: replace_weights(graph, weights, len(names)))
 
 
-def with_linears(model: Any) -> Any:
-    """A copy in which GPT-2's Conv1D are linear layers, which have their weight the other way round."""
-    twin = copy.deepcopy(model)
-    for name, module in list(twin.named_modules()):
+def replace_conv1d(model: Any) -> Any:
+    """Return a copy of the model with linear layers in place of GPT-2's Conv1D, whose weight is transposed."""
+    duplicate = copy.deepcopy(model)
+    for name, module in list(duplicate.named_modules()):
         if type(module).__name__ == "Conv1D":
             inputs, outputs = module.weight.shape
             linear = nn.Linear(inputs, outputs)
             linear.weight.copy_(module.weight.T)
             linear.bias.copy_(module.bias)
-            twin.set_submodule(name, linear)
-    return twin
+            duplicate.set_submodule(name, linear)
+    return duplicate
 
 
-def linear_layers(model: Any, group_size: int) -> dict[str, nn.Linear]:
-    """The layers to quantize, all but the one to the vocabulary; raises ``ExportError`` where they do not fit."""
+def find_linear_layers(model: Any, group_size: int) -> dict[str, nn.Linear]:
+    """Return the linear layers to quantize by name, without the projection to the vocabulary.
+
+    Raises:
+        ExportError: There is none, or the group size does not divide a layer's inputs.
+    """
     head = model.get_output_embeddings()
-    found = {name: one for name, one in model.named_modules() if type(one) is nn.Linear and one is not head}
-    if not found:
+    layers = {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear and layer is not head}
+    if not layers:
         raise ExportError("the model has no linear layer that neural-compressor quantizes")
-    odd = [name for name, one in found.items() if group_size > 0 and one.in_features % group_size]
-    if odd:
-        width = found[odd[0]].in_features
-        raise ExportError(f"group_size {group_size} does not divide the {width} inputs of {odd[0]}")
-    return found
+    indivisible = [name for name, layer in layers.items() if group_size > 0 and layer.in_features % group_size]
+    if indivisible:
+        width = layers[indivisible[0]].in_features
+        raise ExportError(f"group_size {group_size} does not divide the {width} inputs of {indivisible[0]}")
+    return layers
 
 
-def _put_in(model: Any, rounded: dict[str, tuple[PackedWeight, Tensor | None]]) -> dict[str, PackedWeight]:
-    """Have the model's layers compute with the rounded weights; the integers by what the weights are known by."""
-    found = {}
+def _apply_weights(model: Any, rounded: dict[str, tuple[PackedWeight, Tensor | None]]) -> dict[str, PackedWeight]:
+    """Set the model's weights to the rounded ones, and return the integers by the weights' hashes."""
+    packed_weights = {}
     for name, (packed, factors) in rounded.items():
         layer = model.get_submodule(name)
-        layer.weight.copy_(packed.floats())
+        layer.weight.copy_(packed.dequantize())
         if factors is not None:
             model.set_submodule(name, ScaledLinear(layer, factors))
-        found[fingerprint(layer.weight)] = packed
-    return found
+        packed_weights[hash_weight(layer.weight)] = packed
+    return packed_weights

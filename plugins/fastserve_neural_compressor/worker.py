@@ -1,4 +1,4 @@
-"""The quantizer's process: quantize a model as its task wants it, write the engine's files."""
+"""Child process of ``neural_compressor``: quantize a model for its task and write the engine's files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fastserve_core.tasks import load_task
 from fastserve_neural_compressor import LANGUAGE, QuantizeOptions, encoders, language
 from fastserve_neural_compressor.job import QuantizeJob
 
-CONFIGS = ("config.json", "generation_config.json")
+CONFIG_FILES = ("config.json", "generation_config.json")
 
 
-def lower(
+def quantize(
     model: str,
     data: str,
     task: tuple[str, Mapping[str, Any], Sequence[str]],
@@ -30,23 +30,36 @@ def lower(
     seed: int,
     events: str,
 ) -> None:
-    """Write the quantized model into the draft folder."""
-    source, target, tell = Path(model), Path(draft), event_writer(events)
+    """Write the quantized model into the draft folder.
+
+    Args:
+        model: Folder of the model.
+        data: Folder of the prepared dataset.
+        task: Name, options and labels of the task.
+        draft: Folder to write.
+        options: Values of ``QuantizeOptions`` by name.
+        seed: Seed of the calibration rows.
+        events: Path that progress events are written to.
+
+    Raises:
+        InvalidModel: The model cannot be quantized.
+    """
+    source, target, emit = Path(model), Path(draft), event_writer(events)
     job = QuantizeJob(
-        load_task(*task), source, load_dataset(Path(data)), target, QuantizeOptions(**options), seed, tell
+        load_task(*task), source, load_dataset(Path(data)), target, QuantizeOptions(**options), seed, emit
     )
-    tell(Progress("quantizing", 0, 1))
+    emit(Progress("quantizing", 0, 1))
     torch.manual_seed(seed)
     try:
         (language if job.task.name == LANGUAGE else encoders).quantize(job)
     except ExportError as error:
         raise InvalidModel(f"{source} cannot be quantized: {error}") from error
-    for name in CONFIGS:
+    for name in CONFIG_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     copy_tokenizer(source, target, spare=True)
-    tell(Progress("quantizing", 1, 1))
+    emit(Progress("quantizing", 1, 1))
 
 
 if __name__ == "__main__":
-    child_main(lower)
+    child_main(quantize)

@@ -11,7 +11,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from fastserve_core.entry_points import load_entry_point
-from fastserve_neural_compressor.accuracy_tuning import Tuning, by_sensitivity
+from fastserve_neural_compressor.accuracy_tuning import Tuning, rank_by_sensitivity
 from fastserve_neural_compressor.static_quantization import quantize_static
 from fastserve_neural_compressor.weight_only import quantize_encoder
 
@@ -41,7 +41,7 @@ def test_the_layer_that_rounding_hurts_most_comes_first() -> None:
         model[0].weight[0] = 0
         model[0].bias[0] = 0
     with torch.no_grad():
-        order = by_sensitivity(model, [(torch.randn(8, 16),)])
+        order = rank_by_sensitivity(model, [(torch.randn(8, 16),)])
     assert order[0] == "1"
 
 
@@ -72,7 +72,7 @@ def test_layers_stay_in_floats_until_the_loss_is_tolerable(
 
     tuning = Tuning(score, 0.01, lambda number, of: told.append((number, of)))
     found = quantize_static(bert, batches, tmp_path / "tuned", tuning=tuning)
-    assert found.within
+    assert found.is_tolerable
     assert len(found.fp32_layers) == 2
     assert told == [(0, 6), (1, 6), (2, 6), (3, 6)]
     all_of_them = quantize_static(bert, batches, tmp_path / "whole")
@@ -84,7 +84,7 @@ def test_layers_stay_in_floats_until_the_loss_is_tolerable(
 def test_where_no_try_is_tolerable_the_best_is_taken(bert: Any, batches: list[dict[str, Any]], tmp_path: Path) -> None:
     scores = iter([1.0, 0.5, 0.8, 0.6, 0.5, 0.4])
     found = quantize_static(bert, batches, tmp_path, tuning=Tuning(lambda answers: next(scores), 0.01))
-    assert not found.within
+    assert not found.is_tolerable
     assert len(found.fp32_layers) == 1
     assert next(scores, None) is None
 

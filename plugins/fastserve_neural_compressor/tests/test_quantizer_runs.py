@@ -29,7 +29,7 @@ def stages(folder: Path) -> list[dict[str, Any]]:
     [
         (["method=dynamic"], ""),
         # nothing is as good as more than is possible: every try is made, and the best one taken
-        (["tolerable_loss=0"], "rating tries"),
+        (["tolerable_loss=0"], "tuning accuracy"),
     ],
 )
 def test_a_classifier_is_quantized(

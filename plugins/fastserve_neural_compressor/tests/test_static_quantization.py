@@ -184,7 +184,7 @@ def test_roberta_tokens_with_fp32_tables(tmp_path: Path, monkeypatch: pytest.Mon
     assert TABLE in constants(tmp_path, "f32")
     longest = {name: np.full((1, 32), {"input_ids": 7, "attention_mask": 1}.get(name, 0)) for name in NAMES}
     assert compiled(tmp_path)(longest)["logits"].shape == (1, 32, 3)
-    with pytest.raises(ValueError, match="has 33 tokens, the model takes 32"):
+    with pytest.raises(ValueError, match="has 33 tokens, but the model supports 32"):
         static_quantization.quantize_static(model, [{name: np.ones((1, 33), np.int64) for name in names}], tmp_path)
 
 

@@ -13,9 +13,9 @@ from fastserve_core.entry_points import load_entry_point
 from fastserve_core.errors import ExportError, InvalidOption, MissingPackage
 from fastserve_core.tasks import Encoded
 from fastserve_neural_compressor import NeuralCompressor, QuantizeOptions
-from fastserve_neural_compressor.language import calibration
-from fastserve_neural_compressor.packed_weights import by_row
-from fastserve_neural_compressor.weight_only import linear_layers, quantize_weights
+from fastserve_neural_compressor.language import make_calibration_blocks
+from fastserve_neural_compressor.packed_weights import quantize_rows
+from fastserve_neural_compressor.weight_only import find_linear_layers, quantize_weights
 
 
 def tiny() -> Any:
@@ -111,20 +111,20 @@ def test_integers_stand_for_the_weights_that_are_computed_with() -> None:
     import torch
 
     weight = torch.randn(7, 64)
-    packed = by_row(weight)
+    packed = quantize_rows(weight)
     assert packed.values.dtype == np.uint8
-    assert (packed.floats() - weight).abs().max() <= torch.from_numpy(packed.scales).max() * 0.51
+    assert (packed.dequantize() - weight).abs().max() <= torch.from_numpy(packed.scales).max() * 0.51
 
 
 def test_models_that_do_not_fit_are_said() -> None:
     import torch
 
     with pytest.raises(ExportError, match="group_size 48 does not divide the 64 inputs of model.layers.0"):
-        linear_layers(tiny(), 48)
+        find_linear_layers(tiny(), 48)
     bare = tiny()
     bare.model.layers = torch.nn.ModuleList()
     with pytest.raises(ExportError, match="no linear layer"):
-        linear_layers(bare, 32)
+        find_linear_layers(bare, 32)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ def test_models_that_do_not_fit_are_said() -> None:
         ),
         ({"bits": 3}, "bits must be 4 or 8, not 3"),
         ({"group_size": 7}, "group_size must be even and at least 2, not 7"),
-        ({"method": "static", "bits": 4}, "static computes in 8 bits"),
-        ({"tolerable_loss": 1.5}, "tolerable_loss is a share below 1, like 0.01, not 1.5"),
-        ({"tolerable_loss": 0.1, "method": "dynamic"}, "tolerable_loss is for method=static, not for dynamic"),
+        ({"method": "static", "bits": 4}, "static supports 8 bits only"),
+        ({"tolerable_loss": 1.5}, "tolerable_loss must be at least 0 and below 1, not 1.5"),
+        ({"tolerable_loss": 0.1, "method": "dynamic"}, "tolerable_loss needs method=static, not dynamic"),
     ],
 )
 def test_bad_options_are_said(options: dict[str, Any], message: str) -> None:
@@ -172,8 +172,8 @@ def test_texts_are_cut_into_blocks_of_one_length() -> None:
         def encoder(self, folder: Path) -> Any:
             return lambda rows: [Encoded({"input_ids": list(range(one["length"]))}) for one in rows]
 
-    long = calibration(Task(), Path(), [{"length": 200}, {"length": 350}], 256)  # type: ignore[arg-type]
+    long = make_calibration_blocks(Task(), Path(), [{"length": 200}, {"length": 350}], 256)  # type: ignore[arg-type]
     assert [one.shape for one in long] == [(1, 256), (1, 256)]
     assert long[0][0, 199:202].tolist() == [199, 0, 1]
-    short = calibration(Task(), Path(), [{"length": 9}], 256)  # type: ignore[arg-type]
+    short = make_calibration_blocks(Task(), Path(), [{"length": 9}], 256)  # type: ignore[arg-type]
     assert [one.shape for one in short] == [(1, 9)]
