@@ -1,4 +1,4 @@
-"""Follows a run stage by stage and trial by trial, for observers that write curves elsewhere."""
+"""Route a run's events by stage and trial to observers that write curves elsewhere."""
 
 from __future__ import annotations
 
@@ -19,64 +19,71 @@ from fastserve_core.events import (
     TrialFinished,
     WarningRaised,
 )
-from fastserve_observers.scalars import metric_figures, step_figures
+from fastserve_observers.scalars import get_metric_scalars, get_step_scalars
 
 log = logging.getLogger("fastserve")
 
 DONE, FAILED = "done", "failed"
-Warn = tuple[float, Step]
-"""When a step was told (seconds since 1970), and the step."""
+TimedStep = tuple[float, Step]
+"""Time of a step in seconds since 1970, and the step."""
 
 
 class Sink(Protocol):
-    """Where the figures go. A place is a plugin's path, such as ``train.torch_ddp``."""
+    """Receiver of a run's metrics. Stages are named by their plugin's path, such as ``train.torch_ddp``."""
 
-    def write_scalars(self, place: str, values: Mapping[str, float], step: int, when: float) -> None:
-        """Numbers of one moment of a stage."""
+    def write_scalars(self, plugin: str, values: Mapping[str, float], step: int, when: float) -> None:
+        """Write values of a stage at one step; ``when`` is in seconds since 1970."""
 
-    def trial(self, place: str, event: TrialFinished, steps: Sequence[Warn]) -> None:
-        """A trial that ended, and its steps."""
+    def write_trial(self, plugin: str, event: TrialFinished, steps: Sequence[TimedStep]) -> None:
+        """Write a finished trial and its steps."""
 
-    def stage(self, place: str, event: StageFinished) -> None:
-        """A stage that ended; its line is in ``run.json`` by now."""
+    def write_stage(self, plugin: str, event: StageFinished) -> None:
+        """Write a finished stage, which ``run.json`` already contains."""
 
     def close(self, status: str) -> None:
-        """The run is ``done``, or ``failed``: nothing comes after it."""
+        """Close the sink of a run that is ``done`` or ``failed``."""
 
 
 class EventRouter:
-    """Sorts events into a sink, which it opens with the first stage.
+    """Router of events to a sink, which is opened with the first stage.
 
-    A trial's number is told at its end, so its steps are kept until then. A sink that fails is said once and
-    left alone: the run that it watches goes on.
+    Steps of a trial are buffered until the trial ends, because its number is not known earlier. If the sink fails, the
+    router warns once and drops all later events; the run continues.
     """
 
-    def __init__(self, name: str, opening: Callable[[], Sink]) -> None:
+    def __init__(self, name: str, open_sink: Callable[[], Sink]) -> None:
+        """Create the router.
+
+        Args:
+            name: Path of the observer for warnings, such as ``observe.mlflow``.
+            open_sink: Opens the sink.
+        """
         self._name = name
-        self._opening = opening
+        self._open_sink = open_sink
         self._sink: Sink | None = None
-        self._over = False
+        self._is_closed = False
         self._place = ""
         self._tuning = False
-        self._steps: list[Warn] = []
+        self._steps: list[TimedStep] = []
 
     def observe(self, event: Event) -> None:
-        if self._over:
+        """Route one event."""
+        if self._is_closed:
             return
         try:
-            self._follow(event)
+            self._route(event)
         except Exception as error:
-            self._over = True
-            warn(f"{self._name} stopped, the run goes on without it: {reason(error)}")
+            self._is_closed = True
+            emit_warning(f"{self._name} is disabled for the rest of the run: {format_error(error)}")
 
-    def _follow(self, event: Event) -> None:
+    def _route(self, event: Event) -> None:
         if isinstance(event, StageStarted):
             self._start(event)
         elif self._sink is not None:
             self._forward(self._sink, event)
 
     def _start(self, event: StageStarted) -> None:
-        self._sink = self._sink or self._opening()
+        self._sink = self._sink or self._open_sink()
         self._place, self._tuning = f"{event.stage}.{event.plugin}", event.stage == "tune"
         self._steps = []
 
@@ -86,38 +93,38 @@ class EventRouter:
             case Step() if self._tuning:
                 self._steps.append((now, event))
             case Step():
-                sink.write_scalars(self._place, step_figures(event), event.step, now)
+                sink.write_scalars(self._place, get_step_scalars(event), event.step, now)
             case Metric() if not self._tuning:
-                sink.write_scalars(self._place, metric_figures(event), event.step, now)
+                sink.write_scalars(self._place, get_metric_scalars(event), event.step, now)
             case TrialFinished():
                 steps, self._steps = self._steps, []
-                sink.trial(self._place, event, steps)
+                sink.write_trial(self._place, event, steps)
             case StageFinished():
-                sink.stage(f"{event.stage}.{event.plugin}", event)
+                sink.write_stage(f"{event.stage}.{event.plugin}", event)
                 if event.status == FAILED:
                     self._close(sink, FAILED)
             case RunFinished():
                 self._close(sink, DONE)
 
     def _close(self, sink: Sink, status: str) -> None:
-        self._over = True
+        self._is_closed = True
         sink.close(status)
 
 
-def run_folder() -> Path | None:
-    """The folder of the command line's run; a run from Python has none."""
+def get_run_folder() -> Path | None:
+    """Return the run folder of a command-line run, or None for a run from Python."""
     from hydra.core.hydra_config import HydraConfig
 
     return Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else None
 
 
-def warn(message: str) -> None:
-    """Say it to the user, and to the run's log; observers have nobody else to tell."""
+def emit_warning(message: str) -> None:
+    """Print a warning and write it to the run's log; observers have no other channel."""
     print(f"warning: {message}", file=sys.stderr)
     log.info("%s", WarningRaised(message))
 
 
-def reason(error: Exception) -> str:
-    """An error in one line."""
+def format_error(error: Exception) -> str:
+    """Return the first line of an error's message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Numbers as people read them: times, sizes, counts and rates."""
+"""Format times, sizes, counts and rates for people."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import math
 from typing import Any
 
 
-def number(value: Any) -> float | None:
-    """The value as a finite float, or ``None`` when it is none."""
+def to_finite_float(value: Any) -> float | None:
+    """Return the value as a finite float, or None if it is not one."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if math.isfinite(value) else None
 
 
 def format_value(value: Any, digits: int = 4) -> str:
-    """A plain number with so many significant digits; whole numbers as they are, anything else as text."""
+    """Return a float with this number of significant digits, and any other value as text."""
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
     return str(value)
 
 
-def significant_digits(value: float) -> str:
-    """Three significant digits without an exponent: 4.21, 42.1, 421, 4210."""
+def format_significant(value: float) -> str:
+    """Return three significant digits without an exponent: 4.21, 42.1, 421, 4210."""
     decimals = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
     return f"{value:.{decimals}f}"
 
 
-def duration(seconds: float) -> str:
-    """Seconds in the units that fit: ``3.2 s``, ``4 min 12 s``, ``2 h 05 min``."""
+def format_duration(seconds: float) -> str:
+    """Return seconds in a suitable unit: ``3.2 s``, ``4 min 12 s``, ``2 h 05 min``."""
     if not math.isfinite(seconds):
         return "unknown"
     if seconds < 9.95:
@@ -41,36 +41,38 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def size(count: float) -> str:
-    """Bytes in decimal units: ``23.1 MB``."""
+def format_bytes(count: float) -> str:
+    """Return bytes in decimal units: ``23.1 MB``."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
-            return f"{significant_digits(count / scale)} {unit}"
+            return f"{format_significant(count / scale)} {unit}"
     return f"{count:.0f} B"
 
 
-def milliseconds(value: float) -> str:
-    return f"{significant_digits(value)} ms"
+def format_milliseconds(value: float) -> str:
+    """Return milliseconds with their unit: ``4.21 ms``."""
+    return f"{format_significant(value)} ms"
 
 
-def count(value: float) -> str:
-    """A count: ``67,349``, and in millions from one million on (``22.7 M``)."""
+def format_count(value: float) -> str:
+    """Return a count: ``67,349``, and in millions from one million on (``22.7 M``)."""
     if value >= 1e9:
-        return f"{significant_digits(value / 1e9)} G"
-    return f"{significant_digits(value / 1e6)} M" if value >= 1e6 else f"{value:,.0f}"
+        return f"{format_significant(value / 1e9)} G"
+    return f"{format_significant(value / 1e6)} M" if value >= 1e6 else f"{value:,.0f}"
 
 
-def rate(value: float) -> str:
-    """So many a second: ``812``, ``24.1 k``."""
+def format_rate(value: float) -> str:
+    """Return a rate without its unit: ``812``, ``24.1 k``."""
     if value >= 1e6:
-        return f"{significant_digits(value / 1e6)} M"
-    return f"{significant_digits(value / 1e3)} k" if value >= 1e4 else significant_digits(value)
+        return f"{format_significant(value / 1e6)} M"
+    return f"{format_significant(value / 1e3)} k" if value >= 1e4 else format_significant(value)
 
 
-def per_second(value: float) -> str:
-    return f"{rate(value)}/s"
+def format_per_second(value: float) -> str:
+    """Return a rate per second: ``812/s``."""
+    return f"{format_rate(value)}/s"
 
 
-def ratio(value: float) -> str:
-    """A factor: ``3.9``, ``0.85``, ``12``."""
+def format_ratio(value: float) -> str:
+    """Return a factor: ``3.9``, ``0.85``, ``12``."""
     return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.995 else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""What the report remembers of a run's events: trials, training curves, warnings."""
+"""History of a run's events for the report: trials, training curves, warnings."""
 
 from __future__ import annotations
 
@@ -16,75 +16,85 @@ from fastserve_core.events import (
     WarningRaised,
 )
 
-LIMIT = 300
-"""About so many points of a curve are kept, however long the training."""
+MAX_POINTS = 300
+"""Approximate number of points per curve, independent of the length of the training."""
 
 Point = tuple[float, float]
 
 
 class DownsampledCurve:
-    """Points along a curve; when they are too many, neighbours are replaced by their mean."""
+    """Curve with a bounded number of points; neighbours are replaced by their mean."""
 
     def __init__(self) -> None:
-        self._kept: list[Point] = []
-        self._open: list[Point] = []
+        self._points: list[Point] = []
+        self._pending: list[Point] = []
         self._width = 1
 
     def add(self, x: float, y: float) -> None:
-        """Points come in order; one that goes back replaces what was after it, as a resumed training does."""
+        """Append a point; a lower x replaces the points after it, as a resumed training does.
+
+        Points with a non-finite y are dropped.
+        """
         if not math.isfinite(y):
             return
-        last = (self._open or self._kept or [(-math.inf, 0.0)])[-1][0]
+        last = (self._pending or self._points or [(-math.inf, 0.0)])[-1][0]
         if x <= last:
-            self._kept = [one for one in self._kept if one[0] < x]
-            self._open = [one for one in self._open if one[0] < x]
-        self._open.append((x, y))
-        if len(self._open) < self._width:
+            self._points = [point for point in self._points if point[0] < x]
+            self._pending = [point for point in self._pending if point[0] < x]
+        self._pending.append((x, y))
+        if len(self._pending) < self._width:
             return
-        self._kept.append(_mean(self._open))
-        self._open = []
-        if len(self._kept) >= 2 * LIMIT:
-            self._kept = [_mean(self._kept[place : place + 2]) for place in range(0, len(self._kept), 2)]
+        self._points.append(_mean(self._pending))
+        self._pending = []
+        if len(self._points) >= 2 * MAX_POINTS:
+            self._points = [_mean(self._points[index : index + 2]) for index in range(0, len(self._points), 2)]
             self._width *= 2
 
     @property
     def points(self) -> list[Point]:
-        return self._kept + ([_mean(self._open)] if self._open else [])
+        """Return the points in order of x."""
+        return self._points + ([_mean(self._pending)] if self._pending else [])
 
 
 def _mean(points: list[Point]) -> Point:
     count = len(points)
-    return sum(one[0] for one in points) / count, sum(one[1] for one in points) / count
+    return sum(x for x, _ in points) / count, sum(y for _, y in points) / count
 
 
 @dataclass
-class Curves:
-    """What one stage told while it trained: the loss, and each validation metric, over its steps."""
+class TrainingCurves:
+    """Curves of one stage over its steps.
+
+    Attributes:
+        loss: Training loss.
+        metrics: Validation metrics by name.
+    """
 
     loss: DownsampledCurve = field(default_factory=DownsampledCurve)
     metrics: dict[str, DownsampledCurve] = field(default_factory=dict)
 
 
 class History:
-    """Fed with every event; a stage that starts anew forgets what it told before."""
+    """Collector of a run's events; a stage that restarts replaces its earlier events."""
 
     def __init__(self) -> None:
         self.trials: list[TrialFinished] = []
-        self.curves: dict[str, Curves] = {}
+        self.curves: dict[str, TrainingCurves] = {}
         self.warnings: list[str] = []
         self.preflight: Preflight | None = None
         self._stage = ""
         self._tuning = False
 
     def add(self, event: Event) -> None:
+        """Add one event."""
         match event:
             case StageStarted():
                 self._start(event)
             case StageFinished():
                 self._stage, self._tuning = "", False
             case TrialFinished():
-                others = [one for one in self.trials if one.number != event.number]  # it may have gone on
-                self.trials = sorted([*others, event], key=lambda one: one.number)
+                others = [trial for trial in self.trials if trial.number != event.number]  # it may have been resumed
+                self.trials = sorted([*others, event], key=lambda trial: trial.number)
             case Step() if self._stage and not self._tuning:
                 self._curves().loss.add(event.step, event.loss)
             case Metric() if self._stage and not self._tuning:
@@ -100,5 +110,5 @@ class History:
         if self._tuning:
             self.trials = []
 
-    def _curves(self) -> Curves:
-        return self.curves.setdefault(self._stage, Curves())
+    def _curves(self) -> TrainingCurves:
+        return self.curves.setdefault(self._stage, TrainingCurves())

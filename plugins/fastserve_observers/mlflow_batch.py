@@ -1,4 +1,4 @@
-"""What is to be told to MLflow about one run, put together so that few requests carry it."""
+"""Batches of MLflow data about a run, merged so that few requests carry them."""
 
 from __future__ import annotations
 
@@ -8,43 +8,57 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Metric:
-    """A number at a step; ``when`` in seconds since 1970."""
+    """Value of a metric at a step.
+
+    Attributes:
+        name: Name in MLflow.
+        value: Value.
+        step: Step.
+        timestamp: Time in seconds since 1970.
+    """
 
     name: str
     value: float
     step: int
-    when: float
+    timestamp: float
 
 
 @dataclass
 class MetricBatch:
-    """News of the run itself (``run`` is empty) or of a trial; times in seconds since 1970.
+    """New data of one run; times are in seconds since 1970.
 
-    ``began`` counts when MLflow does not know the run yet. ``ended`` is MLflow's final status and its time.
+    Attributes:
+        run: Name of a trial, or empty for the run itself.
+        start_time: Start of the run, used when MLflow creates it.
+        metrics: Metrics to log.
+        params: Params to log.
+        tags: Tags to set.
+        end: MLflow's final status and its time.
     """
 
     run: str
-    began: float
-    figures: list[Metric] = field(default_factory=list)
+    start_time: float
+    metrics: list[Metric] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    ended: tuple[str, float] | None = None
+    end: tuple[str, float] | None = None
 
     @property
-    def only_figures(self) -> bool:
-        return not (self.params or self.tags or self.ended)
+    def has_only_metrics(self) -> bool:
+        """Return whether the batch may be dropped when the queue is full."""
+        return not (self.params or self.tags or self.end)
 
     def add(self, later: MetricBatch) -> None:
-        """Take in what a later parcel about the same run says."""
-        self.figures += later.figures
+        """Merge a later batch of the same run into this one."""
+        self.metrics += later.metrics
         self.params |= later.params
         self.tags |= later.tags
-        self.ended = later.ended or self.ended
+        self.end = later.end or self.end
 
 
-def merged(parcels: Iterable[MetricBatch]) -> list[MetricBatch]:
-    """One parcel for each run, in the order in which the runs were first spoken of."""
-    found: dict[str, MetricBatch] = {}
-    for parcel in parcels:
-        found.setdefault(parcel.run, MetricBatch(parcel.run, parcel.began)).add(parcel)
-    return list(found.values())
+def merge_batches(batches: Iterable[MetricBatch]) -> list[MetricBatch]:
+    """Return one batch per run, in the order in which the runs first occur."""
+    merged: dict[str, MetricBatch] = {}
+    for batch in batches:
+        merged.setdefault(batch.run, MetricBatch(batch.run, batch.start_time)).add(batch)
+    return list(merged.values())

@@ -1,4 +1,4 @@
-"""Turns a run into MLflow's words: options to params, figures to metrics, lineage to tags, trials to nested runs."""
+"""Translate a run to MLflow: options to params, measures to metrics, lineage to tags, trials to nested runs."""
 
 from __future__ import annotations
 
@@ -15,61 +15,77 @@ from fastserve_core.artifacts import read_record
 from fastserve_core.errors import UserError
 from fastserve_core.events import StageFinished, TrialFinished
 from fastserve_observers.delivery_queue import DeliveryQueue
-from fastserve_observers.event_router import DONE, Warn, warn
+from fastserve_observers.event_router import DONE, TimedStep, emit_warning
 from fastserve_observers.mlflow_batch import Metric, MetricBatch
 from fastserve_observers.mlflow_client import MlflowSender
-from fastserve_observers.scalars import by_path, stage_figures, step_figures
+from fastserve_observers.scalars import flatten_options, get_stage_scalars, get_step_scalars
 
-FORBIDDEN = re.compile(r"[^\w/.\- :]")
+INVALID_CHARACTERS = re.compile(r"[^\w/.\- :]")
 PASSWORD = re.compile(r"//[^/@]*@")
-NOT_PARAMS = ("observe", "default_observers", "blocked_plugins")
+EXCLUDED_OPTIONS = ("observe", "default_observers", "blocked_plugins")
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 
 
-class Tracker:
-    """Puts parcels into the outbox; the run is closed at exit when nothing else closed it."""
+class MlflowTracker:
+    """Sink that queues batches for MLflow; at exit, it closes a run that is still open."""
 
     def __init__(self, uri: str, experiment: str, flush_s: float, folder: Path | None, config: DictConfig) -> None:
-        self._shown, self._flush_s, self._folder = PASSWORD.sub("//", uri), flush_s, folder
-        self._began = time.time()
-        self._known: set[str] = set()
+        """Start the delivery queue and enqueue the options of the run.
+
+        Args:
+            uri: Tracking URI.
+            experiment: Name of the experiment.
+            flush_s: Maximum number of seconds that ``close`` waits.
+            folder: Run folder; None for a run from Python.
+            config: Config of the run.
+        """
+        self._display_uri, self._flush_s, self._folder = PASSWORD.sub("//", uri), flush_s, folder
+        self._start_time = time.time()
+        self._logged_params: set[str] = set()
         name = f"{folder.parent.name}/{folder.name}" if folder else ""
-        self._outbox = DeliveryQueue(MlflowSender(uri, experiment, name), self._tag)
+        self._queue = DeliveryQueue(MlflowSender(uri, experiment, name), self._warn_delivery_failed)
         tags = {"mlflow.source.name": "fastserve"} | ({"folder": str(folder)} if folder else {})
-        self._enqueue(params=self._new(_at_start(config)), tags=tags)
-        atexit.register(self._close_run)
+        self._enqueue(params=self._select_new_params(_flatten_initial_options(config)), tags=tags)
+        atexit.register(self._close_at_exit)
 
-    def write_scalars(self, place: str, values: Mapping[str, float], step: int, when: float) -> None:
-        self._enqueue(figures=[Metric(_name(f"{place}/{name}"), value, step, when) for name, value in values.items()])
+    def write_scalars(self, plugin: str, values: Mapping[str, float], step: int, when: float) -> None:
+        """Enqueue values of a stage at one step."""
+        self._enqueue(
+            metrics=[Metric(_sanitize(f"{plugin}/{name}"), value, step, when) for name, value in values.items()]
+        )
 
-    def trial(self, place: str, event: TrialFinished, steps: Sequence[Warn]) -> None:
+    def write_trial(self, plugin: str, event: TrialFinished, steps: Sequence[TimedStep]) -> None:
+        """Enqueue a finished trial as a nested run."""
         now = time.time()
-        figures = [
-            Metric(name, value, step.step, when) for when, step in steps for name, value in step_figures(step).items()
+        metrics = [
+            Metric(name, value, step.step, when)
+            for when, step in steps
+            for name, value in get_step_scalars(step).items()
         ]
         if event.score is not None:
-            figures.append(Metric("score", event.score, 0, now))
-            self.write_scalars(place, {"score": event.score}, event.number, now)
-        ended = (FAILED if event.score is None else FINISHED, now)
-        params = {_name(path): str(value) for path, value in by_path(event.options).items()}
-        self._outbox.put(MetricBatch(f"trial {event.number}", now - event.seconds, figures, params, ended=ended))
+            metrics.append(Metric("score", event.score, 0, now))
+            self.write_scalars(plugin, {"score": event.score}, event.number, now)
+        end = (FAILED if event.score is None else FINISHED, now)
+        params = {_sanitize(path): str(value) for path, value in flatten_options(event.options).items()}
+        self._queue.put(MetricBatch(f"trial {event.number}", now - event.seconds, metrics, params, end=end))
 
-    def stage(self, place: str, event: StageFinished) -> None:
-        """The measures, and from ``run.json`` what the stage was done with: its options and digests."""
-        line, data = self._recorded()
-        tags = {f"status.{place}": event.status, f"reason.{place}": event.reason}
-        tags |= {f"lineage.{place}": str(line.get("digest", "")), "lineage.data": str(data.get("fingerprint", ""))}
+    def write_stage(self, plugin: str, event: StageFinished) -> None:
+        """Enqueue the measures of a stage, with its options and digests from ``run.json``."""
+        stage, data = self._read_last_stage()
+        tags = {f"status.{plugin}": event.status, f"reason.{plugin}": event.reason}
+        tags |= {f"lineage.{plugin}": str(stage.get("digest", "")), "lineage.data": str(data.get("fingerprint", ""))}
         self._enqueue(
-            params=self._new(by_path(line.get("options", {}), place)),
-            tags={_name(name): value for name, value in tags.items() if value},
+            params=self._select_new_params(flatten_options(stage.get("options", {}), plugin)),
+            tags={_sanitize(name): value for name, value in tags.items() if value},
         )
-        self.write_scalars(place, stage_figures(event), 0, time.time())
+        self.write_scalars(plugin, get_stage_scalars(event), 0, time.time())
 
     def close(self, status: str) -> None:
+        """Close the MLflow run."""
         self._close(FINISHED if status == DONE else FAILED)
 
-    def _close_run(self) -> None:
-        """The process ends before the run did: it was interrupted, or refused what a stage gave it."""
+    def _close_at_exit(self) -> None:
+        """Close a run whose process ends first, because it was interrupted or a stage failed."""
         try:
             interrupted = self._folder is not None and read_record(self._folder)["status"] == "interrupted"
         except UserError:
@@ -77,47 +93,49 @@ class Tracker:
         self._close(KILLED if interrupted else FAILED)
 
     def _close(self, status: str) -> None:
-        atexit.unregister(self._close_run)
-        self._enqueue(ended=(status, time.time()))
-        if not self._outbox.close(self._flush_s):
-            warn(
-                f"observe.mlflow: {self._shown} was too slow, the last figures of this run may not have arrived "
-                f"(waited {self._flush_s:g} s for it: observe.mlflow.flush_s)"
+        atexit.unregister(self._close_at_exit)
+        self._enqueue(end=(status, time.time()))
+        if not self._queue.close(self._flush_s):
+            emit_warning(
+                f"observe.mlflow: {self._display_uri} is too slow, the last metrics of this run may be lost "
+                f"(waited {self._flush_s:g} s: observe.mlflow.flush_s)"
             )
 
-    def _tag(self, error: Exception) -> None:
+    def _warn_delivery_failed(self, error: Exception) -> None:
         while error.__context__ is not None and isinstance(error.__context__, Exception):
             error = error.__context__  # MLflow wraps a refused connection several times
-        warn(
-            f"observe.mlflow: {self._shown} does not take what it is told ({str(error) or type(error).__name__}). "
-            "The run goes on; it is tried again until the end, and what has not arrived by then is lost there"
+        emit_warning(
+            f"observe.mlflow: cannot deliver to {self._display_uri} ({str(error) or type(error).__name__}). "
+            "The run continues and retries until its end; undelivered data is then lost"
         )
 
     def _enqueue(self, **news: Any) -> None:
-        self._outbox.put(MetricBatch("", self._began, **news))
+        self._queue.put(MetricBatch("", self._start_time, **news))
 
-    def _new(self, options: Mapping[str, Any]) -> dict[str, str]:
-        """Those that have a value and were not told yet: MLflow refuses to change a param."""
-        found = {_name(path): str(value) for path, value in options.items() if value not in (None, "")}
-        new = {name: value for name, value in found.items() if name not in self._known}
-        self._known |= new.keys()
+    def _select_new_params(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """Return options that have a value and were not logged yet, because MLflow rejects changed params."""
+        params = {_sanitize(path): str(value) for path, value in options.items() if value not in (None, "")}
+        new = {name: value for name, value in params.items() if name not in self._logged_params}
+        self._logged_params |= new.keys()
         return new
 
-    def _recorded(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The last stage's line of ``run.json``, and what it says of the data."""
+    def _read_last_stage(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the last stage of ``run.json`` and its data section."""
         if self._folder is None:
             return {}, {}
         record = read_record(self._folder)
         return record["stages"][-1], record["data"]
 
 
-def _at_start(config: DictConfig) -> dict[str, Any]:
-    """The options that no stage changes: a tuner may yet find others for the trainer."""
-    tuned = ("train",) if config.get("tune") else ()
+def _flatten_initial_options(config: DictConfig) -> dict[str, Any]:
+    """Return the options that no stage changes; a tuner may still change the trainer's."""
+    tuned_options = ("train",) if config.get("tune") else ()
     values: Any = OmegaConf.to_container(config)
-    return by_path({name: value for name, value in values.items() if name not in (*NOT_PARAMS, *tuned)})
+    return flatten_options(
+        {name: value for name, value in values.items() if name not in (*EXCLUDED_OPTIONS, *tuned_options)}
+    )
 
 
-def _name(text: str) -> str:
-    """A name as MLflow allows it."""
-    return FORBIDDEN.sub("_", text)
+def _sanitize(text: str) -> str:
+    """Replace the characters that MLflow does not allow in names."""
+    return INVALID_CHARACTERS.sub("_", text)

@@ -1,4 +1,4 @@
-"""The plot of the candidates: latency against quality, a bubble's area the size, the best ones joined."""
+"""Plot of the models: latency against quality, with the size as area and the Pareto front as a line."""
 
 from __future__ import annotations
 
@@ -8,20 +8,44 @@ from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise
 
-from fastserve_observers.axes import BOTTOM, HEIGHT, LEFT, LETTER, RIGHT, TOP, WIDTH, Axes, path, span, svg, text
-from fastserve_observers.formatting import format_value, milliseconds, size
-from fastserve_observers.quality import lower_is_better, metric_label, show_score, show_tick
+from fastserve_observers.axes import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    LETTER_WIDTH,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axes,
+    compute_range,
+    draw_line,
+    draw_text,
+    render_svg,
+)
+from fastserve_observers.formatting import format_bytes, format_milliseconds, format_value
+from fastserve_observers.quality import format_metric_name, format_score, format_tick, is_lower_better
 from fastserve_observers.run_summary import RunSummary, Stage
 
-LARGEST, SMALLEST = 22.0, 4.0
-DASHES = 24
+MAX_RADIUS, MIN_RADIUS = 22.0, 4.0
+BOXES_PER_SEGMENT = 24
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A measured model in the plot: its figures, and where and how large it is drawn."""
+    """A measured model in the plot.
+
+    Attributes:
+        stage: Stage that made the model.
+        latency: Latency of one input in ms, p50.
+        score: Score of the main metric.
+        error: Sampling error of the score.
+        x: Coordinate of the centre.
+        y: Coordinate of the centre.
+        radius: Radius of the bubble.
+        whisker: Length of the error bar on each side.
+    """
 
     stage: Stage
     latency: float
@@ -34,103 +58,104 @@ class Mark:
 
     @property
     def box(self) -> Box:
+        """Return the bounding box of the bubble."""
         return (self.x - self.radius, self.y - self.radius, self.x + self.radius, self.y + self.radius)
 
 
-def front(outcome: RunSummary) -> str:
-    """Empty for fewer than two measured models.
+def draw_pareto_front(outcome: RunSummary) -> str:
+    """Return the plot, or an empty string for fewer than two measured models.
 
-    The quality is the test split's; beside a tuner's recipes, which were chosen by the validation split, it is that's.
+    Quality is of the test split, or of the validation split if a tuner has chosen recipes by it.
     """
     split = "validation" if outcome.recipes else "test"
-    drawn = [*outcome.recipes, *outcome.measured]
-    figures = [mark for one in drawn if (mark := _figures(outcome, one, split)) is not None]
-    if len(figures) < 2:
+    stages = [*outcome.recipes, *outcome.measured]
+    measured = [mark for stage in stages if (mark := _make_mark(outcome, stage, split)) is not None]
+    if len(measured) < 2:
         return ""
-    axes = _axes(outcome.metric, figures, split)
-    marks = _placed(figures, axes)
-    joined = _joined(marks, lower_is_better(outcome.metric))
-    parts = [*axes.frame(), path(joined, "front")]
-    parts += [_whisker(one) for one in marks if one.error and one.stage.stage != "trial"]
-    parts += [_marker(outcome, one) for one in marks]
-    taken = [*(one.box for one in marks), *_dashes(joined)]
-    parts += [_label(one, taken) for one in marks if one.stage.stage != "trial"]
-    return svg("Latency against quality of every measured model", parts)
+    axes = _make_axes(outcome.metric, measured, split)
+    marks = _place_marks(measured, axes)
+    front = _find_front(marks, is_lower_better(outcome.metric))
+    parts = [*axes.draw_frame(), draw_line(front, "front")]
+    parts += [_draw_whisker(mark) for mark in marks if mark.error and mark.stage.stage != "trial"]
+    parts += [_draw_marker(outcome, mark) for mark in marks]
+    occupied = [*(mark.box for mark in marks), *_list_front_boxes(front)]
+    parts += [_draw_label(mark, occupied) for mark in marks if mark.stage.stage != "trial"]
+    return render_svg("Latency against quality of every measured model", parts)
 
 
-def _figures(outcome: RunSummary, stage: Stage, split: str) -> Mark | None:
+def _make_mark(outcome: RunSummary, stage: Stage, split: str) -> Mark | None:
     measured = "quality" if split == "test" else "quality_validation"
-    latency, score = stage.measure("latency_ms_p50"), stage.score(outcome.metric, measured)
+    latency, score = stage.get_measure("latency_ms_p50"), stage.get_score(outcome.metric, measured)
     if latency is None or score is None:
         return None
-    return Mark(stage, latency, score, outcome.error(stage, split) or 0.0)
+    return Mark(stage, latency, score, outcome.get_sampling_error(stage, split) or 0.0)
 
 
-def _axes(metric: str, marks: Sequence[Mark], split: str) -> Axes:
-    lower = lower_is_better(metric)
+def _make_axes(metric: str, marks: Sequence[Mark], split: str) -> Axes:
+    lower = is_lower_better(metric)
     return Axes(
-        span([one.latency for one in marks], 0.15, zero=True),
-        span([one.score + sign * one.error for one in marks for sign in (-1, 1)], 0.16),
+        compute_range([mark.latency for mark in marks], 0.15, zero=True),
+        compute_range([mark.score + sign * mark.error for mark in marks for sign in (-1, 1)], 0.16),
         "latency of one input, p50, ms",
-        f"{metric_label(metric)} on the {split} split" + (", lower is better" if lower else ""),
+        f"{format_metric_name(metric)} on the {split} split" + (", lower is better" if lower else ""),
         format_value,
-        lambda value: show_tick(metric, value),
-        upside_down=lower,
+        lambda value: format_tick(metric, value),
+        is_y_inverted=lower,
     )
 
 
-def _placed(marks: Sequence[Mark], axes: Axes) -> list[Mark]:
-    sizes = [one.stage.measure("size_bytes") or 0.0 for one in marks]
+def _place_marks(marks: Sequence[Mark], axes: Axes) -> list[Mark]:
+    sizes = [mark.stage.get_measure("size_bytes") or 0.0 for mark in marks]
     largest = max(sizes) or 1.0
     placed = []
-    for one, bytes_ in zip(marks, sizes, strict=True):
-        y, radius = axes.at_y(one.score), max(SMALLEST, LARGEST * math.sqrt(bytes_ / largest))
-        radius = SMALLEST if one.stage.stage == "trial" else radius
-        whisker = abs(axes.at_y(one.score + one.error) - y)
-        placed.append(replace(one, x=axes.at_x(one.latency), y=y, radius=radius, whisker=whisker))
+    for mark, bytes_ in zip(marks, sizes, strict=True):
+        y, radius = axes.map_y(mark.score), max(MIN_RADIUS, MAX_RADIUS * math.sqrt(bytes_ / largest))
+        radius = MIN_RADIUS if mark.stage.stage == "trial" else radius
+        whisker = abs(axes.map_y(mark.score + mark.error) - y)
+        placed.append(replace(mark, x=axes.map_x(mark.latency), y=y, radius=radius, whisker=whisker))
     return placed
 
 
-def _joined(marks: Sequence[Mark], lower: bool) -> list[Point]:
-    """The places of the models that no other accepted one beats in both."""
+def _find_front(marks: Sequence[Mark], lower: bool) -> list[Point]:
+    """Return the centres of the accepted models that no other accepted model beats in both latency and quality."""
     sign = -1.0 if lower else 1.0
-    best, kept = -math.inf, []
-    for one in sorted(marks, key=lambda one: (one.latency, -sign * one.score)):
-        if one.stage.status != "rejected" and sign * one.score > best:
-            best = sign * one.score
-            kept.append((one.x, one.y))
-    return kept
+    best, front = -math.inf, []
+    for mark in sorted(marks, key=lambda mark: (mark.latency, -sign * mark.score)):
+        if mark.stage.status != "rejected" and sign * mark.score > best:
+            best = sign * mark.score
+            front.append((mark.x, mark.y))
+    return front
 
 
-def _dashes(joined: Sequence[Point]) -> list[Box]:
-    """Small boxes along the line, for labels to keep away from."""
+def _list_front_boxes(front: Sequence[Point]) -> list[Box]:
+    """Return small boxes along the line that labels should avoid."""
     boxes = []
-    for (x, y), (to_x, to_y) in pairwise(joined):
-        for place in range(DASHES):
-            share = place / DASHES
+    for (x, y), (to_x, to_y) in pairwise(front):
+        for index in range(BOXES_PER_SEGMENT):
+            share = index / BOXES_PER_SEGMENT
             boxes.append((x + share * (to_x - x), y + share * (to_y - y)))
     return [(x - 2, y - 2, x + 2, y + 2) for x, y in boxes]
 
 
-def _whisker(mark: Mark) -> str:
-    """The sampling error."""
+def _draw_whisker(mark: Mark) -> str:
+    """Draw the sampling error."""
     top, bottom = mark.y - mark.whisker, mark.y + mark.whisker
     return f'<line class="whisker" x1="{mark.x:.1f}" x2="{mark.x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>'
 
 
-def _marker(outcome: RunSummary, mark: Mark) -> str:
-    stage, bytes_ = mark.stage, mark.stage.measure("size_bytes")
+def _draw_marker(outcome: RunSummary, mark: Mark) -> str:
+    stage, bytes_ = mark.stage, mark.stage.get_measure("size_bytes")
     kind = "rejected" if stage.status == "rejected" else "best" if stage is outcome.best else "other"
     kind = "trial" if stage.stage == "trial" else kind
-    figures = [show_score(outcome.metric, mark.score), milliseconds(mark.latency)]
-    figures += [size(bytes_)] if bytes_ is not None else []
-    told = escape(f"{stage.name} ({stage.status}): {', '.join(figures)}")
+    figures = [format_score(outcome.metric, mark.score), format_milliseconds(mark.latency)]
+    figures += [format_bytes(bytes_)] if bytes_ is not None else []
+    title = escape(f"{stage.name} ({stage.status}): {', '.join(figures)}")
     circle = f'<circle class="bubble {kind}" cx="{mark.x:.1f}" cy="{mark.y:.1f}" r="{mark.radius:.1f}">'
-    cross = _cross(mark) if kind == "rejected" else ""
-    return f"{circle}<title>{told}</title></circle>{cross}"
+    cross = _draw_cross(mark) if kind == "rejected" else ""
+    return f"{circle}<title>{title}</title></circle>{cross}"
 
 
-def _cross(mark: Mark) -> str:
+def _draw_cross(mark: Mark) -> str:
     arm = max(4.0, 0.5 * mark.radius)
     left, right, top, bottom = mark.x - arm, mark.x + arm, mark.y - arm, mark.y + arm
     return (
@@ -139,9 +164,9 @@ def _cross(mark: Mark) -> str:
     )
 
 
-def _label(mark: Mark, taken: list[Box]) -> str:
-    """The plugin's name beside its bubble, where it covers least of what is taken; what it takes is added."""
-    wide, name = LETTER * len(mark.stage.plugin), mark.stage.plugin
+def _draw_label(mark: Mark, occupied: list[Box]) -> str:
+    """Draw the plugin's name beside its bubble with the least overlap, and add its box to ``occupied``."""
+    width, name = LETTER_WIDTH * len(mark.stage.plugin), mark.stage.plugin
     beside, beyond = mark.radius + 6, max(mark.radius, mark.whisker)
     spots = [
         (mark.x + beside, mark.y + 4, 0.0, ""),
@@ -149,20 +174,20 @@ def _label(mark: Mark, taken: list[Box]) -> str:
         (mark.x, mark.y - beyond - 6, 0.5, " middle"),
         (mark.x, mark.y + beyond + 14, 0.5, " middle"),
     ]
-    boxes: list[Box] = [(x - share * wide, y - 11, x + (1 - share) * wide, y + 3) for x, y, share, _ in spots]
-    others = [box for box in taken if box != mark.box]
-    costs = [1e4 * _overflow(box) + sum(_overlap(box, other) for other in others) for box in boxes]
-    place = costs.index(min(costs))
-    taken.append(boxes[place])
-    x, y, _, anchor = spots[place]
-    return text(x, y, name, "label" + anchor)
+    boxes: list[Box] = [(x - share * width, y - 11, x + (1 - share) * width, y + 3) for x, y, share, _ in spots]
+    others = [box for box in occupied if box != mark.box]
+    costs = [1e4 * _is_outside(box) + sum(_compute_overlap(box, other) for other in others) for box in boxes]
+    index = costs.index(min(costs))
+    occupied.append(boxes[index])
+    x, y, _, anchor = spots[index]
+    return draw_text(x, y, name, "label" + anchor)
 
 
-def _overflow(box: Box) -> bool:
+def _is_outside(box: Box) -> bool:
     return box[0] < LEFT or box[2] > WIDTH - RIGHT or box[1] < TOP - 14 or box[3] > HEIGHT - BOTTOM
 
 
-def _overlap(one: Box, other: Box) -> float:
-    wide = min(one[2], other[2]) - max(one[0], other[0])
-    high = min(one[3], other[3]) - max(one[1], other[1])
-    return wide * high if wide > 0 and high > 0 else 0.0
+def _compute_overlap(first: Box, second: Box) -> float:
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    return width * height if width > 0 and height > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Writes report.html and report.md into the folder of a run that is done."""
+"""Write report.html and report.md into the folder of a finished run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass
 class ReportOptions:
-    """There are none."""
+    """Options of ``observe.report``, which has none."""
 
 
 class Report(Observer):
-    """One file to look at and one to read; both need nothing but themselves."""
+    """Observer that writes a self-contained HTML page and a Markdown file."""
 
     api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("jinja2",)
@@ -33,20 +33,21 @@ class Report(Observer):
 
     @hookimpl
     def observe(self, event: Event) -> None:
+        """Collect one event, and write the report with the last one."""
         self._history.add(event)
         if isinstance(event, RunFinished):
             self._write(event)
 
     def _write(self, event: RunFinished) -> None:
-        from fastserve_observers.report_context import page
+        from fastserve_observers.report_context import make_context
 
-        filled = page(event.record, event.folder, self._history, datetime.now())
+        context = make_context(event.record, event.folder, self._history, datetime.now())
         for name in ("report.html", "report.md"):
-            write_text(event.folder / name, render(name, filled))
+            write_text(event.folder / name, render(name, context))
 
 
-def render(name: str, filled: dict[str, Any]) -> str:
-    """A template filled; in HTML everything is escaped, in Markdown what would break a table."""
+def render(name: str, context: dict[str, Any]) -> str:
+    """Render a template; HTML is escaped, and in Markdown the characters that would break a table."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -57,13 +58,13 @@ def render(name: str, filled: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["cell"] = markdown_cell
-    return environment.get_template(f"{name}.j2").render(filled)
+    environment.filters["cell"] = escape_markdown_cell
+    return environment.get_template(f"{name}.j2").render(context)
 
 
-def markdown_cell(value: Any) -> str:
-    """Text for one line or table cell of Markdown; what would be markup is shown as it is."""
-    words = " ".join(str(value).split())
-    for mark in ("\\", "`", "*", "|", "[", "]"):
-        words = words.replace(mark, "\\" + mark)
-    return words.replace("&", "&amp;").replace("<", "&lt;")
+def escape_markdown_cell(value: Any) -> str:
+    """Return text for one line or table cell of Markdown, with markup escaped."""
+    text = " ".join(str(value).split())
+    for character in ("\\", "`", "*", "|", "[", "]"):
+        text = text.replace(character, "\\" + character)
+    return text.replace("&", "&amp;").replace("<", "&lt;")

@@ -1,4 +1,4 @@
-"""What the report's two templates are filled with."""
+"""Context of the report's templates."""
 
 from __future__ import annotations
 
@@ -10,176 +10,201 @@ from typing import Any
 
 from fastserve_core.events import TrialFinished
 from fastserve_observers import plots, search_plots
-from fastserve_observers.formatting import count, duration, format_value, milliseconds, number, per_second, ratio, size
+from fastserve_observers.formatting import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_milliseconds,
+    format_per_second,
+    format_ratio,
+    format_value,
+    to_finite_float,
+)
 from fastserve_observers.history import History
-from fastserve_observers.messages import format_overrides, recipe_figures
-from fastserve_observers.pareto_plot import front
-from fastserve_observers.quality import metric_label, sampling_error, show_score
-from fastserve_observers.run_summary import RunSummary, Stage, headline, significance_note
+from fastserve_observers.messages import format_overrides, format_recipe
+from fastserve_observers.pareto_plot import draw_pareto_front
+from fastserve_observers.quality import compute_sampling_error, format_metric_name, format_score
+from fastserve_observers.run_summary import RunSummary, Stage, make_headline, make_significance_note
 
-SHOWN_LABELS = 30
+MAX_LABELS = 30
 
 
-def page(record: Mapping[str, Any], folder: Path, history: History, now: datetime) -> dict[str, Any]:
-    """Every section as text, tables and plots, of the record alone or with what the events told."""
-    outcome = RunSummary(record)
+def make_context(record: Mapping[str, Any], folder: Path, history: History, now: datetime) -> dict[str, Any]:
+    """Return the context of the templates: text, tables and plots.
+
+    Args:
+        record: Content of ``run.json``.
+        folder: Run folder.
+        history: Events of the run; empty if they were not observed.
+        now: Time of the report.
+    """
+    summary = RunSummary(record)
     return {
         "folder": str(folder),
         "written": now.strftime("%Y-%m-%d %H:%M"),
-        "task": metric_label(outcome.task),
+        "task": format_metric_name(summary.task),
         "status": str(record.get("status", "")),
         "seed": record.get("seed"),
-        "sentence": headline(outcome),
-        "doubt": significance_note(outcome),
-        "tiles": _summary_cards(outcome),
-        "commands": outcome.commands(),
-        "data": _data(outcome, history),
-        "labels": _labels(outcome),
-        "stage_head": _stage_head(outcome),
-        "stages": [_stage_row(outcome, one) for one in outcome.stages],
-        "rejected": [(one.name, one.reason) for one in outcome.stages if one.reason],
-        "scores": _scores(outcome),
-        "front": front(outcome),
-        "trials": _trials(outcome.trials or history.trials),
-        "trials_plots": _study(outcome, history),
+        "sentence": make_headline(summary),
+        "doubt": make_significance_note(summary),
+        "tiles": _summary_cards(summary),
+        "commands": summary.list_commands(),
+        "data": _list_data_facts(summary, history),
+        "labels": _format_labels(summary),
+        "stage_head": _list_stage_columns(summary),
+        "stages": [_make_stage_row(summary, stage) for stage in summary.stages],
+        "rejected": [(stage.name, stage.reason) for stage in summary.stages if stage.reason],
+        "scores": _list_scores(summary),
+        "front": draw_pareto_front(summary),
+        "trials": _make_trial_rows(summary.trials or history.trials),
+        "trials_plots": _draw_search(summary, history),
         "importance": [
-            (one.rpartition(".")[2], f"{100 * share:.0f} %")
-            for one, share in search_plots.importance(outcome.trials or history.trials)
+            (option.rpartition(".")[2], f"{100 * share:.0f} %")
+            for option, share in search_plots.compute_importance(summary.trials or history.trials)
         ],
-        "found": [(one.name, _values(one.found)) for one in outcome.stages if one.found],
-        "curves": [(name, drawn) for name, told in history.curves.items() if (drawn := plots.curves(told))],
-        "reused": [one.name for one in outcome.stages if one.status == "reused" and one.stage in ("tune", "train")],
-        "options": [(one.name, _values(one.options)) for one in outcome.stages if one.options],
-        "lineage": [one for one in outcome.stages if one.artifact],
+        "found": [(stage.name, _format_options(stage.found)) for stage in summary.stages if stage.found],
+        "curves": [(name, drawn) for name, curves in history.curves.items() if (drawn := plots.draw_curves(curves))],
+        "reused": [
+            stage.name for stage in summary.stages if stage.status == "reused" and stage.stage in ("tune", "train")
+        ],
+        "options": [(stage.name, _format_options(stage.options)) for stage in summary.stages if stage.options],
+        "lineage": [stage for stage in summary.stages if stage.artifact],
         "best": str(record.get("best") or ""),
         "command": f"fastserve {record['command']}" if record.get("command") else "",
-        "fingerprint": str(outcome.data.get("fingerprint", "")),
+        "fingerprint": str(summary.data.get("fingerprint", "")),
         "warnings": history.warnings,
     }
 
 
 def _summary_cards(outcome: RunSummary) -> list[tuple[str, str, str]]:
-    """Name, figure and comparison of the best model's main measures."""
-    best, first = outcome.best, outcome.first
+    """Return name, value and comparison of the best model's main measures."""
+    best, first = outcome.best, outcome.baseline
     if best is None or first is None or not best.measures:
         return []
     same = best.artifact == first.artifact
     tiles = []
     if outcome.metric:
-        note = "" if same else f"{outcome.show(first)} before"
-        tiles.append((f"{metric_label(outcome.metric)}, test split", outcome.show(best), note))
+        note = "" if same else f"{outcome.format_test_score(first)} before"
+        tiles.append((f"{format_metric_name(outcome.metric)}, test split", outcome.format_test_score(best), note))
     for name, key, show in (
-        ("latency, p50", "latency_ms_p50", milliseconds),
-        ("throughput", "throughput_per_s", per_second),
-        ("size", "size_bytes", size),
+        ("latency, p50", "latency_ms_p50", format_milliseconds),
+        ("throughput", "throughput_per_s", format_per_second),
+        ("size", "size_bytes", format_bytes),
     ):
-        after, before = best.measure(key), first.measure(key)
+        after, before = best.get_measure(key), first.get_measure(key)
         if after is not None:
             tiles.append((name, show(after), "" if same or before is None else f"{show(before)} before"))
     return tiles
 
 
-def _data(outcome: RunSummary, history: History) -> list[tuple[str, str]]:
-    facts = [(f"{split} rows", count(rows)) for split, rows in outcome.rows.items() if number(rows) is not None]
+def _list_data_facts(outcome: RunSummary, history: History) -> list[tuple[str, str]]:
+    facts = [
+        (f"{split} rows", format_count(rows))
+        for split, rows in outcome.rows.items()
+        if to_finite_float(rows) is not None
+    ]
     if bad := outcome.data.get("bad_rows"):
-        facts.append(("bad rows left out", count(bad)))
-    if told := history.preflight:
-        facts += [("tokens to train on", count(told.tokens)), ("parameters of the model", count(told.parameters))]
-    best = outcome.best or outcome.first
-    error = outcome.error(best) if best else None
+        facts.append(("bad rows left out", format_count(bad)))
+    if preflight := history.preflight:
+        facts += [
+            ("tokens to train on", format_count(preflight.tokens)),
+            ("parameters of the model", format_count(preflight.parameters)),
+        ]
+    best = outcome.best or outcome.baseline
+    error = outcome.get_sampling_error(best) if best else None
     if error is not None:
         facts.append(("sampling error of the test accuracy", f"± {100 * error:.1f} points"))
     return facts
 
 
-def _labels(outcome: RunSummary) -> str:
-    labels = [str(one) for one in outcome.data.get("labels") or ()]
-    more = f" … and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
-    return ", ".join(labels[:SHOWN_LABELS]) + more
+def _format_labels(outcome: RunSummary) -> str:
+    labels = [str(label) for label in outcome.data.get("labels") or ()]
+    more = f" … and {len(labels) - MAX_LABELS} more" if len(labels) > MAX_LABELS else ""
+    return ", ".join(labels[:MAX_LABELS]) + more
 
 
-def _stage_head(outcome: RunSummary) -> list[str]:
-    name = metric_label(outcome.metric) or "quality"
+def _list_stage_columns(outcome: RunSummary) -> list[str]:
+    name = format_metric_name(outcome.metric) or "quality"
     return [
         "stage", "plugin", "status", f"test {name}", f"validation {name}", "p50", "throughput", "size", "smaller",
         "faster", "p99", "memory", "time",
     ]  # fmt: skip
 
 
-def _stage_row(outcome: RunSummary, stage: Stage) -> dict[str, Any]:
+def _make_stage_row(outcome: RunSummary, stage: Stage) -> dict[str, Any]:
     def show(key: str, how: Callable[[float], str]) -> str:
-        value = stage.measure(key)
+        value = stage.get_measure(key)
         return "-" if value is None else how(value)
 
     cells = [
-        outcome.show(stage),
-        show_score(outcome.metric, stage.score(outcome.metric, "quality_validation")),
-        show("latency_ms_p50", milliseconds),
-        show("throughput_per_s", per_second),
-        show("size_bytes", size),
-        _times(outcome.times_smaller(stage)),
-        _times(outcome.times_faster(stage)),
-        show("latency_ms_p99", milliseconds),
-        show("peak_memory_bytes", size),
-        duration(stage.seconds),
+        outcome.format_test_score(stage),
+        format_score(outcome.metric, stage.get_score(outcome.metric, "quality_validation")),
+        show("latency_ms_p50", format_milliseconds),
+        show("throughput_per_s", format_per_second),
+        show("size_bytes", format_bytes),
+        _format_times(outcome.get_size_ratio(stage)),
+        _format_times(outcome.get_speedup(stage)),
+        show("latency_ms_p99", format_milliseconds),
+        show("peak_memory_bytes", format_bytes),
+        format_duration(stage.seconds),
     ]
     best = stage is outcome.best
     return {"stage": stage.stage, "plugin": stage.plugin, "status": stage.status, "cells": cells, "best": best}
 
 
-def _times(value: float | None) -> str:
-    return "-" if value is None else f"{ratio(value)}x"
+def _format_times(value: float | None) -> str:
+    return "-" if value is None else f"{format_ratio(value)}x"
 
 
-def _scores(outcome: RunSummary) -> list[tuple[str, str, str, str]]:
-    """Stage, measure, test and validation of every score of every measured stage, where there are several."""
+def _list_scores(outcome: RunSummary) -> list[tuple[str, str, str, str]]:
+    """Return stage, metric, test and validation of every score, if stages have more than one score."""
     rows: list[tuple[str, str, str, str]] = []
     for stage in outcome.measured:
         test, validation = stage.measures.get("quality") or {}, stage.measures.get("quality_validation") or {}
         for name in dict.fromkeys([*test, *validation]):
-            on_test = _with_error(outcome, name, test.get(name), "test")
-            on_validation = _with_error(outcome, name, validation.get(name), "validation")
-            rows.append((stage.name, metric_label(name), on_test, on_validation))
+            on_test = _format_with_error(outcome, name, test.get(name), "test")
+            on_validation = _format_with_error(outcome, name, validation.get(name), "validation")
+            rows.append((stage.name, format_metric_name(name), on_test, on_validation))
     return rows if len(rows) > len(outcome.measured) else []
 
 
-def _with_error(outcome: RunSummary, name: str, value: Any, split: str) -> str:
-    error = sampling_error(outcome.task, name, value, outcome.rows.get(split))
-    shown = show_score(name, value)
+def _format_with_error(outcome: RunSummary, name: str, value: Any, split: str) -> str:
+    error = compute_sampling_error(outcome.task, name, value, outcome.rows.get(split))
+    shown = format_score(name, value)
     return shown if error is None else f"{shown.removesuffix(' %')} ± {100 * error:.1f} %"
 
 
-def _trials(trials: list[TrialFinished]) -> list[dict[str, Any]]:
-    best = max((score for one in trials if (score := number(one.score)) is not None), default=None)
+def _make_trial_rows(trials: list[TrialFinished]) -> list[dict[str, Any]]:
+    best = max((score for trial in trials if (score := to_finite_float(trial.score)) is not None), default=None)
     return [
         {
-            "number": one.number + 1,
-            "score": "failed" if number(one.score) is None else format_value(one.score),
-            "options": format_overrides(one.options),
-            "figures": recipe_figures(one),
-            "seconds": duration(one.seconds),
-            "best": best is not None and one.score == best,
+            "number": trial.number + 1,
+            "score": "failed" if to_finite_float(trial.score) is None else format_value(trial.score),
+            "options": format_overrides(trial.options),
+            "figures": format_recipe(trial),
+            "seconds": format_duration(trial.seconds),
+            "best": best is not None and trial.score == best,
         }
-        for one in trials
+        for trial in trials
     ]
 
 
-def _study(outcome: RunSummary, history: History) -> list[str]:
+def _draw_search(outcome: RunSummary, history: History) -> list[str]:
     trials = outcome.trials or history.trials
-    drawn = [
-        plots.trials(trials),
-        search_plots.parallel_coordinates(trials),
-        search_plots.trial_curves(outcome.trial_curves),
+    figures = [
+        plots.draw_trials(trials),
+        search_plots.draw_parallel_coordinates(trials),
+        search_plots.draw_trial_curves(outcome.trial_curves),
     ]
-    return list(filter(None, drawn))
+    return list(filter(None, figures))
 
 
-def _values(options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(str(name), _value(value)) for name, value in options.items()]
+def _format_options(options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(name), _format_option(value)) for name, value in options.items()]
 
 
-def _value(value: Any) -> str:
-    """As it would be written on the command line, but for long fractions."""
+def _format_option(value: Any) -> str:
+    """Return a value as on the command line, with long fractions shortened."""
     if isinstance(value, str):
         return value
     return format_value(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False, default=str)

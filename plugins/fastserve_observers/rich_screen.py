@@ -1,4 +1,4 @@
-"""Progress on a terminal: lines in colour above one live bar."""
+"""Progress on a terminal: coloured lines above one live bar."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fastserve_observers.screens import STATUS_WORDS, clean
+from fastserve_observers.screens import TEXT_COLUMNS, remove_control_characters
 
 REFRESH_S = 0.1
 BAR_WIDTH = 28
@@ -21,62 +21,73 @@ STATUS_STYLES = {"done": "green", "reused": "cyan", "rejected": "yellow", "faile
 
 
 class Terminal(Console):
-    """Rich's console, but a reader that went away does not end the process."""
+    """Console of Rich whose broken pipe raises an error and does not end the process."""
 
     def on_broken_pipe(self) -> None:
+        """Raise ``BrokenPipeError``."""
         raise BrokenPipeError
 
 
 def make_console() -> Console:
-    """The standard output."""
+    """Return a console for the standard output."""
     return Terminal(highlight=False)
 
 
 class LiveScreen:
-    """It is drawn when it is told something, without a thread of its own."""
+    """Screen that redraws on each call, without a thread."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._shown = ""
+        self._bar_label = ""
         self._next_draw = 0.0
 
-    def line(self, text: str, style: str = "") -> None:
-        self._console.print(Text(clean(text), style=style), soft_wrap=True)  # a path stays one word to copy
+    def print_line(self, text: str, style: str = "") -> None:
+        """Print a line above the bar."""
+        self._console.print(
+            Text(remove_control_characters(text), style=style), soft_wrap=True
+        )  # no wrapping, so that paths can be copied
 
-    def bar(self, what: str, done: int, total: int, left: str, detail: str) -> None:
+    def show_bar(self, label: str, done: int, total: int, time_left: str, detail: str) -> None:
+        """Show or update the bar."""
         now = monotonic()
-        if self._live is not None and what == self._shown and now < self._next_draw and done < total:
+        if self._live is not None and label == self._bar_label and now < self._next_draw and done < total:
             return
-        self._shown, self._next_draw = what, now + REFRESH_S
-        place = Table.grid(padding=(0, 1))
-        counts = f"{done}/{total}" + (f", {left}" if left else "")
-        place.add_row(Text(clean(what)), ProgressBar(total=total, completed=done, width=BAR_WIDTH), Text(counts))
-        shown = Group(place, Text(clean(detail), style="dim", no_wrap=True, overflow="ellipsis"))
-        self._started().update(shown if detail else place, refresh=True)
+        self._bar_label, self._next_draw = label, now + REFRESH_S
+        grid = Table.grid(padding=(0, 1))
+        counts = f"{done}/{total}" + (f", {time_left}" if time_left else "")
+        grid.add_row(
+            Text(remove_control_characters(label)),
+            ProgressBar(total=total, completed=done, width=BAR_WIDTH),
+            Text(counts),
+        )
+        content = Group(grid, Text(remove_control_characters(detail), style="dim", no_wrap=True, overflow="ellipsis"))
+        self._get_live().update(content if detail else grid, refresh=True)
 
-    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def print_table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table above the bar."""
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-        for place, name in enumerate(head):
-            numeric = place >= STATUS_WORDS
-            shown = name.replace(" ", "\n") if numeric else name
-            table.add_column(shown, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+        for index, name in enumerate(head):
+            is_numeric = index >= TEXT_COLUMNS
+            title = name.replace(" ", "\n") if is_numeric else name
+            table.add_column(title, justify="right" if is_numeric else "left", no_wrap=is_numeric, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(clean(cell), style=STATUS_STYLES.get(cell, "")) for cell in row))
+            table.add_row(*(Text(remove_control_characters(cell), style=STATUS_STYLES.get(cell, "")) for cell in row))
         self._console.print(table)
 
     def end_bar(self) -> None:
+        """Remove the bar."""
         if self._live is not None:
             live, self._live = self._live, None
             atexit.unregister(self.end_bar)
             live.stop()
 
-    def _started(self) -> Live:
+    def _get_live(self) -> Live:
         if self._live is None:
-            # what goes to stderr may be on its way to a file: only a terminal's is drawn above the bar
+            # stderr may be redirected to a file; Rich may draw it above the bar only on a terminal
             self._live = Live(
                 console=self._console, transient=True, auto_refresh=False, redirect_stderr=sys.stderr.isatty()
             )
-            atexit.register(self.end_bar)  # a stage that fails tells nobody: the cursor must come back
+            atexit.register(self.end_bar)  # a failed stage emits no event, but the cursor must be restored
             self._live.start()
         return self._live

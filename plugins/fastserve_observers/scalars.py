@@ -1,4 +1,4 @@
-"""What events come to in named numbers, and options by their path: what curves and tables are made of."""
+"""Scalars of events by name, and options by path."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastserve_core.events import Metric, StageFinished, Step
-from fastserve_observers.formatting import number
+from fastserve_observers.formatting import to_finite_float
 
 SPLITS = {"quality": "test", "quality_validation": "validation"}
 
 
-def step_figures(event: Step) -> dict[str, float]:
-    """A step's loss, learning rate, and rates a second."""
+def get_step_scalars(event: Step) -> dict[str, float]:
+    """Return a step's loss, learning rate, and rates per second."""
     return {
         "loss": event.loss,
         "learning_rate": event.learning_rate,
@@ -21,25 +21,28 @@ def step_figures(event: Step) -> dict[str, float]:
     }
 
 
-def metric_figures(event: Metric) -> dict[str, float]:
+def get_metric_scalars(event: Metric) -> dict[str, float]:
+    """Return a validation metric by its name: ``validation/accuracy``."""
     return {f"validation/{event.name.removeprefix('validation_')}": event.value}
 
 
-def stage_figures(event: StageFinished) -> dict[str, float]:
-    """How long a stage took, and its measures: ``measures/test/accuracy``, ``measures/latency_ms_p50`` …"""
-    found: dict[str, Any] = {"seconds": event.seconds}
+def get_stage_scalars(event: StageFinished) -> dict[str, float]:
+    """Return the duration of a stage and its measures: ``measures/test/accuracy``, ``measures/latency_ms_p50``."""
+    measures: dict[str, Any] = {"seconds": event.seconds}
     for name, value in event.measures.items():
         if isinstance(value, Mapping):
-            found |= {f"{SPLITS.get(name, name)}/{one}": figure for one, figure in value.items()}
+            measures |= {f"{SPLITS.get(name, name)}/{metric}": score for metric, score in value.items()}
         else:
-            found[name] = value
-    return {f"measures/{name}": figure for name, value in found.items() if (figure := number(value)) is not None}
+            measures[name] = value
+    return {
+        f"measures/{name}": scalar for name, value in measures.items() if (scalar := to_finite_float(value)) is not None
+    }
 
 
-def by_path(options: Mapping[Any, Any], path: str = "") -> dict[str, Any]:
-    """The values of nested options by their path, as they are set: ``train.torch_ddp.lr``."""
-    found: dict[str, Any] = {}
+def flatten_options(options: Mapping[Any, Any], path: str = "") -> dict[str, Any]:
+    """Return the values of nested options by their path: ``train.torch_ddp.lr``."""
+    flat: dict[str, Any] = {}
     for name, value in options.items():
         full = f"{path}.{name}" if path else str(name)
-        found |= by_path(value, full) if isinstance(value, Mapping) else {full: value}
-    return found
+        flat |= flatten_options(value, full) if isinstance(value, Mapping) else {full: value}
+    return flat

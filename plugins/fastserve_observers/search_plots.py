@@ -1,4 +1,4 @@
-"""A tuner's search in pictures: every trial across its options, its curve, and how much each option matters."""
+"""Plots of a tuner's search: trials across their options, their curves, and the importance of each option."""
 
 from __future__ import annotations
 
@@ -9,99 +9,124 @@ from statistics import fmean
 from typing import Any
 
 from fastserve_core.events import TrialFinished
-from fastserve_observers.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axes, path, span, svg, text
-from fastserve_observers.formatting import count, format_value, number
+from fastserve_observers.axes import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axes,
+    compute_range,
+    draw_line,
+    draw_text,
+    render_svg,
+)
+from fastserve_observers.formatting import format_count, format_value, to_finite_float
 
 MIN_TRIALS = {"coordinates": 3, "importance": 8}
-"""Scored trials below which a picture would say nothing."""
-MOST_OPTIONS = 7
+"""Minimum number of scored trials for a meaningful plot."""
+MAX_OPTIONS = 7
 MARGIN = 20
-"""Left of the first option; its values are written on the other side."""
+"""Margin to the left of the first axis; ticks are on its right."""
 LOG_SCALE_RATIO = 20.0
-"""Values of which the largest is so many times the smallest are laid out by their logarithm."""
+"""Minimum ratio of the largest to the smallest value for a logarithmic scale."""
 
 Options = Mapping[str, Any]
 
 
-def parallel_coordinates(done: Sequence[TrialFinished]) -> str:
-    """Each trial as a line through its options' values to its score; empty for too few trials, or one option."""
-    scored = [(one.options, score) for one in done if (score := number(one.score)) is not None]
-    names = _varied([options for options, _ in scored])[:MOST_OPTIONS]
+def draw_parallel_coordinates(trials: Sequence[TrialFinished]) -> str:
+    """Plot each trial as a line through its options' values to its score.
+
+    Returns:
+        SVG, or an empty string if there are too few trials or fewer than two varied options.
+    """
+    scored = [(trial.options, score) for trial in trials if (score := to_finite_float(trial.score)) is not None]
+    names = _find_varied_options([options for options, _ in scored])[:MAX_OPTIONS]
     if len(scored) < MIN_TRIALS["coordinates"] or len(names) < 2:
         return ""
-    places = [_place([options.get(name) for options, _ in scored]) for name in names]
-    places.append(_place([score for _, score in scored]))
+    scales = [_make_scale([options.get(name) for options, _ in scored]) for name in names]
+    scales.append(_make_scale([score for _, score in scored]))
     rows = [[*(options.get(name) for name in names), score] for options, score in scored]
     parts: list[str] = []
-    order = sorted(range(len(rows)), key=lambda one: scored[one][1])
-    for rank, one in enumerate(order):  # the best are drawn last, over the others
+    order = sorted(range(len(rows)), key=lambda index: scored[index][1])
+    for rank, index in enumerate(order):  # the best are drawn last, above the others
         centres = [
-            (_column(place, len(places)), _height(at(value)))
-            for place, (at, value) in enumerate(zip(places, rows[one], strict=True))
+            (_map_column(column, len(scales)), _map_height(scale(value)))
+            for column, (scale, value) in enumerate(zip(scales, rows[index], strict=True))
             if value is not None
         ]
-        parts.append(path(centres, "line s1" if rank == len(order) - 1 else f"line s0 faint{3 * rank // len(order)}"))
-    for place, name in enumerate([*names, "score"]):
-        parts += _axis(place, len(places), name.rpartition(".")[2], [row[place] for row in rows])
-    return svg("Every trial across its options", parts)
+        parts.append(
+            draw_line(centres, "line s1" if rank == len(order) - 1 else f"line s0 faint{3 * rank // len(order)}")
+        )
+    for column, name in enumerate([*names, "score"]):
+        parts += _draw_axis(column, len(scales), name.rpartition(".")[2], [row[column] for row in rows])
+    return render_svg("Every trial across its options", parts)
 
 
-def trial_curves(curves: Mapping[int, Sequence[Sequence[float]]]) -> str:
-    """The scores of trials that were looked at more than once, over their steps."""
-    long = {one: points for one, points in curves.items() if len(points) > 1}
+def draw_trial_curves(curves: Mapping[int, Sequence[Sequence[float]]]) -> str:
+    """Plot the scores of trials over their steps, if trials were scored more than once.
+
+    Args:
+        curves: [step, score] pairs by trial.
+    """
+    long = {number: points for number, points in curves.items() if len(points) > 1}
     if not long:
         return ""
-    everything = [point for points in curves.values() for point in points]
+    all_points = [point for points in curves.values() for point in points]
     axes = Axes(
-        span([x for x, _ in everything], 0.03, zero=True), span([y for _, y in everything]),
-        "step", "score, higher is better", count, format_value,
+        compute_range([x for x, _ in all_points], 0.03, zero=True), compute_range([y for _, y in all_points]),
+        "step", "score, higher is better", format_count, format_value,
     )  # fmt: skip
-    best = max(long, key=lambda one: (long[one][-1][0], long[one][-1][1]))
-    parts = axes.frame()
-    for one, points in sorted(curves.items(), key=lambda item: item[0] == best):
-        colour = "s1" if one == best else "s0"
-        centres = [(axes.at_x(x), axes.at_y(y)) for x, y in points]
-        parts.append(path(centres, f"line {colour}" if one == best else f"line {colour} faint1"))
-        title = f"<title>trial {one + 1}</title>"
+    best = max(long, key=lambda number: (long[number][-1][0], long[number][-1][1]))
+    parts = axes.draw_frame()
+    for number, points in sorted(curves.items(), key=lambda item: item[0] == best):
+        colour = "s1" if number == best else "s0"
+        centres = [(axes.map_x(x), axes.map_y(y)) for x, y in points]
+        parts.append(draw_line(centres, f"line {colour}" if number == best else f"line {colour} faint1"))
+        title = f"<title>trial {number + 1}</title>"
         parts += [f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="3">{title}</circle>' for x, y in centres]
-    return svg("The score of each trial over its steps", parts)
+    return render_svg("The score of each trial over its steps", parts)
 
 
-def importance(done: Sequence[TrialFinished]) -> list[tuple[str, float]]:
-    """By option, the share of the variance of the scores' ranks that it explains alone, the largest first.
+def compute_importance(trials: Sequence[TrialFinished]) -> list[tuple[str, float]]:
+    """Return the importance of each option, the largest first.
 
-    Of numbers a parabola of their ranks is fitted, of choices the mean of each; the share is adjusted for how many
-    numbers that takes (adjusted R squared), so that chance comes out near 0. Empty for too few trials.
+    Importance is the share of the variance of the scores' ranks that the option alone explains (adjusted R squared,
+    near 0 for random scores). The fit is a parabola of the ranks for numbers, and the group means for choices.
+
+    Returns:
+        Pairs of option and share; empty for too few trials.
     """
-    scored = [(one.options, score) for one in done if (score := number(one.score)) is not None]
+    scored = [(trial.options, score) for trial in trials if (score := to_finite_float(trial.score)) is not None]
     if len(scored) < MIN_TRIALS["importance"]:
         return []
-    ranks = _ranks([score for _, score in scored])
-    found = [
-        (name, _explained_variance([options.get(name) for options, _ in scored], ranks))
-        for name in _varied([one for one, _ in scored])
+    ranks = _rank([score for _, score in scored])
+    shares = [
+        (name, _compute_explained_variance([options.get(name) for options, _ in scored], ranks))
+        for name in _find_varied_options([options for options, _ in scored])
     ]
-    return sorted(found, key=lambda one: -one[1])
+    return sorted(shares, key=lambda item: -item[1])
 
 
-def _varied(options: Sequence[Options]) -> list[str]:
-    """The options of which trials have different values, in their order."""
-    names = dict.fromkeys(name for one in options for name in one)
-    return [name for name in names if len({json.dumps(one.get(name)) for one in options}) > 1]
+def _find_varied_options(options: Sequence[Options]) -> list[str]:
+    """Return the options with different values across trials, in their order."""
+    names = dict.fromkeys(name for trial in options for name in trial)
+    return [name for name in names if len({json.dumps(trial.get(name)) for trial in options}) > 1]
 
 
-# -- where values lie --------------------------------------------------------------------------------
+# -- scales of the axes ------------------------------------------------------------------------------
 
 
-def _is_number(values: Sequence[Any]) -> bool:
-    return all(number(one) is not None for one in values if one is not None)
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(to_finite_float(value) is not None for value in values if value is not None)
 
 
-def _place(values: Sequence[Any]) -> Callable[[Any], float]:
-    """From a value to its place between 0 and 1."""
-    known = [one for one in values if one is not None]
-    if not _is_number(known):
-        names = sorted({json.dumps(one) for one in known})
+def _make_scale(values: Sequence[Any]) -> Callable[[Any], float]:
+    """Return a function from a value to its position between 0 and 1."""
+    known = [value for value in values if value is not None]
+    if not _are_numbers(known):
+        names = sorted({json.dumps(value) for value in known})
         return lambda value: names.index(json.dumps(value)) / max(1, len(names) - 1)
     low, high = min(known), max(known)
     if low == high:
@@ -111,67 +136,71 @@ def _place(values: Sequence[Any]) -> Callable[[Any], float]:
     return lambda value: (value - low) / (high - low)
 
 
-def _column(place: int, columns: int) -> float:
-    return MARGIN + (WIDTH - MARGIN - RIGHT - LEFT) * place / (columns - 1)
+def _map_column(index: int, columns: int) -> float:
+    return MARGIN + (WIDTH - MARGIN - RIGHT - LEFT) * index / (columns - 1)
 
 
-def _height(share: float) -> float:
+def _map_height(share: float) -> float:
     return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
 
 
-def _axis(place: int, columns: int, name: str, values: Sequence[Any]) -> list[str]:
-    x, known = _column(place, columns), [one for one in values if one is not None]
-    ends = [min(known), max(known)] if _is_number(known) else sorted({json.dumps(one) for one in known})
-    shown = [format_value(one, 3).strip('"') for one in ends]
+def _draw_axis(index: int, columns: int, name: str, values: Sequence[Any]) -> list[str]:
+    x, known = _map_column(index, columns), [value for value in values if value is not None]
+    ticks = [min(known), max(known)] if _are_numbers(known) else sorted({json.dumps(value) for value in known})
+    labels = [format_value(tick, 3).strip('"') for tick in ticks]
     parts = [f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>']
-    parts.append(text(x, HEIGHT - BOTTOM + (30 if place % 2 else 16), name, "name middle"))
-    heights = [_height(one / max(1, len(shown) - 1)) - 4 for one in range(len(shown))]
-    parts += [text(x + 4, height, each, "tick halo") for height, each in zip(heights, shown, strict=True)]
+    parts.append(draw_text(x, HEIGHT - BOTTOM + (30 if index % 2 else 16), name, "name middle"))
+    heights = [_map_height(rank / max(1, len(labels) - 1)) - 4 for rank in range(len(labels))]
+    parts += [draw_text(x + 4, height, label, "tick halo") for height, label in zip(heights, labels, strict=True)]
     return parts
 
 
-# -- how much an option explains ---------------------------------------------------------------------
+# -- importance of an option -------------------------------------------------------------------------
 
 
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1 on; equal values share the mean of theirs."""
-    return [sum(other < one for other in values) + (sum(other == one for other in values) + 1) / 2 for one in values]
+def _rank(values: Sequence[float]) -> list[float]:
+    """Return ranks from 1 on; equal values share their mean rank."""
+    return [
+        sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2 for value in values
+    ]
 
 
-def _explained_variance(values: Sequence[Any], ranks: Sequence[float]) -> float:
-    fitted, used = _parabola(values, ranks) if _is_number(values) and None not in values else _means(values, ranks)
+def _compute_explained_variance(values: Sequence[Any], ranks: Sequence[float]) -> float:
+    fitted, parameters = (
+        _fit_parabola(values, ranks) if _are_numbers(values) and None not in values else _fit_means(values, ranks)
+    )
     middle = fmean(ranks)
-    whole = sum((one - middle) ** 2 for one in ranks)
-    left = sum((one - other) ** 2 for one, other in zip(ranks, fitted, strict=True))
-    freedom = len(ranks) - 1 - used
-    if not whole or freedom < 1:
+    total = sum((rank - middle) ** 2 for rank in ranks)
+    residual = sum((rank - estimate) ** 2 for rank, estimate in zip(ranks, fitted, strict=True))
+    freedom = len(ranks) - 1 - parameters
+    if not total or freedom < 1:
         return 0.0
-    return max(0.0, 1 - left / whole * (len(ranks) - 1) / freedom)
+    return max(0.0, 1 - residual / total * (len(ranks) - 1) / freedom)
 
 
-def _means(values: Sequence[Any], ranks: Sequence[float]) -> tuple[list[float], int]:
+def _fit_means(values: Sequence[Any], ranks: Sequence[float]) -> tuple[list[float], int]:
     groups: dict[str, list[float]] = {}
     for value, rank in zip(values, ranks, strict=True):
         groups.setdefault(json.dumps(value), []).append(rank)
-    return [fmean(groups[json.dumps(one)]) for one in values], len(groups) - 1
+    return [fmean(groups[json.dumps(value)]) for value in values], len(groups) - 1
 
 
-def _parabola(values: Sequence[Any], ranks: Sequence[float]) -> tuple[list[float], int]:
-    """The least squares fit by polynomials that are made orthogonal on these places (Forsythe 1957)."""
-    places = _ranks([float(one) for one in values])
+def _fit_parabola(values: Sequence[Any], ranks: Sequence[float]) -> tuple[list[float], int]:
+    """Fit by least squares with polynomials orthogonal on these points (Forsythe 1957)."""
+    points = _rank([float(value) for value in values])
     fitted, basis = [fmean(ranks)] * len(ranks), [[1.0] * len(ranks)]
     for _ in range(2):
-        raw = [one * place for one, place in zip(basis[-1], places, strict=True)]
+        raw = [value * point for value, point in zip(basis[-1], points, strict=True)]
         for earlier in basis:
             share = _dot(raw, earlier) / _dot(earlier, earlier)
-            raw = [one - share * other for one, other in zip(raw, earlier, strict=True)]
+            raw = [value - share * other for value, other in zip(raw, earlier, strict=True)]
         if (size := _dot(raw, raw)) < 1e-9:
             break
         weight = _dot(ranks, raw) / size
-        fitted = [one + weight * other for one, other in zip(fitted, raw, strict=True)]
+        fitted = [estimate + weight * value for estimate, value in zip(fitted, raw, strict=True)]
         basis.append(raw)
     return fitted, len(basis) - 1
 
 
-def _dot(one: Sequence[float], other: Sequence[float]) -> float:
-    return sum(a * b for a, b in zip(one, other, strict=True))
+def _dot(first: Sequence[float], second: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(first, second, strict=True))

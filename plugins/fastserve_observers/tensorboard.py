@@ -1,4 +1,4 @@
-"""Writes a run's curves for TensorBoard while it goes on."""
+"""Write a run's curves for TensorBoard while it is running."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ from fastserve_core import hookimpl
 from fastserve_core.errors import InvalidOption
 from fastserve_core.events import Event
 from fastserve_core.plugins import Observer
-from fastserve_observers.event_router import EventRouter, Sink, run_folder
+from fastserve_observers.event_router import EventRouter, Sink, get_run_folder
 
 
 @dataclass
 class TensorBoardOptions:
-    """``folder``: where the event files go; without it, ``tensorboard`` in the run's folder."""
+    """Options of ``observe.tensorboard``.
+
+    Attributes:
+        folder: Folder of the event files; null is ``tensorboard`` in the run folder.
+    """
 
     folder: str | None = None
 
     def __post_init__(self) -> None:
         if self.folder is not None and not self.folder.strip():
-            raise InvalidOption("observe.tensorboard.folder is empty: name a folder, or leave it out")
+            raise InvalidOption("observe.tensorboard.folder must not be empty: set a folder, or leave it out")
 
 
 class TensorBoard(Observer):
-    """Loss, learning rate, rates, validation and measures as scalars, trials as hyperparameters."""
+    """Observer that writes loss, learning rate, rates and measures as scalars, and trials as hyperparameters."""
 
     api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("tensorboard",)
@@ -33,14 +37,16 @@ class TensorBoard(Observer):
 
     def __init__(self, options: TensorBoardOptions) -> None:
         self._options = options
-        self._follower = EventRouter("observe.tensorboard", self._open)
+        self._router = EventRouter("observe.tensorboard", self._open)
 
     @hookimpl
     def observe(self, event: Event) -> None:
-        self._follower.observe(event)
+        """Write one event."""
+        self._router.observe(event)
 
     def _open(self) -> Sink:
-        from fastserve_observers.tensorboard_writer import EventFiles
+        from fastserve_observers.tensorboard_writer import EventFileWriter
 
-        given = self._options.folder
-        return EventFiles(Path(given).expanduser() if given else (run_folder() or Path("outputs")) / "tensorboard")
+        if self._options.folder:
+            return EventFileWriter(Path(self._options.folder).expanduser())
+        return EventFileWriter((get_run_folder() or Path("outputs")) / "tensorboard")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fastserve_observers import delivery_queue
 from fastserve_observers.delivery_queue import DeliveryQueue
-from fastserve_observers.mlflow_batch import Metric, MetricBatch, merged
+from fastserve_observers.mlflow_batch import Metric, MetricBatch, merge_batches
 
 QUICK = 0.001
 
@@ -35,15 +35,15 @@ class Receiver:
         self.fails_at = list(fails_at)
         self.got: list[tuple[str, int]] = []
 
-    def __call__(self, parcels: list[MetricBatch]) -> None:
-        for parcel in parcels:
-            while parcel.figures:
-                step = parcel.figures[0].step
+    def __call__(self, batches: list[MetricBatch]) -> None:
+        for batch in batches:
+            while batch.metrics:
+                step = batch.metrics[0].step
                 if step in self.fails_at:
                     self.fails_at.remove(step)
                     raise ConnectionError("away")
-                self.got.append((parcel.run, step))
-                del parcel.figures[0]
+                self.got.append((batch.run, step))
+                del batch.metrics[0]
 
 
 @settings(max_examples=50, deadline=None)
@@ -88,9 +88,9 @@ def stuck(free: threading.Event) -> None:
 
 
 def test_a_stuck_receiver_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery_queue, "LIMIT", 5)
+    monkeypatch.setattr(delivery_queue, "MAX_QUEUE_SIZE", 5)
     free = threading.Event()
-    box = DeliveryQueue(lambda parcels: stuck(free), print)
+    box = DeliveryQueue(lambda batches: stuck(free), print)
     begin = time.monotonic()
     box.put(MetricBatch("", 0.0, [figure(0)]))
     time.sleep(0.05)
@@ -104,12 +104,12 @@ def test_a_stuck_receiver_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_one_parcel_a_run_is_left_of_many() -> None:
-    found = merged([
+    found = merge_batches([
         MetricBatch("", 1.0, [figure(1)], {"lr": "1"}),
-        MetricBatch("trial 0", 2.0, [figure(5)], ended=("FAILED", 3.0)),
+        MetricBatch("trial 0", 2.0, [figure(5)], end=("FAILED", 3.0)),
         MetricBatch("", 9.0, [figure(2)], {"seed": "0"}, {"folder": "x"}, ("FINISHED", 4.0)),
     ])  # fmt: skip
     assert found == [
         MetricBatch("", 1.0, [figure(1), figure(2)], {"lr": "1", "seed": "0"}, {"folder": "x"}, ("FINISHED", 4.0)),
-        MetricBatch("trial 0", 2.0, [figure(5)], ended=("FAILED", 3.0)),
+        MetricBatch("trial 0", 2.0, [figure(5)], end=("FAILED", 3.0)),
     ]

@@ -24,7 +24,7 @@ from fastserve_core.events import Event, Metric, RunFinished, StageFinished, Sta
 from fastserve_core.testing import PluginContract
 from fastserve_observers import delivery_queue
 from fastserve_observers.mlflow import MLflow, MLflowOptions
-from fastserve_observers.mlflow_tracker import Tracker
+from fastserve_observers.mlflow_tracker import MlflowTracker
 
 STARTED = StageStarted("train", "torch_ddp")
 
@@ -113,8 +113,8 @@ def test_options_are_params_and_digests_are_tags(store: str, tmp_path: Path, rec
     )  # fmt: skip
     line = next(one for one in record["stages"] if one["stage"] == "train") | {"options": {"lr": 8.7e-5, "epochs": 3}}
     (tmp_path / "run.json").write_text(json.dumps(record | {"stages": [line]}))
-    tracker = Tracker(store, "mine", 30.0, tmp_path, config)
-    tracker.stage("train.torch_ddp", StageFinished("train", "torch_ddp", "rejected", 1.5, {}, "too large"))
+    tracker = MlflowTracker(store, "mine", 30.0, tmp_path, config)
+    tracker.write_stage("train.torch_ddp", StageFinished("train", "torch_ddp", "rejected", 1.5, {}, "too large"))
     tracker.close("done")
     (run,) = runs(store, "mine")
     assert run.data.params == {
@@ -252,7 +252,7 @@ def test_a_server_that_is_not_there_is_said_once(done: RunFinished, capsys: pyte
     said = capsys.readouterr().err
     assert said.count("warning: ") == 1
     assert "Connection refused" in said
-    assert "The run goes on" in said
+    assert "The run continues" in said
     assert "secret" not in said
 
 
@@ -265,7 +265,7 @@ def test_the_end_of_a_run_waits_no_longer_than_it_was_told(
     assert time.perf_counter() - begin < 2
     said = capsys.readouterr().err
     assert said.count("warning: ") == 1
-    assert "was too slow" in said
+    assert "is too slow" in said
 
 
 # -- options -----------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ def test_a_closed_output_is_a_reader_that_went_away() -> None:
     screen = PlainScreen(stream, 1.0)
     stream.close()
     with pytest.raises(BrokenPipeError):
-        screen.line("hello")
+        screen.print_line("hello")
 
 
 def test_a_closed_pipe_leaves_the_exit_code_alone() -> None:

@@ -17,9 +17,9 @@ from fastserve_core.errors import StoreError
 from fastserve_core.events import Event, Metric, RunFinished, StageStarted, Step
 from fastserve_core.plugins import API_VERSION, Registry
 from fastserve_observers.history import History
-from fastserve_observers.pareto_plot import front
+from fastserve_observers.pareto_plot import draw_pareto_front
 from fastserve_observers.report import Report, ReportOptions
-from fastserve_observers.report_context import page
+from fastserve_observers.report_context import make_context
 from fastserve_observers.run_summary import RunSummary
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -102,7 +102,7 @@ def test_a_reused_run_is_told_from_its_record(tmp_path: Path, record: dict[str, 
         assert SENTENCE in words
         assert "train.torch_ddp.lr=8.7e-05" in words
         assert "reused" in words
-    assert "its course is in the report of the run that did it" in html
+    assert "its curves are in the report of the original run" in html
 
 
 def test_what_the_user_wrote_is_shown_and_not_obeyed(tmp_path: Path, record: dict[str, Any]) -> None:
@@ -148,7 +148,7 @@ def test_when_nothing_was_better_the_trained_model_is_the_one(tmp_path: Path, re
     record["stages"] = [record["stages"][1], record["stages"][3]]
     record["best"] = record["stages"][0]["artifact"]
     _, markdown = written(tmp_path, record)
-    assert "The trained model is the one to serve: accuracy 88.4 ± 1.0 % on the test split, 12.3 ms" in markdown
+    assert "The trained model is the best model: accuracy 88.4 ± 1.0 % on the test split, 12.3 ms" in markdown
     assert "1 compressed candidate was rejected." in markdown
 
 
@@ -205,9 +205,9 @@ def test_a_recipes_trials_are_small_marks_in_the_plot_and_lines_of_the_table(rec
     good = {"number": 0, "options": {"compress.prune.head_ratio": 0.5}, "score": 1.0, "seconds": 3.0, "error": ""}
     bad = good | {"number": 1, "score": None, "error": "no such layer"}
     record["stages"][0]["trials"] = [good | {"measures": kept}, bad]
-    drawn = front(RunSummary(record))
+    drawn = draw_pareto_front(RunSummary(record))
     assert drawn.count("bubble trial") == 1
     assert "on the validation split" in drawn
-    shown = [one["figures"] for one in page(record, Path("run"), History(), datetime(2026, 1, 1))["trials"]]
-    assert shown[0].endswith("refused by the gate: too slow")
+    shown = [one["figures"] for one in make_context(record, Path("run"), History(), datetime(2026, 1, 1))["trials"]]
+    assert shown[0].endswith("rejected by the gate: too slow")
     assert shown[1] == "no such layer"

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserve_observers import formatting
-from fastserve_observers.axes import Axes, span, ticks
-from fastserve_observers.history import LIMIT, DownsampledCurve
-from fastserve_observers.quality import difference, main_score, sampling_error
-from fastserve_observers.run_summary import RunSummary, headline
+from fastserve_observers.axes import Axes, compute_range, compute_ticks
+from fastserve_observers.history import MAX_POINTS, DownsampledCurve
+from fastserve_observers.quality import compute_sampling_error, describe_difference, find_main_score
+from fastserve_observers.run_summary import RunSummary, make_headline
 
 from .conftest import measures, stage
 
@@ -22,20 +22,20 @@ from .conftest import measures, stage
     (math.inf, "unknown"),
 ])  # fmt: skip
 def test_durations(seconds: float, text: str) -> None:
-    assert formatting.duration(seconds) == text
+    assert formatting.format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [
     (999, "999 B"), (23_300_000, "23.3 MB"), (4_210, "4.21 kB"), (1.2e9, "1.20 GB"), (438e6, "438 MB"),
 ])  # fmt: skip
 def test_sizes(value: float, text: str) -> None:
-    assert formatting.size(value) == text
+    assert formatting.format_bytes(value) == text
 
 
 def test_counts_and_rates() -> None:
-    assert [formatting.count(value) for value in (67_349, 22_713_216, 1.5e9)] == ["67,349", "22.7 M", "1.50 G"]
-    assert [formatting.rate(value) for value in (812.3, 24_100.0, 2.5e6)] == ["812", "24.1 k", "2.50 M"]
-    assert [formatting.ratio(value) for value in (0.85, 1.0, 3.94, 12.2)] == ["0.85", "1.0", "3.9", "12"]
+    assert [formatting.format_count(value) for value in (67_349, 22_713_216, 1.5e9)] == ["67,349", "22.7 M", "1.50 G"]
+    assert [formatting.format_rate(value) for value in (812.3, 24_100.0, 2.5e6)] == ["812", "24.1 k", "2.50 M"]
+    assert [formatting.format_ratio(value) for value in (0.85, 1.0, 3.94, 12.2)] == ["0.85", "1.0", "3.9", "12"]
     assert [formatting.format_value(value) for value in (3e-5, 0.123456, 31234.5, 7, None)] == [
         "3e-05",
         "0.1235",
@@ -46,27 +46,27 @@ def test_counts_and_rates() -> None:
 
 
 def test_the_score_that_stands_for_all() -> None:
-    assert main_score({"accuracy": 0.9, "macro_f1": 0.8}) == "accuracy"
-    assert main_score({"accuracy": 0.9, "f1": 0.8}) == "f1"
-    assert main_score({"loss": 3.0, "perplexity": 20.1}) == "perplexity"
-    assert main_score({"accuracy": float("nan"), "rouge": 0.3}) == "rouge"
-    assert main_score({}) == ""
+    assert find_main_score({"accuracy": 0.9, "macro_f1": 0.8}) == "accuracy"
+    assert find_main_score({"accuracy": 0.9, "f1": 0.8}) == "f1"
+    assert find_main_score({"loss": 3.0, "perplexity": 20.1}) == "perplexity"
+    assert find_main_score({"accuracy": float("nan"), "rouge": 0.3}) == "rouge"
+    assert find_main_score({}) == ""
 
 
 def test_differences_in_words() -> None:
-    assert difference("accuracy", 0.881, 0.879) == "0.2 points less accurate"
-    assert difference("accuracy", 0.5, 0.9) == "40.0 points more accurate"
-    assert difference("accuracy", 0.881, 0.8811) == "equally accurate"
-    assert difference("macro_f1", 0.8, 0.81) == "1.0 points higher in macro f1"
-    assert difference("loss", 3.2, 3.1) == "with a loss of 3.1 instead of 3.2 (better)"
-    assert difference("loss", 3.2, 3.2) == "with the same loss (3.2)"
+    assert describe_difference("accuracy", 0.881, 0.879) == "0.2 points less accurate"
+    assert describe_difference("accuracy", 0.5, 0.9) == "40.0 points more accurate"
+    assert describe_difference("accuracy", 0.881, 0.8811) == "equally accurate"
+    assert describe_difference("macro_f1", 0.8, 0.81) == "1.0 points higher in macro f1"
+    assert describe_difference("loss", 3.2, 3.1) == "with a loss of 3.1 instead of 3.2 (better)"
+    assert describe_difference("loss", 3.2, 3.2) == "with the same loss (3.2)"
 
 
 def test_the_sampling_error_of_an_accuracy() -> None:
-    assert sampling_error("text_classification", "accuracy", 0.9, 900) == pytest.approx(0.01)
-    assert sampling_error("token_classification", "accuracy", 0.9, 900) is None
-    assert sampling_error("text_classification", "f1", 0.9, 900) is None
-    assert sampling_error("text_classification", "accuracy", 0.9, 0) is None
+    assert compute_sampling_error("text_classification", "accuracy", 0.9, 900) == pytest.approx(0.01)
+    assert compute_sampling_error("token_classification", "accuracy", 0.9, 900) is None
+    assert compute_sampling_error("text_classification", "f1", 0.9, 900) is None
+    assert compute_sampling_error("text_classification", "accuracy", 0.9, 0) is None
 
 
 @pytest.mark.parametrize(("latency", "megabytes", "gains"), [
@@ -81,24 +81,26 @@ def test_gains_in_words(latency: float, megabytes: float, gains: str) -> None:
         stage("train", "torch_ddp", "done", 1.0, measures=measures(score, score, 10.0, 11.0, 9.0, 40.0, 1.0)),
         stage("compress", "slim", "done", 1.0, measures=measures(score, score, latency, 11.0, 9.0, megabytes, 1.0)),
     ]
-    said = headline(RunSummary({"stages": lines, "best": lines[1]["artifact"]}))
+    said = make_headline(RunSummary({"stages": lines, "best": lines[1]["artifact"]}))
     assert said == f"The model made by slim is {gains}, equally accurate on the test split."
 
 
 def test_a_path_with_a_blank_is_quoted() -> None:
-    assert RunSummary({"best": "/my store/a"}).commands()[0] == "fastserve serve '/my store/a'"
+    assert RunSummary({"best": "/my store/a"}).list_commands()[0] == "fastserve serve '/my store/a'"
 
 
 numbers = st.floats(-1e12, 1e12)
 
 
 @given(st.lists(numbers, min_size=1), st.booleans(), st.booleans())
-def test_an_axis_holds_every_value_and_a_few_round_numbers(values: list[float], zero: bool, upside_down: bool) -> None:
-    bounds = span(values, zero=zero)
-    axes = Axes((0, 1), bounds, "x", "y", str, str, upside_down)
+def test_an_axis_holds_every_value_and_a_few_round_numbers(
+    values: list[float], zero: bool, is_y_inverted: bool
+) -> None:
+    bounds = compute_range(values, zero=zero)
+    axes = Axes((0, 1), bounds, "x", "y", str, str, is_y_inverted)
     assert all(bounds[0] <= value <= bounds[1] for value in values)
-    assert all(0 <= axes.at_y(value) <= 300 for value in values)
-    assert len(ticks(*bounds)) <= 8
+    assert all(0 <= axes.map_y(value) <= 300 for value in values)
+    assert len(compute_ticks(*bounds)) <= 8
 
 
 @given(st.integers(1, 5000))
@@ -106,7 +108,7 @@ def test_a_thinned_curve_keeps_its_course(count: int) -> None:
     curve = DownsampledCurve()
     for step in range(count):
         curve.add(step, 2.0 * step)
-    assert 1 <= len(curve.points) <= 2 * LIMIT + 1
+    assert 1 <= len(curve.points) <= 2 * MAX_POINTS + 1
     assert all(y == pytest.approx(2 * x) for x, y in curve.points)
     assert curve.points == sorted(curve.points)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserve_core.events import TrialFinished
-from fastserve_observers.search_plots import importance, parallel_coordinates, trial_curves
+from fastserve_observers.search_plots import compute_importance, draw_parallel_coordinates, draw_trial_curves
 
 LR, BATCH, METHOD = "train.toy.lr", "train.toy.batch_size", "train.toy.method"
 
@@ -32,7 +32,7 @@ def lines(picture: str) -> list[tuple[str, list[tuple[float, float]]]]:
 
 
 def test_each_trial_is_a_line_through_its_options_and_the_best_is_on_top() -> None:
-    picture = parallel_coordinates(
+    picture = draw_parallel_coordinates(
         [
             trial(0, 0.6, lr=1e-5, batch_size=16, epochs=3),
             trial(1, 0.9, lr=1e-3, batch_size=32, epochs=3),
@@ -53,7 +53,7 @@ def test_each_trial_is_a_line_through_its_options_and_the_best_is_on_top() -> No
 
 
 def test_words_and_options_that_a_trial_lacks() -> None:
-    picture = parallel_coordinates(
+    picture = draw_parallel_coordinates(
         [
             trial(0, 0.6, method="full", lr=1e-5),
             trial(1, 0.7, method="lora", lr=1e-4, rank=4),
@@ -65,14 +65,16 @@ def test_words_and_options_that_a_trial_lacks() -> None:
 
 
 def test_too_few_trials_or_a_single_option_are_not_drawn() -> None:
-    assert parallel_coordinates([trial(0, 0.6, lr=1e-5, batch_size=16), trial(1, 0.7, lr=1e-4, batch_size=32)]) == ""
-    assert parallel_coordinates([trial(number, 0.1 * number, lr=10.0**-number) for number in range(5)]) == ""
-    assert trial_curves({0: [[60, 0.5]], 1: [[60, 0.6]]}) == ""
-    assert importance([trial(number, 0.1 * number, lr=10.0**-number) for number in range(5)]) == []
+    assert (
+        draw_parallel_coordinates([trial(0, 0.6, lr=1e-5, batch_size=16), trial(1, 0.7, lr=1e-4, batch_size=32)]) == ""
+    )
+    assert draw_parallel_coordinates([trial(number, 0.1 * number, lr=10.0**-number) for number in range(5)]) == ""
+    assert draw_trial_curves({0: [[60, 0.5]], 1: [[60, 0.6]]}) == ""
+    assert compute_importance([trial(number, 0.1 * number, lr=10.0**-number) for number in range(5)]) == []
 
 
 def test_curves_of_trials_that_went_on() -> None:
-    picture = trial_curves({0: [[15, 0.5], [45, 0.6]], 1: [[15, 0.4]], 2: [[15, 0.55], [45, 0.7], [135, 0.8]]})
+    picture = draw_trial_curves({0: [[15, 0.5], [45, 0.6]], 1: [[15, 0.4]], 2: [[15, 0.55], [45, 0.7], [135, 0.8]]})
     assert [(kind, len(points)) for kind, points in lines(picture)] == [
         ("line s0 faint1", 2), ("line s0 faint1", 1), ("line s1", 3),
     ]  # fmt: skip
@@ -85,7 +87,7 @@ def test_the_option_that_decides_is_told_from_those_that_do_not() -> None:
         lr, batch, method = 10 ** draw.uniform(-5, -1), draw.choice([16, 32]), draw.choice(["full", "lora", None])
         score = -abs(lr - 1e-3) + (0.0005 if method == "lora" else 0.0)
         trials.append(trial(number, score, lr=lr, batch_size=batch, method=method))
-    found = importance(trials)
+    found = compute_importance(trials)
     assert found[0][0] == LR
     shares = dict(found)
     assert shares[LR] > 0.5, "the best is in the middle: not a matter of a straight line"
@@ -94,5 +96,7 @@ def test_the_option_that_decides_is_told_from_those_that_do_not() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(-5, 5), st.sampled_from(["a", "b"])), min_size=8, max_size=30))
 def test_shares_are_shares(rows: list[tuple[float, float, str]]) -> None:
-    found = importance([trial(number, score, lr=lr, method=one) for number, (score, lr, one) in enumerate(rows)])
+    found = compute_importance(
+        [trial(number, score, lr=lr, method=one) for number, (score, lr, one) in enumerate(rows)]
+    )
     assert all(0 <= share <= 1 for _, share in found)

@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(
     play(tmp_path / "file", *told, done)
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert said.startswith("warning: observe.tensorboard stopped, the run goes on without it: could not write")
+    assert said.startswith("warning: observe.tensorboard is disabled for the rest of the run: could not write")
 
 
 def test_a_run_that_starts_no_stage_writes_nothing(tmp_path: Path, done: RunFinished) -> None:
