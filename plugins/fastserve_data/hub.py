@@ -1,4 +1,4 @@
-"""A hub's data set by name: the only source that asks the network, because its name was given."""
+"""Data source of the Hugging Face hub, the only one that accesses the network."""
 
 from __future__ import annotations
 
@@ -19,40 +19,67 @@ from dataclasses import dataclass
 
 @dataclass
 class HubOptions:
-    """``config`` is the data set's own configuration, ``revision`` a commit: give one to be reproducible."""
+    """Options of ``data=hub``.
+
+    Attributes:
+        config: Name of the dataset's configuration.
+        revision: Commit or tag; set it for reproducibility.
+    """
 
     config: str | None = None
     revision: str | None = None
 
 
 class Hub:
-    """``data.name`` is the data set's name, or a local folder that ``datasets`` can load."""
+    """Data source of a dataset by name, or of a local folder that ``datasets`` can load."""
 
     def fingerprint(self, options: DataOptions, downloads: Path) -> str:
+        """Return a hash of the fingerprints that ``datasets`` computes.
+
+        Args:
+            options: Options of the data; ``name`` is the dataset.
+            downloads: Folder of downloads, unused here.
+
+        Raises:
+            InvalidData: The dataset could not be loaded.
+            MissingPackage: ``datasets`` is not installed.
+        """
         loaded = self._load(options)
         return stable_hash({split: str(getattr(rows, "_fingerprint", "")) for split, rows in loaded.items()})
 
     def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[RawRecord]]:
+        """Return the records of each split.
+
+        Args:
+            options: Options of the data; ``name`` is the dataset.
+            downloads: Folder of downloads, unused here.
+
+        Raises:
+            InvalidData: The dataset could not be loaded, or has no split ``train``.
+            MissingPackage: ``datasets`` is not installed.
+        """
         loaded = self._load(options)
         if "train" not in loaded:
-            raise InvalidData(f"the data set '{options.name}' has no train split, only {', '.join(loaded)}")
-        return {split: _records(options.name, split, loaded[split]) for split in SPLITS if split in loaded}
+            raise InvalidData(f"the dataset '{options.name}' has no train split, only {', '.join(loaded)}")
+        return {split: _iterate_records(options.name, split, loaded[split]) for split in SPLITS if split in loaded}
 
     def _load(self, options: DataOptions) -> Mapping[str, Any]:
         try:
             import datasets
         except ImportError as error:
-            raise MissingPackage("a hub's data set needs datasets: pip install 'fastserve-core[data]'") from error
-        chosen = parse_options(HubOptions, options.options, "data.options")
+            raise MissingPackage("data=hub needs datasets: pip install 'fastserve-core[data]'") from error
+        hub_options = parse_options(HubOptions, options.options, "data.options")
         try:
-            loaded: Mapping[str, Any] = datasets.load_dataset(options.name, chosen.config, revision=chosen.revision)
+            loaded: Mapping[str, Any] = datasets.load_dataset(
+                options.name, hub_options.config, revision=hub_options.revision
+            )
         except Exception as error:
-            raise InvalidData(f"the data set '{options.name}' could not be loaded: {error}") from error
+            raise InvalidData(f"the dataset '{options.name}' could not be loaded: {error}") from error
         return loaded
 
 
-def _records(name: str, split: str, rows: Any) -> Iterator[RawRecord]:
-    """Class numbers become their names, where the data set has them."""
+def _iterate_records(name: str, split: str, rows: Any) -> Iterator[RawRecord]:
+    """Yield the records of a split; class indices are replaced by their names."""
     names = {column: feature.names for column, feature in rows.features.items() if hasattr(feature, "names")}
     for number, values in enumerate(rows, 1):
         named = {column: names[column][values[column]] for column in names if isinstance(values[column], int)}

@@ -38,9 +38,9 @@ def prepared(store: Store, rows: list[dict[str, str]] = LABELLED) -> Dataset:
         ("more.csv", "", "is empty"),
         ("more.csv", "text\n", "has no rows"),
         ("more.csv", "text,text_pair\na,b\n", "this row has pairs of texts, and the data has single ones"),
-        ("more.jsonl", "{\n", "more.jsonl:1: no JSON"),
+        ("more.jsonl", "{\n", "more.jsonl:1: not valid JSON"),
         ("more.jsonl", '{"text": " "}\n', "more.jsonl:1: an input cannot be used: 'text' is empty"),
-        ("more.pdf", "x", "is none of .csv, .tsv, .jsonl, .parquet, .txt"),
+        ("more.pdf", "x", "supported: .csv, .tsv, .jsonl, .parquet, .txt"),
     ],
 )
 def test_files_that_cannot_be_used_are_refused(

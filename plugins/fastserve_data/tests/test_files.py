@@ -99,7 +99,7 @@ def test_a_parquet_row_group_larger_than_memory_is_read_in_parts(tmp_path: Path)
 
 
 def test_a_file_without_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastserve_data.files.LINE_LIMIT", 1000)
+    monkeypatch.setattr("fastserve_data.files.MAX_LINE_BYTES", 1000)
     (tmp_path / "x.jsonl").write_text(json.dumps([{"text": "a" * 100}] * 100))
     with pytest.raises(InvalidData, match=r"x\.jsonl:1: the line is longer than"):
         read(tmp_path / "x.jsonl")
@@ -117,7 +117,7 @@ def test_each_fault_has_its_line(tmp_path: Path) -> None:
     assert bad.where.endswith("x.csv:3")
     assert bad.fault == "3 fields, but the header has 2"
     (tmp_path / "x.jsonl").write_text('{"text": 1}\n[1]\nnope\n')
-    assert [record.fault[:7] for record in read(tmp_path / "x.jsonl")] == ["", "no JSON", "no JSON"]
+    assert [record.fault[:9] for record in read(tmp_path / "x.jsonl")] == ["", "not a JSO", "not valid"]
 
 
 def test_a_file_that_is_not_utf8_is_said_with_line_and_remedy(tmp_path: Path) -> None:
@@ -135,10 +135,10 @@ def test_broken_quotes_are_said_with_their_line(tmp_path: Path) -> None:
 def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").write_text("")
     cases = [
-        (None, "no training data is given"),
+        (None, "no training data: set data.train=FILE"),
         ("review.csv", r"review\.csv does not exist; did you mean 'reviews\.csv'"),
         ("reviews.csv", "is empty"),
-        ("reviews.xlsx", r"is none of \.csv, \.tsv"),
+        ("reviews.xlsx", r"unsupported file type reviews\.xlsx; supported: \.csv, \.tsv"),
     ]
     (tmp_path / "reviews.xlsx").write_text("x")
     for name, said in cases:
@@ -149,7 +149,7 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 
 def test_a_parquet_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("no parquet at all")
-    with pytest.raises(InvalidData, match="is no Parquet file"):
+    with pytest.raises(InvalidData, match="is not a valid Parquet file"):
         read(tmp_path / "x.parquet")
 
 
