@@ -16,13 +16,13 @@ class AttentionModules:
 
     Attributes:
         module: Module that stores the number of heads.
-        into: Query, key and value projections.
-        out: Output projection.
+        input_projections: Query, key and value projections.
+        output_projection: Output projection.
     """
 
     module: str
-    into: tuple[str, ...]
-    out: str
+    input_projections: tuple[str, ...]
+    output_projection: str
 
 
 @dataclass(frozen=True)
@@ -31,48 +31,48 @@ class Layout:
 
     Attributes:
         layers: List of layers in the base model.
-        into: Feed-forward projections in a layer whose outputs are the neurons.
-        out: Feed-forward projection in a layer that reads the neurons.
+        input_projections: Feed-forward projections in a layer whose outputs are the neurons.
+        output_projection: Feed-forward projection in a layer that reads the neurons.
         width: Option of the config that holds the number of neurons.
         heads: Attention modules; None if the family's heads are not pruned.
     """
 
     layers: str
-    into: tuple[str, ...]
-    out: str
+    input_projections: tuple[str, ...]
+    output_projection: str
     width: str
     heads: AttentionModules | None = None
 
 
 BERT = Layout(
     layers="encoder.layer",
-    into=("intermediate.dense",),
-    out="output.dense",
+    input_projections=("intermediate.dense",),
+    output_projection="output.dense",
     width="intermediate_size",
     heads=AttentionModules(
         module="attention.self",
-        into=("attention.self.query", "attention.self.key", "attention.self.value"),
-        out="attention.output.dense",
+        input_projections=("attention.self.query", "attention.self.key", "attention.self.value"),
+        output_projection="attention.output.dense",
     ),
 )
 DISTILBERT = Layout(
     layers="transformer.layer",
-    into=("ffn.lin1",),
-    out="ffn.lin2",
+    input_projections=("ffn.lin1",),
+    output_projection="ffn.lin2",
     width="hidden_dim",
     heads=AttentionModules(
         module="attention",
-        into=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-        out="attention.out_lin",
+        input_projections=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        output_projection="attention.out_lin",
     ),
 )
 LLAMA = Layout(
     layers="layers",
-    into=("mlp.gate_proj", "mlp.up_proj"),
-    out="mlp.down_proj",
+    input_projections=("mlp.gate_proj", "mlp.up_proj"),
+    output_projection="mlp.down_proj",
     width="intermediate_size",
 )
-GPT2 = Layout(layers="h", into=("mlp.c_fc",), out="mlp.c_proj", width="n_inner")
+GPT2 = Layout(layers="h", input_projections=("mlp.c_fc",), output_projection="mlp.c_proj", width="n_inner")
 FAMILIES = {
     **dict.fromkeys(("bert", "camembert", "electra", "roberta", "xlm-roberta"), BERT),
     "distilbert": DISTILBERT,
@@ -112,14 +112,15 @@ def count_heads(model: Any) -> list[int]:
     if heads is None:
         return []
     return [
-        get_linear(layer, heads.into[0]).weight.shape[0] // get_head_size(layer, heads) for layer in get_layers(model)
+        get_linear(layer, heads.input_projections[0]).weight.shape[0] // get_head_size(layer, heads)
+        for layer in get_layers(model)
     ]
 
 
 def count_neurons(model: Any) -> list[int]:
     """Return the number of feed-forward neurons of each layer."""
     layout = find_layout(model)
-    return [count_inputs(get_linear(layer, layout.out)) for layer in get_layers(model)]
+    return [count_inputs(get_linear(layer, layout.output_projection)) for layer in get_layers(model)]
 
 
 def get_linear(layer: nn.Module, name: str) -> Any:

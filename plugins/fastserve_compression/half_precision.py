@@ -44,10 +44,10 @@ def cast_weights(
     built: Any = load_task(*task).build(Path(model))
     _check_components(built)
     torch_dtype = getattr(torch, FORMATS[dtype])
-    kept = find_fp32_modules(built, keep)
-    cast_parameters(built, torch_dtype, kept)
-    if kept:
-        register_component(built.config, {"kind": COMPONENT_KIND, "modules": kept})
+    fp32_modules = find_fp32_modules(built, keep)
+    cast_parameters(built, torch_dtype, fp32_modules)
+    if fp32_modules:
+        register_component(built.config, {"kind": COMPONENT_KIND, "modules": fp32_modules})
     write_model(built, Path(model), Path(draft))
     # transformers writes the dtype of the first weight, which may have stayed in fp32
     config = Path(draft, "config.json")
@@ -82,19 +82,19 @@ def find_fp32_modules(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     return sorted(found)
 
 
-def cast_parameters(model: nn.Module, dtype: torch.dtype, kept: Sequence[str]) -> None:
+def cast_parameters(model: nn.Module, dtype: torch.dtype, fp32_modules: Sequence[str]) -> None:
     """Cast all parameters but those of the kept modules.
 
     Args:
         model: Model, changed in place.
         dtype: Target dtype; kept modules are cast to fp32.
-        kept: Paths of the modules to keep in fp32.
+        fp32_modules: Paths of the modules to keep in fp32.
 
     Raises:
         InvalidModel: A value exceeds the range of the dtype.
     """
     for name, parameter in model.named_parameters():
-        is_kept = name.rpartition(".")[0] in kept
+        is_kept = name.rpartition(".")[0] in fp32_modules
         value = parameter.data.to(torch.float32 if is_kept else dtype)
         if not bool(torch.isfinite(value).all()) and bool(torch.isfinite(parameter.data).all()):
             raise InvalidModel(
@@ -116,13 +116,13 @@ def restore(model: Any, folder: Path, component: Mapping[str, Any]) -> Any:
         The model.
     """
     stored = StoredTensors(folder, model.base_model_prefix)
-    for kept in component["modules"]:
-        name = resolve_name(model, kept)
+    for stored_name in component["modules"]:
+        name = resolve_name(model, stored_name)
         if name is None:  # the model has another head, or the layer was pruned later
             continue
         module = model.get_submodule(name)
         for parameter_name, parameter in module.named_parameters(recurse=False):
-            parameter.data = stored.get(f"{kept}.{parameter_name}").float()
+            parameter.data = stored.get(f"{stored_name}.{parameter_name}").float()
         module_class: Any = type(module)
         module.__class__ = _make_casting_class(module_class)
     return model

@@ -63,12 +63,15 @@ def compute_unit_importance(
     layout, layers = find_layout(model), get_layers(model)
     heads: list[TaylorScores] = []
     if layout.heads is not None:
-        out = layout.heads.out
+        out = layout.heads.output_projection
         heads = [
             TaylorScores(get_linear(layer, out), count) for layer, count in zip(layers, count_heads(model), strict=True)
         ]
     counts = count_neurons(model)
-    neurons = [TaylorScores(get_linear(layer, layout.out), count) for layer, count in zip(layers, counts, strict=True)]
+    neurons = [
+        TaylorScores(get_linear(layer, layout.output_projection), count)
+        for layer, count in zip(layers, counts, strict=True)
+    ]
     with require_gradients(model, ()):
         model.enable_input_require_grads()  # gradients flow through the layers without any for weights
         for index, batch in enumerate(batches):

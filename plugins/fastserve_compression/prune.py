@@ -58,24 +58,22 @@ def prune(
     """
     emit, source, loaded_task = event_writer(events), Path(model), load_task(*task)
     torch.manual_seed(seed)
+    settings = PruneOptions(**options)
     built: Any = loaded_task.build(source).eval()
     dtype = built.dtype
     built.float()
-    settings = PruneOptions(**options)
     check_model(built, settings)
     drop_layers(built, settings.layers)
     batches = load_training_batches(loaded_task, built, source, data, settings.rows, seed)
 
-    def report(done: Sequence[Batch], phase: str, index: int) -> None:
-        emit(Progress(phase, index + 1, len(done)))
+    def report(all_batches: Sequence[Batch], phase: str, index: int) -> None:
+        emit(Progress(phase, index + 1, len(all_batches)))
 
     if settings.head_ratio or settings.neuron_ratio:
         cut_units(built, batches, settings, report)
     record_sizes(built)
     if settings.has_masks:
-        weights = find_masked_weights(built, settings.pattern)
-        scores = compute_weight_importance(built, weights, batches, partial(report, batches, "scoring weights"))
-        apply_mask(built, scores, settings.sparsity, settings.pattern)
+        mask_weights(built, batches, settings, report)
     write_model(built.to(dtype), source, Path(draft))
 
 
@@ -141,6 +139,17 @@ def cut_units(model: Any, batches: Sequence[Batch], options: PruneOptions, repor
         )
     cut_heads(model, heads_to_keep)
     cut_neurons(model, neurons_to_keep)
+
+
+def mask_weights(model: Any, batches: Sequence[Batch], options: PruneOptions, report: ProgressCallback) -> None:
+    """Set the least important weights to zero.
+
+    Raises:
+        InvalidModel: The pattern does not fit a weight.
+    """
+    weights = find_masked_weights(model, options.pattern)
+    scores = compute_weight_importance(model, weights, batches, partial(report, batches, "scoring weights"))
+    apply_mask(model, scores, options.sparsity, options.pattern)
 
 
 def _count_units(*scores: Sequence[Sequence[Any]]) -> int:

@@ -37,8 +37,8 @@ def _rank(layer: Sequence[float]) -> list[int]:
 
 
 def _allocate_uniform(scores: Scores, share: float, minimum: int, block: int) -> list[int]:
-    wanted = (1 - share) * fmean(len(layer) for layer in scores)
-    count = max(minimum, round(wanted / block) * block)
+    target = (1 - share) * fmean(len(layer) for layer in scores)
+    count = max(minimum, round(target / block) * block)
     return [min(count, *(len(layer) for layer in scores))] * len(scores)
 
 

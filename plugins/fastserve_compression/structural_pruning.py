@@ -68,9 +68,9 @@ def cut_heads(model: Any, kept: Sequence[Sequence[int]]) -> None:
     for layer, indices in zip(get_layers(model), kept, strict=True):
         size = get_head_size(layer, heads)
         columns = (torch.tensor(indices).unsqueeze(1) * size + torch.arange(size)).flatten()
-        for name in heads.into:
+        for name in heads.input_projections:
             _select(get_linear(layer, name), columns, of_inputs=False)
-        _select(get_linear(layer, heads.out), columns, of_inputs=True)
+        _select(get_linear(layer, heads.output_projection), columns, of_inputs=True)
 
 
 def cut_neurons(model: Any, kept: Sequence[Sequence[int]]) -> None:
@@ -82,9 +82,9 @@ def cut_neurons(model: Any, kept: Sequence[Sequence[int]]) -> None:
     """
     layout = find_layout(model)
     for layer, indices in zip(get_layers(model), kept, strict=True):
-        for name in layout.into:
+        for name in layout.input_projections:
             _select(get_linear(layer, name), torch.tensor(indices), of_inputs=False)
-        _select(get_linear(layer, layout.out), torch.tensor(indices), of_inputs=True)
+        _select(get_linear(layer, layout.output_projection), torch.tensor(indices), of_inputs=True)
 
 
 def record_sizes(model: Any) -> None:
@@ -113,10 +113,10 @@ def restore(model: Any, folder: Path, component: Mapping[str, Any]) -> Any:
         The model.
     """
     layout, stored = find_layout(model), StoredTensors(folder, model.base_model_prefix)
-    heads = (*layout.heads.into, layout.heads.out) if layout.heads is not None else ()
+    heads = (*layout.heads.input_projections, layout.heads.output_projection) if layout.heads is not None else ()
     names = {id(module): name for name, module in model.named_modules()}
     for layer in get_layers(model):
-        for path in (*heads, *layout.into, layout.out):
+        for path in (*heads, *layout.input_projections, layout.output_projection):
             module = get_linear(layer, path)
             name = names[id(module)]
             weight = stored.get(f"{name}.weight")

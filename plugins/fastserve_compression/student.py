@@ -14,14 +14,14 @@ from fastserve_core.processes import child_main
 from fastserve_core.tasks import load_task
 
 
-def select_evenly(count: int, wanted: int) -> list[int]:
-    """Return the indices of ``wanted`` of ``count`` layers, evenly spaced, with the first and the last.
+def select_evenly(count: int, selected: int) -> list[int]:
+    """Return the indices of ``selected`` of ``count`` layers, evenly spaced, with the first and the last.
 
     A single layer is the last one.
     """
-    if wanted == 1:
+    if selected == 1:
         return [count - 1]
-    return [round(index * (count - 1) / (wanted - 1)) for index in range(wanted)]
+    return [round(index * (count - 1) / (selected - 1)) for index in range(selected)]
 
 
 def make_student(

@@ -63,12 +63,12 @@ class CausalRunner:
         self._request.reset_state()
         for _ in range(int(options["max_new_tokens"])):
             logits = self._step(ids, mask)[:, -1]
-            chosen = np.where(is_running, _sample(logits, temperature, rng), self._pad_token_id)
-            new_tokens.append(chosen)
-            is_running &= ~np.isin(chosen, self._eos_token_ids)
+            tokens = np.where(is_running, _sample(logits, temperature, rng), self._pad_token_id)
+            new_tokens.append(tokens)
+            is_running &= ~np.isin(tokens, self._eos_token_ids)
             if not is_running.any():
                 break
-            ids = chosen[:, None]
+            ids = tokens[:, None]
             mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
         return {"ids": np.stack(new_tokens, axis=1)}
 

@@ -50,7 +50,7 @@ class CausalExport:
         Raises:
             ExportError: The model is not a causal language model with a plain KV cache.
         """
-        self.halved = model.dtype in (torch.bfloat16, torch.float16)  # the file then holds fp16 constants
+        self.has_16bit_weights = model.dtype in (torch.bfloat16, torch.float16)  # the file then holds fp16 constants
         self.longest = find_max_length(model)
         fuse_attention(model)
         self.module = DecodeStep(model.float())
@@ -94,7 +94,7 @@ class CausalExport:
         ):
             graph = self.graph(module)
             change(graph)
-            write_graph(graph, folder, self.halved)
+            write_graph(graph, folder, self.has_16bit_weights)
 
     @staticmethod
     def read(folder: Path, threads: int) -> FormatReader:
@@ -136,9 +136,9 @@ def _make_stateful(graph: openvino.Model, heads: int, width: int) -> None:
         old.get_tensor().set_names({name})
         new.get_tensor().set_names({states[name]})
         users = list(old.get_target_inputs())
-        chosen = opset13.gather(old, beam, opset13.constant(np.int64(0)))
+        reordered = opset13.gather(old, beam, opset13.constant(np.int64(0)))
         for user in users:
-            user.replace_source_output(chosen.output(0))
+            user.replace_source_output(reordered.output(0))
     graph.validate_nodes_and_infer_types()
     apply_make_stateful_transformation(graph, states)
     _initialize_states(graph, heads, width)

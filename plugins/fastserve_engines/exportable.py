@@ -58,13 +58,15 @@ class TracedModel:
     def __init__(self, model: Any) -> None:
         """Prepare the model, which the export owns from now on, and run it once on two short rows.
 
-        Attention is fused, a classifier's last layer computes one token only, and 16-bit weights (``halved``) are cast
-        to fp32, which every runtime supports.
+        Attention is fused, a classifier's last layer computes one token only, and 16-bit weights are cast to fp32,
+        which every runtime supports; ``has_16bit_weights`` records whether there were any.
 
         Args:
             model: Model of transformers in evaluation mode, changed in place.
         """
-        self.halved = any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in model.parameters())
+        self.has_16bit_weights = any(
+            parameter.dtype in (torch.bfloat16, torch.float16) for parameter in model.parameters()
+        )
         model.float()
         fuse_attention(model)
         compute_cls_only(model)

@@ -54,7 +54,7 @@ class OpenVINOExport(TracedModel):
             graph = self._convert(module)
             self._check_inputs(graph)
             change(graph)
-            write_graph(graph, folder, self.halved)
+            write_graph(graph, folder, self.has_16bit_weights)
 
     @staticmethod
     def read(folder: Path, threads: int) -> FormatReader:
@@ -108,13 +108,13 @@ def convert_model(module: nn.Module, example: tuple[Any, ...], shapes: tuple[Any
     return graph
 
 
-def write_graph(graph: openvino.Model, folder: Path, halved: bool = False) -> None:
+def write_graph(graph: openvino.Model, folder: Path, store_fp16: bool = False) -> None:
     """Write a graph, with nodes named by their position; inputs keep their names.
 
     Args:
         graph: Graph to write; its nodes are renamed.
         folder: Folder to write.
-        halved: Store fp32 constants in fp16.
+        store_fp16: Store fp32 constants in fp16.
     """
     import openvino
 
@@ -124,4 +124,4 @@ def write_graph(graph: openvino.Model, folder: Path, halved: bool = False) -> No
         if node.get_type_name() != "Parameter":  # an input's name is its interface
             node.set_friendly_name(f"{node.get_type_name()}_{index}")
     folder.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(graph, folder / MODEL_FILE, compress_to_fp16=halved)
+    openvino.save_model(graph, folder / MODEL_FILE, compress_to_fp16=store_fp16)

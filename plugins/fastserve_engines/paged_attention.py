@@ -119,11 +119,11 @@ def _select_last_tokens(graph: Any) -> None:
     )
     if product is None:
         raise ExportError("no matrix product computes the graph's logits")
-    wanted = opset13.parameter(PartialShape([-1]), Type.i64, name=LAST_TOKENS)
-    wanted.output(0).get_tensor().set_names({LAST_TOKENS})
-    graph.add_parameters([wanted])
-    chosen = opset13.gather(product.input_value(0), wanted, opset13.constant(np.int64(0)))
-    product.input(0).replace_source_output(chosen.output(0))
+    last_tokens = opset13.parameter(PartialShape([-1]), Type.i64, name=LAST_TOKENS)
+    last_tokens.output(0).get_tensor().set_names({LAST_TOKENS})
+    graph.add_parameters([last_tokens])
+    selected = opset13.gather(product.input_value(0), last_tokens, opset13.constant(np.int64(0)))
+    product.input(0).replace_source_output(selected.output(0))
     graph.validate_nodes_and_infer_types()
 
 

@@ -58,15 +58,10 @@ def make_context(record: Mapping[str, Any], folder: Path, history: History, now:
         "front": draw_pareto_front(summary),
         "trials": _make_trial_rows(summary.trials or history.trials),
         "trials_plots": _draw_search(summary, history),
-        "importance": [
-            (option.rpartition(".")[2], f"{100 * share:.0f} %")
-            for option, share in search_plots.compute_importance(summary.trials or history.trials)
-        ],
+        "importance": _list_importance(summary.trials or history.trials),
         "found": [(stage.name, _format_options(stage.found)) for stage in summary.stages if stage.found],
         "curves": [(name, drawn) for name, curves in history.curves.items() if (drawn := plots.draw_curves(curves))],
-        "reused": [
-            stage.name for stage in summary.stages if stage.status == "reused" and stage.stage in ("tune", "train")
-        ],
+        "reused": _list_reused_stages(summary),
         "options": [(stage.name, _format_options(stage.options)) for stage in summary.stages if stage.options],
         "lineage": [stage for stage in summary.stages if stage.artifact],
         "best": str(record.get("best") or ""),
@@ -187,6 +182,15 @@ def _make_trial_rows(trials: list[TrialFinished]) -> list[dict[str, Any]]:
         }
         for trial in trials
     ]
+
+
+def _list_importance(trials: list[TrialFinished]) -> list[tuple[str, str]]:
+    shares = search_plots.compute_importance(trials)
+    return [(option.rpartition(".")[2], f"{100 * share:.0f} %") for option, share in shares]
+
+
+def _list_reused_stages(summary: RunSummary) -> list[str]:
+    return [stage.name for stage in summary.stages if stage.status == "reused" and stage.stage in ("tune", "train")]
 
 
 def _draw_search(outcome: RunSummary, history: History) -> list[str]:

@@ -77,9 +77,9 @@ def test_masks_and_layers_go_together(cli: Cli, tiny_bert: Path, reviews: Path, 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["+plugin=prune", "compress.prune.layers=[7]"], "compress.prune.layers: no layer is numbered 7"),
+        (["+plugin=prune", "compress.prune.layers=[7]"], "compress.prune.layers: layer 7 does not exist"),
         (["+plugin=vector_quantize"], "no embedding table of 1024 rows or more"),
-        (["+plugin=prune", "compress.prune.neuron=0.1"], "did you mean 'neurons'"),
+        (["+plugin=prune", "compress.prune.neuron=0.1"], "did you mean 'neuron_ratio'"),
     ],
 )
 def test_what_cannot_be_done_is_one_message(

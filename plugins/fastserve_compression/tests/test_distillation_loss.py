@@ -167,4 +167,4 @@ def test_a_teacher_that_is_none_is_said_when_the_options_are_read(tmp_path: Path
 def test_distill_without_a_trainer_is_refused(cli: Cli, tiny_bert: Path, reviews: Path) -> None:
     done = cli("+plugin=distill", f"model={tiny_bert}", f"data={reviews}")
     assert done.returncode == 2
-    assert "'distill' has a trainer train: add one, e.g. +plugin=[torch_ddp,distill]" in done.stderr
+    assert "'distill' needs a trainer: add one, e.g. +plugin=[torch_ddp,distill]" in done.stderr

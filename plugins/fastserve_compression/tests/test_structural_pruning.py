@@ -35,10 +35,10 @@ def silence(model: Any) -> None:
     layout = find_layout(model)
     with torch.no_grad():
         for number, layer in enumerate(get_layers(model)):
-            _inputs(get_linear(layer, layout.out))[:, list(USELESS_NEURONS[number])] = 0
+            _inputs(get_linear(layer, layout.output_projection))[:, list(USELESS_NEURONS[number])] = 0
             if layout.heads is not None:
                 for head in USELESS_HEADS.get(number, []):
-                    _inputs(get_linear(layer, layout.heads.out))[:, 8 * head : 8 * head + 8] = 0
+                    _inputs(get_linear(layer, layout.heads.output_projection))[:, 8 * head : 8 * head + 8] = 0
 
 
 def _inputs(module: Any) -> torch.Tensor:

@@ -45,5 +45,5 @@ def test_a_model_is_asked_what_it_reads(
 def test_weights_of_16_bits_are_traced_in_fp32() -> None:
     model = transformers.BertForSequenceClassification(transformers.BertConfig(**SIZES)).to(torch.bfloat16).eval()
     traced = TracedModel(model)
-    assert traced.halved
+    assert traced.has_16bit_weights
     assert {one.dtype for one in traced.module.parameters()} == {torch.float32}
