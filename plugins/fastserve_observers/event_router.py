@@ -114,8 +114,12 @@ class EventRouter:
 def get_run_folder() -> Path | None:
     """Return the run folder of a command-line run, or None for a run from Python."""
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
-    return Path(HydraConfig.get().runtime.output_dir) if HydraConfig.initialized() else None
+    runtime = HydraConfig.get().runtime if HydraConfig.initialized() else None
+    if runtime is None or OmegaConf.is_missing(runtime, "output_dir"):  # Hydra composed a config and runs no job
+        return None
+    return Path(runtime.output_dir)
 
 
 def emit_warning(message: str) -> None:
