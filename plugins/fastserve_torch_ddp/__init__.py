@@ -22,7 +22,7 @@ class TorchDDP(Trainer):
     """
 
     api_version: ClassVar[int] = 2
-    requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "safetensors")
+    requires: ClassVar[tuple[str, ...]] = ("psutil", "torch", "transformers", "safetensors")
     not_in_key: ClassVar[tuple[str, ...]] = (
         *("checkpoint_every_s", "max_restarts"),
         *("rdzv_endpoint", "rdzv_id", "rdzv_timeout_s"),

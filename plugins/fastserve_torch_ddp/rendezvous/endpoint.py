@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import array
-import fcntl
 import ipaddress
 import os
 import socket
-import struct
 from dataclasses import dataclass
+
+import psutil
 
 from fastserve_core.errors import UserError
 
 OPTION = "train.torch_ddp.rdzv_endpoint"
-SIOCGIFCONF = 0x8912
-"""Linux's ioctl for the interfaces with an IPv4 address, netdevice(7)."""
-IFREQ_BYTES = 40
-"""Size of a ``struct ifreq``: 16 bytes of the name, then a socket address with the four bytes of IPv4 at 20."""
-MAX_INTERFACES = 256
 
 
 @dataclass(frozen=True)
@@ -69,13 +63,12 @@ def bind_interface(endpoint: Endpoint) -> None:
 
 def list_interfaces() -> dict[str, str]:
     """Return the name of the network interface of each IPv4 address of this machine."""
-    buffer = array.array("B", bytes(MAX_INTERFACES * IFREQ_BYTES))
-    start, size = buffer.buffer_info()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        answer = fcntl.ioctl(probe.fileno(), SIOCGIFCONF, struct.pack("iP", size, start))
-    used = struct.unpack("iP", answer)[0]
-    records = [buffer[offset : offset + IFREQ_BYTES].tobytes() for offset in range(0, used, IFREQ_BYTES)]
-    return {socket.inet_ntoa(record[20:24]): record[:16].split(b"\0", 1)[0].decode() for record in records}
+    return {
+        address.address: name
+        for name, addresses in psutil.net_if_addrs().items()
+        for address in addresses
+        if address.family == socket.AF_INET
+    }
 
 
 def is_reachable(address: str, port: int, timeout_s: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -217,3 +218,17 @@ def test_another_precision_is_met_with_advice() -> None:
     assert lines == [f'{PRECISION}: "bf16" on node 0 (new), "fp32" on node 1 (old)']
     assert "precision=fp32" in _advice(lines)
     assert "same command" in _advice([*lines, "seed: 1 on node 0, 2 on node 1"])
+
+
+def test_the_private_parts_of_multiprocessing_are_there() -> None:
+    """``fork_server`` sets them; another Python may have others (see the bound in ``start_server``)."""
+    from multiprocessing import forkserver
+
+    if sys.version_info < (3, 14):
+        server = forkserver.ForkServer()
+        assert {"_forkserver_address", "_forkserver_alive_fd", "_forkserver_pid"} <= vars(server).keys()
+        assert isinstance(forkserver._forkserver, forkserver.ForkServer)  # type: ignore[attr-defined]
+
+
+def test_the_interface_of_loopback_is_found() -> None:
+    assert endpoint.list_interfaces()["127.0.0.1"] == "lo"
