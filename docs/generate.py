@@ -70,10 +70,12 @@ PUBLIC = {
     ],
     "Answers": ["inference.predictor.Predictor", "tasks.load.load_task", "inference.engines.load_engine"],
     "Tasks, data sources and engines": [
-        *("tasks.task.Task", "tasks.task.Encoder", "tasks.task.Encoded", "tasks.task.Column"),
+        *("tasks.task.Task", "tasks.task.Encoder", "tasks.task.Encoded"),
+        *(f"tasks.declarations.{name}" for name in ("Column", "MetricSpec", "TensorSpec", "LossOptions", "BatchLoss")),
+        *("tasks.declarations.DistillationTarget", "tasks.declarations.AnswerView"),
         *("data.source.DataSource", "data.source.RawRecord", "inference.engine.Engine"),
     ],
-    "Data": ["data.dataset.Dataset", "config.nodes.DataOptions", "config.nodes.Columns"],
+    "Data": ["data.dataset.Dataset", "config.nodes.DataOptions"],
     "The other nodes of the config": [
         "config.nodes.ModelSpec",
         "config.nodes.GateOptions",

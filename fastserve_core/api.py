@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 from fastserve_core.artifacts.artifact import TRAINABLE, Artifact, is_artifact, load_artifact
 from fastserve_core.artifacts.files import copy_tree
 from fastserve_core.artifacts.store import Store
-from fastserve_core.config.groups import config_dir, find_config, group_choices
+from fastserve_core.config.groups import config_dir, default_choice, find_config, group_choices
 from fastserve_core.config.nodes import DataOptions, GateOptions, ModelSpec
 from fastserve_core.config.options import parse_options
 from fastserve_core.data.dataset import Dataset
 from fastserve_core.data.prepare import prepare_rows
-from fastserve_core.errors import InvalidArtifact, InvalidData, InvalidOption, InvalidPlan, UnknownName, did_you_mean
+from fastserve_core.errors import InvalidArtifact, InvalidOption, InvalidPlan, UnknownName, did_you_mean
 from fastserve_core.export.export import VERIFICATION_ROWS, Exported, export_artifact
 from fastserve_core.inference.predictor import Predictor
 from fastserve_core.models.resolve import resolve_model
@@ -30,11 +30,11 @@ from fastserve_core.plugins.registry import Registry
 from fastserve_core.plugins.requests import RunningServer
 from fastserve_core.processes.environment import library_environment
 from fastserve_core.serving.serve import start_server
-from fastserve_core.tasks.load import load_task
+from fastserve_core.tasks.load import load_task, task_option_names
 from fastserve_core.tasks.task import Row
 
 DEFAULT_PLUGINS = {"train": "torch_ddp", "tune": "nevergrad", "compress": ("neural_compressor",), "serve": "server"}
-GENERAL_OPTIONS = ("task", "seed", "home", "gate", "engine", "max_length", "max_new_tokens", "temperature")
+GENERAL_OPTIONS = ("task", "seed", "home", "gate", "engine")
 MODEL_DIMENSIONS = tuple(
     one.name for one in fields(ModelSpec) if one.name not in ("kind", "name", "path", "folder", "pin")
 )
@@ -59,20 +59,22 @@ class FastServe:
 
     ``config`` says ``model`` (a name in ``conf/model/``, a checkpoint's folder, or a hub id), the
     dimensions of a model from scratch (``dim``, ``num_heads``, ``num_layers``, ``hidden_size`` …),
-    ``num_labels``, ``task``, ``max_length``, ``seed``, ``home`` (the store), ``gate`` (its bounds) and ``engine``.
+    ``num_labels``, ``task`` and the task's options (``max_length`` …), ``seed``, ``home`` (the store), ``gate`` (its
+    bounds) and ``engine``.
     ``plugins`` replaces the plugin of a stage. ``show`` prints progress.
     """
 
     def __init__(self, config: Mapping[str, Any], plugins: Mapping[str, Any] | None = None, show: bool = True) -> None:
-        known = ("model", *GENERAL_OPTIONS, *MODEL_DIMENSIONS)
+        task = str(config.get("task") or default_choice("task"))
+        own_options = task_option_names(task)
+        known = ("model", *GENERAL_OPTIONS, *MODEL_DIMENSIONS, *own_options)
         strangers = [name for name in config if name not in known]
         if strangers:
             raise InvalidOption(f"FastServe has no option '{strangers[0]}'{did_you_mean(strangers[0], known)}")
         self.plugins = DEFAULT_PLUGINS | dict(plugins or {})
         self.show = show
         self._spec = model_spec(config)
-        task_options = {name: config[name] for name in GENERAL_OPTIONS[5:] if name in config}
-        self._task = load_task(str(config.get("task", "text_classification")), task_options)
+        self._task = load_task(task, {name: config[name] for name in own_options if name in config})
         gate = parse_options(GateOptions, config.get("gate"), "gate")
         own = {name: config[name] for name in ("home", "engine") if name in config}
         self._general = RunOptions(seed=int(config.get("seed", 0)), gate=gate, **own)
@@ -105,13 +107,17 @@ class FastServe:
         test_labels: Sequence[Any] | None = None,
         **options: Any,
     ) -> Result:
-        """Train on texts (or pairs, or word lists) and labels; splits that are not given are cut from train.
+        """Train on inputs and targets, or on rows; splits that are not given are cut from train.
 
-        ``options`` are the trainer's (``epochs``, ``batch_size``, ``lr`` …). Labels are kept as text.
+        The task says what inputs and targets are (texts, pairs or word lists, and a label each, say). Without targets,
+        each element is a row: a mapping of the task's columns. ``options`` are the trainer's (``epochs``,
+        ``batch_size``, ``lr`` …).
         """
         given = {"train": (train_data, train_labels), "validation": (dev_data, dev_labels),
                  "test": (test_data, test_labels)}  # fmt: skip
-        self._splits = {split: self._rows(data, labels) for split, (data, labels) in given.items() if data is not None}
+        self._splits = {
+            split: self._task.make_rows(data, labels) for split, (data, labels) in given.items() if data is not None
+        }
         self._train_options = options
         return self._train(self._found)
 
@@ -131,7 +137,7 @@ class FastServe:
         if "train" not in self._splits:
             raise InvalidPlan("tune needs training data: call train first")
         if dev_data is not None:
-            self._splits["validation"] = self._rows(dev_data, dev_labels)
+            self._splits["validation"] = self._task.make_rows(dev_data, dev_labels)
         options |= {name: value for name, value in (("steps", steps), ("patience", patience)) if value is not None}
         settings = self._settings({"tune": options, "train": self._train_options})
         stages = self._stages(settings)
@@ -210,19 +216,8 @@ class FastServe:
         store = Store(settings.home)
         data: Dataset = prepare_rows(self._splits, settings.data, self._task, store)
         first = model or resolve_model(self._spec, self._task, data, store, self._general.seed)
-        record = RunRecord(None, self._task.name, self._general.seed)
+        record = RunRecord.of(self._task, self._general.seed)
         return ExecutedStages(Session(settings, store, data, record), first)
-
-    def _rows(self, data: Sequence[Any], labels: Sequence[Any] | None) -> list[Row]:
-        names = [column.name for column in self._task.columns]
-        target = next((name for name in ("label", "tags") if name in names), None)
-        if target is None:
-            return [self._task.read_input(one) for one in data]
-        if labels is None or len(labels) != len(data):
-            raise InvalidData(
-                f"{len(data)} inputs but {'no' if labels is None else len(labels)} labels: one each is needed"
-            )
-        return [{**self._task.read_input(one), target: label} for one, label in zip(data, labels, strict=True)]
 
     def _split_options(self, model: str | Path | None) -> Artifact:
         if model is not None and is_artifact(Path(model)):

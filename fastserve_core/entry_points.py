@@ -14,6 +14,8 @@ from typing import Any, cast
 from fastserve_core.errors import MissingPackage, PluginError, UnknownName
 
 GROUP = "fastserve.plugins"
+CONFIG_GROUPS = (GROUP, "fastserve.tasks", "fastserve.data")
+"""Entry points whose packages may have Hydra configs."""
 
 
 DISTRIBUTION = "fastserve-core"
@@ -44,11 +46,8 @@ class PluginEntry:
 
     @property
     def config_dir(self) -> Path | None:
-        """The plugin's own Hydra configs. A top-level find_spec imports nothing."""
-        spec = importlib.util.find_spec(self.package)
-        roots = spec.submodule_search_locations if spec else None
-        folders = [Path(root, "conf") for root in roots or ()]
-        return next((folder for folder in folders if folder.is_dir()), None)
+        """The plugin's own Hydra configs."""
+        return package_config_dir(self.package)
 
     @property
     def install_hint(self) -> str:
@@ -73,6 +72,21 @@ def installed_plugins() -> dict[str, PluginEntry]:
             raise PluginError(f"two distributions call a plugin '{entry.name}': {other.source} and {entry.source}")
         found[entry.name] = entry
     return found
+
+
+def package_config_dir(package: str) -> Path | None:
+    """Return the Hydra configs of a top-level package, whose find_spec imports nothing."""
+    spec = importlib.util.find_spec(package)
+    roots = spec.submodule_search_locations if spec else None
+    folders = [Path(root, "conf") for root in roots or ()]
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def package_config_dirs() -> list[Path]:
+    """Return the Hydra configs of every package that provides a plugin, a task or a data source."""
+    found = [entry for group in CONFIG_GROUPS for entry in all_entry_points().select(group=group)]
+    packages = dict.fromkeys(entry.module.partition(".")[0] for entry in found)
+    return [folder for package in packages if (folder := package_config_dir(package)) is not None]
 
 
 def load_entry_point(group: str, name: str) -> Any:

@@ -66,11 +66,12 @@ class Step(Event):
 
 @dataclass(frozen=True)
 class Metric(Event):
-    """A measurement during a stage, on the validation split."""
+    """A measurement during a stage, on the validation split; the unit is that of the task's ``MetricSpec``."""
 
     name: str
     value: float
     step: int
+    unit: str = ""
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def test_wrong_input_is_said_to_a_shell(command: Cli) -> None:
             ["+plugin=neural_compressor", "compress.neural_compressor.method=gptq"],
             ["compress.neural_compressor.method=gptq is for language models", "static or dynamic"],
         ),
-        (["+plugin=neural_compressor", "task=pretraining"], ["compresses models for text_classification"]),
+        (["+plugin=neural_compressor", "task=pretraining"], ["not those of pretraining"]),
         ([DDP], ["no training data: set data.train=FILE"]),
         ([DDP, "data.train=nowhere.csv"], ["nowhere.csv does not exist"]),
         ([DDP, "model=./nowhere", "data=REVIEWS"], ["nowhere does not exist"]),

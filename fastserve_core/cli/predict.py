@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.locate import find_artifact
 from fastserve_core.cli.arguments import parser
-from fastserve_core.errors import InvalidData, InvalidOption
+from fastserve_core.errors import FastServeError, InvalidData, InvalidOption
 from fastserve_core.inference.predictor import Predictor
 from fastserve_core.processes.environment import library_environment
-from fastserve_core.serving.client import predict_remote
+from fastserve_core.serving.client import lineage_remote, predict_remote
+from fastserve_core.tasks.load import load_task
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,32 +30,36 @@ def main(arguments: Sequence[str]) -> int:
     if given.pair and len(given.pair) != len(texts):
         raise InvalidData(f"{len(texts)} texts but {len(given.pair)} of --pair: give one for each")
     inputs = list(zip(texts, given.pair, strict=True)) if given.pair else texts
-    answers = _predict_lines(given.model, given.name, inputs)
+    answers, format_answer = _predict(given.model, given.name, inputs)
     for text, answer in zip(texts, answers, strict=True):
-        print(
-            json.dumps({"text": text, **answer}, ensure_ascii=False)
-            if given.json
-            else f"{format_prediction(answer)}\t{text}"
-        )
+        if given.json:
+            print(json.dumps({"text": text, **answer}, ensure_ascii=False))
+        else:
+            print(f"{format_answer(answer)}\t{text}")
     if cut := sum("truncated" in one for one in answers):
         print(f"warning: of {len(answers)} texts {cut} are longer than the model reads, and were cut", file=sys.stderr)
     return 0
 
 
-def _predict_lines(model: str, name: str | None, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+Answers = list[dict[str, Any]]
+
+
+def _predict(model: str, name: str | None, inputs: Sequence[Any]) -> tuple[Answers, Callable[[Mapping[str, Any]], str]]:
+    """Return the answers, and how the model's task shows one in a line."""
     if model.startswith(("http://", "https://")):
-        return predict_remote(model, inputs, name)
+        return predict_remote(model, inputs, name), lambda answer: _remote_formatter(model, name)(answer)
     if name is not None:
         raise InvalidOption("--name is for a server's address: a folder has one model")
     library_environment()
-    return Predictor(find_artifact(Path(model))).predict(inputs)
+    predictor = Predictor(find_artifact(Path(model)))
+    return predictor.predict(inputs), predictor.task.format_answer
 
 
-def format_prediction(answer: Mapping[str, Any]) -> str:
-    """An answer in a few words, whichever task it is of."""
-    if "label" in answer:
-        return f"{answer['label']}\t{answer['score']:.3f}"
-    if "entities" in answer:
-        found = [f"{one['text']} ({one['type']})" for one in answer["entities"]]
-        return ", ".join(found) or " ".join(answer["tags"])
-    return str(answer.get("text", answer))
+@functools.cache
+def _remote_formatter(url: str, name: str | None) -> Callable[[Mapping[str, Any]], str]:
+    """Return how the task of a served model shows an answer; as JSON if the task is not installed here."""
+    try:
+        lineage = lineage_remote(url, name)
+        return load_task(str(lineage["task"]), {}, lineage["labels"]).format_answer
+    except (FastServeError, KeyError):
+        return lambda answer: json.dumps(answer, ensure_ascii=False)

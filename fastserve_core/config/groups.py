@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from fastserve_core.entry_points import installed_plugins
+from fastserve_core.entry_points import package_config_dirs
 from fastserve_core.errors import ErrorCollector, InvalidOption, UnknownName
 
 GROUPS = ("plugin", "experiment", "model", "data", "task")
@@ -20,9 +21,8 @@ def config_dir() -> Path:
 
 
 def config_dirs() -> list[Path]:
-    """FastServe's configs and those of every installed plugin that has some."""
-    own = [entry.config_dir for entry in installed_plugins().values()]
-    return [config_dir(), *dict.fromkeys(folder for folder in own if folder is not None)]
+    """Return the folders of FastServe's configs and of those of every installed package that has some."""
+    return [config_dir(), *dict.fromkeys(package_config_dirs())]
 
 
 def register_plugin_configs() -> None:
@@ -51,6 +51,14 @@ def find_config(group: str, name: str) -> Path | None:
     """The file of one choice, or ``None``."""
     files = (folder / group / f"{name}.yaml" for folder in config_dirs())
     return next((path for path in files if path.is_file()), None)
+
+
+def default_choice(group: str) -> str:
+    """Return what ``config.yaml`` chooses for a group."""
+    from omegaconf import OmegaConf
+
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / "config.yaml"))
+    return str(next(entry[group] for entry in defaults["defaults"] if isinstance(entry, dict) and group in entry))
 
 
 def check_choices(overrides: list[str]) -> list[str]:

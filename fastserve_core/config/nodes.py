@@ -9,26 +9,19 @@ from fastserve_core.errors import InvalidOption
 
 
 @dataclass
-class Columns:
-    """Which column of the user's file holds what."""
-
-    text: str = "text"
-    text_pair: str = "text_pair"
-    label: str = "label"
-    tokens: str = "tokens"
-    tags: str = "tags"
-
-
-@dataclass
 class DataOptions:
-    """The ``data`` node of the config."""
+    """The ``data`` node of the config.
+
+    ``columns`` names the user's columns, by the names that the task knows them by; a column that is not in it has the
+    task's name.
+    """
 
     source: str = "files"
     name: str = ""
     train: str | None = None
     validation: str | None = None
     test: str | None = None
-    columns: Columns = field(default_factory=Columns)
+    columns: dict[str, str] = field(default_factory=dict)
     max_bad_rows: int = 0
     validation_fraction: float = 0.1
     test_fraction: float = 0.1

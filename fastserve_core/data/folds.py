@@ -53,7 +53,7 @@ def _assign_folds(data: Dataset, task: Task, folds: int, seed: int) -> Iterator[
     for split in TRAIN_VALIDATION:
         rows = data.rows(split)
         for number in range(len(rows)):
-            strata.setdefault(task.stratum(rows[number]), []).append((split, number))
+            strata.setdefault(task.stratify_key(rows[number]), []).append((split, number))
     draw, place = random.Random(seed), 0
     folded: list[tuple[tuple[str, int], int]] = []
     for name in sorted(strata):

@@ -18,7 +18,7 @@ from fastserve_core.errors import InvalidData, did_you_mean, wrap_write_errors
 from fastserve_core.tasks.task import Row, Task
 
 if TYPE_CHECKING:
-    from fastserve_core.config.nodes import Columns, DataOptions
+    from fastserve_core.config.nodes import DataOptions
 
 SPLITS = ("train", "validation", "test")
 MAX_SHOWN = 10
@@ -85,7 +85,7 @@ def validate_and_split(
 def _labels(rows: Sequence[Row], task: Task, bad: BadRows) -> list[str]:
     """The task's labels; what is wrong with them may come of the rows that are left out, so these are said as well."""
     try:
-        return task.find_labels(rows)
+        return task.collect_labels(rows)
     except InvalidData as error:
         if not bad.count:
             raise
@@ -119,14 +119,14 @@ def _validate_row(
             continue
         row = _map_columns(record, options.columns, task)
         try:
-            reason = task.check(row) or (_unknown_column(row, split, labels) if labels else None)
+            reason = task.check(row) or (_unknown_label(task.row_labels(row), split, labels) if labels else None)
             line = b"" if reason else encode_row(row)
         except UnicodeEncodeError:
             reason = "a text holds half of a surrogate pair, which UTF-8 cannot write"
         if reason:
             bad.add(record.where, reason)
         else:
-            yield line, task.stratum(row)
+            yield line, task.stratify_key(row)
 
 
 def _store(usable: Iterable[tuple[bytes, str]], split: str, scratch: Path) -> ValidatedRows:
@@ -139,11 +139,11 @@ def _store(usable: Iterable[tuple[bytes, str]], split: str, scratch: Path) -> Va
     return ValidatedRows(Rows(scratch, split), hashes, strata, list(names))
 
 
-def _map_columns(record: RawRecord, columns: Columns, task: Task) -> Row:
+def _map_columns(record: RawRecord, columns: Mapping[str, str], task: Task) -> Row:
     values = record.values or {}
     row: Row = {}
     for column in task.columns:
-        name = getattr(columns, column.name)
+        name = columns.get(column.name, column.name)
         if name in values:
             row[column.name] = values[name]
         elif column.required:
@@ -154,8 +154,7 @@ def _map_columns(record: RawRecord, columns: Columns, task: Task) -> Row:
     return row
 
 
-def _unknown_column(row: Row, split: str, known: set[str]) -> str | None:
-    given = {row["label"]} if "label" in row else set(row.get("tags", ()))
+def _unknown_label(given: set[str], split: str, known: set[str]) -> str | None:
     strangers = sorted(given - known)
     return f"the label '{strangers[0]}' of the {split} split is not in train" if strangers else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 
 from fastserve_core.artifacts.hashing import hash_file, stable_hash
 from fastserve_core.artifacts.store import Store, result_id
-from fastserve_core.config.nodes import Columns
 from fastserve_core.data.dataset import Dataset, describe_dataset, load_dataset
 from fastserve_core.data.rows import OFFSETS, SUFFIX, RowWriter, encode_row
 from fastserve_core.data.source import RawRecord
@@ -22,7 +21,6 @@ from fastserve_core.errors import InvalidData, did_you_mean
 from fastserve_core.tasks.task import Row, Task
 
 OPTION = "compress.distill.unlabelled"
-TARGETS = ("label", "tags")
 MAX_NEARBY_FILES = 20
 """How many files of a folder are looked at for one of a similar name."""
 
@@ -52,7 +50,7 @@ class UnlabelledFiles:
     """
 
     files: Sequence[str]
-    columns: Columns
+    columns: Mapping[str, str]
     rows: Iterable[Row] = ()
 
     def fingerprint(self) -> str:
@@ -60,7 +58,7 @@ class UnlabelledFiles:
         rows = hashlib.sha256()
         for row in self.rows:
             rows.update(encode_row(row))
-        return stable_hash([file_hashes(list(self.files), OPTION), vars(self.columns), rows.hexdigest()])
+        return stable_hash([file_hashes(list(self.files), OPTION), dict(self.columns), rows.hexdigest()])
 
 
 def add_unlabelled(data: Dataset, texts: UnlabelledFiles, task: Task, store: Store) -> Dataset:
@@ -69,19 +67,19 @@ def add_unlabelled(data: Dataset, texts: UnlabelledFiles, task: Task, store: Sto
     Their target is ``None``. Raises ``InvalidData`` with file, line and reason for what cannot be used, and for a task
     whose rows have no labels in the first place.
     """
-    target = next((one.name for one in task.columns if one.name in TARGETS), None)
-    if target is None:
+    targets = dict.fromkeys(task.label_columns)
+    if not targets:
         raise InvalidData(f"{OPTION}: {task.name} learns from texts as they are: add these to data.train")
     fingerprint = stable_hash([data.fingerprint, texts.fingerprint()])
     with store.claim(result_id("data", "unlabelled", fingerprint)) as claim:
         if not claim.published:
             labelled = data.rows("train")
-            pairs, count = bool(labelled[0].get("text_pair")), len(labelled)
+            first, count = labelled[0], len(labelled)
             with RowWriter(claim.partial, "train") as writer:
                 for number in range(count):
                     writer.add(labelled.line(number))
-                for row in chain(_rows(texts.files, texts.columns, task, pairs), texts.rows):
-                    writer.add(encode_row(row | {target: None}))
+                for row in chain(_rows(texts.files, texts.columns, task, first), texts.rows):
+                    writer.add(encode_row(row | targets))
                     count += 1
             for split in SPLITS[1:]:
                 for suffix in (SUFFIX, OFFSETS):
@@ -92,30 +90,31 @@ def add_unlabelled(data: Dataset, texts: UnlabelledFiles, task: Task, store: Sto
     return load_dataset(claim.final)
 
 
-def _rows(files: Sequence[str], columns: Columns, task: Task, pairs: bool) -> Iterator[Row]:
+def _rows(files: Sequence[str], columns: Mapping[str, str], task: Task, like: Row) -> Iterator[Row]:
     source: Any = load_entry_point("fastserve.data", "files")()
     for file in resolve_paths(list(files), OPTION):
         empty = True
         for record in source.records(file, OPTION):
             empty = False
-            yield _row(record, columns, task, pairs)
+            yield _row(record, columns, task, like)
         if empty:
             raise InvalidData(f"{OPTION}: the file {file} has no rows")
 
 
-def _row(record: RawRecord, columns: Columns, task: Task, pairs: bool) -> Row:
-    """One row as a caller of predict might give it: texts, and nothing else."""
+def _row(record: RawRecord, columns: Mapping[str, str], task: Task, like: Row) -> Row:
+    """Return one row as a caller of predict might give it, with the columns of the labelled row ``like``."""
     if record.values is None:
         raise InvalidData(f"{OPTION}: {record.where}: {record.fault}")
-    names = {name: getattr(columns, name) for name in ("text", "text_pair", "tokens")}
+    inputs = [column for column in task.columns if not column.is_label] + list(task.request_columns)
+    names = {column.name: columns.get(column.name, column.name) for column in inputs}
     known = {name: record.values[own] for name, own in names.items() if own in record.values}
-    if not {"text", "tokens"} & known.keys():
-        raise InvalidData(
-            f"{OPTION}: {record.where}: no column '{columns.text}'{did_you_mean(columns.text, map(str, record.values))}"
-        )
-    if pairs != bool(known.get("text_pair")):
-        having, lacking = ("the data", "this row") if pairs else ("this row", "the data")
-        raise InvalidData(f"{OPTION}: {record.where}: {having} has pairs of texts, and {lacking} has single ones")
+    if not known:
+        own = names[task.request_columns[0].name]
+        raise InvalidData(f"{OPTION}: {record.where}: no column '{own}'{did_you_mean(own, map(str, record.values))}")
+    for column in inputs:
+        if not column.required and bool(known.get(column.name)) != bool(like.get(column.name)):
+            having, lacking = ("the data", "this row") if like.get(column.name) else ("this row", "the data")
+            raise InvalidData(f"{OPTION}: {record.where}: {having} has the column '{column.name}', {lacking} has not")
     try:
         return task.read_input(known)
     except InvalidData as error:

@@ -36,7 +36,7 @@ def check_engine(name: str) -> None:
 
 def check_generates(name: str, task: Task) -> None:
     """Raise ``InvalidPlan`` for an engine that cannot run a task that generates text."""
-    if name != AUTO and task.generative and not _load_kind(name).generates:
+    if name != AUTO and task.is_generative and not _load_kind(name).generates:
         raise InvalidPlan(
             f"the engine '{name}' cannot generate text, which {task.name} does: leave engine=auto or torch"
         )
@@ -61,7 +61,7 @@ def candidate_engines(artifact: Artifact, task: Task, wanted: str = AUTO, like: 
 
 def _supports(kind: type[Engine], task: Task) -> bool:
     """Whether an engine is installed and runs Hugging Face weights for the task."""
-    can_answer = kind.generates or not task.generative
+    can_answer = kind.generates or not task.is_generative
     return kind.takes_weights and can_answer and not missing_packages(kind.requires)
 
 

@@ -43,16 +43,16 @@ class Predictor:
 
         That of an input which was cut has ``truncated``.
         """
-        if self.task.generative:
+        if self.task.is_generative:
             merged = {**vars(self.task.options), **(options or {})}
-            return self._decode(self.engine.generate(self.task.prompts(batch), merged), batch)
+            return self._decode(self.engine.generate(self.task.collate_prompts(batch), merged), batch)
         return self._decode(self.engine.run(self.task.collate(batch)), batch)
 
     def answer_all(
         self, batches: Sequence[Sequence[Encoded]], options: Mapping[str, Any] | None = None
     ) -> Iterator[list[dict[str, Any]]]:
         """The answers to several encoded batches, in their order; an engine may run some at a time."""
-        if self.task.generative:
+        if self.task.is_generative:
             for batch in batches:
                 yield self.answer(batch, options)
         else:
@@ -62,7 +62,7 @@ class Predictor:
     def _decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
         answers = self.task.decode(outputs, batch)
         for answer, one in zip(answers, batch, strict=True):
-            if one.cut:
+            if one.truncated:
                 answer["truncated"] = True
         return answers
 
@@ -73,11 +73,11 @@ class Predictor:
     def score(self, rows: Sequence[Row], batch_size: int = 32) -> dict[str, float]:
         """The task's measures over labelled rows."""
         examples = self.task.examples(self.encode(rows), "validation")
-        evidence: list[Any] = []
+        statistics: list[Any] = []
         batches = [[examples[place] for place in places] for places in length_batches(examples, batch_size)]
         for outputs, batch in zip(self._run_all(batches), batches, strict=True):
-            evidence += self.task.evidence(outputs, batch)
-        return self.task.score(evidence)
+            statistics += self.task.batch_statistics(outputs, batch)
+        return self.task.score(statistics)
 
     def warmup(self, inputs: Sequence[Any]) -> None:
         """Answer a few inputs, so that the first caller does not pay for lazy set-up."""

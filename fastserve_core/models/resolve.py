@@ -79,7 +79,9 @@ def _base_artifact(folder: Path, content: str, task: Task) -> Artifact:
 def _from_pretrained_encoder(artifact: Artifact, task: Task) -> Artifact:
     """A pretrained model as the checkpoint that another task starts from; what it was made from is kept."""
     made_for = artifact.manifest.task
-    if artifact.form != TRAINABLE or not getattr(load_entry_point("fastserve.tasks", made_for), "foundation", False):
+    if artifact.form != TRAINABLE or not getattr(
+        load_entry_point("fastserve.tasks", made_for), "is_pretraining", False
+    ):
         raise InvalidModel(f"{artifact.folder} was made for the task {made_for}, not {task.name}")
     base = _base_artifact(artifact.folder, artifact.digest, task)
     return replace(base, manifest=replace(base.manifest, lineage=artifact.manifest.lineage))
@@ -98,7 +100,7 @@ def _init_from_scratch(spec: ModelSpec, task: Task, data: Dataset | None, store:
     key = stable_hash([dimensions, task.name, data.fingerprint, seed])
     with store.claim(result_id("model", spec.name or "scratch", key)) as claim:
         if not claim.published:
-            task.scratch(spec, data.rows("train"), claim.partial)
+            task.init_from_scratch(spec, data.rows("train"), claim.partial)
             claim.publish()
     return _base_artifact(claim.final, key, task)
 

@@ -52,7 +52,7 @@ def execute(cfg: DictConfig, folder: Path, user_overrides: frozenset[str] = froz
     with wrap_write_errors("the run's folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
-    record = RunRecord(folder, settings.task.name, settings.general.seed, command=shlex.join(sys.argv[1:]))
+    record = RunRecord.of(settings.task, settings.general.seed, folder, shlex.join(sys.argv[1:]))
     try:
         stages = start(settings, record)
         stages.run()

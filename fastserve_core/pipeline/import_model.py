@@ -56,7 +56,7 @@ def imported_artifact_id(session: Session, model: Artifact) -> str:
 def _check_importable(session: Session, model: Artifact) -> None:
     task = session.settings.task
     classes = read_json(model.folder / "config.json").get("architectures") or ["?"]
-    if not any(str(one).endswith(task.head) for one in classes):
+    if not task.accepts_model(str(classes[0])):
         raise InvalidModel(
             f"{model.folder} is a {classes[0]}, without a trained head for {task.name}: "
             "train it first, e.g. with +plugin=[torch_ddp,…]"

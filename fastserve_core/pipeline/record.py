@@ -11,6 +11,7 @@ from fastserve_core.artifacts.files import write_json
 
 if TYPE_CHECKING:
     from fastserve_core.data.dataset import Dataset
+    from fastserve_core.tasks.task import Task
 
 SCHEMA = 1
 
@@ -41,17 +42,26 @@ class StageRecord:
 
 @dataclass
 class RunRecord:
-    """The whole of ``run.json``; without a folder it is only kept in memory."""
+    """The whole of ``run.json``; without a folder it is only kept in memory.
+
+    ``metrics`` are the fields of the task's ``MetricSpec`` by the score's name.
+    """
 
     folder: Path | None
     task: str
     seed: int
     command: str = ""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     status: str = "running"
     best: str = ""
     error: str = ""
     data: dict[str, Any] = field(default_factory=dict)
     stages: list[StageRecord] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, task: Task, seed: int, folder: Path | None = None, command: str = "") -> RunRecord:
+        """Return the record of a run that begins, with the metrics that its task declares."""
+        return cls(folder, task.name, seed, command, {name: asdict(spec) for name, spec in task.metrics.items()})
 
     def describe_data(self, data: Dataset) -> None:
         self.data = {

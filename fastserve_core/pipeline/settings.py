@@ -133,7 +133,7 @@ def check_plan(settings: Settings) -> None:
             raise InvalidPlan(
                 f"plugin '{active.name}' compresses models for {', '.join(plugin.tasks)}, not for {task.name}"
             )
-        plugin.check_task(task.name)
+        plugin.check_task(task)
         takes, gives = plugin.form
         if compiler and takes == TRAINABLE:
             raise InvalidPlan(

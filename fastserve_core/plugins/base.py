@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from fastserve_core.artifacts.artifact import TRAINABLE, Artifact
+from fastserve_core.tasks.task import Task
 
 
 class Plugin:
@@ -78,7 +79,7 @@ class Compressor(Plugin):
     wants_training: ClassVar[bool] = False
     trains: ClassVar[bool] = False
 
-    def check_task(self, task: str) -> None:
+    def check_task(self, task: Task) -> None:
         """Check the options against the task of the run, before anything runs.
 
         Raises:

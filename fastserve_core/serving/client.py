@@ -160,6 +160,16 @@ def predict_remote(url: str, inputs: Sequence[Any], model: str | None = None) ->
     return asyncio.run(run())
 
 
+def lineage_remote(url: str, model: str | None = None) -> dict[str, Any]:
+    """Return ``AsyncClient.lineage`` for code that does not wait for other things meanwhile."""
+
+    async def run() -> dict[str, Any]:
+        async with AsyncClient(url, model=model) as client:
+            return await client.lineage()
+
+    return asyncio.run(run())
+
+
 def _to_json(value: Any) -> Any:
     """A pair as a mapping; other inputs unchanged."""
     return {"text": value[0], "text_pair": value[1]} if isinstance(value, tuple) else value

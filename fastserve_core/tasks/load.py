@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from fastserve_core.config.options import parse_options
@@ -15,3 +16,8 @@ def load_task(name: str, options: Mapping[str, Any], labels: Sequence[str] = ())
     kind = load_entry_point("fastserve.tasks", name)
     task: Task = kind(parse_options(kind.Options, options, "task"), labels)
     return task
+
+
+def task_option_names(name: str) -> list[str]:
+    """Return the names of a task's options, raising ``UnknownName``."""
+    return [field.name for field in fields(load_entry_point("fastserve.tasks", name).Options)]

@@ -1,50 +1,56 @@
-"""What a task is: the protocol that its provider fills, and what goes in and out of it."""
+"""What a task is: the base class that its provider fills, and what goes in and out of it."""
 
 from __future__ import annotations
 
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from fastserve_core.errors import InvalidData, InvalidPlan
+from fastserve_core.tasks.declarations import (
+    AnswerView,
+    BatchLoss,
+    Column,
+    DistillationTarget,
+    LossOptions,
+    MetricSpec,
+    TensorSpec,
+)
+
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
+    from torch import Tensor, nn
 
     from fastserve_core.config.nodes import ModelSpec
     from fastserve_core.tasks.generation import TextCodec
 
 Row = dict[str, Any]
-"""One example by column: ``text``, ``text_pair``, ``label``, ``tokens``, ``tags``."""
+"""One example by column, as the task names its columns."""
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 """Named arrays: what goes into an engine and what comes out."""
 
-
+IGNORE_INDEX = -100
+"""The label of a position that no loss and no score counts."""
 UNLABELLED = -101
-"""The target of a place that has no label, and that a teacher speaks of; a row's label or tags are ``None`` then."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column that a task reads, under the name the task knows it by."""
-
-    name: str
-    required: bool = True
+"""The label of a position without a label, on which a teacher is compared; a row's label columns are ``None`` then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One input as token ids; ``target`` is there when the row was labelled.
 
-    ``inputs`` are equally long lists or arrays by the model's input name. ``memo`` is what the task needs again to
-    decode (word positions, say). ``cut`` says that the input was longer than the model reads.
+    ``inputs`` are equally long lists or arrays by the model's input name. ``decode_state`` is what the task needs again
+    to decode (word positions, say). ``truncated`` marks an input that was longer than the model reads.
     """
 
     inputs: Mapping[str, Sequence[int]]
     target: Any = None
-    memo: Any = None
-    cut: bool = False
+    decode_state: Any = None
+    truncated: bool = False
 
     def __len__(self) -> int:
         return len(self.inputs["input_ids"])
@@ -56,69 +62,187 @@ class Encoder(Protocol):
     def __call__(self, rows: Sequence[Row]) -> list[Encoded]: ...
 
 
-class Task(Protocol):
-    """Everything that depends on what is asked of the model, and on nothing else."""
+class Task(ABC):
+    """Everything that depends on what is asked of the model, and on nothing else.
+
+    The class attributes are declarations that trainers, compressors, servers and reports read; the methods below them
+    are in the order in which a row passes through them.
+    """
 
     name: ClassVar[str]
     Options: ClassVar[type]
     columns: ClassVar[tuple[Column, ...]]
-    head: ClassVar[str]
-    """How the class name of a Hugging Face model for this task ends."""
-    generative: ClassVar[bool]
+    metrics: ClassVar[Mapping[str, MetricSpec]]
+    """The scores by name; the first one that a model has stands for all of them in reports."""
+    is_generative: ClassVar[bool] = False
     """Answers come from ``Engine.generate`` rather than from one pass."""
-    foundation: ClassVar[bool]
+    is_pretraining: ClassVar[bool] = False
     """A model made for this task is a starting point for the others."""
+    target_names: ClassVar[tuple[str, ...]] = ("labels",)
+    """The arrays of a training batch that are no inputs."""
+    model_computes_loss: ClassVar[bool] = True
+    """The model is given the targets as well, and its output ``loss`` is the loss."""
+    loss_options: ClassVar[frozenset[str]] = frozenset()
+    """The fields of ``LossOptions`` that the loss reads."""
+    distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = ()
+    """The outputs that a student is compared with its teacher on; empty for a task that cannot be distilled."""
+    answer_view: ClassVar[AnswerView] = AnswerView()
 
-    options: Any
-    labels: Sequence[str]
+    def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
+        self.options = options
+        self.labels = list(labels)
 
-    def __init__(self, options: Any, labels: Sequence[str] = ()) -> None: ...
+    # -- rows ----------------------------------------------------------------------------------------
 
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The names of the columns that hold what is to be predicted; empty for a task that learns from plain texts."""
+        return tuple(column.name for column in self.columns if column.is_label)
+
+    @property
+    def request_columns(self) -> tuple[Column, ...]:
+        """The fields of a request, for forms and tensors: the columns that are no labels."""
+        return tuple(column for column in self.columns if not column.is_label)
+
+    @abstractmethod
     def check(self, row: Row) -> str | None:
-        """Why the row cannot be used, or ``None``; may bring the row into its normal form."""
+        """Return why the row cannot be used, or ``None``; may bring the row into its normal form."""
 
-    def find_labels(self, rows: Sequence[Row]) -> list[str]:
-        """The labels in the training rows, in their order; raises ``InvalidData`` when they cannot be learnt."""
+    def collect_labels(self, rows: Sequence[Row]) -> list[str]:
+        """Return the labels of the training rows in order; raises ``InvalidData`` when they cannot be learnt."""
+        return []
 
-    def stratum(self, row: Row) -> str:
-        """Rows of one stratum are spread evenly over the splits."""
+    def row_labels(self, row: Row) -> set[str]:
+        """Return the labels of one row, each of which has to occur in the training split."""
+        values = [row[name] for name in self.label_columns if row.get(name) is not None]
+        return {str(label) for value in values for label in (value if isinstance(value, list) else [value])}
 
+    def stratify_key(self, row: Row) -> str:
+        """Return the row's stratum; rows of one stratum are spread evenly over the splits."""
+        return ""
+
+    def make_rows(self, inputs: Sequence[Any], targets: Sequence[Any] | None = None) -> list[Row]:
+        """Return rows for a caller's inputs and targets.
+
+        Args:
+            inputs: Values that ``read_input`` takes, or, without targets, rows by column name with their labels.
+            targets: One value an input; a mapping by column name if the task has several label columns.
+
+        Raises:
+            InvalidData: Labels are missing, or there are more or fewer targets than inputs.
+        """
+        names = self.label_columns
+        if not names:
+            return [self.read_input(value) for value in inputs]
+        if targets is None and all(isinstance(row, Mapping) and all(name in row for name in names) for row in inputs):
+            return [dict(row) for row in inputs]
+        if targets is None or len(targets) != len(inputs):
+            raise InvalidData(
+                f"{len(inputs)} inputs but {'no' if targets is None else len(targets)} labels: one each is needed"
+            )
+        labelled = targets if len(names) > 1 else [{names[0]: target} for target in targets]
+        return [{**self.read_input(value), **target} for value, target in zip(inputs, labelled, strict=True)]
+
+    @abstractmethod
     def read_input(self, value: Any) -> Row:
-        """A row of what a caller of predict gives: a text, a pair, a mapping; raises ``InvalidData``."""
+        """Return a row for an input of ``predict``: a text, a pair, a mapping; raises ``InvalidData``."""
 
+    # -- the model -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def init_from_scratch(self, spec: ModelSpec, rows: Sequence[Row], folder: Path) -> None:
+        """Write the config of an untrained model, and a tokenizer learnt from the rows, into a folder."""
+
+    @abstractmethod
+    def build(self, folder: Path) -> nn.Module:
+        """Return the torch model of a folder with this task's head; random weights where the folder has none."""
+
+    def accepts_model(self, architecture: str) -> bool:
+        """Return whether a model of that class was trained for this task, as far as its name tells."""
+        return True
+
+    # -- batches -------------------------------------------------------------------------------------
+
+    @abstractmethod
     def encoder(self, folder: Path) -> Encoder:
-        """The encoder for the tokenizer in a model folder."""
+        """Return the encoder for the tokenizer in a model folder."""
 
     def examples(self, encoded: Sequence[Encoded], seed: str) -> Sequence[Encoded]:
-        """The epoch's training examples made of the encoded rows; the same seed gives the same ones.
+        """Return the epoch's training examples made of the encoded rows; the same seed gives the same ones.
 
         Both may be made or read when they are asked for, and may have ``lengths``, those of their items in
         tokens. The seed ``validation`` gives the examples that a model is scored on.
         """
+        return encoded
 
+    @abstractmethod
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
-        """Padded arrays of shape (batch, longest); with ``labels`` when targets are asked for."""
+        """Return padded arrays of shape (batch, longest); with those of ``target_names`` if targets are asked for."""
 
-    def prompts(self, batch: Sequence[Encoded]) -> Arrays:
-        """The arrays for ``Engine.generate``: padded on the left."""
+    def collate_prompts(self, batch: Sequence[Encoded]) -> Arrays:
+        """Return the arrays for ``Engine.generate``: padded on the left."""
+        return self.collate(batch)
 
+    # -- learning ------------------------------------------------------------------------------------
+
+    def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], options: LossOptions) -> BatchLoss:
+        """Return the loss of a batch.
+
+        Args:
+            outputs: The model's outputs by name.
+            batch: The tensors of ``collate`` with the targets.
+            options: The trainer's options; only those in ``loss_options`` differ from their defaults.
+        """
+        rows = len(batch["input_ids"])
+        return BatchLoss(outputs["loss"] * rows, rows)
+
+    def counted_positions(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return which positions of the outputs count, labelled or not: true or false in the targets' shape."""
+        counted: Tensor = batch["labels"] != IGNORE_INDEX
+        return counted
+
+    # -- answers -------------------------------------------------------------------------------------
+
+    @abstractmethod
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
-        """The answers to a batch, as the caller of predict sees them."""
+        """Return the answers to a batch, as the caller of predict sees them."""
 
-    def evidence(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
-        """What ``score`` needs of each row of a labelled batch; outputs are those whose name ends in ``logits``."""
+    @abstractmethod
+    def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
+        """Return what ``score`` needs of each row of a labelled batch; outputs are those that end in ``logits``."""
 
-    def score(self, evidence: Sequence[Any]) -> dict[str, float]:
-        """The task's measures over a whole split."""
+    @abstractmethod
+    def score(self, statistics: Sequence[Any]) -> dict[str, float]:
+        """Return the task's metrics over a whole split."""
 
+    @abstractmethod
     def objective(self, scores: Mapping[str, float]) -> float:
-        """The one number that choices are made by; higher is better."""
+        """Return the one number that choices are made by; higher is better."""
 
-    def scratch(self, spec: ModelSpec, rows: Sequence[Row], folder: Path) -> None:
-        """Write the config of an untrained model, and a tokenizer learnt from the rows, into a folder."""
+    def format_answer(self, answer: Mapping[str, Any]) -> str:
+        """Return an answer as a line for a terminal."""
+        return str(answer.get("text", dict(answer)))
 
-    def build(self, folder: Path) -> nn.Module:
-        """The torch model of a folder with this task's head; random weights where the folder has none."""
+    # -- serving -------------------------------------------------------------------------------------
+
+    def warmup_inputs(self) -> list[Any]:
+        """Return inputs of a short and of a long request, answered before the first caller comes."""
+        texts = ("A first sentence.", "A much longer text, so that no shape is new to the engine. " * 8)
+        names = [column.name for column in self.request_columns if column.required]
+        return [dict.fromkeys(names, text) for text in (texts[:1] if self.is_generative else texts)]
+
+    def input_tensors(self) -> list[TensorSpec]:
+        """Return the tensors of an inference request: one of BYTES for each field of a request."""
+        return [TensorSpec(column.name, required=column.required) for column in self.request_columns]
+
+    def output_tensors(self) -> list[TensorSpec]:
+        """Return the tensors of an inference response; by default one with each answer as JSON."""
+        return [TensorSpec("answer")]
+
+    def tensor_values(self, name: str, answers: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Return the elements of one output tensor, row by row."""
+        return [json.dumps(answer, ensure_ascii=False, separators=(",", ":")) for answer in answers]
 
     def writer(self, folder: Path) -> TextCodec:
-        """For a generative task: how texts are written token by token; raises ``InvalidPlan`` for any other."""
+        """Return how texts are written token by token; raises ``InvalidPlan`` if the task is not generative."""
+        raise InvalidPlan(f"the task {self.name} does not write texts")

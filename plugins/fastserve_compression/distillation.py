@@ -12,9 +12,9 @@ from fastserve_core.artifacts import Artifact, hash_files, json_digest, load_art
 from fastserve_core.data import resolve_paths
 from fastserve_core.errors import ErrorCollector, InvalidModel, InvalidOption
 from fastserve_core.plugins import AuxiliaryLoss, CompressContext, Compressor, StagedArtifact
+from fastserve_core.tasks import Task
 
 OPTION_PATH = "compress.distill"
-WITHOUT_LABELS = ("causal_lm", "pretraining")
 QAT_DTYPES = ("int8", "int4")
 LOSS_OPTIONS = ("alpha", "temperature", "hidden_weight", "relation_weight", "quantize_aware")
 
@@ -110,12 +110,14 @@ class Distill(Compressor):
     def __init__(self, options: DistillOptions) -> None:
         self.options = options
 
-    def check_task(self, task: str) -> None:
-        """Raise ``InvalidOption`` for texts without labels where no text has any: before hours are spent."""
+    def check_task(self, task: Task) -> None:
+        """Refuse texts without labels if no text has any, and a task without outputs to compare."""
+        if not task.distillation_targets:
+            raise InvalidOption(f"{OPTION_PATH}: {task.name} names no outputs that a teacher could be compared on")
         for name in ("unlabelled", "augment"):
-            if getattr(self.options, name) and task in WITHOUT_LABELS:
+            if getattr(self.options, name) and not task.label_columns:
                 raise InvalidOption(
-                    f"{OPTION_PATH}.{name}: {task} learns from texts as they are: add texts to data.train"
+                    f"{OPTION_PATH}.{name}: {task.name} learns from texts as they are: add texts to data.train"
                 )
 
     @hookimpl

@@ -14,7 +14,9 @@ from fastserve_compression.qat import FakeQuantizer
 from fastserve_core.artifacts import read_json
 from fastserve_core.errors import InvalidModel
 from fastserve_core.models import load_pretrained
+from fastserve_core.tasks import DistillationTarget
 
+LOGITS = (DistillationTarget(),)
 RELATION_HEADS = 12
 PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
 """Names of the query, key and value projections in BERT, DistilBERT and Llama, and in models derived from them."""
@@ -28,7 +30,12 @@ class Distillation:
     """
 
     def __init__(
-        self, options: Mapping[str, Any], student: nn.Module, computed_in: torch.dtype, device: torch.device
+        self,
+        options: Mapping[str, Any],
+        student: nn.Module,
+        computed_in: torch.dtype,
+        device: torch.device,
+        targets: Sequence[DistillationTarget] = LOGITS,
     ) -> None:
         """Load the teacher and attach the hooks.
 
@@ -37,11 +44,12 @@ class Distillation:
             student: Model to train; it gets forward hooks.
             computed_in: Dtype that the teacher computes in.
             device: Device of the teacher.
+            targets: Outputs that the student is compared with the teacher on.
 
         Raises:
             InvalidModel: The widths differ, or the projections of a model are unknown.
         """
-        self.options = options
+        self.options, self.targets = options, targets
         aware = options.get("quantize_aware")
         self.state = {"ranges": FakeQuantizer(student, aware, device).ranges} if aware else {}
         self.teacher = load_teacher(Path(options["teacher"])).to(device, computed_in)
@@ -67,10 +75,10 @@ class Distillation:
         with torch.no_grad():
             taught = self.teacher(**inputs, **self.forward_kwargs)
         alpha = self.options["alpha"]
+        count, mask = counted.sum(), inputs["attention_mask"].bool()
         loss: Tensor = (1 - alpha) * hard
         if alpha:
-            loss = loss + alpha * logit_loss(outputs.logits, taught.logits, counted, self.options["temperature"])
-        count, mask = counted.sum(), inputs["attention_mask"].bool()
+            loss = loss + alpha * self._answer_loss(outputs, taught, counted, mask)
         if self.options["hidden_weight"]:
             loss = loss + self.options["hidden_weight"] * count * hidden_state_loss(
                 outputs.hidden_states, taught.hidden_states, mask
@@ -80,6 +88,16 @@ class Distillation:
             loss = loss + self.options["relation_weight"] * count * relation_loss(own, others, mask)
         return loss
 
+    def _answer_loss(self, outputs: Any, taught: Any, counted: Tensor, mask: Tensor) -> Tensor:
+        """Return the mean over the task's outputs of the distance between the student's and the teacher's."""
+        terms = [
+            output_loss(
+                target, outputs[target.output], taught[target.output], counted, self.options["temperature"], mask
+            )
+            for target in self.targets
+        ]
+        return torch.stack(terms).mean()
+
 
 def load_teacher(folder: Path) -> nn.Module:
     """Load the teacher in evaluation mode, without gradients."""
@@ -88,6 +106,40 @@ def load_teacher(folder: Path) -> nn.Module:
     model_class = getattr(transformers, read_json(folder / "config.json")["architectures"][0])
     teacher: nn.Module = load_pretrained(model_class, folder, attn_implementation="eager")
     return teacher.requires_grad_(False).eval()
+
+
+def output_loss(
+    target: DistillationTarget, student: Tensor, teacher: Tensor, counted: Tensor, temperature: float, mask: Tensor
+) -> Tensor:
+    """Return the distance of one output, summed over what counts.
+
+    Args:
+        target: The distribution that the output holds.
+        student: The student's output; ``counted`` has its shape, or all of its axes but the last.
+        teacher: The teacher's output, in the same shape.
+        counted: True for positions that count.
+        temperature: Softens categorical, span and binary outputs.
+        mask: Shape (rows, tokens), true for tokens that are no padding; span outputs are compared on these.
+    """
+    own, wanted = student.float(), teacher.float()
+    if target.comparison == "binary":
+        return binary_loss(own[counted], wanted[counted], temperature)
+    if target.comparison == "regression":
+        return functional.mse_loss(own[counted], wanted[counted], reduction="sum")
+    if target.comparison == "embedding":
+        return (1 - functional.cosine_similarity(own[counted], wanted[counted], dim=-1)).sum()
+    if target.comparison == "span":
+        lowest = torch.finfo(own.dtype).min / 2  # twice a temperature below 1 it must still be finite
+        own, wanted = (values.masked_fill(~mask, lowest * min(1.0, temperature)) for values in (own, wanted))
+    return logit_loss(own, wanted, counted, temperature)
+
+
+def binary_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return the summed divergence of independent yes-or-no logits, times temperature squared."""
+    share = torch.sigmoid(teacher / temperature)
+    cross = functional.binary_cross_entropy_with_logits(student / temperature, share, reduction="sum")
+    entropy = functional.binary_cross_entropy_with_logits(teacher / temperature, share, reduction="sum")
+    return (cross - entropy) * temperature**2
 
 
 def logit_loss(student: Tensor, teacher: Tensor, counted: Tensor, temperature: float) -> Tensor:

@@ -11,8 +11,26 @@ from torch import Tensor, nn
 
 from fastserve_compression.architectures import count_heads, count_neurons, find_layout, get_layers, get_linear
 from fastserve_core.errors import InvalidModel
+from fastserve_core.tasks import LossOptions, Task
 
 Batch = Mapping[str, Tensor]
+BatchLossFunction = Callable[[Any, Batch], Any]
+
+
+def model_loss(model: Any, batch: Batch) -> Tensor:
+    """Return the sum of the rows' losses as the model computes it: their mean, times their number."""
+    loss: Tensor = model(**batch).loss * len(batch["input_ids"])
+    return loss
+
+
+def task_loss(task: Task, model: Any, batch: Batch) -> Tensor:
+    """Return the sum of the rows' losses as the task computes it."""
+    given = batch
+    if not task.model_computes_loss:
+        given = {name: tensor for name, tensor in batch.items() if name not in task.target_names}
+    total, denominator = task.loss(model(**given), batch, LossOptions())
+    loss: Tensor = total / denominator * len(batch["input_ids"])
+    return loss
 
 
 class TaylorScores:
@@ -43,7 +61,10 @@ class TaylorScores:
 
 
 def compute_unit_importance(
-    model: Any, batches: Iterable[Batch], report: Callable[[int], None] = lambda _: None
+    model: Any,
+    batches: Iterable[Batch],
+    report: Callable[[int], None] = lambda _: None,
+    loss: BatchLossFunction = model_loss,
 ) -> tuple[list[list[float]], list[list[float]]]:
     """Return the scores of heads and of neurons, each by layer.
 
@@ -53,6 +74,7 @@ def compute_unit_importance(
         model: Model of a known family, in evaluation mode.
         batches: Model inputs with labels.
         report: Called with the index of each finished batch.
+        loss: Computes the summed loss of the model on a batch.
 
     Returns:
         Scores of the heads, empty for families whose heads are not pruned, and scores of the neurons.
@@ -75,7 +97,7 @@ def compute_unit_importance(
     with require_gradients(model, ()):
         model.enable_input_require_grads()  # gradients flow through the layers without any for weights
         for index, batch in enumerate(batches):
-            _compute_loss(model, batch).backward()
+            loss(model, batch).backward()
             report(index)
         model.disable_input_require_grads()
     for scores in (*heads, *neurons):
@@ -87,7 +109,11 @@ def compute_unit_importance(
 
 
 def compute_weight_importance(
-    model: Any, weights: Mapping[str, nn.Parameter], batches: Iterable[Batch], report: Callable[[int], None]
+    model: Any,
+    weights: Mapping[str, nn.Parameter],
+    batches: Iterable[Batch],
+    report: Callable[[int], None],
+    loss: BatchLossFunction = model_loss,
 ) -> dict[str, Tensor]:
     """Return |weight x gradient| of each weight, summed over the batches.
 
@@ -96,6 +122,7 @@ def compute_weight_importance(
         weights: Weights to score, by name.
         batches: Model inputs with labels.
         report: Called with the index of each finished batch.
+        loss: Computes the summed loss of the model on a batch.
 
     Raises:
         InvalidModel: The gradients are not finite.
@@ -103,7 +130,7 @@ def compute_weight_importance(
     scores = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     with require_gradients(model, list(weights.values())):
         for index, batch in enumerate(batches):
-            _compute_loss(model, batch).backward()
+            loss(model, batch).backward()
             for name, weight in weights.items():
                 if weight.grad is not None:
                     scores[name] += (weight.detach() * weight.grad).abs()
@@ -125,11 +152,6 @@ def require_gradients(model: nn.Module, parameters: Sequence[nn.Parameter]) -> I
     finally:
         for parameter, was_required in states:
             parameter.requires_grad_(was_required)
-
-
-def _compute_loss(model: Any, batch: Batch) -> Any:
-    """Return the sum of the rows' losses; the model returns their mean."""
-    return model(**batch).loss * len(batch["input_ids"])
 
 
 def _check_finite(scores: Iterable[Tensor]) -> None:

@@ -15,7 +15,14 @@ from torch import Tensor
 from fastserve_compression import PruneOptions, half_precision, quantized_embedding
 from fastserve_compression.architectures import find_layout, get_layers
 from fastserve_compression.checkpoint_io import write_model
-from fastserve_compression.importance import Batch, compute_unit_importance, compute_weight_importance
+from fastserve_compression.importance import (
+    Batch,
+    BatchLossFunction,
+    compute_unit_importance,
+    compute_weight_importance,
+    model_loss,
+    task_loss,
+)
 from fastserve_compression.masks import apply_mask, find_masked_weights
 from fastserve_compression.sparsity_allocation import allocate
 from fastserve_compression.structural_pruning import COMPONENT_KIND, cut_heads, cut_neurons, drop_layers, record_sizes
@@ -66,14 +73,16 @@ def prune(
     drop_layers(built, settings.layers)
     batches = load_training_batches(loaded_task, built, source, data, settings.rows, seed)
 
+    loss = partial(task_loss, loaded_task)
+
     def report(all_batches: Sequence[Batch], phase: str, index: int) -> None:
         emit(Progress(phase, index + 1, len(all_batches)))
 
     if settings.head_ratio or settings.neuron_ratio:
-        cut_units(built, batches, settings, report)
+        cut_units(built, batches, settings, report, loss)
     record_sizes(built)
     if settings.has_masks:
-        mask_weights(built, batches, settings, report)
+        mask_weights(built, batches, settings, report, loss)
     write_model(built.to(dtype), source, Path(draft))
 
 
@@ -108,7 +117,7 @@ def load_training_batches(
     all_rows = load_dataset(Path(data)).rows("train")
     sample = random.Random(seed).sample(all_rows, min(rows, len(all_rows)))
     examples = task.examples(task.encoder(source)(sample), str(seed))
-    parameters = set(signature(model.forward).parameters)
+    parameters = {*signature(model.forward).parameters, *task.target_names}
     batches = (
         task.collate([examples[index] for index in indices], True) for indices in length_batches(examples, BATCH_SIZE)
     )
@@ -117,13 +126,21 @@ def load_training_batches(
     ]
 
 
-def cut_units(model: Any, batches: Sequence[Batch], options: PruneOptions, report: ProgressCallback) -> None:
+def cut_units(
+    model: Any,
+    batches: Sequence[Batch],
+    options: PruneOptions,
+    report: ProgressCallback,
+    loss: BatchLossFunction = model_loss,
+) -> None:
     """Remove the least important heads and neurons.
 
     Raises:
         InvalidModel: Every layer is at its minimum already.
     """
-    heads, neurons = compute_unit_importance(model, batches, partial(report, batches, "scoring heads and neurons"))
+    heads, neurons = compute_unit_importance(
+        model, batches, partial(report, batches, "scoring heads and neurons"), loss
+    )
     heads_to_keep = allocate(heads, options.head_ratio, [1] * len(heads))
     floors = [max(NEURON_BLOCK, -(-len(layer) // MIN_NEURON_DIVISOR)) for layer in neurons]
     neurons_to_keep = allocate(neurons, options.neuron_ratio, floors, NEURON_BLOCK, options.uniform)
@@ -141,14 +158,20 @@ def cut_units(model: Any, batches: Sequence[Batch], options: PruneOptions, repor
     cut_neurons(model, neurons_to_keep)
 
 
-def mask_weights(model: Any, batches: Sequence[Batch], options: PruneOptions, report: ProgressCallback) -> None:
+def mask_weights(
+    model: Any,
+    batches: Sequence[Batch],
+    options: PruneOptions,
+    report: ProgressCallback,
+    loss: BatchLossFunction = model_loss,
+) -> None:
     """Set the least important weights to zero.
 
     Raises:
         InvalidModel: The pattern does not fit a weight.
     """
     weights = find_masked_weights(model, options.pattern)
-    scores = compute_weight_importance(model, weights, batches, partial(report, batches, "scoring weights"))
+    scores = compute_weight_importance(model, weights, batches, partial(report, batches, "scoring weights"), loss)
     apply_mask(model, scores, options.sparsity, options.pattern)
 
 

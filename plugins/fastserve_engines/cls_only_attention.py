@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -50,7 +51,32 @@ def compute_cls_only(model: Any) -> None:
     This saves a seventh of the arithmetic of six layers, as in MiniLM. Other models are left unchanged.
     """
     config = model.config
-    classifies = type(model).__name__.endswith("ForSequenceClassification")
-    if classifies and config.model_type in FAMILIES and not getattr(config, "is_decoder", False):
-        layers = model.base_model.encoder.layer
+    if config.model_type not in FAMILIES or getattr(config, "is_decoder", False):
+        return
+    layers = model.base_model.encoder.layer
+    if len(layers) and _reads_first_token_only(model, layers[-1]):
         layers[-1] = ClsOnlyLayer(layers[-1])
+
+
+@torch.no_grad()
+def _reads_first_token_only(model: Any, last: nn.Module) -> bool:
+    """Return whether the logits stay the same, bit by bit, when the last layer's other outputs are changed."""
+    ids = torch.ones(1, 4, dtype=torch.long, device=model.device)
+    before = _logits(model, ids)
+
+    def change(layer: nn.Module, given: Any, output: Any) -> Any:
+        hidden: Tensor = output[0] if isinstance(output, tuple) else output
+        changed = torch.cat([hidden[:, :1], -2 * hidden[:, 1:] + 1], dim=1)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    hook = last.register_forward_hook(change)
+    try:
+        after = _logits(model, ids)
+    finally:
+        hook.remove()
+    return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def _logits(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    found = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    return {name: output for name, output in found.items() if name.endswith("logits")}

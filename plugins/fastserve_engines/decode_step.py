@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from fastserve_core.errors import ExportError
-from fastserve_engines.lowering import CAUSAL_CLASS_SUFFIXES
 
 
 class DecodeStep(nn.Module):
@@ -71,7 +70,7 @@ def check_family(model: Any) -> None:
     """
     config = model.config.get_text_config()
     name = type(model).__name__
-    if not name.endswith(CAUSAL_CLASS_SUFFIXES):
+    if not model.can_generate():
         raise ExportError(f"{name} is not a causal language model")
     if config.is_encoder_decoder or getattr(config, "add_cross_attention", False):
         raise ExportError(f"{name} attends to an encoder")

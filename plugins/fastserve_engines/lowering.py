@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from fastserve_core.artifacts import (
     MANIFEST,
@@ -20,8 +21,6 @@ from fastserve_core.processes import PRELOAD_MODULES, child_main, run_in_child
 
 CACHE_VERSION = 3
 """Increment when the files of the same model change."""
-CAUSAL_CLASS_SUFFIXES = ("ForCausalLM", "LMHeadModel")
-"""Suffixes of the class names of causal language models."""
 FORMAT_PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript")}
 """Packages that the bytes of a format depend on, besides FastServe, torch and transformers."""
 
@@ -72,9 +71,14 @@ def lower_in_child(model: str, draft: str, to: str, events: str) -> None:
 
     with suppress_library_output():
         loaded = load_model(Path(model))
-        causal = to == "openvino" and type(loaded).__name__.endswith(CAUSAL_CLASS_SUFFIXES)
+        causal = to == "openvino" and continues_prompts(loaded)
         export = load_format("openvino_causal" if causal else to, loaded)
         export.write(export.module, Path(draft))
+
+
+def continues_prompts(model: Any) -> bool:
+    """Return whether a model of transformers is a decoder that generates text from a prompt."""
+    return bool(model.can_generate()) and not model.config.is_encoder_decoder
 
 
 if __name__ == "__main__":

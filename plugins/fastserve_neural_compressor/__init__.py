@@ -8,14 +8,14 @@ from typing import ClassVar
 from fastserve_core import hookimpl
 from fastserve_core.artifacts import COMPILED, TRAINABLE
 from fastserve_core.entry_points import missing_packages
-from fastserve_core.errors import InvalidOption, MissingPackage
+from fastserve_core.errors import InvalidOption, InvalidPlan, MissingPackage
 from fastserve_core.plugins import CompressContext, Compressor, StagedArtifact
+from fastserve_core.tasks import Task
 
 EMBEDDING_DTYPES = ("int8", "fp32")
 ENCODER_METHODS, LANGUAGE_METHODS = ("static", "dynamic"), ("rtn", "gptq", "awq", "teq", "autoround")
 METHODS = (*ENCODER_METHODS, *LANGUAGE_METHODS)
 BITS = (4, 8)
-LANGUAGE = "causal_lm"
 
 
 @dataclass
@@ -74,28 +74,29 @@ class NeuralCompressor(Compressor):
 
     api_version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("neural_compressor", "torch", "transformers", "openvino")
-    tasks: ClassVar[tuple[str, ...]] = ("text_classification", "token_classification", LANGUAGE)
     form: ClassVar[tuple[str, str]] = (TRAINABLE, COMPILED)
     Options = QuantizeOptions
 
     def __init__(self, options: QuantizeOptions) -> None:
         self.options = options
 
-    def check_task(self, task: str) -> None:
-        """Raise ``InvalidOption`` for options of encoders with a language model, and the reverse."""
-        options, suit = self.options, LANGUAGE_METHODS if task == LANGUAGE else ENCODER_METHODS
-        if options.method not in (None, *suit):
+    def check_task(self, task: Task) -> None:
+        """Refuse options of encoders for a generative task, the reverse, and models that others start from."""
+        if task.is_pretraining:
+            raise InvalidPlan(f"plugin 'neural_compressor' compresses models that answer, not those of {task.name}")
+        options, methods = self.options, LANGUAGE_METHODS if task.is_generative else ENCODER_METHODS
+        if options.method not in (None, *methods):
             kind = "encoders" if options.method in ENCODER_METHODS else "language models"
             raise InvalidOption(
-                f"compress.neural_compressor.method={options.method} is for {kind}, not for {task}: "
-                f"leave it out, or take {' or '.join(suit)}"
+                f"compress.neural_compressor.method={options.method} is for {kind}, not for {task.name}: "
+                f"leave it out, or take {' or '.join(methods)}"
             )
-        if task != LANGUAGE and options.bits != 8:
+        if not task.is_generative and options.bits != 8:
             raise InvalidOption(
-                f"compress.neural_compressor.bits={options.bits} is for language models, not for {task}"
+                f"compress.neural_compressor.bits={options.bits} is for language models, not for {task.name}"
             )
-        if task == LANGUAGE and options.tolerable_loss is not None:
-            raise InvalidOption(f"compress.neural_compressor.tolerable_loss is for encoders, not for {task}")
+        if task.is_generative and options.tolerable_loss is not None:
+            raise InvalidOption(f"compress.neural_compressor.tolerable_loss is for encoders, not for {task.name}")
         if options.method == "autoround" and missing_packages(["auto_round"]):
             raise MissingPackage("compress.neural_compressor.method=autoround needs auto-round: pip install auto-round")
 

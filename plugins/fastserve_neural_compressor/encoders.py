@@ -51,10 +51,10 @@ def _make_tuning(job: QuantizeJob, loss: float) -> Tuning:
     batches = [[encoded[index] for index in indices] for indices in length_batches(encoded, BATCH_SIZE)]
 
     def score(predict: Predict) -> float:
-        evidence: list[Any] = []
+        statistics: list[Any] = []
         for batch in batches:
-            evidence += task.evidence(predict(dict(task.collate(batch))), batch)
-        return task.objective(task.score(evidence))
+            statistics += task.batch_statistics(predict(dict(task.collate(batch))), batch)
+        return task.objective(task.score(statistics))
 
     return Tuning(score, loss, lambda done, total: job.emit(Progress("tuning accuracy", done, total)))
 

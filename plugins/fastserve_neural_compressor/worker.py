@@ -15,7 +15,7 @@ from fastserve_core.errors import ExportError, InvalidModel
 from fastserve_core.events import Progress
 from fastserve_core.processes import child_main, event_writer
 from fastserve_core.tasks import load_task
-from fastserve_neural_compressor import LANGUAGE, QuantizeOptions, encoders, language
+from fastserve_neural_compressor import QuantizeOptions, encoders, language
 from fastserve_neural_compressor.job import QuantizeJob
 
 CONFIG_FILES = ("config.json", "generation_config.json")
@@ -51,7 +51,7 @@ def quantize(
     emit(Progress("quantizing", 0, 1))
     torch.manual_seed(seed)
     try:
-        (language if job.task.name == LANGUAGE else encoders).quantize(job)
+        (language if job.task.is_generative else encoders).quantize(job)
     except ExportError as error:
         raise InvalidModel(f"{source} cannot be quantized: {error}") from error
     for name in CONFIG_FILES:

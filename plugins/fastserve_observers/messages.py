@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastserve_core.events import Metric, Preflight, RunPlanned, StageFinished, Step, TrialFinished
+from fastserve_core.tasks import MetricSpec
 from fastserve_observers.formatting import (
     format_bytes,
     format_count,
@@ -18,7 +19,7 @@ from fastserve_observers.formatting import (
     format_value,
     to_finite_float,
 )
-from fastserve_observers.quality import find_main_score, format_metric_name, format_score, is_fraction
+from fastserve_observers.quality import ScoreName, find_main_score, format_metric_name, format_score, is_fraction
 from fastserve_observers.run_summary import RunSummary, Stage, make_headline
 
 SUMMARY_COLUMNS = ("stage", "plugin", "status", "", "p50 ms", "per second", "MB", "smaller", "faster")
@@ -59,7 +60,8 @@ def format_metric(event: Metric) -> str:
     """Return the line of a validation metric."""
     name = format_metric_name(event.name)
     prefix = "" if "validation" in name else "validation "
-    return f"step {event.step}: {prefix}{name} {format_score(event.name, event.value)}"
+    score = ScoreName(event.name, MetricSpec(unit="%")) if event.unit == "%" else event.name
+    return f"step {event.step}: {prefix}{name} {format_score(score, event.value)}"
 
 
 def format_overrides(options: Mapping[str, Any]) -> str:

@@ -4,31 +4,56 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
+from fastserve_core.tasks import MetricSpec
 from fastserve_observers.formatting import format_significant, format_value, to_finite_float
 
 PREFERRED_METRICS = ("f1", "accuracy", "perplexity", "loss")
-FRACTION_METRICS = frozenset({"accuracy", "precision", "recall", "exact_match"})
+FRACTION_METRICS = frozenset({"accuracy", "exact", "f1", "precision", "recall"})
 LOWER_IS_BETTER_SUFFIXES = ("loss", "perplexity", "error")
-TOKEN_TASKS = frozenset({"token_classification"})
-"""Tasks whose accuracy counts words, of which a split has more than rows."""
 
 
-def find_main_score(scores: Mapping[str, Any]) -> str:
-    """Return the name of the main score, or an empty string if there is none."""
+class ScoreName(str):
+    """A score's name with what its task declares of it."""
+
+    spec: MetricSpec
+
+    def __new__(cls, name: str, spec: MetricSpec) -> Self:
+        made = super().__new__(cls, name)
+        made.spec = spec
+        return made
+
+
+def declared_metrics(record: Mapping[str, Any]) -> dict[str, MetricSpec]:
+    """Return the metrics that a run's record declares, in the task's order; a record may declare none."""
+    return {name: MetricSpec(**declared) for name, declared in (record.get("metrics") or {}).items()}
+
+
+def spec_of(name: str) -> MetricSpec:
+    """Return what is known of a score: what its task declares, else what its name suggests."""
+    if isinstance(name, ScoreName):
+        return name.spec
+    is_fraction = not name.endswith(LOWER_IS_BETTER_SUFFIXES) and not FRACTION_METRICS.isdisjoint(name.split("_"))
+    return MetricSpec(not name.endswith(LOWER_IS_BETTER_SUFFIXES), "%" if is_fraction else "")
+
+
+def find_main_score(scores: Mapping[str, Any], declared: Mapping[str, MetricSpec] | None = None) -> str:
+    """Return the name of the score that stands for all of them; empty when there is none."""
     names = [name for name, value in scores.items() if to_finite_float(value) is not None]
-    return next((name for name in PREFERRED_METRICS if name in names), names[0] if names else "")
+    preferred = (*(declared or ()), *PREFERRED_METRICS)
+    found = next((name for name in preferred if name in names), names[0] if names else "")
+    return ScoreName(found, declared[found]) if declared and found in declared else found
 
 
 def is_lower_better(name: str) -> bool:
     """Return whether lower values of the metric are better."""
-    return name.endswith(LOWER_IS_BETTER_SUFFIXES)
+    return not spec_of(name).higher_is_better
 
 
 def is_fraction(name: str) -> bool:
-    """Return whether the metric is between 0 and 1 and shown in per cent."""
-    return name in FRACTION_METRICS or name.endswith(("f1", "accuracy"))
+    """Return whether a score lies between 0 and 1 and is shown in per cent."""
+    return spec_of(name).unit == "%"
 
 
 def format_metric_name(name: str) -> str:
@@ -49,10 +74,10 @@ def format_tick(name: str, value: float) -> str:
     return f"{100 * value:.5g} %" if is_fraction(name) else format_value(value, 5)
 
 
-def compute_sampling_error(task: str, name: str, value: Any, rows: Any) -> float | None:
-    """The standard error of an accuracy that was measured on so many rows: sqrt(p (1 - p) / n)."""
+def compute_sampling_error(name: str, value: Any, rows: Any) -> float | None:
+    """Return the standard error of a share of so many rows, sqrt(p (1 - p) / n); ``None`` for other scores."""
     share, known = to_finite_float(value), to_finite_float(rows)
-    if name != "accuracy" or task in TOKEN_TASKS or share is None or not known or not 0 <= share <= 1:
+    if not spec_of(name).is_share_of_rows or share is None or not known or not 0 <= share <= 1:
         return None
     return math.sqrt(share * (1 - share) / known)
 

@@ -164,8 +164,9 @@ def _list_scores(outcome: RunSummary) -> list[tuple[str, str, str, str]]:
 
 
 def _format_with_error(outcome: RunSummary, name: str, value: Any, split: str) -> str:
-    error = compute_sampling_error(outcome.task, name, value, outcome.rows.get(split))
-    shown = format_score(name, value)
+    declared = outcome.score_name(name)
+    error = compute_sampling_error(declared, value, outcome.rows.get(split))
+    shown = format_score(declared, value)
     return shown if error is None else f"{shown.removesuffix(' %')} ± {100 * error:.1f} %"
 
 

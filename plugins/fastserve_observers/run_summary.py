@@ -11,7 +11,9 @@ from fastserve_core.events import TrialFinished
 from fastserve_core.pipeline import StageRecord
 from fastserve_observers.formatting import format_bytes, format_milliseconds, format_ratio, to_finite_float
 from fastserve_observers.quality import (
+    ScoreName,
     compute_sampling_error,
+    declared_metrics,
     describe_difference,
     find_main_score,
     format_metric_name,
@@ -57,6 +59,7 @@ class RunSummary:
         """
         self.record = record
         self.task = str(record.get("task", ""))
+        self.declared = declared_metrics(record)
         self.stages = [Stage.read(line) for line in record.get("stages", ())]
         self.measured = [stage for stage in self.stages if stage.measures]
 
@@ -86,8 +89,12 @@ class RunSummary:
     @cached_property
     def metric(self) -> str:
         """Return the name of the main score."""
-        names = (find_main_score(stage.measures.get("quality") or {}) for stage in self.measured)
+        names = (find_main_score(stage.measures.get("quality") or {}, self.declared) for stage in self.measured)
         return next(filter(None, names), "")
+
+    def score_name(self, name: str) -> str:
+        """Return a score's name with what the task declares of it."""
+        return ScoreName(name, self.declared[name]) if name in self.declared else name
 
     @property
     def recipes(self) -> list[Stage]:
@@ -118,9 +125,7 @@ class RunSummary:
     def get_sampling_error(self, stage: Stage, split: str = "test") -> float | None:
         """Return the sampling error of the stage's main score on a split, or None if it is unknown."""
         measured = "quality" if split == "test" else "quality_validation"
-        return compute_sampling_error(
-            self.task, self.metric, stage.get_score(self.metric, measured), self.rows.get(split)
-        )
+        return compute_sampling_error(self.metric, stage.get_score(self.metric, measured), self.rows.get(split))
 
     def format_test_score(self, stage: Stage) -> str:
         """Return the stage's main score on the test split with its sampling error."""

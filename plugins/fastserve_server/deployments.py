@@ -37,7 +37,7 @@ class Candidate:
     """
 
     def __init__(self, service: Service, options: ServerOptions, metrics: Metrics) -> None:
-        if service.task.generative:
+        if service.task.is_generative:
             raise InvalidOption(f"{options.where}.candidate: generated texts are not compared; use reload instead")
         self.service, self._options = service, options
         self.reset()

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fastserve_core.errors import InvalidData
+from fastserve_core.tasks import TensorSpec
 from fastserve_server import schemas
 from fastserve_server.requests import Answers, UnavailableError
 from fastserve_server.service import Service
@@ -32,8 +33,6 @@ from fastserve_server.web import (
 )
 
 HEADER = "Inference-Header-Content-Length"
-CLASSIFICATION = "text_classification"
-TEXT_INPUTS = ("text", "text_pair")
 PROTOCOL_PARAMETERS = frozenset(
     {"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout"}
 )
@@ -92,12 +91,12 @@ def _named_service(request: Request) -> Service:
 
 def _tensors(service: Service) -> tuple[list[schemas.TensorMetadata], list[schemas.TensorMetadata]]:
     """Metadata of the model's inputs and of its outputs."""
-    columns = {column.name for column in service.task.columns}
-    inputs = [schemas.TensorMetadata(name, "BYTES", [-1]) for name in TEXT_INPUTS if name == "text" or name in columns]
-    if service.task.name != CLASSIFICATION:
-        return inputs, [schemas.TensorMetadata("answer", "BYTES", [-1])]
-    scores = schemas.TensorMetadata("scores", "FP32", [-1, len(service.task.labels)])
-    return inputs, [schemas.TensorMetadata("label", "BYTES", [-1]), scores]
+    inputs, outputs = service.task.input_tensors(), service.task.output_tensors()
+    return [_metadata(tensor) for tensor in inputs], [_metadata(tensor) for tensor in outputs]
+
+
+def _metadata(tensor: TensorSpec) -> schemas.TensorMetadata:
+    return schemas.TensorMetadata(tensor.name, tensor.datatype, list(tensor.shape))
 
 
 # -- the request -------------------------------------------------------------------------------------
@@ -128,10 +127,11 @@ def _inputs(service: Service, body: schemas.InferRequest, blobs: memoryview) -> 
         blobs = blobs[size or 0 :]
     if len(blobs):
         raise HTTPException(400, f"the body is {len(blobs)} bytes longer than its tensors")
-    if "text" not in columns:
-        raise InvalidData("the input 'text' is missing")
+    for wanted in service.task.input_tensors():
+        if wanted.required and wanted.name not in columns:
+            raise InvalidData(f"the input '{wanted.name}' is missing")
     if len({len(column) for column in columns.values()}) != 1:
-        raise InvalidData("'text' and 'text_pair' must have the same number of elements")
+        raise InvalidData(f"the inputs {', '.join(known)} must have the same number of elements")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -184,13 +184,10 @@ def _respond(service: Service, body: schemas.InferRequest, requested: Mapping[st
 
 
 def _values(service: Service, name: str, answers: Answers) -> tuple[list[int], str, list[Any]]:
-    """Shape, datatype and elements of an output."""
-    if name == "scores":
-        labels = service.task.labels
-        return [len(answers), len(labels)], "FP32", [answer["scores"][label] for answer in answers for label in labels]
-    if name == "label":
-        return [len(answers)], "BYTES", [answer["label"] for answer in answers]
-    return [len(answers)], "BYTES", [msgspec.json.encode(answer).decode() for answer in answers]
+    """Return shape, datatype and elements of an output."""
+    tensor = next(tensor for tensor in service.task.output_tensors() if tensor.name == name)
+    shape = [len(answers) if size == -1 else size for size in tensor.shape]
+    return shape, tensor.datatype, service.task.tensor_values(name, answers)
 
 
 ENDPOINTS = (

@@ -38,8 +38,9 @@ def home(service: Service, models: Sequence[str], requires_key: bool) -> Respons
         model=service.name,
         others=[name for name in models if name != service.name],
         task=service.task.name,
-        pairs=any(column.name == "text_pair" for column in service.task.columns),
-        generative=service.task.generative,
+        fields=service.task.request_columns,
+        view=service.task.answer_view,
+        generative=service.task.is_generative,
         requires_key=requires_key,
         max_new_tokens=service.options.max_new_tokens,
     )

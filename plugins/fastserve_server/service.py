@@ -23,7 +23,6 @@ from fastserve_server.metrics import Metrics
 from fastserve_server.options import ServingOptions
 from fastserve_server.requests import Answers, UnavailableError, check_positions
 
-WARMUP_TEXTS = ("A first sentence.", "A much longer text, so that no shape is new to the engine. " * 8)
 POLL_SECONDS = 0.05
 ENCODING_OPTIONS = frozenset({"max_length"})
 """Task options that control how texts are encoded; a request cannot change them."""
@@ -54,7 +53,8 @@ class Service:
         )
         self._generator: GenerationEngine | None = None
         self._not_streaming = f"the engine {artifact.engine} cannot"
-        self._input_fields = frozenset({"text", *(column.name for column in self.task.columns)})
+        columns = (*self.task.columns, *self.task.request_columns)
+        self._input_fields = frozenset(column.name for column in columns)
         self._loaded = asyncio.Event()
         self._load_error: BaseException | None = None
         self._load_task: asyncio.Task[None] | None = None
@@ -88,7 +88,7 @@ class Service:
 
     async def _start_generator(self) -> bool:
         """Generate texts with continuous batching if the model's engine and kind support it."""
-        if not self.task.generative or not supports_token_streaming(self.artifact):
+        if not self.task.is_generative or not supports_token_streaming(self.artifact):
             return False
         generator = GenerationEngine(
             self.options,
@@ -166,7 +166,7 @@ class Service:
         self._check_ready()
         if self._generator is not None:
             return self._generator
-        if not self.task.generative:
+        if not self.task.is_generative:
             raise InvalidPlan(f"the model is for {self.task.name} and does not generate texts: use /predict")
         raise InvalidPlan(f"this model cannot stream texts ({self._not_streaming}): use /predict")
 
@@ -181,7 +181,7 @@ class Service:
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
         defaults = vars(self.task.options)
-        allowed = defaults.keys() - ENCODING_OPTIONS if self.task.generative else ()
+        allowed = defaults.keys() - ENCODING_OPTIONS if self.task.is_generative else ()
         for name in options:
             if name not in allowed:
                 raise InvalidOption(f"the task {self.task.name} has no option '{name}'{did_you_mean(name, allowed)}")
@@ -195,11 +195,11 @@ class Service:
 
     def _check_length(self, encoded: Sequence[Encoded], options: Mapping[str, Any]) -> None:
         """Reject truncated inputs if required, and prompts that leave no positions; runs in a worker's thread."""
-        if not self.options.truncation and any(row.cut for row in encoded):
+        if not self.options.truncation and any(row.truncated for row in encoded):
             max_length = getattr(self.task.options, "max_length", None)
             limit = "the model's limit" if max_length is None else f"the model's limit of {max_length} tokens"
             raise InvalidData(f"an input is longer than {limit}: shorten it")
-        if self.task.generative:
+        if self.task.is_generative:
             new = {**vars(self.task.options), **options}.get("max_new_tokens", 0)
             check_positions(max(map(len, encoded)), new, self._positions)
 
@@ -214,10 +214,8 @@ class Service:
     def _make_worker(self) -> Predictor:
         """Create a warm predictor; called in the thread that will use it."""
         predictor = Predictor(self.artifact, self._threads_per_worker)
-        required = [column.name for column in self.task.columns if column.required]
-        texts = WARMUP_TEXTS[:1] if self.task.generative else WARMUP_TEXTS
-        with suppress(InvalidData):  # a third party's task may need other inputs; its first request warms it
-            predictor.warmup([{**dict.fromkeys(required, text), "text": text} for text in texts])
+        with suppress(InvalidData):  # the first request then warms the model
+            predictor.warmup(self.task.warmup_inputs())
         return predictor
 
 

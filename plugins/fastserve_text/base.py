@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastserve_core.errors import InvalidData, InvalidPlan
-from fastserve_core.tasks import Arrays, Column, Encoded, Row
-from fastserve_text.tokenization import pad
+from fastserve_core.errors import InvalidData
+from fastserve_core.tasks import Arrays, Column, Encoded, Encoder, Row, Task
+from fastserve_text.tokenization import load_tokenizer, pad, pad_id
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fastserve_core.config import ModelSpec
-    from fastserve_core.tasks import TextCodec
+
+
+TEXT = Column("text", title="Text")
 
 
 def validate_text(row: Row, name: str = "text") -> str | None:
-    """Why the row's text cannot be used."""
+    """Return why the row's text cannot be used, or ``None``."""
     value = row.get(name)
     if not isinstance(value, str):
         return f"'{name}' is missing" if value is None else f"'{name}' is {type(value).__name__}, not text"
@@ -36,25 +38,19 @@ class ReiterableTexts:
         return self.begin()
 
 
-class TextTask:
-    """The base of the text tasks; what differs is in the subclasses."""
+class TextTask(Task):
+    """The base of the text tasks: one column of texts, padding, models of transformers."""
 
-    name: ClassVar[str]
-    columns: ClassVar[tuple[Column, ...]] = (Column("text"),)
+    columns: ClassVar[tuple[Column, ...]] = (TEXT,)
     head: ClassVar[str]
-    generative: ClassVar[bool] = False
-    foundation: ClassVar[bool] = False
+    """How the name of the model's class in transformers ends."""
 
     def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
-        self.options = options
-        self.labels = list(labels)
+        super().__init__(options, labels)
         self.padding: dict[str, int] = {"input_ids": 0}
 
-    def find_labels(self, rows: Sequence[Row]) -> list[str]:
-        return []
-
-    def stratum(self, row: Row) -> str:
-        return ""
+    def check(self, row: Row) -> str | None:
+        return validate_text(row)
 
     def read_input(self, value: Any) -> Row:
         row = dict(value) if isinstance(value, Mapping) else {"text": value}
@@ -62,19 +58,37 @@ class TextTask:
             raise InvalidData(f"an input cannot be used: {fault}")
         return row
 
-    def examples(self, encoded: Sequence[Encoded], seed: str) -> Sequence[Encoded]:
-        return encoded
+    def text_encoder(self, folder: Path, target: Callable[[Row], Any]) -> Encoder:
+        """Return an encoder of single texts and pairs, with the option ``max_length``.
+
+        Args:
+            folder: The model's folder, with its tokenizer.
+            target: What is to be learnt from a row; ``None`` for a row without label columns.
+        """
+        tokenizer = load_tokenizer(folder, self.options.max_length)
+        self.padding["input_ids"] = pad_id(folder, tokenizer)
+
+        def encode(rows: Sequence[Row]) -> list[Encoded]:
+            texts = [(row["text"], row["text_pair"]) if row.get("text_pair") else row["text"] for row in rows]
+            return [
+                Encoded(
+                    {
+                        "input_ids": tokens.ids,
+                        "attention_mask": tokens.attention_mask,
+                        "token_type_ids": tokens.type_ids,
+                    },
+                    target(row),
+                    truncated=bool(tokens.overflowing),
+                )
+                for tokens, row in zip(tokenizer.encode_batch_fast(texts), rows, strict=True)
+            ]
+
+        return encode
 
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
         return pad(batch, self.padding, targets)
 
-    def writer(self, folder: Path) -> TextCodec:
-        raise InvalidPlan(f"the task {self.name} does not write texts")
-
-    def prompts(self, batch: Sequence[Encoded]) -> Arrays:
-        return self.collate(batch)
-
-    def scratch(self, spec: ModelSpec, rows: Sequence[Row], folder: Path) -> None:
+    def init_from_scratch(self, spec: ModelSpec, rows: Sequence[Row], folder: Path) -> None:
         from fastserve_text.model_factory import write_scratch
 
         write_scratch(
@@ -82,8 +96,11 @@ class TextTask:
         )
 
     def texts(self, rows: Sequence[Row]) -> Iterator[str]:
-        """Every text of the rows, for learning a tokenizer."""
+        """Return every text of the rows, for learning a tokenizer."""
         return (row[name] for row in rows for name in ("text", "text_pair") if isinstance(row.get(name), str))
+
+    def accepts_model(self, architecture: str) -> bool:
+        return architecture.endswith(self.head)
 
     def build(self, folder: Path) -> nn.Module:
         from fastserve_text.model_factory import build_model

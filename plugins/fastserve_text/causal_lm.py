@@ -6,14 +6,28 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastserve_core.errors import InvalidData, InvalidModel, InvalidOption
-from fastserve_core.tasks import Arrays, Encoded, Encoder, Row
-from fastserve_text.base import TextTask, validate_text
+from fastserve_core.tasks import (
+    AnswerView,
+    Arrays,
+    BatchLoss,
+    DistillationTarget,
+    Encoded,
+    Encoder,
+    LossOptions,
+    MetricSpec,
+    Row,
+)
+from fastserve_text.base import TextTask
+from fastserve_text.losses import cross_entropy, next_tokens
 from fastserve_text.packing import PackedSequences
 from fastserve_text.text_codec import ChatTextCodec
 from fastserve_text.tokenization import check_positions, load_tokenizer, pad, pad_id, token_id
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -41,10 +55,15 @@ class CausalLM(TextTask):
     name: ClassVar[str] = "causal_lm"
     Options: ClassVar[type] = Options
     head: ClassVar[str] = "ForCausalLM"
-    generative: ClassVar[bool] = True
-
-    def check(self, row: Row) -> str | None:
-        return validate_text(row)
+    is_generative: ClassVar[bool] = True
+    metrics: ClassVar[Mapping[str, MetricSpec]] = {
+        "perplexity": MetricSpec(higher_is_better=False),
+        "loss": MetricSpec(higher_is_better=False),
+    }
+    model_computes_loss: ClassVar[bool] = False
+    loss_options: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
+    distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(),)
+    answer_view: ClassVar[AnswerView] = AnswerView(headline="text")
 
     def encoder(self, folder: Path) -> Encoder:
         self.tokenizer = tokenizer = load_tokenizer(folder, self.options.max_length)
@@ -59,7 +78,7 @@ class CausalLM(TextTask):
                     raise InvalidData("an input cannot be used: it has no tokens that the model knows")
                 inputs = {"input_ids": one.ids, "attention_mask": one.attention_mask}
                 target = None if self.options.pack else list(one.ids)
-                encoded.append(Encoded(inputs, target, cut=bool(one.overflowing)))
+                encoded.append(Encoded(inputs, target, truncated=bool(one.overflowing)))
             return encoded
 
         return encode
@@ -81,11 +100,17 @@ class CausalLM(TextTask):
             return encoded
         return PackedSequences(encoded, self.options.max_length, self.end_of_text, seed)
 
-    def prompts(self, batch: Sequence[Encoded]) -> Arrays:
+    def collate_prompts(self, batch: Sequence[Encoded]) -> Arrays:
         # generation appends on the right; what is to be packed was not cut
         length = self.options.max_length
         cut = [Encoded({name: ids[:length] for name, ids in one.inputs.items()}) for one in batch]
         return pad(cut, self.padding, targets=False, left=True)
+
+    def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], options: LossOptions) -> BatchLoss:
+        return cross_entropy(outputs["logits"], next_tokens(batch["labels"]), options)
+
+    def counted_positions(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return super().counted_positions({"labels": next_tokens(batch["labels"])})
 
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
         answers = []
@@ -95,7 +120,7 @@ class CausalLM(TextTask):
             answers.append({"text": self.tokenizer.decode(ids, skip_special_tokens=True), "tokens": len(ids)})
         return answers
 
-    def evidence(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
+    def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
         """Per row: the summed negative log-likelihood of its tokens but the first, and their number."""
         import numpy as np
 
@@ -108,8 +133,8 @@ class CausalLM(TextTask):
             found.append((float(-logs[np.arange(len(targets)), targets].sum()), len(targets)))
         return found
 
-    def score(self, evidence: Sequence[Any]) -> dict[str, float]:
-        loss = sum(one[0] for one in evidence) / max(1, sum(one[1] for one in evidence))
+    def score(self, statistics: Sequence[Any]) -> dict[str, float]:
+        loss = sum(one[0] for one in statistics) / max(1, sum(one[1] for one in statistics))
         return {"loss": loss, "perplexity": math.exp(min(loss, 50.0))}
 
     def objective(self, scores: Mapping[str, float]) -> float:

@@ -44,7 +44,7 @@ def tokenize_document(text: str, encoding: Any) -> Encoded:
     begins = np.asarray([begin for begin, _ in encoding.offsets], dtype=np.int64)
     places = np.searchsorted(begins, sentence_starts(text))
     marks[places[places < len(words)]] = SENTENCE
-    return Encoded({"input_ids": encoding.ids, "marks": marks.tolist()}, memo=text)
+    return Encoded({"input_ids": encoding.ids, "marks": marks.tolist()}, decode_state=text)
 
 
 def sentence_bounds(marks: Sequence[int] | Flags, longest: int, draw: random.Random) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastserve_text.tokenization import IGNORE_INDEX
+from fastserve_core.tasks import IGNORE_INDEX
 
 if TYPE_CHECKING:
     import numpy as np

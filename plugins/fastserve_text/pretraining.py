@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastserve_core.errors import InvalidModel, InvalidOption
-from fastserve_core.tasks import Arrays, Encoded, Encoder, Row
-from fastserve_text.base import TextTask, validate_text
+from fastserve_core.tasks import IGNORE_INDEX, AnswerView, Arrays, Encoded, Encoder, MetricSpec, Row
+from fastserve_text.base import TextTask
 from fastserve_text.documents import tokenize_document
 from fastserve_text.masking import Masking
 from fastserve_text.next_sentence import ExampleLayout, NextSentenceExamples
-from fastserve_text.tokenization import IGNORE_INDEX, check_positions, load_tokenizer, pad, pad_id, softmax, token_id
+from fastserve_text.tokenization import check_positions, load_tokenizer, pad, pad_id, softmax, token_id
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,10 +50,16 @@ class Pretraining(TextTask):
     name: ClassVar[str] = "pretraining"
     Options: ClassVar[type] = Options
     head: ClassVar[str] = "ForPreTraining"
-    foundation: ClassVar[bool] = True
-
-    def check(self, row: Row) -> str | None:
-        return validate_text(row)
+    is_pretraining: ClassVar[bool] = True
+    metrics: ClassVar[Mapping[str, MetricSpec]] = {
+        "loss": MetricSpec(higher_is_better=False),
+        "mlm_loss": MetricSpec(higher_is_better=False),
+        "mlm_accuracy": MetricSpec(unit="%"),
+        "nsp_loss": MetricSpec(higher_is_better=False),
+        "nsp_accuracy": MetricSpec(unit="%"),
+    }
+    target_names: ClassVar[tuple[str, ...]] = ("labels", "next_sentence_label")
+    answer_view: ClassVar[AnswerView] = AnswerView(headline="text")
 
     def encoder(self, folder: Path) -> Encoder:
         check_positions(folder, self.options.max_length)
@@ -109,7 +115,7 @@ class Pretraining(TextTask):
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
         answers = []
         for logits, one in zip(_token_logits(outputs), batch, strict=True):
-            text, masks = str(one.memo), []
+            text, masks = str(one.decode_state), []
             ids = one.inputs["input_ids"][: self.layout.max_length - 2]
             for place in [place for place, number in enumerate(ids) if number == self.masking.mask]:
                 scores = softmax(logits[place + 1])  # the first token is not the text's
@@ -121,7 +127,7 @@ class Pretraining(TextTask):
             answers.append({"text": text, "masks": masks})
         return answers
 
-    def evidence(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
+    def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
         """Per row: hidden tokens, their summed loss, how many were guessed; the pair's loss and whether it was."""
         import numpy as np
 
@@ -137,11 +143,11 @@ class Pretraining(TextTask):
             found.append(line)
         return found
 
-    def score(self, evidence: Sequence[Any]) -> dict[str, float]:
-        hidden, loss, right, *pair = (sum(column) for column in zip(*evidence, strict=True))
+    def score(self, statistics: Sequence[Any]) -> dict[str, float]:
+        hidden, loss, right, *pair = (sum(column) for column in zip(*statistics, strict=True))
         scores = {"loss": loss / hidden, "mlm_loss": loss / hidden, "mlm_accuracy": right / hidden}
         if pair:
-            scores["nsp_loss"], scores["nsp_accuracy"] = (one / len(evidence) for one in pair)
+            scores["nsp_loss"], scores["nsp_accuracy"] = (one / len(statistics) for one in pair)
             scores["loss"] += scores["nsp_loss"]
         return scores
 

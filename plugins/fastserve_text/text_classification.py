@@ -6,12 +6,29 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastserve_core.errors import InvalidData, InvalidOption
-from fastserve_core.tasks import UNLABELLED, Arrays, Column, Encoded, Encoder, Row
-from fastserve_text.base import TextTask, sorted_labels, validate_text
-from fastserve_text.tokenization import load_tokenizer, pad_id, softmax
+from fastserve_core.tasks import (
+    UNLABELLED,
+    AnswerView,
+    Arrays,
+    BatchLoss,
+    Column,
+    DistillationTarget,
+    Encoded,
+    Encoder,
+    LossOptions,
+    MetricSpec,
+    Row,
+    TensorSpec,
+)
+from fastserve_text.base import TEXT, TextTask, sorted_labels, validate_text
+from fastserve_text.losses import cross_entropy
+from fastserve_text.tokenization import softmax
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -28,8 +45,20 @@ class Options:
 class TextClassification(TextTask):
     name: ClassVar[str] = "text_classification"
     Options: ClassVar[type] = Options
-    columns: ClassVar[tuple[Column, ...]] = (Column("text"), Column("text_pair", required=False), Column("label"))
+    columns: ClassVar[tuple[Column, ...]] = (
+        TEXT,
+        Column("text_pair", required=False, title="Second text (for models of pairs)"),
+        Column("label", is_label=True),
+    )
     head: ClassVar[str] = "ForSequenceClassification"
+    metrics: ClassVar[Mapping[str, MetricSpec]] = {
+        "accuracy": MetricSpec(unit="%", is_share_of_rows=True),
+        "macro_f1": MetricSpec(unit="%"),
+    }
+    model_computes_loss: ClassVar[bool] = False
+    loss_options: ClassVar[frozenset[str]] = frozenset({"class_weights", "label_smoothing"})
+    distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(),)
+    answer_view: ClassVar[AnswerView] = AnswerView(headline="label", scores="scores")
 
     def check(self, row: Row) -> str | None:
         if fault := validate_text(row):
@@ -43,7 +72,7 @@ class TextClassification(TextTask):
         row["label"] = str(row["label"]).strip()
         return None
 
-    def find_labels(self, rows: Sequence[Row]) -> list[str]:
+    def collect_labels(self, rows: Sequence[Row]) -> list[str]:
         counts = Counter(row["label"] for row in rows)
         if len(counts) < 2:
             raise InvalidData(f"all {len(rows)} training rows have the label '{next(iter(counts))}': two are needed")
@@ -53,7 +82,7 @@ class TextClassification(TextTask):
             )
         return sorted_labels(set(counts))
 
-    def stratum(self, row: Row) -> str:
+    def stratify_key(self, row: Row) -> str:
         return str(row["label"])
 
     def read_input(self, value: Any) -> Row:
@@ -65,8 +94,6 @@ class TextClassification(TextTask):
         return row
 
     def encoder(self, folder: Path) -> Encoder:
-        tokenizer = load_tokenizer(folder, self.options.max_length)
-        self.padding["input_ids"] = pad_id(folder, tokenizer)
         numbers = {label: number for number, label in enumerate(self.labels)}
 
         def target_of(row: Row) -> int | None:
@@ -74,18 +101,10 @@ class TextClassification(TextTask):
                 return None
             return UNLABELLED if row["label"] is None else numbers.get(row["label"])
 
-        def encode(rows: Sequence[Row]) -> list[Encoded]:
-            texts = [(row["text"], row["text_pair"]) if row.get("text_pair") else row["text"] for row in rows]
-            return [
-                Encoded(
-                    {"input_ids": one.ids, "attention_mask": one.attention_mask, "token_type_ids": one.type_ids},
-                    target_of(row),
-                    cut=bool(one.overflowing),
-                )
-                for one, row in zip(tokenizer.encode_batch_fast(texts), rows, strict=True)
-            ]
+        return self.text_encoder(folder, target_of)
 
-        return encode
+    def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], options: LossOptions) -> BatchLoss:
+        return cross_entropy(outputs["logits"], batch["labels"], options)
 
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
         answers = []
@@ -95,19 +114,30 @@ class TextClassification(TextTask):
             answers.append({"label": best, "score": scores[best], "scores": scores})
         return answers
 
-    def evidence(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
+    def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
         guesses = outputs["logits"].argmax(axis=-1).tolist()
         return [(guess, one.target) for guess, one in zip(guesses, batch, strict=True)]
 
-    def score(self, evidence: Sequence[Any]) -> dict[str, float]:
+    def score(self, statistics: Sequence[Any]) -> dict[str, float]:
         from sklearn.metrics import f1_score
 
-        guesses, truth = zip(*evidence, strict=True)
-        right = sum(guess == target for guess, target in evidence)
+        guesses, truth = zip(*statistics, strict=True)
+        right = sum(guess == target for guess, target in statistics)
         return {
-            "accuracy": right / len(evidence),
+            "accuracy": right / len(statistics),
             "macro_f1": float(f1_score(truth, guesses, average="macro", zero_division=0)),
         }
 
     def objective(self, scores: Mapping[str, float]) -> float:
         return scores["accuracy"]
+
+    def format_answer(self, answer: Mapping[str, Any]) -> str:
+        return f"{answer['label']}\t{answer['score']:.3f}"
+
+    def output_tensors(self) -> list[TensorSpec]:
+        return [TensorSpec("label"), TensorSpec("scores", "FP32", (-1, len(self.labels)))]
+
+    def tensor_values(self, name: str, answers: Sequence[Mapping[str, Any]]) -> list[Any]:
+        if name == "scores":
+            return [answer["scores"][label] for answer in answers for label in self.labels]
+        return [answer["label"] for answer in answers]

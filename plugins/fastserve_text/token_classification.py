@@ -5,13 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastserve_core.errors import InvalidData
-from fastserve_core.tasks import UNLABELLED, Arrays, Column, Encoded, Encoder, Row
+from fastserve_core.tasks import (
+    IGNORE_INDEX,
+    UNLABELLED,
+    Arrays,
+    BatchLoss,
+    Column,
+    DistillationTarget,
+    Encoded,
+    Encoder,
+    LossOptions,
+    MetricSpec,
+    Row,
+)
 from fastserve_text import text_classification
-from fastserve_text.base import TextTask, sorted_labels
-from fastserve_text.tokenization import IGNORE_INDEX, load_tokenizer, pad_id, softmax
+from fastserve_text.base import TEXT, TextTask, sorted_labels
+from fastserve_text.losses import cross_entropy
+from fastserve_text.tokenization import load_tokenizer, pad_id, softmax
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -31,8 +47,19 @@ class WordAlignment:
 class TokenClassification(TextTask):
     name: ClassVar[str] = "token_classification"
     Options: ClassVar[type] = Options
-    columns: ClassVar[tuple[Column, ...]] = (Column("tokens"), Column("tags"))
+    columns: ClassVar[tuple[Column, ...]] = (Column("tokens"), Column("tags", is_label=True))
     head: ClassVar[str] = "ForTokenClassification"
+    metrics: ClassVar[Mapping[str, MetricSpec]] = {
+        "f1": MetricSpec(unit="%"),
+        "accuracy": MetricSpec(unit="%"),  # of words, of which a split has more than rows
+    }
+    model_computes_loss: ClassVar[bool] = False
+    loss_options: ClassVar[frozenset[str]] = frozenset({"class_weights", "label_smoothing"})
+    distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(),)
+
+    @property
+    def request_columns(self) -> tuple[Column, ...]:
+        return (TEXT,)  # which is split into words
 
     def check(self, row: Row) -> str | None:
         for name in ("tokens", "tags"):
@@ -48,13 +75,13 @@ class TokenClassification(TextTask):
             return f"{len(row['tokens'])} tokens but {len(row['tags'])} tags"
         return None
 
-    def find_labels(self, rows: Sequence[Row]) -> list[str]:
+    def collect_labels(self, rows: Sequence[Row]) -> list[str]:
         found = {tag for row in rows for tag in row["tags"]}
         if len(found) < 2:
             raise InvalidData(f"all tags of the training rows are '{next(iter(found))}': two are needed")
         return sorted_labels(found)
 
-    def stratum(self, row: Row) -> str:
+    def stratify_key(self, row: Row) -> str:
         return " ".join(sorted({tag for tag in row["tags"] if tag != "O"})[:1])
 
     def read_input(self, value: Any) -> Row:
@@ -87,8 +114,8 @@ class TokenClassification(TextTask):
                 "attention_mask": encoding.attention_mask,
                 "token_type_ids": encoding.type_ids,
             }
-            memo = WordAlignment(row["tokens"], first, row.get("tags") or ())
-            return Encoded(inputs, target, memo, bool(encoding.overflowing))
+            alignment = WordAlignment(row["tokens"], first, row.get("tags") or ())
+            return Encoded(inputs, target, alignment, bool(encoding.overflowing))
 
         def encode(rows: Sequence[Row]) -> list[Encoded]:
             encodings = tokenizer.encode_batch([row["tokens"] for row in rows], is_pretokenized=True)
@@ -96,13 +123,16 @@ class TokenClassification(TextTask):
 
         return encode
 
+    def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], options: LossOptions) -> BatchLoss:
+        return cross_entropy(outputs["logits"], batch["labels"], options)
+
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
         answers = []
         for scores, one in zip(softmax(outputs["logits"]), batch, strict=True):
-            memo: WordAlignment = one.memo
+            alignment: WordAlignment = one.decode_state
             found = []
-            for number, word in enumerate(memo.words):
-                place = memo.first.get(number)
+            for number, word in enumerate(alignment.words):
+                place = alignment.first.get(number)
                 best = int(scores[place].argmax()) if place is not None else None
                 tag = self.labels[best] if best is not None else "O"
                 score = float(scores[place][best]) if best is not None else 0.0
@@ -110,14 +140,14 @@ class TokenClassification(TextTask):
             answers.append({"tags": [word["tag"] for word in found], "words": found, "entities": entities(found)})
         return answers
 
-    def evidence(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
+    def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
         answers = self.decode(outputs, batch)
-        return [(answer["tags"], list(one.memo.tags)) for answer, one in zip(answers, batch, strict=True)]
+        return [(answer["tags"], list(one.decode_state.tags)) for answer, one in zip(answers, batch, strict=True)]
 
-    def score(self, evidence: Sequence[Any]) -> dict[str, float]:
+    def score(self, statistics: Sequence[Any]) -> dict[str, float]:
         from seqeval.metrics import accuracy_score, f1_score
 
-        guesses, truth = [list(column) for column in zip(*evidence, strict=True)]
+        guesses, truth = [list(column) for column in zip(*statistics, strict=True)]
         scores = {"accuracy": float(accuracy_score(truth, guesses))}
         if any(tag[:2] in ("B-", "I-") for row in truth for tag in row):
             scores["f1"] = float(f1_score(truth, guesses, zero_division=0))
@@ -125,6 +155,10 @@ class TokenClassification(TextTask):
 
     def objective(self, scores: Mapping[str, float]) -> float:
         return scores.get("f1", scores["accuracy"])
+
+    def format_answer(self, answer: Mapping[str, Any]) -> str:
+        found = [f"{entity['text']} ({entity['type']})" for entity in answer["entities"]]
+        return ", ".join(found) or " ".join(answer["tags"])
 
 
 def entities(words: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifacts import max_positions, read_json
 from fastserve_core.errors import InvalidModel, InvalidOption
-from fastserve_core.tasks import Arrays, Encoded
+from fastserve_core.tasks import IGNORE_INDEX, Arrays, Encoded
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PAD_VALUES = {"attention_mask": 0, "token_type_ids": 0, "labels": -100}
+PAD_VALUES = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORE_INDEX}
 COMMON_SPECIAL_TOKENS = {
     "cls_token": ("[CLS]", "<s>"),
     "sep_token": ("[SEP]", "</s>"),
@@ -22,8 +22,6 @@ COMMON_SPECIAL_TOKENS = {
     "eos_token": ("<|endoftext|>", "</s>"),
 }
 """How special tokens are spelt where a folder's tokenizer_config.json does not say."""
-IGNORE_INDEX = -100
-"""The label of a position that no loss and no score counts."""
 
 
 def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:

@@ -98,4 +98,9 @@ class BatchCollator:
             targets: Whether to include the targets.
         """
         arrays = self.task.collate(rows, targets=targets).items()
-        return {name: torch.from_numpy(array).to(self.device) for name, array in arrays if name in self.accepted}
+        accepted = self.accepted.union(self.task.target_names)
+        return {name: torch.from_numpy(array).to(self.device) for name, array in arrays if name in accepted}
+
+    def without_targets(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the inputs among the tensors of a labelled batch."""
+        return {name: tensor for name, tensor in tensors.items() if name not in self.task.target_names}

@@ -30,7 +30,7 @@ from fastserve_torch_ddp.job import TrainingJob, is_local_main, local_device
 from fastserve_torch_ddp.ops.precision import choose_precision
 from fastserve_torch_ddp.optim.auxiliary_loss import load_auxiliary_loss
 from fastserve_torch_ddp.optim.ema import ExponentialMovingAverage
-from fastserve_torch_ddp.optim.losses import count_labels, make_loss
+from fastserve_torch_ddp.optim.losses import count_labels, make_loss_options
 from fastserve_torch_ddp.optim.schedules import lr_factor
 
 KIBIBYTE = 1024
@@ -59,11 +59,11 @@ class Trainer:
         self.method = build_method(job, self.task, self.device, self.schedule.total)
         model = self.method.model
         self.collate = BatchCollator(self.task, model, self.device)
-        labels, is_balanced = job.task[2], self.options["class_weights"] == "balanced"
-        counts = count_labels((row.target for row in rows), len(labels)) if is_balanced else ()
-        self.loss = make_loss(self.options, self.task.head, labels, counts)
+        is_balanced = self.options["class_weights"] == "balanced" and "class_weights" in self.task.loss_options
+        counts = count_labels((row.target for row in rows), len(self.task.labels)) if is_balanced else ()
+        self.loss_options = make_loss_options(self.options, self.task, counts)
         self.precision = choose_precision(self.options, self.device)
-        self.auxiliary_loss = load_auxiliary_loss(job, self.loss, model, self.precision, self.device)
+        self.auxiliary_loss = load_auxiliary_loss(job, self.task, model, self.precision, self.device)
         self.strategy = build_strategy(model, self.options, self.precision, job.seed, self.device)
         self.ema = self._create_ema()
         self.auxiliary_state: Mapping[str, Tensor] = getattr(self.auxiliary_loss, "state", {})
@@ -167,15 +167,14 @@ class Trainer:
         self.tokens += tensors["input_ids"].numel()
         try:
             with self.precision.context(self.device):
-                if self.loss is None:
-                    return self.strategy.module(**tensors).loss * len(rows), float(len(rows))
-                labels = tensors.pop("labels")
+                inputs = tensors if self.task.model_computes_loss else self.collate.without_targets(tensors)
                 arguments = self.auxiliary_loss.forward_kwargs if self.auxiliary_loss is not None else {}
-                outputs = self.strategy.module(**tensors, **arguments)
-            loss = self.loss(outputs.logits, labels)
+                outputs = self.strategy.module(**inputs, **arguments)
+            loss, denominator = self.task.loss(outputs, tensors, self.loss_options)
             if self.auxiliary_loss is not None:
-                loss = self.auxiliary_loss(tensors, outputs, self.loss.counted(labels), loss)
-            return loss, float(self.loss.denominator(labels))
+                inputs = self.collate.without_targets(tensors)
+                loss = self.auxiliary_loss(inputs, outputs, self.task.counted_positions(tensors), loss)
+            return loss, float(denominator)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
                 raise StageFailed(self._out_of_memory_message(*tensors["input_ids"].shape)) from error
@@ -217,10 +216,10 @@ class Trainer:
             collectives.all_reduce_mean(state)  # otherwise each rank would score its share with another state
         with self.ema.swap_in() if self.ema is not None else nullcontext():
             self._sync_ema_weights()
-            model, needs_targets = self.method.model, self.loss is None  # a model's own loss may need its targets
-            scores = evaluate(model, self.task, self.validation, self.collate, self.precision, needs_targets)
+            scores = evaluate(self.method.model, self.task, self.validation, self.collate, self.precision)
             for name, value in scores.items():
-                self.emit(Metric(name, value, self.progress.step))
+                unit = self.task.metrics[name].unit if name in self.task.metrics else ""
+                self.emit(Metric(name, value, self.progress.step, unit))
             if self.progress.update(self.task.objective(scores), scores):
                 self.checkpoints.save_best(self.progress)
         self._sync_ema_weights()

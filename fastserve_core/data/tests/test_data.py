@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastserve_core.artifacts.store import Store
-from fastserve_core.config.nodes import Columns, DataOptions
+from fastserve_core.config.nodes import DataOptions
 from fastserve_core.data.prepare import prepare_dataset, prepare_rows
 from fastserve_core.data.rows import Rows, RowWriter, encode_row
 from fastserve_core.data.source import RawRecord
@@ -93,7 +93,7 @@ def test_a_missing_column_is_said_with_the_nearest_one(task: Task, tmp_path: Pat
     given_rows = [RawRecord("f:2", {"txt": "a", "label": "b"})]
     with pytest.raises(InvalidData, match=r"no column 'text'; did you mean 'txt'.*data\.columns\.text=NAME"):
         cut({"train": given_rows}, DataOptions(), task, tmp_path)
-    named = DataOptions(columns=Columns(text="txt"))
+    named = DataOptions(columns={"text": "txt"})
     renamed = [RawRecord("f", {"txt": f"t{number}", "label": "ab"[number % 2]}) for number in range(40)]
     assert len(cut({"train": renamed}, named, task, tmp_path)[0]["train"]) == 32
 

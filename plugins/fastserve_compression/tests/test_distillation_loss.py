@@ -19,6 +19,7 @@ from fastserve_compression.structural_pruning import drop_layers
 from fastserve_compression.student import select_evenly
 from fastserve_core.artifacts import copy_tree, load_artifact
 from fastserve_core.errors import InvalidArtifact, InvalidModel
+from fastserve_core.tasks import DistillationTarget
 
 Batch = dict[str, torch.Tensor]
 WEIGHTS = {"alpha": 0.0, "temperature": 2.0, "hidden_weight": 0.0, "relation_weight": 0.0}
@@ -97,6 +98,30 @@ def test_answers_are_summed_over_what_counts() -> None:
         for place in [tuple(place.tolist())]
     )
     assert float(distillation_loss.logit_loss(student, teacher, counted, 2.0)) == pytest.approx(single, rel=1e-4)
+
+
+COMPARISONS = ("categorical", "binary", "regression", "span", "embedding")
+
+
+@pytest.mark.parametrize("comparison", COMPARISONS)
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_each_kind_of_output_is_nearest_to_itself(comparison: Any, temperature: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    teacher, other = (torch.randn(4, 6, generator=draw) for _ in range(2))
+    counted, mask = torch.tensor([True, True, False, True]), torch.arange(6) < torch.tensor([[6], [4], [6], [2]])
+    target = DistillationTarget("logits", comparison)
+
+    def distance(student: torch.Tensor) -> float:
+        return float(distillation_loss.output_loss(target, student, teacher, counted, temperature, mask))
+
+    assert distance(teacher) == pytest.approx(0, abs=1e-4)
+    assert distance(other) > 0.1
+    changed = other.clone()
+    changed[2] = 100.0
+    assert distance(changed) == pytest.approx(distance(other)), "a row that does not count"
+    padded = other.clone()
+    padded[3, 2:] = 100.0
+    assert (distance(padded) == pytest.approx(distance(other))) is (comparison == "span")
 
 
 def test_layers_of_other_widths_cannot_be_compared(tiny: Callable[..., Any], tmp_path: Path) -> None:

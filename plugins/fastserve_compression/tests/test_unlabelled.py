@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from conftest import Cli
 from fastserve_compression.distillation import DistillOptions
 from fastserve_core.artifacts import Store, read_json
-from fastserve_core.config import Columns, DataOptions
+from fastserve_core.config import DataOptions
 from fastserve_core.data import Dataset, UnlabelledFiles, add_unlabelled, file_hashes, prepare_rows
 from fastserve_core.errors import InvalidData, InvalidOption
 from fastserve_core.tasks import UNLABELLED, load_task
 from fastserve_torch_ddp.data.tokens import TokenDataset, tokenize
-from fastserve_torch_ddp.optim.losses import Loss, count_labels
+from fastserve_torch_ddp.optim.losses import count_labels
 
 LABELLED = [{"text": f"text {number}", "label": str(number % 2)} for number in range(30)]
 
@@ -37,7 +36,7 @@ def prepared(store: Store, rows: list[dict[str, str]] = LABELLED) -> Dataset:
         ("more.csv", "words\na\n", "more.csv:2: no column 'text'"),
         ("more.csv", "", "is empty"),
         ("more.csv", "text\n", "has no rows"),
-        ("more.csv", "text,text_pair\na,b\n", "this row has pairs of texts, and the data has single ones"),
+        ("more.csv", "text,text_pair\na,b\n", "this row has the column 'text_pair', the data has not"),
         ("more.jsonl", "{\n", "more.jsonl:1: not valid JSON"),
         ("more.jsonl", '{"text": " "}\n', "more.jsonl:1: an input cannot be used: 'text' is empty"),
         ("more.pdf", "x", "supported: .csv, .tsv, .jsonl, .parquet, .txt"),
@@ -49,9 +48,7 @@ def test_files_that_cannot_be_used_are_refused(
     path = tmp_path / name
     path.write_text(written)
     with pytest.raises(InvalidData, match=said) as error:
-        add_unlabelled(
-            prepared(store), UnlabelledFiles([str(path)], Columns()), load_task("text_classification", {}), store
-        )
+        add_unlabelled(prepared(store), UnlabelledFiles([str(path)], {}), load_task("text_classification", {}), store)
     assert str(error.value).startswith("compress.distill.unlabelled: ")
 
 
@@ -65,7 +62,7 @@ def test_a_missing_file_is_said_when_the_options_are_read(tmp_path: Path) -> Non
 
 def test_a_task_without_labels_is_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="causal_lm learns from texts as they are: add these to data.train"):
-        add_unlabelled(prepared(store), UnlabelledFiles([str(tmp_path)], Columns()), load_task("causal_lm", {}), store)
+        add_unlabelled(prepared(store), UnlabelledFiles([str(tmp_path)], {}), load_task("causal_lm", {}), store)
 
 
 def test_pairs_want_pairs(store: Store, tmp_path: Path) -> None:
@@ -73,10 +70,10 @@ def test_pairs_want_pairs(store: Store, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,text_pair\nx,y\n")
     (tmp_path / "b.csv").write_text("text\nx\n")
     task = load_task("text_classification", {})
-    found = add_unlabelled(data, UnlabelledFiles([str(tmp_path / "a.csv")], Columns()), task, store)
+    found = add_unlabelled(data, UnlabelledFiles([str(tmp_path / "a.csv")], {}), task, store)
     assert found.rows("train")[-1] == {"text": "x", "text_pair": "y", "label": None}
-    with pytest.raises(InvalidData, match="the data has pairs of texts, and this row has single ones"):
-        add_unlabelled(data, UnlabelledFiles([str(tmp_path / "b.csv")], Columns()), task, store)
+    with pytest.raises(InvalidData, match="the data has the column 'text_pair', this row has not"):
+        add_unlabelled(data, UnlabelledFiles([str(tmp_path / "b.csv")], {}), task, store)
 
 
 def test_the_key_follows_the_bytes_and_not_the_place(tmp_path: Path) -> None:
@@ -91,7 +88,7 @@ def test_they_are_tokenized_with_the_others_and_have_no_class(store: Store, tmp_
     (tmp_path / "more.txt").write_text("a film\n\nanother film\n")
     data = prepared(store)
     task = load_task("text_classification", {}, data.labels)
-    both = add_unlabelled(data, UnlabelledFiles([str(tmp_path / "more.txt")], Columns()), task, store)
+    both = add_unlabelled(data, UnlabelledFiles([str(tmp_path / "more.txt")], {}), task, store)
     assert both.counts == {**data.counts, "train": data.counts["train"] + 2}
     assert list(both.rows("test")) == list(data.rows("test"))
     targets = [one.target for one in TokenDataset(tokenize(task, tiny_bert, both, "train"))]
@@ -106,15 +103,6 @@ def test_words_without_tags_count_by_their_first_token(tiny_bert: Path) -> None:
         [{"tokens": ["film", "story"], "tags": tags} for tags in (["O"] * 2, None)]
     )
     assert [one == UNLABELLED for one in bare.target] == [one >= 0 for one in labelled.target]
-
-
-@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 3.0])])
-def test_labels_speak_of_labelled_rows_alone(weights: torch.Tensor | None) -> None:
-    loss, logits = Loss(False, 0.1, weights), torch.randn(4, 2)
-    labels = torch.tensor([0, UNLABELLED, 1, UNLABELLED])
-    assert torch.allclose(loss(logits, labels), loss(logits[[0, 2]], labels[[0, 2]]))
-    assert float(loss.denominator(labels)) == float(loss.denominator(labels[[0, 2]])) + 2
-    assert loss.counted(labels).all()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 
 from fastserve_core.entry_points import load_entry_point
 from fastserve_core.errors import ExportError, InvalidOption, MissingPackage
-from fastserve_core.tasks import Encoded
+from fastserve_core.tasks import Encoded, load_task
 from fastserve_neural_compressor import NeuralCompressor, QuantizeOptions
 from fastserve_neural_compressor.language import make_calibration_blocks
 from fastserve_neural_compressor.packed_weights import quantize_rows
@@ -148,7 +148,7 @@ def test_bad_options_are_said(options: dict[str, Any], message: str) -> None:
 
 def refusal(task: str, **options: Any) -> str:
     with pytest.raises(InvalidOption) as told:
-        NeuralCompressor(QuantizeOptions(**options)).check_task(task)
+        NeuralCompressor(QuantizeOptions(**options)).check_task(load_task(task, {}))
     return str(told.value)
 
 
@@ -164,7 +164,7 @@ def test_options_for_the_other_kind_of_model_are_said() -> None:
 def test_a_package_that_a_method_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastserve_neural_compressor.missing_packages", list)
     with pytest.raises(MissingPackage, match="pip install auto-round"):
-        NeuralCompressor(QuantizeOptions(method="autoround")).check_task("causal_lm")
+        NeuralCompressor(QuantizeOptions(method="autoround")).check_task(load_task("causal_lm", {}))
 
 
 def test_texts_are_cut_into_blocks_of_one_length() -> None:

@@ -53,6 +53,9 @@ def stage(kind: str, plugin: str, status: str, seconds: float, **more: Any) -> d
     }  # fmt: skip
 
 
+SHARES = {"accuracy": {"higher_is_better": True, "unit": "%", "is_share_of_rows": True}}
+
+
 @pytest.fixture
 def record() -> dict[str, Any]:
     trained = measures(scores(0.8836, 0.8831), scores(0.8902, 0.8899), 12.31, 15.9, 214.2, 90.9, 612.0)
@@ -67,7 +70,7 @@ def record() -> dict[str, Any]:
               reason="quality drops by 0.0425 (gate.max_quality_drop=0.01)"),
     ]  # fmt: skip
     return {
-        "schema": 1, "task": "text_classification", "seed": 0, "status": "done", "error": "",
+        "schema": 1, "task": "text_classification", "seed": 0, "status": "done", "error": "", "metrics": SHARES,
         "command": "+experiment=movie_reviews train.torch_ddp.epochs=3", "best": stages[2]["artifact"],
         "data": {"fingerprint": "9f2c" * 16, "rows": {"train": 8530, "validation": 1066, "test": 1066},
                  "labels": ["negative", "positive"], "bad_rows": 0},

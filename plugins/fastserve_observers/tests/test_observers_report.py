@@ -137,7 +137,15 @@ def test_tagging_is_judged_by_f1_without_a_sampling_error(tmp_path: Path, taggin
 
 @pytest.mark.parametrize("data", [{}, {"rows": {"train": 0, "validation": 0, "test": 0}, "fingerprint": ""}])
 def test_a_run_without_stages(tmp_path: Path, data: dict[str, Any]) -> None:
-    record = {"schema": 1, "status": "done", "task": "text_classification", "seed": 0, "data": data, "stages": []}
+    record = {
+        "schema": 1,
+        "status": "done",
+        "task": "text_classification",
+        "seed": 0,
+        "metrics": {},
+        "data": data,
+        "stages": [],
+    }
     html, markdown = written(tmp_path, record)
     assert "The run made no model." in Page(html).words
     assert "No stage was run." in markdown

@@ -8,10 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastserve_core.tasks import MetricSpec
 from fastserve_observers import formatting
 from fastserve_observers.axes import Axes, compute_range, compute_ticks
 from fastserve_observers.history import MAX_POINTS, DownsampledCurve
-from fastserve_observers.quality import compute_sampling_error, describe_difference, find_main_score
+from fastserve_observers.quality import (
+    ScoreName,
+    compute_sampling_error,
+    describe_difference,
+    find_main_score,
+    is_fraction,
+    is_lower_better,
+)
 from fastserve_observers.run_summary import RunSummary, make_headline
 
 from .conftest import measures, stage
@@ -62,11 +70,20 @@ def test_differences_in_words() -> None:
     assert describe_difference("loss", 3.2, 3.2) == "with the same loss (3.2)"
 
 
-def test_the_sampling_error_of_an_accuracy() -> None:
-    assert compute_sampling_error("text_classification", "accuracy", 0.9, 900) == pytest.approx(0.01)
-    assert compute_sampling_error("token_classification", "accuracy", 0.9, 900) is None
-    assert compute_sampling_error("text_classification", "f1", 0.9, 900) is None
-    assert compute_sampling_error("text_classification", "accuracy", 0.9, 0) is None
+def test_the_sampling_error_of_a_share_of_rows() -> None:
+    accuracy = ScoreName("accuracy", MetricSpec(unit="%", is_share_of_rows=True))
+    assert compute_sampling_error(accuracy, 0.9, 900) == pytest.approx(0.01)
+    assert compute_sampling_error(ScoreName("accuracy", MetricSpec(unit="%")), 0.9, 900) is None
+    assert compute_sampling_error("accuracy", 0.9, 900) is None
+    assert compute_sampling_error(accuracy, 0.9, 0) is None
+
+
+def test_what_a_task_declares_goes_before_what_a_name_suggests() -> None:
+    declared = {"regret": MetricSpec(higher_is_better=False), "accuracy": MetricSpec(unit="%")}
+    assert find_main_score({"accuracy": 0.9, "regret": 2.0}, declared) == "regret"
+    name = find_main_score({"regret": 2.0}, declared)
+    assert is_lower_better(name) and not is_fraction(name)
+    assert is_fraction("f1_micro") and not is_lower_better("f1_micro")
 
 
 @pytest.mark.parametrize(("latency", "megabytes", "gains"), [

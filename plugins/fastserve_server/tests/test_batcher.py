@@ -32,15 +32,15 @@ class Puppet:
             raise InvalidData("an input cannot be used")
         if any(row["text"] == "broken tokenizer" for row in rows):
             raise ZeroDivisionError
-        return [Encoded({"input_ids": [0] * len(row["text"])}, memo=row["text"]) for row in rows]
+        return [Encoded({"input_ids": [0] * len(row["text"])}, decode_state=row["text"]) for row in rows]
 
     def answer(self, batch: Sequence[Encoded], options: Mapping[str, Any] | None = None) -> Answers:
         self.begun.set()
         self.go.wait(10)
-        if any(one.memo == "bad" for one in batch):
+        if any(one.decode_state == "bad" for one in batch):
             raise ZeroDivisionError
         self.batches.append([len(one) for one in batch])
-        return [{"text": one.memo, "options": dict(options or {})} for one in batch]
+        return [{"text": one.decode_state, "options": dict(options or {})} for one in batch]
 
     def close(self) -> None:
         self.closed = True
@@ -144,7 +144,7 @@ def test_what_could_not_be_answered_in_time_is_sent_away_at_once() -> None:
     class Slow(Puppet):
         def answer(self, batch: Sequence[Encoded], options: Mapping[str, Any] | None = None) -> Answers:
             time.sleep(0.05)
-            return [{"text": one.memo} for one in batch]
+            return [{"text": one.decode_state} for one in batch]
 
     async def scene() -> None:
         batcher = Batcher(ServingOptions(max_batch=1, request_timeout_s=0.5), 1, Slow)

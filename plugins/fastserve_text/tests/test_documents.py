@@ -177,9 +177,9 @@ def test_a_packed_language_model_scores_blocks_and_still_takes_prompts(tiny_gpt2
     assert arrays["input_ids"].shape == (4, 16)
     with torch.no_grad():
         outputs = task.build(tiny_gpt2).eval()(**{name: torch.from_numpy(one) for name, one in arrays.items()})
-    scores = task.score(task.evidence({"logits": outputs.logits.numpy()}, batch))
+    scores = task.score(task.batch_statistics({"logits": outputs.logits.numpy()}, batch))
     assert scores["loss"] == pytest.approx(outputs.loss.item(), rel=1e-4)
-    assert task.prompts(encoded)["input_ids"].shape == (6, 16)
+    assert task.collate_prompts(encoded)["input_ids"].shape == (6, 16)
 
 
 def test_packing_is_off_unless_asked_for(tiny_gpt2: Path) -> None:

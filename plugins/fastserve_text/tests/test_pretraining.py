@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("scratch")
     size = {"dim": 32, "num_heads": 2, "num_layers": 2, "hidden_size": 64, "vocab_size": 200, "max_positions": 64}
     task = load_task("pretraining", {})
-    task.scratch(ModelSpec("scratch", "bert", **size), corpus(100), path)  # type: ignore[arg-type]
+    task.init_from_scratch(ModelSpec("scratch", "bert", **size), corpus(100), path)  # type: ignore[arg-type]
     return path
 
 
@@ -171,8 +171,8 @@ def test_the_loss_is_that_of_transformers_from_hidden_tokens_alone(folder: Path,
     hidden = int((given["labels"] != -100).sum())
     assert ours.loss.item() == pytest.approx(theirs.loss.item(), rel=1e-5)
     assert next(iter(logits_of(ours).values())).shape[0] == hidden
-    scores = task.score(task.evidence(logits_of(ours), batch))
-    assert scores == pytest.approx(task.score(task.evidence(logits_of(theirs), batch)), rel=1e-5)
+    scores = task.score(task.batch_statistics(logits_of(ours), batch))
+    assert scores == pytest.approx(task.score(task.batch_statistics(logits_of(theirs), batch)), rel=1e-5)
     assert scores["loss"] == pytest.approx(ours.loss.item(), rel=1e-4)
     assert task.objective(scores) == -scores["loss"]
     ours.loss.backward()

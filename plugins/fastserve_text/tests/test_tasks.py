@@ -72,7 +72,7 @@ def test_classification_decodes_and_scores(classify: Task) -> None:
     assert [one["label"] for one in answers] == ["negative", "positive", "negative"]
     assert answers[0]["score"] == pytest.approx(1 / (1 + math.exp(-2)))
     assert sum(answers[1]["scores"].values()) == pytest.approx(1)
-    scores = classify.score(classify.evidence(outputs, batch))
+    scores = classify.score(classify.batch_statistics(outputs, batch))
     assert scores["accuracy"] == pytest.approx(2 / 3)
     assert scores["macro_f1"] == pytest.approx(2 / 3)
     assert classify.objective(scores) == scores["accuracy"]
@@ -109,12 +109,12 @@ def test_token_classification_labels_the_first_piece_of_each_word(tiny_bert: Pat
     labelled = [label for label in one.target if label != -100]
     assert [task.labels[label] for label in labelled] == TAGS
     logits = np.full((1, len(one), 3), -5.0)
-    for word, place in one.memo.first.items():
+    for word, place in one.decode_state.first.items():
         logits[0, place, list(task.labels).index(TAGS[word])] = 5
     (answer,) = task.decode({"logits": logits}, [one])
     assert answer["tags"] == TAGS
     assert [(found["type"], found["text"]) for found in answer["entities"]] == [("PER", "Ann"), ("LOC", "Oslo")]
-    scores = task.score(task.evidence({"logits": logits}, [one]))
+    scores = task.score(task.batch_statistics({"logits": logits}, [one]))
     assert scores == {"accuracy": 1.0, "f1": 1.0}
 
 
@@ -138,7 +138,7 @@ def test_rows_of_tokens_are_checked_and_split() -> None:
     with pytest.raises(InvalidData):
         task.read_input(5)
     with pytest.raises(InvalidData, match="all tags"):
-        task.find_labels([{"tags": ["O", "O"]}])
+        task.collect_labels([{"tags": ["O", "O"]}])
 
 
 def test_entities_join_their_inside_tags() -> None:
@@ -160,10 +160,10 @@ def test_a_language_models_loss_is_that_of_torch(tmp_path: Path) -> None:
     tensors = {name: torch.from_numpy(one) for name, one in arrays.items()}
     with torch.no_grad():
         outputs = model(**tensors)
-    scores = task.score(task.evidence({"logits": outputs.logits.numpy()}, batch))
+    scores = task.score(task.batch_statistics({"logits": outputs.logits.numpy()}, batch))
     assert scores["loss"] == pytest.approx(float(outputs.loss), rel=1e-4)
     assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]))
-    prompts = task.prompts(batch)
+    prompts = task.collate_prompts(batch)
     assert prompts["attention_mask"][0, 0] == 0  # padded on the left
     ids = np.array([[5, 6, 7, 8], [5, 0, 0, 0]])
     assert [one["tokens"] for one in task.decode({"ids": ids}, batch)] == [4, 2]
@@ -200,3 +200,29 @@ def test_the_same_seed_builds_the_same_head(tiny_bert: Path) -> None:
     assert heads[0].shape[0] == 3
     assert torch.equal(*heads)
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+
+
+def test_rows_are_made_of_inputs_and_targets_or_taken_as_they_are() -> None:
+    classify, tag = load_task("text_classification", {}), load_task("token_classification", {})
+    expected = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    assert classify.make_rows(["a", "b"], ["x", "y"]) == expected == classify.make_rows(expected)
+    assert classify.make_rows([("a", "b")], ["x"]) == [{"text": "a", "text_pair": "b", "label": "x"}]
+    assert tag.make_rows(["a b"], [["O", "B-X"]]) == [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}]
+    assert load_task("causal_lm", {}).make_rows(["a"], ["ignored"]) == [{"text": "a"}]
+    for inputs, targets, said in (
+        (["a"], None, "1 inputs but no labels"),
+        (["a"], ["x", "y"], "1 inputs but 2 labels"),
+    ):
+        with pytest.raises(InvalidData, match=said):
+            classify.make_rows(inputs, targets)
+    with pytest.raises(InvalidData, match="2 inputs but no labels"):
+        classify.make_rows([expected[0], {"text": "b"}])
+
+
+@pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm", "pretraining"])
+def test_every_task_declares_what_the_others_read(name: str) -> None:
+    task = load_task(name, {})
+    assert task.metrics
+    assert task.label_columns == tuple(column.name for column in task.columns if column.is_label)
+    assert next(iter(task.input_tensors())).name == "text"
+    assert task.warmup_inputs()

@@ -50,17 +50,15 @@ def evaluate(
     examples: Sequence[Encoded],
     collate: BatchCollator,
     precision: Precision,
-    targets: bool,
 ) -> dict[str, float]:
     """Score a model; each rank computes its share of the examples, and all ranks return the same scores.
 
     Args:
         model: The model, unwrapped.
-        task: The task, which computes evidence and scores.
+        task: The task, which computes statistics and scores.
         examples: The examples of all ranks.
         collate: The collator of batches.
         precision: The types to compute in.
-        targets: Whether the model receives the targets too, for models that compute outputs only at targets.
 
     Returns:
         The scores by name.
@@ -68,14 +66,14 @@ def evaluate(
     model.eval()
     rank, world = collectives.get_rank(), collectives.get_world_size()
     local = [examples[index] for index in range(rank, len(examples), world)]
-    evidence: list[Any] = []
+    statistics: list[Any] = []
     with torch.no_grad(), precision.context(collate.device):
         for indices in length_batches(local, BATCH_SIZE):
             rows = [local[index] for index in indices]
-            outputs = model(**collate(rows, targets))
+            outputs = model(**collate(rows, task.model_computes_loss))
             logits = {name: value.float().cpu().numpy() for name, value in outputs.items() if name.endswith("logits")}
-            evidence += task.evidence(logits, rows)
+            statistics += task.batch_statistics(logits, rows)
     model.train()
     gathered: list[list[Any]] = [[] for _ in range(world)]
-    dist.all_gather_object(gathered, evidence)
-    return task.score([item for rank_evidence in gathered for item in rank_evidence])
+    dist.all_gather_object(gathered, statistics)
+    return task.score([item for rank_statistics in gathered for item in rank_statistics])

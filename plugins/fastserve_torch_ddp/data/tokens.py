@@ -72,8 +72,8 @@ class TokenDataset(Sequence[Encoded]):
     """The encoded rows in a folder that ``tokenize`` wrote; a slice is a list.
 
     ``inputs`` and targets of several numbers are read-only views of the mapped files, of the narrowest type that
-    holds the numbers: cast them before computing with them. A target of one number is a Python number. ``memo`` is
-    not stored. Several processes share the pages of one folder.
+    holds the numbers: cast them before computing with them. A target of one number is a Python number.
+    ``decode_state`` is not stored. Several processes share the pages of one folder.
 
     Args:
         folder: The folder.

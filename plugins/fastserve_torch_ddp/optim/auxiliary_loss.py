@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from fastserve_core.entry_points import load_entry_point
 from fastserve_core.errors import InvalidOption
 from fastserve_core.pipeline import LOSS_GROUP
+from fastserve_core.tasks import Task
 from fastserve_torch_ddp.job import TrainingJob
 from fastserve_torch_ddp.ops.precision import Precision
-from fastserve_torch_ddp.optim.losses import Loss
 
 
 class AuxiliaryLossFunction(Protocol):
@@ -41,13 +41,13 @@ class AuxiliaryLossFunction(Protocol):
 
 
 def load_auxiliary_loss(
-    job: TrainingJob, labels: Loss | None, model: nn.Module, precision: Precision, device: torch.device
+    job: TrainingJob, task: Task, model: nn.Module, precision: Precision, device: torch.device
 ) -> AuxiliaryLossFunction | None:
     """Create the auxiliary loss that the job requests.
 
     Args:
         job: The training job.
-        labels: The labels' loss.
+        task: The task, which names the outputs to compare.
         model: The model to train, before it is wrapped.
         precision: The types to compute in.
         device: The device of this rank.
@@ -56,14 +56,14 @@ def load_auxiliary_loss(
         The loss, or ``None`` if the job requests none.
 
     Raises:
-        InvalidOption: The task has no labels' loss.
+        InvalidOption: The task names no outputs that a teacher could be compared on.
     """
     if job.auxiliary_loss is None:
         return None
-    if labels is None:
-        raise InvalidOption(
-            "an auxiliary loss needs a task whose loss is the labels' cross-entropy, which pretraining is not"
-        )
+    if not task.distillation_targets:
+        raise InvalidOption(f"the task {task.name} names no outputs that a teacher could be compared on")
     provider = load_entry_point(LOSS_GROUP, job.auxiliary_loss["loss"])
-    loss: AuxiliaryLossFunction = provider(job.auxiliary_loss["options"], model, precision.matmul_dtype, device)
+    loss: AuxiliaryLossFunction = provider(
+        job.auxiliary_loss["options"], model, precision.matmul_dtype, device, task.distillation_targets
+    )
     return loss

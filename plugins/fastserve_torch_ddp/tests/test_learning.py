@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     BertConfig,
     GPT2Config,
     LlamaConfig,
 )
 
 from fastserve_core.errors import InvalidOption, ValidationErrors
+from fastserve_core.tasks import IGNORE_INDEX, LossOptions, load_task
 from fastserve_torch_ddp.optim.ema import ExponentialMovingAverage
-from fastserve_torch_ddp.optim.losses import IGNORED, Loss, class_weights, count_labels, make_loss
+from fastserve_torch_ddp.optim.losses import class_weights, count_labels, make_loss_options
 from fastserve_torch_ddp.optim.param_groups import build_parameter_groups
 from fastserve_torch_ddp.optim.schedules import lr_factor
 
@@ -34,7 +32,6 @@ CONFIGS: dict[str, Any] = {
     "gpt2": GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, pad_token_id=0),
     "llama": LlamaConfig(intermediate_size=32, **SMALL),
 }
-SEQUENCE, TOKENS, CAUSAL = "ForSequenceClassification", "ForTokenClassification", "ForCausalLM"
 
 # -- groups ------------------------------------------------------------------------------------------
 
@@ -108,81 +105,6 @@ def test_the_shapes_after_the_warm_up(where: tuple[int, int], ratio: float) -> N
 
 # -- losses ------------------------------------------------------------------------------------------
 
-CLASSES = 3
-
-
-def loss_of(head: str, weights: Any = None, smoothing: float = 0.0, counts: Sequence[int] = ()) -> Loss:
-    options = {"class_weights": weights, "label_smoothing": smoothing}
-    made = make_loss(options, head, ["a", "b", "c"] if head != CAUSAL else [], counts)
-    assert made is not None
-    return made
-
-
-def mean(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
-    return loss(logits, labels) / loss.denominator(labels)
-
-
-@given(st.integers(0, 10_000), st.floats(0, 0.5), st.booleans())
-def test_the_mean_is_torchs_with_its_weights_and_its_smoothing(seed: int, smoothing: float, weighted: bool) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    logits, labels = torch.randn(8, CLASSES, generator=draw), torch.randint(0, CLASSES, (8,), generator=draw)
-    by_label = {"a": 0.5, "c": 4}
-    ours = mean(loss_of(SEQUENCE, by_label if weighted else None, smoothing), logits, labels)
-    weights = torch.tensor([0.5, 1.0, 4.0]) if weighted else None
-    torch.testing.assert_close(
-        ours, nn.functional.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing)
-    )
-
-
-@pytest.mark.parametrize(
-    ("kind", "maker", "head"),
-    [
-        ("bert", AutoModelForSequenceClassification, SEQUENCE),
-        ("bert", AutoModelForTokenClassification, TOKENS),
-        ("gpt2", AutoModelForCausalLM, CAUSAL),
-        ("llama", AutoModelForCausalLM, CAUSAL),
-    ],
-)
-def test_without_weights_and_smoothing_it_is_the_models_own_loss(kind: str, maker: Any, head: str) -> None:
-    torch.manual_seed(0)
-    config = CONFIGS[kind]
-    config.num_labels = CLASSES
-    model = maker.from_config(config).eval()
-    ids = torch.randint(1, 40, (4, 7))
-    labels = torch.randint(0, CLASSES, (4,)) if head == SEQUENCE else torch.randint(0, CLASSES, (4, 7))
-    if head != SEQUENCE:
-        labels[0, 3:] = IGNORED
-    outputs = model(input_ids=ids, labels=labels)
-    torch.testing.assert_close(mean(loss_of(head), outputs.logits, labels), outputs.loss)
-
-
-@settings(deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([SEQUENCE, TOKENS, CAUSAL]), st.integers(1, 4), st.booleans())
-def test_the_gradient_is_the_same_in_however_many_parts(seed: int, head: str, parts: int, smooth: bool) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    shape = (9,) if head == SEQUENCE else (9, 5)
-    logits, labels = torch.randn(*shape, CLASSES, generator=draw), torch.randint(0, CLASSES, shape, generator=draw)
-    if head != SEQUENCE:
-        labels[torch.rand(shape, generator=draw) < 0.4] = IGNORED
-        labels[0] = 1
-    loss = loss_of(head, {"a": 0.2, "b": 3.0} if head != CAUSAL else None, 0.1 if smooth else 0.0)
-    whole = logits.clone().requires_grad_()
-    mean(loss, whole, labels).backward()
-    cut = logits.clone().requires_grad_()
-    pieces = list(zip(cut.tensor_split(parts), labels.tensor_split(parts), strict=True))
-    total = torch.stack([loss.denominator(part) for _, part in pieces]).sum()
-    for part, targets in pieces:
-        (loss(part, targets) / total).backward()
-    assert whole.grad is not None and cut.grad is not None
-    torch.testing.assert_close(cut.grad, whole.grad)
-
-
-def test_a_part_without_a_counted_position_adds_nothing() -> None:
-    logits = torch.randn(2, 3, CLASSES, requires_grad=True)
-    labels = torch.full((2, 3), IGNORED)
-    loss = loss_of(TOKENS, "balanced", 0.1, counts=[1, 2, 3])
-    assert float(loss(logits, labels).detach()) == 0 and float(loss.denominator(labels)) == 0
-
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60))
 def test_balanced_weights_are_scikit_learns(targets: list[int]) -> None:
@@ -196,7 +118,7 @@ def test_balanced_weights_are_scikit_learns(targets: list[int]) -> None:
 
 
 def test_labels_of_tokens_are_counted_without_the_ignored() -> None:
-    assert count_labels([[IGNORED, 0, 1, 1], np.array([2, IGNORED]), [IGNORED]], 4) == [1, 2, 1, 0]
+    assert count_labels([[IGNORE_INDEX, 0, 1, 1], np.array([2, IGNORE_INDEX]), [IGNORE_INDEX]], 4) == [1, 2, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -222,11 +144,16 @@ def test_all_wrong_weights_are_said_at_once_and_numbers_may_name_labels() -> Non
 
 
 def test_what_does_not_go_with_a_task_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="class_weights needs a task with labels"):
-        make_loss({"class_weights": "balanced", "label_smoothing": 0.0}, CAUSAL, [])
-    with pytest.raises(InvalidOption, match="label_smoothing does not go with this task"):
-        make_loss({"class_weights": None, "label_smoothing": 0.1}, "ForPreTraining", [])
-    assert make_loss({"class_weights": None, "label_smoothing": 0.0}, "ForPreTraining", []) is None
+    unset = {"class_weights": None, "label_smoothing": 0.0}
+    causal, pretraining = load_task("causal_lm", {}), load_task("pretraining", {})
+    with pytest.raises(InvalidOption, match="class_weights does not go with the task causal_lm"):
+        make_loss_options(unset | {"class_weights": "balanced"}, causal)
+    with pytest.raises(InvalidOption, match="label_smoothing does not go with the task pretraining"):
+        make_loss_options(unset | {"label_smoothing": 0.1}, pretraining)
+    assert make_loss_options(unset, pretraining) == LossOptions()
+    classifier = load_task("text_classification", {}, ["a", "b"])
+    made = make_loss_options({"class_weights": {"b": 3}, "label_smoothing": 0.1}, classifier)
+    assert made == LossOptions(0.1, (1.0, 3.0))
 
 
 # -- averages ----------------------------------------------------------------------------------------

@@ -1,0 +1,84 @@
+"""What a task declares about itself: its metrics, its tensors, its loss, and what a teacher is compared on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+Comparison = Literal["categorical", "binary", "regression", "span", "embedding"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a task reads, under the name the task knows it by.
+
+    ``is_label`` marks what is to be predicted: a request has no such column. ``title`` heads its field on a form.
+    """
+
+    name: str
+    required: bool = True
+    is_label: bool = False
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """One of a task's scores: its direction, its unit, and whether it is a share of the rows.
+
+    ``unit`` is ``%`` for a fraction between 0 and 1, which is shown in per cent. The standard error of a score that is
+    the share of ``n`` rows is sqrt(p (1 - p) / n).
+    """
+
+    higher_is_better: bool = True
+    unit: Literal["", "%"] = ""
+    is_share_of_rows: bool = False
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of the Open Inference Protocol; -1 in its shape is the batch."""
+
+    name: str
+    datatype: Literal["BYTES", "FP32"] = "BYTES"
+    shape: tuple[int, ...] = (-1,)
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class DistillationTarget:
+    """An output of the model that a student is compared with its teacher on.
+
+    ``comparison`` is the distribution that the output holds: ``categorical`` logits over the last axis, ``binary``
+    logits of independent labels, ``regression`` values, ``span`` logits over the positions of the input, or an
+    ``embedding``, of which the direction counts.
+    """
+
+    output: str = "logits"
+    comparison: Comparison = "categorical"
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """The trainer's options that a task's loss reads; ``class_weights`` has one weight a label."""
+
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+
+
+class BatchLoss(NamedTuple):
+    """A loss summed over everything in a batch that counts, and the number (or the weight) of what counts.
+
+    A mean over a batch that was cut in parts is not the mean of the parts' means where a part has fewer tokens, or
+    lighter classes, than another. So a trainer adds up both over all parts and ranks before it divides.
+    """
+
+    total: Any
+    denominator: Any
+
+
+@dataclass(frozen=True)
+class AnswerView:
+    """The fields of an answer that a page shows first: its ``headline``, and ``scores`` by name drawn as bars."""
+
+    headline: str = ""
+    scores: str = ""
