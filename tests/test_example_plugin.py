@@ -6,54 +6,20 @@ The example's own tests are run as `docs/write-a-plugin.md` says, with that page
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
-import sysconfig
-import venv
 from pathlib import Path
 from typing import Any
 
 import pytest
+from environments import Environment
 
-import forks
 from fastserve_core.artifacts import load_artifact
 from fastserve_core.plugins import CONFIG_SECTIONS
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "fastserve-drop-layers"
 
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(1800)]
-
-
-class Environment:
-    """A virtual environment that has the running one beneath it: torch is there, and what is installed is its own."""
-
-    def __init__(self, folder: Path) -> None:
-        venv.create(folder, with_pip=False)
-        self.python = folder / "bin" / "python"
-        self.packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-        line = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
-        (self.packages / "beneath.pth").write_text(line)
-        forks.ENVIRONMENTS[str(self.python)] = str(self.packages)
-
-    def run(self, *arguments: object, cwd: Path, **environment: str) -> str:
-        """What ``python -m ARGUMENTS`` prints; it must succeed."""
-        done = subprocess.run(
-            [self.python, "-m", *map(str, arguments)],
-            cwd=cwd,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=900,
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
-
-    def install(self, *packages: Path, cwd: Path) -> None:
-        """With pip, which builds each package as its pyproject says: the one step that uses the network."""
-        self.run("pip", "install", "--quiet", "--no-deps", *packages, cwd=cwd, FASTSERVE_TESTS_ONLINE="1")
 
 
 @pytest.fixture(scope="module")

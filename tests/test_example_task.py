@@ -1,0 +1,108 @@
+"""The example of a task, installed in an environment of its own, goes all the way from data to a served model.
+
+Nothing outside the package knows its columns, its loss, its answers or its metrics.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from environments import Environment
+
+EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "fastserve-multilabel"
+
+pytestmark = [pytest.mark.slow(90), pytest.mark.network, pytest.mark.timeout(1800)]
+
+TOPICS = {"sport": "the match was won in the last minute", "money": "shares and prices fell", "film": "a moving film"}
+
+SERVE = """
+import json, sys
+import httpx
+from fastserve_core import FastServe
+
+fs = FastServe.load(sys.argv[1], show=False)
+with fs.serve(port=0, name="m") as server:
+    asked = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [sys.argv[2]]}]}
+    found = {
+        "predict": httpx.post(server.url + "/predict", json={"inputs": [sys.argv[2]]}).json(),
+        "infer": httpx.post(server.url + "/v2/models/m/infer", json=asked).json(),
+        "page": httpx.get(server.url + "/", headers={"Accept": "text/html"}).text,
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment with the example package, installed from a copy of it."""
+    folder = tmp_path_factory.mktemp("example-task")
+    shutil.copytree(EXAMPLE, folder / "package")
+    environment = Environment(folder / "environment")
+    environment.install(folder / "package", cwd=folder)
+    return environment
+
+
+@pytest.fixture
+def messages(tmp_path: Path) -> Path:
+    """A CSV file of texts about none to all of the topics."""
+    path, lines = tmp_path / "messages.csv", ["text,topics"]
+    for number in range(160):
+        chosen = [name for place, name in enumerate(TOPICS) if number >> place & 1]
+        lines.append(f"{number} says: {' and '.join(TOPICS[name] for name in chosen)},{'|'.join(chosen)}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_its_own_tests_pass(example: Environment, tmp_path: Path) -> None:
+    folder = tmp_path / "tests"
+    shutil.copytree(EXAMPLE / "tests", folder)
+    assert " passed" in example.run("pytest", "-q", "-p", "no:cacheprovider", folder, cwd=tmp_path)
+
+
+def test_it_is_tuned_trained_distilled_quantized_exported_served_and_reported(
+    example: Environment, tmp_path: Path, tiny_bert: Path, messages: Path
+) -> None:
+    more = tmp_path / "more.txt"
+    more.write_text(f"{TOPICS['film']}\n{TOPICS['money']}\n")
+    options = [
+        "+plugin=[nevergrad,torch_ddp,distill,neural_compressor]", "task=multilabel", "task.threshold=0.4",
+        f"model={tiny_bert}", f"data.train={messages}", "+data.columns.labels=topics", "gate.enabled=false",
+        "train.torch_ddp.epochs=2", "train.torch_ddp.lr=0.003", "train.torch_ddp.label_smoothing=0.05",
+        "tune.nevergrad.trials=2", "tune.nevergrad.trial_steps=4", f"compress.distill.unlabelled={more}",
+        "compress.distill.augment=1", "engine=torch",
+    ]  # fmt: skip
+    example.run("fastserve_core", *options, cwd=tmp_path)
+    (path,) = tmp_path.glob("outputs/*/*/run.json")
+    record = json.loads(path.read_text())
+    assert [stage["status"] for stage in record["stages"]] == ["done"] * 4
+    assert record["metrics"]["f1_micro"]["unit"] == "%"
+    last = record["stages"][-1]
+    assert set(last["measures"]["quality"]) == {"f1_micro", "subset_accuracy"}
+    report = (path.parent / "report.md").read_text()
+    assert "f1 micro" in report and "subset accuracy" in report and " ± " in report
+
+    trained, onnx = record["stages"][-2]["artifact"], tmp_path / "onnx"
+    example.run("fastserve_core", "export", trained, onnx, "--to", "onnx", "--check", 4, cwd=tmp_path)
+    assert (onnx / "model.onnx").is_file()
+
+    line = example.run("fastserve_core", "predict", last["artifact"], TOPICS["sport"], cwd=tmp_path)
+    assert TOPICS["sport"] in line
+    served = serve(example, last["artifact"], tmp_path)
+    (answer,) = served["predict"]["predictions"]
+    assert set(answer["scores"]) == set(TOPICS)
+    outputs = {output["name"]: output for output in served["infer"]["outputs"]}
+    assert outputs["labels"]["data"] == ["|".join(answer["labels"])]
+    assert outputs["scores"]["shape"] == [1, 3]
+    assert outputs["scores"]["data"] == pytest.approx([answer["scores"][name] for name in sorted(TOPICS)])
+    assert '"labels"' in served["page"]
+
+
+def serve(example: Environment, artifact: str, folder: Path) -> dict[str, dict[str, list[dict[str, list[str]]]]]:
+    """What the embedded server answers."""
+    (folder / "ask.py").write_text(SERVE)
+    found: dict[str, dict[str, list[dict[str, list[str]]]]]
+    found = json.loads(example.run_script(folder / "ask.py", artifact, TOPICS["sport"], cwd=folder).splitlines()[-1])
+    return found
