@@ -34,7 +34,7 @@ EXITS = {
     0: "done",
     FastServeError.exit_code: "a stage or a download failed, or a file could not be written",
     UserError.exit_code: "the input is wrong: an unknown plugin or option, a bad file, a missing package",
-    cli.INTERRUPTED: "interrupted by SIGINT or SIGTERM; what was done is kept",
+    cli.INTERRUPTED_EXIT_CODE: "interrupted by SIGINT or SIGTERM; finished work is saved",
 }
 SECTIONS = ("Args:", "Attributes:", "Returns:", "Yields:", "Raises:", "Note:", "Example:")
 """The headings of Google's convention for docstrings."""

@@ -96,7 +96,7 @@ class TrialFinished(Event):
 class Progress(Event):
     """How far a stage without training steps is."""
 
-    what: str
+    activity: str
     done: int
     total: int
 

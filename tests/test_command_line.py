@@ -110,7 +110,7 @@ NO_EPOCH = "train.torch_ddp has no option 'epoch'; did you mean 'epochs'"
 def test_wrong_input_is_said_to_a_shell(command: Cli) -> None:
     """The tests below call what the command calls, in this process."""
     refused(command(DDP, "sed=1", "gate.max_quality_dorp=1"), "2 things are wrong", "'seed'", "'max_quality_drop'")
-    refused(command("predictt"), "no command either; did you mean 'predict'")
+    refused(command("predictt"), "nor a command; did you mean 'predict'")
     refused(command("runs", "--what"), "unrecognized arguments")
 
 
@@ -132,7 +132,7 @@ def test_wrong_input_is_said_to_a_shell(command: Cli) -> None:
         ([DDP, "train.torch_ddp.epochs=0", "seed=x"], ["2 things", "epochs must be at least 1", "seed='x'"]),
         ([DDP, "gate.enabled=maybe"], ["gate.enabled='maybe'"]),
         (["-m", DDP, "model=./a,./b"], ["a sweep over paths is written model=checkpoint model.path=A,B"]),
-        (["+plugin=server", "model=REVIEWS_MODEL"], ["a server takes an artifact"]),
+        (["+plugin=server", "model=REVIEWS_MODEL"], ["a server needs an artifact"]),
         ([DDP, "data.max_bad_rows=many"], ["data.max_bad_rows='many'"]),
         (["+plugin=[torch_ddp,nevergrad]", "tune.nevergrad.trials=0"], ["tune.nevergrad.trials must be at least 1"]),
         ([DDP, "+train.other={}"], ["no plugin named 'other'"]),
@@ -147,7 +147,7 @@ def test_wrong_input_is_said_to_a_shell(command: Cli) -> None:
         ([DDP], ["no training data: set data.train=FILE"]),
         ([DDP, "data.train=nowhere.csv"], ["nowhere.csv does not exist"]),
         ([DDP, "model=./nowhere", "data=REVIEWS"], ["nowhere does not exist"]),
-        (["predictt"], ["no command either; did you mean 'predict'"]),
+        (["predictt"], ["nor a command; did you mean 'predict'"]),
         ([DDP, "train.torch_ddp.lr=[1,2"], ["'train.torch_ddp.lr=[1,2' cannot be read"]),
     ],
 )
@@ -211,7 +211,7 @@ def test_an_output_that_cannot_be_written_is_said(command: Cli, tmp_path: Path, 
 
 
 def test_torchrun_is_refused_with_an_explanation(cli: Cli) -> None:
-    refused(cli("+plugin=torch_ddp", WORLD_SIZE="2"), "torchrun would run the whole pipeline once a rank")
+    refused(cli("+plugin=torch_ddp", WORLD_SIZE="2"), "torchrun would run the whole pipeline in every rank")
 
 
 def test_the_debug_switch_shows_where(command: Cli) -> None:
@@ -259,7 +259,7 @@ def test_doctor_says_what_is_there_and_what_is_wrong(command: Cli) -> None:
         (["diff", ".", "."], "is no run"),
         (["runs", "--what"], "unrecognized arguments"),
         (["new-plugin", "x y", "--stage", "train"], "cannot be a plugin's name"),
-        (["new-plugin", "torch_ddp", "--stage", "train"], "is installed already"),
+        (["new-plugin", "torch_ddp", "--stage", "train"], "is already installed"),
         (["new-plugin", "fine", "--stage", "trane"], "invalid choice"),
     ],
 )
@@ -280,14 +280,14 @@ def test_the_surface_is_frozen() -> None:
     """What scripts hold on to: commands, exit codes, plugin options. A change here is a change for users."""
     from dataclasses import asdict
 
-    from fastserve_core.cli import COMMANDS, INTERRUPTED
+    from fastserve_core.cli import COMMANDS, INTERRUPTED_EXIT_CODE
     from fastserve_core.entry_points import installed_plugins
     from fastserve_core.errors import FastServeError, UserError
 
     own = {name: entry for name, entry in installed_plugins().items() if entry.distribution == "fastserve-core"}
     surface = {
         "commands": sorted(COMMANDS),
-        "exit_codes": [0, FastServeError.exit_code, UserError.exit_code, INTERRUPTED],
+        "exit_codes": [0, FastServeError.exit_code, UserError.exit_code, INTERRUPTED_EXIT_CODE],
         "options": {name: sorted(asdict(entry.entry_point.load().Options())) for name, entry in sorted(own.items())},
     }
     assert surface == json.loads(SURFACE.read_text())

@@ -304,9 +304,9 @@ def test_every_environment_variable_is_documented() -> None:
 
 
 def test_every_exit_code_is_documented() -> None:
-    from fastserve_core.cli import INTERRUPTED
+    from fastserve_core.cli import INTERRUPTED_EXIT_CODE
     from fastserve_core.errors import FastServeError, UserError
 
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
-    for code in (0, FastServeError.exit_code, UserError.exit_code, INTERRUPTED):
+    for code in (0, FastServeError.exit_code, UserError.exit_code, INTERRUPTED_EXIT_CODE):
         assert f"| {code} |" in text

@@ -1,4 +1,4 @@
-"""The command line: Hydra's run, and the small commands beside it."""
+"""The command line: runs, composed by Hydra, and the other commands."""
 
 from __future__ import annotations
 
@@ -12,35 +12,42 @@ from types import FrameType
 
 from fastserve_core.errors import FastServeError
 
-INTERRUPTED = 130
+INTERRUPTED_EXIT_CODE = 130
 COMMANDS = {
-    "plugins": "list what is installed",
+    "plugins": "list the installed plugins",
     "doctor": "check this machine and this installation",
     "runs": "list the runs below this folder",
     "diff": "compare two runs: options and measures",
-    "predict": "answer texts with a run's or an artifact's model",
-    "export": "write a model for another runtime or a device, and compare it",
+    "predict": "predict with the model of a run, an artifact or a server",
+    "export": "export a model for another runtime or a device, and verify it",
     "serve": "serve an artifact or a run's best model",
     "new-plugin": "write an installable plugin package with its contract test",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 done, 1 a stage failed, 2 wrong input, 130 interrupted)."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    return exit_on_error(lambda: _dispatch(given))
+    """Run one command.
+
+    Args:
+        arguments: The command line; by default that of the process.
+
+    Returns:
+        The exit code: 0 done, 1 a stage failed, 2 wrong input, 130 interrupted.
+    """
+    command_line = list(sys.argv[1:] if arguments is None else arguments)
+    return exit_on_error(lambda: _dispatch(command_line))
 
 
-def _dispatch(given: list[str]) -> int:
-    if not given or given == ["--version"]:
-        command, rest = "main_help", given
-    elif given[0] in COMMANDS:
-        command, rest = given[0].replace("-", "_"), given[1:]
+def _dispatch(command_line: list[str]) -> int:
+    if not command_line or command_line == ["--version"]:
+        command, arguments = "main_help", command_line
+    elif command_line[0] in COMMANDS:
+        command, arguments = command_line[0].replace("-", "_"), command_line[1:]
     else:
-        command, rest = "job", given
+        command, arguments = "job", command_line
     signal.signal(signal.SIGTERM, _interrupt)
     module = import_module(f"fastserve_core.cli.{command}")
-    code: int = module.main(rest)
+    code: int = module.main(arguments)
     return code
 
 
@@ -49,30 +56,34 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def exit_on_error(function: Callable[[], int]) -> int:
-    """``said``, and an interruption is said too."""
+    """Call a function and report an error or an interruption; return the exit code."""
     try:
         return report_error(function)
     except KeyboardInterrupt:
         _print_error(
-            "fastserve: interrupted; what was done is kept, the same command goes on from it", traceback.format_exc()
+            "fastserve: interrupted; finished work is saved, and the same command resumes from it",
+            traceback.format_exc(),
         )
-        return INTERRUPTED
+        return INTERRUPTED_EXIT_CODE
 
 
 def report_error(function: Callable[[], int]) -> int:
-    """Say what went wrong in one message, never a traceback unless ``FASTSERVE_DEBUG`` asks for it."""
+    """Call a function and report an error as one message; return the exit code.
+
+    A traceback is printed only if ``FASTSERVE_DEBUG`` is set.
+    """
     try:
         return function()
     except FastServeError as error:
         debug = traceback.format_exc()
         code, message = error.exit_code, f"fastserve: {error}"
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of the output has ended
         return 0
     except Exception as error:
         code, debug = 1, traceback.format_exc()
         message = (
-            f"fastserve: an error of FastServe or of a plugin: {type(error).__name__}: {error}\n"
+            f"fastserve: an error in FastServe or in a plugin: {type(error).__name__}: {error}\n"
             "(FASTSERVE_DEBUG=1 shows where)"
         )
     _print_error(message, debug)

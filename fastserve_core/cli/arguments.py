@@ -1,4 +1,4 @@
-"""What the small commands share: a parser that fails our way, plain tables."""
+"""Argument parser and plain tables of the commands."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from fastserve_core.errors import InvalidOption
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with our message and exit code for wrong input."""
+    """An argument parser that raises wrong input as an error of FastServe."""
 
     def error(self, message: str) -> NoReturn:
+        """Report wrong input.
+
+        Raises:
+            InvalidOption: Always, with the message and the usage.
+        """
         raise InvalidOption(f"{message}\n{self.format_usage().strip()}")
 
 
-def parser(command: str, description: str) -> Parser:
+def make_parser(command: str, description: str) -> Parser:
+    """Make the parser of one command."""
     return Parser(prog=f"fastserve {command}", description=description)
 
 
-def table(rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as they need to be; the first row is the heading."""
+def format_table(rows: Sequence[Sequence[object]]) -> str:
+    """Format rows of cells as aligned columns; the first row is the heading."""
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in texts)

@@ -1,4 +1,4 @@
-"""``fastserve diff RUN RUN``: what differs between two runs, option by option and measure by measure."""
+"""``fastserve diff RUN RUN``: the options and measures in which two runs differ."""
 
 from __future__ import annotations
 
@@ -8,62 +8,74 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.locate import read_record
-from fastserve_core.cli.arguments import parser, table
+from fastserve_core.cli.arguments import format_table, make_parser
 
-IGNORED = {"command", "best", "folder"}
-SETTINGS = ("gate", "data", "task", "model", "preflight")
+IGNORED_KEYS = {"command", "best", "folder", "stages"}
+STAGE_KEYS = ("status", "digest", "options", "measures", "best_options", "seconds")
+CONFIG_SECTIONS = ("gate", "data", "task", "model", "preflight")
+MAX_CELL_WIDTH = 40
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parser("diff", "Compare two runs: data, options, found options and measures.")
-    options.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="a run's folder")
-    options.add_argument("--json", action="store_true", help="print JSON")
-    given = options.parse_intermixed_args(arguments)
-    first, second = (flatten(read_record(run)) | settings(run) for run in given.runs)
+    """Print the differences; return the exit code."""
+    parser = make_parser("diff", "Compare two runs: data, options, the best options of a search, and measures.")
+    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="a run's folder")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_intermixed_args(arguments)
+    first, second = (flatten_record(read_record(run)) | flatten_config(run) for run in options.runs)
     names = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
-    if given.json:
-        print(json.dumps({name: [first.get(name), second.get(name)] for name in names}, indent=1))
-    elif not names:
+    differences = {name: (first.get(name), second.get(name)) for name in names}
+    if options.json:
+        print(json.dumps(differences, indent=1))
+    elif not differences:
         print("the runs do not differ")
     else:
-        rows = [["what", *map(str, given.runs), "ratio"]]
-        rows += [[name, _show(first.get(name)), _show(second.get(name)), _ratio(first.get(name), second.get(name))]
-                 for name in names]  # fmt: skip
-        print(table(rows))
+        rows = [["name", *map(str, options.runs), "ratio"]]
+        for name, values in differences.items():
+            rows.append([name, *map(_format_value, values), _format_ratio(*values)])
+        print(format_table(rows))
     return 0
 
 
-def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's record by path: ``train.torch_ddp.options.lr`` and so on."""
-    found = dict(_walk({name: value for name, value in record.items() if name not in IGNORED | {"stages"}}, ""))
+def flatten_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten a run's record to values by path, such as ``1.train.torch_ddp.options.lr``.
+
+    Args:
+        record: The content of ``run.json``.
+    """
+    values = dict(_flatten_mapping({name: value for name, value in record.items() if name not in IGNORED_KEYS}, ""))
     for number, stage in enumerate(record.get("stages", []), 1):
-        shown = {name: stage[name] for name in ("status", "digest", "options", "measures", "found", "seconds")}
-        found |= dict(_walk(shown, f"{number}.{stage['stage']}.{stage['plugin']}."))
-    return found
+        selected = {name: stage[name] for name in STAGE_KEYS if name in stage}
+        values |= dict(_flatten_mapping(selected, f"{number}.{stage['stage']}.{stage['plugin']}."))
+    return values
 
 
-def settings(run: Path) -> dict[str, Any]:
-    """What the run's ``config.yaml`` says besides the plugins' options, by path: ``config.gate.enabled`` and so on."""
+def flatten_config(run: Path) -> dict[str, Any]:
+    """Flatten a run's ``config.yaml``, without the plugins' options, to values by path (``config.gate.enabled`` …).
+
+    Args:
+        run: The run's folder, or its ``run.json``.
+    """
     from omegaconf import OmegaConf
 
     path = (run.parent if run.name == "run.json" else run) / "config.yaml"
     config: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
-    return dict(_walk({name: config[name] for name in SETTINGS if name in config}, "config."))
+    return dict(_flatten_mapping({name: config[name] for name in CONFIG_SECTIONS if name in config}, "config."))
 
 
-def _walk(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, one in value.items():
-        if isinstance(one, Mapping):
-            yield from _walk(one, f"{prefix}{name}.")
+def _flatten_mapping(mapping: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _flatten_mapping(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, one
+            yield prefix + name, value
 
 
-def _show(value: Any) -> str:
+def _format_value(value: Any) -> str:
     text = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    return text if len(text) <= MAX_CELL_WIDTH else text[: MAX_CELL_WIDTH - 3] + "..."
 
 
-def _ratio(first: Any, second: Any) -> str:
-    numbers = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in (first, second))
-    return f"{second / first:.3f}" if numbers and first else ""
+def _format_ratio(first: Any, second: Any) -> str:
+    are_numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (first, second))
+    return f"{second / first:.3f}" if are_numbers and first else ""

@@ -1,4 +1,4 @@
-"""The main job: Hydra composes the config from the command line, and the run is executed."""
+"""Runs: Hydra composes the config from the command line, and the run is executed."""
 
 from __future__ import annotations
 
@@ -11,23 +11,34 @@ from typing import TYPE_CHECKING, Any
 from fastserve_core.cli import COMMANDS, report_error
 from fastserve_core.config.groups import GROUPS, check_choices, config_dir, register_plugin_configs
 from fastserve_core.errors import ErrorCollector, FastServeError, InvalidOption, InvalidPlan, did_you_mean
+from fastserve_core.plugins.hookspecs import OBSERVE, STAGES
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compose and run; returns the worst exit code of the jobs (a sweep has several)."""
+    """Compose and execute a run; return the highest exit code of its jobs (a sweep has several).
+
+    Raises:
+        InvalidPlan: The command was started by torchrun.
+        InvalidOption: The config cannot be composed.
+    """
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise InvalidPlan(
-            "WORLD_SIZE is set: torchrun would run the whole pipeline once a rank. "
-            "Start FastServe by itself: the trainer launches its ranks (train.torch_ddp.nproc)"
+            "WORLD_SIZE is set: torchrun would run the whole pipeline in every rank. "
+            "Start FastServe without it: the trainer launches its ranks (train.torch_ddp.nproc)"
         )
     overrides = check_choices(list(arguments))
     return run_hydra(overrides)
 
 
 def run_hydra(overrides: list[str]) -> int:
+    """Run the jobs of Hydra's overrides; return the highest exit code.
+
+    Raises:
+        InvalidOption: The config cannot be composed, or the run's folder cannot be written.
+    """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -36,12 +47,12 @@ def run_hydra(overrides: list[str]) -> int:
     def job(cfg: DictConfig) -> None:
         codes.append(report_error(lambda: _run(cfg)))
 
-    # Hydra would print its own message and exit with 1; with this it raises, and we say what is wrong
+    # without it, Hydra prints its own message and exits with 1; with it, Hydra raises, and the error is reported here
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = ["fastserve", *overrides]
     register_plugin_configs()
     try:
-        if any(one.startswith("-") for one in overrides):
+        if any(override.startswith("-") for override in overrides):
             _start_with_flags(job)
         else:
             _start(job, overrides)
@@ -60,9 +71,10 @@ def _start_with_flags(job: Callable[[DictConfig], None]) -> None:
 
 
 def _start(job: Callable[[DictConfig], None], overrides: list[str]) -> None:
-    """What ``hydra.main`` does without flags, but for composing the config twice, first for its ``hydra.mode`` alone.
+    """Do the same as ``hydra.main`` without flags, but compose the config once.
 
-    A config that sets the mode to MULTIRUN cannot be composed for one run, or is refused then.
+    ``hydra.main`` composes it twice, first to read ``hydra.mode``. Here that happens only if composing for a single
+    run fails, as it does for a config that sets the mode to MULTIRUN.
     """
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -76,7 +88,7 @@ def _start(job: Callable[[DictConfig], None], overrides: list[str]) -> None:
             hydra.run("config", job, overrides)
         except (HydraException, AssertionError) as error:
             if str(error) and "--multirun" not in str(error):
-                raise  # it does not come from the mode
+                raise  # the error has nothing to do with the mode
             if hydra.get_mode("config", overrides) != RunMode.MULTIRUN:
                 raise
             hydra.multirun("config", job, overrides)
@@ -90,62 +102,60 @@ def _run(cfg: DictConfig) -> int:
 
     hydra = HydraConfig.get()
     library_environment(offline=cfg.model.kind != "hub" and cfg.data.source != "hub")
-    fixed = frozenset(override.partition("=")[0].lstrip("+~") for override in hydra.overrides.task)
-    execute(cfg, Path(hydra.runtime.output_dir), fixed)
+    user_overrides = frozenset(override.partition("=")[0].lstrip("+~") for override in hydra.overrides.task)
+    execute(cfg, Path(hydra.runtime.output_dir), user_overrides)
     return 0
 
 
 def _explain_override_error(overrides: list[str], error: Exception) -> None:
-    """Raise every override that names nothing, with "did you mean", when that is what stopped Hydra."""
+    """Raise an error for every override of an unknown option, with "did you mean", if that is why Hydra failed."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     unreadable = getattr(error, "override", None)
     if unreadable is not None and "=" not in unreadable:
-        raise InvalidOption(
-            f"'{unreadable}' is no option=value, and no command either{did_you_mean(unreadable, COMMANDS)}"
-        )
+        raise InvalidOption(f"'{unreadable}' is neither option=value nor a command{did_you_mean(unreadable, COMMANDS)}")
     if unreadable is not None:
         raise InvalidOption(f"'{unreadable}' cannot be read as option=value: {_first_lines(error, 1)}")
-    plain = [one for one in overrides if not one.startswith("-")]
-    chosen = [one for one in plain if one.partition("=")[0].lstrip("+") in GROUPS]
+    values = [override for override in overrides if not override.startswith("-")]
+    choices = [override for override in values if override.partition("=")[0].lstrip("+") in GROUPS]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            cfg = compose("config", overrides=chosen)
+            cfg = compose("config", overrides=choices)
     except Exception:
-        return  # the choices themselves do not compose: Hydra's own message says why
-    faults = ErrorCollector()
-    for override in plain:
-        with faults.collect():
-            if override not in chosen and not override.startswith(("+", "hydra")):
+        return  # the choices of groups do not compose: Hydra's own message explains it
+    errors = ErrorCollector()
+    for override in values:
+        with errors.collect():
+            if override not in choices and not override.startswith(("+", "hydra")):
                 _check_path(cfg, override)
-    faults.raise_if_any()
+    errors.raise_if_any()
 
 
 def _check_path(cfg: DictConfig, override: str) -> None:
     key = override.lstrip("~").partition("=")[0]
     node: Any = cfg
-    walked: list[str] = []
-    for part in key.split("."):
+    parents: list[str] = []
+    for name in key.split("."):
         if not hasattr(node, "keys"):
-            raise InvalidOption(f"{'.'.join(walked)} is a value and has no '{part}'")
-        if part not in node:
-            where = ".".join(walked) or "the config"
-            raise InvalidOption(_unknown(where, part, list(map(str, node)), walked))
-        walked.append(part)
-        node = node._get_node(part)
+            raise InvalidOption(f"{'.'.join(parents)} is a value and has no '{name}'")
+        if name not in node:
+            raise InvalidOption(_unknown_option_message(parents, name, list(map(str, node))))
+        parents.append(name)
+        node = node._get_node(name)
         node = node if hasattr(node, "keys") and not node._is_none() else None
 
 
-def _unknown(where: str, part: str, known: list[str], walked: list[str]) -> str:
-    if not known and walked[:1] and walked[0] in ("tune", "train", "compress", "serve", "observe"):
-        return f"{where} has no '{part}': no such plugin is chosen; add +plugin={part}"
-    return f"{where} has no option '{part}'{did_you_mean(part, known)}"
+def _unknown_option_message(parents: list[str], name: str, known: list[str]) -> str:
+    path = ".".join(parents) or "the config"
+    if not known and parents and parents[0] in (*STAGES, OBSERVE):
+        return f"{path} has no '{name}': no such plugin is chosen; add +plugin={name}"
+    return f"{path} has no option '{name}'{did_you_mean(name, known)}"
 
 
 def _first_lines(error: Exception, count: int = 4) -> str:
-    """Hydra's message without the part about its own debugging switch."""
+    """Return the first lines of a message, without the hint to Hydra's debugging switch."""
     if isinstance(error, FastServeError):
         return str(error)
     lines = [line for line in str(error).splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]

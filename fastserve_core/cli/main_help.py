@@ -1,4 +1,4 @@
-"""The screen without arguments: what is installed, and three commands to start with."""
+"""``fastserve`` without arguments: the installed plugins, and three commands to start with."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ START = """Start with
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Print the overview, or with an argument (``--version``) the version alone; return the exit code."""
     try:
-        number = version(DISTRIBUTION)
+        installed_version = version(DISTRIBUTION)
     except PackageNotFoundError:
-        number = "(not installed: pip install -e .)"
+        installed_version = "(not installed: pip install -e .)"
     if arguments:
-        print(f"FastServe {number}")
+        print(f"FastServe {installed_version}")
         return 0
-    print(f"FastServe {number}: from a pretrained model and your data to a small, fast, served model\n")
+    print(f"FastServe {installed_version}: from a pretrained model and your data to a small, fast, served model\n")
     plugins = installed_plugins()
     print("Installed")
     if not plugins:
-        print("  no plugins: this is a bare checkout; 'pip install -e .[all]' makes its plugins known")
+        print("  no plugins: this is a bare checkout; 'pip install -e .[all]' installs its plugins")
     for name, entry in sorted(plugins.items()):
         print(f"  {name:<20}{entry.source}")
     for group in ("model", "data", "task", "experiment"):
@@ -40,5 +41,5 @@ def main(arguments: Sequence[str]) -> int:
     print("More commands")
     for name, text in COMMANDS.items():
         print(f"  fastserve {name:<12}{text}")
-    print("  fastserve --help       every option and its value now")
+    print("  fastserve --help       list every option with its current value")
     return 0

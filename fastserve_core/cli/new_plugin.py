@@ -1,4 +1,4 @@
-"""``fastserve new-plugin NAME --stage STAGE``: writes an installable plugin package with its contract test."""
+"""``fastserve new-plugin NAME --stage STAGE``: write an installable plugin package with its contract test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fastserve_core.artifacts.files import write_text
-from fastserve_core.cli.arguments import parser
+from fastserve_core.cli.arguments import make_parser
 from fastserve_core.entry_points import installed_plugins
 from fastserve_core.errors import InvalidOption, wrap_write_errors
 from fastserve_core.plugins.base import BASES
@@ -21,32 +21,32 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parser("new-plugin", "Write an installable plugin package with its contract test.")
-    options.add_argument("name", metavar="NAME", help="the plugin's name in +plugin=NAME, e.g. drop_layers")
-    options.add_argument("--stage", choices=CONFIG_SECTIONS, required=True)
-    options.add_argument("--into", type=Path, default=Path(), help="where to make the folder; this folder")
-    given = options.parse_intermixed_args(arguments)
-    name = given.name.replace("-", "_")
+    """Write the package; return the exit code."""
+    parser = make_parser("new-plugin", "Write an installable plugin package with its contract test.")
+    parser.add_argument("name", metavar="NAME", help="the plugin's name in +plugin=NAME, e.g. drop_layers")
+    parser.add_argument("--stage", choices=CONFIG_SECTIONS, required=True)
+    parser.add_argument("--into", type=Path, default=Path(), help="parent of the new folder (default: this folder)")
+    options = parser.parse_intermixed_args(arguments)
+    name = options.name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise InvalidOption(f"'{given.name}' cannot be a plugin's name: use lower-case letters, digits and underscores")
+        raise InvalidOption(
+            f"'{options.name}' cannot be a plugin's name: use lower-case letters, digits and underscores"
+        )
     if name in installed_plugins():
-        raise InvalidOption(f"a plugin named '{name}' is installed already, from {installed_plugins()[name].source}")
-    folder = given.into / f"fastserve-{name.replace('_', '-')}"
+        raise InvalidOption(f"a plugin named '{name}' is already installed, from {installed_plugins()[name].source}")
+    folder = options.into / f"fastserve-{name.replace('_', '-')}"
     if folder.exists():
         raise InvalidOption(f"{folder} exists already")
-    for path, text in render(name, given.stage).items():
+    for path, text in render(name, options.stage).items():
         with wrap_write_errors("the plugin", folder):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
         write_text(folder / path, text)
-    print(
-        f"{folder} is written. Next:\n  pip install -e {folder}\n  pytest {folder}\n"
-        f"  fastserve +plugin={name} --cfg job"
-    )
+    print(f"wrote {folder}. Next:\n  pip install -e {folder}\n  pytest {folder}\n  fastserve +plugin={name} --cfg job")
     return 0
 
 
 def render(name: str, stage: str) -> dict[str, str]:
-    """The package's files by path."""
+    """Return the texts of the package's files by path."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
@@ -60,7 +60,7 @@ def render(name: str, stage: str) -> dict[str, str]:
         "imports": ", ".join(sorted([base, *names.get(stage, (context, "StagedArtifact"))])),
         "stage": stage,
         "package": f"fastserve_{name}",
-        "kind": "".join(part.capitalize() for part in name.split("_")),
+        "class_name": "".join(word.capitalize() for word in name.split("_")),
         "distribution": f"fastserve-{name.replace('_', '-')}",
         "api_version": API_VERSION,
     }

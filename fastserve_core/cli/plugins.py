@@ -1,4 +1,4 @@
-"""``fastserve plugins``: what is installed, from which distribution, and whether it can be used."""
+"""``fastserve plugins``: list the installed plugins, their distributions, and whether they can be used."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fastserve_core.cli.arguments import parser, table
+from fastserve_core.cli.arguments import format_table, make_parser
 from fastserve_core.config.groups import find_config
 from fastserve_core.entry_points import PluginEntry, blocked_by_environment, installed_plugins
 from fastserve_core.errors import FastServeError
@@ -14,21 +14,23 @@ from fastserve_core.plugins.registry import CONFIG_SECTIONS, load_plugin
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parser("plugins", "List the installed plugins.")
-    options.add_argument("--json", action="store_true", help="print JSON")
-    given = options.parse_intermixed_args(arguments)
-    found = [describe(entry) for _, entry in sorted(installed_plugins().items())]
-    if given.json:
-        print(json.dumps(found, indent=1))
+    """Print the plugins; return the exit code."""
+    parser = make_parser("plugins", "List the installed plugins.")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_intermixed_args(arguments)
+    plugins = [describe(entry) for _, entry in sorted(installed_plugins().items())]
+    if options.json:
+        print(json.dumps(plugins, indent=1))
         return 0
     rows = [["plugin", "stage", "from", "state"]]
-    rows += [[one["name"], one["stage"], f"{one['distribution']} {one['version']}", one["state"]] for one in found]
-    print(table(rows))
+    for plugin in plugins:
+        rows.append([plugin["name"], plugin["stage"], f"{plugin['distribution']} {plugin['version']}", plugin["state"]])
+    print(format_table(rows))
     return 0
 
 
 def describe(entry: PluginEntry) -> dict[str, Any]:
-    """One plugin as JSON; ``state`` is ``ready``, ``blocked``, or why it cannot be used."""
+    """Describe a plugin as a JSON object; ``state`` is ``ready``, ``blocked …``, or why it cannot be used."""
     stage = stage_of(entry.name)
     state = "ready"
     if entry.name in blocked_by_environment():
@@ -49,10 +51,10 @@ def describe(entry: PluginEntry) -> dict[str, Any]:
 
 
 def stage_of(name: str) -> str:
-    """The stage a plugin fills, as its config's first line says; ``?`` when it has none."""
+    """Return the stage of a plugin, from the first line of its config; ``?`` if there is none."""
     path = find_config("plugin", name)
     if path is None:
         return "?"
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    stage = first.removeprefix("# @package ").partition(".")[0]
+    header = path.read_text(encoding="utf-8").partition("\n")[0]
+    stage = header.removeprefix("# @package ").partition(".")[0]
     return stage if stage in CONFIG_SECTIONS else "?"

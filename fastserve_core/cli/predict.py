@@ -1,4 +1,4 @@
-"""``fastserve predict RUN_OR_ARTIFACT_OR_URL "text" …``: the model's answers, one a line."""
+"""``fastserve predict RUN_OR_ARTIFACT_OR_URL "text" …``: print a model's predictions, one per line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.locate import find_artifact
-from fastserve_core.cli.arguments import parser
+from fastserve_core.cli.arguments import make_parser
 from fastserve_core.errors import FastServeError, InvalidData, InvalidOption
 from fastserve_core.inference.predictor import Predictor
 from fastserve_core.processes.environment import library_environment
@@ -19,25 +19,30 @@ from fastserve_core.tasks.load import load_task
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parser("predict", "Answer texts with a model; without texts, each line of the standard input.")
-    options.add_argument("model", metavar="RUN_OR_ARTIFACT_OR_URL", help="a folder, or a server's http://HOST:PORT")
-    options.add_argument("--name", help="of a server's models the one to ask")
-    options.add_argument("texts", nargs="*", metavar="TEXT")
-    options.add_argument("--pair", action="append", default=[], metavar="TEXT", help="the second text, once for each")
-    options.add_argument("--json", action="store_true", help="one JSON object a line, with all scores")
-    given = options.parse_intermixed_args(arguments)
-    texts = given.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    if given.pair and len(given.pair) != len(texts):
-        raise InvalidData(f"{len(texts)} texts but {len(given.pair)} of --pair: give one for each")
-    inputs = list(zip(texts, given.pair, strict=True)) if given.pair else texts
-    answers, format_answer = _predict(given.model, given.name, inputs)
-    for text, answer in zip(texts, answers, strict=True):
-        if given.json:
-            print(json.dumps({"text": text, **answer}, ensure_ascii=False))
-        else:
-            print(f"{format_answer(answer)}\t{text}")
-    if cut := sum("truncated" in one for one in answers):
-        print(f"warning: of {len(answers)} texts {cut} are longer than the model reads, and were cut", file=sys.stderr)
+    """Print the predictions; return the exit code."""
+    parser = make_parser("predict", "Predict for texts with a model; without texts, for each line of standard input.")
+    parser.add_argument("model", metavar="RUN_OR_ARTIFACT_OR_URL", help="a folder, or a server's http://HOST:PORT")
+    parser.add_argument("--name", help="the model's name, for a server with several")
+    parser.add_argument("texts", nargs="*", metavar="TEXT")
+    parser.add_argument("--pair", action="append", default=[], metavar="TEXT", help="the second text, once per text")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line, with all scores")
+    options = parser.parse_intermixed_args(arguments)
+    texts = options.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if options.pair and len(options.pair) != len(texts):
+        raise InvalidData(f"{len(texts)} texts but {len(options.pair)} of --pair: give one per text")
+    inputs = list(zip(texts, options.pair, strict=True)) if options.pair else texts
+    predictions, format_answer = _predict(options.model, options.name, inputs)
+    for text, prediction in zip(texts, predictions, strict=True):
+        print(
+            json.dumps({"text": text, **prediction}, ensure_ascii=False)
+            if options.json
+            else f"{format_answer(prediction)}\t{text}"
+        )
+    if truncated := sum("truncated" in prediction for prediction in predictions):
+        print(
+            f"warning: {truncated} of {len(predictions)} texts were truncated to the model's maximum length",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -45,11 +50,11 @@ Answers = list[dict[str, Any]]
 
 
 def _predict(model: str, name: str | None, inputs: Sequence[Any]) -> tuple[Answers, Callable[[Mapping[str, Any]], str]]:
-    """Return the answers, and how the model's task shows one in a line."""
+    """Return the answers, and the function that formats one as a line, from the model's task."""
     if model.startswith(("http://", "https://")):
         return predict_remote(model, inputs, name), lambda answer: _remote_formatter(model, name)(answer)
     if name is not None:
-        raise InvalidOption("--name is for a server's address: a folder has one model")
+        raise InvalidOption("--name needs a server's address: a folder has one model")
     library_environment()
     predictor = Predictor(find_artifact(Path(model)))
     return predictor.predict(inputs), predictor.task.format_answer

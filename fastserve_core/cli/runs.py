@@ -1,4 +1,4 @@
-"""``fastserve runs``: the runs below a folder, newest first."""
+"""``fastserve runs``: list the runs below a folder, newest first."""
 
 from __future__ import annotations
 
@@ -8,41 +8,45 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.locate import read_record
-from fastserve_core.cli.arguments import parser, table
+from fastserve_core.cli.arguments import format_table, make_parser
 from fastserve_core.errors import FastServeError
 
 PATTERNS = ("outputs/*/run.json", "outputs/*/*/run.json", "multirun/*/*/*/run.json")
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parser("runs", "List the runs below a folder, newest first.")
-    options.add_argument("folder", nargs="?", type=Path, default=Path(), help="where outputs/ is; this folder")
-    options.add_argument("--json", action="store_true", help="print JSON")
-    given = options.parse_intermixed_args(arguments)
-    found = list(_runs(given.folder))
-    if given.json:
-        print(json.dumps([{"folder": str(folder), **record} for folder, record in found], indent=1))
-    elif not found:
-        print(f"no runs below {given.folder.absolute()}: they are in outputs/ where a run was started")
+    """Print the runs; return the exit code."""
+    parser = make_parser("runs", "List the runs below a folder, newest first.")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path(), help="the folder with outputs/ (default: this folder)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_intermixed_args(arguments)
+    runs = _find_runs(options.folder)
+    if options.json:
+        print(json.dumps([{"folder": str(folder), **record} for folder, record in runs], indent=1))
+    elif not runs:
+        print(f"no runs below {options.folder.absolute()}: they are in outputs/ of the folder where they were started")
     else:
-        print(table([["run", "status", "task", "stages", "quality", "MB"], *[_line(*one) for one in found]]))
+        header = ["run", "status", "task", "stages", "quality", "MB"]
+        print(format_table([header, *(_table_row(folder, record) for folder, record in runs)]))
     return 0
 
 
-def _runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    found = []
+def _find_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    runs = []
     for path in (path for pattern in PATTERNS for path in folder.glob(pattern)):
         try:
-            found.append((path.parent, read_record(path)))
+            runs.append((path.parent, read_record(path)))
         except FastServeError:
-            found.append((path.parent, {"status": "unreadable"}))
-    return sorted(found, key=lambda one: (one[0] / "run.json").stat().st_mtime, reverse=True)
+            runs.append((path.parent, {"status": "unreadable"}))
+    return sorted(runs, key=lambda run: (run[0] / "run.json").stat().st_mtime, reverse=True)
 
 
-def _line(folder: Path, record: Mapping[str, Any]) -> list[str]:
+def _table_row(folder: Path, record: Mapping[str, Any]) -> list[str]:
     stages = record.get("stages", [])
-    chain = " > ".join(one["plugin"] + _status_note(one) for one in stages)
-    best = next((one for one in reversed(stages) if one["artifact"] == record.get("best")), None)
+    chain = " > ".join(stage["plugin"] + _status_note(stage) for stage in stages)
+    best = next((stage for stage in reversed(stages) if stage["artifact"] == record.get("best")), None)
     measures = best["measures"] if best else {}
     quality = " ".join(f"{name} {value:.4g}" for name, value in measures.get("quality", {}).items())
     size = f"{measures['size_bytes'] / 1e6:.1f}" if measures else ""
@@ -50,8 +54,8 @@ def _line(folder: Path, record: Mapping[str, Any]) -> list[str]:
 
 
 def _status_note(stage: Mapping[str, Any]) -> str:
-    """What there is to say of a stage in brackets: that it was rejected, or of a search its trials and the best one."""
+    """Return a note in brackets: that the stage was rejected, or the number of trials and best score of a search."""
     if stage["status"] == "rejected":
         return " (rejected)"
-    scores = [one["score"] for one in stage.get("trials") or () if one.get("score") is not None]
+    scores = [trial["score"] for trial in stage.get("trials") or () if trial.get("score") is not None]
     return f" ({len(stage['trials'])} trials, best {max(scores):.4g})" if scores else ""

@@ -1,4 +1,4 @@
-"""``fastserve serve ARTIFACT [ANOTHER …] [option=value …]``: serve models until a signal comes."""
+"""``fastserve serve ARTIFACT [ANOTHER …] [option=value …]``: serve models until a signal."""
 
 from __future__ import annotations
 
@@ -9,44 +9,47 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.locate import find_artifact, parse_named_path
-from fastserve_core.cli.arguments import parser
+from fastserve_core.cli.arguments import make_parser
 from fastserve_core.errors import InvalidOption
 from fastserve_core.serving.serve import ArtifactResolvers, serve_until_signal, start_server
 
-HELP = """further models to serve beside it, each a RUN_OR_ARTIFACT or NAME:RUN_OR_ARTIFACT; and the server's options,
+HELP = """more models to serve, each a RUN_OR_ARTIFACT or NAME:RUN_OR_ARTIFACT; and options of the server,
 e.g. port=9000 host=0.0.0.0 (see 'fastserve +plugin=server --cfg job')"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parser("serve", "Serve an artifact, or a run's best one, until Ctrl-C or SIGTERM.")
-    options.add_argument("model", metavar="RUN_OR_ARTIFACT")
-    options.add_argument("more", nargs="*", metavar="MODEL or option=value", help=HELP)
-    options.add_argument("--plugin", default="server", help="the server plugin; 'server' or, e.g., 'ray_serve'")
-    given = options.parse_intermixed_args(arguments)
-    if hasattr(signal, "SIGUSR1"):  # it asks for another model, which is too early until there is one
+    """Serve models until a signal; return the exit code."""
+    parser = make_parser("serve", "Serve an artifact, or a run's best one, until Ctrl-C or SIGTERM.")
+    parser.add_argument("model", metavar="RUN_OR_ARTIFACT")
+    parser.add_argument("more", nargs="*", metavar="MODEL or option=value", help=HELP)
+    parser.add_argument("--plugin", default="server", help="the server plugin, e.g. 'server' or 'ray_serve'")
+    args = parser.parse_intermixed_args(arguments)
+    if hasattr(signal, "SIGUSR1"):  # it reloads the model; ignored until the server has started
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    models = [one for one in given.more if "=" not in one or Path(one).is_dir()]
-    asked = dict(_split_pairs(one) for one in given.more if one not in models)
-    name, first = parse_named_path(given.model)
+    models = [argument for argument in args.more if "=" not in argument or Path(argument).is_dir()]
+    options = dict(_parse_option(argument) for argument in args.more if argument not in models)
+    name, first = parse_named_path(args.model)
     if models:
-        asked["models"] = [*asked["models"], *models] if isinstance(asked.get("models"), list) else models
-    if "models" in asked or name != first.name:  # the names that the user said, not those of folders in the store
-        asked = {"name": name} | asked
-    for one in models:
-        if not parse_named_path(one)[1].exists():
-            raise InvalidOption(f"'{one}' is no option=value, and no model: {parse_named_path(one)[1]} does not exist")
-    server = start_server(find_artifact(first), given.plugin, asked)
-    places: ArtifactResolvers = {
-        name: partial(find_artifact, folder) for name, folder in map(parse_named_path, asked.get("models", []))
+        options["models"] = [*options["models"], *models] if isinstance(options.get("models"), list) else models
+    if "models" in options or name != first.name:  # the user's names rather than those of folders in the store
+        options = {"name": name} | options
+    for model in models:
+        path = parse_named_path(model)[1]
+        if not path.exists():
+            raise InvalidOption(f"'{model}' is neither option=value nor a model: {path} does not exist")
+    server = start_server(find_artifact(first), args.plugin, options)
+    resolvers: ArtifactResolvers = {
+        name: partial(find_artifact, folder) for name, folder in map(parse_named_path, options.get("models", []))
     }
-    shown = " and ".join([str(given.model), *map(str, asked.get("models", []))])
-    serve_until_signal(server, shown, {None: partial(find_artifact, first), **places})
+    names = " and ".join([str(args.model), *map(str, options.get("models", []))])
+    serve_until_signal(server, names, {None: partial(find_artifact, first), **resolvers})
     return 0
 
 
-def _split_pairs(text: str) -> tuple[str, Any]:
+def _parse_option(argument: str) -> tuple[str, Any]:
+    """Parse ``name=value``; the value is YAML."""
     from omegaconf import OmegaConf
 
-    name, _, said = text.partition("=")
-    value = OmegaConf.to_container(OmegaConf.from_dotlist([text]))[name]  # type: ignore[call-overload, index]
-    return name, said if value == [None] or isinstance(value, dict) else value  # YAML's "-" is a list, ours a name
+    name, _, text = argument.partition("=")
+    value = OmegaConf.to_container(OmegaConf.from_dotlist([argument]))[name]  # type: ignore[call-overload, index]
+    return name, text if value == [None] or isinstance(value, dict) else value  # "-" is a list in YAML, but a name here

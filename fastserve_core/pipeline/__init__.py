@@ -1,4 +1,4 @@
-"""The run: its plan, its stages, and the record of what they gave."""
+"""The run: its plan, its stages and its record."""
 
 import lazy_loader
 

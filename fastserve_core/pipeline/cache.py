@@ -1,4 +1,4 @@
-"""The same result measured for another engine: what was made is not made again, it is measured again."""
+"""Results with the same bytes, measured for another engine: such a result is only measured again."""
 
 from __future__ import annotations
 
@@ -16,33 +16,45 @@ if TYPE_CHECKING:
     from fastserve_core.artifacts.store import Store
     from fastserve_core.plugins.registry import ActivePlugin
 
-MEASUREMENT_KEYS = "engine"
-"""The part of a stage's key that decides how its result is measured, and not what it is."""
+MEASUREMENT_KEY = "engine"
+"""The entry of a stage's key that decides how its result is measured, but not its bytes."""
 
 
 def content_key(key: Mapping[str, Any]) -> str:
-    """What decides the bytes of a stage's result; it stands in the result's lineage."""
-    return stable_hash({name: value for name, value in key.items() if name != MEASUREMENT_KEYS})
+    """Hash the part of a stage's key that decides the bytes of its result; the result's lineage holds it."""
+    return stable_hash({name: value for name, value in key.items() if name != MEASUREMENT_KEY})
 
 
 def find_equivalent_result(store: Store, active: ActivePlugin[Any], key: Mapping[str, Any]) -> Artifact | None:
-    """A published result with the same bytes, measured for another engine."""
-    wanted = content_key(key)
-    for folder in store.results(active.place, active.name):
-        if is_artifact(folder) and (found := load_artifact(folder)).manifest.lineage[-1].get("made_of") == wanted:
-            return found
+    """Find a published result with the same bytes that was measured for another engine.
+
+    Args:
+        store: The store.
+        active: The plugin that makes the result.
+        key: The key of the stage.
+    """
+    expected = content_key(key)
+    for folder in store.results(active.section, active.name):
+        if is_artifact(folder):
+            artifact = load_artifact(folder)
+            if artifact.manifest.lineage[-1].get("content_key") == expected:
+                return artifact
     return None
 
 
-def link_result(twin: Artifact, folder: Path) -> StagedArtifact:
-    """The twin's files in a folder of their own, to be measured; links, where the disk has them."""
+def link_result(artifact: Artifact, folder: Path) -> StagedArtifact:
+    """Link a result's files into another folder, so that they can be measured there.
+
+    The files are copied if the file system has no hard links. An older folder is replaced.
+    """
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(twin.folder, folder, ignore=shutil.ignore_patterns(MANIFEST), copy_function=_link)
-    manifest = twin.manifest
-    return StagedArtifact(folder, str(manifest.runtime.get("named", twin.engine)), twin.form, tuple(manifest.labels))
+    shutil.copytree(artifact.folder, folder, ignore=shutil.ignore_patterns(MANIFEST), copy_function=_link_or_copy)
+    manifest = artifact.manifest
+    engine = str(manifest.runtime.get("staged_engine", artifact.engine))
+    return StagedArtifact(folder, engine, artifact.form, tuple(manifest.labels))
 
 
-def _link(source: str, target: str) -> None:
+def _link_or_copy(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except OSError:

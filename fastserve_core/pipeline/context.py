@@ -1,4 +1,4 @@
-"""Makes the context of each verb from a session."""
+"""The context of each verb, made from a session."""
 
 from __future__ import annotations
 
@@ -16,19 +16,30 @@ from fastserve_core.tasks.task import Task
 
 
 def labels_after(session: Session, stage: str, model: Artifact) -> tuple[str, ...]:
-    """Return the labels that a stage's result has: training learns the data's, later stages keep the model's."""
+    """Return the labels of a stage's result: training learns those of the data, later stages keep the model's."""
     if stage in ("tune", "train") and session.data is not None:
         return tuple(session.data.labels)
     return tuple(model.manifest.labels)
 
 
 def make_train_context(session: Session, folder: Path, model: Artifact) -> TrainContext:
-    """Make the context of ``train``."""
+    """Make the context of ``train``.
+
+    Raises:
+        InvalidPlan: The run has no data.
+    """
     return TrainContext(**_base(session, "train", folder, model), data=session.require_data(), budget=session.budget)
 
 
 def make_tune_context(session: Session, folder: Path, model: Artifact, **search: Any) -> TuneContext:
-    """Make the context of ``tune``; ``search`` holds the attributes that only ``TuneContext`` has."""
+    """Make the context of ``tune``.
+
+    Args:
+        session: The run.
+        folder: The work folder.
+        model: The current model.
+        search: The attributes that only ``TuneContext`` has.
+    """
     return TuneContext(**_base(session, "tune", folder, model), data=session.require_data(), **search)
 
 
@@ -39,7 +50,15 @@ def make_compress_context(
     original: Artifact,
     retrainer: Callable[[RetrainRequest], StagedArtifact],
 ) -> CompressContext:
-    """Make the context of ``compress``."""
+    """Make the context of ``compress``.
+
+    Args:
+        session: The run.
+        folder: The work folder.
+        model: The current model.
+        original: The model before the first compressor.
+        retrainer: Trains a model with the run's trainer; not used if the run has none.
+    """
     return CompressContext(
         **_base(session, "compress", folder, model),
         data=session.require_data(),

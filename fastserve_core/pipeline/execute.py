@@ -1,4 +1,4 @@
-"""The command line's run from a composed config: check, prepare, plan, the stages, the record, the server."""
+"""Executes a composed config: checks, data, plan, stages, record, server."""
 
 from __future__ import annotations
 
@@ -29,21 +29,35 @@ from fastserve_core.serving.serve import serve_until_signal
 log = logging.getLogger("fastserve")
 
 DISK_SPACE_FACTOR = 4
-"""A run holds the weights, two checkpoints with the optimizer's state, and the compressed forms."""
+"""Free disk space that a run needs, as a multiple of the model's size.
+
+A run stores the weights, two checkpoints with the optimizer's state, and the compressed models.
+"""
 
 
 class LogObserver:
-    """Writes what happens to the run's ``fastserve.log``."""
+    """Writes events to the run's ``fastserve.log``."""
 
     @hookimpl
     def observe(self, event: Event) -> None:
+        """Log an event; training steps at the level DEBUG."""
         log.log(logging.DEBUG if isinstance(event, Step) else logging.INFO, "%s", event)
 
 
 def execute(cfg: DictConfig, folder: Path, user_overrides: frozenset[str] = frozenset()) -> RunRecord:
-    """Run the chosen stages; writes ``config.yaml`` and ``run.json`` into the folder.
+    """Execute a run, and serve its model if a server is chosen.
 
-    Raises ``FastServeError``; a failed run's record says so and keeps the stages that were done.
+    Args:
+        cfg: The composed config.
+        folder: The run's folder; ``config.yaml`` and ``run.json`` are written into it.
+        user_overrides: Paths of the options that the user set.
+
+    Returns:
+        The run's record.
+
+    Raises:
+        FastServeError: The config is wrong or a stage failed. The record of a failed run holds the error and the
+            stages that were finished.
     """
     settings = read_settings(cfg, user_overrides)
     settings.registry.add_observer(LogObserver())
@@ -54,7 +68,7 @@ def execute(cfg: DictConfig, folder: Path, user_overrides: frozenset[str] = froz
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
     record = RunRecord.of(settings.task, settings.general.seed, folder, shlex.join(sys.argv[1:]))
     try:
-        stages = start(settings, record)
+        stages = _prepare_stages(settings, record)
         stages.run()
     except BaseException as error:
         record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -65,20 +79,20 @@ def execute(cfg: DictConfig, folder: Path, user_overrides: frozenset[str] = froz
     record.status = "done"
     record.write()
     settings.registry.notify(RunFinished(folder, record.as_json()))
-    serve(stages.session, stages.artifact, folder)
+    _serve(stages.session, stages.artifact, folder)
     return record
 
 
-def start(settings: Settings, record: RunRecord) -> ExecutedStages:
-    """Everything that is checked before the first stage: data, model, disk, memory."""
+def _prepare_stages(settings: Settings, record: RunRecord) -> ExecutedStages:
+    """Load the data and the model, and check disk and memory before the first stage."""
     store = Store(settings.home)
     data = None
     if settings.needs_data:
         data = prepare_dataset(settings.data, settings.task, store, lambda text: print(text, file=sys.stderr))
         record.describe_data(data)
     model = resolve_model(settings.model, settings.task, data, store, settings.general.seed)
-    store.check_space(DISK_SPACE_FACTOR * folder_size(model.folder))
-    _check_start(settings, model)
+    store.check_space(DISK_SPACE_FACTOR * _folder_size(model.folder))
+    _check_model(settings, model)
     session = Session(settings, store, data, record)
     plan = plan_run(session, model)
     session.emit(RunPlanned(tuple(plan)))
@@ -87,23 +101,23 @@ def start(settings: Settings, record: RunRecord) -> ExecutedStages:
     return ExecutedStages(session, model)
 
 
-def _check_start(settings: Settings, model: Artifact) -> None:
-    """Refuse a model that the chosen stages cannot begin with."""
+def _check_model(settings: Settings, model: Artifact) -> None:
+    """Check that the chosen stages can start from the model."""
     registry = settings.registry
     if settings.needs_data and model.form != TRAINABLE:
         raise InvalidModel(
             f"{model.folder} holds files for the engine {model.engine}, which cannot be trained or compressed further: "
-            "start from the model it was made from (its lineage says which)"
+            "start from the model that it was made from (see its lineage)"
         )
     if registry.plugins_for("serve") and not settings.needs_data and not model.manifest.files:
         raise InvalidModel(
-            f"{model.folder} is a checkpoint, and a server takes an artifact: train or compress it first, "
+            f"{model.folder} is a checkpoint, but a server needs an artifact: train or compress it first, "
             "or serve a run's folder with 'fastserve serve'"
         )
 
 
 def check_estimates(session: Session, model: Artifact) -> None:
-    """Report what training will take.
+    """Report the estimated cost of the training.
 
     Raises:
         InvalidModel: The training is not expected to fit into memory.
@@ -121,17 +135,17 @@ def check_estimates(session: Session, model: Artifact) -> None:
 def _check_memory(estimate: Preflight, settings: Settings) -> None:
     if settings.general.preflight.enforce and estimate.memory_bytes > estimate.available_bytes:
         raise InvalidModel(
-            f"training is expected to need {estimate.memory_bytes / 1e9:.1f} GB of memory, and this machine has "
-            f"{estimate.available_bytes / 1e9:.1f} GB available: take a smaller batch or model, "
+            f"training is expected to need {estimate.memory_bytes / 1e9:.1f} GB of memory, but this machine has "
+            f"{estimate.available_bytes / 1e9:.1f} GB available: use a smaller batch or model, "
             "or set preflight.enforce=false to try"
         )
 
 
-def folder_size(folder: Path) -> int:
+def _folder_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
 
 
-def serve(session: Session, model: Artifact, folder: Path) -> None:
+def _serve(session: Session, model: Artifact, folder: Path) -> None:
     """Serve the model until a signal, if a server is chosen."""
     server = session.registry.server
     if server is None:

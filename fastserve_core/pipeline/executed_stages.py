@@ -1,4 +1,4 @@
-"""The stages of a run as they are carried out; the store's results are reused."""
+"""The execution of a run's stages; results in the store are reused."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ from fastserve_core.plugins.registry import ActivePlugin
 
 
 class ExecutedStages(Stages):
-    """Carries the stages out, and records each. Each may be called by itself."""
+    """Executes the stages and records each of them; a stage can also be called by itself."""
 
     @property
     def artifact(self) -> Artifact:
-        """The current model."""
+        """The current model.
+
+        Raises:
+            InvalidPlan: There is none, because an earlier stage made none.
+        """
         if self.model is None:
-            raise InvalidPlan("there is no model: a stage before this one made none")
+            raise InvalidPlan("there is no model: an earlier stage made none")
         return self.model
 
     def _search(self, tuner: ActivePlugin[Any], model: Artifact | None) -> Mapping[str, Any]:
@@ -40,14 +44,14 @@ class ExecutedStages(Stages):
                     search(session, tuner, model, claim, ExecutedStages)
             result = read_json(claim.final / "tune.json")
         seconds = time.perf_counter() - begin
-        found: dict[str, Any] = result["found"]
+        best_options: dict[str, Any] = result["best_options"]
         session.record_stage(
             StageRecord(
                 "tune", tuner.name, tuner.version, status, round(seconds, 2), str(claim.final),
-                result["digest"], asdict(tuner.options), {}, found=found, trials=result["trials"],
+                result["digest"], asdict(tuner.options), {}, best_options=best_options, trials=result["trials"],
             )
         )  # fmt: skip
-        return found
+        return best_options
 
     def _produce(self, step: Step, last_good: Artifact | None) -> tuple[Artifact, bool | None]:
         artifact, verdict = produce(step, last_good)
@@ -57,9 +61,9 @@ class ExecutedStages(Stages):
         session, model = self.session, self.artifact
         if not has_measurements_for(session, model):
             self.model = import_checkpoint(session, model)
-        elif str(model.folder) not in [line.artifact for line in session.record.stages]:
+        elif str(model.folder) not in [stage.artifact for stage in session.record.stages]:
             source = (str(model.folder), model.digest)
             session.record_stage(StageRecord("model", "artifact", "", "reused", 0.0, *source, measures=model.measures))
 
     def _skip(self, active: ActivePlugin[Any]) -> None:
-        raise InvalidPlan(f"'{active.path}' has no model to begin with")
+        raise InvalidPlan(f"'{active.path}' has no model to start from")

@@ -1,4 +1,4 @@
-"""Takes a model that was trained elsewhere, or on other data, into the store, measured on this run's data."""
+"""Imports a model that was trained elsewhere or on other data into the store, measured on this run's data."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from fastserve_core.plugins.requests import StagedArtifact
 
 
 def has_measurements_for(session: Session, model: Artifact) -> bool:
-    """Whether the model's measures are of this run's data, so that a candidate may be judged by them."""
+    """Return whether the model was measured on this run's data, so that candidates can be compared with it."""
     data = session.fingerprint
     return bool(model.measures) and model.manifest.lineage[-1].get("data") == data
 
 
 def import_checkpoint(session: Session, model: Artifact) -> Artifact:
-    """The same model as a published artifact; raises ``InvalidModel`` when it was not trained for the task."""
+    """Publish a checkpoint as an artifact with measurements.
+
+    Raises:
+        InvalidModel: The checkpoint was not trained for the task, or lacks labels of the data.
+    """
     _check_importable(session, model)
     begin = time.perf_counter()
     with session.store.claim(imported_artifact_id(session, model), session.warn) as claim:
@@ -40,13 +44,13 @@ def import_checkpoint(session: Session, model: Artifact) -> Artifact:
             claim.publish(folder)
     artifact = load_artifact(claim.final)
     seconds = round(time.perf_counter() - begin, 2)
-    line = StageRecord("model", "checkpoint", "", status, seconds, str(claim.final), artifact.digest)
-    session.record_stage(replace(line, measures=artifact.measures))
+    stage = StageRecord("model", "checkpoint", "", status, seconds, str(claim.final), artifact.digest)
+    session.record_stage(replace(stage, measures=artifact.measures))
     return artifact
 
 
 def imported_artifact_id(session: Session, model: Artifact) -> str:
-    """The result's name in the store."""
+    """Return the name of the imported artifact in the store."""
     task, data = session.settings.task, session.data
     engine = session.settings.general.engine
     key = stable_hash([model.digest, data.fingerprint if data else "", task.name, vars(task.options), engine])
@@ -61,9 +65,10 @@ def _check_importable(session: Session, model: Artifact) -> None:
             f"{model.folder} is a {classes[0]}, without a trained head for {task.name}: "
             "train it first, e.g. with +plugin=[torch_ddp,…]"
         )
-    wanted = session.data.labels if session.data is not None else ()
-    strangers = sorted(set(wanted) - set(model.manifest.labels))
-    if strangers:
+    labels = session.data.labels if session.data is not None else ()
+    unknown = sorted(set(labels) - set(model.manifest.labels))
+    if unknown:
         raise InvalidModel(
-            f"the data's label '{strangers[0]}' is none of the model's: {', '.join(model.manifest.labels)}"
+            f"the model has no label '{unknown[0]}', which the data has; its labels are "
+            f"{', '.join(model.manifest.labels)}"
         )

@@ -31,7 +31,7 @@ def stage_key(
     """
     settings = session.settings
     key = {
-        "plugin": [active.place, active.name, active.version, API_VERSION],
+        "plugin": [active.section, active.name, active.version, API_VERSION],
         "options": _option_key(active),
         "model": model.digest,
         "task": [settings.task.name, vars(settings.task.options)],
@@ -47,7 +47,7 @@ def _option_key(active: ActivePlugin[Any]) -> dict[str, Any]:
     plugin = active.plugin
     options = {name: value for name, value in asdict(active.options).items() if name not in plugin.not_in_key}
     for name in plugin.reads_files:
-        options[name] = file_hashes(options[name], f"{active.path}.{name}")  # their contents, not their paths
+        options[name] = file_hashes(options[name], f"{active.path}.{name}")  # contents decide the result, not paths
     for name in plugin.reads_artifacts:
         options[name] = load_artifact(Path(options[name]).expanduser()).digest if options[name] else None
     return options
@@ -64,4 +64,4 @@ def stage_result_id(
     session: Session, active: ActivePlugin[Any], model: Artifact, original: Artifact | None = None
 ) -> str:
     """Return the name of a stage's result in the store."""
-    return result_id(active.place, active.name, stable_hash(stage_key(session, active, model, original)))
+    return result_id(active.section, active.name, stable_hash(stage_key(session, active, model, original)))

@@ -1,4 +1,4 @@
-"""The plan of a run: the walk through its stages with the results that the store has already."""
+"""The plan of a run: its stages, with the results that are already in the store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ def plan_run(session: Session, model: Artifact) -> list[tuple[str, str, str]]:
 
 
 class PlannedStages(Stages):
-    """Looks every result up in the store; what follows a result that is not there is to do as well."""
+    """Looks up every result in the store; stages after a missing result are planned as well.
+
+    Attributes:
+        states: ``(stage, plugin, state)`` of the stages so far, in the order of the run.
+    """
 
     def __init__(self, session: Session, model: Artifact) -> None:
         super().__init__(session, model)
@@ -35,19 +39,21 @@ class PlannedStages(Stages):
 
     def _search(self, tuner: ActivePlugin[Any], model: Artifact | None) -> Mapping[str, Any] | None:
         folder = self.session.store.find(search_result_id(self.session, tuner, model)) if model is not None else None
-        found: Mapping[str, Any] | None = read_json(folder / "tune.json")["found"] if folder is not None else None
-        self._note(tuner, found)
-        if found is None:
+        if folder is None:
+            self._add_state(tuner, None)
             self.model = None
-        return found
+            return None
+        best_options: Mapping[str, Any] = read_json(folder / "tune.json")["best_options"]
+        self._add_state(tuner, best_options)
+        return best_options
 
     def _produce(self, step: Step, last_good: Artifact | None) -> tuple[Artifact | None, bool | None]:
         artifact = step.find()
-        self._note(step.active, artifact)
+        self._add_state(step.active, artifact)
         return artifact, self._judge(step, artifact, last_good)
 
     def _judge(self, step: Step, candidate: Artifact | None, last_good: Artifact | None) -> bool | None:
-        """Evaluate the gate if the candidate was timed against the others before."""
+        """Evaluate the gate if timings of the candidate are in the store."""
         session, original = self.session, step.original
         if candidate is None or original is None or last_good is None or session.data is None:
             return None
@@ -63,7 +69,7 @@ class PlannedStages(Stages):
             self.model = load_artifact(folder) if folder is not None else None
 
     def _skip(self, active: ActivePlugin[Any]) -> None:
-        self._note(active, None)
+        self._add_state(active, None)
 
-    def _note(self, active: ActivePlugin[Any], result: object) -> None:
-        self.states.append((active.place, active.name, TO_DO if result is None else REUSED))
+    def _add_state(self, active: ActivePlugin[Any], result: object) -> None:
+        self.states.append((active.section, active.name, TO_DO if result is None else REUSED))

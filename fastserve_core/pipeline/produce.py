@@ -1,4 +1,4 @@
-"""Makes one artifact: looks it up in the store, or has a plugin make it; measures and publishes it."""
+"""Produces one artifact: from the store, or by a plugin, measured and published."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Step:
     Attributes:
         session: The run; its registry holds the plugin with the options of this step.
         active: The plugin.
-        model: The model that it begins with.
+        model: The model that it starts from.
         original: The model before the first compressor, for compressors.
     """
 
@@ -54,7 +54,7 @@ class Step:
         return stage_result_id(self.session, self.active, self.model, self.original)
 
     def find(self) -> Artifact | None:
-        """Look the result up in the store, and one with the same bytes that was measured for another engine."""
+        """Look up the result in the store, or one with the same bytes that was measured for another engine."""
         store = self.session.store
         folder = store.find(self.result_id)
         return load_artifact(folder) if folder is not None else find_equivalent_result(store, self.active, self.key)
@@ -65,14 +65,14 @@ def produce(step: Step, last_good: Artifact | None = None) -> tuple[Artifact, Ve
 
     Args:
         step: The step.
-        last_good: The last model that passed the gate; the artifact is a candidate then, and is judged against this
-            one and against the step's ``original``.
+        last_good: The last model that passed the gate. If given, the artifact is a candidate, and the gate compares
+            it with this model and with the step's ``original``.
 
     Returns:
-        The published artifact, and the gate's verdict if it was judged.
+        The published artifact, and the gate's verdict if it was evaluated.
     """
     session, active = step.session, step.active
-    session.emit(StageStarted(active.place, active.name))
+    session.emit(StageStarted(active.section, active.name))
     begin = time.perf_counter()
     with session.store.claim(step.result_id, session.warn) as claim:
         status = _publish(step, claim, begin)
@@ -82,7 +82,7 @@ def produce(step: Step, last_good: Artifact | None = None) -> tuple[Artifact, Ve
     reason = "" if verdict is None else verdict.reason
     session.record_stage(
         StageRecord(
-            active.place, active.name, active.version, "rejected" if reason else status,
+            active.section, active.name, active.version, "rejected" if reason else status,
             round(time.perf_counter() - begin, 2), str(artifact.folder), artifact.digest,
             asdict(active.options), measures, reason,
         ),
@@ -108,7 +108,7 @@ def _publish(step: Step, claim: Claim, begin: float) -> str:
 
 
 def _run_plugin(step: Step, claim: Claim, begin: float) -> Path:
-    """Have the plugin make the result; return the sealed folder."""
+    """Call the plugin; return the folder of its result, measured and with a manifest."""
     session, active, original = step.session, step.active, step.original
     work = claim.partial / "work"
     work.mkdir(exist_ok=True)
@@ -117,16 +117,16 @@ def _run_plugin(step: Step, claim: Claim, begin: float) -> Path:
         if original is None
         else make_compress_context(session, work, step.model, original, make_retrainer(session))
     )
-    staged: StagedArtifact = session.call_plugin(active, active.place, context)
+    staged: StagedArtifact = session.call_plugin(active, active.section, context)
     seal(session, staged, step.model, _lineage_entry(step, begin, staged.costs), original)
     return staged.folder
 
 
 def _judge(step: Step, candidate: Artifact, last_good: Artifact) -> Verdict:
-    """Time the candidate in turn with the models that it is compared with, and evaluate the gate."""
+    """Time the candidate interleaved with the models that it is compared with, and evaluate the gate."""
     session, original = step.session, step.original
     if original is None:
-        raise StageFailed(f"{step.active.path}: only a compressed model can be judged")
+        raise StageFailed(f"{step.active.path}: the gate needs a compressed model")
     speedups = measure_speedups(
         session.store, baselines(candidate, original, last_good), session.require_data(), session.emit
     )
@@ -140,14 +140,17 @@ def seal(
     entry: Mapping[str, Any],
     original: Artifact | None = None,
 ) -> Artifact:
-    """Measure a staged artifact, and write its manifest.
+    """Measure a staged artifact and write its manifest.
 
     Args:
         session: The run.
         staged: The files.
-        model: The model that the stage began with.
+        model: The model that the stage started from.
         entry: The stage's entry in the lineage.
-        original: A candidate is measured on the engine of this model.
+        original: The model that a candidate is compared with; the candidate is measured on its engine.
+
+    Returns:
+        The artifact, not yet published.
     """
     task = session.settings.task
     labels = staged.labels if staged.labels is not None else labels_after(session, str(entry["stage"]), model)
@@ -155,7 +158,7 @@ def seal(
         task=task.name,
         task_options=vars(task.options),
         labels=tuple(labels),
-        runtime={"engine": staged.engine, "form": staged.form, "named": staged.engine},
+        runtime={"engine": staged.engine, "form": staged.form, "staged_engine": staged.engine},
         lineage=(*model.manifest.lineage, entry),
         files=hash_files(staged.folder, leave_out=[MANIFEST]),
     )
@@ -173,13 +176,13 @@ def _lineage_entry(step: Step, begin: float, costs: Mapping[str, float]) -> dict
     """Return the stage's entry in the manifest of its result."""
     active, key = step.active, step.key
     return {
-        "stage": active.place,
+        "stage": active.section,
         "plugin": active.name,
         "version": active.version,
         "options": asdict(active.options),
         "data": key["data"],
         "parent": key["model"],
-        "made_of": content_key(key),
+        "content_key": content_key(key),
         "seconds": round(time.perf_counter() - begin, 2),
         "costs": dict(costs),
     }

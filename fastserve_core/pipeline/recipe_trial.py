@@ -14,48 +14,58 @@ from fastserve_core.pipeline.stages import Stages
 from fastserve_core.plugins.requests import Budget, TrialRequest, TrialResult
 
 StagesFactory = Callable[[Session, Artifact], Stages]
-"""Makes the stages of a trial: given as an argument, because the search is a stage itself."""
+"""Makes the stages of a trial; an argument, because the search itself is a stage."""
 REJECTED_SCORE = 16.0
-"""Subtracted if the gate refuses: more than any recipe gains, because a refused candidate is not used in the end."""
-MIN_DROP = 0.01
-"""The unit of a loss of quality if ``gate.max_quality_drop`` is 0, so that losses still differ."""
+"""Subtracted from the score of a refused candidate: more than any recipe gains, because the candidate is not used."""
+MIN_DROP_UNIT = 0.01
+"""The unit of a quality drop if ``gate.max_quality_drop`` is 0."""
 MEASURES = ("quality_validation", "latency_ms_p50", "throughput_per_s", "size_bytes")
 
 
 def run_compression_trial(
     make_stages: StagesFactory, session: Session, model: Artifact, trial: TrialRequest, is_joint: bool
 ) -> TrialResult:
-    """Run the chain of compressors with the trial's options; a joint trial trains the model first.
+    """Run the chain of compressors with the trial's options.
 
-    Every stage goes through the store, so that a resumed search finds what was done, and the run finds the winner.
+    Every stage's result is in the store, so that a resumed search reuses it, and the run reuses the best trial's.
+
+    Args:
+        make_stages: Makes the stages of the trial.
+        session: The run.
+        model: The model that the trial starts from.
+        trial: The trial.
+        is_joint: Whether the trial also trains the model with its options, before the compressors.
+
+    Raises:
+        StageFailed: A stage failed, or the quality on the validation split is not finite.
     """
     settings = session.settings
-    original = _train(make_stages, session, model, trial.options, trial.budget) if is_joint else model
-    standard = _train(make_stages, session, model, {}, trial.budget) if is_joint else original
+    original = _train_model(make_stages, session, model, trial.options, trial.budget) if is_joint else model
+    default = _train_model(make_stages, session, model, {}, trial.budget) if is_joint else original
     stages = make_stages(session.for_trial(session.budget), original)
-    made = _require(stages.compress(trial.options))
-    lines = stages.session.record.stages
-    refused = "; ".join(f"{line.plugin}: {line.reason}" for line in lines if line.reason)
-    speedup = lines[-1].measures["speedup"]
-    smaller = original.size_bytes / made.size_bytes
-    quality = _quality(session, made)
-    drop = _quality(session, standard) - quality
-    objective = score([*speedup.values(), smaller], drop, bool(refused), settings.general.gate)
-    measures: dict[str, Any] = {name: made.measures[name] for name in MEASURES}
-    measures |= {"speedup": dict(speedup), "smaller": round(smaller, 4), "objective": quality}
+    candidate = _require_model(stages.compress(trial.options))
+    records = stages.session.record.stages
+    refused = "; ".join(f"{record.plugin}: {record.reason}" for record in records if record.reason)
+    speedup = records[-1].measures["speedup"]
+    size_ratio = original.size_bytes / candidate.size_bytes
+    quality = _quality(session, candidate)
+    drop = _quality(session, default) - quality
+    objective = score_recipe([*speedup.values(), size_ratio], drop, bool(refused), settings.general.gate)
+    measures: dict[str, Any] = {name: candidate.measures[name] for name in MEASURES}
+    measures |= {"speedup": dict(speedup), "smaller": round(size_ratio, 4), "objective": quality}
     measures |= {"quality_drop": round(drop, 6), "accepted": not refused, "refused": refused}
     steps = trial.budget.steps or 0 if is_joint else 0
-    return TrialResult(objective, dict(made.measures["quality_validation"]), steps, measures=measures)
+    return TrialResult(objective, dict(candidate.measures["quality_validation"]), steps, measures=measures)
 
 
-def _train(
+def _train_model(
     make_stages: StagesFactory, session: Session, model: Artifact, options: Mapping[str, Any], budget: Budget
 ) -> Artifact:
-    """Return the model of a short training, from the store or made."""
-    return _require(make_stages(session.for_trial(budget), model).train(options))
+    """Return the model of a short training; from the store if it is there."""
+    return _require_model(make_stages(session.for_trial(budget), model).train(options))
 
 
-def _require(model: Artifact | None) -> Artifact:
+def _require_model(model: Artifact | None) -> Artifact:
     if model is None:
         raise StageFailed("a trial's stages made no model")
     return model
@@ -68,16 +78,21 @@ def _quality(session: Session, model: Artifact) -> float:
     return quality
 
 
-def score(times: list[float], drop: float, refused: bool, gate: GateOptions) -> float:
-    """The number of a recipe, higher is better: what it gains, less what it costs.
+def score_recipe(ratios: list[float], drop: float, is_refused: bool, gate: GateOptions) -> float:
+    """Score a recipe: its gain in speed and size minus a penalty for its loss of quality; higher is better.
 
-    ``times`` are how many times as good it is as the original in latency, throughput and size. The mean of their
-    base-2 logarithms counts a doubling alike wherever it starts, and a halving as its opposite: 1.0 is twice as good
-    in all three. Of ``drop`` (in the task's objective, on the validation split), ``gate.max_quality_drop`` is free, and
-    each further time as much costs 1.0: to be twice as good in everything is not worth to lose twice what is
-    allowed. What the gate refuses comes after all that it accepts, but keeps its order (as in Deb's feasibility rules,
-    2000): the tuner learns from it which way to go, and never takes it while there is another.
+    The gain is the mean base-2 logarithm of the ratios, so that 1.0 means twice as good in all of them. A drop up to
+    ``gate.max_quality_drop`` is free; each further multiple of it costs 1.0, so that twice the allowed drop outweighs
+    a model that is twice as good in everything. A refused candidate ranks below every accepted one, but refused
+    candidates keep their order, so that the tuner can learn from them (feasibility rules of Deb, 2000, "An efficient
+    constraint handling method for genetic algorithms").
+
+    Args:
+        ratios: Latency, throughput and size of the original relative to the candidate's; above 1 is better.
+        drop: The loss in the task's objective on the validation split.
+        is_refused: Whether the gate refuses the candidate.
+        gate: The gate's options.
     """
-    gain = sum(map(math.log2, times)) / len(times)
-    over = max(0.0, drop - gate.max_quality_drop) / max(gate.max_quality_drop, MIN_DROP)
-    return round(gain - over - (REJECTED_SCORE if refused else 0.0), 6)
+    gain = sum(map(math.log2, ratios)) / len(ratios)
+    penalty = max(0.0, drop - gate.max_quality_drop) / max(gate.max_quality_drop, MIN_DROP_UNIT)
+    return round(gain - penalty - (REJECTED_SCORE if is_refused else 0.0), 6)

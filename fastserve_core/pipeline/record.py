@@ -1,4 +1,4 @@
-"""``run.json``: what a run did, written anew after every stage so that a killed run has one too."""
+"""``run.json``: the record of a run, rewritten after every stage so that a killed run has one too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,22 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage's line in ``run.json``; ``status`` is done, reused, rejected or failed."""
+    """The record of one stage in ``run.json``.
+
+    Attributes:
+        stage: The stage; ``model`` for an imported checkpoint.
+        plugin: The plugin's name.
+        version: The version of the plugin's distribution.
+        status: ``done``, ``reused``, ``rejected`` or ``failed``.
+        seconds: Wall time.
+        artifact: The folder of the result.
+        digest: The digest of the result.
+        options: The plugin's options.
+        measures: The measurements of the result.
+        reason: Why the candidate was rejected or the stage failed.
+        best_options: The best options of a search, by path.
+        trials: The trials of a search.
+    """
 
     stage: str
     plugin: str
@@ -30,21 +45,31 @@ class StageRecord:
     options: Mapping[str, Any] = field(default_factory=dict)
     measures: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
-    found: Mapping[str, Any] = field(default_factory=dict)
+    best_options: Mapping[str, Any] = field(default_factory=dict)
     trials: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def read(cls, line: Mapping[str, Any]) -> Self:
-        """From a line of ``run.json``; what this version does not know is left out."""
-        known = {one.name for one in fields(cls)}
+        """Read a stage of ``run.json``; keys that this version does not know are ignored."""
+        known = {attribute.name for attribute in fields(cls)}
         return cls(**{name: value for name, value in line.items() if name in known})
 
 
 @dataclass
 class RunRecord:
-    """The whole of ``run.json``; without a folder it is only kept in memory.
+    """The content of ``run.json``.
 
-    ``metrics`` are the fields of the task's ``MetricSpec`` by the score's name.
+    Attributes:
+        folder: The run's folder; without one the record exists in memory only.
+        task: The name of the task.
+        seed: The run's seed.
+        command: The arguments of the command line.
+        metrics: The fields of the task's ``MetricSpec`` by the name of the score.
+        status: ``running``, ``done``, ``failed`` or ``interrupted``.
+        best: The folder of the best artifact so far.
+        error: Why the run failed.
+        data: Fingerprint, counts of rows, and labels of the data.
+        stages: The stages so far.
     """
 
     folder: Path | None
@@ -64,6 +89,7 @@ class RunRecord:
         return cls(folder, task.name, seed, command, {name: asdict(spec) for name, spec in task.metrics.items()})
 
     def describe_data(self, data: Dataset) -> None:
+        """Add a summary of the data."""
         self.data = {
             "fingerprint": data.fingerprint,
             "rows": dict(data.counts),
@@ -72,9 +98,11 @@ class RunRecord:
         }
 
     def as_json(self) -> dict[str, Any]:
-        shown = {name: value for name, value in asdict(self).items() if name != "folder"}
-        return {"schema": SCHEMA} | shown
+        """Return the record as a JSON object."""
+        values = {name: value for name, value in asdict(self).items() if name != "folder"}
+        return {"schema": SCHEMA} | values
 
     def write(self) -> None:
+        """Write ``run.json`` if the record has a folder."""
         if self.folder is not None:
             write_json(self.folder / "run.json", self.as_json())

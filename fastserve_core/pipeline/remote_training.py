@@ -1,4 +1,4 @@
-"""A training as JSON, for a process on another machine that sees the same files: what to train, on what, how far."""
+"""A training as a JSON object, to be run by a process on another machine that sees the same files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ from fastserve_core.tasks.load import load_task
 
 
 def serialize_trial(active: ActivePlugin[Any], context: TrainContext) -> dict[str, Any]:
-    """What ``run_remote_trial`` needs to have the trainer do this run."""
+    """Serialize a training for ``run_remote_trial``.
+
+    Args:
+        active: The trainer.
+        context: The context of the training.
+
+    Returns:
+        A JSON object.
+    """
     return {
         "trainer": [active.name, asdict(active.options)],
         "model": str(context.model.folder),
@@ -32,34 +40,41 @@ def serialize_trial(active: ActivePlugin[Any], context: TrainContext) -> dict[st
     }
 
 
-def run_remote_trial(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Train as ordered; gives the attempt's ``scores`` and ``steps``, or the ``error`` that it failed with."""
+def run_remote_trial(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a training that ``serialize_trial`` serialized.
+
+    Args:
+        trial: The serialized training.
+
+    Returns:
+        The trial's ``scores`` and ``steps``, or its ``error``.
+    """
     try:
         for folder in ("model", "data", "folder"):
-            if not Path(order[folder]).is_dir():
+            if not Path(trial[folder]).is_dir():
                 raise StageFailed(
-                    f"{socket.gethostname()} does not see {order[folder]}: FASTSERVE_HOME must be on a disk that all "
+                    f"{socket.gethostname()} does not see {trial[folder]}: FASTSERVE_HOME must be on a disk that all "
                     "machines share"
                 )
         registry = Registry()
-        active = registry.activate("train", *order["trainer"])
+        active = registry.activate("train", *trial["trainer"])
         context = TrainContext(
-            model=_model(order),
-            task=load_task(*order["task"]),
-            folder=Path(order["folder"]),
-            seed=order["seed"],
-            threads=order["threads"],
+            model=_deserialize_model(trial),
+            task=load_task(*trial["task"]),
+            folder=Path(trial["folder"]),
+            seed=trial["seed"],
+            threads=trial["threads"],
             emit=lambda event: None,
-            data=load_dataset(Path(order["data"])),
-            budget=Budget(**order["budget"]),
+            data=load_dataset(Path(trial["data"])),
+            budget=Budget(**trial["budget"]),
         )
-        draft: StagedArtifact = registry.call(active, "train", run=context)
-        return {"scores": dict(draft.scores), "steps": draft.steps}
+        staged: StagedArtifact = registry.call(active, "train", run=context)
+        return {"scores": dict(staged.scores), "steps": staged.steps}
     except FastServeError as error:
         return {"error": str(error)}
 
 
-def _model(order: Mapping[str, Any]) -> Artifact:
-    """Its manifest comes along, for a model that is started from need not have one beside its files."""
-    digest, manifest = order["manifest"]
-    return Artifact(Path(order["model"]), digest, Manifest(**manifest))
+def _deserialize_model(trial: Mapping[str, Any]) -> Artifact:
+    # the manifest is serialized too, because a checkpoint has none beside its files
+    digest, manifest = trial["manifest"]
+    return Artifact(Path(trial["model"]), digest, Manifest(**manifest))

@@ -1,4 +1,4 @@
-"""A training that a compressor asks for: the run's trainer, another model, and an auxiliary loss."""
+"""Trainings that a compressor requests: the run's trainer, another model, and an auxiliary loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastserve_core.pipeline.session import Session
 from fastserve_core.plugins.requests import RetrainRequest, StagedArtifact
 
 LOSS_GROUP = "fastserve.losses"
-"""The entry points of auxiliary losses: by name, a class that the trainer instantiates and calls."""
+"""The group of entry points of auxiliary losses: classes that the trainer instantiates and calls."""
 
 
 def make_retrainer(session: Session) -> Callable[[RetrainRequest], StagedArtifact]:
@@ -24,16 +24,16 @@ def make_retrainer(session: Session) -> Callable[[RetrainRequest], StagedArtifac
             raise InvalidPlan("this compressor needs a trainer: add one, e.g. +plugin=[torch_ddp,…]")
         if request.auxiliary_loss is not None and not trainer.plugin.supports_auxiliary_loss:
             raise InvalidPlan(
-                f"the trainer '{trainer.name}' learns from labels only; choose one that supports auxiliary losses"
+                f"the trainer '{trainer.name}' supports no auxiliary losses: choose one that does, e.g. torch_ddp"
             )
-        registry, changed = session.registry.with_overrides(trainer, request.options)
-        beside = session.with_registry(registry)
-        context = make_train_context(beside, request.folder, request.model)
+        registry, retrainer = session.registry.with_overrides(trainer, request.options)
+        retraining = session.with_registry(registry)
+        context = make_train_context(retraining, request.folder, request.model)
         context = replace(context, auxiliary_loss=request.auxiliary_loss)
         if request.unlabelled or request.rows:
             texts = UnlabelledFiles(request.unlabelled, session.settings.data.columns, request.rows)
             context = replace(context, data=add_unlabelled(context.data, texts, context.task, session.store))
-        staged: StagedArtifact = beside.call_plugin(changed, "train", context)
+        staged: StagedArtifact = retraining.call_plugin(retrainer, "train", context)
         return staged
 
     return retrain

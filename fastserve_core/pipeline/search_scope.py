@@ -19,18 +19,18 @@ def searched_stages(tuner: ActivePlugin[Tuner]) -> frozenset[str]:
 
 
 def searches_compressors_only(registry: Registry) -> bool:
-    """Return whether the tuner works on the trained model, because it searches compressors only."""
+    """Return whether the tuner searches compressors only, and so starts from the trained model."""
     return registry.tuner is not None and searched_stages(registry.tuner) == {COMPRESS}
 
 
 def searched_plugins(registry: Registry, tuner: ActivePlugin[Tuner]) -> list[ActivePlugin[Any]]:
-    """List the plugins whose options the tuner may choose."""
+    """List the plugins whose options the tuner searches."""
     stages = searched_stages(tuner)
     return [active for stage in (TRAIN, COMPRESS) if stage in stages for active in registry.plugins_for(stage)]
 
 
 def options_by_path(plugins: Sequence[ActivePlugin[Any]]) -> dict[str, Any]:
-    """Return the options of several plugins by their full path."""
+    """Return the options of several plugins by their full path, such as ``train.torch_ddp.lr``."""
     return {f"{active.path}.{name}": value for active in plugins for name, value in asdict(active.options).items()}
 
 
@@ -46,12 +46,12 @@ def check_search(registry: Registry, tuner: ActivePlugin[Tuner]) -> None:
             "a tuner needs a trainer to make its trials: add one, e.g. +plugin=[nevergrad,torch_ddp], "
             "or search the compressors of a trained model"
         )
-    faults = ErrorCollector()
+    errors = ErrorCollector()
     for paths, verb in ((tuner.plugin.searches, "searches"), (tuner.plugin.conditions, "has a condition on")):
         for path in paths:
-            with faults.collect():
+            with errors.collect():
                 _check_path(registry, f"{tuner.path} {verb}", path)
-    faults.raise_if_any()
+    errors.raise_if_any()
 
 
 def _check_path(registry: Registry, subject: str, path: str) -> None:
@@ -62,4 +62,4 @@ def _check_path(registry: Registry, subject: str, path: str) -> None:
         raise InvalidPlan(f"{subject} '{path}', but no trainer or compressor '{owner}' is chosen{hint}")
     known = options_by_path([owners[owner]])
     if path not in known:
-        raise InvalidPlan(f"{subject} '{path}', and there is no such option{did_you_mean(path, known)}")
+        raise InvalidPlan(f"{subject} '{path}', but there is no such option{did_you_mean(path, known)}")

@@ -1,4 +1,4 @@
-"""One run's settings, store, data and record, and how its events and stages are reported."""
+"""The session of a run: its settings, store, data and record, and the reporting of its events and stages."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ TRIAL_EVENTS = (Step, Progress, WarningRaised)
 
 @dataclass(frozen=True)
 class Session:
-    """What all stages of one run share.
+    """The state that all stages of one run share.
 
     Attributes:
         settings: The typed config, with the registry of the run's plugins.
-        store: Where results are kept.
+        store: The store of results.
         data: The splits, if the run has data.
-        record: The run's record; it grows with every stage.
-        in_trial: Whether these stages are a tuner's trial, which reports progress and warnings only.
-        budget: Bounds a training, and is part of its key.
+        record: The run's record, to which every stage is added.
+        in_trial: Whether these stages are a tuner's trial, which reports steps, progress and warnings only.
+        budget: Limits a training, and is part of its key.
     """
 
     settings: Settings
@@ -58,7 +58,7 @@ class Session:
             InvalidPlan: The run has no data.
         """
         if self.data is None:
-            raise InvalidPlan("this stage needs data: give data.train=FILE or data=NAME")
+            raise InvalidPlan("this stage needs data: set data.train=FILE or data=NAME")
         return self.data
 
     def with_registry(self, registry: Registry) -> Session:
@@ -82,9 +82,17 @@ class Session:
     def call_plugin(self, active: ActivePlugin[Any], verb: str, context: StageContext) -> Any:
         """Call a verb of a plugin.
 
+        Args:
+            active: The plugin.
+            verb: The verb, such as ``train``.
+            context: The verb's context.
+
+        Returns:
+            The verb's result.
+
         Raises:
             StageFailed: The plugin failed; the message names it.
-            FastServeError: The plugin refused its input.
+            FastServeError: The plugin rejected its input.
         """
         try:
             return self.registry.call(active, verb, run=context)
@@ -99,28 +107,33 @@ class Session:
 
     @contextmanager
     def recording_failure(self, active: ActivePlugin[Any], begin: float) -> Iterator[None]:
-        """Record a stage that fails, and raise the error again."""
+        """Record the stage if it fails in this context; the error is raised again.
+
+        Args:
+            active: The stage's plugin.
+            begin: When the stage started, by ``time.perf_counter``.
+        """
         try:
             yield
         except FastServeError as error:
             seconds = round(time.perf_counter() - begin, 2)
             self.record_stage(
                 StageRecord(
-                    active.place, active.name, active.version, "failed", seconds,
+                    active.section, active.name, active.version, "failed", seconds,
                     options=asdict(active.options), reason=str(error),
                 )
             )  # fmt: skip
             raise
 
-    def record_stage(self, line: StageRecord, is_usable: bool = True) -> None:
+    def record_stage(self, stage: StageRecord, is_usable: bool = True) -> None:
         """Add a stage to the run's record, and report it.
 
         Args:
-            line: The stage's record.
-            is_usable: Whether the stage's artifact may become the run's best; not if its gate is deferred.
+            stage: The stage's record.
+            is_usable: Whether the stage's artifact may become the run's best; false while its gate is deferred.
         """
-        self.record.stages.append(line)
-        if is_usable and line.artifact and line.status in ("done", "reused") and line.stage != "tune":
-            self.record.best = line.artifact
+        self.record.stages.append(stage)
+        if is_usable and stage.artifact and stage.status in ("done", "reused") and stage.stage != "tune":
+            self.record.best = stage.artifact
         self.record.write()
-        self.emit(StageFinished(line.stage, line.plugin, line.status, line.seconds, line.measures, line.reason))
+        self.emit(StageFinished(stage.stage, stage.plugin, stage.status, stage.seconds, stage.measures, stage.reason))

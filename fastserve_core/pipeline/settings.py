@@ -1,4 +1,4 @@
-"""The run's config as typed settings, with everything that is wrong with it said at once."""
+"""The run's config as typed settings; all errors in it are reported together."""
 
 from __future__ import annotations
 
@@ -23,14 +23,28 @@ from fastserve_core.tasks.task import Task
 
 @dataclass
 class PreflightOptions:
-    """``enforce`` refuses to train what is expected not to fit into memory."""
+    """The ``preflight`` node of the config.
+
+    Attributes:
+        enforce: Whether a training that is not expected to fit into memory is an error.
+    """
 
     enforce: bool = True
 
 
 @dataclass
 class RunOptions:
-    """The root of the config, but for the nodes that have a class of their own."""
+    """The root of the config, without the nodes that have a class of their own.
+
+    Attributes:
+        seed: The seed of the run, from 0 to 2^32 - 1.
+        home: The folder of the store; by default ``FASTSERVE_HOME``, else ``.fastserve`` in the working directory.
+        engine: The engine that runs the models, or ``auto``: the fastest on this machine.
+        default_observers: Observers of every run.
+        blocked_plugins: Plugins that may not be used.
+        gate: The gate's options.
+        preflight: The options of the check before a training.
+    """
 
     seed: int = 0
     home: str | None = None
@@ -51,7 +65,16 @@ CONFIG_SECTIONS = {"task", "data", "model", OBSERVE, *STAGES}
 
 @dataclass
 class Settings:
-    """A run that can be planned: its typed options and its activated plugins."""
+    """The typed options and the activated plugins of a run.
+
+    Attributes:
+        general: The root of the config.
+        model: The model to start from.
+        data: The options of the data.
+        task: The task.
+        registry: The activated plugins.
+        user_overrides: Paths of the options that the user set.
+    """
 
     general: RunOptions
     model: ModelSpec
@@ -62,69 +85,75 @@ class Settings:
 
     @property
     def home(self) -> Path:
+        """The folder of the store."""
         home = self.general.home
         return Path(home).expanduser().absolute() if home else default_home()
 
     @property
     def needs_data(self) -> bool:
+        """Whether a stage of the run works on data."""
         return any(self.registry.plugins_for(stage) for stage in ("tune", "train", "compress"))
 
 
 def read_settings(cfg: DictConfig, user_overrides: frozenset[str] = frozenset()) -> Settings:
-    """Check the whole config and activate its plugins.
+    """Check the config and activate its plugins.
 
-    ``user_overrides`` are the paths that the user set on the command line. Raises every fault together.
+    Args:
+        cfg: The composed config.
+        user_overrides: The paths that the user set on the command line.
+
+    Raises:
+        UserError: One option or plugin is wrong.
+        ValidationErrors: Several are.
     """
-    faults = ErrorCollector()
-    found: dict[str, Any] = {}
+    errors = ErrorCollector()
+    values: dict[str, Any] = {}
 
     def read(name: str, function: Any, *arguments: Any) -> None:
-        with faults.collect():
-            found[name] = function(*arguments)
+        with errors.collect():
+            values[name] = function(*arguments)
 
-    rest = OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name not in CONFIG_SECTIONS])
-    read("general", parse_options, RunOptions, rest, ROOT)
+    root = OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name not in CONFIG_SECTIONS])
+    read("general", parse_options, RunOptions, root, ROOT)
     read("model", parse_options, ModelSpec, cfg.model, "model")
     read("data", parse_options, DataOptions, cfg.data, "data")
-    read("task", _task, cfg.task)
+    read("task", _read_task, cfg.task)
     registry = Registry(blocked=list(cfg.get("blocked_plugins") or ()))
-    for place, name, options in selected_plugins(cfg):
-        read(f"{place}.{name}", registry.activate, place, name, options)
-    faults.raise_if_any()
-    settings = Settings(registry=registry, user_overrides=user_overrides, **{name: found[name] for name in _FIELDS})
+    for section, name, options in selected_plugins(cfg):
+        read(f"{section}.{name}", registry.activate, section, name, options)
+    errors.raise_if_any()
+    fields = {name: values[name] for name in ("general", "model", "data", "task")}
+    settings = Settings(registry=registry, user_overrides=user_overrides, **fields)
     check_plan(settings)
     return settings
 
 
-_FIELDS = ("general", "model", "data", "task")
-
-
 def selected_plugins(cfg: DictConfig) -> list[tuple[str, str, Any]]:
-    """``(place, plugin, options)`` in the order of the config; default observers come first."""
+    """List ``(section, plugin, options)`` in the order of the config; observers come first."""
     observers = dict.fromkeys(cfg.get("default_observers") or (), None) | dict(cfg.get(OBSERVE) or {})
     blocked = set(cfg.get("blocked_plugins") or ())
-    first = [(OBSERVE, str(name), options) for name, options in observers.items() if name not in blocked]
-    return first + [
+    selected = [(OBSERVE, str(name), options) for name, options in observers.items() if name not in blocked]
+    return selected + [
         (stage, str(name), options) for stage in STAGES for name, options in dict(cfg.get(stage) or {}).items()
     ]
 
 
-def _task(node: DictConfig) -> Task:
+def _read_task(node: DictConfig) -> Task:
     options = {str(name): value for name, value in node.items()}
     return load_task(str(options.pop("name", "")), options)
 
 
 def check_plan(settings: Settings) -> None:
-    """Refuse an order of stages that cannot work, before anything runs.
+    """Check the order of the stages before anything runs.
 
     Raises:
-        InvalidPlan: A plugin lacks another one, or cannot take the result of the one before it.
+        InvalidPlan: A plugin needs another one, or cannot take the result of the one before it.
     """
     registry, task = settings.registry, settings.task
     if registry.tuner is not None:
         check_search(registry, registry.tuner)
     check_generates(settings.general.engine, task)
-    compiler: str | None = None
+    compiling_plugin: str | None = None
     for active in registry.compressors:
         plugin = active.plugin
         if plugin.trains and registry.trainer is None:
@@ -134,9 +163,10 @@ def check_plan(settings: Settings) -> None:
                 f"plugin '{active.name}' compresses models for {', '.join(plugin.tasks)}, not for {task.name}"
             )
         plugin.check_task(task)
-        takes, gives = plugin.form
-        if compiler and takes == TRAINABLE:
+        input_form, output_form = plugin.form
+        if compiling_plugin and input_form == TRAINABLE:
             raise InvalidPlan(
-                f"'{compiler}' makes an engine form, which '{active.name}' cannot take: put '{active.name}' before it"
+                f"'{active.name}' needs trainable weights, but '{compiling_plugin}' makes files for an engine: "
+                f"put '{active.name}' before it"
             )
-        compiler = active.name if gives == COMPILED else compiler
+        compiling_plugin = active.name if output_form == COMPILED else compiling_plugin

@@ -22,12 +22,12 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 class Stages(ABC):
     """Tune, train, compress, in the order of the run.
 
-    A subclass gives the results of single steps: it makes them, or it looks them up. A result that is not known is
-    ``None``; so is everything that depends on it.
+    A subclass provides the results of single steps: it makes them, or looks them up. An unknown result is ``None``;
+    so are all results that depend on it.
 
     Attributes:
         session: The run.
-        model: The current model; ``None`` while it is not known.
+        model: The current model; ``None`` if it is not known.
     """
 
     def __init__(self, session: Session, model: Artifact) -> None:
@@ -35,44 +35,62 @@ class Stages(ABC):
         self.model: Artifact | None = model
 
     def run(self) -> None:
-        """Walk through all stages; a tuner that searches compressors only comes after the training."""
+        """Walk through all stages; a tuner that searches compressors only runs after the training."""
         registry = self.session.registry
-        is_late = searches_compressors_only(registry)
-        found: Mapping[str, Any] | None = {}
-        if registry.tuner is not None and not is_late:
-            found = self.tune()
+        tunes_after_training = searches_compressors_only(registry)
+        best_options: Mapping[str, Any] | None = {}
+        if registry.tuner is not None and not tunes_after_training:
+            best_options = self.tune()
         if registry.trainer is not None:
-            self.train(found)
-        if registry.tuner is not None and is_late:
-            found = self.tune()
+            self.train(best_options)
+        if registry.tuner is not None and tunes_after_training:
+            best_options = self.tune()
         if registry.compressors:
-            self.compress(found)
+            self.compress(best_options)
 
     def tune(self) -> Mapping[str, Any] | None:
-        """Search the trainer's options, the compressors', or both; return the best ones by path."""
+        """Search options of the trainer, the compressors, or both.
+
+        Returns:
+            The best options by path; ``None`` if they are not known.
+        """
         (tuner,) = self.session.registry.plugins_for("tune")
         if searches_compressors_only(self.session.registry):
             self._ensure_baseline()
         return self._search(tuner, self.model)
 
-    def train(self, found: Mapping[str, Any] | None = DEFAULTS) -> Artifact | None:
-        """Train the model with the options that a tuner found."""
+    def train(self, options: Mapping[str, Any] | None = DEFAULTS) -> Artifact | None:
+        """Train the model.
+
+        Args:
+            options: Options by path in place of the config's, such as a tuner's best; ``None`` if they are not known.
+
+        Returns:
+            The trained model; ``None`` if it is not known.
+        """
         (trainer,) = self.session.registry.plugins_for("train")
-        self.model = self._take(trainer, found)[0]
+        self.model = self._run_step(trainer, options)[0]
         return self.model
 
-    def compress(self, found: Mapping[str, Any] | None = DEFAULTS) -> Artifact | None:
+    def compress(self, options: Mapping[str, Any] | None = DEFAULTS) -> Artifact | None:
         """Apply the compressors in turn; a candidate that the gate refuses stays in the store and is not used.
 
-        The trials of a tuner continue with a refused candidate: the tuner learns from its measurements.
+        The trials of a tuner continue with a refused candidate, because the tuner learns from its measurements.
+
+        Args:
+            options: Options by path in place of the config's, such as a tuner's best; ``None`` if they are not known.
+
+        Returns:
+            The last good model; ``None`` if it is not known.
         """
         self._ensure_baseline()
         original = last_good = self.model
         is_deferred = False
-        chain = self.session.registry.compressors
-        for number, compressor in enumerate(chain):
-            is_deferred = defers_gate(compressor, chain[number + 1 :], is_deferred)
-            candidate, is_accepted = self._take(compressor, found, original, None if is_deferred else last_good)
+        compressors = self.session.registry.compressors
+        for number, compressor in enumerate(compressors):
+            is_deferred = defers_gate(compressor, compressors[number + 1 :], is_deferred)
+            baseline = None if is_deferred else last_good
+            candidate, is_accepted = self._run_step(compressor, options, original, baseline)
             if is_deferred:
                 self.model = candidate
             elif is_accepted is None:
@@ -83,34 +101,34 @@ class Stages(ABC):
                 self.model = last_good
         return self.model
 
-    def _take(
+    def _run_step(
         self,
         active: ActivePlugin[Any],
-        found: Mapping[str, Any] | None,
+        options: Mapping[str, Any] | None,
         original: Artifact | None = None,
         last_good: Artifact | None = None,
     ) -> tuple[Artifact | None, bool | None]:
-        """Give one plugin its step, with the options that were found for it."""
-        if self.model is None or found is None:
+        """Run the step of one plugin with its share of the options."""
+        if self.model is None or options is None:
             self._skip(active)
             return None, None
-        if active.place == "compress" and self.model.form != TRAINABLE:
+        if active.section == "compress" and self.model.form != TRAINABLE:
             raise InvalidModel(f"'{active.name}' needs trainable weights, but {self.model.folder} is an engine's file")
-        registry, changed = self.session.registry.with_overrides(active, active.select_options(found))
+        registry, changed = self.session.registry.with_overrides(active, active.select_options(options))
         return self._produce(Step(self.session.with_registry(registry), changed, self.model, original), last_good)
 
     @abstractmethod
     def _search(self, tuner: ActivePlugin[Any], model: Artifact | None) -> Mapping[str, Any] | None:
-        """Return the options that a search found."""
+        """Return the best options of a search."""
 
     @abstractmethod
     def _produce(self, step: Step, last_good: Artifact | None) -> tuple[Artifact | None, bool | None]:
-        """Return a step's artifact, and whether the gate accepts it (``None``: it was not judged)."""
+        """Return a step's artifact, and whether the gate accepts it (``None``: not evaluated)."""
 
     @abstractmethod
     def _ensure_baseline(self) -> None:
-        """Make the current model one with measurements of this run's data, to compare compressed ones with."""
+        """Make sure that the current model has measurements on this run's data, as the baseline of the gate."""
 
     @abstractmethod
     def _skip(self, active: ActivePlugin[Any]) -> None:
-        """Note a stage whose input is not known yet."""
+        """Record a stage whose input is not known yet."""

@@ -1,4 +1,4 @@
-"""A tuner's search: its context, its trials, and their logs."""
+"""A tuner's search: its context, its trials and their logs."""
 
 from __future__ import annotations
 
@@ -28,79 +28,92 @@ from fastserve_core.plugins.base import Trainer, Tuner
 from fastserve_core.plugins.registry import ActivePlugin
 from fastserve_core.plugins.requests import StagedArtifact, TrialRequest, TrialResult
 
-TRIALS_DIR = "attempts"
+TRIALS_DIR = "trials"
 
 
 def search_result_id(session: Session, tuner: ActivePlugin[Tuner], model: Artifact) -> str:
-    """A search's result also depends on what it searches, what the user set of it, and what judges its trials."""
+    """Return the name of a search's result in the store.
+
+    Besides the tuner's key, it depends on the plugins that are searched, on the options that the user set of them,
+    and, for compressors, on the gate.
+    """
     registry = session.registry
     key: dict[str, Any] = {
         "tuner": content_key(stage_key(session, tuner, model)),
         "fixed": overridden_paths(session, tuner),
     }
     key["trainer"] = [content_key(stage_key(session, trainer, model)) for trainer in registry.plugins_for("train")]
-    if COMPRESS in searched_stages(tuner):  # recipes are judged by their speed too, and so by the engine
+    if COMPRESS in searched_stages(tuner):  # the score of a recipe includes its speed, which depends on the engine
         key["recipe"] = [stage_key(session, active, model) for active in registry.plugins_for("compress")]
         key["gate"] = asdict(session.settings.general.gate)
     return result_id("tune", tuner.name, stable_hash(key))
 
 
 def overridden_paths(session: Session, tuner: ActivePlugin[Tuner]) -> list[str]:
-    """The options that a tuner leaves alone, for the user set them."""
-    owners = tuple(active.path + "." for active in searched_plugins(session.registry, tuner))
-    return sorted(path for path in session.settings.user_overrides if path.startswith(owners))
+    """List the options that a tuner does not search, because the user set them."""
+    prefixes = tuple(active.path + "." for active in searched_plugins(session.registry, tuner))
+    return sorted(path for path in session.settings.user_overrides if path.startswith(prefixes))
 
 
 def search(
     session: Session, tuner: ActivePlugin[Tuner], model: Artifact, claim: Claim, make_stages: StagesFactory
 ) -> None:
-    """Have the tuner search, and publish ``tune.json`` (what it found, and every trial) with the tuner's own logs."""
+    """Run the tuner, and publish ``tune.json`` (the best options and every trial) with the tuner's own logs.
+
+    Args:
+        session: The run.
+        tuner: The tuner.
+        model: The model that the trials start from.
+        claim: The claim on the search's result.
+        make_stages: Makes the stages of a trial.
+    """
     work = claim.partial / "work"
     (work / TRIALS_DIR).mkdir(parents=True, exist_ok=True)
-    chosen = searched_plugins(session.registry, tuner)
+    plugins = searched_plugins(session.registry, tuner)
     context = make_tune_context(
         session,
         work,
         model,
-        trainer_options=options_by_path([active for active in chosen if active.place == TRAIN]),
-        compressor_options=options_by_path([active for active in chosen if active.place == COMPRESS]),
+        trainer_options=options_by_path([active for active in plugins if active.section == TRAIN]),
+        compressor_options=options_by_path([active for active in plugins if active.section == COMPRESS]),
         user_overrides=frozenset(overridden_paths(session, tuner)),
-        default_search_space=_default_search_space(model, chosen),
+        default_search_space=_default_search_space(model, plugins),
         trial_runner=make_trial_runner(session, tuner, model, work, make_stages),
         trial_discarder=lambda number: _discard_trial(work, number),
     )
-    found = session.call_plugin(tuner, "tune", context)
+    best_options = session.call_plugin(tuner, "tune", context)
     result = context.clean_folder("result")
     for log in sorted(work.glob("*.jsonl")):
         shutil.copyfile(log, result / log.name)
-    write_json(result / "tune.json", {"found": found, "digest": stable_hash(found), "trials": _read_trials(work)})
+    record = {"best_options": best_options, "digest": stable_hash(best_options), "trials": _read_trials(work)}
+    write_json(result / "tune.json", record)
     claim.publish(result)
 
 
-def _default_search_space(model: Artifact, chosen: Sequence[ActivePlugin[Any]]) -> dict[str, Any]:
+def _default_search_space(model: Artifact, plugins: Sequence[ActivePlugin[Any]]) -> dict[str, Any]:
     """Return the space that the trainer proposes for this model, by path."""
     return {
         f"{active.path}.{name}": description
-        for active in chosen
+        for active in plugins
         if isinstance(active.plugin, Trainer)
         for name, description in active.plugin.search_space(model).items()
     }
 
 
 def _read_trials(work: Path) -> list[dict[str, Any]]:
-    """A line for each trial; what was trained several times has the mean of its scores, and each of them."""
+    """Read the records of all trials; repeated trainings are one record with the mean score and each score."""
     trials: dict[int, list[dict[str, Any]]] = {}
     for path in sorted((work / TRIALS_DIR).glob("*.json")):
-        line = read_json(path)
-        trials.setdefault(line["number"], []).append(line)
-    return [lines[0] if len(lines) == 1 else _aggregate_repeats(lines) for lines in trials.values()]
+        record = read_json(path)
+        trials.setdefault(record["number"], []).append(record)
+    return [repeats[0] if len(repeats) == 1 else _aggregate_repeats(repeats) for repeats in trials.values()]
 
 
-def _aggregate_repeats(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    scores = [line["score"] for line in lines]
-    error = next((line["error"] for line in lines if line["error"]), "")
-    seconds = round(sum(line["seconds"] for line in lines), 2)
-    return lines[0] | {
+def _aggregate_repeats(repeats: list[dict[str, Any]]) -> dict[str, Any]:
+    scores = [repeat["score"] for repeat in repeats]
+    error = next((repeat["error"] for repeat in repeats if repeat["error"]), "")
+    seconds = round(sum(repeat["seconds"] for repeat in repeats), 2)
+    return repeats[0] | {
         "score": None if None in scores else fmean(scores), "each": scores, "error": error, "seconds": seconds
     }  # fmt: skip
 
@@ -108,41 +121,46 @@ def _aggregate_repeats(lines: list[dict[str, Any]]) -> dict[str, Any]:
 def make_trial_runner(
     session: Session, tuner: ActivePlugin[Tuner], model: Artifact, work: Path, make_stages: StagesFactory
 ) -> Callable[[TrialRequest], TrialResult]:
-    """``run.attempt``: one trial of what the tuner searches; what it came to is kept by its number."""
+    """Return the function behind ``TuneContext.run_trial``; it also records each trial in the work folder.
+
+    Args:
+        session: The run.
+        tuner: The tuner.
+        model: The model that the trials start from.
+        work: The work folder of the search.
+        make_stages: Makes the stages of a trial.
+    """
     stages = searched_stages(tuner)
 
-    def attempt(trial: TrialRequest) -> TrialResult:
-        begin = time.perf_counter()
-        line: dict[str, Any] = {"number": trial.number, "options": dict(trial.options), "score": None, "error": ""}
+    def run_trial(trial: TrialRequest) -> TrialResult:
+        begin, path = time.perf_counter(), work / TRIALS_DIR / f"{_trial_name(trial)}.json"
+        record: dict[str, Any] = {"number": trial.number, "options": dict(trial.options), "score": None, "error": ""}
         try:
             if COMPRESS in stages:
-                made = run_compression_trial(make_stages, session, model, trial, is_joint=TRAIN in stages)
+                result = run_compression_trial(make_stages, session, model, trial, is_joint=TRAIN in stages)
             else:
-                made = _train(session, model, trial, work / f"trial-{_name(trial)}")
-            line |= {"score": made.objective, "measures": dict(made.measures)}
-            if not trial.repeat and made.steps:
-                line["curve"] = [
-                    *_append_curve(work / TRIALS_DIR / f"{_name(trial)}.json", made.steps),
-                    [made.steps, made.objective],
-                ]
+                result = _train_trial(session, model, trial, work / f"trial-{_trial_name(trial)}")
+            record |= {"score": result.objective, "measures": dict(result.measures)}
+            if not trial.repeat and result.steps:
+                record["curve"] = [*_earlier_points(path, result.steps), [result.steps, result.objective]]
         except FastServeError as error:
-            line["error"] = str(error)
+            record["error"] = str(error)
             raise
         finally:
-            line["seconds"] = round(time.perf_counter() - begin, 2)
-            write_json(work / TRIALS_DIR / f"{_name(trial)}.json", line)
-        return replace(made, seconds=line["seconds"])
+            record["seconds"] = round(time.perf_counter() - begin, 2)
+            write_json(path, record)
+        return replace(result, seconds=record["seconds"])
 
-    return attempt
-
-
-def _append_curve(path: Path, steps: int) -> list[Any]:
-    """What the trial came to after fewer steps."""
-    earlier = read_json(path).get("curve", []) if path.is_file() else []
-    return [point for point in earlier if point[0] < steps]
+    return run_trial
 
 
-def _name(trial: TrialRequest) -> str:
+def _earlier_points(path: Path, steps: int) -> list[Any]:
+    """Return the points ``[steps, score]`` of the trial's curve after fewer steps."""
+    points = read_json(path).get("curve", []) if path.is_file() else []
+    return [point for point in points if point[0] < steps]
+
+
+def _trial_name(trial: TrialRequest) -> str:
     return f"{trial.number:04d}" + (f"-{trial.repeat}" if trial.repeat else "")
 
 
@@ -151,18 +169,18 @@ def _discard_trial(work: Path, number: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _train(session: Session, model: Artifact, trial: TrialRequest, folder: Path) -> TrialResult:
-    """Train with some options replaced, in a folder of the trial's own.
+def _train_trial(session: Session, model: Artifact, trial: TrialRequest, folder: Path) -> TrialResult:
+    """Train with some options replaced, in the trial's own folder.
 
-    A killed or stopped trial is resumed from its checkpoint; only the score of a finished one is kept.
+    A killed or stopped trial is resumed from its checkpoint; the folder of a finished one is removed.
     """
     trainer = session.registry.trainer
     if trainer is None:
-        raise InvalidPlan("a tuner needs a trainer to make its trials")
+        raise InvalidPlan("a tuner needs a trainer for its trials")
     folder.mkdir(exist_ok=True)
-    registry, changed = session.registry.with_overrides(trainer, trainer.select_options(trial.options))
-    beside = session.with_registry(registry)
-    context = make_train_context(beside, folder, model)
+    registry, trial_trainer = session.registry.with_overrides(trainer, trainer.select_options(trial.options))
+    trial_session = session.with_registry(registry)
+    context = make_train_context(trial_session, folder, model)
     emit = _trial_emitter(session.emit, trial)
     context = replace(context, budget=trial.budget, emit=emit, seed=context.seed + trial.repeat)
     context = replace(context, threads=trial.threads or context.threads)
@@ -170,25 +188,25 @@ def _train(session: Session, model: Artifact, trial: TrialRequest, folder: Path)
         number, seed = trial.repeat % trial.folds, session.settings.general.seed + trial.repeat // trial.folds
         context = replace(context, data=fold(context.data, context.task, number, trial.folds, seed, session.store))
     if trial.remote_executor is not None:
-        done = trial.remote_executor(serialize_trial(changed, context))
+        result = trial.remote_executor(serialize_trial(trial_trainer, context))
     else:
-        staged: StagedArtifact = beside.call_plugin(changed, "train", context)
-        done = {"scores": dict(staged.scores), "steps": staged.steps}
-    if "error" in done:
-        raise StageFailed(done["error"])
-    if not done["scores"]:
-        raise StageFailed(f"{trainer.path} gave no validation scores, which a tuner needs")
-    if done["steps"] != trial.budget.stop_at_step:
+        staged: StagedArtifact = trial_session.call_plugin(trial_trainer, "train", context)
+        result = {"scores": dict(staged.scores), "steps": staged.steps}
+    if "error" in result:
+        raise StageFailed(result["error"])
+    if not result["scores"]:
+        raise StageFailed(f"{trainer.path} returned no validation scores, which a tuner needs")
+    if result["steps"] != trial.budget.stop_at_step:
         shutil.rmtree(folder, ignore_errors=True)
-    return TrialResult(context.task.objective(done["scores"]), done["scores"], done["steps"])
+    return TrialResult(context.task.objective(result["scores"]), result["scores"], result["steps"])
 
 
 def _trial_emitter(report: Callable[[Event], None], trial: TrialRequest) -> Callable[[Event], None]:
-    """A trial's score is told by the tuner, so its metrics are not told too; nor are the steps of several at once."""
+    """Filter a trial's events: no metrics, because the tuner reports its score, and no steps of concurrent trials."""
 
     def emit(event: Event) -> None:
         if trial.stop is not None and trial.stop.is_set():
-            raise StageFailed("the search was ended")
+            raise StageFailed("the search was stopped")
         if not isinstance(event, Metric) and not (trial.stop is not None and isinstance(event, Step)):
             report(event)
 

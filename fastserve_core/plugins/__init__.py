@@ -1,4 +1,4 @@
-"""Hook specifications, the registry of plugins, and the contexts that hooks are given."""
+"""Hook specifications, the registry of plugins, and the contexts of hook calls."""
 
 import lazy_loader
 

@@ -10,16 +10,16 @@ from fastserve_core.tasks.task import Task
 
 
 class Plugin:
-    """The base of all plugins; derive from one of its subclasses.
+    """The base class of all plugins; derive from one of its subclasses.
 
-    A plugin is a light class: it imports nothing heavy before one of its verbs runs.
+    A plugin class is cheap to import: heavy packages are imported when one of its verbs runs.
 
     Attributes:
         api_version: The version of the plugin API that the plugin is built for.
         requires: Modules that its verbs import.
         Options: A dataclass of its options, with defaults.
         not_in_key: Options that do not change the result, such as intervals of checkpoints.
-        reads_files: Options that name files: their contents decide the result, not their paths.
+        reads_files: Options that name files, whose contents decide the result, not their paths.
         reads_artifacts: Options that name an artifact's folder.
         options: The options of this run.
     """
@@ -36,7 +36,7 @@ class Plugin:
 
 
 class Trainer(Plugin):
-    """Fills the stage ``train``.
+    """The base class of plugins for the stage ``train``.
 
     Attributes:
         supports_auxiliary_loss: Whether it can minimize a loss besides that of the labels, as distillation needs.
@@ -45,16 +45,23 @@ class Trainer(Plugin):
     supports_auxiliary_loss: ClassVar[bool] = False
 
     def search_space(self, model: Artifact) -> Mapping[str, Any]:
-        """Propose what a tuner should search for such a model, by option, the most important first."""
+        """Propose a search space for a tuner.
+
+        Args:
+            model: The model to train.
+
+        Returns:
+            The ranges by option, the most important option first.
+        """
         return {}
 
 
 class Tuner(Plugin):
-    """Fills the stage ``tune``."""
+    """The base class of plugins for the stage ``tune``."""
 
     @property
     def searches(self) -> tuple[str, ...]:
-        """The paths of the options to search; empty: those that the trainer proposes."""
+        """The paths of the options to search; if empty, those that the trainer proposes."""
         return ()
 
     @property
@@ -64,14 +71,13 @@ class Tuner(Plugin):
 
 
 class Compressor(Plugin):
-    """Fills the stage ``compress``.
+    """The base class of plugins for the stage ``compress``.
 
     Attributes:
-        tasks: The tasks whose models it compresses; empty: all.
-        form: The form of artifact that it takes and the one that it gives.
-        wants_training: Whether its result is worse until it is trained again, so that the gate waits for a
-            compressor that trains.
-        trains: Whether it has the run's trainer train, with ``CompressContext.retrain``.
+        tasks: The tasks whose models it compresses; if empty, all.
+        form: The forms of its input and of its result.
+        wants_training: Whether its result has to be trained again, so that the gate waits for a compressor that trains.
+        trains: Whether it uses the run's trainer, with ``CompressContext.retrain``.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ()
@@ -82,17 +88,20 @@ class Compressor(Plugin):
     def check_task(self, task: Task) -> None:
         """Check the options against the task of the run, before anything runs.
 
+        Args:
+            task: The name of the task.
+
         Raises:
-            InvalidOption: An option does not go with the task.
+            InvalidOption: An option is not valid for the task.
         """
 
 
 class Server(Plugin):
-    """Fills the stage ``serve``."""
+    """The base class of plugins for the stage ``serve``."""
 
 
 class Observer(Plugin):
-    """Is told of events, and may wrap any verb."""
+    """The base class of observers, which receive events and may wrap any verb."""
 
 
 BASES: Mapping[str, type[Plugin]] = {

@@ -1,4 +1,4 @@
-"""The context of each verb: the current model, the data, a work folder, and a callback for events."""
+"""The context of each verb: the current model, the data, a work folder and a callback for events."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from fastserve_core.tasks.task import Row, Task
 
 @dataclass(frozen=True, kw_only=True)
 class StageContext:
-    """What every verb is given.
+    """The context of a hook call; the base class of each verb's context.
 
     Attributes:
         model: The current model.
         task: The run's task, with the labels in the order of the model's outputs.
-        folder: The work folder. It survives a kill: a resumed verb finds what it left there.
+        folder: The work folder. It survives a kill, so that a verb can resume from its files.
         seed: The run's seed.
         threads: The number of threads that the verb may use.
         emit: Reports an event to the observers.
@@ -49,7 +49,11 @@ class StageContext:
         return tuple(self.task.labels)
 
     def clean_folder(self, name: str = "draft") -> Path:
-        """Make an empty folder in the work folder; what an interrupted attempt left in it is removed."""
+        """Make an empty folder in the work folder; files of an interrupted attempt are removed.
+
+        Args:
+            name: The name of the folder.
+        """
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -58,23 +62,27 @@ class StageContext:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeContext(StageContext):
-    """What ``serve`` is given."""
+    """The context of ``serve``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataContext(StageContext):
-    """What a verb that works on data is given: the splits as well."""
+    """The context of a verb that works on data.
+
+    Attributes:
+        data: The splits.
+    """
 
     data: Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainContext(DataContext):
-    """What ``train`` is given.
+    """The context of ``train``.
 
     Attributes:
-        budget: How much training it may use.
-        auxiliary_loss: A loss besides that of the labels, if a compressor asked for this training.
+        budget: The limit of the training.
+        auxiliary_loss: A loss besides that of the labels, if a compressor requested this training.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -83,15 +91,15 @@ class TrainContext(DataContext):
 
 @dataclass(frozen=True, kw_only=True)
 class TuneContext(DataContext):
-    """What ``tune`` is given.
+    """The context of ``tune``.
 
     Attributes:
         trainer_options: The trainer's options by path, if the tuner searches them.
         compressor_options: The compressors' options by path, if the tuner searches them.
-        user_overrides: Paths that the user set; a tuner leaves them alone.
+        user_overrides: Paths of options that the user set; a tuner does not search them.
         default_search_space: The space that the trainer proposes, by path, the most important option first.
-        trial_runner: Runs one trial.
-        trial_discarder: Removes what a stopped trial left behind.
+        trial_runner: Runs one trial; used by ``run_trial``.
+        trial_discarder: Removes the files of a trial; used by ``discard_trial``.
     """
 
     trainer_options: Mapping[str, Any] = field(default_factory=dict)
@@ -102,14 +110,14 @@ class TuneContext(DataContext):
     trial_discarder: Callable[[int], None]
 
     def run_trial(self, number: int, options: Mapping[str, Any], budget: Budget, **more: Any) -> TrialResult:
-        """Have the trainer, the compressors or both carry out one trial with some options replaced.
+        """Run one trial of the trainer, the compressors or both with some options replaced.
 
-        Several trials may run at the same time, each in a thread of its own.
+        Several trials may run at the same time, each in its own thread.
 
         Args:
-            number: The trial's number.
+            number: The trial's number, counted from 0.
             options: Replaced options by path, such as ``train.torch_ddp.lr``.
-            budget: How much training the trial may use.
+            budget: The limit of the trial's training.
             more: Further attributes of ``TrialRequest``.
 
         Returns:
@@ -121,17 +129,21 @@ class TuneContext(DataContext):
         return self.trial_runner(TrialRequest(number, options, budget, **more))
 
     def discard_trial(self, number: int) -> None:
-        """Remove the checkpoints of a stopped trial that will not be resumed."""
+        """Remove the checkpoints of a stopped trial that will not be resumed.
+
+        Args:
+            number: The trial's number.
+        """
         self.trial_discarder(number)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompressContext(DataContext):
-    """What ``compress`` is given.
+    """The context of ``compress``.
 
     Attributes:
         original: The model before the first compressor.
-        retrainer: Has the run's trainer train a model; ``None`` if the run has no trainer.
+        retrainer: Trains a model with the run's trainer, used by ``retrain``; ``None`` if the run has no trainer.
     """
 
     original: Artifact
@@ -145,15 +157,14 @@ class CompressContext(DataContext):
         unlabelled: Sequence[str] = (),
         rows: Iterable[Row] = (),
     ) -> StagedArtifact:
-        """Have the run's trainer train a model, in a folder of this run; an interrupted training is resumed.
+        """Train a model with the run's trainer, in the work folder; an interrupted training is resumed.
 
         Args:
             model: The model to train.
-            options: The trainer's options by name, in place of those that the user set.
+            options: The trainer's options by name, in place of the user's.
             auxiliary_loss: A loss besides that of the labels.
-            unlabelled: Files of texts that only the auxiliary loss learns from.
-            rows: Rows like those of ``data``, without labels, that only the auxiliary loss learns from; iterated
-                more than once.
+            unlabelled: Files of texts for the auxiliary loss alone.
+            rows: Rows like those of ``data``, without labels, for the auxiliary loss alone; iterated more than once.
 
         Returns:
             The trained model, not yet published.

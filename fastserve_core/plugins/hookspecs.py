@@ -1,4 +1,4 @@
-"""The verbs that a plugin may implement: one a stage, and one to listen."""
+"""The hook specifications: the verbs that a plugin may implement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fastserve_core.plugins.requests import RunningServer, StagedArtifact
 
 API_VERSION = 2
-"""Raised when a verb changes in a way that breaks an existing plugin."""
+"""Increased with every change of a verb that breaks existing plugins."""
 
 PROJECT_NAME = "fastserve"
 STAGES = ("tune", "train", "compress", "serve")
@@ -24,32 +24,67 @@ hookimpl = pluggy.HookimplMarker(PROJECT_NAME)
 
 
 class Hooks:
-    """What each stage asks of its plugin; a wrapper (``hookimpl(wrapper=True)``) may surround any verb."""
+    """The verb of each stage; an observer may wrap any verb (``hookimpl(wrapper=True)``)."""
 
     @hookspec(firstresult=True)
     def tune(self, run: TuneContext) -> dict[str, Any] | None:
-        """Search with ``run.attempt``; return the best options by path, e.g. ``train.torch_ddp.lr``.
+        """Search options with ``run.run_trial``.
 
-        What it searches are the trainer's options, or what its attribute ``searches`` names: paths of the trainer's
-        and the compressors' options. ``conditions`` names further ones that it looks at.
+        Args:
+            run: The context.
+
+        Returns:
+            The best options by path, such as ``train.torch_ddp.lr``.
         """
 
     @hookspec(firstresult=True)
     def train(self, run: TrainContext) -> StagedArtifact | None:
-        """Train ``run.model`` on ``run.data`` for ``run.budget``; return the draft of the trained model."""
+        """Train ``run.model`` on ``run.data`` within ``run.budget``.
+
+        Args:
+            run: The context.
+
+        Returns:
+            The trained model, not yet published.
+        """
 
     @hookspec(firstresult=True)
     def preflight(self, run: TrainContext) -> Preflight | None:
-        """Estimate what ``train`` with the same run will take; optional, quick, for trainers."""
+        """Estimate memory and time of ``train`` with the same context; optional, and quick.
+
+        Args:
+            run: The context.
+
+        Returns:
+            The estimate, or ``None``.
+        """
 
     @hookspec(firstresult=True)
     def compress(self, run: CompressContext) -> StagedArtifact | None:
-        """Make ``run.model`` smaller or faster; return the draft of the new one."""
+        """Make ``run.model`` smaller or faster.
+
+        Args:
+            run: The context.
+
+        Returns:
+            The compressed model, not yet published.
+        """
 
     @hookspec(firstresult=True)
     def serve(self, run: ServeContext) -> RunningServer | None:
-        """Start answering requests with ``run.model``; return the running server."""
+        """Start a server for ``run.model``.
+
+        Args:
+            run: The context.
+
+        Returns:
+            The running server.
+        """
 
     @hookspec
     def observe(self, event: Event) -> None:
-        """Be told what happens: stages, steps, metrics, trials, candidates, warnings."""
+        """Receive an event of the run.
+
+        Args:
+            event: A stage, step, metric, trial, warning or another event of ``fastserve_core.events``.
+        """

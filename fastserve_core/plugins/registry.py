@@ -28,7 +28,15 @@ P = TypeVar("P", bound=Plugin)
 
 
 def load_plugin(entry: PluginEntry) -> type[Plugin]:
-    """The plugin's class, imported and checked: API version, identity, and required packages."""
+    """Import a plugin's class and check it.
+
+    Args:
+        entry: The plugin's entry point.
+
+    Raises:
+        PluginError: It cannot be imported, is built for another API version, or is not a plugin class.
+        MissingPackage: A module that it requires is not installed.
+    """
     try:
         kind: type[Plugin] = entry.entry_point.load()
     except (ImportError, AttributeError) as error:
@@ -54,9 +62,17 @@ def load_plugin(entry: PluginEntry) -> type[Plugin]:
 
 @dataclass(frozen=True)
 class ActivePlugin(Generic[P]):
-    """A plugin in its section of the config, with its typed options."""
+    """An activated plugin.
 
-    place: str
+    Attributes:
+        section: The section of the config that it is in: its stage, or ``observe``.
+        name: The plugin's name.
+        version: The version of its distribution.
+        plugin: The plugin.
+        options: Its typed options.
+    """
+
+    section: str
     name: str
     version: str
     plugin: P
@@ -65,52 +81,72 @@ class ActivePlugin(Generic[P]):
     @property
     def path(self) -> str:
         """The path of its options in the config, such as ``train.torch_ddp``."""
-        return f"{self.place}.{self.name}"
+        return f"{self.section}.{self.name}"
 
-    def select_options(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Take this plugin's options, by name, out of a mapping by full path."""
+    def select_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Select this plugin's options from a mapping by full path; return them by name."""
         prefix = self.path + "."
-        return {path.removeprefix(prefix): value for path, value in found.items() if path.startswith(prefix)}
+        return {path.removeprefix(prefix): value for path, value in options.items() if path.startswith(prefix)}
 
 
 class Registry:
-    """The activated plugins of one run."""
+    """The activated plugins of one run.
+
+    Args:
+        blocked: Plugins that may not be activated, besides those of ``FASTSERVE_BLOCK_PLUGINS``.
+    """
 
     def __init__(self, blocked: Iterable[str] = ()) -> None:
         self._hooks = pluggy.PluginManager(PROJECT_NAME)
         self._hooks.add_hookspecs(Hooks)
-        self._active: dict[str, list[ActivePlugin[Any]]] = {place: [] for place in CONFIG_SECTIONS}
+        self._active: dict[str, list[ActivePlugin[Any]]] = {section: [] for section in CONFIG_SECTIONS}
         self._blocked = {*blocked, *blocked_by_environment()}
-        self._left_out: set[object] = set()
-        self._telling = threading.RLock()
+        self._disabled: set[object] = set()
+        self._notify_lock = threading.RLock()
 
-    def activate(self, place: str, name: str, options: Mapping[str, Any] | DictConfig | None) -> ActivePlugin[Any]:
-        """Import the plugin, check it and its options, and put it into the place."""
+    def activate(self, section: str, name: str, options: Mapping[str, Any] | DictConfig | None) -> ActivePlugin[Any]:
+        """Import a plugin, check it and its options, and add it to a section of the config.
+
+        Args:
+            section: A stage, or ``observe``.
+            name: The plugin's name.
+            options: Its options by name; the others have their defaults.
+
+        Raises:
+            UnknownName: No such plugin is installed.
+            PluginError: The plugin is blocked, does not fit the section, or the section is full.
+            MissingPackage: A module that it requires is not installed.
+            InvalidOption: An option is wrong; several are ``ValidationErrors``.
+        """
         from fastserve_core.config.options import parse_options
 
         known = installed_plugins()
         if name not in known:
             raise UnknownName("plugin", name, known, advice="; is its package installed?")
         if name in self._blocked:
-            raise PluginError(f"plugin '{name}' is blocked, yet '{place}' asks for it")
-        if self._active[place] and place in STAGES and place not in REPEATABLE_STAGES:
-            other = self._active[place][0].name
-            raise PluginError(f"stage '{place}' takes one plugin, but '{other}' and '{name}' are chosen")
+            raise PluginError(f"plugin '{name}' is blocked, but '{section}' has it")
+        if self._active[section] and section in STAGES and section not in REPEATABLE_STAGES:
+            other = self._active[section][0].name
+            raise PluginError(f"stage '{section}' takes one plugin, but '{other}' and '{name}' are chosen")
         kind = load_plugin(known[name])
-        if not issubclass(kind, BASES[place]):
+        if not issubclass(kind, BASES[section]):
             raise PluginError(
-                f"plugin '{name}' ({known[name].source}) cannot fill '{place}': its class must derive from "
-                f"fastserve_core.plugins.{BASES[place].__name__}"
+                f"plugin '{name}' ({known[name].source}) cannot fill '{section}': its class must derive from "
+                f"fastserve_core.plugins.{BASES[section].__name__}"
             )
-        checked = parse_options(kind.Options, options, f"{place}.{name}")
-        plugin = kind(checked)
-        self._register(plugin, place, name)
-        active = ActivePlugin(place, name, known[name].version, plugin, checked)
-        self._active[place].append(active)
+        typed_options = parse_options(kind.Options, options, f"{section}.{name}")
+        plugin = kind(typed_options)
+        self._register(plugin, section, name)
+        active = ActivePlugin(section, name, known[name].version, plugin, typed_options)
+        self._active[section].append(active)
         return active
 
     def add_observer(self, observer: object) -> None:
-        """Add an observer that is no installed plugin (the caller's own object)."""
+        """Add an observer that is not an installed plugin, but an object of the caller.
+
+        Raises:
+            PluginError: It does not fit the hook specifications.
+        """
         self._register(observer, OBSERVE, f"{type(observer).__name__}-{id(observer)}")
 
     def plugins_for(self, section: str) -> list[ActivePlugin[Any]]:
@@ -138,19 +174,42 @@ class Registry:
         return next(iter(self._active["serve"]), None)
 
     def call(self, active: ActivePlugin[Any], verb: str, optional: bool = False, **arguments: Any) -> Any:
-        """Run one plugin's verb, with every observer's wrappers around it and no other stage plugin."""
-        everyone = [one for place in STAGES for one in self._active[place]]
-        others = [one.plugin for one in everyone if one is not active]
+        """Call a verb of one stage plugin, with the wrappers of all observers around it.
+
+        Args:
+            active: The plugin.
+            verb: The verb.
+            optional: Whether the verb may be missing or return nothing.
+            arguments: The verb's arguments.
+
+        Returns:
+            The verb's result; ``None`` only if it is optional.
+
+        Raises:
+            PluginError: The verb returned nothing.
+        """
+        others = [other.plugin for stage in STAGES for other in self._active[stage] if other is not active]
         result = self._hooks.subset_hook_caller(verb, others)(**arguments)
         if result is None and not optional:
             raise PluginError(f"plugin '{active.path}' returned nothing from '{verb}'")
         return result
 
     def with_overrides(self, active: ActivePlugin[P], changes: Mapping[str, Any]) -> tuple[Registry, ActivePlugin[P]]:
-        """Make a registry of the same plugins in which one has some options replaced; this one stays as it is."""
+        """Copy the registry with some options of one plugin replaced.
+
+        Args:
+            active: The plugin.
+            changes: Its new options by name.
+
+        Returns:
+            The copy, and the plugin in it. This registry does not change.
+
+        Raises:
+            InvalidOption: An option is wrong.
+        """
         changed = self._rebuild(active, changes)
         other = Registry()
-        other._blocked, other._left_out, other._telling = self._blocked, self._left_out, self._telling
+        other._blocked, other._disabled, other._notify_lock = self._blocked, self._disabled, self._notify_lock
         other._active = {
             section: [changed if plugin is active else plugin for plugin in plugins]
             for section, plugins in self._active.items()
@@ -167,34 +226,41 @@ class Registry:
         return replace(active, options=options, plugin=type(active.plugin)(options))
 
     def notify(self, event: Event) -> None:
-        """Hand an event to the observers in turn; one that fails is said once and left out, for a run needs none."""
-        everyone = [one.plugin for one in reversed(self._hooks.hook.observe.get_hookimpls())]
-        for observer in everyone:
-            others = [one for one in everyone if one is not observer]
-            with self._telling:
-                if observer in self._left_out:
+        """Pass an event to the observers in turn.
+
+        An observer that fails is disabled with a warning, because a run can continue without it.
+
+        Args:
+            event: The event.
+        """
+        observers = [implementation.plugin for implementation in reversed(self._hooks.hook.observe.get_hookimpls())]
+        for observer in observers:
+            others = [other for other in observers if other is not observer]
+            with self._notify_lock:
+                if observer in self._disabled:
                     continue
                 try:
                     self._hooks.subset_hook_caller("observe", others)(event=event)
                 except Exception as error:
-                    self._left_out.add(observer)
+                    self._disabled.add(observer)
                     self._warn(observer, error)
 
     def _warn(self, observer: object, error: Exception) -> None:
-        """To the user, and to the run's log with the place in the code: an observer may be what shows warnings."""
-        name = next((one.path for one in self.plugins_for(OBSERVE) if one.plugin is observer), type(observer).__name__)
-        message = f"{name} failed, the run goes on without it: {str(error) or type(error).__name__}"
-        print(f"warning: {message}", file=sys.stderr)
+        paths = (active.path for active in self.plugins_for(OBSERVE) if active.plugin is observer)
+        name = next(paths, type(observer).__name__)
+        message = f"{name} failed and is disabled, the run continues: {str(error) or type(error).__name__}"
+        print(f"warning: {message}", file=sys.stderr)  # not an event: the observer may be the one that shows warnings
         log.info("%s", WarningRaised(message), exc_info=error)
 
-    def _register(self, plugin: object, place: str, name: str) -> None:
+    def _register(self, plugin: object, section: str, name: str) -> None:
         if type(plugin).__hash__ is not object.__hash__:
             raise PluginError(f"plugin '{name}' must compare by identity: a dataclass needs eq=False")
         try:
-            self._hooks.register(plugin, f"{place}.{name}")
+            self._hooks.register(plugin, f"{section}.{name}")
             self._hooks.check_pending()
         except pluggy.PluginValidationError as error:
-            self._hooks.unregister(name=f"{place}.{name}")
+            self._hooks.unregister(name=f"{section}.{name}")
             raise PluginError(f"plugin '{name}' does not fit the hook specs: {error}") from error
-        if not any(caller.name == place for caller in self._hooks.get_hookcallers(plugin) or ()) and place in STAGES:
-            raise PluginError(f"plugin '{name}' implements no '{place}'")
+        verbs = {caller.name for caller in self._hooks.get_hookcallers(plugin) or ()}
+        if section in STAGES and section not in verbs:
+            raise PluginError(f"plugin '{name}' implements no '{section}'")

@@ -1,4 +1,4 @@
-"""What goes in and out of a verb besides its context: budgets, staged artifacts, trials, losses, running servers."""
+"""Arguments and results of verbs besides their context: budgets, staged artifacts, trials, losses, servers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fastserve_core.tasks.task import Row
 
 @dataclass(frozen=True)
 class Budget:
-    """How much training a trial may use.
+    """The limit of a training.
 
     Attributes:
-        steps: The length of the schedule in optimizer steps; ``None`` leaves it to the trainer's options.
-        stop_at_step: Where to stop, score the model and leave a checkpoint that the trial of the same number resumes.
-            A trainer that cannot stop trains to the end.
+        steps: The length of the schedule in optimizer steps; ``None``: as in the trainer's options.
+        stop_at_step: The step at which to stop, score the model and write a checkpoint, from which the trial of the
+            same number resumes. A trainer that cannot stop trains to the end.
     """
 
     steps: int | None = None
@@ -28,16 +28,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class StagedArtifact:
-    """An artifact that is not yet published: files in the run's work folder, and the engine that loads them.
+    """An artifact that is not yet published: files in the work folder, and the engine that loads them.
 
     Attributes:
-        folder: Where the files are.
+        folder: The folder with the files.
         engine: The name of the engine that loads them.
         form: ``trainable`` or ``engine``.
-        labels: Replaces the model's labels, in the order of the outputs.
+        labels: The labels in the order of the outputs, if they differ from the model's.
         scores: The task's metrics on the validation split, if the plugin measured them.
-        steps: Optimizer steps that were done.
-        costs: Costs of the work (``seconds``, ``peak_memory_bytes`` …); they become part of the lineage.
+        steps: The number of optimizer steps.
+        costs: Costs of the work (``seconds``, ``peak_memory_bytes`` …), for the lineage.
     """
 
     folder: Path
@@ -51,18 +51,18 @@ class StagedArtifact:
 
 @dataclass(frozen=True)
 class TrialRequest:
-    """One trial that a tuner asks for.
+    """One trial that a tuner requests.
 
     Attributes:
-        number: The trial's number.
+        number: The trial's number, counted from 0.
         options: Replaced options by path, such as ``train.torch_ddp.lr``.
-        budget: How much training it may use.
-        repeat: Counts the trainings with the same options; each has its own seed and, with ``folds``, its own fold.
-        folds: The number of folds of train + validation, if it validates on one of them.
-        threads: Its share of the cores, if other trials run at the same time.
+        budget: The limit of its training.
+        repeat: The index among trainings with the same options; each has its own seed and, with ``folds``, its fold.
+        folds: The number of folds that train + validation are split into, if it validates on one of them.
+        threads: The number of threads that it may use, if other trials run at the same time.
         stop: The trial ends without a result soon after this flag is set.
-        remote_executor: Carries the trial out on another machine: takes a serialized trial, returns what
-            ``run_remote_trial`` returns there.
+        remote_executor: Runs the trial on another machine: takes a serialized trial, returns the result of
+            ``run_remote_trial``.
     """
 
     number: int
@@ -80,11 +80,11 @@ class TrialResult:
     """The outcome of a trial.
 
     Attributes:
-        objective: The number to maximize: the task's objective of a training, the score of a compression recipe.
+        objective: The value to maximize: the task's objective of a training, the score of a compression recipe.
         scores: The task's metrics on the validation split.
-        steps: Optimizer steps that were done.
+        steps: The number of optimizer steps.
         seconds: Wall time.
-        measures: A recipe's measurements.
+        measures: The measurements of a compression recipe.
     """
 
     objective: float
@@ -99,8 +99,8 @@ class AuxiliaryLoss:
     """A loss that a training minimizes besides that of the labels.
 
     Attributes:
-        loss: An entry point of the group ``fastserve.losses``.
-        options: JSON values for its provider.
+        loss: The name of an entry point of the group ``fastserve.losses``.
+        options: Its options, as JSON values.
     """
 
     loss: str
@@ -109,15 +109,15 @@ class AuxiliaryLoss:
 
 @dataclass(frozen=True)
 class RetrainRequest:
-    """One more training that a compressor asks for.
+    """A training that a compressor requests.
 
     Attributes:
         model: The model to train.
         folder: The work folder of the training.
-        options: The trainer's options by name, in place of those that the user set.
+        options: The trainer's options by name, in place of the user's.
         auxiliary_loss: A loss besides that of the labels.
-        unlabelled: Files of texts that only the auxiliary loss learns from.
-        rows: Rows without labels that only the auxiliary loss learns from; iterated more than once.
+        unlabelled: Files of texts for the auxiliary loss alone.
+        rows: Rows without labels for the auxiliary loss alone; iterated more than once.
     """
 
     model: Artifact
@@ -129,7 +129,11 @@ class RetrainRequest:
 
 
 class RunningServer(Protocol):
-    """A server that answers requests at ``url``."""
+    """A running server.
+
+    Attributes:
+        url: Its address.
+    """
 
     url: str
 
@@ -141,4 +145,4 @@ class RunningServer(Protocol):
         """
 
     def stop(self) -> None:
-        """Drain and end the server."""
+        """Finish the pending requests and end the server."""

@@ -1,4 +1,4 @@
-"""Child processes, the process they are forked off, and the resources of the machine."""
+"""Child processes, the fork server, and the resources of the machine."""
 
 import lazy_loader
 

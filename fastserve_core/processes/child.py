@@ -1,4 +1,4 @@
-"""Child processes that share our environment, report through JSON, and die with their parent."""
+"""Child processes that inherit the environment, report events as JSON, and end with their parent."""
 
 from __future__ import annotations
 
@@ -24,23 +24,26 @@ from fastserve_core.processes.resources import thread_environment
 POLL_SECONDS = 0.5
 EVENT_FLUSH_SECONDS = 0.05
 PRELOAD_MODULES = ("torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto", "sklearn.metrics")
-"""For ``imports`` of ``call``: what a process needs that has a model of transformers, and scores it."""
+"""For ``imports`` of ``run_in_child``: the modules of a process that runs a model of transformers and scores it."""
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """End this process soon after its parent has ended, however that ended (SIGKILL too).
+    """End this process soon after its parent has ended, also if the parent was killed.
 
-    A thread that looks at the parent's id is portable, and unlike Linux's death signal it does not
-    fire when only the parent's *thread* that started us ends. A process of ``multiprocessing`` may have been
-    forked by a server, which outlives the process that asked for it: there the one that asked counts.
+    A thread that polls the parent's id is portable, and unlike Linux's death signal it does not fire if only the
+    parent's *thread* that started this process ends. A process of ``multiprocessing`` may be forked by a server that
+    outlives the process that requested it; then the requesting process counts as the parent.
+
+    Args:
+        parent: The id of the parent; by default the process that requested this one.
     """
-    asked_by = multiprocessing.parent_process() if parent is None else None
+    requester = multiprocessing.parent_process() if parent is None else None
     expected = parent if parent is not None else os.getppid()
 
     def watch() -> None:
-        if asked_by is not None:
-            asked_by.join()
-        while asked_by is None and os.getppid() == expected:
+        if requester is not None:
+            requester.join()
+        while requester is None and os.getppid() == expected:
             time.sleep(POLL_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10 * POLL_SECONDS)
@@ -53,82 +56,97 @@ def run_in_child(
     module: str,
     request: Mapping[str, Any],
     threads: int,
-    tell: Callable[[Event], None] = lambda _: None,
+    emit: Callable[[Event], None] = lambda _: None,
     imports: Sequence[str] = (),
 ) -> Any:
-    """Run ``python -m module`` on a JSON request and return its JSON answer.
+    """Run ``python -m module`` on a JSON request; the module calls ``child_main``.
 
-    The child uses ``answer`` below, and ``event_writer(events)`` with the path it is given as ``events`` to
-    tell what happens meanwhile. ``imports`` are slow modules that it needs: where the system allows, they are
-    imported once for all such children of this process. Its ``FastServeError`` is raised here again with its exit
-    code; anything else it fails with becomes ``StageFailed`` with the end of what it printed.
+    Args:
+        module: The module to run.
+        request: Keyword arguments of the module's function, as JSON values. ``events`` is added to them: a path for
+            ``event_writer``, with which the child reports events.
+        threads: The number of threads that the child may use.
+        emit: Called with each event of the child.
+        imports: Slow modules that the child imports. If the system allows, they are imported once for all such
+            children of this process.
+
+    Returns:
+        The JSON value that the module's function returned.
+
+    Raises:
+        UserError: The child raised one.
+        StageFailed: The child raised another error (the message ends with its output) or was killed.
     """
     with tempfile.TemporaryDirectory(prefix="fastserve-") as scratch:
-        asked, answered, events, output = (
-            Path(scratch, name) for name in ("request.json", "answer.json", "events.jsonl", "output.txt")
+        request_path, response_path, events_path, output_path = (
+            Path(scratch, name) for name in ("request.json", "response.json", "events.jsonl", "output.txt")
         )
-        asked.write_text(json.dumps({**request, "events": events}, default=str), encoding="utf-8")
-        events.touch()
-        with output.open("wb") as printed, events.open(encoding="utf-8") as told:
-            child = _start(module, [str(asked), str(answered)], threads, imports, printed)
+        request_path.write_text(json.dumps({**request, "events": events_path}, default=str), encoding="utf-8")
+        events_path.touch()
+        with output_path.open("wb") as output, events_path.open(encoding="utf-8") as events:
+            child = _start(module, [str(request_path), str(response_path)], threads, imports, output)
             try:
-                _forward_events(child, told, tell)
+                _forward_events(child, events, emit)
             finally:
-                child.kill()  # only an interrupted parent finds it still running
+                child.kill()  # it still runs only if this process was interrupted
                 child.wait()
-        if not answered.is_file():
-            end = output.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+        if not response_path.is_file():
+            end = output_path.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
             raise StageFailed(f"{module} ended with exit code {child.returncode}:\n{end}")
-        result = json.loads(answered.read_text(encoding="utf-8"))
-    if "error" in result:
-        kind = UserError if result["exit_code"] == UserError.exit_code else StageFailed
-        raise kind(result["error"])
-    return result["value"]
+        response = json.loads(response_path.read_text(encoding="utf-8"))
+    if "error" in response:
+        kind = UserError if response["exit_code"] == UserError.exit_code else StageFailed
+        raise kind(response["error"])
+    return response["value"]
 
 
 def _start(
-    module: str, arguments: list[str], threads: int, imports: Sequence[str], printed: BinaryIO
+    module: str, arguments: list[str], threads: int, imports: Sequence[str], output: BinaryIO
 ) -> subprocess.Popen[bytes] | ForkedProcess:
     environment = os.environ | thread_environment(threads)
     if imports and can_fork():
-        order = Path(arguments[0]).with_name("order.json")
-        said = {"module": module, "arguments": arguments, "imports": imports}
-        order.write_text(json.dumps({**said, "environment": dict(environment), "folder": str(Path.cwd())}), "utf-8")
-        return FORK_SERVERS.fork(order, environment, printed.fileno())
-    asking = FORK_SERVERS.to_inherit(environment)
+        request = Path(arguments[0]).with_name("fork.json")
+        call = {"module": module, "arguments": arguments, "imports": imports}
+        request.write_text(json.dumps({**call, "environment": dict(environment), "folder": str(Path.cwd())}), "utf-8")
+        return FORK_SERVERS.fork(request, environment, output.fileno())
+    descriptors = FORK_SERVERS.inherited_descriptors(environment)
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments, *map(str, asking)],
+        [sys.executable, "-m", module, *arguments, *map(str, descriptors)],
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=printed,
+        stdout=output,
         stderr=subprocess.STDOUT,
-        pass_fds=asking,
+        pass_fds=descriptors,
     )
 
 
 def _forward_events(
-    child: subprocess.Popen[bytes] | ForkedProcess, told: TextIO, tell: Callable[[Event], None]
+    child: subprocess.Popen[bytes] | ForkedProcess, events: TextIO, emit: Callable[[Event], None]
 ) -> None:
-    """Pass on the child's events until it has ended and all are read."""
-    line, ended = "", False
+    """Forward the child's events until it has ended and all are read."""
+    line, has_ended = "", False
     while True:
-        part = told.readline()
-        line += part
+        text = events.readline()
+        line += text
         if line.endswith("\n"):
-            tell(from_json(json.loads(line)))
+            emit(from_json(json.loads(line)))
             line = ""
-        elif not part:
-            if ended:
+        elif not text:
+            if has_ended:
                 return
             try:
                 child.wait(timeout=EVENT_FLUSH_SECONDS)
-                ended = True
+                has_ended = True
             except subprocess.TimeoutExpired:
                 pass
 
 
 def event_writer(path: str | Path) -> Callable[[Event], None]:
-    """A function that hands events to the process that waits in ``call``; for the child and its children."""
+    """Return a function that sends events to the process that waits in ``run_in_child``.
+
+    Args:
+        path: The child's argument ``events``; its own children may use the same path.
+    """
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def emit(event: Event) -> None:
@@ -138,14 +156,19 @@ def event_writer(path: str | Path) -> Callable[[Event], None]:
 
 
 def child_main(function: Any) -> None:
-    """The child's side of ``call``: read the request, run the function on it, write the answer."""
+    """Run the child's side of ``run_in_child``: read the request, call the function, write the response.
+
+    Args:
+        function: Called with the request as keyword arguments; returns a JSON value. A ``FastServeError`` is raised
+            again in the parent.
+    """
     die_with_parent()
-    asked, answered = map(Path, sys.argv[1:3])
+    request_path, response_path = map(Path, sys.argv[1:3])
     for descriptor in sys.argv[3:]:
         os.set_inheritable(int(descriptor), False)
         FORK_SERVERS.share(socket.socket(fileno=int(descriptor)), os.environ)
     try:
-        result: dict[str, Any] = {"value": function(**json.loads(asked.read_text(encoding="utf-8")))}
+        response: dict[str, Any] = {"value": function(**json.loads(request_path.read_text(encoding="utf-8")))}
     except FastServeError as error:
-        result = {"error": str(error), "exit_code": error.exit_code}
-    answered.write_text(json.dumps(result, default=str), encoding="utf-8")
+        response = {"error": str(error), "exit_code": error.exit_code}
+    response_path.write_text(json.dumps(response, default=str), encoding="utf-8")

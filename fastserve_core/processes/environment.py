@@ -1,4 +1,4 @@
-"""Keeps dependencies from phoning home, from the hub, and from spinning; what the user set stays."""
+"""Environment variables of dependencies: no telemetry, no hub, no busy waiting; the user's own settings stay."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ QUIET_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "true",
 }
 NOISY_LOGGERS = ("torchao", "torch.utils._pytree")
-"""Loggers that warn, when transformers is imported, of kernels for other machines and of each other's versions."""
+"""Loggers that warn at the import of transformers about kernels for other machines and each other's versions."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
 def library_environment(offline: bool = True) -> None:
-    """Set the variables that dependencies read, for this process and those it starts."""
+    """Set the variables that dependencies read, for this process and its children.
+
+    Args:
+        offline: Whether Hugging Face libraries may not use the network.
+    """
     for name, value in (QUIET_ENVIRONMENT | WAIT_POLICY_ENV | (OFFLINE if offline else {})).items():
         os.environ.setdefault(name, value)
     for name in NOISY_LOGGERS:
@@ -34,7 +38,7 @@ def library_environment(offline: bool = True) -> None:
 
 @contextmanager
 def suppress_library_output() -> Iterator[None]:
-    """No log line and no warning from libraries that log through the root logger, and at their import."""
+    """Suppress log messages and warnings in this context; handlers that an import installs are removed."""
     root, level = logging.getLogger(), logging.root.manager.disable
     handlers = root.handlers[:]
     logging.disable(logging.CRITICAL)
@@ -44,23 +48,25 @@ def suppress_library_output() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
-        root.handlers[:] = handlers  # OpenVINO's decoder installs a console handler for good
+        root.handlers[:] = handlers  # importing OpenVINO's decoder installs a console handler
 
 
 @contextmanager
 def hide_package(name: str) -> Iterator[None]:
-    """Make a package that can be done without look missing while something else is imported.
+    """Make an optional package look missing while another one is imported in this context.
 
-    ``import openvino`` sends an event with ``openvino_telemetry``, where that is installed, and has a
-    stand-in for when it is not.
+    ``import openvino`` sends an event with ``openvino_telemetry`` if that is installed, and works without it.
+
+    Args:
+        name: The package.
     """
     missing = object()
-    kept = sys.modules.get(name, missing)
+    module = sys.modules.get(name, missing)
     sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:
-        if kept is missing:
+        if module is missing:
             del sys.modules[name]
         else:
-            sys.modules[name] = kept  # type: ignore[assignment]
+            sys.modules[name] = module  # type: ignore[assignment]

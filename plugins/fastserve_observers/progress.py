@@ -119,7 +119,7 @@ class Progress(Observer):
         screen.print_line(format_trial(event, is_best), "" if event.score is not None else "yellow")
 
     def _show_progress(self, screen: Screen, event: events.Progress) -> None:
-        screen.show_bar(event.what, event.done, event.total, "", "")
+        screen.show_bar(event.activity, event.done, event.total, "", "")
 
     def _show_warning(self, screen: Screen, event: events.WarningRaised) -> None:
         screen.print_line(f"warning: {event.message}", "yellow")

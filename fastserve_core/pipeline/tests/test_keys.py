@@ -37,7 +37,7 @@ def name(**changed: Any) -> str:
     data: Any = SimpleNamespace(fingerprint=given["data"])
     none: Any = None
     active: Any = SimpleNamespace(
-        place="train", name=given["plugin"], version=given["version"], path="train.toy", plugin=Plugin(None),
+        section="train", name=given["plugin"], version=given["version"], path="train.toy", plugin=Plugin(None),
         options=Options(given["lr"], given["show"]),
     )  # fmt: skip
     session = Session(settings, none, data, none, budget=Budget(steps=given["steps"]))

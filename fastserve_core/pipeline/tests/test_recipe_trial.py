@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from conftest import Cli, on_torch
 from fastserve_core.config.nodes import GateOptions
 from fastserve_core.errors import InvalidPlan
-from fastserve_core.pipeline.recipe_trial import score
+from fastserve_core.pipeline.recipe_trial import score_recipe
 from fastserve_core.pipeline.search_scope import check_search, searches_compressors_only
 from fastserve_core.plugins.registry import Registry
 
@@ -26,27 +26,27 @@ TIMES = st.lists(st.floats(0.01, 100), min_size=3, max_size=3)
 
 
 def test_twice_as_good_in_all_three_is_one() -> None:
-    assert score([2.0, 2.0, 2.0], 0.0, False, GATE) == 1.0
-    assert score([4.0, 1.0, 0.25], 0.0, False, GATE) == 0.0
+    assert score_recipe([2.0, 2.0, 2.0], 0.0, False, GATE) == 1.0
+    assert score_recipe([4.0, 1.0, 0.25], 0.0, False, GATE) == 0.0
 
 
 def test_what_the_gate_allows_is_free_and_more_costs_in_proportion() -> None:
-    assert score([2.0] * 3, 0.01, False, GATE) == 1.0
-    assert score([2.0] * 3, 0.02, False, GATE) == pytest.approx(0.0)
-    assert score([2.0] * 3, 0.03, False, GATE) == pytest.approx(-1.0)
-    assert score([2.0] * 3, -0.5, False, GATE) == 1.0
-    assert score([1.0] * 3, 0.02, False, GateOptions(max_quality_drop=0.0)) == pytest.approx(-2.0)
+    assert score_recipe([2.0] * 3, 0.01, False, GATE) == 1.0
+    assert score_recipe([2.0] * 3, 0.02, False, GATE) == pytest.approx(0.0)
+    assert score_recipe([2.0] * 3, 0.03, False, GATE) == pytest.approx(-1.0)
+    assert score_recipe([2.0] * 3, -0.5, False, GATE) == 1.0
+    assert score_recipe([1.0] * 3, 0.02, False, GateOptions(max_quality_drop=0.0)) == pytest.approx(-2.0)
 
 
 @given(TIMES, st.floats(0, 1), st.floats(0, 1))
 def test_it_never_rises_with_the_loss(times: list[float], one: float, other: float) -> None:
     less, more = sorted((one, other))
-    assert score(times, less, False, GATE) >= score(times, more, False, GATE)
+    assert score_recipe(times, less, False, GATE) >= score_recipe(times, more, False, GATE)
 
 
 @given(TIMES, TIMES)
 def test_what_the_gate_refuses_is_worse_than_all_that_it_accepts(refused: list[float], accepted: list[float]) -> None:
-    assert score(refused, 0.0, True, GATE) < score(accepted, 0.0, False, GATE)
+    assert score_recipe(refused, 0.0, True, GATE) < score_recipe(accepted, 0.0, False, GATE)
 
 
 def registry(space: dict[str, object], *places: str) -> Registry:
@@ -68,7 +68,7 @@ def registry(space: dict[str, object], *places: str) -> Registry:
         (
             {"compress.prune.head_ratio": {"linear": [0.0, 0.5], "when": {"compress.prune.neuron": 0.5}}},
             ["compress.prune"],
-            "has a condition on 'compress.prune.neuron', and there is no such option; did you mean",
+            "has a condition on 'compress.prune.neuron', but there is no such option; did you mean",
         ),
     ],
 )
@@ -105,7 +105,8 @@ def test_a_killed_search_goes_on_keeps_its_failures_and_reuses_the_winner(
     assert [one["stage"] for one in stages] == ["train", "tune", "compress"]
     assert [one["status"] for one in stages] == ["reused", "done", "reused"]
     first, second = stages[1]["trials"]
-    assert first["options"] == stages[1]["found"] == {"compress.prune.neuron_ratio": 0.5, "compress.prune.layers": []}
+    pruning = {"compress.prune.neuron_ratio": 0.5, "compress.prune.layers": []}
+    assert first["options"] == stages[1]["best_options"] == pruning
     assert {"quality_validation", "latency_ms_p50", "size_bytes", "speedup", "accepted"} <= set(first["measures"])
     assert second["score"] is None
     assert "7" in second["error"]
@@ -115,7 +116,7 @@ def test_a_killed_search_goes_on_keeps_its_failures_and_reuses_the_winner(
 def kill_after_a_trial(folder: Path, command: list[str]) -> None:
     killed = subprocess.Popen([sys.executable, "-m", "fastserve_core", *on_torch(command)], cwd=folder)
     home, end = Path(os.environ["FASTSERVE_HOME"]), time.monotonic() + 200
-    while not list(home.glob("partial/tune-*/work/attempts/0000.json")) and time.monotonic() < end:
+    while not list(home.glob("partial/tune-*/work/trials/0000.json")) and time.monotonic() < end:
         time.sleep(0.1)
     assert killed.poll() is None
     killed.kill()

@@ -241,7 +241,7 @@ def test_an_observer_that_fails_is_said_once_and_left_out(
             chosen.notify(event)
     assert first.events == last.events == events
     assert failing.told == events[:1]
-    said = "observe.failing failed, the run goes on without it: no such disk"
+    said = "observe.failing failed and is disabled, the run continues: no such disk"
     assert capfd.readouterr().err == f"warning: {said}\n"
     assert caplog.messages == [str(WarningRaised(said))]
     assert "no such disk" in str(caplog.records[0].exc_info)

@@ -70,7 +70,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     (tmp_path / "some_work.py").write_text(textwrap.dedent(WORK))
     (tmp_path / "slowly.py").write_text("import os\nPID = os.getpid()\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setattr(child, "FORK_SERVERS", ForkServerPool(idle=5.0))
+    monkeypatch.setattr(child, "FORK_SERVERS", ForkServerPool(idle_seconds=5.0))
 
     def ask(what: str, threads: int = 1, **more: Any) -> Any:
         return run_in_child("some_work", {"what": what, **more}, threads, imports=["slowly", "not_installed"])
@@ -179,7 +179,7 @@ def test_a_child_ends_with_the_process_it_was_forked_off(ask: Callable[..., Any]
 
 def _pid(event: Any) -> int:
     assert isinstance(event, Progress)
-    return int(event.what)
+    return int(event.activity)
 
 
 def test_children_at_the_same_time_do_not_hold_each_other_up(ask: Callable[..., Any]) -> None:
@@ -196,7 +196,7 @@ def test_children_at_the_same_time_do_not_hold_each_other_up(ask: Callable[..., 
 
 
 def test_it_leaves_when_nobody_asks_and_comes_again(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "FORK_SERVERS", ForkServerPool(idle=0.2))
+    monkeypatch.setattr(child, "FORK_SERVERS", ForkServerPool(idle_seconds=0.2))
     first = ask("tell")["parent"]
     until(lambda: gone(first))
     assert ask("tell")["parent"] != first
@@ -206,7 +206,8 @@ def test_all_end_with_the_one_who_asked(ask: Callable[..., Any], tmp_path: Path)
     script = tmp_path / "script.py"
     script.write_text(
         "from fastserve_core.processes.child import run_in_child\n"
-        "run_in_child('some_work', {'what': 'wait'}, 1, lambda one: print(one.what, flush=True), imports=['slowly'])\n"
+        "emit = lambda event: print(event.activity, flush=True)\n"
+        "run_in_child('some_work', {'what': 'wait'}, 1, emit, imports=['slowly'])\n"
     )
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as asking:
         assert asking.stdout is not None

@@ -49,7 +49,7 @@ def stage(kind: str, plugin: str, status: str, seconds: float, **more: Any) -> d
     line = {"stage": kind, "plugin": plugin, "version": "0.1.0", "status": status, "seconds": seconds}
     return line | {
         "artifact": f"{HOME}/{kind}-{plugin}-{key}", "digest": key * 8, "options": {}, "measures": {},
-        "reason": "", "found": {}, **more,
+        "reason": "", "best_options": {}, **more,
     }  # fmt: skip
 
 
@@ -63,7 +63,10 @@ def record() -> dict[str, Any]:
     bad = measures(scores(0.8421, 0.8399), scores(0.8477, 0.8460), 4.05, 4.9, 850.0, 21.8, 398.0)
     tune = {"train.torch_ddp.lr": 8.7e-05, "train.torch_ddp.batch_size": 16}
     stages = [
-        stage("tune", "nevergrad", "done", 241.7, options={"trials": 6, "trial_steps": 60, "space": None}, found=tune),
+        stage(
+            "tune", "nevergrad", "done", 241.7,
+            options={"trials": 6, "trial_steps": 60, "space": None}, best_options=tune,
+        ),
         stage("train", "torch_ddp", "done", 431.2, options=TRAINER, measures=trained),
         stage("compress", "neural_compressor", "done", 38.4, measures=small, options={"approach": "static"}),
         stage("compress", "pruner", "rejected", 61.0, measures=bad, options={"sparsity": 0.5},
