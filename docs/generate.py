@@ -112,7 +112,7 @@ def commands() -> str:
         docs = "\n".join(_plain(kind.__doc__) for kind in kinds if is_dataclass(kind) and kind.__doc__)
         table = _options(path)
         parts += [f"### `{stage}.{name}`\n", *([f"{docs}\n", *table] if table else ["It has no options.\n"])]
-    parts.append("## What can be chosen\n")
+    parts.append("## Choices\n")
     for group, how in GROUPS.items():
         parts += [f"### {group.capitalize()}\n", f"{how}.\n", "| name | |\n|---|---|"]
         parts += [

@@ -18,7 +18,7 @@ from fastserve_core.config.options import parse_options
 from fastserve_core.data.dataset import Dataset
 from fastserve_core.data.prepare import prepare_rows
 from fastserve_core.errors import InvalidArtifact, InvalidOption, InvalidPlan, UnknownName, did_you_mean
-from fastserve_core.export.export import VERIFICATION_ROWS, Exported, export_artifact
+from fastserve_core.export.export import VERIFICATION_ROWS, Export, export_artifact
 from fastserve_core.inference.predictor import Predictor
 from fastserve_core.models.resolve import resolve_model
 from fastserve_core.pipeline.execute import check_estimates
@@ -172,7 +172,7 @@ class FastServe:
         """Start the server in the background; the handle has ``url`` and ``stop()`` and is a context manager."""
         return start_server(self._split_options(model), self.plugins["serve"], {"port": port, **options})
 
-    def export(self, folder: str | Path, to: str = "onnx", check: int = VERIFICATION_ROWS) -> Exported:
+    def export(self, folder: str | Path, to: str = "onnx", check: int = VERIFICATION_ROWS) -> Export:
         """Write the current model for another runtime into a folder, and compare it on ``check`` inputs.
 
         ``to`` is ``onnx``, ``onnx_int8``, ``openvino``, ``torch_export``, ``litert``, or a format of an installed

@@ -1,4 +1,4 @@
-"""Installed entry points: the plugins, and whatever else packages provide by name."""
+"""Installed entry points: plugins, tasks, data sources, engines and other things that packages provide by name."""
 
 from __future__ import annotations
 
@@ -23,25 +23,34 @@ DISTRIBUTION = "fastserve-core"
 
 @dataclass(frozen=True)
 class PluginEntry:
-    """An installed plugin, known by its packaging metadata alone."""
+    """An installed plugin, described by its packaging metadata.
+
+    Attributes:
+        name: The plugin's name.
+        entry_point: Its entry point.
+    """
 
     name: str
     entry_point: EntryPoint
 
     @property
     def package(self) -> str:
+        """The top-level package."""
         return self.entry_point.module.partition(".")[0]
 
     @property
     def distribution(self) -> str:
+        """The name of the distribution."""
         return self.entry_point.dist.name if self.entry_point.dist else "unknown"
 
     @property
     def version(self) -> str:
+        """The version of the distribution."""
         return self.entry_point.dist.version if self.entry_point.dist else "0"
 
     @property
     def source(self) -> str:
+        """Distribution and version, for messages."""
         return f"{self.distribution} {self.version}"
 
     @property
@@ -51,27 +60,32 @@ class PluginEntry:
 
     @property
     def install_hint(self) -> str:
+        """The command that installs the plugin's packages."""
         extra = f"{DISTRIBUTION}[{self.name}]" if self.distribution == DISTRIBUTION else self.distribution
         return f"pip install '{extra}'"
 
 
 @cache
 def all_entry_points() -> EntryPoints:
-    """Every entry point of the environment; read once, since each reading opens every distribution."""
-    # Python 3.11 gives an older class of its own here, which selects in the same way
+    """Return all entry points of the environment; cached, because reading them opens every distribution."""
+    # Python 3.11 returns an older class, whose method select is the same
     return cast(EntryPoints, entry_points())
 
 
 def installed_plugins() -> dict[str, PluginEntry]:
-    """Every installed plugin by name; imports none of them."""
-    found: dict[str, PluginEntry] = {}
+    """Return all installed plugins by name, without importing them.
+
+    Raises:
+        PluginError: Two distributions provide a plugin of the same name.
+    """
+    plugins: dict[str, PluginEntry] = {}
     for entry_point in all_entry_points().select(group=GROUP):
         entry = PluginEntry(entry_point.name, entry_point)
-        other = found.get(entry.name)
+        other = plugins.get(entry.name)
         if other is not None and other.entry_point.value != entry_point.value:
-            raise PluginError(f"two distributions call a plugin '{entry.name}': {other.source} and {entry.source}")
-        found[entry.name] = entry
-    return found
+            raise PluginError(f"two distributions provide a plugin '{entry.name}': {other.source} and {entry.source}")
+        plugins[entry.name] = entry
+    return plugins
 
 
 def package_config_dir(package: str) -> Path | None:
@@ -90,8 +104,17 @@ def package_config_dirs() -> list[Path]:
 
 
 def load_entry_point(group: str, name: str) -> Any:
-    """The task, data source or engine of that name (``group`` is ``fastserve.tasks`` and so on)."""
-    candidates = {one.name: one for one in all_entry_points().select(group=group)}
+    """Load an entry point.
+
+    Args:
+        group: The group, such as ``fastserve.tasks``.
+        name: The name.
+
+    Raises:
+        UnknownName: There is no such entry point.
+        MissingPackage: A module that it imports is not installed.
+    """
+    candidates = {entry_point.name: entry_point for entry_point in all_entry_points().select(group=group)}
     kind = group.partition(".")[2].rstrip("s")
     if name not in candidates:
         raise UnknownName(kind, name, candidates)
@@ -101,10 +124,15 @@ def load_entry_point(group: str, name: str) -> Any:
         raise MissingPackage(f"the {kind} '{name}' could not be imported: {error}") from error
 
 
-def blocked_by_environment() -> set[str]:
+def blocked_plugins() -> set[str]:
+    """Return the names in the environment variable ``FASTSERVE_BLOCK_PLUGINS``."""
     return set(filter(None, os.environ.get("FASTSERVE_BLOCK_PLUGINS", "").split(",")))
 
 
 def missing_packages(names: Iterable[str]) -> list[str]:
-    """Those that are not installed; imports none."""
+    """Return the modules that are not installed, without importing any.
+
+    Args:
+        names: Top-level modules.
+    """
     return [name for name in names if importlib.util.find_spec(name) is None]

@@ -1,4 +1,4 @@
-"""What is raised when the fault is the user's, a plugin's or the machine's: one class a fault."""
+"""The errors that FastServe reports: one class for each kind of error."""
 
 from __future__ import annotations
 
@@ -9,31 +9,42 @@ from pathlib import Path
 
 
 class FastServeError(Exception):
-    """The base of every error that is shown as one message; a stage that fails exits with 1."""
+    """The base class of errors that are reported as one message.
+
+    Attributes:
+        exit_code: The exit code of the command line.
+    """
 
     exit_code = 1
 
 
 class StageFailed(FastServeError):
-    """A plugin's verb ended in an error that is not the user's input."""
+    """A stage failed for a reason other than the user's input."""
 
 
 class StoreError(FastServeError):
-    """The store could not be written: disk full, no permission."""
+    """The store cannot be written: the disk is full, or there is no permission."""
 
 
 class DownloadFailed(FastServeError):
-    """A pinned file could not be fetched or is not the one that was pinned."""
+    """A pinned file cannot be downloaded, or has another hash."""
 
 
 class UserError(FastServeError):
-    """The user's input is wrong; exits with 2."""
+    """The user's input is wrong; the exit code is 2."""
 
     exit_code = 2
 
 
 class UnknownName(UserError):
-    """A plugin, task, data source, engine or config that nobody provides."""
+    """No installed package provides a plugin, task, data source, engine or config with this name.
+
+    Args:
+        kind: The kind of thing, for the message.
+        name: The unknown name.
+        known: The known names.
+        advice: Further text for the message.
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], advice: str = "") -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
@@ -41,31 +52,31 @@ class UnknownName(UserError):
 
 
 class PluginError(UserError):
-    """A plugin was found but cannot be used: blocked, another API version, wrong hooks, wrong place."""
+    """An installed plugin cannot be used: blocked, another API version, wrong hooks, wrong section."""
 
 
 class MissingPackage(UserError):
-    """A plugin is chosen whose packages are not installed."""
+    """A package that a plugin, engine or format requires is not installed."""
 
 
 class InvalidOption(UserError):
-    """An option that does not exist, or whose value has the wrong type or range."""
+    """An option does not exist, or its value has the wrong type or range."""
 
 
 class InvalidData(UserError):
-    """The data cannot be used: missing file or column, bad rows, labels that do not fit."""
+    """The data cannot be used: a missing file or column, invalid rows, unknown labels."""
 
 
 class InvalidModel(UserError):
-    """The model cannot be used: no folder, no weights, a pickle, another task's head."""
+    """The model cannot be used: no folder, no weights, a pickle, the head of another task."""
 
 
 class ExportError(UserError):
-    """A model cannot be brought into the form that an engine reads; the reason is one line."""
+    """A model cannot be exported or converted for an engine."""
 
 
 class InvalidArtifact(UserError):
-    """A folder that should be an artifact is not one, or was changed after it was published."""
+    """A folder is not an artifact, or was changed after it was published."""
 
 
 class InvalidPlan(UserError):
@@ -73,23 +84,27 @@ class InvalidPlan(UserError):
 
 
 class ValidationErrors(UserError):
-    """Everything that is wrong with a run's input, in one error."""
+    """Several errors in a run's input, reported together.
+
+    Args:
+        errors: The errors.
+    """
 
     def __init__(self, errors: list[UserError]) -> None:
         self.errors = errors
         lines = "\n".join(f"  {number}. {error}" for number, error in enumerate(errors, 1))
-        super().__init__(f"{len(errors)} things are wrong:\n{lines}")
+        super().__init__(f"{len(errors)} errors:\n{lines}")
 
 
 class ErrorCollector:
-    """Gathers the user's errors so that all are said at once."""
+    """Collects errors in the user's input, so that all are reported together."""
 
     def __init__(self) -> None:
         self._errors: list[UserError] = []
 
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """Keep a ``UserError`` raised in the block and go on after it."""
+        """Collect a ``UserError`` that is raised in this context; execution continues after it."""
         try:
             yield
         except ValidationErrors as error:
@@ -98,7 +113,12 @@ class ErrorCollector:
             self._errors.append(error)
 
     def raise_if_any(self) -> None:
-        """Raise the only error as it is, several as ``ValidationErrors``."""
+        """Raise the collected errors.
+
+        Raises:
+            UserError: The only error.
+            ValidationErrors: Several errors.
+        """
         if len(self._errors) == 1:
             raise self._errors[0]
         if self._errors:
@@ -106,7 +126,12 @@ class ErrorCollector:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` did you mean …? (known: …)`` for a name that is not among the known ones."""
+    """Return the hint ``; did you mean …? (known: …)`` for an unknown name.
+
+    Args:
+        name: The unknown name.
+        known: The known names.
+    """
     names = sorted(known)
     close = get_close_matches(name, names, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
@@ -114,9 +139,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 @contextmanager
-def wrap_write_errors(what: str, where: Path) -> Iterator[None]:
-    """Turn an ``OSError`` in the block into one message that says what could not be written and where."""
+def wrap_write_errors(name: str, folder: Path) -> Iterator[None]:
+    """Raise an ``OSError`` in this context as ``StoreError``.
+
+    Args:
+        name: The thing that is written, for the message.
+        folder: The folder that it is written to, for the message.
+    """
     try:
         yield
     except OSError as error:
-        raise StoreError(f"could not write {what} to {where}: {error.strerror or error}") from error
+        raise StoreError(f"could not write {name} to {folder}: {error.strerror or error}") from error

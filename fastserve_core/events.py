@@ -1,4 +1,4 @@
-"""What a run tells its observers: plain frozen facts."""
+"""The events that a run reports to its observers."""
 
 from __future__ import annotations
 
@@ -10,19 +10,32 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Event:
-    """The base of everything that observers are told."""
+    """The base class of events."""
 
 
 @dataclass(frozen=True)
 class RunPlanned(Event):
-    """What the run is about to do; ``state`` of a stage is ``reused`` or ``to do``."""
+    """The plan of the run.
+
+    Attributes:
+        stages: ``(stage, plugin, state)`` for each stage; the state is ``reused`` or ``to do``.
+    """
 
     stages: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True)
 class Preflight(Event):
-    """What training will take, said before it starts: counts, bytes and seconds (estimates)."""
+    """The estimated cost of a training, reported before it starts.
+
+    Attributes:
+        rows: The number of training rows.
+        tokens: The number of tokens of all epochs.
+        parameters: The number of the model's parameters.
+        memory_bytes: The memory that the training needs.
+        available_bytes: The memory that is available.
+        seconds: The duration.
+    """
 
     rows: int
     tokens: int
@@ -34,13 +47,29 @@ class Preflight(Event):
 
 @dataclass(frozen=True)
 class StageStarted(Event):
+    """A stage started.
+
+    Attributes:
+        stage: The stage.
+        plugin: The plugin's name.
+    """
+
     stage: str
     plugin: str
 
 
 @dataclass(frozen=True)
 class StageFinished(Event):
-    """A stage ended; ``status`` is ``done``, ``reused``, or ``rejected`` or ``failed`` (with the reason)."""
+    """A stage ended.
+
+    Attributes:
+        stage: The stage.
+        plugin: The plugin's name.
+        status: ``done``, ``reused``, ``rejected`` or ``failed``.
+        seconds: Wall time.
+        measures: The measurements of its result.
+        reason: Why the result was rejected or the stage failed.
+    """
 
     stage: str
     plugin: str
@@ -52,7 +81,18 @@ class StageFinished(Event):
 
 @dataclass(frozen=True)
 class Step(Event):
-    """One training step; rates are a second, ``seconds_left`` is for the whole stage."""
+    """A training step.
+
+    Attributes:
+        step: The number of the step, counted from 1.
+        steps: The total number of steps.
+        epoch: The epoch, with its fraction.
+        loss: The training loss.
+        learning_rate: The learning rate.
+        samples_per_s: Samples per second.
+        tokens_per_s: Tokens per second.
+        seconds_left: The estimated remaining time of the stage.
+    """
 
     step: int
     steps: int
@@ -66,7 +106,13 @@ class Step(Event):
 
 @dataclass(frozen=True)
 class Metric(Event):
-    """A measurement during a stage, on the validation split; the unit is that of the task's ``MetricSpec``."""
+    """A metric on the validation split, measured during a stage.
+
+    Attributes:
+        name: The metric.
+        value: Its value, in the unit of the task's ``MetricSpec``.
+        step: The training step.
+    """
 
     name: str
     value: float
@@ -76,10 +122,17 @@ class Metric(Event):
 
 @dataclass(frozen=True)
 class TrialFinished(Event):
-    """One attempt of a tuner, counted from 0; ``score`` is higher when better, ``None`` when the trial failed.
+    """A trial of a tuner ended or was stopped.
 
-    ``measures`` are the figures of a compression recipe, ``error`` says why a trial failed. ``steps`` is after how many
-    it was scored, where it may go on and be told of again.
+    Attributes:
+        number: The trial's number, counted from 0.
+        trials: The number of trials of the search.
+        options: The trial's options by path.
+        score: The trial's score, higher is better; ``None`` if it failed.
+        seconds: Wall time.
+        measures: The measurements of a compression recipe.
+        error: Why the trial failed.
+        steps: The training step at which a stopped trial was scored; it may resume and be reported again.
     """
 
     number: int
@@ -94,7 +147,13 @@ class TrialFinished(Event):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """How far a stage without training steps is."""
+    """The progress of a stage without training steps.
+
+    Attributes:
+        activity: The activity, such as ``measuring``.
+        done: The number of finished units.
+        total: The number of units.
+    """
 
     activity: str
     done: int
@@ -103,12 +162,23 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class WarningRaised(Event):
+    """A warning.
+
+    Attributes:
+        message: The message.
+    """
+
     message: str
 
 
 @dataclass(frozen=True)
 class RunFinished(Event):
-    """The run's record is complete; ``folder`` holds ``run.json``."""
+    """The run ended.
+
+    Attributes:
+        folder: The run's folder.
+        record: The content of its ``run.json``.
+    """
 
     folder: Path
     record: Mapping[str, Any]
@@ -119,11 +189,11 @@ EVENT_TYPES = {kind.__name__: kind for kind in (Step, Metric, Progress, WarningR
 
 
 def to_json(event: Event) -> dict[str, Any]:
-    """An event as a JSON object; ``from_json`` reads it back."""
+    """Return an event as a JSON object."""
     return {"event": type(event).__name__, **asdict(event)}
 
 
 def from_json(record: dict[str, Any]) -> Event:
-    """The event of a JSON object made by ``to_json``."""
+    """Return the event of a JSON object that ``to_json`` returned."""
     fields = dict(record)
     return EVENT_TYPES[fields.pop("event")](**fields)

@@ -1,4 +1,4 @@
-"""The contract that every plugin meets; a plugin's tests subclass ``PluginContract``.
+"""The contract test of plugins: a plugin's tests subclass ``PluginContract``.
 
 ::
 
@@ -32,26 +32,35 @@ HEAVY_IMPORTS = frozenset(
     {"torch", "ray", "transformers", "neural_compressor", "nevergrad", "datasets", "openvino", "tensorflow"}
 )
 FORMS = ("trainable", "engine")
+NUMERIC_TYPES = ("int", "float", int, float)
 
 
 class PluginContract:
-    """Subclass with the plugin's entry-point name and the stage that it fills (or ``observe``)."""
+    """The contract test; a subclass sets the class attributes.
+
+    Attributes:
+        plugin: The name of the plugin's entry point.
+        stage: The plugin's stage, or ``observe``.
+    """
 
     plugin: ClassVar[str]
     stage: ClassVar[str]
 
     @pytest.fixture
     def entry(self) -> PluginEntry:
+        """Return the plugin's entry point."""
         entry = installed_plugins().get(self.plugin)
         assert entry, f"no entry point '{self.plugin}' in the group fastserve.plugins: is the package installed?"
         return entry
 
     @pytest.fixture
     def kind(self, entry: PluginEntry) -> Any:
+        """Return the plugin's class."""
         return entry.entry_point.load()
 
     @pytest.fixture
     def config(self, entry: PluginEntry) -> Path:
+        """Return the plugin's config file."""
         folders = [folder for folder in (entry.config_dir, config_dir()) if folder]
         files = [file for folder in folders if (file := folder / "plugin" / f"{self.plugin}.yaml").is_file()]
         assert files, f"no conf/plugin/{self.plugin}.yaml in {' or '.join(map(str, folders))}"
@@ -59,84 +68,99 @@ class PluginContract:
 
     @pytest.fixture
     def requirements(self, kind: Any) -> None:
+        """Skip the test if a required module is not installed."""
         for module in kind.requires:
             pytest.importorskip(module)
 
     def test_the_stage_exists(self) -> None:
+        """The stage is a section of the config."""
         assert self.stage in CONFIG_SECTIONS
 
-    def test_it_declares_the_api_it_is_built_for(self, kind: Any) -> None:
+    def test_it_declares_the_api_version(self, kind: Any) -> None:
+        """``api_version`` is the current version of the plugin API."""
         assert kind.api_version == API_VERSION
 
     def test_its_options_are_a_dataclass_with_defaults(self, kind: Any) -> None:
-        made = kind.Options()
-        assert dataclasses.is_dataclass(made), "Options must be a dataclass"
+        """``Options`` is a dataclass whose fields all have defaults."""
+        options = kind.Options()
+        assert dataclasses.is_dataclass(options), "Options must be a dataclass"
 
-    def test_its_options_have_types_that_a_config_can_hold(self, kind: Any) -> None:
+    def test_its_options_have_supported_types(self, kind: Any) -> None:
+        """OmegaConf supports the types of the options."""
         OmegaConf.structured(kind.Options)
 
-    def test_its_config_goes_to_its_own_place(self, config: Path) -> None:
+    def test_its_config_is_in_its_section(self, config: Path) -> None:
+        """The config's first line puts it into the plugin's section."""
         first = config.read_text(encoding="utf-8").partition("\n")[0]
         assert first == f"# @package {self.stage}.{self.plugin}"
 
     def test_its_config_and_its_options_agree(self, kind: Any, config: Path) -> None:
+        """The config has the defaults of ``Options``."""
         values = OmegaConf.to_container(OmegaConf.load(config)) or {}
         assert values == dataclasses.asdict(kind.Options())
 
     def test_it_derives_from_the_base_of_its_stage(self, kind: Any) -> None:
+        """The class derives from the base class of its stage."""
         assert issubclass(kind, BASES[self.stage])
 
-    def test_it_declares_no_attribute_that_nobody_reads(self, kind: Any) -> None:
-        """A misspelt attribute would silently leave the default; what is the plugin's own begins with ``_``."""
+    def test_it_declares_no_unknown_attribute(self, kind: Any) -> None:
+        """The class declares no public attribute that the core does not read, such as a misspelt one."""
         bases = (BASES[self.stage], Plugin, Hooks)
         known = {name for base in bases for name in (*vars(base), *inspect.get_annotations(base))}
         known = {name for name in known if not name.startswith("_")}
         own = {name for base in kind.__mro__ if base not in (*BASES.values(), Plugin, object) for name in vars(base)}
-        strangers = sorted(name for name in own - known if not name.startswith("_"))
-        assert not strangers, f"the core reads no attribute '{strangers[0]}'{did_you_mean(strangers[0], known)}"
+        unknown = sorted(name for name in own - known if not name.startswith("_"))
+        assert not unknown, f"the core reads no attribute '{unknown[0]}'{did_you_mean(unknown[0], known)}"
 
     def test_it_compares_by_identity(self, kind: Any) -> None:
+        """The class has the default hash, which the registry needs."""
         assert kind.__hash__ is object.__hash__, "a dataclass plugin needs eq=False"
 
-    def test_its_verb_takes_what_the_hook_gives(self, kind: Any) -> None:
-        given = set(inspect.signature(getattr(Hooks, self.stage)).parameters)
-        taken = set(inspect.signature(getattr(kind, self.stage)).parameters)
-        assert taken <= given, f"'{self.stage}' is given {sorted(given)}, and takes {sorted(taken)}"
+    def test_its_verb_matches_the_hook_specification(self, kind: Any) -> None:
+        """The verb has no other parameters than its hook specification."""
+        specified = set(inspect.signature(getattr(Hooks, self.stage)).parameters)
+        declared = set(inspect.signature(getattr(kind, self.stage)).parameters)
+        assert declared <= specified, f"'{self.stage}' has the parameters {sorted(specified)}, not {sorted(declared)}"
 
     def test_it_activates_with_its_defaults(self, requirements: None) -> None:
+        """The plugin can be activated with its default options."""
         active = Registry().activate(self.stage, self.plugin, {})
         assert active.name == self.plugin
 
     def test_it_refuses_an_unknown_option(self, requirements: None) -> None:
+        """An unknown option is an error."""
         with pytest.raises(InvalidOption, match="no_such_option"):
             Registry().activate(self.stage, self.plugin, {"no_such_option": 1})
 
     def test_it_refuses_a_wrong_type(self, kind: Any) -> None:
-        numbers = [one.name for one in dataclasses.fields(kind.Options) if one.type in ("int", "float", int, float)]
-        for name in numbers:
+        """A value of the wrong type is an error."""
+        numeric = [field.name for field in dataclasses.fields(kind.Options) if field.type in NUMERIC_TYPES]
+        for name in numeric:
             with pytest.raises(InvalidOption, match=name):
-                parse_options(kind.Options, {name: "no number"}, f"{self.stage}.{self.plugin}")
+                parse_options(kind.Options, {name: "not a number"}, f"{self.stage}.{self.plugin}")
 
-    def test_its_form_is_declared_rightly(self, kind: Any) -> None:
+    def test_its_form_is_valid(self, kind: Any) -> None:
+        """A compressor's ``form`` has valid values."""
         if issubclass(kind, Compressor):
-            takes, gives = kind.form
-            assert takes in FORMS
-            assert gives in FORMS
+            assert set(kind.form) <= set(FORMS)
 
-    def test_what_it_leaves_out_of_its_key_are_options(self, kind: Any) -> None:
-        left_out = {*kind.not_in_key, *kind.reads_files, *kind.reads_artifacts}
-        assert left_out <= {one.name for one in dataclasses.fields(kind.Options)}
+    def test_its_special_options_exist(self, kind: Any) -> None:
+        """``not_in_key``, ``reads_files`` and ``reads_artifacts`` name options."""
+        names = {*kind.not_in_key, *kind.reads_files, *kind.reads_artifacts}
+        assert names <= {field.name for field in dataclasses.fields(kind.Options)}
 
-    def test_importing_it_loads_nothing_heavy(self, entry: PluginEntry) -> None:
+    def test_its_import_is_light(self, entry: PluginEntry) -> None:
+        """Importing the class imports no heavy package and prints nothing."""
         module, _, name = entry.entry_point.value.partition(":")
         code = f"import sys; from {module} import {name.partition('.')[0]}; print(*sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("\n") == 1, "importing a plugin prints nothing"
-        assert not HEAVY_IMPORTS & set(done.stdout.split()), "heavy imports belong inside a verb"
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        assert process.stdout.count("\n") == 1, "importing a plugin prints nothing"
+        assert not HEAVY_IMPORTS & set(process.stdout.split()), "heavy imports belong inside a verb"
 
-    def test_it_fills_the_stage_and_no_other(self, kind: Any) -> None:
+    def test_it_implements_its_stage_only(self, kind: Any) -> None:
+        """The class implements the verb of its stage and no other one."""
         marks = {stage: getattr(getattr(kind, stage, None), f"{PROJECT_NAME}_impl", None) for stage in STAGES}
-        filled = [stage for stage, mark in marks.items() if mark and not mark["wrapper"]]
-        wanted = [] if self.stage == OBSERVE else [self.stage]
-        assert filled == wanted, f"it implements {filled or 'no stage'}: is @hookimpl missing?"
+        implemented = [stage for stage, mark in marks.items() if mark and not mark["wrapper"]]
+        expected = [] if self.stage == OBSERVE else [self.stage]
+        assert implemented == expected, f"it implements {implemented or 'no stage'}: is @hookimpl missing?"

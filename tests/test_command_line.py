@@ -109,7 +109,7 @@ NO_EPOCH = "train.torch_ddp has no option 'epoch'; did you mean 'epochs'"
 
 def test_wrong_input_is_said_to_a_shell(command: Cli) -> None:
     """The tests below call what the command calls, in this process."""
-    refused(command(DDP, "sed=1", "gate.max_quality_dorp=1"), "2 things are wrong", "'seed'", "'max_quality_drop'")
+    refused(command(DDP, "sed=1", "gate.max_quality_dorp=1"), "2 errors", "'seed'", "'max_quality_drop'")
     refused(command("predictt"), "nor a command; did you mean 'predict'")
     refused(command("runs", "--what"), "unrecognized arguments")
 
@@ -119,17 +119,17 @@ def test_wrong_input_is_said_to_a_shell(command: Cli) -> None:
     [
         (["+plugin=nevergrade"], ["no plugin named 'nevergrade'; did you mean 'nevergrad'"]),
         (["+plugin=[torch_dpp,neural_compresor]"], ["did you mean 'torch_ddp'"]),
-        (["+plugin=tor", "model=minilmm", "data=movie_review"], ["3 things", "torch_ddp", "minilm", "movie_reviews"]),
+        (["+plugin=tor", "model=minilmm", "data=movie_review"], ["3 errors", "torch_ddp", "minilm", "movie_reviews"]),
         (["+experiment=movies"], ["no experiment named 'movies'; did you mean 'movie_reviews'"]),
         (["task=classification"], ["no task named 'classification'"]),
         (["plugin=torch_ddp"], ["write +plugin=torch_ddp"]),
-        (["+plugin=[]"], ["names nothing"]),
+        (["+plugin=[]"], ["has no value"]),
         ([DDP, "train.torch_ddp.epoch=2"], [NO_EPOCH]),
         ([DDP, "+train.torch_ddp.epoch=2"], [NO_EPOCH]),
-        ([DDP, "sed=1", "gate.max_quality_dorp=1"], ["2 things are wrong", "'seed'", "'max_quality_drop'"]),
+        ([DDP, "sed=1", "gate.max_quality_dorp=1"], ["2 errors", "'seed'", "'max_quality_drop'"]),
         (["train.torch_ddp.lr=1"], ["no such plugin is chosen; add +plugin=torch_ddp"]),
         ([DDP, "train.torch_ddp.epochs=two"], ["train.torch_ddp.epochs='two'"]),
-        ([DDP, "train.torch_ddp.epochs=0", "seed=x"], ["2 things", "epochs must be at least 1", "seed='x'"]),
+        ([DDP, "train.torch_ddp.epochs=0", "seed=x"], ["2 errors", "epochs must be at least 1", "seed='x'"]),
         ([DDP, "gate.enabled=maybe"], ["gate.enabled='maybe'"]),
         (["-m", DDP, "model=./a,./b"], ["a sweep over paths is written model=checkpoint model.path=A,B"]),
         (["+plugin=server", "model=REVIEWS_MODEL"], ["a server needs an artifact"]),
@@ -256,7 +256,7 @@ def test_doctor_says_what_is_there_and_what_is_wrong(command: Cli) -> None:
         (["predict", "nowhere", "x"], "nowhere does not exist"),
         (["predict", ".", "x"], "is neither an artifact"),
         (["serve", "nowhere"], "nowhere does not exist"),
-        (["diff", ".", "."], "is no run"),
+        (["diff", ".", "."], "is not a run"),
         (["runs", "--what"], "unrecognized arguments"),
         (["new-plugin", "x y", "--stage", "train"], "cannot be a plugin's name"),
         (["new-plugin", "torch_ddp", "--stage", "train"], "is already installed"),

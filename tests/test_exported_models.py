@@ -14,7 +14,7 @@ from conftest import Cli
 from fastserve_core.artifacts import COMPILED, TRAINABLE, Artifact, Manifest, hash_files, write_manifest
 from fastserve_core.errors import InvalidArtifact
 from fastserve_core.export import compare_outputs, export_artifact
-from fastserve_core.export.worker import write
+from fastserve_core.export.worker import write_export
 
 pytestmark = pytest.mark.slow
 
@@ -94,7 +94,7 @@ def written(artifact: Artifact, to: str, folder: Path) -> dict[str, Any]:
     draft, scratch = folder / "draft", folder / "scratch"
     draft.mkdir()
     scratch.mkdir()
-    return write(artifact, to, draft, scratch, count=6) | {"check": compare_outputs(to, draft, scratch)}
+    return write_export(artifact, to, draft, scratch, count=6) | {"check": compare_outputs(to, draft, scratch)}
 
 
 def size_of(folder: Path) -> int:
@@ -129,8 +129,8 @@ def test_the_files_of_an_engine_are_copied_to_its_own_format_and_no_other(tmp_pa
     made = export_artifact(artifact, tmp_path / "out", "openvino", check=6)
     for name in ("openvino_model.xml", "openvino_model.bin"):
         assert (made.folder / name).read_bytes() == (artifact.folder / name).read_bytes()
-    assert made.about["check"]["difference"] == 0
-    assert [one["name"] for one in made.about["inputs"]] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert made.metadata["check"]["difference"] == 0
+    assert [one["name"] for one in made.metadata["inputs"]] == ["input_ids", "attention_mask", "token_type_ids"]
     for to in ("onnx", "onnx_int8", "torch_export"):
         with pytest.raises(InvalidArtifact, match="holds files for the engine openvino only"):
             export_artifact(artifact, tmp_path / to, to)

@@ -198,7 +198,7 @@ def test_predict_answers_from_a_run_and_from_an_artifact(done: tuple[Path, list[
     assert len(out.splitlines()) == 2
     code, out, err = here(done[0], "predict", trained, "x", "--pair", "a", "--pair", "b")
     assert code == 2
-    assert "give one for each" in err
+    assert "give one per text" in err
 
 
 def ask(url: str, *texts: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Results on the disk: artifacts, the store that holds them, hashes, atomic files."""
+"""Results on disk: artifacts, the store, hashes, atomic files."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""An artifact: a model folder that anyone can read, with a manifest that says what it is and what it came from."""
+"""Artifacts: plain model folders with a manifest that describes their content and origin."""
 
 from __future__ import annotations
 
@@ -17,12 +17,23 @@ POSITIONS = ("max_position_embeddings", "n_positions")
 UNSAFE_SUFFIXES = ("pytorch_model.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "pytorch_model-*.bin")
 
 TRAINABLE, COMPILED = "trainable", "engine"
-"""The two forms: Hugging Face weights that train on, and files that only an engine reads."""
+"""The two forms: Hugging Face weights, which can be trained further, and files for one engine."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``fastserve.json`` says."""
+    """The content of ``fastserve.json``.
+
+    Attributes:
+        task: The name of the task.
+        task_options: The task's options.
+        labels: The labels by their index in the model's outputs.
+        runtime: ``engine``, ``form``, and how the engine was chosen.
+        lineage: The stages that made the artifact, the oldest first.
+        files: The sha256 of each file by relative path.
+        measures: The measurements with ``engine``.
+        schema: The version of the format.
+    """
 
     task: str
     task_options: Mapping[str, Any]
@@ -36,7 +47,13 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published model folder; its digest is a hash of its files' names and bytes, without the manifest."""
+    """A published model folder.
+
+    Attributes:
+        folder: The folder.
+        digest: The hash of its files' names and bytes, without the manifest.
+        manifest: The content of ``fastserve.json``.
+    """
 
     folder: Path
     digest: str
@@ -44,43 +61,52 @@ class Artifact:
 
     @property
     def form(self) -> str:
+        """``trainable`` or ``engine``."""
         return str(self.manifest.runtime["form"])
 
     @property
     def engine(self) -> str:
+        """The name of the engine that runs it."""
         return str(self.manifest.runtime["engine"])
 
     @property
     def measures(self) -> Mapping[str, Any]:
+        """The measurements with its engine."""
         return self.manifest.measures
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files of the model, the manifest left out."""
+        """The size of the model's files in bytes, without the manifest."""
         return sum((self.folder / name).stat().st_size for name in self.manifest.files)
 
 
 def is_artifact(folder: Path) -> bool:
+    """Return whether a folder has a manifest."""
     return (folder / MANIFEST).is_file()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Artifact:
-    """Seal a folder: write its manifest and return it as an artifact."""
+    """Write the manifest of a folder; return the folder as an artifact."""
     write_json(folder / MANIFEST, asdict(manifest))
     return Artifact(folder, json_digest(manifest.files), manifest)
 
 
 def load_artifact(folder: Path, verify: bool = False) -> Artifact:
-    """Read an artifact; ``verify`` also hashes every file against the manifest.
+    """Read an artifact.
 
-    Raises ``InvalidArtifact`` when it is not one, is of a later schema, or was changed.
+    Args:
+        folder: The folder.
+        verify: Whether to compare the hash of every file with the manifest.
+
+    Raises:
+        InvalidArtifact: It is not an artifact, has a newer schema, lacks files, or was changed.
     """
     if not is_artifact(folder):
-        raise InvalidArtifact(f"{folder} is no artifact: it has no {MANIFEST}")
+        raise InvalidArtifact(f"{folder} is not an artifact: it has no {MANIFEST}")
     try:
         record = read_json(folder / MANIFEST)
         if record["schema"] > SCHEMA:
-            raise InvalidArtifact(f"{folder} is of schema {record['schema']}; this FastServe reads up to {SCHEMA}")
+            raise InvalidArtifact(f"{folder} has schema {record['schema']}; this FastServe reads up to {SCHEMA}")
         names = Manifest.__dataclass_fields__
         manifest = Manifest(**{name: value for name, value in record.items() if name in names})
     except (ValueError, KeyError, TypeError) as error:
@@ -94,34 +120,40 @@ def load_artifact(folder: Path, verify: bool = False) -> Artifact:
 
 
 def _verify(folder: Path, manifest: Manifest) -> None:
-    now = hash_files(folder, leave_out=[MANIFEST])
-    changed = [name for name, value in manifest.files.items() if now.get(name) != value]
+    hashes = hash_files(folder, leave_out=[MANIFEST])
+    changed = [name for name, value in manifest.files.items() if hashes.get(name) != value]
     if changed:
         raise InvalidArtifact(f"{folder}: {', '.join(changed)} changed since it was published")
 
 
 def check_checkpoint(folder: Path, weights: bool = True) -> None:
-    """Refuse a model folder that does not exist, has no config, or no safetensors weights.
+    """Check that a folder holds a Hugging Face model with safetensors weights.
 
-    A pickle is refused too: reading one runs whatever its author put in.
+    Args:
+        folder: The folder.
+        weights: Whether it needs weights.
+
+    Raises:
+        InvalidModel: It does not exist, has no config or no weights, or the weights are pickles, which can run code
+            when they are read.
     """
     if not folder.is_dir():
         raise InvalidModel(f"the model folder {folder} does not exist")
     if not (folder / "config.json").is_file():
-        raise InvalidModel(f"{folder} is no Hugging Face model folder: it has no config.json")
+        raise InvalidModel(f"{folder} is not a Hugging Face model folder: it has no config.json")
     if not weights or any(folder.glob("*.safetensors")):
         return
     pickles = sorted({path.name for pattern in UNSAFE_SUFFIXES for path in folder.glob(pattern)})
     if pickles:
         raise InvalidModel(
-            f"{folder} holds its weights in {', '.join(pickles)}, a pickle, which can run code when it is read; "
+            f"{folder} has its weights in {', '.join(pickles)}, a pickle, which can run code when it is read; "
             "save the model as safetensors (model.save_pretrained does) and use that folder"
         )
-    raise InvalidModel(f"{folder} has a config.json but no weights: no .safetensors file is in it")
+    raise InvalidModel(f"{folder} has a config.json but no weights: it has no .safetensors file")
 
 
 def max_positions(folder: Path) -> int | None:
-    """How many tokens the model of a folder has positions for, where its config says so."""
+    """Return the number of positions of a folder's model in tokens; ``None`` if its config has none."""
     path = folder / "config.json"
     config = read_json(path) if path.is_file() else {}
     return next((int(config[name]) for name in POSITIONS if config.get(name)), None)

@@ -1,4 +1,4 @@
-"""Small files, written whole or not at all, and the files of a tokenizer."""
+"""Atomic writes of small files, copies of folders, and the files of a tokenizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ TOKENIZER_FILES = (
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside the file, then rename: a reader sees the old text or the new one, never half."""
+    """Write a file atomically: readers see the old text or the new one.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with wrap_write_errors(path.name, path.parent), partial.open("w", encoding="utf-8") as file:
@@ -32,16 +36,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """``write_text`` of a value as indented JSON."""
+    """Write a value as indented JSON, atomically.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def read_json(path: Path) -> Any:
+    """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def fsync_dir(folder: Path) -> None:
-    """Flush a folder's files and their names to the disk, so that a rename publishes what is really there."""
+    """Flush a folder's files and names to disk, so that a rename publishes complete files."""
     for path in [*folder.rglob("*"), folder]:
         if path.is_symlink():
             continue
@@ -53,7 +62,11 @@ def fsync_dir(folder: Path) -> None:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy a folder so that the target appears whole: through a partial folder beside it."""
+    """Copy a folder atomically, replacing the target.
+
+    Raises:
+        StoreError: The target cannot be written.
+    """
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with wrap_write_errors(f"a copy of {source.name}", target):
@@ -66,12 +79,16 @@ def copy_tree(source: Path, target: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def copy_tokenizer(source: Path, target: Path, spare: bool = False) -> None:
-    """The tokenizer of one model folder into another, as far as it has the usual files.
+def copy_tokenizer(source: Path, target: Path, skip_vocabularies: bool = False) -> None:
+    """Copy the tokenizer's files of one model folder into another.
 
-    ``spare`` leaves out those that say again what ``tokenizer.json`` says.
+    Args:
+        source: The folder to copy from.
+        target: The folder to copy to.
+        skip_vocabularies: Whether to skip separate vocabulary files if ``tokenizer.json`` has the vocabulary too.
     """
+    has_fast_tokenizer = (source / "tokenizer.json").is_file()
+    skipped = VOCABULARIES if skip_vocabularies and has_fast_tokenizer else ()
     for name in TOKENIZER_FILES:
-        said_again = spare and name in VOCABULARIES and (source / "tokenizer.json").is_file()
-        if (source / name).is_file() and not said_again:
+        if (source / name).is_file() and name not in skipped:
             shutil.copyfile(source / name, target / name)

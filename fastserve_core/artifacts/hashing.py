@@ -1,4 +1,4 @@
-"""Content hashes: of files, of folders, of everything that decides a result."""
+"""Content hashes of files, folders and JSON values."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from typing import Any
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
+    """Return the sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_files(folder: Path, leave_out: Iterable[str] = ()) -> dict[str, str]:
-    """sha256 of every file below the folder, by its relative path."""
+    """Return the sha256 of every file below a folder, by relative path.
+
+    Args:
+        folder: The folder.
+        leave_out: Relative paths to skip.
+    """
     skipped = set(leave_out)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in files}
@@ -24,11 +29,15 @@ def hash_files(folder: Path, leave_out: Iterable[str] = ()) -> dict[str, str]:
 
 
 def json_digest(files: Mapping[str, str]) -> str:
-    """One hash for a folder's files: the same names with the same bytes give the same digest."""
+    """Return one digest of a folder's files.
+
+    Args:
+        files: The hash of each file by name.
+    """
     return stable_hash(dict(files))
 
 
 def stable_hash(value: Any) -> str:
-    """sha256 of a value's canonical JSON; paths count as their text."""
+    """Return the sha256 of a value's canonical JSON, in hex; values that JSON does not have count as their text."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The artifact that a path means: its own folder, or a run's, which names its best one."""
+"""Resolves a path to an artifact: the artifact's folder, or that of a run, which stands for its best artifact."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from fastserve_core.errors import InvalidArtifact, UserError
 
 
 def find_artifact(path: Path) -> Artifact:
-    """Load the artifact of a path: its own folder, or the folder of a run.
+    """Load the artifact of a path, and verify its files.
+
+    Args:
+        path: An artifact's folder, or a run's folder, which stands for the run's best artifact.
 
     Raises:
         InvalidArtifact: The path is neither, the run made no artifact, or a file was changed.
@@ -20,7 +23,9 @@ def find_artifact(path: Path) -> Artifact:
     if is_artifact(folder):
         return load_artifact(folder, verify=True)
     if not folder.exists():
-        raise InvalidArtifact(f"{folder} does not exist: give an artifact's folder or a run's (see 'fastserve runs')")
+        raise InvalidArtifact(
+            f"{folder} does not exist: use the folder of an artifact or of a run (see 'fastserve runs')"
+        )
     raise InvalidArtifact(f"{path} is neither an artifact (it has no fastserve.json) nor a run (it has no run.json)")
 
 
@@ -39,7 +44,11 @@ def best_artifact_folder(folder: Path) -> Path:
 
 
 def parse_named_path(model: str) -> tuple[str, Path]:
-    """What ``NAME:FOLDER`` says; a folder alone is called by its own name."""
+    """Parse ``NAME:FOLDER`` or ``FOLDER``, which has the folder's own name.
+
+    Returns:
+        The name and the absolute path.
+    """
     name, colon, folder = model.partition(":")
     if colon and not Path(model).exists():
         return name, Path(folder).expanduser().absolute()
@@ -48,10 +57,17 @@ def parse_named_path(model: str) -> tuple[str, Path]:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The ``run.json`` of a run's folder; raises ``UserError`` when it is none."""
+    """Read the ``run.json`` of a run.
+
+    Args:
+        folder: The run's folder, or its ``run.json``.
+
+    Raises:
+        UserError: There is no ``run.json``, or it cannot be read.
+    """
     path = folder if folder.name == "run.json" else folder / "run.json"
     if not path.is_file():
-        raise UserError(f"{folder} is no run: it has no run.json")
+        raise UserError(f"{folder} is not a run: it has no run.json")
     try:
         record: dict[str, Any] = read_json(path)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The store: results by the hash of what they were made from; claimed, made aside, published by one rename."""
+"""The store of results, addressed by the hash of their inputs and published by one rename."""
 
 from __future__ import annotations
 
@@ -20,36 +20,51 @@ RESULTS, LOCKS = "store", "locks"
 
 
 def default_home() -> Path:
-    """``FASTSERVE_HOME``, else ``.fastserve`` in the working directory."""
+    """Return ``FASTSERVE_HOME``, else ``.fastserve`` in the working directory."""
     return Path(os.environ.get("FASTSERVE_HOME") or ".fastserve").expanduser().absolute()
 
 
 def resolve_home(result: Path) -> Path:
-    """The home of the store that a result is in, also while it is made; the default one for any other folder."""
-    homes = (one for one in result.absolute().parents if (one / RESULTS).is_dir() and (one / LOCKS).is_dir())
-    return next(homes, None) or default_home()
+    """Return the home of the store that holds a finished or partial result; the default home for other folders."""
+    for home in result.absolute().parents:
+        if (home / RESULTS).is_dir() and (home / LOCKS).is_dir():
+            return home
+    return default_home()
 
 
 @dataclass
 class Claim:
-    """The right to make one result: ``partial`` survives a kill, ``publish`` makes it the result."""
+    """The exclusive right to make one result.
+
+    Attributes:
+        final: The folder of the published result.
+        partial: The folder to work in, which survives a kill.
+    """
 
     final: Path
     partial: Path
 
     @property
     def published(self) -> bool:
+        """Whether the result is published."""
         return self.final.is_dir()
 
     def publish(self, folder: Path | None = None) -> Path:
-        """Rename the partial folder, or the one folder in it that is the result, to its final place.
+        """Publish the result by renaming its folder.
 
-        Raises ``StoreError`` when the disk is full; nothing half-written is then visible.
+        Args:
+            folder: A folder in the partial folder; by default the partial folder itself.
+
+        Returns:
+            The folder of the published result.
+
+        Raises:
+            StoreError: The disk is full; no incomplete result is published.
         """
-        made = folder or self.partial
+        source = folder or self.partial
         with wrap_write_errors(f"the result {self.final.name}", self.final.parent):
-            fsync_dir(made)
-            made.rename(self.final)
+            fsync_dir(source)
+            source.rename(self.final)
             handle = os.open(self.final.parent, os.O_RDONLY)
             os.fsync(handle)
             os.close(handle)
@@ -57,29 +72,48 @@ class Claim:
 
 
 class Store:
-    """A folder of immutable results, safe with several processes."""
+    """A folder of immutable results, safe for concurrent processes.
+
+    Attributes:
+        home: The folder.
+    """
 
     def __init__(self, home: Path) -> None:
         self.home = home
 
     @property
     def downloads_dir(self) -> Path:
+        """The folder of downloaded files."""
         return self.home / "downloads"
 
     def find(self, name: str) -> Path | None:
-        """The published result of that name, if there is one."""
+        """Find a published result.
+
+        Args:
+            name: Its ``result_id``.
+
+        Returns:
+            Its folder, or ``None``.
+        """
         path = self.home / RESULTS / name
         return path if path.is_dir() else None
 
     def results(self, stage: str, plugin: str) -> list[Path]:
-        """Every published result of a plugin."""
+        """List the folders of all published results of a plugin."""
         return sorted((self.home / RESULTS).glob(f"{stage}-{plugin}-*"))
 
     @contextmanager
-    def claim(self, name: str, waiting: Callable[[str], None] = lambda _: None) -> Iterator[Claim]:
-        """Hold the result's lock; a second process or thread waits here until the first is done.
+    def claim(self, name: str, warn: Callable[[str], None] = lambda _: None) -> Iterator[Claim]:
+        """Hold the lock of a result in this context; a second process or thread waits for the first.
 
-        The lock is the operating system's, so a killed process leaves none behind.
+        The lock is the operating system's, so that a killed process leaves none behind.
+
+        Args:
+            name: The result's ``result_id``.
+            warn: Called with a message before waiting for another process.
+
+        Raises:
+            StoreError: The store cannot be written.
         """
         claim = Claim(self.home / RESULTS / name, self.home / "partial" / name)
         with wrap_write_errors("the store", self.home):
@@ -91,7 +125,7 @@ class Store:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            waiting(f"another process is making {name}; waiting for it")
+            warn(f"another process is making {name}; waiting for it")
             lock.acquire()
         try:
             claim.partial.mkdir(parents=True, exist_ok=True)
@@ -102,16 +136,23 @@ class Store:
             lock.release()
 
     def check_space(self, needed: int) -> None:
-        """Raise ``StoreError`` when the store's disk has fewer free bytes than needed."""
+        """Check the free space on the store's disk.
+
+        Args:
+            needed: Bytes.
+
+        Raises:
+            StoreError: Fewer bytes are free.
+        """
         folder = next(path for path in (self.home, *self.home.parents) if path.exists())
         free = shutil.disk_usage(folder).free
         if free < needed:
             raise StoreError(
-                f"the disk of {self.home} has {free / 1e9:.2f} GB free, and this run needs about "
+                f"the disk of {self.home} has {free / 1e9:.2f} GB free, but this run needs about "
                 f"{needed / 1e9:.2f} GB: free some, or set FASTSERVE_HOME to another disk"
             )
 
 
 def result_id(stage: str, plugin: str, key: str) -> str:
-    """``<stage>-<plugin>-<key>``, the folder's name in the store."""
+    """Return the name of a result's folder in the store: ``<stage>-<plugin>-<key>``, with the key shortened."""
     return f"{stage}-{plugin}-{key[:KEY_LENGTH]}"

@@ -26,9 +26,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     library_environment()
     export = export_artifact(find_artifact(options.model), options.folder, options.to, options.check)
-    check = export.about["check"]
-    print(f"{export.about['format']}: {export.folder}")
-    for name, file in export.about["files"].items():
+    check = export.metadata["check"]
+    print(f"{export.metadata['format']}: {export.folder}")
+    for name, file in export.metadata["files"].items():
         print(f"  {file['bytes']:>12,}  {name}")
     print(
         f"compared on {check['inputs']} inputs of {len(check['shapes'])} shapes: the largest difference is "

@@ -8,9 +8,10 @@ from typing import Any
 
 from fastserve_core.cli.arguments import format_table, make_parser
 from fastserve_core.config.groups import find_config
-from fastserve_core.entry_points import PluginEntry, blocked_by_environment, installed_plugins
+from fastserve_core.entry_points import PluginEntry, blocked_plugins, installed_plugins
 from fastserve_core.errors import FastServeError
-from fastserve_core.plugins.registry import CONFIG_SECTIONS, load_plugin
+from fastserve_core.plugins.load import load_plugin
+from fastserve_core.plugins.registry import CONFIG_SECTIONS
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,7 +34,7 @@ def describe(entry: PluginEntry) -> dict[str, Any]:
     """Describe a plugin as a JSON object; ``state`` is ``ready``, ``blocked …``, or why it cannot be used."""
     stage = stage_of(entry.name)
     state = "ready"
-    if entry.name in blocked_by_environment():
+    if entry.name in blocked_plugins():
         state = "blocked by FASTSERVE_BLOCK_PLUGINS"
     else:
         try:

@@ -1,4 +1,4 @@
-"""The nodes and groups of the configuration, and options as dataclasses."""
+"""The configuration: its nodes, its groups, and options as dataclasses."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Where the Hydra configs are, FastServe's own and those of installed plugins, and what can be chosen in them."""
+"""The groups of Hydra configs, FastServe's own and those of installed plugins, and their choices."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ GROUPS = ("plugin", "experiment", "model", "data", "task")
 
 
 def config_dir() -> Path:
-    """FastServe's configs: inside the package in a wheel, beside it in a checkout."""
-    here = Path(__file__).parent.parent
-    packaged = here / "conf"
-    return packaged if packaged.is_dir() else here.parent / "conf"
+    """Return the folder of FastServe's configs: inside the package in a wheel, next to it in a checkout."""
+    package = Path(__file__).parent.parent
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parent / "conf"
 
 
 def config_dirs() -> list[Path]:
@@ -26,9 +26,9 @@ def config_dirs() -> list[Path]:
 
 
 def register_plugin_configs() -> None:
-    """Add the plugins' folders to Hydra's search path, for this process only.
+    """Add the plugins' folders to Hydra's search path, in this process.
 
-    A ``hydra_plugins`` package would do it for every Hydra application of the environment.
+    A ``hydra_plugins`` package would do so for every Hydra application in the environment.
     """
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.plugins import Plugins
@@ -43,12 +43,17 @@ def register_plugin_configs() -> None:
 
 
 def group_choices(group: str, extra: Sequence[Path] = ()) -> list[str]:
-    """The names that a group offers."""
+    """List the choices of a group.
+
+    Args:
+        group: The group.
+        extra: Further folders of configs.
+    """
     return sorted({path.stem for folder in [*config_dirs(), *extra] for path in (folder / group).glob("*.yaml")})
 
 
 def find_config(group: str, name: str) -> Path | None:
-    """The file of one choice, or ``None``."""
+    """Return the file of a choice, or ``None``."""
     files = (folder / group / f"{name}.yaml" for folder in config_dirs())
     return next((path for path in files if path.is_file()), None)
 
@@ -62,50 +67,58 @@ def default_choice(group: str) -> str:
 
 
 def check_choices(overrides: list[str]) -> list[str]:
-    """Hydra's overrides with ``model=FOLDER``, ``model=org/name`` and ``data=FILE`` spelt out.
+    """Check the choices of groups, and expand ``model=FOLDER``, ``model=org/name`` and ``data=FILE``.
 
-    Every choice that does not exist is a fault with "did you mean"; all are raised together.
+    Args:
+        overrides: Hydra's overrides.
+
+    Returns:
+        The overrides with such choices expanded.
+
+    Raises:
+        UserError: A choice does not exist; the message has "did you mean".
+        ValidationErrors: Several do not.
     """
-    faults, result = ErrorCollector(), list[str]()
-    extra = _own_dirs(overrides)
+    errors, result = ErrorCollector(), list[str]()
+    extra = _user_config_dirs(overrides)
     for override in overrides:
         key, equals, value = override.partition("=")
         if equals and key.lstrip("+") in GROUPS:
-            with faults.collect():
+            with errors.collect():
                 result += _check_group_choice(key, value, extra)
         else:
             result.append(override)
-    faults.raise_if_any()
+    errors.raise_if_any()
     return result
 
 
-def _own_dirs(overrides: list[str]) -> list[Path]:
-    """The folder that the user gives with Hydra's ``--config-dir``."""
-    found = [one.partition("=")[2] for one in overrides if one.startswith("--config-dir=")]
-    found += [after for flag, after in pairwise(overrides) if flag in ("--config-dir", "-cd")]
-    return [Path(one).expanduser() for one in found]
+def _user_config_dirs(overrides: list[str]) -> list[Path]:
+    """Return the folders of Hydra's flag ``--config-dir``."""
+    folders = [override.partition("=")[2] for override in overrides if override.startswith("--config-dir=")]
+    folders += [value for flag, value in pairwise(overrides) if flag in ("--config-dir", "-cd")]
+    return [Path(folder).expanduser() for folder in folders]
 
 
 def _check_group_choice(key: str, value: str, extra: list[Path]) -> list[str]:
     group = key.lstrip("+")
     known = group_choices(group, extra)
-    names = [one.strip().strip("'\"") for one in value.strip("[]").split(",") if one.strip()]
+    names = [name.strip().strip("'\"") for name in value.strip("[]").split(",") if name.strip()]
     if not names:
-        raise InvalidOption(f"{key}= names nothing (known: {', '.join(known)})")
+        raise InvalidOption(f"{key}= has no value (known: {', '.join(known)})")
     if group in ("model", "data") and len(names) == 1 and names[0] not in known:
-        return _path_choice(group, names[0], known)
+        return _resolve_path(group, names[0], known)
     if group in ("plugin", "experiment") and not key.startswith("+"):
         raise InvalidOption(f"write +{key}={value}: a {group} is added to the config")
-    strangers = [name for name in names if name not in known]
-    if strangers and group in ("model", "data") and any("/" in name or "." in name for name in strangers):
-        longer = "model=checkpoint model.path=A,B" if group == "model" else "data=files data.train=A,B"
-        raise InvalidOption(f"a sweep over paths is written {longer}, not {key}={value}")
-    if strangers:
-        raise UnknownName("config in the group model" if group == "model" else group, strangers[0], known)
+    unknown = [name for name in names if name not in known]
+    if unknown and group in ("model", "data") and any("/" in name or "." in name for name in unknown):
+        expanded = "model=checkpoint model.path=A,B" if group == "model" else "data=files data.train=A,B"
+        raise InvalidOption(f"a sweep over paths is written {expanded}, not {key}={value}")
+    if unknown:
+        raise UnknownName("config in the group model" if group == "model" else group, unknown[0], known)
     return [f"{key}={value}"]
 
 
-def _path_choice(group: str, value: str, known: list[str]) -> list[str]:
+def _resolve_path(group: str, value: str, known: list[str]) -> list[str]:
     path = Path(value).expanduser()
     quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if group == "data" and (path.suffix or "/" in value):

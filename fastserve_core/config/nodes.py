@@ -1,4 +1,4 @@
-"""The nodes of the configuration that the core reads, as dataclasses."""
+"""The nodes of the configuration as dataclasses."""
 
 from __future__ import annotations
 
@@ -12,8 +12,20 @@ from fastserve_core.errors import InvalidOption
 class DataOptions:
     """The ``data`` node of the config.
 
-    ``columns`` names the user's columns, by the names that the task knows them by; a column that is not in it has the
-    task's name.
+    Attributes:
+        source: The data source, an entry point of the group ``fastserve.data``.
+        name: The name of a data set, for sources that need one.
+        train: The file of training rows.
+        validation: The file of validation rows; by default split off the training rows.
+        test: The file of test rows; by default split off the training rows.
+        columns: The names of the user's columns by the names of the task's; a column that is missing here has the
+            task's name.
+        max_bad_rows: The number of rows that may be invalid.
+        validation_fraction: The fraction of training rows for validation.
+        test_fraction: The fraction of training rows for the test.
+        split_seed: The seed of the split.
+        max_rows: The maximum number of rows.
+        options: Further options of the source.
     """
 
     source: str = "files"
@@ -41,7 +53,16 @@ class DataOptions:
 
 @dataclass
 class PackagePin:
-    """A file of the package index by name, version and sha256, and which of its members are wanted."""
+    """A pinned file of the package index.
+
+    Attributes:
+        package: The package's name.
+        version: The package's version.
+        sha256: The hash of the file.
+        megabytes: The size of the file, for a message before the download.
+        members: Patterns of the members to unpack.
+        source: Whether the file is the source distribution instead of the wheel.
+    """
 
     package: str = ""
     version: str = ""
@@ -49,18 +70,28 @@ class PackagePin:
     megabytes: float = 0.0
     members: list[str] = field(default_factory=lambda: ["*"])
     source: bool = False
-    """Take the source distribution, not the wheel."""
 
 
-KINDS = ("checkpoint", "packaged", "hub", "scratch")
+MODEL_KINDS = ("checkpoint", "packaged", "hub", "scratch")
 
 
 @dataclass
 class ModelSpec:
     """The ``model`` node of the config.
 
-    ``dim`` is the hidden width, ``hidden_size`` the feed-forward width; both are for models from scratch.
-    ``num_labels`` need not be given: it is checked against the data where it is.
+    Attributes:
+        kind: ``checkpoint``, ``packaged``, ``hub`` or ``scratch``.
+        name: The id of a hub model, or the name of a model from scratch.
+        path: The folder or file of a checkpoint.
+        folder: The model's folder in a package.
+        pin: The file of a packaged model.
+        dim: The hidden width of a model from scratch.
+        num_heads: The number of attention heads of a model from scratch.
+        num_layers: The number of layers of a model from scratch.
+        hidden_size: The feed-forward width of a model from scratch.
+        vocab_size: The size of the vocabulary of a model from scratch.
+        max_positions: The maximum length of a model from scratch, in tokens.
+        num_labels: The expected number of labels; checked against the data if set.
     """
 
     kind: str = "checkpoint"
@@ -77,8 +108,8 @@ class ModelSpec:
     num_labels: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InvalidOption(f"model.kind must be one of {', '.join(KINDS)}, not '{self.kind}'")
+        if self.kind not in MODEL_KINDS:
+            raise InvalidOption(f"model.kind must be one of {', '.join(MODEL_KINDS)}, not '{self.kind}'")
         if self.kind == "checkpoint" and not self.path:
             raise InvalidOption("model.path is missing: give the checkpoint's folder, e.g. model=/path/to/checkpoint")
         if self.kind == "scratch":
@@ -94,12 +125,15 @@ class ModelSpec:
 
 @dataclass
 class GateOptions:
-    """The ``gate`` node of the config; each bound is against the model before the first compressor.
+    """The ``gate`` node of the config; candidates are compared with the model before the first compressor.
 
-    ``max_quality_drop`` is in the task's objective on the validation split (accuracy: 0.01 is one
-    point). ``min_speedup``
-    and ``min_size_ratio`` say how many times as fast, in latency and in throughput, and how many times as small a
-    candidate has to be. Besides, it must not be slower than the model that it was made from.
+    A candidate must also not be slower than the last good model.
+
+    Attributes:
+        enabled: Whether the gate refuses candidates.
+        max_quality_drop: The maximum drop of the task's objective on the validation split (accuracy 0.01: one point).
+        min_speedup: The minimum ratio of latency and of throughput, above 1 is faster.
+        min_size_ratio: The minimum ratio of the original's size to the candidate's.
     """
 
     enabled: bool = True

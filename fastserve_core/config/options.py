@@ -1,4 +1,4 @@
-"""Typed options: a config node merged into its dataclass, with every fault named."""
+"""Typed options: a config node merged into its dataclass; all errors are reported together."""
 
 from __future__ import annotations
 
@@ -16,42 +16,49 @@ ROOT = "the config"
 """The path of the whole config, in messages."""
 
 
-def parse_options(kind: type[T], values: Mapping[str, Any] | DictConfig | None, where: str) -> T:
-    """The options dataclass filled and type-checked from a config node.
+def parse_options(kind: type[T], values: Mapping[str, Any] | DictConfig | None, path: str) -> T:
+    """Fill and type-check a dataclass of options from a config node.
 
-    Each unknown name and each wrong type is a fault; all are raised together. ``where`` is the node's path.
+    Args:
+        kind: The dataclass.
+        values: The node, or values by name.
+        path: The node's path, for messages.
+
+    Raises:
+        InvalidOption: A name is unknown, or a value is missing or has the wrong type or range.
+        ValidationErrors: There are several such errors.
     """
     node = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values or {}))
     schema = OmegaConf.structured(kind)
-    faults = ErrorCollector()
+    errors = ErrorCollector()
     for name in node:
-        with faults.collect():
-            _merge_one(schema, node, str(name), where)
-    faults.raise_if_any()
+        with errors.collect():
+            _merge_option(schema, node, str(name), path)
+    errors.raise_if_any()
     try:
         return cast(T, OmegaConf.to_object(schema))
     except MissingMandatoryValue as error:
-        raise InvalidOption(f"{where}.{error.full_key} is missing") from error
+        raise InvalidOption(f"{path}.{error.full_key} is missing") from error
     except FastServeError:
         raise
     except (TypeError, ValueError) as error:
-        raise InvalidOption(f"{where}: {error}") from error
+        raise InvalidOption(f"{path}: {error}") from error
 
 
-def _merge_one(schema: Any, node: DictConfig, name: str, where: str) -> None:
+def _merge_option(schema: Any, node: DictConfig, name: str, path: str) -> None:
     try:
         if name not in schema:
-            raise InvalidOption(f"{where} has no option '{name}'{did_you_mean(name, map(str, schema))}")
+            raise InvalidOption(f"{path} has no option '{name}'{did_you_mean(name, map(str, schema))}")
         schema.merge_with(OmegaConf.masked_copy(node, [name]))
     except ConfigKeyError as error:
-        raise InvalidOption(f"{where} has no option '{error.full_key or error.key}'") from error
+        raise InvalidOption(f"{path} has no option '{error.full_key or error.key}'") from error
     except OmegaConfBaseException as error:
-        path = error.full_key or name
-        value = OmegaConf.select(node, path)
-        shown = path if where == ROOT else f"{where}.{path}"
-        raise InvalidOption(f"{shown}={value!r}: {_reason(error)}") from error
+        option = error.full_key or name
+        value = OmegaConf.select(node, option)
+        option_path = option if path == ROOT else f"{path}.{option}"
+        raise InvalidOption(f"{option_path}={value!r}: {_first_line(error)}") from error
 
 
-def _reason(error: OmegaConfBaseException) -> str:
-    """OmegaConf's first line; the rest describes its own objects."""
+def _first_line(error: OmegaConfBaseException) -> str:
+    """Return the first line of OmegaConf's message; the others describe its own objects."""
     return str(error.msg or error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Data sets: prepared once, split, kept as rows on the disk."""
+"""Data sets: prepared once, split, and stored as rows on disk."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""A prepared data set: its folder, its splits, its fingerprint."""
+"""Prepared data sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from fastserve_core.data.rows import Rows
 
 @dataclass(frozen=True)
 class Dataset:
-    """Checked splits in a folder of the store: one JSONL file a split, and what is known about them."""
+    """Validated splits in a folder of the store, one JSONL file per split.
+
+    Attributes:
+        folder: The folder.
+        fingerprint: The hash of the data and of the options that decide the splits.
+        counts: The number of rows by split.
+        labels: The labels of the training rows.
+        bad_rows: A message for each invalid row.
+    """
 
     folder: Path
     fingerprint: str
@@ -21,17 +29,18 @@ class Dataset:
     bad_rows: tuple[str, ...] = ()
 
     def rows(self, split: str) -> Rows:
-        """The rows of a split as a sequence; each is read from the disk when it is asked for."""
+        """Return the rows of a split; each row is read from disk on access."""
         return Rows(self.folder, split)
 
 
 def load_dataset(folder: Path) -> Dataset:
+    """Load the splits of a folder."""
     record = read_json(folder / "data.json")
     record["labels"], record["bad_rows"] = tuple(record["labels"]), tuple(record["bad_rows"])
     return Dataset(folder, **record)
 
 
-def describe_dataset(folder: Path, data: Dataset) -> None:
-    """Write what is known of the splits that lie in a folder."""
-    about = {name: getattr(data, name) for name in ("fingerprint", "counts", "labels", "bad_rows")}
-    write_json(folder / "data.json", about)
+def write_description(folder: Path, data: Dataset) -> None:
+    """Write the description of a folder's splits, which ``load_dataset`` reads."""
+    description = {name: getattr(data, name) for name in ("fingerprint", "counts", "labels", "bad_rows")}
+    write_json(folder / "data.json", description)

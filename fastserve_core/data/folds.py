@@ -1,6 +1,6 @@
-"""Cross validation: the training and validation rows cut anew, so that each is scored by a model that did not see it.
+"""Cross validation: folds of the training and validation rows.
 
-The rows of the test split are not among them: nobody chooses by those.
+The test rows are not part of the folds, because they may not influence a choice.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.artifacts.store import Store, result_id
-from fastserve_core.data.dataset import Dataset, describe_dataset, load_dataset
+from fastserve_core.data.dataset import Dataset, load_dataset, write_description
 from fastserve_core.data.rows import RowWriter
 from fastserve_core.errors import InvalidData
 from fastserve_core.tasks.task import Task
@@ -20,16 +20,35 @@ TRAIN_VALIDATION = ("train", "validation")
 
 
 def check_folds(data: Dataset, folds: int) -> None:
-    """Refuse more folds than there are rows; raises ``InvalidData``."""
+    """Check that there are enough rows.
+
+    Args:
+        data: The splits.
+        folds: The number of folds.
+
+    Raises:
+        InvalidData: There are fewer rows than folds.
+    """
     rows = sum(data.counts[split] for split in TRAIN_VALIDATION)
     if rows < folds:
         raise InvalidData(f"{folds} folds need at least as many rows, and train and validation have {rows}")
 
 
-def fold(data: Dataset, task: Task, number: int, folds: int, seed: int, store: Store) -> Dataset:
-    """The splits with fold ``number`` of so many to validate on and the others to train on; made once.
+def make_fold(data: Dataset, task: Task, number: int, folds: int, seed: int, store: Store) -> Dataset:
+    """Make splits with one fold as validation rows and the others as training rows; the store keeps them.
 
-    Every stratum is spread evenly over the folds, as it is cut by the seed. Raises ``InvalidData`` for too few rows.
+    The folds are stratified.
+
+    Args:
+        data: The splits.
+        task: The task, which assigns a stratum to each row.
+        number: The index of the validation fold.
+        folds: The number of folds.
+        seed: The seed of the assignment.
+        store: The store.
+
+    Raises:
+        InvalidData: There are fewer rows than folds.
     """
     check_folds(data, folds)
     fingerprint = stable_hash([data.fingerprint, "fold", number, folds, seed])
@@ -38,30 +57,28 @@ def fold(data: Dataset, task: Task, number: int, folds: int, seed: int, store: S
             train, validation = (RowWriter(claim.partial, split) for split in TRAIN_VALIDATION)
             counts = {**dict.fromkeys(data.counts, 0), "train": 0, "validation": 0}
             with train, validation, RowWriter(claim.partial, "test"):
-                for line, own in _assign_folds(data, task, folds, seed):
-                    split = "validation" if own == number else "train"
-                    (validation if own == number else train).add(line)
+                for line, assigned in _assign_folds(data, task, folds, seed):
+                    split = "validation" if assigned == number else "train"
+                    (validation if assigned == number else train).add(line)
                     counts[split] += 1
-            describe_dataset(claim.partial, replace(data, fingerprint=fingerprint, counts=counts))
+            write_description(claim.partial, replace(data, fingerprint=fingerprint, counts=counts))
             claim.publish()
     return load_dataset(claim.final)
 
 
 def _assign_folds(data: Dataset, task: Task, folds: int, seed: int) -> Iterator[tuple[bytes, int]]:
-    """Each row's line and its fold: dealt out one after the other within its stratum, in an order of the seed's."""
+    """Yield each row's line and its fold: the shuffled rows of each stratum are assigned to the folds in turn."""
+    rows = {split: data.rows(split) for split in TRAIN_VALIDATION}
     strata: dict[str, list[tuple[str, int]]] = {}
     for split in TRAIN_VALIDATION:
-        rows = data.rows(split)
-        for number in range(len(rows)):
-            strata.setdefault(task.stratify_key(rows[number]), []).append((split, number))
-    draw, place = random.Random(seed), 0
-    folded: list[tuple[tuple[str, int], int]] = []
+        for index in range(len(rows[split])):
+            strata.setdefault(task.stratify_key(rows[split][index]), []).append((split, index))
+    rng = random.Random(seed)
+    assigned: list[tuple[tuple[str, int], int]] = []
     for name in sorted(strata):
-        draw.shuffle(strata[name])
+        rng.shuffle(strata[name])
         for row in strata[name]:
-            folded.append((row, place % folds))
-            place += 1
-    draw.shuffle(folded)  # a training that stops early must not have seen one label only
-    parts = {split: data.rows(split) for split in TRAIN_VALIDATION}
-    for (split, number), own in folded:
-        yield parts[split].line(number), own
+            assigned.append((row, len(assigned) % folds))
+    rng.shuffle(assigned)  # a training that stops early must not have seen one label only
+    for (split, index), fold in assigned:
+        yield rows[split].line(index), fold

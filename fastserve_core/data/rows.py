@@ -1,4 +1,4 @@
-"""Rows on the disk: written once and read where they lie, so that a split may be larger than memory."""
+"""Rows on disk, read through memory maps, so that a split may be larger than memory."""
 
 from __future__ import annotations
 
@@ -14,32 +14,44 @@ from fastserve_core.errors import wrap_write_errors
 from fastserve_core.tasks.task import Row
 
 SUFFIX, OFFSETS = ".jsonl", ".offsets"
-OFFSET: Literal["Q"] = "Q"
-"""Where a line begins, in bytes, as an unsigned 64 bit number."""
+OFFSET_TYPE: Literal["Q"] = "Q"
+"""The type of the offset of a line in bytes: an unsigned 64-bit integer."""
 
 
 def encode_row(row: Row) -> bytes:
-    """A row as one line of JSON; equal rows give equal lines.
+    """Encode a row as one line of JSON; equal rows give equal lines.
 
-    Raises ``UnicodeEncodeError`` for a text that no UTF-8 file can hold.
+    Raises:
+        UnicodeEncodeError: A text cannot be encoded as UTF-8.
     """
     return json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n"
 
 
 class RowWriter:
-    """Writes the lines of one split, and beside them where each begins.
+    """Writes the lines of one split and a file of their offsets.
 
-    Use it as a context manager: the file of offsets is written at the end. Raises ``StoreError`` when the
-    disk is full.
+    Use it as a context manager: the offsets are written at the end.
+
+    Args:
+        folder: The folder of the splits.
+        split: The split.
+
+    Raises:
+        StoreError: The files cannot be written.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
         self.path = folder / f"{split}{SUFFIX}"
-        self._offsets = array(OFFSET, [0])
+        self._offsets = array(OFFSET_TYPE, [0])
         with wrap_write_errors(self.path.name, folder):
             self._file = self.path.open("wb")
 
     def add(self, line: bytes) -> None:
+        """Write one encoded row.
+
+        Raises:
+            StoreError: The file cannot be written.
+        """
         with wrap_write_errors(self.path.name, self.path.parent):
             self._file.write(line)
         self._offsets.append(self._offsets[-1] + len(line))
@@ -57,36 +69,40 @@ class RowWriter:
 
 
 class Rows(Sequence[Row]):
-    """The rows of one split, each parsed when it is asked for; a slice is a list.
+    """The rows of one split, parsed on access; a slice is a list.
 
-    Both files are mapped into memory rather than read, so that the system may drop their pages at any time.
+    Both files are mapped into memory, so that the system can drop their pages at any time.
+
+    Args:
+        folder: The folder of the splits.
+        split: The split.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
         path = folder / f"{split}{SUFFIX}"
-        self._lines = _mapped(path)
-        self._offsets = memoryview(_mapped(path.with_suffix(OFFSETS))).cast(OFFSET)
+        self._lines = _map_file(path)
+        self._offsets = memoryview(_map_file(path.with_suffix(OFFSETS))).cast(OFFSET_TYPE)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
     @overload
-    def __getitem__(self, place: int) -> Row: ...
+    def __getitem__(self, index: int) -> Row: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Row]: ...
-    def __getitem__(self, place: int | slice) -> Row | list[Row]:
-        found = range(len(self))[place]
-        return [self._row(number) for number in found] if isinstance(found, range) else self._row(found)
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        selected = range(len(self))[index]
+        return [self._row(number) for number in selected] if isinstance(selected, range) else self._row(selected)
 
     def __iter__(self) -> Iterator[Row]:
         return map(self._row, range(len(self)))
 
     def line(self, number: int) -> bytes:
-        """One row as it was written."""
+        """Return the encoded line of a row."""
         return self._lines[self._offsets[number] : self._offsets[number + 1]]
 
     def size(self, number: int) -> int:
-        """Bytes of one row as it was written."""
+        """Return the size of a row's line in bytes."""
         return self._offsets[number + 1] - self._offsets[number]
 
     def _row(self, number: int) -> Row:
@@ -94,7 +110,7 @@ class Rows(Sequence[Row]):
         return row
 
 
-def _mapped(path: Path) -> mmap.mmap | bytes:
+def _map_file(path: Path) -> mmap.mmap | bytes:
     with path.open("rb") as file:
-        # nothing cannot be mapped
+        # an empty file cannot be mapped
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""

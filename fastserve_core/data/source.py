@@ -1,4 +1,4 @@
-"""Where rows come from: the protocol of data sources."""
+"""The protocol of data sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RawRecord:
-    """One raw record of a source: where it stands, and either its values or why it cannot be read."""
+    """One record of a data source.
+
+    Attributes:
+        where: Its location, such as file and line.
+        values: Its values by column; ``None`` if it cannot be read.
+        fault: Why it cannot be read.
+    """
 
     where: str
     values: Mapping[str, Any] | None
@@ -21,10 +27,26 @@ class RawRecord:
 
 
 class DataSource(Protocol):
-    """Where rows come from."""
+    """A data source; an entry point of the group ``fastserve.data`` provides its class."""
 
     def fingerprint(self, options: DataOptions, downloads: Path) -> str:
-        """A hash of the bytes that the rows come from; quick, and without reading them as rows."""
+        """Hash the bytes of the data, without parsing them.
+
+        Args:
+            options: The ``data`` node of the config.
+            downloads: The folder of downloaded files.
+        """
 
     def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[RawRecord]]:
-        """The records of each split that the source has (``train``, ``validation``, ``test``)."""
+        """Read the records of each split that the source has.
+
+        Args:
+            options: The ``data`` node of the config.
+            downloads: The folder of downloaded files.
+
+        Returns:
+            The records by split: ``train``, ``validation``, ``test``.
+
+        Raises:
+            InvalidData: The data cannot be read.
+        """

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastserve_core.artifacts.hashing import hash_file, stable_hash
 from fastserve_core.artifacts.store import Store, result_id
-from fastserve_core.data.dataset import Dataset, describe_dataset, load_dataset
+from fastserve_core.data.dataset import Dataset, load_dataset, write_description
 from fastserve_core.data.rows import OFFSETS, SUFFIX, RowWriter, encode_row
 from fastserve_core.data.source import RawRecord
 from fastserve_core.data.splits import SPLITS
@@ -85,7 +85,7 @@ def add_unlabelled(data: Dataset, texts: UnlabelledFiles, task: Task, store: Sto
                 for suffix in (SUFFIX, OFFSETS):
                     copyfile((data.folder / split).with_suffix(suffix), (claim.partial / split).with_suffix(suffix))
             counts = {**data.counts, "train": count}
-            describe_dataset(claim.partial, replace(data, fingerprint=fingerprint, counts=counts))
+            write_description(claim.partial, replace(data, fingerprint=fingerprint, counts=counts))
             claim.publish()
     return load_dataset(claim.final)
 

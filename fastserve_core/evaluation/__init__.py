@@ -1,4 +1,4 @@
-"""Measurements of a model, timing in pairs, and the gate."""
+"""Measurements of a model, interleaved timing of several models, and the gate."""
 
 import lazy_loader
 

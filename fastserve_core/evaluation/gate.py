@@ -1,4 +1,4 @@
-"""The gate: a compressed candidate that is worse than the budget allows is refused, with its figures."""
+"""The gate, which refuses a compressed candidate that exceeds its bounds."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from fastserve_core.plugins.registry import ActivePlugin
 
 TIMING_TOLERANCE = 0.05
-"""Of two models as fast as each other, timed in turn on a busy machine, one may seem so much slower."""
+"""The measured difference between equally fast models, timed interleaved on a busy machine, may be as large."""
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times as fast a candidate is as another model, timed in turn with it."""
+    """The speed of a candidate relative to another model; above 1 is faster.
+
+    Attributes:
+        latency: The ratio of the latencies of single inputs.
+        throughput: The ratio of the throughputs of batches.
+    """
 
     latency: float
     throughput: float
@@ -29,12 +34,12 @@ class Speedup:
 def defers_gate(
     active: ActivePlugin[Compressor], later: Sequence[ActivePlugin[Compressor]], is_deferred: bool = False
 ) -> bool:
-    """Return whether a candidate is judged later, because a compressor that trains repairs it.
+    """Return whether the gate waits for a later compressor that trains the candidate again.
 
     Args:
         active: The candidate's compressor.
         later: The compressors after it.
-        is_deferred: Whether the gate of the model that the candidate is made of was deferred.
+        is_deferred: Whether the gate was deferred for the candidate's input model.
     """
     needs_training = is_deferred or active.plugin.wants_training
     return needs_training and any(compressor.plugin.trains for compressor in later)
@@ -42,40 +47,56 @@ def defers_gate(
 
 @dataclass(frozen=True)
 class Verdict:
-    """Why a candidate is refused (empty when it passes), and how many times as fast as the original it is."""
+    """The decision of the gate.
+
+    Attributes:
+        reason: Why the candidate is refused; empty if it passes.
+        speedup: The ratios of latency and throughput to the original.
+    """
 
     reason: str
     speedup: Mapping[str, float]
 
 
-def baselines(candidate: Artifact, original: Artifact, before: Artifact) -> list[Artifact]:
-    """The models to time in turn: the candidate, the original, and the last good model where that is another."""
-    return [candidate, original] + ([before] if before.digest != original.digest else [])
+def models_to_time(candidate: Artifact, original: Artifact, last_good: Artifact) -> list[Artifact]:
+    """List the models to time together: the candidate, the original, and the last good model if it is another."""
+    return [candidate, original] + ([last_good] if last_good.digest != original.digest else [])
 
 
 def evaluate_gate(
     candidate: Artifact, original: Artifact, speedups: Sequence[Speedup], options: GateOptions, task: Task
 ) -> Verdict:
-    """The gate's verdict; ``speedups`` are over the others of ``rivals``. A reason names all that is over its bound."""
+    """Evaluate the gate.
+
+    Args:
+        candidate: The candidate.
+        original: The model before the first compressor.
+        speedups: The candidate's speedups relative to the other models of ``models_to_time``.
+        options: The gate's options.
+        task: The task, for its objective.
+
+    Returns:
+        The verdict; its reason lists all bounds that are exceeded.
+    """
     speedup = vars(speedups[0])
     if not options.enabled:
         return Verdict("", speedup)
-    before, after = (task.objective(one.measures["quality_validation"]) for one in (original, candidate))
-    smaller = original.size_bytes / candidate.size_bytes
+    before, after = (task.objective(model.measures["quality_validation"]) for model in (original, candidate))
+    drop, size_ratio = before - after, original.size_bytes / candidate.size_bytes
     reasons = []
-    if not before - after <= options.max_quality_drop:
-        reasons.append(f"quality drops by {before - after:.4f} (gate.max_quality_drop={options.max_quality_drop:g})")
-    if smaller < options.min_size_ratio:
-        reasons.append(f"it is {smaller:.2f} times as small (gate.min_size_ratio={options.min_size_ratio:g})")
-    reasons += _too_slow(speedups[0], options.min_speedup, "")
-    for one in speedups[1:]:
-        reasons += _too_slow(one, min(1.0, options.min_speedup), " as the last good model")
+    if not drop <= options.max_quality_drop:  # true for NaN as well
+        reasons.append(f"quality drop {drop:.4f} is above gate.max_quality_drop={options.max_quality_drop:g}")
+    if size_ratio < options.min_size_ratio:
+        reasons.append(f"size ratio {size_ratio:.2f} is below gate.min_size_ratio={options.min_size_ratio:g}")
+    reasons += _slowdown_reasons(speedups[0], options.min_speedup, "")
+    for ratio in speedups[1:]:
+        reasons += _slowdown_reasons(ratio, min(1.0, options.min_speedup), " over the last good model")
     return Verdict("; ".join(reasons), speedup)
 
 
-def _too_slow(speedup: Speedup, bound: float, than: str) -> list[str]:
+def _slowdown_reasons(speedup: Speedup, bound: float, baseline: str) -> list[str]:
     return [
-        f"its {what} is {times:.2f} times as good{than} (gate.min_speedup={bound:g})"
-        for what, times in vars(speedup).items()
-        if times < bound * (1 - TIMING_TOLERANCE)
+        f"{name} speedup {ratio:.2f}{baseline} is below gate.min_speedup={bound:g}"
+        for name, ratio in vars(speedup).items()
+        if ratio < bound * (1 - TIMING_TOLERANCE)
     ]

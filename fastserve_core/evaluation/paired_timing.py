@@ -1,4 +1,4 @@
-"""Models timed in turn on this machine, so that whatever else it does slows all of them alike."""
+"""Interleaved timing of several models, so that other load on the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -15,93 +15,124 @@ from fastserve_core.data.dataset import Dataset, load_dataset
 from fastserve_core.evaluation.gate import Speedup
 from fastserve_core.evaluation.measure import GENERATED_TOKENS, THROUGHPUT_ROWS, warm_up
 from fastserve_core.events import Event
-from fastserve_core.inference.engines import preload_modules_of
+from fastserve_core.inference.engines import preload_modules
 from fastserve_core.inference.predictor import Predictor, length_batches
 from fastserve_core.processes.child import child_main, run_in_child
 from fastserve_core.processes.resources import threads_per_process
 
-FORMAT = 2
-"""Raised when models are timed in another way, so that older figures are not taken for these."""
+FORMAT_VERSION = 2
+"""Increased with every change of the method; part of the name of the result."""
 ROUNDS, SECONDS = 30, 8.0
-"""Rounds of each kind of figure, and how long they may take, but for one round."""
+"""The maximum number of rounds for each kind of measurement, and the time after which no further round starts."""
 REPEATS = {"latency": 6, "throughput": 2}
-"""How often a model works when it is its turn. The first time does not count: the models before it have the caches,
-which it would have for itself where it serves."""
+"""How often each model runs in its turn. The first run does not count, because the caches hold the data of the model
+before it, which does not happen when it is served."""
 BATCH, BATCHES = 32, 4
 
 
 def cached_speedups(store: Store, models: Sequence[Artifact], data: Dataset) -> list[Speedup] | None:
-    """What ``speedups`` found earlier; ``None`` where it has not been run."""
-    folder = store.find(_name(models, data))
-    return None if folder is None else [Speedup(**one) for one in read_json(folder / "speedups.json")]
+    """Return the result of an earlier ``measure_speedups``, or ``None``."""
+    folder = store.find(_result_id(models, data))
+    return None if folder is None else _read_speedups(folder)
 
 
 def measure_speedups(
-    store: Store, models: Sequence[Artifact], data: Dataset, tell: Callable[[Event], None]
+    store: Store, models: Sequence[Artifact], data: Dataset, emit: Callable[[Event], None]
 ) -> list[Speedup]:
-    """How many times as fast the first model is as each of the others; kept in the store."""
-    with store.claim(_name(models, data)) as claim:
+    """Measure the speed of the first model relative to each of the others; the result is stored.
+
+    Args:
+        store: The store.
+        models: The models, at least two.
+        data: The splits; the inputs are validation rows.
+        emit: Called with events.
+
+    Returns:
+        The speedups over the second and each further model.
+    """
+    with store.claim(_result_id(models, data)) as claim:
         if not claim.published:
             threads = threads_per_process()
-            request = {"models": [one.folder for one in models], "data": data.folder, "threads": threads}
-            imports = sorted({module for one in models for module in preload_modules_of(one.engine)})
-            found = run_in_child("fastserve_core.evaluation.paired_timing", request, threads, tell, imports)
-            write_json(claim.partial / "speedups.json", found)
+            request = {"models": [model.folder for model in models], "data": data.folder, "threads": threads}
+            imports = sorted({module for model in models for module in preload_modules(model.engine)})
+            speedups = run_in_child("fastserve_core.evaluation.paired_timing", request, threads, emit, imports)
+            write_json(claim.partial / "speedups.json", speedups)
             claim.publish()
-        return [Speedup(**one) for one in read_json(claim.final / "speedups.json")]
+        return _read_speedups(claim.final)
 
 
-def _name(models: Sequence[Artifact], data: Dataset) -> str:
-    timed = [[one.digest, one.engine] for one in models]
-    return result_id("pairs", "speed", stable_hash([FORMAT, timed, data.fingerprint]))
+def _read_speedups(folder: Path) -> list[Speedup]:
+    return [Speedup(**ratios) for ratios in read_json(folder / "speedups.json")]
+
+
+def _result_id(models: Sequence[Artifact], data: Dataset) -> str:
+    timed = [[model.digest, model.engine] for model in models]
+    return result_id("pairs", "speed", stable_hash([FORMAT_VERSION, timed, data.fingerprint]))
 
 
 def time_interleaved(models: Sequence[str], data: str, threads: int, events: str) -> list[dict[str, float]]:
-    """The timing itself, in a process of its own."""
-    predictors = [Predictor(load_artifact(Path(one)), threads) for one in models]
+    """Time the models in this process.
+
+    Args:
+        models: The folders of the artifacts.
+        data: The folder of the splits.
+        threads: The number of threads.
+        events: The path for events; not used.
+
+    Returns:
+        The ratios ``latency`` and ``throughput`` over the second and each further model.
+    """
+    predictors = [Predictor(load_artifact(Path(folder)), threads) for folder in models]
     rows = load_dataset(Path(data)).rows("validation")[:THROUGHPUT_ROWS]
-    encoded = [one.encode(rows) for one in predictors]
+    encoded = [predictor.encode(rows) for predictor in predictors]
     batches = length_batches(encoded[0], BATCH)
     batches = batches[:: max(1, len(batches) // BATCHES)][:BATCHES]
 
-    def single(number: int, place: int) -> None:
-        predictors[number].answer([encoded[number][place % len(rows)]], GENERATED_TOKENS)
+    def run_single(model: int, row: int) -> None:
+        predictors[model].answer([encoded[model][row % len(rows)]], GENERATED_TOKENS)
 
-    def several(number: int, place: int) -> None:
-        chosen = [[encoded[number][place] for place in places] for places in batches]
-        for _ in predictors[number].answer_all(chosen, GENERATED_TOKENS):
+    def run_batches(model: int, _: int) -> None:
+        inputs = [[encoded[model][index] for index in indices] for indices in batches]
+        for _predictions in predictors[model].answer_all(inputs, GENERATED_TOKENS):
             pass
 
     for predictor, inputs in zip(predictors, encoded, strict=True):
         warm_up(predictor, inputs)
-    found = {
-        kind: ratios(work, len(models), REPEATS[kind]) for kind, work in (("latency", single), ("throughput", several))
+    ratios = {
+        "latency": measure_ratios(run_single, len(models), REPEATS["latency"]),
+        "throughput": measure_ratios(run_batches, len(models), REPEATS["throughput"]),
     }
-    return [{name: round(one[other], 4) for name, one in found.items()} for other in range(len(models) - 1)]
+    return [{name: round(values[other], 4) for name, values in ratios.items()} for other in range(len(models) - 1)]
 
 
-def ratios(work: Callable[[int, int], None], count: int, in_a_row: int) -> list[float]:
-    """How many times as long each of the others takes as the first: the median of the rounds.
+def measure_ratios(run: Callable[[int, int], None], count: int, repeats: int) -> list[float]:
+    """Measure the time of each other model relative to the first, as the median over rounds.
 
-    ``work`` is told which model, and which input.
+    Args:
+        run: Runs a model, by its index, on an input, by a number.
+        count: The number of models.
+        repeats: How often each model runs in its turn.
+
+    Returns:
+        The ratio for the second and each further model.
     """
     rounds: list[list[float]] = []
     start = time.perf_counter()
     while len(rounds) < ROUNDS and (time.perf_counter() - start < SECONDS or not rounds):
-        took = [0.0] * count
+        times = [0.0] * count
         for turn in range(count):
-            number = (turn + len(rounds)) % count
-            took[number] = _median_of(work, number, range(len(rounds), len(rounds) + in_a_row))
-        rounds.append(took)
-    return [statistics.median(one[other] / one[0] for one in rounds) for other in range(1, count)]
+            model = (turn + len(rounds)) % count
+            times[model] = _median_time(run, model, range(len(rounds), len(rounds) + repeats))
+        rounds.append(times)
+    return [statistics.median(times[other] / times[0] for times in rounds) for other in range(1, count)]
 
 
-def _median_of(work: Callable[[int, int], None], number: int, places: range) -> float:
+def _median_time(run: Callable[[int, int], None], model: int, inputs: range) -> float:
     times = []
-    work(number, places[0])
-    for place in places[1:]:
+    run(model, inputs[0])
+    for number in inputs[1:]:
         begin = time.perf_counter()
-        work(number, place)
+        run(model, number)
         times.append(time.perf_counter() - begin)
     return statistics.median(times)
 

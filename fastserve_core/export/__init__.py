@@ -1,4 +1,4 @@
-"""Models in the formats of other runtimes, verified against the original."""
+"""Export of models to the formats of other runtimes, verified against the original."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""From an artifact to a folder for another runtime: written aside, compared with the artifact, then published."""
+"""Export of an artifact for another runtime: written to a draft, compared with the artifact, then published."""
 
 from __future__ import annotations
 
@@ -14,39 +14,54 @@ from fastserve_core.artifacts.artifact import COMPILED, MANIFEST, Artifact, load
 from fastserve_core.artifacts.files import copy_tokenizer, copy_tree, write_json, write_text
 from fastserve_core.artifacts.hashing import hash_file
 from fastserve_core.errors import InvalidArtifact, InvalidOption, wrap_write_errors
-from fastserve_core.export.formats import export_format
+from fastserve_core.export.formats import load_format_class
 from fastserve_core.processes.child import PRELOAD_MODULES, run_in_child
 from fastserve_core.processes.resources import threads_per_process
 
-EXPORT = "export.json"
+EXPORT_FILE = "export.json"
 SCHEMA = 1
 VERIFICATION_ROWS = 16
-"""Inputs that are compared, unless another number is asked for."""
+"""The default number of inputs to compare."""
 
 
 @dataclass(frozen=True)
-class Exported:
-    """A published export: its folder, and what ``export.json`` says."""
+class Export:
+    """A published export.
+
+    Attributes:
+        folder: The folder.
+        metadata: The content of ``export.json``.
+    """
 
     folder: Path
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
-def export_artifact(artifact: Artifact, folder: Path, to: str, check: int = VERIFICATION_ROWS) -> Exported:
-    """Write the artifact in the format ``to`` into a new folder, or over an older export.
+def export_artifact(artifact: Artifact, folder: Path, to: str, check: int = VERIFICATION_ROWS) -> Export:
+    """Export an artifact, and compare the result with it.
 
-    The files are loaded by their own runtime, in a process of its own, and answer ``check`` inputs of several shapes.
-    Raises ``UnknownName`` and ``MissingPackage`` for the format, ``InvalidArtifact`` for files that only one engine
-    reads,
-    ``ExportError`` when the model does not go through or answers otherwise; nothing is published then.
+    The exported files are loaded by their own runtime in a separate process and run on inputs of several shapes.
+
+    Args:
+        artifact: The artifact.
+        folder: A new folder, or that of an older export, which is replaced.
+        to: The name of the format.
+        check: The number of inputs to compare.
+
+    Raises:
+        UnknownName: There is no such format.
+        MissingPackage: A package of the format is not installed.
+        InvalidOption: ``check`` is less than 1.
+        InvalidArtifact: The artifact holds files for one engine only, or the folder is not an export.
+        ExportError: The model cannot be exported, or the outputs differ; nothing is published.
     """
-    kind, target = export_format(to), folder.absolute()
+    kind, target = load_format_class(to), folder.absolute()
     if check < 1:
         raise InvalidOption(f"check must be at least 1 input, not {check}")
-    if target.exists() and not (target / EXPORT).is_file():
-        raise InvalidArtifact(f"{target} exists and is no older export (it has no {EXPORT}): it is not replaced")
+    if target.exists() and not (target / EXPORT_FILE).is_file():
+        raise InvalidArtifact(f"{target} exists but is not an export (it has no {EXPORT_FILE}): it is not replaced")
     if artifact.form == COMPILED and kind.engine != artifact.engine:
-        raise InvalidArtifact(_engine_only(artifact, to))
+        raise InvalidArtifact(_engine_only_message(artifact, to))
     threads = threads_per_process()
     with (
         wrap_write_errors(f"the export {target.name}", target),
@@ -54,37 +69,36 @@ def export_artifact(artifact: Artifact, folder: Path, to: str, check: int = VERI
     ):
         draft = Path(scratch, "draft")
         draft.mkdir()
-        asked = {"artifact": artifact.folder, "to": to, "draft": draft, "scratch": scratch}
-        found = run_in_child(
-            "fastserve_core.export.worker", {"step": "write", "count": check, **asked}, threads, imports=PRELOAD_MODULES
-        )
-        result = run_in_child("fastserve_core.export.worker", {"step": "compare", **asked}, threads)
-        _describe(artifact, draft)
-        about = _metadata(artifact, to, kind, found, draft, result)
-        write_json(draft / EXPORT, about)
+        request = {"artifact": artifact.folder, "to": to, "draft": draft, "scratch": scratch}
+        write, compare = {"step": "write", "count": check, **request}, {"step": "compare", **request}
+        signature = run_in_child("fastserve_core.export.worker", write, threads, imports=PRELOAD_MODULES)
+        comparison = run_in_child("fastserve_core.export.worker", compare, threads)
+        _copy_description(artifact, draft)
+        metadata = _make_metadata(artifact, to, kind, signature, draft, comparison)
+        write_json(draft / EXPORT_FILE, metadata)
         copy_tree(draft, target)
-    return Exported(target, about)
+    return Export(target, metadata)
 
 
 def copy_model(artifact: Artifact, draft: Path) -> None:
-    """The files that a compressor made for an engine, as they are."""
+    """Copy the files of an artifact that a compressor made for an engine."""
     for name in artifact.manifest.files:
         (draft / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(artifact.folder / name, draft / name)
 
 
-def _describe(artifact: Artifact, draft: Path) -> None:
-    """What a program needs besides the model: the tokenizer, the config, and the labels, one a line."""
+def _copy_description(artifact: Artifact, draft: Path) -> None:
+    """Copy the files that a program needs besides the model: tokenizer, config, and labels, one per line."""
     copy_tokenizer(artifact.folder, draft)
     if (artifact.folder / "config.json").is_file():
         shutil.copyfile(artifact.folder / "config.json", draft / "config.json")
     if artifact.manifest.labels:
-        labels = (" ".join(str(one).split()) for one in artifact.manifest.labels)
+        labels = (" ".join(str(label).split()) for label in artifact.manifest.labels)
         write_text(draft / "labels.txt", "".join(f"{label}\n" for label in labels))
 
 
-def _metadata(
-    artifact: Artifact, to: str, kind: Any, found: Mapping[str, Any], draft: Path, check: Mapping[str, Any]
+def _make_metadata(
+    artifact: Artifact, to: str, kind: Any, signature: Mapping[str, Any], draft: Path, check: Mapping[str, Any]
 ) -> dict[str, Any]:
     manifest = artifact.manifest
     files = sorted(path for path in draft.rglob("*") if path.is_file())
@@ -95,9 +109,9 @@ def _metadata(
         "task": manifest.task,
         "task_options": manifest.task_options,
         "labels": manifest.labels,
-        "inputs": found["inputs"],
-        "outputs": found["outputs"],
-        "max_length": found["longest"],
+        "inputs": signature["inputs"],
+        "outputs": signature["outputs"],
+        "max_length": signature["max_length"],
         "versions": {name: version(name) for name in ("fastserve-core", *kind.requires)},
         "check": check,
         "made_from": {"digest": artifact.digest, "lineage": manifest.lineage},
@@ -108,20 +122,20 @@ def _metadata(
     }
 
 
-def _engine_only(artifact: Artifact, to: str) -> str:
-    """Why files of one engine cannot be exported, and what can."""
-    parent = next((str(one["parent"]) for one in reversed(artifact.manifest.lineage) if one.get("parent")), "")
-    known = _export_to_store(artifact, parent)
-    where = f"the trainable model it was made from ({known or f'its digest begins with {parent[:16]}'})"
+def _engine_only_message(artifact: Artifact, to: str) -> str:
+    """Explain why files for one engine cannot be exported, and what can."""
+    parents = [str(stage["parent"]) for stage in artifact.manifest.lineage if stage.get("parent")]
+    parent = parents[-1] if parents else ""
+    folder = _find_by_digest(artifact, parent)
+    source = f"the trainable model it was made from ({folder or f'its digest begins with {parent[:16]}'})"
     return (
-        f"{artifact.folder} holds files for the engine {artifact.engine} only and cannot become {to}: "
-        f"export {where}, or choose --to {artifact.engine}"
+        f"{artifact.folder} holds files for the engine {artifact.engine} and cannot be exported to {to}: "
+        f"export {source}, or use --to {artifact.engine}"
     )
 
 
-def _export_to_store(artifact: Artifact, digest: str) -> Path | None:
-    """The artifact of that digest among those that lie beside this one."""
-
+def _find_by_digest(artifact: Artifact, digest: str) -> Path | None:
+    """Find the artifact with a digest in the store of another artifact."""
     for path in artifact.folder.parent.glob(f"*/{MANIFEST}"):
         try:
             if load_artifact(path.parent).digest == digest:

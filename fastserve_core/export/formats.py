@@ -1,4 +1,4 @@
-"""How a model becomes files that another runtime reads; who writes a format is found by the format's name."""
+"""The protocol of export formats, which are entry points of the group ``fastserve.exports``."""
 
 from __future__ import annotations
 
@@ -20,55 +20,93 @@ GROUP = "fastserve.exports"
 
 
 class FormatReader(Protocol):
-    """An exported file in its own runtime; an engine is one."""
+    """Runs exported files with their own runtime; an engine is one.
+
+    Attributes:
+        inputs: The names of the inputs.
+    """
 
     inputs: tuple[str, ...]
 
     def run(self, inputs: Arrays) -> Arrays:
-        """One pass over int arrays (batch, length), padded on the right; inputs that it does not take are left out."""
+        """Compute one forward pass; inputs that the model does not take are ignored.
+
+        Args:
+            inputs: Integer arrays of shape (batch, length) by input name, padded on the right.
+
+        Returns:
+            Arrays by output name.
+        """
 
 
 class ExportFormat(Protocol):
-    """One model on its way into a format; made from a model of transformers in evaluation mode.
+    """The export of one model to a format; made from a model of transformers in evaluation mode.
 
-    ``module`` takes what ``example`` gives, in the order of ``inputs``, and gives a tuple in that of
-    ``outputs``. A compressor may put another module with the same interface in its place: a quantized graph.
+    Attributes:
+        requires: The packages that write and read the format.
+        install: The requirement that installs them.
+        engine: The engine that reads the format, if there is one; artifacts for it are already in this format.
+        about: Further entries of ``export.json``, such as the opset.
+        tolerance: The allowed difference of an output from the reference, relative to the largest one (at least 1).
+        shape: The batch and length of the inputs: a number if it is fixed, else a name.
+        inputs: The names of the inputs.
+        outputs: The names of the outputs.
+        longest: The maximum length of an input, in tokens.
+        module: Takes the tensors of ``example`` in the order of ``inputs`` and returns a tuple in the order of
+            ``outputs``. A compressor may replace it with a module of the same interface, such as a quantized graph.
     """
 
     requires: ClassVar[tuple[str, ...]]
-    """The packages that write and read the format."""
     install: ClassVar[str]
-    """What pip has to install for them."""
     engine: ClassVar[str]
-    """The engine whose files these are, if there is one: artifacts made for it are in this format already."""
     about: ClassVar[Mapping[str, Any]]
-    """What ``export.json`` says of the format besides: its opset, say."""
     tolerance: ClassVar[float]
-    """How far an answer may be from the reference's, as a part of the largest one (at least of 1)."""
     shape: tuple[str | int, str | int]
-    """The inputs' batch and length: a number where the file takes this one only."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     longest: int
     module: nn.Module
 
     def example(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
-        """Inputs to trace ``module`` with, and which of their dimensions stay free, for ``torch.export``."""
+        """Return inputs to trace ``module`` with, and their dynamic dimensions, both as for ``torch.export``."""
 
     def write(self, module: nn.Module, folder: Path) -> None:
-        """Write the files; raises ``ExportError`` with the reason."""
+        """Write the files.
+
+        Args:
+            module: ``module``, or its replacement.
+            folder: The folder to write into.
+
+        Raises:
+            ExportError: The module cannot be written in this format.
+        """
 
     @staticmethod
     def reference(folder: Path, threads: int) -> FormatReader:
-        """The model of that folder as the files have to answer."""
+        """Load the original model, with which the files are compared.
+
+        Args:
+            folder: The model's folder.
+            threads: The number of threads of one pass.
+        """
 
     @staticmethod
     def read(folder: Path, threads: int) -> FormatReader:
-        """The files that ``write`` wrote, loaded by their own runtime."""
+        """Load the files that ``write`` wrote with their own runtime.
+
+        Args:
+            folder: The folder with the files.
+            threads: The number of threads of one pass.
+        """
 
 
-def export_format(name: str) -> Any:
-    """The class of that format; raises ``UnknownName``, and ``MissingPackage`` with what to install."""
+def load_format_class(name: str) -> Any:
+    """Load the class of a format.
+
+    Raises:
+        UnknownName: There is no such format.
+        MissingPackage: A package that it requires is not installed.
+    """
     kind = load_entry_point(GROUP, name)
     if missing := missing_packages(kind.requires):
         raise MissingPackage(f"the export '{name}' needs {', '.join(missing)}: pip install '{kind.install}'")
@@ -76,14 +114,26 @@ def export_format(name: str) -> Any:
 
 
 def load_format(name: str, model: Any) -> ExportFormat:
-    """The export of a model to the format of that name; raises ``UnknownName`` where nobody provides it."""
-    made: ExportFormat = load_entry_point(GROUP, name)(model)
-    return made
+    """Prepare the export of a model.
+
+    Args:
+        name: The format.
+        model: A model of transformers in evaluation mode.
+
+    Raises:
+        UnknownName: There is no such format.
+    """
+    export: ExportFormat = load_entry_point(GROUP, name)(model)
+    return export
 
 
 @contextmanager
 def single_line_error(step: str) -> Iterator[None]:
-    """Whatever the libraries raise (each has its own dozen) becomes ``ExportError``."""
+    """Raise any error of a library in this context as ``ExportError`` with a message of one line.
+
+    Args:
+        step: The participle of the step for the message, such as ``exported``.
+    """
     try:
         yield
     except ExportError:

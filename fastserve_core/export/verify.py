@@ -1,4 +1,4 @@
-"""Whether exported files answer as their model does: the inputs they are asked, and the comparison."""
+"""Verification of exported files: the inputs, and the comparison with the original model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.errors import ExportError
-from fastserve_core.export.formats import export_format
+from fastserve_core.export.formats import load_format_class
 from fastserve_core.processes.environment import suppress_library_output
 from fastserve_core.processes.resources import threads_per_process
 
@@ -17,94 +17,117 @@ if TYPE_CHECKING:
 
     from fastserve_core.tasks.task import Arrays
 
-ROWS = (1, 3, 1, 5)
-LONGEST = 128
-"""Tokens of the longest input that is compared."""
+BATCH_SIZES = (1, 3, 1, 5)
+MAX_COMPARED_LENGTH = 128
+"""The maximum length of the compared inputs, in tokens."""
 
 
-def batches(config: Mapping[str, Any], inputs: tuple[str, ...], longest: int, count: int) -> list[Arrays]:
-    """Random token ids, ``count`` rows in all and the same each time: one row and several, short and long."""
+def make_batches(config: Mapping[str, Any], inputs: tuple[str, ...], longest: int, count: int) -> list[Arrays]:
+    """Make batches of random token ids of several shapes, the same in every call.
+
+    Args:
+        config: The model's ``config.json``.
+        inputs: The names of the model's inputs.
+        longest: The maximum length in tokens.
+        count: The total number of rows.
+
+    Returns:
+        Batches of arrays of shape (batch, length) by input name.
+    """
     import numpy as np
 
-    draw, made = np.random.default_rng(0), []
-    longest = min(longest, LONGEST)
+    rng, batches = np.random.default_rng(0), []
+    longest = min(longest, MAX_COMPARED_LENGTH)
     lengths = cycle((longest, longest // 2, 1, 7, longest // 3))
-    for rows, length in zip(cycle(ROWS), lengths, strict=False):
+    for rows, length in zip(cycle(BATCH_SIZES), lengths, strict=False):
         shape = (min(rows, count), max(1, min(length, longest)))
-        made.append(_batch(config, inputs, shape, draw))
+        batches.append(_make_batch(config, inputs, shape, rng))
         count -= shape[0]
         if count == 0:
             break
-    return made
+    return batches
 
 
-def _batch(
-    config: Mapping[str, Any], inputs: tuple[str, ...], shape: tuple[int, int], draw: np.random.Generator
+def _make_batch(
+    config: Mapping[str, Any], inputs: tuple[str, ...], shape: tuple[int, int], rng: np.random.Generator
 ) -> Arrays:
-    """One batch, padded on the right in all rows but the first; the second half has the other token type."""
+    """Make one batch, padded on the right in all rows but the first; the second half has the other token type."""
     import numpy as np
 
     pad = config.get("pad_token_id") or 0
-    ids = draw.integers(1, config["vocab_size"], shape)
+    ids = rng.integers(1, config["vocab_size"], shape)
     ids[ids == pad] = pad - 1 if pad else 1
     mask, types = np.ones(shape, np.int64), np.zeros(shape, np.int64)
     for row in range(1, shape[0]):
-        mask[row, draw.integers(1, shape[1] + 1) :] = 0
+        mask[row, rng.integers(1, shape[1] + 1) :] = 0
     types[:, shape[1] // 2 :] = 1
-    made = {"input_ids": np.where(mask == 1, ids, pad), "attention_mask": mask, "token_type_ids": types * mask}
-    return {name: made[name] for name in inputs}
+    arrays = {"input_ids": np.where(mask == 1, ids, pad), "attention_mask": mask, "token_type_ids": types * mask}
+    return {name: arrays[name] for name in inputs}
 
 
 def save_reference(path: Path, inputs: Arrays, outputs: Arrays) -> None:
-    """Write a batch with the answers to it, for the process that compares."""
+    """Write a batch with the reference's outputs, for the process that compares them."""
     import numpy as np
 
-    arrays: Any = {f"in.{name}": one for name, one in inputs.items()}
-    arrays |= {f"out.{name}": one for name, one in outputs.items()}
+    arrays: Any = {f"in.{name}": array for name, array in inputs.items()}
+    arrays |= {f"out.{name}": array for name, array in outputs.items()}
     np.savez(path, **arrays)
 
 
 def _load_reference(path: Path) -> tuple[Arrays, Arrays]:
     import numpy as np
 
-    with np.load(path, allow_pickle=False) as kept:
-        inputs = {name[3:]: kept[name] for name in kept.files if name.startswith("in.")}
-        outputs = {name[4:]: kept[name] for name in kept.files if name.startswith("out.")}
+    with np.load(path, allow_pickle=False) as arrays:
+        inputs = {name[3:]: arrays[name] for name in arrays.files if name.startswith("in.")}
+        outputs = {name[4:]: arrays[name] for name in arrays.files if name.startswith("out.")}
     return inputs, outputs
 
 
 def compare_outputs(to: str, draft: Path, scratch: Path) -> dict[str, Any]:
-    """Answer the kept inputs with the exported files; raises ``ExportError`` where an answer is too far away.
+    """Compare the outputs of exported files with those that ``save_reference`` wrote.
 
-    Only the format's runtime is asked: what its ``read`` imports. At padded places answers do not count.
+    It imports the runtime of the format only. Outputs at padded positions are not compared.
+
+    Args:
+        to: The format.
+        draft: The folder of the exported files.
+        scratch: The folder of the references.
+
+    Returns:
+        The number of ``inputs``, their ``shapes``, the largest relative ``difference`` and the ``tolerance``.
+
+    Raises:
+        ExportError: An output is missing or differs by more than the tolerance.
     """
-    kind = export_format(to)
+    kind = load_format_class(to)
     with suppress_library_output():
         reader = kind.read(draft, threads_per_process())
-    worst, rows = 0.0, 0
+    difference, rows = 0.0, 0
     shapes: set[tuple[int, ...]] = set()
     for path in sorted(scratch.glob("*.npz")):
-        inputs, expected = _load_reference(path)
-        mask, given = inputs["attention_mask"], reader.run(inputs)
+        inputs, expected_outputs = _load_reference(path)
+        mask, outputs = inputs["attention_mask"], reader.run(inputs)
         rows, shapes = rows + len(mask), shapes | {mask.shape}
-        for name, one in expected.items():
-            found = given.get(name)
-            if found is None or found.shape != one.shape:
-                raise ExportError(f"the exported {to} gives no '{name}' of shape {one.shape}; nothing was published")
-            worst = max(worst, _distance(one, found, mask == 1))
-    if worst > kind.tolerance:
+        for name, expected in expected_outputs.items():
+            output = outputs.get(name)
+            if output is None or output.shape != expected.shape:
+                raise ExportError(
+                    f"the exported {to} has no output '{name}' of shape {expected.shape}; nothing was published"
+                )
+            difference = max(difference, _relative_difference(expected, output, mask == 1))
+    if difference > kind.tolerance:
         raise ExportError(
-            f"the exported {to} answers otherwise than the model: they differ by up to {worst:.3g} of the largest "
-            f"answer, and {kind.tolerance:g} is allowed; nothing was published"
+            f"the outputs of the exported {to} differ from the model's by up to {difference:.3g} of the largest "
+            f"output, but {kind.tolerance:g} is allowed; nothing was published"
         )
-    return {"inputs": rows, "shapes": sorted(shapes), "difference": worst, "tolerance": kind.tolerance}
+    return {"inputs": rows, "shapes": sorted(shapes), "difference": difference, "tolerance": kind.tolerance}
 
 
-def _distance(expected: Any, found: Any, mask: Any) -> float:
-    """The largest difference as a part of the largest answer, which counts as 1 at least; infinite for no number."""
+def _relative_difference(expected: Any, output: Any, mask: Any) -> float:
+    """Return the largest difference divided by the largest output (at least 1); infinite if it is not a number."""
     import numpy as np
 
     if expected.ndim == 3:
-        expected, found = expected[mask], found[mask]
-    far = float(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())))
-    return far if np.isfinite(far) else float("inf")
+        expected, output = expected[mask], output[mask]
+    difference = float(np.abs(output - expected).max() / max(1.0, float(np.abs(expected).max())))
+    return difference if np.isfinite(difference) else float("inf")

@@ -1,4 +1,4 @@
-"""The two steps of an export, each in a process of its own: write, with the reference's answers; then compare."""
+"""The two steps of an export, each in its own process: write the files and reference outputs, then compare."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fastserve_core.artifacts.artifact import COMPILED, Artifact, load_artifact
 from fastserve_core.artifacts.files import read_json
 from fastserve_core.export.export import copy_model
-from fastserve_core.export.formats import export_format
-from fastserve_core.export.verify import batches, compare_outputs, save_reference
+from fastserve_core.export.formats import load_format_class
+from fastserve_core.export.verify import compare_outputs, make_batches, save_reference
 from fastserve_core.processes.child import child_main
 from fastserve_core.processes.environment import library_environment, suppress_library_output
 from fastserve_core.processes.resources import threads_per_process
@@ -21,46 +21,63 @@ if TYPE_CHECKING:
     from fastserve_core.tasks.task import Arrays
 
 Shape = tuple[str | int, str | int]
-FREE: Shape = ("batch", "length")
-LONGEST = 64
-"""The longest input of an engine's files whose task says none."""
+DYNAMIC_SHAPE: Shape = ("batch", "length")
+DEFAULT_MAX_LENGTH = 64
+"""The maximum input length of an engine's files if the task has no ``max_length``."""
 
 
-def main(step: str, artifact: str, to: str, draft: str, scratch: str, events: str, count: int = 0) -> Any:
-    """One step; each sees what the step before left in the scratch folder."""
+def run_step(step: str, artifact: str, to: str, draft: str, scratch: str, events: str, count: int = 0) -> Any:
+    """Run one step; the second step reads the files that the first wrote into the scratch folder.
+
+    Args:
+        step: ``write`` or ``compare``.
+        artifact: The artifact's folder.
+        to: The format.
+        draft: The folder for the exported files.
+        scratch: The folder for the reference outputs.
+        events: The path for events; not used.
+        count: The number of inputs to compare.
+
+    Returns:
+        The result of ``write_export`` or ``compare_outputs``.
+    """
     library_environment()
     if step == "compare":
         return compare_outputs(to, Path(draft), Path(scratch))
-    return write(load_artifact(Path(artifact)), to, Path(draft), Path(scratch), count)
+    return write_export(load_artifact(Path(artifact)), to, Path(draft), Path(scratch), count)
 
 
-def write(artifact: Artifact, to: str, draft: Path, scratch: Path, count: int) -> dict[str, Any]:
-    """The model's files, and inputs with the reference's answers; returns inputs, outputs and the longest input.
+def write_export(artifact: Artifact, to: str, draft: Path, scratch: Path, count: int) -> dict[str, Any]:
+    """Write the model's files, and inputs with the reference's outputs.
 
-    The reference is the format's own for Hugging Face weights; for an engine's files, which are copied, that engine.
+    The reference is that of the format for Hugging Face weights. For files of an engine, which are copied, it is that
+    engine.
+
+    Returns:
+        ``inputs`` and ``outputs`` with names, types and shapes, and ``max_length``.
     """
-    kind = export_format(to)
+    kind = load_format_class(to)
     if artifact.form == COMPILED:
         copy_model(artifact, draft)
         reference: FormatReader = kind.read(draft, threads_per_process())
-        inputs, shape = reference.inputs, FREE
-        longest = int(artifact.manifest.task_options.get("max_length", LONGEST))
+        inputs, shape = reference.inputs, DYNAMIC_SHAPE
+        max_length = int(artifact.manifest.task_options.get("max_length", DEFAULT_MAX_LENGTH))
     else:
-        inputs, shape, longest = _convert(artifact, kind, draft)
+        inputs, shape, max_length = _convert(artifact, kind, draft)
         reference = kind.reference(artifact.folder, threads_per_process())
     config, outputs = read_json(artifact.folder / "config.json"), {}
-    for number, batch in enumerate(batches(config, inputs, longest, count)):
+    for number, batch in enumerate(make_batches(config, inputs, max_length, count)):
         outputs = reference.run(batch)
         save_reference(scratch / f"{number}.npz", batch, outputs)
     return {
-        "longest": longest,
+        "max_length": max_length,
         "inputs": [{"name": name, "type": "integer", "shape": list(shape)} for name in inputs],
-        "outputs": _outputs(outputs, shape),
+        "outputs": _describe_outputs(outputs, shape),
     }
 
 
 def _convert(artifact: Artifact, kind: Any, draft: Path) -> tuple[tuple[str, ...], Shape, int]:
-    """Write the model of a trainable artifact; its inputs, their shape and the longest one."""
+    """Write the model of a trainable artifact; return the names of its inputs, their shape and maximum length."""
     manifest = artifact.manifest
     task = load_task(manifest.task, manifest.task_options, manifest.labels)
     with suppress_library_output():
@@ -69,14 +86,14 @@ def _convert(artifact: Artifact, kind: Any, draft: Path) -> tuple[tuple[str, ...
     return export.inputs, export.shape, export.longest
 
 
-def _outputs(outputs: Mapping[str, Any], shape: Shape) -> list[dict[str, Any]]:
-    """Names and shapes: one row of numbers a text, or one a token."""
-    found: Arrays = dict(outputs)
+def _describe_outputs(outputs: Mapping[str, Any], shape: Shape) -> list[dict[str, Any]]:
+    """Describe the names and shapes of outputs, which have one vector per text or per token."""
+    arrays: Arrays = dict(outputs)
     return [
-        {"name": name, "type": "float32", "shape": [*shape[: one.ndim - 1], one.shape[-1]]}
-        for name, one in found.items()
+        {"name": name, "type": "float32", "shape": [*shape[: array.ndim - 1], array.shape[-1]]}
+        for name, array in arrays.items()
     ]
 
 
 if __name__ == "__main__":
-    child_main(main)
+    child_main(run_step)

@@ -1,4 +1,4 @@
-"""Engines, and the predictor that answers raw inputs with one."""
+"""Engines, and the predictor that runs a model with one."""
 
 import lazy_loader
 

@@ -12,15 +12,15 @@ from fastserve_core.tasks.task import Arrays
 
 
 class Engine:
-    """Named arrays in, named arrays out, for one model folder. Use it in the thread that made it.
+    """Runs the model of a folder: named arrays in, named arrays out. Use it in the thread that made it.
 
     Attributes:
         requires: Modules that it imports; a missing one is reported with ``install``.
         install: The requirement that installs them.
-        imports: Slow modules that it imports; a process that is forked for it has them loaded already.
+        imports: Slow modules that it imports, for ``run_in_child``.
         takes_weights: Whether it runs folders of Hugging Face weights, besides files compiled for it.
-        generates: Whether ``generate`` works.
-        decodes: Whether ``make_decoder`` works.
+        generates: Whether ``generate`` is implemented.
+        decodes: Whether ``make_decoder`` is implemented.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
@@ -40,7 +40,7 @@ class Engine:
         raise NotImplementedError
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Compute one forward pass; inputs that the model does not take are left out.
+        """Compute one forward pass; inputs that the model does not take are ignored.
 
         Args:
             inputs: Arrays of shape (batch, length) by input name.
@@ -51,14 +51,24 @@ class Engine:
         raise NotImplementedError
 
     def run_all(self, batches: Iterable[Arrays]) -> Iterator[Arrays]:
-        """Compute several forward passes; yields their outputs in the order of the inputs.
+        """Compute several forward passes.
 
-        Override it if several passes at a time are faster than one after the other.
+        Override it if concurrent passes are faster.
+
+        Args:
+            batches: The inputs of each pass.
+
+        Yields:
+            The outputs of each pass, in the same order.
         """
         return map(self.run, batches)
 
     def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
-        """Continue each row of ``input_ids`` (padded on the left).
+        """Continue each row of ``input_ids``.
+
+        Args:
+            inputs: ``input_ids`` and ``attention_mask`` of shape (batch, length), padded on the left.
+            options: The task's options of generation, such as ``max_new_tokens``.
 
         Returns:
             ``ids`` of the new tokens, of shape (batch, new tokens).
@@ -70,12 +80,15 @@ class Engine:
 
     @staticmethod
     def make_decoder(folder: Path, threads: int, memory: int) -> DecodeEngine:
-        """Load the model as one that decodes many texts token by token.
+        """Load the model for decoding many texts token by token.
 
         Args:
             folder: The model folder.
             threads: The number of threads of one pass.
             memory: Bytes for keys and values.
+
+        Raises:
+            InvalidPlan: The engine does not support it.
         """
         raise InvalidPlan("this engine does not decode token by token")
 

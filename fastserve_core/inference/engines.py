@@ -1,4 +1,4 @@
-"""Which engine a model runs on: of those that can, the one that is fastest on this machine."""
+"""The choice of the engine that runs a model: the fastest one on this machine."""
 
 from __future__ import annotations
 
@@ -20,113 +20,152 @@ log = logging.getLogger("fastserve")
 
 GROUP = "fastserve.engines"
 AUTO, BASELINE_ENGINE = "auto", "torch"
-"""The option that leaves the choice to a measurement, and the engine that the others have to agree with."""
-TOLERANCE = 0.01
-"""How much of the objective an engine may lose against the reference: bf16 turns a few near answers."""
+"""The option for the fastest engine, and the engine whose quality the others must reach."""
+QUALITY_TOLERANCE = 0.01
+"""The allowed loss in the objective relative to the baseline engine: bf16 changes a few close predictions."""
 
 
 def check_engine(name: str) -> None:
-    """Raise ``UnknownName`` for an engine that nobody provides, ``MissingPackage`` where its packages are missing."""
-    known = {one.name for one in all_entry_points().select(group=GROUP)}
+    """Check the option ``engine``.
+
+    Raises:
+        UnknownName: No installed package provides the engine.
+        MissingPackage: A package that it requires is not installed.
+    """
+    known = {entry_point.name for entry_point in all_entry_points().select(group=GROUP)}
     if name != AUTO and name not in known:
         raise UnknownName("engine", name, {AUTO, *known})
-    if name != AUTO and (missing := missing_packages(_load_kind(name).requires)):
+    if name != AUTO and (missing := missing_packages(_load_class(name).requires)):
         raise _install_error(name, missing)
 
 
-def check_generates(name: str, task: Task) -> None:
-    """Raise ``InvalidPlan`` for an engine that cannot run a task that generates text."""
-    if name != AUTO and task.is_generative and not _load_kind(name).generates:
+def check_generation(name: str, task: Task) -> None:
+    """Check that an engine can run the task, if the task generates text.
+
+    Raises:
+        InvalidPlan: It cannot.
+    """
+    if name != AUTO and task.is_generative and not _load_class(name).generates:
         raise InvalidPlan(
-            f"the engine '{name}' cannot generate text, which {task.name} does: leave engine=auto or torch"
+            f"the engine '{name}' cannot generate text, which {task.name} needs: use engine=auto or engine=torch"
         )
 
 
-def candidate_engines(artifact: Artifact, task: Task, wanted: str = AUTO, like: Artifact | None = None) -> list[str]:
-    """The engines to measure the artifact on: its own, the wanted one, or with ``auto`` all that can run it.
+def candidate_engines(
+    artifact: Artifact, task: Task, option: str = AUTO, baseline: Artifact | None = None
+) -> list[str]:
+    """List the engines to measure an artifact with.
 
-    The reference comes first. Files that a compressor made for an engine run on that one alone, and so do weights
-    for which a plugin names an engine of its own. A candidate is measured on the engine of the model that it is
-    compared with, ``like``.
+    Args:
+        artifact: The artifact. Files for an engine run on that engine only; so do weights for which a plugin named
+            another engine than the baseline, if the option is ``auto``.
+        task: The task.
+        option: The option ``engine``: a name, or ``auto`` for all engines that can run the artifact.
+        baseline: The model that a candidate is compared with; the candidate is measured on the same engine.
+
+    Returns:
+        The names, the baseline engine first.
     """
-    if artifact.form == COMPILED or (wanted == AUTO and artifact.engine != BASELINE_ENGINE):
+    if artifact.form == COMPILED or (option == AUTO and artifact.engine != BASELINE_ENGINE):
         return [artifact.engine]
-    if wanted != AUTO:
-        return [wanted]
-    names = {one.name for one in all_entry_points().select(group=GROUP)} - {BASELINE_ENGINE}
-    kinds = {name: _load_kind(name) for name in sorted(names)}
-    found = [BASELINE_ENGINE, *(name for name, kind in kinds.items() if _supports(kind, task))]
-    return [like.engine] if like is not None and like.engine in found else found
+    if option != AUTO:
+        return [option]
+    names = {entry_point.name for entry_point in all_entry_points().select(group=GROUP)} - {BASELINE_ENGINE}
+    engines = {name: _load_class(name) for name in sorted(names)}
+    supported = [BASELINE_ENGINE, *(name for name, engine in engines.items() if _is_supported(engine, task))]
+    return [baseline.engine] if baseline is not None and baseline.engine in supported else supported
 
 
-def _supports(kind: type[Engine], task: Task) -> bool:
-    """Whether an engine is installed and runs Hugging Face weights for the task."""
-    can_answer = kind.generates or not task.is_generative
-    return kind.takes_weights and can_answer and not missing_packages(kind.requires)
+def _is_supported(engine: type[Engine], task: Task) -> bool:
+    """Return whether an engine is installed and runs Hugging Face weights for the task."""
+    runs_task = engine.generates or not task.is_generative
+    return engine.takes_weights and runs_task and not missing_packages(engine.requires)
 
 
-def preload_modules_of(name: str) -> tuple[str, ...]:
-    """The slow modules that an engine imports, if it says; see ``processes.child.call``."""
-    return _load_kind(name).imports
+def preload_modules(name: str) -> tuple[str, ...]:
+    """Return the slow modules that an engine imports, for the argument ``imports`` of ``run_in_child``."""
+    return _load_class(name).imports
 
 
-def fastest(
-    found: Mapping[str, Mapping[str, Any]],
+def select_fastest(
+    measures: Mapping[str, Mapping[str, Any]],
     objective: Callable[[Mapping[str, float]], float],
-    tell: Callable[[Event], None],
+    emit: Callable[[Event], None],
 ) -> str:
-    """The engine with the most throughput for its latency, of those that answer as well as the reference."""
-    if BASELINE_ENGINE in found:
-        least = objective(found[BASELINE_ENGINE]["quality_validation"]) - TOLERANCE
-        wrong = [name for name, one in found.items() if not objective(one["quality_validation"]) >= least]
-        for name in wrong:
-            tell(WarningRaised(f"the engine {name} answers worse than {BASELINE_ENGINE} and is not used"))
-        found = {name: one for name, one in found.items() if name not in wrong}
-    return max(found, key=lambda name: float(found[name]["throughput_per_s"] / found[name]["latency_ms_p50"]))
+    """Select the engine with the highest throughput divided by latency.
+
+    Args:
+        measures: The measures by engine. Engines of lower quality than the baseline engine are not selected.
+        objective: The task's objective.
+        emit: Called with a warning for each such engine.
+
+    Returns:
+        The engine's name.
+    """
+    if BASELINE_ENGINE in measures:
+        minimum = objective(measures[BASELINE_ENGINE]["quality_validation"]) - QUALITY_TOLERANCE
+        qualities = {name: objective(values["quality_validation"]) for name, values in measures.items()}
+        inaccurate = [name for name, quality in qualities.items() if not quality >= minimum]
+        for name in inaccurate:
+            emit(WarningRaised(f"the engine {name} has lower quality than {BASELINE_ENGINE} and is not used"))
+        measures = {name: values for name, values in measures.items() if name not in inaccurate}
+    return max(measures, key=lambda name: float(measures[name]["throughput_per_s"] / measures[name]["latency_ms_p50"]))
 
 
 def load_engine(artifact: Artifact, threads: int, name: str | None = None) -> Engine:
-    """The engine of that name, else the artifact's own. Use it in the thread that calls this.
+    """Load an artifact with an engine. Use the engine in the thread that calls this function.
 
-    Hugging Face weights run on torch, and a warning is logged, where the engine that was fastest when they were made
-    is not installed here. Raises ``MissingPackage`` for files that only such an engine reads.
+    If the engine of Hugging Face weights is not installed, the baseline engine runs them, with a warning in the log.
+
+    Args:
+        artifact: The artifact.
+        threads: The number of threads of one pass.
+        name: The engine; by default the artifact's own.
+
+    Raises:
+        MissingPackage: The engine is not installed, and no other one reads the files.
     """
-    return _kind(artifact, name or artifact.engine)(artifact.folder, threads)
+    return _resolve_class(artifact, name or artifact.engine)(artifact.folder, threads)
 
 
 def supports_token_streaming(artifact: Artifact) -> bool:
-    """Whether the artifact's engine knows how to write texts token by token."""
-    return _kind(artifact, artifact.engine).decodes
+    """Return whether the artifact's engine can decode token by token."""
+    return _resolve_class(artifact, artifact.engine).decodes
 
 
 def load_decoder(artifact: Artifact, threads: int, memory: int) -> DecodeEngine:
-    """The artifact's engine as one that writes many texts token by token, ``memory`` bytes for keys and values.
+    """Load an artifact for decoding many texts token by token.
 
-    Chosen and refused as by ``load_engine``; raises ``InvalidPlan`` for an engine that cannot.
+    Args:
+        artifact: The artifact.
+        threads: The number of threads of one pass.
+        memory: Bytes for keys and values.
+
+    Raises:
+        InvalidPlan: The artifact's engine does not support it.
+        MissingPackage: The engine is not installed, and no other one reads the files.
     """
-    kind = _kind(artifact, artifact.engine)
-    if not kind.decodes:
-        raise InvalidPlan(f"the engine '{artifact.engine}' cannot write texts token by token")
-    return kind.make_decoder(artifact.folder, threads, memory)
+    engine = _resolve_class(artifact, artifact.engine)
+    if not engine.decodes:
+        raise InvalidPlan(f"the engine '{artifact.engine}' cannot decode token by token")
+    return engine.make_decoder(artifact.folder, threads, memory)
 
 
-def _load_kind(name: str) -> type[Engine]:
+def _load_class(name: str) -> type[Engine]:
     kind: type[Engine] = load_entry_point(GROUP, name)
     return kind
 
 
-def _kind(artifact: Artifact, wanted: str) -> type[Engine]:
-    kind = _load_kind(wanted)
-    if missing := missing_packages(kind.requires):
-        if artifact.form == COMPILED or wanted == BASELINE_ENGINE:
-            raise _install_error(wanted, missing)
-        log.warning(
-            "the engine %s needs %s: %s runs on %s", wanted, ", ".join(missing), artifact.folder, BASELINE_ENGINE
-        )
-        kind = _load_kind(BASELINE_ENGINE)
-    return kind
+def _resolve_class(artifact: Artifact, name: str) -> type[Engine]:
+    engine = _load_class(name)
+    if missing := missing_packages(engine.requires):
+        if artifact.form == COMPILED or name == BASELINE_ENGINE:
+            raise _install_error(name, missing)
+        log.warning("the engine %s needs %s: %s runs on %s", name, ", ".join(missing), artifact.folder, BASELINE_ENGINE)
+        engine = _load_class(BASELINE_ENGINE)
+    return engine
 
 
 def _install_error(engine: str, packages: list[str]) -> MissingPackage:
-    install = _load_kind(engine).install
+    install = _load_class(engine).install
     return MissingPackage(f"the engine '{engine}' needs {', '.join(packages)}: pip install '{install}'")

@@ -1,4 +1,4 @@
-"""The one way from inputs to answers: the task's encode, an engine, the task's decode."""
+"""The way from inputs to predictions: encoding by the task, an engine, decoding by the task."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from fastserve_core.tasks.task import Arrays, Encoded, Row
 
 
 class Predictor:
-    """Answers for one artifact, by its own engine unless another is given.
+    """Predicts with one artifact.
 
-    ``encode`` may run in any thread, ``answer`` only in the one that made this.
+    ``encode`` may run in any thread, all other methods only in the thread that made the predictor.
+
+    Args:
+        artifact: The artifact or its folder.
+        threads: The number of threads of one pass; by default the usable cores.
+        engine: The engine; by default the artifact's own.
     """
 
     def __init__(self, artifact: Artifact | Path, threads: int | None = None, engine: str | None = None) -> None:
@@ -28,20 +33,36 @@ class Predictor:
         self.engine = load_engine(self.artifact, self.threads, engine)
 
     def predict(self, inputs: Sequence[Any], batch_size: int = 32) -> list[dict[str, Any]]:
-        """The answers to raw inputs (texts, pairs or mappings), in their order."""
+        """Predict for raw inputs.
+
+        Args:
+            inputs: Texts, pairs of texts, or mappings by column.
+            batch_size: The number of inputs of one pass.
+
+        Returns:
+            The predictions, in the order of the inputs.
+
+        Raises:
+            InvalidData: An input cannot be read.
+        """
         encoded = self.encode([self.task.read_input(value) for value in inputs])
-        answers: list[dict[str, Any]] = [{}] * len(encoded)
-        places = length_batches(encoded, batch_size)
-        batches = [[encoded[place] for place in batch] for batch in places]
-        for batch, answered in zip(places, self.answer_all(batches), strict=True):
-            for place, one in zip(batch, answered, strict=True):
-                answers[place] = one
-        return answers
+        predictions: list[dict[str, Any]] = [{}] * len(encoded)
+        batches = length_batches(encoded, batch_size)
+        results = self.answer_all([[encoded[index] for index in indices] for indices in batches])
+        for indices, batch_predictions in zip(batches, results, strict=True):
+            for index, prediction in zip(indices, batch_predictions, strict=True):
+                predictions[index] = prediction
+        return predictions
 
     def answer(self, batch: Sequence[Encoded], options: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """The answers to one encoded batch; ``options`` are a generative task's own (``max_new_tokens`` …).
+        """Predict for one encoded batch.
 
-        That of an input which was cut has ``truncated``.
+        Args:
+            batch: The encoded inputs.
+            options: Options of generation, such as ``max_new_tokens``.
+
+        Returns:
+            The predictions; that of a truncated input has ``truncated``.
         """
         if self.task.is_generative:
             merged = {**vars(self.task.options), **(options or {})}
@@ -51,7 +72,15 @@ class Predictor:
     def answer_all(
         self, batches: Sequence[Sequence[Encoded]], options: Mapping[str, Any] | None = None
     ) -> Iterator[list[dict[str, Any]]]:
-        """The answers to several encoded batches, in their order; an engine may run some at a time."""
+        """Predict for several encoded batches, which the engine may run concurrently.
+
+        Args:
+            batches: The encoded batches.
+            options: Options of generation, such as ``max_new_tokens``.
+
+        Yields:
+            The predictions of each batch, in the same order.
+        """
         if self.task.is_generative:
             for batch in batches:
                 yield self.answer(batch, options)
@@ -60,37 +89,54 @@ class Predictor:
                 yield self._decode(outputs, batch)
 
     def _decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
-        answers = self.task.decode(outputs, batch)
-        for answer, one in zip(answers, batch, strict=True):
-            if one.truncated:
-                answer["truncated"] = True
-        return answers
+        predictions = self.task.decode(outputs, batch)
+        for prediction, example in zip(predictions, batch, strict=True):
+            if example.truncated:
+                prediction["truncated"] = True
+        return predictions
 
     def _run_all(self, batches: Sequence[Sequence[Encoded]]) -> Iterator[Arrays]:
         inputs = (self.task.collate(batch) for batch in batches)
         return self.engine.run_all(inputs) if len(batches) > 1 else map(self.engine.run, inputs)
 
     def score(self, rows: Sequence[Row], batch_size: int = 32) -> dict[str, float]:
-        """The task's measures over labelled rows."""
+        """Compute the task's metrics on labelled rows.
+
+        Args:
+            rows: The rows.
+            batch_size: The number of rows of one pass.
+
+        Returns:
+            The metrics by name.
+        """
         examples = self.task.examples(self.encode(rows), "validation")
         statistics: list[Any] = []
-        batches = [[examples[place] for place in places] for places in length_batches(examples, batch_size)]
+        batches = [[examples[index] for index in indices] for indices in length_batches(examples, batch_size)]
         for outputs, batch in zip(self._run_all(batches), batches, strict=True):
             statistics += self.task.batch_statistics(outputs, batch)
         return self.task.score(statistics)
 
     def warmup(self, inputs: Sequence[Any]) -> None:
-        """Answer a few inputs, so that the first caller does not pay for lazy set-up."""
+        """Predict for a few inputs, so that the first request does not pay for lazy initialization."""
         for value in inputs:
             self.predict([value])
 
     def close(self) -> None:
+        """Free the model."""
         self.engine.close()
 
 
 def length_batches(encoded: Sequence[Encoded], batch_size: int) -> list[list[int]]:
-    """Positions in batches of similar length, so that little is padded."""
+    """Group inputs into batches of similar length, to save padding.
+
+    Args:
+        encoded: The encoded inputs.
+        batch_size: The maximum number of inputs of a batch.
+
+    Returns:
+        The indices of each batch's inputs.
+    """
     known = getattr(encoded, "lengths", None)
-    lengths = [len(one) for one in encoded] if known is None else list(known)
+    lengths = [len(example) for example in encoded] if known is None else list(known)
     order: list[int] = sorted(range(len(lengths)), key=lengths.__getitem__)
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

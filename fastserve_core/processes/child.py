@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, TextIO
 
 from fastserve_core.errors import FastServeError, StageFailed, UserError
 from fastserve_core.events import Event, from_json, to_json
-from fastserve_core.processes.fork_server import FORK_SERVERS, ForkedProcess, can_fork
+from fastserve_core.processes.fork_pool import FORK_SERVERS, ForkedProcess, can_fork
 from fastserve_core.processes.resources import thread_environment
 
 POLL_SECONDS = 0.5

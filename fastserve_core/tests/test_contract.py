@@ -41,14 +41,14 @@ def contract(stage: str) -> PluginContract:
 
 
 def test_an_observer_may_wrap_a_verb() -> None:
-    contract("observe").test_it_fills_the_stage_and_no_other(Watcher)
+    contract("observe").test_it_implements_its_stage_only(Watcher)
 
 
 def test_a_forgotten_mark_and_a_wrong_stage_are_noticed() -> None:
     with pytest.raises(AssertionError, match="hookimpl missing"):
-        contract("compress").test_it_fills_the_stage_and_no_other(Forgotten)
+        contract("compress").test_it_implements_its_stage_only(Forgotten)
     with pytest.raises(AssertionError):
-        contract("train").test_it_fills_the_stage_and_no_other(Watcher)
+        contract("train").test_it_implements_its_stage_only(Watcher)
 
 
 def test_a_plugin_that_compares_by_value_is_noticed() -> None:
@@ -79,8 +79,8 @@ class Private(Compressor):
 
 def test_an_attribute_that_nobody_reads_is_noticed() -> None:
     with pytest.raises(AssertionError, match="no attribute 'wants_trainin'; did you mean 'wants_training'"):
-        contract("compress").test_it_declares_no_attribute_that_nobody_reads(Misspelt)
-    contract("compress").test_it_declares_no_attribute_that_nobody_reads(Private)
+        contract("compress").test_it_declares_no_unknown_attribute(Misspelt)
+    contract("compress").test_it_declares_no_unknown_attribute(Private)
 
 
 def test_a_class_without_its_base_is_noticed() -> None:

@@ -57,7 +57,7 @@ def quantize(
     for name in CONFIG_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    copy_tokenizer(source, target, spare=True)
+    copy_tokenizer(source, target, skip_vocabularies=True)
     emit(Progress("quantizing", 1, 1))
 
 

@@ -11,7 +11,7 @@ import pytest
 from fastserve_core.artifacts.artifact import Artifact, Manifest
 from fastserve_core.config.nodes import GateOptions
 from fastserve_core.errors import InvalidOption
-from fastserve_core.evaluation.gate import Speedup, baselines, defers_gate, evaluate_gate
+from fastserve_core.evaluation.gate import Speedup, defers_gate, evaluate_gate, models_to_time
 from fastserve_core.tasks.load import load_task
 
 TASK = load_task("text_classification", {})
@@ -45,11 +45,11 @@ def test_a_smaller_and_faster_model_within_the_budget_passes(tmp_path: Path, ori
 def test_every_figure_that_is_over_its_bound_is_said(tmp_path: Path, original: Artifact) -> None:
     said = reason(model(tmp_path, "candidate", 0.85, 2000), original, Speedup(0.8, 0.9), Speedup(0.5, 1.0))
     assert said.split("; ") == [
-        "quality drops by 0.0500 (gate.max_quality_drop=0.01)",
-        "it is 0.50 times as small (gate.min_size_ratio=1)",
-        "its latency is 0.80 times as good (gate.min_speedup=1)",
-        "its throughput is 0.90 times as good (gate.min_speedup=1)",
-        "its latency is 0.50 times as good as the last good model (gate.min_speedup=1)",
+        "quality drop 0.0500 is above gate.max_quality_drop=0.01",
+        "size ratio 0.50 is below gate.min_size_ratio=1",
+        "latency speedup 0.80 is below gate.min_speedup=1",
+        "throughput speedup 0.90 is below gate.min_speedup=1",
+        "latency speedup 0.50 over the last good model is below gate.min_speedup=1",
     ]
 
 
@@ -68,7 +68,7 @@ def test_a_higher_bound_is_for_the_original_alone(tmp_path: Path, original: Arti
 
 
 def test_a_quality_that_is_no_number_is_refused(tmp_path: Path, original: Artifact) -> None:
-    assert "quality drops by nan" in reason(model(tmp_path, "candidate", float("nan"), 10), original, FAST)
+    assert "quality drop nan" in reason(model(tmp_path, "candidate", float("nan"), 10), original, FAST)
 
 
 def test_what_is_made_of_a_half_done_model_is_judged_after_the_training() -> None:
@@ -92,8 +92,8 @@ def test_a_candidate_is_timed_once_where_the_last_good_model_is_the_original(
     tmp_path: Path, original: Artifact
 ) -> None:
     candidate, other = model(tmp_path, "candidate", 0.9, 1), model(tmp_path, "other", 0.9, 1)
-    assert baselines(candidate, original, original) == [candidate, original]
-    assert baselines(candidate, original, other) == [candidate, original, other]
+    assert models_to_time(candidate, original, original) == [candidate, original]
+    assert models_to_time(candidate, original, other) == [candidate, original, other]
 
 
 @pytest.mark.parametrize("name", ["min_speedup", "min_size_ratio"])

@@ -30,7 +30,7 @@ def test_the_ratio_is_the_median_of_rounds_in_which_each_takes_its_turn(monkeypa
         busy = len(calls) in (9, 10)  # something else slows one round down
         clock[0] += 0.002 * (1 + 3 * number) + (0.05 if busy or begins else 0)  # and the others' caches each beginning
 
-    (ratio,) = paired_timing.ratios(work, 2, in_a_row=3)
+    (ratio,) = paired_timing.measure_ratios(work, 2, repeats=3)
     assert ratio == pytest.approx(4)
     assert calls[:6] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     assert calls[6:12] == [(1, 1), (1, 2), (1, 3), (0, 1), (0, 2), (0, 3)]

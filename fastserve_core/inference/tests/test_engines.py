@@ -9,7 +9,7 @@ import pytest
 from fastserve_core.artifacts.artifact import Artifact, Manifest
 from fastserve_core.errors import InvalidPlan, UnknownName
 from fastserve_core.events import Event, WarningRaised
-from fastserve_core.inference.engines import candidate_engines, check_engine, check_generates, fastest
+from fastserve_core.inference.engines import candidate_engines, check_engine, check_generation, select_fastest
 from fastserve_core.tasks.load import load_task
 from fastserve_engines.openvino_engine import OpenVINOEngine
 
@@ -37,37 +37,37 @@ def test_weights_run_on_every_installed_engine_and_files_on_their_own(tmp_path: 
 
 def test_a_candidate_is_measured_on_the_engine_of_what_it_is_compared_with(tmp_path: Any) -> None:
     task = load_task("text_classification", {})
-    assert candidate_engines(artifact(tmp_path), task, like=artifact(tmp_path, engine="openvino")) == ["openvino"]
+    assert candidate_engines(artifact(tmp_path), task, baseline=artifact(tmp_path, engine="openvino")) == ["openvino"]
     assert candidate_engines(artifact(tmp_path), task, "torch", artifact(tmp_path, engine="openvino")) == ["torch"]
-    assert candidate_engines(artifact(tmp_path), task, like=artifact(tmp_path, engine="gone"))[0] == "torch"
+    assert candidate_engines(artifact(tmp_path), task, baseline=artifact(tmp_path, engine="gone"))[0] == "torch"
 
 
 def test_a_task_that_generates_runs_on_engines_that_do(tmp_path: Any) -> None:
     task = load_task("causal_lm", {})
     assert candidate_engines(artifact(tmp_path), task, "auto") == ["torch", "openvino"]
     for name in ("auto", "torch", "openvino"):
-        check_generates(name, task)
+        check_generation(name, task)
 
 
 def test_an_engine_that_cannot_generate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OpenVINOEngine, "generates", False)
     with pytest.raises(InvalidPlan, match="the engine 'openvino' cannot generate text"):
-        check_generates("openvino", load_task("causal_lm", {}))
+        check_generation("openvino", load_task("causal_lm", {}))
 
 
 def test_the_fastest_engine_is_chosen() -> None:
     found = {"torch": measures(0.9, 8.0, 300), "openvino": measures(0.895, 2.0, 900)}
-    assert fastest(found, accuracy, lambda _: None) == "openvino"
+    assert select_fastest(found, accuracy, lambda _: None) == "openvino"
     found["openvino"] = measures(0.895, 9.0, 310)
-    assert fastest(found, accuracy, lambda _: None) == "torch"
+    assert select_fastest(found, accuracy, lambda _: None) == "torch"
 
 
 def test_an_engine_that_answers_worse_is_said_and_not_used() -> None:
     told: list[Event] = []
     for wrong in (0.85, float("nan")):
         found = {"torch": measures(0.9, 8.0, 300), "openvino": measures(wrong, 2.0, 900)}
-        assert fastest(found, accuracy, told.append) == "torch"
-    assert told == [WarningRaised("the engine openvino answers worse than torch and is not used")] * 2
+        assert select_fastest(found, accuracy, told.append) == "torch"
+    assert told == [WarningRaised("the engine openvino has lower quality than torch and is not used")] * 2
 
 
 def test_an_unknown_engine_is_refused() -> None:

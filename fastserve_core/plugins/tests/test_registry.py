@@ -176,7 +176,7 @@ def test_options_are_typed_and_every_fault_is_said() -> None:
         Registry().activate("compress", "toy", {"strength": "much"})
     with pytest.raises(InvalidOption, match=r"compress\.toy: strength must be at most 1"):
         Registry().activate("compress", "toy", {"strength": 2.0})
-    with pytest.raises(Exception, match="2 things are wrong") as error:
+    with pytest.raises(Exception, match="2 errors") as error:
         Registry().activate("compress", "toy", {"strength": "much", "nmae": "y"})
     assert "'nmae'; did you mean 'name'" in str(error.value)
 
@@ -294,7 +294,7 @@ def test_a_verb_that_returns_nothing_is_said() -> None:
 def test_two_distributions_with_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     twice = [EntryPoint("same", f"{module}:P", entry_points.GROUP) for module in ("one", "two")]
     monkeypatch.setattr(entry_points, "all_entry_points", lambda: EntryPoints(twice))
-    with pytest.raises(PluginError, match="two distributions call a plugin 'same'"):
+    with pytest.raises(PluginError, match="two distributions provide a plugin 'same'"):
         installed_plugins()
 
 

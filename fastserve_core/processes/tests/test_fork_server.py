@@ -18,11 +18,11 @@ import pytest
 
 from fastserve_core.errors import StageFailed, UserError
 from fastserve_core.events import Progress
-from fastserve_core.processes import child, fork_server
+from fastserve_core.processes import child, fork_pool
 from fastserve_core.processes.child import run_in_child
-from fastserve_core.processes.fork_server import ForkServerPool
+from fastserve_core.processes.fork_pool import ForkServerPool
 
-pytestmark = pytest.mark.skipif(not fork_server.can_fork(), reason="forks only on Linux")
+pytestmark = pytest.mark.skipif(not fork_pool.can_fork(), reason="forks only on Linux")
 
 WORK = """
     import atexit, os, pathlib, signal, sys, time

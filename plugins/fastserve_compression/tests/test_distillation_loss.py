@@ -184,7 +184,7 @@ def newest(folder: Path) -> dict[str, Any]:
 
 
 def test_a_teacher_that_is_none_is_said_when_the_options_are_read(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArtifact, match="is no artifact"):
+    with pytest.raises(InvalidArtifact, match="is not an artifact"):
         DistillOptions(teacher=str(tmp_path / "nowhere"))
 
 

@@ -46,7 +46,7 @@ def test_options_of_prune_out_of_range_are_refused(wrong: dict[str, Any]) -> Non
 
 
 def test_every_wrong_option_is_said_at_once() -> None:
-    with pytest.raises(ValidationErrors, match="3 things are wrong"):
+    with pytest.raises(ValidationErrors, match="3 errors"):
         PruneOptions(head_ratio=2, neuron_ratio=-1, rows=0)
 
 

@@ -290,7 +290,7 @@ def test_the_default_space_is_what_the_trainer_has(tmp_path: Path) -> None:
         ({LR: {"lgo": [0.1, 1.0]}}, "unknown kind of range 'lgo'; did you mean 'log'"),
         ({LR: {"choice": [1]}}, "at least two"),
         ({LR: "wide"}, "a range is"),
-        ({LR: [2.0, 1.0], "x": [1, 1]}, "2 things are wrong"),
+        ({LR: [2.0, 1.0], "x": [1, 1]}, "2 errors"),
         ({LR: {}}, "needs one of log, linear, int, choice, not nothing"),
         ({LR: {"log": [0.1, 1.0], "int": [1, 2]}}, "not log, int"),
         ({LR: {"log": [0.1, 1.0], "when": "lora"}}, "when is {option: value}"),

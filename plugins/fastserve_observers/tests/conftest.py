@@ -70,7 +70,7 @@ def record() -> dict[str, Any]:
         stage("train", "torch_ddp", "done", 431.2, options=TRAINER, measures=trained),
         stage("compress", "neural_compressor", "done", 38.4, measures=small, options={"approach": "static"}),
         stage("compress", "pruner", "rejected", 61.0, measures=bad, options={"sparsity": 0.5},
-              reason="quality drops by 0.0425 (gate.max_quality_drop=0.01)"),
+              reason="quality drop 0.0425 is above gate.max_quality_drop=0.01"),
     ]  # fmt: skip
     return {
         "schema": 1, "task": "text_classification", "seed": 0, "status": "done", "error": "", "metrics": SHARES,

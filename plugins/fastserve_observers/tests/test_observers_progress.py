@@ -63,7 +63,7 @@ def test_plain_output_tells_the_whole_run_without_control_characters(told: list[
         "trial 3/6: failed, lr=0.00091",
         "step 261: validation accuracy 84.0 %",
         "train torch_ddp: done in 7 min 11 s; accuracy 89.0 % on validation, 88.4 % on test, 12.3 ms, 214/s, 90.9 MB",
-        "compress pruner: rejected in 61 s: quality drops by 0.0425",
+        "compress pruner: rejected in 61 s: quality drop 0.0425",
         "warning: the calibration rows are few",
         "is 3.9 times smaller and 2.9 times faster than the trained model, 0.2 points less accurate on the test split.",
         f"serve: fastserve serve {done.record['best']}",

@@ -77,7 +77,7 @@ def test_both_forms_tell_the_whole_run(tmp_path: Path, record: dict[str, Any], t
         for expected in (
             SENTENCE, "within the sampling error of the test split (± 1.0 points with 1,066 rows)",
             "8,530", "negative, positive", "9f2c" * 16, "88.1 ± 1.0 %", "4.21 ms", "802/s", "23.3 MB", "3.9x", "2.9x",
-            "quality drops by 0.0425", "lr=8.7e-05, batch_size=16", "failed", "weight_decay", "static",
+            "quality drop 0.0425", "lr=8.7e-05, batch_size=16", "failed", "weight_decay", "static",
             f"fastserve serve {record['best']}", f'fastserve predict {record["best"]} "text"',
             "fastserve +experiment=movie_reviews train.torch_ddp.epochs=3", "the calibration rows are few",
             record["stages"][1]["digest"],

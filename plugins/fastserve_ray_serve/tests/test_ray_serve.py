@@ -61,7 +61,7 @@ def test_the_user_may_decide_on_authentication(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.slow
 def test_a_folder_that_is_no_artifact_is_the_users_fault(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no artifact"):
+    with pytest.raises(UserError, match="is not an artifact"):
         start(tmp_path, RayServeOptions(port=0), cores=1)
 
 

@@ -106,7 +106,7 @@ def test_the_command_that_predicts_asks_a_server(both: EmbeddedProcess, cli: Cli
     refused = cli("predict", both.url, TEXT, "--name", "review")
     assert refused.returncode == 2
     assert "the server has no model 'review'; did you mean 'reviews'" in refused.stderr
-    assert "--name is for a server's address" in cli("predict", "shop", TEXT, "--name", "x").stderr
+    assert "--name needs a server's address" in cli("predict", "shop", TEXT, "--name", "x").stderr
 
 
 @pytest.mark.slow

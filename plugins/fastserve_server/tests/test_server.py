@@ -224,7 +224,7 @@ def test_a_host_that_is_not_ours_is_refused(classifier: Artifact, monkeypatch: p
 
 
 def test_an_artifact_that_cannot_be_served_is_the_users_fault(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no artifact"):
+    with pytest.raises(UserError, match="is not an artifact"):
         start(tmp_path, ServerOptions(port=0), 1)
 
 
