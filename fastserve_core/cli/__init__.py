@@ -84,7 +84,7 @@ def report_error(function: Callable[[], int]) -> int:
         code, debug = 1, traceback.format_exc()
         message = (
             f"fastserve: an error in FastServe or in a plugin: {type(error).__name__}: {error}\n"
-            "(FASTSERVE_DEBUG=1 shows where)"
+            "(set FASTSERVE_DEBUG=1 for the traceback)"
         )
     _print_error(message, debug)
     return code

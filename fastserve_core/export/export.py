@@ -58,8 +58,7 @@ def export_artifact(artifact: Artifact, folder: Path, to: str, check: int = VERI
     kind, target = load_format_class(to), folder.absolute()
     if check < 1:
         raise InvalidOption(f"check must be at least 1 input, not {check}")
-    if target.exists() and not (target / EXPORT_FILE).is_file():
-        raise InvalidArtifact(f"{target} exists but is not an export (it has no {EXPORT_FILE}): it is not replaced")
+    _check_target(target)
     if artifact.form == COMPILED and kind.engine != artifact.engine:
         raise InvalidArtifact(_engine_only_message(artifact, to))
     threads = threads_per_process()
@@ -78,6 +77,11 @@ def export_artifact(artifact: Artifact, folder: Path, to: str, check: int = VERI
         write_json(draft / EXPORT_FILE, metadata)
         copy_tree(draft, target)
     return Export(target, metadata)
+
+
+def _check_target(folder: Path) -> None:
+    if folder.exists() and not (folder / EXPORT_FILE).is_file():
+        raise InvalidArtifact(f"{folder} exists but is not an export (it has no {EXPORT_FILE}): it is not replaced")
 
 
 def copy_model(artifact: Artifact, draft: Path) -> None:

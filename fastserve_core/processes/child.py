@@ -93,7 +93,11 @@ def run_in_child(
         if not response_path.is_file():
             end = output_path.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
             raise StageFailed(f"{module} ended with exit code {child.returncode}:\n{end}")
-        response = json.loads(response_path.read_text(encoding="utf-8"))
+        return _read_response(response_path)
+
+
+def _read_response(path: Path) -> Any:
+    response = json.loads(path.read_text(encoding="utf-8"))
     if "error" in response:
         kind = UserError if response["exit_code"] == UserError.exit_code else StageFailed
         raise kind(response["error"])
