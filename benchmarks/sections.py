@@ -16,7 +16,7 @@ from training.tables import load_average, machine
 
 from fastserve_core.artifacts import write_json
 from fastserve_core.errors import FastServeError
-from fastserve_core.processes import library_environment
+from fastserve_core.processes import set_library_environment
 
 Setting = TypeVar("Setting")
 Sections = Mapping[str, Callable[[Setting], dict[str, Any]]]
@@ -46,7 +46,7 @@ def numbers(text: str) -> tuple[int, ...]:
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A folder that is gone afterwards; child processes find the benchmark's modules, and libraries are quiet."""
-    library_environment()
+    set_library_environment()
     here = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryDirectory(prefix="fastserve-bench-") as folder:

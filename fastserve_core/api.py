@@ -17,7 +17,7 @@ from fastserve_core.config.nodes import DataOptions, GateOptions, ModelSpec
 from fastserve_core.config.options import parse_options
 from fastserve_core.data.dataset import Dataset
 from fastserve_core.data.prepare import prepare_rows
-from fastserve_core.errors import InvalidArtifact, InvalidOption, InvalidPlan, UnknownName, did_you_mean
+from fastserve_core.errors import ArtifactError, OptionError, PlanError, UnknownNameError, did_you_mean
 from fastserve_core.export.export import VERIFICATION_ROWS, Export, export_artifact
 from fastserve_core.inference.predictor import Predictor
 from fastserve_core.models.resolve import resolve_model
@@ -28,7 +28,7 @@ from fastserve_core.pipeline.session import Session
 from fastserve_core.pipeline.settings import RunOptions, Settings
 from fastserve_core.plugins.registry import Registry
 from fastserve_core.plugins.requests import RunningServer
-from fastserve_core.processes.environment import library_environment
+from fastserve_core.processes.environment import set_library_environment
 from fastserve_core.serving.serve import start_server
 from fastserve_core.tasks.load import load_task, task_option_names
 from fastserve_core.tasks.task import Row
@@ -70,7 +70,7 @@ class FastServe:
         known = ("model", *GENERAL_OPTIONS, *MODEL_DIMENSIONS, *own_options)
         strangers = [name for name in config if name not in known]
         if strangers:
-            raise InvalidOption(f"FastServe has no option '{strangers[0]}'{did_you_mean(strangers[0], known)}")
+            raise OptionError(f"FastServe has no option '{strangers[0]}'{did_you_mean(strangers[0], known)}")
         self.plugins = DEFAULT_PLUGINS | dict(plugins or {})
         self.show = show
         self._spec = model_spec(config)
@@ -84,7 +84,7 @@ class FastServe:
         self._found: dict[str, Any] = {}
         self._train_options: dict[str, Any] = {}
         self._predictor: Predictor | None = None
-        library_environment(offline=self._spec.kind != "hub")
+        set_library_environment(offline=self._spec.kind != "hub")
 
     @classmethod
     def load(cls, artifact: str | Path, plugins: Mapping[str, Any] | None = None, show: bool = True) -> FastServe:
@@ -135,7 +135,7 @@ class FastServe:
         The model is then trained with what was found, and the better of the two models is kept.
         """
         if "train" not in self._splits:
-            raise InvalidPlan("tune needs training data: call train first")
+            raise PlanError("tune needs training data: call train first")
         if dev_data is not None:
             self._splits["validation"] = self._task.make_rows(dev_data, dev_labels)
         options |= {name: value for name, value in (("steps", steps), ("patience", patience)) if value is not None}
@@ -156,7 +156,7 @@ class FastServe:
         compressors' own, for one compressor by name, for several as ``{compressor: {option: value}}``.
         """
         if not self._splits:
-            raise InvalidPlan("compress needs data to calibrate and to measure with: call train first")
+            raise PlanError("compress needs data to calibrate and to measure with: call train first")
         names = [self.plugins["compress"]] if isinstance(self.plugins["compress"], str) else self.plugins["compress"]
         chosen = {name: options.get(name, {}) if len(names) > 1 else options for name in names}
         target = _export_target(filename)
@@ -223,11 +223,11 @@ class FastServe:
         if model is not None and is_artifact(Path(model)):
             return load_artifact(Path(model), verify=True)
         if model is not None and str(model) != self._spec.name:
-            raise InvalidArtifact(
+            raise ArtifactError(
                 f"'{model}' is neither an artifact's folder nor this object's model ('{self._spec.name}')"
             )
         if self._model is None:
-            raise InvalidPlan("there is no trained model yet: call train, or FastServe.load(artifact)")
+            raise PlanError("there is no trained model yet: call train, or FastServe.load(artifact)")
         return self._model
 
     def _objective(self, artifact: Artifact) -> float:
@@ -254,7 +254,7 @@ def _export_target(filename: str | Path | None) -> Path | None:
     """Where to copy an artifact to; only an older artifact is replaced."""
     target = Path(filename).absolute() if filename is not None else None
     if target is not None and target.exists() and not is_artifact(target):
-        raise InvalidArtifact(f"{target} exists and is no artifact: it is not replaced")
+        raise ArtifactError(f"{target} exists and is no artifact: it is not replaced")
     return target
 
 
@@ -272,4 +272,4 @@ def model_spec(config: Mapping[str, Any]) -> ModelSpec:
         return parse_options(ModelSpec, {"kind": "checkpoint", "name": Path(name).name, "path": name, **own}, "model")
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return parse_options(ModelSpec, {"kind": "hub", "name": name, **own}, "model")
-    raise UnknownName("model", name, group_choices("model"), advice=", or a checkpoint's folder")
+    raise UnknownNameError("model", name, group_choices("model"), advice=", or a checkpoint's folder")

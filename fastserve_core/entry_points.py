@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any, cast
 
-from fastserve_core.errors import MissingPackage, PluginError, UnknownName
+from fastserve_core.errors import MissingPackageError, PluginError, UnknownNameError
 
 GROUP = "fastserve.plugins"
 CONFIG_GROUPS = (GROUP, "fastserve.tasks", "fastserve.data")
@@ -111,17 +111,17 @@ def load_entry_point(group: str, name: str) -> Any:
         name: The name.
 
     Raises:
-        UnknownName: There is no such entry point.
-        MissingPackage: A module that it imports is not installed.
+        UnknownNameError: There is no such entry point.
+        MissingPackageError: A module that it imports is not installed.
     """
     candidates = {entry_point.name: entry_point for entry_point in all_entry_points().select(group=group)}
     kind = group.partition(".")[2].rstrip("s")
     if name not in candidates:
-        raise UnknownName(kind, name, candidates)
+        raise UnknownNameError(kind, name, candidates)
     try:
         return candidates[name].load()
     except ImportError as error:
-        raise MissingPackage(f"the {kind} '{name}' could not be imported: {error}") from error
+        raise MissingPackageError(f"the {kind} '{name}' could not be imported: {error}") from error
 
 
 def blocked_plugins() -> set[str]:

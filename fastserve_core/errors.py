@@ -18,7 +18,7 @@ class FastServeError(Exception):
     exit_code = 1
 
 
-class StageFailed(FastServeError):
+class StageError(FastServeError):
     """A stage failed for a reason other than the user's input."""
 
 
@@ -26,7 +26,7 @@ class StoreError(FastServeError):
     """The store cannot be written: the disk is full, or there is no permission."""
 
 
-class DownloadFailed(FastServeError):
+class DownloadError(FastServeError):
     """A pinned file cannot be downloaded, or has another hash."""
 
 
@@ -36,7 +36,7 @@ class UserError(FastServeError):
     exit_code = 2
 
 
-class UnknownName(UserError):
+class UnknownNameError(UserError):
     """No installed package provides a plugin, task, data source, engine or config with this name.
 
     Args:
@@ -55,19 +55,19 @@ class PluginError(UserError):
     """An installed plugin cannot be used: blocked, another API version, wrong hooks, wrong section."""
 
 
-class MissingPackage(UserError):
+class MissingPackageError(UserError):
     """A package that a plugin, engine or format requires is not installed."""
 
 
-class InvalidOption(UserError):
+class OptionError(UserError):
     """An option does not exist, or its value has the wrong type or range."""
 
 
-class InvalidData(UserError):
+class DataError(UserError):
     """The data cannot be used: a missing file or column, invalid rows, unknown labels."""
 
 
-class InvalidModel(UserError):
+class ModelError(UserError):
     """The model cannot be used: no folder, no weights, a pickle, the head of another task."""
 
 
@@ -75,15 +75,15 @@ class ExportError(UserError):
     """A model cannot be exported or converted for an engine."""
 
 
-class InvalidArtifact(UserError):
+class ArtifactError(UserError):
     """A folder is not an artifact, or was changed after it was published."""
 
 
-class InvalidPlan(UserError):
+class PlanError(UserError):
     """The chosen stages do not fit together."""
 
 
-class ValidationErrors(UserError):
+class ValidationError(UserError):
     """Several errors in a run's input, reported together.
 
     Args:
@@ -107,7 +107,7 @@ class ErrorCollector:
         """Collect a ``UserError`` that is raised in this context; execution continues after it."""
         try:
             yield
-        except ValidationErrors as error:
+        except ValidationError as error:
             self._errors += error.errors
         except UserError as error:
             self._errors.append(error)
@@ -117,12 +117,12 @@ class ErrorCollector:
 
         Raises:
             UserError: The only error.
-            ValidationErrors: Several errors.
+            ValidationError: Several errors.
         """
         if len(self._errors) == 1:
             raise self._errors[0]
         if self._errors:
-            raise ValidationErrors(self._errors)
+            raise ValidationError(self._errors)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

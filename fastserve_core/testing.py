@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from fastserve_core.config.groups import config_dir
 from fastserve_core.config.options import parse_options
 from fastserve_core.entry_points import PluginEntry, installed_plugins
-from fastserve_core.errors import InvalidOption, did_you_mean
+from fastserve_core.errors import OptionError, did_you_mean
 from fastserve_core.plugins.base import BASES, Compressor, Plugin
 from fastserve_core.plugins.hookspecs import API_VERSION, OBSERVE, PROJECT_NAME, STAGES, Hooks
 from fastserve_core.plugins.registry import CONFIG_SECTIONS, Registry
@@ -129,14 +129,14 @@ class PluginContract:
 
     def test_it_refuses_an_unknown_option(self, requirements: None) -> None:
         """An unknown option is an error."""
-        with pytest.raises(InvalidOption, match="no_such_option"):
+        with pytest.raises(OptionError, match="no_such_option"):
             Registry().activate(self.stage, self.plugin, {"no_such_option": 1})
 
     def test_it_refuses_a_wrong_type(self, kind: Any) -> None:
         """A value of the wrong type is an error."""
         numeric = [field.name for field in dataclasses.fields(kind.Options) if field.type in NUMERIC_TYPES]
         for name in numeric:
-            with pytest.raises(InvalidOption, match=name):
+            with pytest.raises(OptionError, match=name):
                 parse_options(kind.Options, {name: "not a number"}, f"{self.stage}.{self.plugin}")
 
     def test_its_form_is_valid(self, kind: Any) -> None:

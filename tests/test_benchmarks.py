@@ -11,7 +11,7 @@ import pytest
 
 from fastserve_core.artifacts import Store
 from fastserve_core.config import DataOptions, ModelSpec
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_section_that_fails_is_named_and_the_others_run(
     part: Any, bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def failing(bench: Any) -> Any:
-        raise InvalidOption("no such rows")
+        raise OptionError("no such rows")
 
     parts = {"one": failing, "two": lambda bench: {"figure": 2}}
     result = part("sections").run(parts, ["one", "two"], bench, tmp_path / "out.json")

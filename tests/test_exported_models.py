@@ -12,7 +12,7 @@ import pytest
 
 from conftest import Cli
 from fastserve_core.artifacts import COMPILED, TRAINABLE, Artifact, Manifest, hash_files, write_manifest
-from fastserve_core.errors import InvalidArtifact
+from fastserve_core.errors import ArtifactError
 from fastserve_core.export import compare_outputs, export_artifact
 from fastserve_core.export.worker import write_export
 
@@ -132,7 +132,7 @@ def test_the_files_of_an_engine_are_copied_to_its_own_format_and_no_other(tmp_pa
     assert made.metadata["check"]["difference"] == 0
     assert [one["name"] for one in made.metadata["inputs"]] == ["input_ids", "attention_mask", "token_type_ids"]
     for to in ("onnx", "onnx_int8", "torch_export"):
-        with pytest.raises(InvalidArtifact, match="holds files for the engine openvino and cannot"):
+        with pytest.raises(ArtifactError, match="holds files for the engine openvino and cannot"):
             export_artifact(artifact, tmp_path / to, to)
         assert not (tmp_path / to).exists()
 

@@ -44,7 +44,7 @@ def test_a_load_is_played_and_timed(part: Any, tmp_path: Path) -> None:
     write_scratch(spec, ["the film is wonderful"] * 4, tmp_path, "LMHeadModel")
     model("Llama", max_position_embeddings=512).save_pretrained(tmp_path)
     options = {"max_length": 64, "max_new_tokens": 4, "temperature": 0.0}
-    files = hash_files(tmp_path, leave_out=[MANIFEST])
+    files = hash_files(tmp_path, exclude=[MANIFEST])
     runtime = {"engine": "torch", "form": TRAINABLE}
     write_manifest(tmp_path, Manifest("causal_lm", options, (), runtime, ({"stage": "train"},), files))
     ours = part("generation.ours")

@@ -11,7 +11,7 @@ import pytest
 
 from conftest import BAD, GOOD, review
 from fastserve import FastServe
-from fastserve_core.errors import InvalidArtifact, InvalidData, InvalidOption, InvalidPlan, UnknownName
+from fastserve_core.errors import ArtifactError, DataError, OptionError, PlanError, UnknownNameError
 
 
 def labelled(rows: int, seed: int) -> tuple[list[str], list[str]]:
@@ -80,37 +80,37 @@ def test_each_verb_gives_its_result_and_the_rest_goes_on_from_it(
         assert answer.status == 200
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious.txt").touch()
-    with pytest.raises(InvalidArtifact, match="is no artifact: it is not replaced"):
+    with pytest.raises(ArtifactError, match="is no artifact: it is not replaced"):
         fs.compress(filename="full", calibration_rows=16)
     assert (tmp_path / "full" / "precious.txt").is_file()
 
 
 def test_wrong_configs_are_said(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match="no option 'dims'; did you mean 'dim'"):
+    with pytest.raises(OptionError, match="no option 'dims'; did you mean 'dim'"):
         FastServe({"model": "bert", "dims": 64})
-    with pytest.raises(UnknownName, match="no model named 'brt'; did you mean 'bert'"):
+    with pytest.raises(UnknownNameError, match="no model named 'brt'; did you mean 'bert'"):
         FastServe({"model": "brt"})
-    with pytest.raises(InvalidOption, match="must be a multiple of model.num_heads"):
+    with pytest.raises(OptionError, match="must be a multiple of model.num_heads"):
         FastServe({"model": "bert", "dim": 10, "num_heads": 3})
-    with pytest.raises(UnknownName, match="no task named 'classify'"):
+    with pytest.raises(UnknownNameError, match="no task named 'classify'"):
         FastServe({"task": "classify"})
-    with pytest.raises(InvalidOption, match=r"gate.min_speedup"):
+    with pytest.raises(OptionError, match=r"gate.min_speedup"):
         FastServe({"gate": {"min_speedup": -1}})
 
 
 def test_verbs_out_of_order_and_wrong_data_are_said(tiny_bert: Path) -> None:
     fs = FastServe({"model": str(tiny_bert)}, show=False)
-    with pytest.raises(InvalidPlan, match="call train first"):
+    with pytest.raises(PlanError, match="call train first"):
         fs.tune(["x"], ["y"])
-    with pytest.raises(InvalidPlan, match="call train first"):
+    with pytest.raises(PlanError, match="call train first"):
         fs.compress()
-    with pytest.raises(InvalidPlan, match="no trained model yet"):
+    with pytest.raises(PlanError, match="no trained model yet"):
         fs.predict(["x"])
-    with pytest.raises(InvalidData, match="2 inputs but 1 labels"):
+    with pytest.raises(DataError, match="2 inputs but 1 labels"):
         fs.train(["a", "b"], ["x"])
-    with pytest.raises(InvalidData, match="no labels"):
+    with pytest.raises(DataError, match="no labels"):
         fs.train(["a", "b"])
-    with pytest.raises(InvalidOption, match="no option 'epoch'; did you mean 'epochs'"):
+    with pytest.raises(OptionError, match="no option 'epoch'; did you mean 'epochs'"):
         fs.train(["good", "bad"] * 20, ["a", "b"] * 20, epoch=1)
 
 

@@ -91,7 +91,7 @@ def test_every_stage_is_done_and_measured_alike(done: tuple[Path, list[str]]) ->
         assert set(stage["measures"]) == keys
         assert stage["measures"]["quality"]["accuracy"] > 0.9
         assert stage["measures"]["latency_ms_p50"] > 0
-    assert record["stages"][1]["options"]["lr"] == record["stages"][0]["best_options"]["train.torch_ddp.lr"]
+    assert record["stages"][1]["options"]["lr"] == record["stages"][0]["found"]["train.torch_ddp.lr"]
     assert record["best"] == record["stages"][2]["artifact"]
     runtime = json.loads(Path(record["stages"][1]["artifact"], "fastserve.json").read_text())["runtime"]
     assert set(runtime["measured"]) == {"torch", "openvino", "onnxruntime"}

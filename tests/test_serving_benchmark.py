@@ -64,7 +64,7 @@ def stubbed(part: Any, tiny_bert: Path, tmp_path: Path) -> Path:
     """The tiny BERT as an artifact, and of it the one that the stub serves."""
     stub = part("serving.stub")
     shutil.copytree(tiny_bert, tmp_path / "model")
-    files = hash_files(tmp_path / "model", leave_out=[MANIFEST])
+    files = hash_files(tmp_path / "model", exclude=[MANIFEST])
     runtime = {"engine": "torch", "form": TRAINABLE}
     labels = ("negative", "positive")
     manifest = Manifest("text_classification", {"max_length": 64}, labels, runtime, ({"stage": "train"},), files)

@@ -17,7 +17,7 @@ from compression.setting import Bench
 from fastserve_core.artifacts import KEY_LENGTH, Store, load_artifact, read_json
 from fastserve_core.config import DataOptions
 from fastserve_core.entry_points import load_entry_point
-from fastserve_core.errors import StageFailed
+from fastserve_core.errors import StageError
 
 REVIEWS = ("data=movie_reviews",)
 TRAIN = ("train.torch_ddp.epochs=3", "train.torch_ddp.lr=1e-4")
@@ -107,12 +107,12 @@ def _texts(bench: Bench, name: str, neutral: float) -> dict[str, None]:
 
 
 def fastserve(bench: Bench, *arguments: str) -> None:
-    """The command line; raises ``StageFailed`` with the end of what it said."""
+    """The command line; raises ``StageError`` with the end of what it said."""
     environment = os.environ | {"FASTSERVE_HOME": str(bench.home)}
     command = [sys.executable, "-m", "fastserve_core", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise StageFailed(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+        raise StageError(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
 
 
 def held_out(measures: Mapping[str, Any], rows: Mapping[str, int], score: str) -> float:

@@ -13,7 +13,7 @@ from training.tables import table
 from compression.chains import data_of, figures, make
 from compression.setting import Bench
 from compression.speed import texts
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 
 SPLITS = ("train", "validation", "test")
 
@@ -21,7 +21,7 @@ SPLITS = ("train", "validation", "test")
 def tagger(bench: Bench) -> dict[str, Any]:
     """MiniLM trained on the tags, then the chains ``int8`` and ``stack``: points of F1 lost, size, speed."""
     if bench.conll is None:
-        raise InvalidOption(
+        raise OptionError(
             "the section tagger needs --conll TRAIN,DEV,TEST: word TAB tag, a blank line between sentences"
         )
     data = [f"data.{name}={_as_jsonl(path, bench.scratch / f'{name}.jsonl')}" for name, path in

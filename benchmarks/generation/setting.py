@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fastserve_core.artifacts import read_json
-from fastserve_core.errors import StageFailed
+from fastserve_core.errors import StageError
 
 TOKENS, CONCURRENCY = 64, (1, 8)
 PROMPT_TOKENS = (8, 48)
@@ -48,7 +48,7 @@ def models(bench: Bench) -> Models:
     environment = os.environ | {"FASTSERVE_HOME": str(bench.home)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise StageFailed(f"the models could not be made:\n{done.stderr[-2000:]}")
+        raise StageError(f"the models could not be made:\n{done.stderr[-2000:]}")
     original, made = read_json(folder / "run.json")["stages"]
     return Models(Path(original["artifact"]), Path(made["artifact"]))
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastserve_core.errors import StageFailed
+from fastserve_core.errors import StageError
 
 SCRIPT = Path(__file__).with_name("load.lua")
 WRK = "wrk"
@@ -38,7 +38,7 @@ def write_bodies(path: Path, bodies: Sequence[object]) -> Path:
 def play(url: str, bodies: Path, connections: int, seconds: float, warm_s: float = WARM_S) -> Seen:
     """A closed loop for some seconds, after a shorter one that is not counted.
 
-    Raises ``StageFailed`` when an answer was an error, or when none came.
+    Raises ``StageError`` when an answer was an error, or when none came.
     """
     _wrk(url, bodies, connections, warm_s)
     found = _wrk(url, bodies, connections, seconds)
@@ -50,8 +50,8 @@ def _wrk(url: str, bodies: Path, connections: int, seconds: float) -> dict[str, 
     done = subprocess.run([*command, "-s", SCRIPT, url, "--", bodies], capture_output=True, text=True)
     last = done.stdout.rstrip().rpartition("\n")[2]
     if done.returncode or not last.startswith("{"):
-        raise StageFailed(f"wrk failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
+        raise StageError(f"wrk failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
     found: dict[str, float] = json.loads(last)
     if found["failed"] or not found["requests"]:
-        raise StageFailed(f"{url}: {found['failed']:.0f} of {found['requests']:.0f} answers were errors")
+        raise StageError(f"{url}: {found['failed']:.0f} of {found['requests']:.0f} answers were errors")
     return found

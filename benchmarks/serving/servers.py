@@ -18,7 +18,7 @@ import httpx
 import psutil
 
 from fastserve_core.entry_points import missing_packages
-from fastserve_core.errors import StageFailed
+from fastserve_core.errors import StageError
 from fastserve_core.processes import thread_environment
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_ray_serve.server import LOOPBACK_ONLY, authentication
@@ -91,7 +91,7 @@ def _peer(module: str, model: Path, threads: int, more: tuple[str, ...]) -> Iter
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
-    """Until it answers; raises ``StageFailed`` with the end of what it said."""
+    """Until it answers; raises ``StageError`` with the end of what it said."""
     until = time.monotonic() + READY_S
     while process.poll() is None and time.monotonic() < until:
         try:
@@ -101,7 +101,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
             pass
         time.sleep(0.2)
     said.seek(0)
-    raise StageFailed(f"{url} never answered:\n{said.read().decode(errors='replace')[-2000:]}")
+    raise StageError(f"{url} never answered:\n{said.read().decode(errors='replace')[-2000:]}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

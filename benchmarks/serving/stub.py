@@ -45,7 +45,7 @@ def stub_artifact(model: Path, folder: Path) -> Path:
             shutil.copyfile(model / name, folder / name)
     real = load_artifact(model).manifest
     lineage: Any = ({"stage": "benchmark"},)
-    files, runtime = hash_files(folder, leave_out=[MANIFEST]), {"engine": NAME, "form": TRAINABLE}
+    files, runtime = hash_files(folder, exclude=[MANIFEST]), {"engine": NAME, "form": TRAINABLE}
     write_manifest(folder, Manifest(real.task, real.task_options, real.labels[:LABELS], runtime, lineage, files))
     return folder
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastserve_core.artifacts.files import read_json, write_json
 from fastserve_core.artifacts.hashing import hash_files, json_digest
-from fastserve_core.errors import InvalidArtifact, InvalidModel
+from fastserve_core.errors import ArtifactError, ModelError
 
 MANIFEST = "fastserve.json"
 SCHEMA = 1
@@ -99,31 +99,31 @@ def load_artifact(folder: Path, verify: bool = False) -> Artifact:
         verify: Whether to compare the hash of every file with the manifest.
 
     Raises:
-        InvalidArtifact: It is not an artifact, has a newer schema, lacks files, or was changed.
+        ArtifactError: It is not an artifact, has a newer schema, lacks files, or was changed.
     """
     if not is_artifact(folder):
-        raise InvalidArtifact(f"{folder} is not an artifact: it has no {MANIFEST}")
+        raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}")
     try:
         record = read_json(folder / MANIFEST)
         if record["schema"] > SCHEMA:
-            raise InvalidArtifact(f"{folder} has schema {record['schema']}; this FastServe reads up to {SCHEMA}")
+            raise ArtifactError(f"{folder} has schema {record['schema']}; this FastServe reads up to {SCHEMA}")
         names = Manifest.__dataclass_fields__
         manifest = Manifest(**{name: value for name, value in record.items() if name in names})
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidArtifact(f"{folder / MANIFEST} cannot be read: {error}") from error
+        raise ArtifactError(f"{folder / MANIFEST} cannot be read: {error}") from error
     missing = [name for name in manifest.files if not (folder / name).is_file()]
     if missing:
-        raise InvalidArtifact(f"{folder} lacks {', '.join(missing)}, which its manifest names")
+        raise ArtifactError(f"{folder} lacks {', '.join(missing)}, which its manifest names")
     if verify:
         _verify(folder, manifest)
     return Artifact(folder, json_digest(manifest.files), manifest)
 
 
 def _verify(folder: Path, manifest: Manifest) -> None:
-    hashes = hash_files(folder, leave_out=[MANIFEST])
+    hashes = hash_files(folder, exclude=[MANIFEST])
     changed = [name for name, value in manifest.files.items() if hashes.get(name) != value]
     if changed:
-        raise InvalidArtifact(f"{folder}: {', '.join(changed)} changed since it was published")
+        raise ArtifactError(f"{folder}: {', '.join(changed)} changed since it was published")
 
 
 def check_checkpoint(folder: Path, weights: bool = True) -> None:
@@ -134,22 +134,22 @@ def check_checkpoint(folder: Path, weights: bool = True) -> None:
         weights: Whether it needs weights.
 
     Raises:
-        InvalidModel: It does not exist, has no config or no weights, or the weights are pickles, which can run code
+        ModelError: It does not exist, has no config or no weights, or the weights are pickles, which can run code
             when they are read.
     """
     if not folder.is_dir():
-        raise InvalidModel(f"the model folder {folder} does not exist")
+        raise ModelError(f"the model folder {folder} does not exist")
     if not (folder / "config.json").is_file():
-        raise InvalidModel(f"{folder} is not a Hugging Face model folder: it has no config.json")
+        raise ModelError(f"{folder} is not a Hugging Face model folder: it has no config.json")
     if not weights or any(folder.glob("*.safetensors")):
         return
     pickles = sorted({path.name for pattern in UNSAFE_SUFFIXES for path in folder.glob(pattern)})
     if pickles:
-        raise InvalidModel(
+        raise ModelError(
             f"{folder} has its weights in {', '.join(pickles)}, a pickle, which can run code when it is read; "
             "save the model as safetensors (model.save_pretrained does) and use that folder"
         )
-    raise InvalidModel(f"{folder} has a config.json but no weights: it has no .safetensors file")
+    raise ModelError(f"{folder} has a config.json but no weights: it has no .safetensors file")
 
 
 def max_positions(folder: Path) -> int | None:

@@ -15,14 +15,14 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_files(folder: Path, leave_out: Iterable[str] = ()) -> dict[str, str]:
+def hash_files(folder: Path, exclude: Iterable[str] = ()) -> dict[str, str]:
     """Return the sha256 of every file below a folder, by relative path.
 
     Args:
         folder: The folder.
-        leave_out: Relative paths to skip.
+        exclude: Relative paths to skip.
     """
-    skipped = set(leave_out)
+    skipped = set(exclude)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in files}
     return {name: hash_file(path) for name, path in names.items() if name not in skipped}

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact, is_artifact, load_artifact
 from fastserve_core.artifacts.files import read_json
-from fastserve_core.errors import InvalidArtifact, UserError
+from fastserve_core.errors import ArtifactError, UserError
 
 
 def find_artifact(path: Path) -> Artifact:
@@ -17,29 +17,29 @@ def find_artifact(path: Path) -> Artifact:
         path: An artifact's folder, or a run's folder, which stands for the run's best artifact.
 
     Raises:
-        InvalidArtifact: The path is neither, the run made no artifact, or a file was changed.
+        ArtifactError: The path is neither, the run made no artifact, or a file was changed.
     """
     folder = best_artifact_folder(path)
     if is_artifact(folder):
         return load_artifact(folder, verify=True)
     if not folder.exists():
-        raise InvalidArtifact(
+        raise ArtifactError(
             f"{folder} does not exist: use the folder of an artifact or of a run (see 'fastserve runs')"
         )
-    raise InvalidArtifact(f"{path} is neither an artifact (it has no fastserve.json) nor a run (it has no run.json)")
+    raise ArtifactError(f"{path} is neither an artifact (it has no fastserve.json) nor a run (it has no run.json)")
 
 
 def best_artifact_folder(folder: Path) -> Path:
     """Return the folder of a run's best artifact; any other folder as it is.
 
     Raises:
-        InvalidArtifact: The run made no artifact.
+        ArtifactError: The run made no artifact.
     """
     if is_artifact(folder) or not (folder / "run.json").is_file():
         return folder
     best = str(read_record(folder).get("best") or "")
     if not best:
-        raise InvalidArtifact(f"the run {folder} made no artifact")
+        raise ArtifactError(f"the run {folder} made no artifact")
     return Path(best)
 
 

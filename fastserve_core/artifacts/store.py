@@ -45,7 +45,7 @@ class Claim:
     partial: Path
 
     @property
-    def published(self) -> bool:
+    def is_published(self) -> bool:
         """Whether the result is published."""
         return self.final.is_dir()
 
@@ -131,7 +131,7 @@ class Store:
             claim.partial.mkdir(parents=True, exist_ok=True)
             yield claim
         finally:
-            if claim.published:
+            if claim.is_published:
                 shutil.rmtree(claim.partial, ignore_errors=True)
             lock.release()
 

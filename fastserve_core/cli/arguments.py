@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,9 +16,9 @@ class Parser(argparse.ArgumentParser):
         """Report wrong input.
 
         Raises:
-            InvalidOption: Always, with the message and the usage.
+            OptionError: Always, with the message and the usage.
         """
-        raise InvalidOption(f"{message}\n{self.format_usage().strip()}")
+        raise OptionError(f"{message}\n{self.format_usage().strip()}")
 
 
 def make_parser(command: str, description: str) -> Parser:

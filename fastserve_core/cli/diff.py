@@ -11,7 +11,7 @@ from fastserve_core.artifacts.locate import read_record
 from fastserve_core.cli.arguments import format_table, make_parser
 
 IGNORED_KEYS = {"command", "best", "folder", "stages"}
-STAGE_KEYS = ("status", "digest", "options", "measures", "best_options", "seconds")
+STAGE_KEYS = ("status", "digest", "options", "measures", "found", "seconds")
 CONFIG_SECTIONS = ("gate", "data", "task", "model", "preflight")
 MAX_CELL_WIDTH = 40
 

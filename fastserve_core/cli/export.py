@@ -10,7 +10,7 @@ from fastserve_core.cli.arguments import make_parser
 from fastserve_core.entry_points import all_entry_points
 from fastserve_core.export.export import VERIFICATION_ROWS, export_artifact
 from fastserve_core.export.formats import GROUP
-from fastserve_core.processes.environment import library_environment
+from fastserve_core.processes.environment import set_library_environment
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         "--check", type=int, default=VERIFICATION_ROWS, metavar="N", help="inputs to compare (default: 16)"
     )
     options = parser.parse_intermixed_args(arguments)
-    library_environment()
+    set_library_environment()
     export = export_artifact(find_artifact(options.model), options.folder, options.to, options.check)
     check = export.metadata["check"]
     print(f"{export.metadata['format']}: {export.folder}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve_core.cli import COMMANDS, report_error
 from fastserve_core.config.groups import GROUPS, check_choices, config_dir, register_plugin_configs
-from fastserve_core.errors import ErrorCollector, FastServeError, InvalidOption, InvalidPlan, did_you_mean
+from fastserve_core.errors import ErrorCollector, FastServeError, OptionError, PlanError, did_you_mean
 from fastserve_core.plugins.hookspecs import OBSERVE, STAGES
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ def main(arguments: Sequence[str]) -> int:
     """Compose and execute a run; return the highest exit code of its jobs (a sweep has several).
 
     Raises:
-        InvalidPlan: The command was started by torchrun.
-        InvalidOption: The config cannot be composed.
+        PlanError: The command was started by torchrun.
+        OptionError: The config cannot be composed.
     """
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        raise InvalidPlan(
+        raise PlanError(
             "WORLD_SIZE is set: torchrun would run the whole pipeline in every rank. "
             "Start FastServe without it: the trainer launches its ranks (train.torch_ddp.nproc)"
         )
@@ -37,7 +37,7 @@ def run_hydra(overrides: list[str]) -> int:
     """Run the jobs of Hydra's overrides; return the highest exit code.
 
     Raises:
-        InvalidOption: The config cannot be composed, or the run's folder cannot be written.
+        OptionError: The config cannot be composed, or the run's folder cannot be written.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -58,9 +58,9 @@ def run_hydra(overrides: list[str]) -> int:
             _start(job, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         _explain_override_error(overrides, error)
-        raise InvalidOption(_first_lines(error)) from error
+        raise OptionError(_first_lines(error)) from error
     except OSError as error:
-        raise InvalidOption(f"the run's folder cannot be written: {error}") from error
+        raise OptionError(f"the run's folder cannot be written: {error}") from error
     return max(codes)
 
 
@@ -98,10 +98,10 @@ def _run(cfg: DictConfig) -> int:
     from hydra.core.hydra_config import HydraConfig
 
     from fastserve_core.pipeline.execute import execute
-    from fastserve_core.processes.environment import library_environment
+    from fastserve_core.processes.environment import set_library_environment
 
     hydra = HydraConfig.get()
-    library_environment(offline=cfg.model.kind != "hub" and cfg.data.source != "hub")
+    set_library_environment(offline=cfg.model.kind != "hub" and cfg.data.source != "hub")
     user_overrides = frozenset(override.partition("=")[0].lstrip("+~") for override in hydra.overrides.task)
     execute(cfg, Path(hydra.runtime.output_dir), user_overrides)
     return 0
@@ -114,9 +114,9 @@ def _explain_override_error(overrides: list[str], error: Exception) -> None:
 
     unreadable = getattr(error, "override", None)
     if unreadable is not None and "=" not in unreadable:
-        raise InvalidOption(f"'{unreadable}' is neither option=value nor a command{did_you_mean(unreadable, COMMANDS)}")
+        raise OptionError(f"'{unreadable}' is neither option=value nor a command{did_you_mean(unreadable, COMMANDS)}")
     if unreadable is not None:
-        raise InvalidOption(f"'{unreadable}' cannot be read as option=value: {_first_lines(error, 1)}")
+        raise OptionError(f"'{unreadable}' cannot be read as option=value: {_first_lines(error, 1)}")
     values = [override for override in overrides if not override.startswith("-")]
     choices = [override for override in values if override.partition("=")[0].lstrip("+") in GROUPS]
     GlobalHydra.instance().clear()
@@ -139,9 +139,9 @@ def _check_path(cfg: DictConfig, override: str) -> None:
     parents: list[str] = []
     for name in key.split("."):
         if not hasattr(node, "keys"):
-            raise InvalidOption(f"{'.'.join(parents)} is a value and has no '{name}'")
+            raise OptionError(f"{'.'.join(parents)} is a value and has no '{name}'")
         if name not in node:
-            raise InvalidOption(_unknown_option_message(parents, name, list(map(str, node))))
+            raise OptionError(_unknown_option_message(parents, name, list(map(str, node))))
         parents.append(name)
         node = node._get_node(name)
         node = node if hasattr(node, "keys") and not node._is_none() else None

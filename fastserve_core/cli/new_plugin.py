@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from fastserve_core.artifacts.files import write_text
 from fastserve_core.cli.arguments import make_parser
 from fastserve_core.entry_points import installed_plugins
-from fastserve_core.errors import InvalidOption, wrap_write_errors
+from fastserve_core.errors import OptionError, wrap_write_errors
 from fastserve_core.plugins.base import BASES
 from fastserve_core.plugins.hookspecs import API_VERSION
 from fastserve_core.plugins.registry import CONFIG_SECTIONS
@@ -29,14 +29,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     name = options.name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise InvalidOption(
-            f"'{options.name}' cannot be a plugin's name: use lower-case letters, digits and underscores"
-        )
+        raise OptionError(f"'{options.name}' cannot be a plugin's name: use lower-case letters, digits and underscores")
     if name in installed_plugins():
-        raise InvalidOption(f"a plugin named '{name}' is already installed, from {installed_plugins()[name].source}")
+        raise OptionError(f"a plugin named '{name}' is already installed, from {installed_plugins()[name].source}")
     folder = options.into / f"fastserve-{name.replace('_', '-')}"
     if folder.exists():
-        raise InvalidOption(f"{folder} exists already")
+        raise OptionError(f"{folder} exists already")
     for path, text in render(name, options.stage).items():
         with wrap_write_errors("the plugin", folder):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 from fastserve_core.artifacts.locate import find_artifact
 from fastserve_core.cli.arguments import make_parser
-from fastserve_core.errors import FastServeError, InvalidData, InvalidOption
+from fastserve_core.errors import DataError, FastServeError, OptionError
 from fastserve_core.inference.predictor import Predictor
-from fastserve_core.processes.environment import library_environment
+from fastserve_core.processes.environment import set_library_environment
 from fastserve_core.serving.client import lineage_remote, predict_remote
 from fastserve_core.tasks.load import load_task
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     texts = options.texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if options.pair and len(options.pair) != len(texts):
-        raise InvalidData(f"{len(texts)} texts but {len(options.pair)} of --pair: give one per text")
+        raise DataError(f"{len(texts)} texts but {len(options.pair)} of --pair: give one per text")
     inputs = list(zip(texts, options.pair, strict=True)) if options.pair else texts
     predictions, format_answer = _predict(options.model, options.name, inputs)
     for text, prediction in zip(texts, predictions, strict=True):
@@ -54,8 +54,8 @@ def _predict(model: str, name: str | None, inputs: Sequence[Any]) -> tuple[Answe
     if model.startswith(("http://", "https://")):
         return predict_remote(model, inputs, name), lambda answer: _remote_formatter(model, name)(answer)
     if name is not None:
-        raise InvalidOption("--name needs a server's address: a folder has one model")
-    library_environment()
+        raise OptionError("--name needs a server's address: a folder has one model")
+    set_library_environment()
     predictor = Predictor(find_artifact(Path(model)))
     return predictor.predict(inputs), predictor.task.format_answer
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastserve_core.artifacts.locate import find_artifact, parse_named_path
 from fastserve_core.cli.arguments import make_parser
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_core.serving.serve import ArtifactResolvers, serve_until_signal, start_server
 
 HELP = """more models to serve, each a RUN_OR_ARTIFACT or NAME:RUN_OR_ARTIFACT; and options of the server,
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     for model in models:
         path = parse_named_path(model)[1]
         if not path.exists():
-            raise InvalidOption(f"'{model}' is neither option=value nor a model: {path} does not exist")
+            raise OptionError(f"'{model}' is neither option=value nor a model: {path} does not exist")
     server = start_server(find_artifact(first), args.plugin, options)
     resolvers: ArtifactResolvers = {
         name: partial(find_artifact, folder) for name, folder in map(parse_named_path, options.get("models", []))

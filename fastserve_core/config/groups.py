@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.entry_points import package_config_dirs
-from fastserve_core.errors import ErrorCollector, InvalidOption, UnknownName
+from fastserve_core.errors import ErrorCollector, OptionError, UnknownNameError
 
 GROUPS = ("plugin", "experiment", "model", "data", "task")
 
@@ -77,7 +77,7 @@ def check_choices(overrides: list[str]) -> list[str]:
 
     Raises:
         UserError: A choice does not exist; the message has "did you mean".
-        ValidationErrors: Several do not.
+        ValidationError: Several do not.
     """
     errors, result = ErrorCollector(), list[str]()
     extra = _user_config_dirs(overrides)
@@ -104,17 +104,17 @@ def _check_group_choice(key: str, value: str, extra: list[Path]) -> list[str]:
     known = group_choices(group, extra)
     names = [name.strip().strip("'\"") for name in value.strip("[]").split(",") if name.strip()]
     if not names:
-        raise InvalidOption(f"{key}= has no value (known: {', '.join(known)})")
+        raise OptionError(f"{key}= has no value (known: {', '.join(known)})")
     if group in ("model", "data") and len(names) == 1 and names[0] not in known:
         return _resolve_path(group, names[0], known)
     if group in ("plugin", "experiment") and not key.startswith("+"):
-        raise InvalidOption(f"write +{key}={value}: a {group} is added to the config")
+        raise OptionError(f"write +{key}={value}: a {group} is added to the config")
     unknown = [name for name in names if name not in known]
     if unknown and group in ("model", "data") and any("/" in name or "." in name for name in unknown):
         expanded = "model=checkpoint model.path=A,B" if group == "model" else "data=files data.train=A,B"
-        raise InvalidOption(f"a sweep over paths is written {expanded}, not {key}={value}")
+        raise OptionError(f"a sweep over paths is written {expanded}, not {key}={value}")
     if unknown:
-        raise UnknownName("config in the group model" if group == "model" else group, unknown[0], known)
+        raise UnknownNameError("config in the group model" if group == "model" else group, unknown[0], known)
     return [f"{key}={value}"]
 
 
@@ -127,4 +127,4 @@ def _resolve_path(group: str, value: str, known: list[str]) -> list[str]:
         return ["model=checkpoint", f"model.path={quoted}"]
     if group == "model" and value.count("/") == 1:
         return ["model=hub", f"model.name={quoted}"]
-    raise UnknownName(group, value, known, advice=", or a path")
+    raise UnknownNameError(group, value, known, advice=", or a path")

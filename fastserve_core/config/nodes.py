@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 
 
 @dataclass
@@ -44,11 +44,11 @@ class DataOptions:
     def __post_init__(self) -> None:
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.5:
-                raise InvalidOption(f"data.{name} must lie between 0 and 0.5, not {getattr(self, name)}")
+                raise OptionError(f"data.{name} must lie between 0 and 0.5, not {getattr(self, name)}")
         if self.max_bad_rows < 0:
-            raise InvalidOption(f"data.max_bad_rows must be 0 or more, not {self.max_bad_rows}")
+            raise OptionError(f"data.max_bad_rows must be 0 or more, not {self.max_bad_rows}")
         if self.max_rows is not None and self.max_rows < 10:
-            raise InvalidOption(f"data.max_rows must be 10 or more, not {self.max_rows}")
+            raise OptionError(f"data.max_rows must be 10 or more, not {self.max_rows}")
 
 
 @dataclass
@@ -109,18 +109,18 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in MODEL_KINDS:
-            raise InvalidOption(f"model.kind must be one of {', '.join(MODEL_KINDS)}, not '{self.kind}'")
+            raise OptionError(f"model.kind must be one of {', '.join(MODEL_KINDS)}, not '{self.kind}'")
         if self.kind == "checkpoint" and not self.path:
-            raise InvalidOption("model.path is missing: give the checkpoint's folder, e.g. model=/path/to/checkpoint")
+            raise OptionError("model.path is missing: give the checkpoint's folder, e.g. model=/path/to/checkpoint")
         if self.kind == "scratch":
             self._check_dimensions()
 
     def _check_dimensions(self) -> None:
         for name in ("dim", "num_heads", "num_layers", "hidden_size", "vocab_size", "max_positions"):
             if getattr(self, name) < 1:
-                raise InvalidOption(f"model.{name} must be at least 1, not {getattr(self, name)}")
+                raise OptionError(f"model.{name} must be at least 1, not {getattr(self, name)}")
         if self.dim % self.num_heads:
-            raise InvalidOption(f"model.dim ({self.dim}) must be a multiple of model.num_heads ({self.num_heads})")
+            raise OptionError(f"model.dim ({self.dim}) must be a multiple of model.num_heads ({self.num_heads})")
 
 
 @dataclass
@@ -144,4 +144,4 @@ class GateOptions:
     def __post_init__(self) -> None:
         for name in ("min_speedup", "min_size_ratio"):
             if getattr(self, name) <= 0:
-                raise InvalidOption(f"gate.{name} must be above 0, not {getattr(self, name)}")
+                raise OptionError(f"gate.{name} must be above 0, not {getattr(self, name)}")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from fastserve_core.errors import ErrorCollector, FastServeError, InvalidOption, did_you_mean
+from fastserve_core.errors import ErrorCollector, FastServeError, OptionError, did_you_mean
 
 T = TypeVar("T")
 
@@ -25,8 +25,8 @@ def parse_options(kind: type[T], values: Mapping[str, Any] | DictConfig | None, 
         path: The node's path, for messages.
 
     Raises:
-        InvalidOption: A name is unknown, or a value is missing or has the wrong type or range.
-        ValidationErrors: There are several such errors.
+        OptionError: A name is unknown, or a value is missing or has the wrong type or range.
+        ValidationError: There are several such errors.
     """
     node = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values or {}))
     schema = OmegaConf.structured(kind)
@@ -38,25 +38,25 @@ def parse_options(kind: type[T], values: Mapping[str, Any] | DictConfig | None, 
     try:
         return cast(T, OmegaConf.to_object(schema))
     except MissingMandatoryValue as error:
-        raise InvalidOption(f"{path}.{error.full_key} is missing") from error
+        raise OptionError(f"{path}.{error.full_key} is missing") from error
     except FastServeError:
         raise
     except (TypeError, ValueError) as error:
-        raise InvalidOption(f"{path}: {error}") from error
+        raise OptionError(f"{path}: {error}") from error
 
 
 def _merge_option(schema: Any, node: DictConfig, name: str, path: str) -> None:
     try:
         if name not in schema:
-            raise InvalidOption(f"{path} has no option '{name}'{did_you_mean(name, map(str, schema))}")
+            raise OptionError(f"{path} has no option '{name}'{did_you_mean(name, map(str, schema))}")
         schema.merge_with(OmegaConf.masked_copy(node, [name]))
     except ConfigKeyError as error:
-        raise InvalidOption(f"{path} has no option '{error.full_key or error.key}'") from error
+        raise OptionError(f"{path} has no option '{error.full_key or error.key}'") from error
     except OmegaConfBaseException as error:
         option = error.full_key or name
         value = OmegaConf.select(node, option)
         option_path = option if path == ROOT else f"{path}.{option}"
-        raise InvalidOption(f"{option_path}={value!r}: {_first_line(error)}") from error
+        raise OptionError(f"{option_path}={value!r}: {_first_line(error)}") from error
 
 
 def _first_line(error: OmegaConfBaseException) -> str:

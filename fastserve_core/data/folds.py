@@ -13,7 +13,7 @@ from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.artifacts.store import Store, result_id
 from fastserve_core.data.dataset import Dataset, load_dataset, write_description
 from fastserve_core.data.rows import RowWriter
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_core.tasks.task import Task
 
 TRAIN_VALIDATION = ("train", "validation")
@@ -27,11 +27,11 @@ def check_folds(data: Dataset, folds: int) -> None:
         folds: The number of folds.
 
     Raises:
-        InvalidData: There are fewer rows than folds.
+        DataError: There are fewer rows than folds.
     """
     rows = sum(data.counts[split] for split in TRAIN_VALIDATION)
     if rows < folds:
-        raise InvalidData(f"{folds} folds need at least as many rows, and train and validation have {rows}")
+        raise DataError(f"{folds} folds need at least as many rows, and train and validation have {rows}")
 
 
 def make_fold(data: Dataset, task: Task, number: int, folds: int, seed: int, store: Store) -> Dataset:
@@ -48,12 +48,12 @@ def make_fold(data: Dataset, task: Task, number: int, folds: int, seed: int, sto
         store: The store.
 
     Raises:
-        InvalidData: There are fewer rows than folds.
+        DataError: There are fewer rows than folds.
     """
     check_folds(data, folds)
     fingerprint = stable_hash([data.fingerprint, "fold", number, folds, seed])
     with store.claim(result_id("data", "fold", fingerprint)) as claim:
-        if not claim.published:
+        if not claim.is_published:
             train, validation = (RowWriter(claim.partial, split) for split in TRAIN_VALIDATION)
             counts = {**dict.fromkeys(data.counts, 0), "train": 0, "validation": 0}
             with train, validation, RowWriter(claim.partial, "test"):

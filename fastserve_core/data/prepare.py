@@ -30,15 +30,15 @@ def prepare_dataset(options: DataOptions, task: Task, store: Store, report: Call
         report: Called with a message before waiting for another process.
 
     Raises:
-        InvalidData: The data cannot be used; the message has file, line and reason.
-        UnknownName: There is no such data source.
+        DataError: The data cannot be used; the message has file, line and reason.
+        UnknownNameError: There is no such data source.
     """
     source: DataSource = load_entry_point("fastserve.data", options.source)()
     bytes_hash = source.fingerprint(options, store.downloads_dir)
     other_options = {name: value for name, value in asdict(options).items() if name not in SPLITS}
     fingerprint = stable_hash([FORMAT_VERSION, bytes_hash, other_options, task.name])
     with store.claim(result_id("data", options.source, fingerprint), report) as claim:
-        if not claim.published:
+        if not claim.is_published:
             _write(claim.partial, source.read(options, store.downloads_dir), options, task, fingerprint)
             claim.publish()
     return load_dataset(claim.final)
@@ -54,11 +54,11 @@ def prepare_rows(splits: Mapping[str, Sequence[Row]], options: DataOptions, task
         store: The store.
 
     Raises:
-        InvalidData: The rows cannot be used.
+        DataError: The rows cannot be used.
     """
     fingerprint = stable_hash([FORMAT_VERSION, splits, options.split_seed, task.name])
     with store.claim(result_id("data", "memory", fingerprint)) as claim:
-        if not claim.published:
+        if not claim.is_published:
             records = {
                 split: (RawRecord(f"{split} row {number}", row) for number, row in enumerate(rows))
                 for split, rows in splits.items()

@@ -48,5 +48,5 @@ class DataSource(Protocol):
             The records by split: ``train``, ``validation``, ``test``.
 
         Raises:
-            InvalidData: The data cannot be read.
+            DataError: The data cannot be read.
         """

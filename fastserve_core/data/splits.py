@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fastserve_core.data.rows import OFFSETS, SUFFIX, Rows, RowWriter, encode_row
 from fastserve_core.data.source import RawRecord
-from fastserve_core.errors import InvalidData, did_you_mean, wrap_write_errors
+from fastserve_core.errors import DataError, did_you_mean, wrap_write_errors
 from fastserve_core.tasks.task import Row, Task
 
 if TYPE_CHECKING:
@@ -58,23 +58,23 @@ def validate_and_split(
     """Write every split into the folder; returns the labels, and the bad rows that were left out.
 
     Missing splits are cut from train with a fixed seed, evenly over the strata, after exact duplicates went.
-    Raises ``InvalidData``; nothing is left in the folder then.
+    Raises ``DataError``; nothing is left in the folder then.
     """
     bad = BadRows(options.max_bad_rows)
     with _scratch(folder) as scratch:
         train = _store(_validate_row(records.get("train", ()), "train", options, task, bad), "train", scratch)
         if not train.rows:
-            raise InvalidData(_nothing_left("train", bad) if bad.count else "the training data has no rows")
+            raise DataError(_nothing_left("train", bad) if bad.count else "the training data has no rows")
         labels = _labels(train.rows, task, bad)
         given = [split for split in SPLITS[1:] if split in records]
         others = [
             _store(_validate_row(records[split], split, options, task, bad, labels), split, scratch) for split in given
         ]
         if bad.count > options.max_bad_rows:
-            raise InvalidData(f"{bad.message()}\ndata.max_bad_rows={bad.count} would leave them out")
+            raise DataError(f"{bad.message()}\ndata.max_bad_rows={bad.count} would leave them out")
         for split, other in zip(given, others, strict=True):
             if not other.rows:
-                raise InvalidData(_nothing_left(split, bad))
+                raise DataError(_nothing_left(split, bad))
         for split, numbers in _split(train, options, [name for name in SPLITS[1:] if name not in given]).items():
             _copy(train.rows, numbers, folder, split)
         for split in given:
@@ -86,10 +86,10 @@ def _labels(rows: Sequence[Row], task: Task, bad: BadRows) -> list[str]:
     """The task's labels; what is wrong with them may come of the rows that are left out, so these are said as well."""
     try:
         return task.collect_labels(rows)
-    except InvalidData as error:
+    except DataError as error:
         if not bad.count:
             raise
-        raise InvalidData(f"{error}\n{bad.message()}") from error
+        raise DataError(f"{error}\n{bad.message()}") from error
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def _map_columns(record: RawRecord, columns: Mapping[str, str], task: Task) -> R
         if name in values:
             row[column.name] = values[name]
         elif column.required:
-            raise InvalidData(
+            raise DataError(
                 f"{record.where}: no column '{name}'{did_you_mean(name, map(str, values))}; "
                 f"data.columns.{column.name}=NAME says which one to use"
             )
@@ -195,7 +195,7 @@ def _split(train: ValidatedRows, options: DataOptions, missing: Sequence[str]) -
     draw.shuffle(cut["train"])
     for split in (*missing, "train"):
         if not cut[split]:
-            raise InvalidData(
+            raise DataError(
                 f"{len(unique)} different rows are too few to cut {_describe_split(split, missing, options)}"
             )
     return dict(cut)

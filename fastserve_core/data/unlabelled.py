@@ -17,7 +17,7 @@ from fastserve_core.data.rows import OFFSETS, SUFFIX, RowWriter, encode_row
 from fastserve_core.data.source import RawRecord
 from fastserve_core.data.splits import SPLITS
 from fastserve_core.entry_points import load_entry_point
-from fastserve_core.errors import InvalidData, did_you_mean
+from fastserve_core.errors import DataError, did_you_mean
 from fastserve_core.tasks.task import Row, Task
 
 OPTION = "compress.distill.unlabelled"
@@ -26,12 +26,12 @@ MAX_NEARBY_FILES = 20
 
 
 def resolve_paths(given: Any, option: str) -> list[Path]:
-    """The files that an option names: one path, several, or none; raises ``InvalidData`` for one that is missing."""
+    """The files that an option names: one path, several, or none; raises ``DataError`` for one that is missing."""
     paths = [Path(one).expanduser().absolute() for one in ([given] if isinstance(given, str) else given or ())]
     for path in paths:
         if not path.is_file():
             near = [one.name for one in path.parent.glob("[!.]*")]
-            raise InvalidData(
+            raise DataError(
                 f"{option}: the file {path} does not exist{did_you_mean(path.name, near[:MAX_NEARBY_FILES])}"
             )
     return paths
@@ -54,7 +54,7 @@ class UnlabelledFiles:
     rows: Iterable[Row] = ()
 
     def fingerprint(self) -> str:
-        """What the texts are known by; raises ``InvalidData`` for a file that is missing."""
+        """What the texts are known by; raises ``DataError`` for a file that is missing."""
         rows = hashlib.sha256()
         for row in self.rows:
             rows.update(encode_row(row))
@@ -64,15 +64,15 @@ class UnlabelledFiles:
 def add_unlabelled(data: Dataset, texts: UnlabelledFiles, task: Task, store: Store) -> Dataset:
     """The same splits, with the texts after the training split's rows; made once and kept in the store.
 
-    Their target is ``None``. Raises ``InvalidData`` with file, line and reason for what cannot be used, and for a task
+    Their target is ``None``. Raises ``DataError`` with file, line and reason for what cannot be used, and for a task
     whose rows have no labels in the first place.
     """
     targets = dict.fromkeys(task.label_columns)
     if not targets:
-        raise InvalidData(f"{OPTION}: {task.name} learns from texts as they are: add these to data.train")
+        raise DataError(f"{OPTION}: {task.name} learns from texts as they are: add these to data.train")
     fingerprint = stable_hash([data.fingerprint, texts.fingerprint()])
     with store.claim(result_id("data", "unlabelled", fingerprint)) as claim:
-        if not claim.published:
+        if not claim.is_published:
             labelled = data.rows("train")
             first, count = labelled[0], len(labelled)
             with RowWriter(claim.partial, "train") as writer:
@@ -98,24 +98,24 @@ def _rows(files: Sequence[str], columns: Mapping[str, str], task: Task, like: Ro
             empty = False
             yield _row(record, columns, task, like)
         if empty:
-            raise InvalidData(f"{OPTION}: the file {file} has no rows")
+            raise DataError(f"{OPTION}: the file {file} has no rows")
 
 
 def _row(record: RawRecord, columns: Mapping[str, str], task: Task, like: Row) -> Row:
     """Return one row as a caller of predict might give it, with the columns of the labelled row ``like``."""
     if record.values is None:
-        raise InvalidData(f"{OPTION}: {record.where}: {record.fault}")
+        raise DataError(f"{OPTION}: {record.where}: {record.fault}")
     inputs = [column for column in task.columns if not column.is_label] + list(task.request_columns)
     names = {column.name: columns.get(column.name, column.name) for column in inputs}
     known = {name: record.values[own] for name, own in names.items() if own in record.values}
     if not known:
         own = names[task.request_columns[0].name]
-        raise InvalidData(f"{OPTION}: {record.where}: no column '{own}'{did_you_mean(own, map(str, record.values))}")
+        raise DataError(f"{OPTION}: {record.where}: no column '{own}'{did_you_mean(own, map(str, record.values))}")
     for column in inputs:
         if not column.required and bool(known.get(column.name)) != bool(like.get(column.name)):
             having, lacking = ("the data", "this row") if like.get(column.name) else ("this row", "the data")
-            raise InvalidData(f"{OPTION}: {record.where}: {having} has the column '{column.name}', {lacking} has not")
+            raise DataError(f"{OPTION}: {record.where}: {having} has the column '{column.name}', {lacking} has not")
     try:
         return task.read_input(known)
-    except InvalidData as error:
-        raise InvalidData(f"{OPTION}: {record.where}: {error}") from error
+    except DataError as error:
+        raise DataError(f"{OPTION}: {record.where}: {error}") from error

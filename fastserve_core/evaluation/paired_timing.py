@@ -51,7 +51,7 @@ def measure_speedups(
         The speedups over the second and each further model.
     """
     with store.claim(_result_id(models, data)) as claim:
-        if not claim.published:
+        if not claim.is_published:
             threads = threads_per_process()
             request = {"models": [model.folder for model in models], "data": data.folder, "threads": threads}
             imports = sorted({module for model in models for module in preload_modules(model.engine)})

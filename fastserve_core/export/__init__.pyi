@@ -3,5 +3,5 @@ from .export import export_artifact as export_artifact
 from .formats import ExportFormat as ExportFormat
 from .formats import FormatReader as FormatReader
 from .formats import load_format as load_format
-from .formats import single_line_error as single_line_error
+from .formats import wrap_export_errors as wrap_export_errors
 from .verify import compare_outputs as compare_outputs

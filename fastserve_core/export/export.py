@@ -13,7 +13,7 @@ from typing import Any
 from fastserve_core.artifacts.artifact import COMPILED, MANIFEST, Artifact, load_artifact
 from fastserve_core.artifacts.files import copy_tokenizer, copy_tree, write_json, write_text
 from fastserve_core.artifacts.hashing import hash_file
-from fastserve_core.errors import InvalidArtifact, InvalidOption, wrap_write_errors
+from fastserve_core.errors import ArtifactError, OptionError, wrap_write_errors
 from fastserve_core.export.formats import load_format_class
 from fastserve_core.processes.child import PRELOAD_MODULES, run_in_child
 from fastserve_core.processes.resources import threads_per_process
@@ -49,18 +49,18 @@ def export_artifact(artifact: Artifact, folder: Path, to: str, check: int = VERI
         check: The number of inputs to compare.
 
     Raises:
-        UnknownName: There is no such format.
-        MissingPackage: A package of the format is not installed.
-        InvalidOption: ``check`` is less than 1.
-        InvalidArtifact: The artifact holds files for one engine only, or the folder is not an export.
+        UnknownNameError: There is no such format.
+        MissingPackageError: A package of the format is not installed.
+        OptionError: ``check`` is less than 1.
+        ArtifactError: The artifact holds files for one engine only, or the folder is not an export.
         ExportError: The model cannot be exported, or the outputs differ; nothing is published.
     """
     kind, target = load_format_class(to), folder.absolute()
     if check < 1:
-        raise InvalidOption(f"check must be at least 1 input, not {check}")
+        raise OptionError(f"check must be at least 1 input, not {check}")
     _check_target(target)
     if artifact.form == COMPILED and kind.engine != artifact.engine:
-        raise InvalidArtifact(_engine_only_message(artifact, to))
+        raise ArtifactError(_engine_only_message(artifact, to))
     threads = threads_per_process()
     with (
         wrap_write_errors(f"the export {target.name}", target),
@@ -81,7 +81,7 @@ def export_artifact(artifact: Artifact, folder: Path, to: str, check: int = VERI
 
 def _check_target(folder: Path) -> None:
     if folder.exists() and not (folder / EXPORT_FILE).is_file():
-        raise InvalidArtifact(f"{folder} exists but is not an export (it has no {EXPORT_FILE}): it is not replaced")
+        raise ArtifactError(f"{folder} exists but is not an export (it has no {EXPORT_FILE}): it is not replaced")
 
 
 def copy_model(artifact: Artifact, draft: Path) -> None:
@@ -144,6 +144,6 @@ def _find_by_digest(artifact: Artifact, digest: str) -> Path | None:
         try:
             if load_artifact(path.parent).digest == digest:
                 return path.parent
-        except InvalidArtifact:
+        except ArtifactError:
             continue
     return None

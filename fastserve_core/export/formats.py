@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from fastserve_core.entry_points import load_entry_point, missing_packages
-from fastserve_core.errors import ExportError, MissingPackage
+from fastserve_core.errors import ExportError, MissingPackageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -104,12 +104,12 @@ def load_format_class(name: str) -> Any:
     """Load the class of a format.
 
     Raises:
-        UnknownName: There is no such format.
-        MissingPackage: A package that it requires is not installed.
+        UnknownNameError: There is no such format.
+        MissingPackageError: A package that it requires is not installed.
     """
     kind = load_entry_point(GROUP, name)
     if missing := missing_packages(kind.requires):
-        raise MissingPackage(f"the export '{name}' needs {', '.join(missing)}: pip install '{kind.install}'")
+        raise MissingPackageError(f"the export '{name}' needs {', '.join(missing)}: pip install '{kind.install}'")
     return kind
 
 
@@ -121,14 +121,14 @@ def load_format(name: str, model: Any) -> ExportFormat:
         model: A model of transformers in evaluation mode.
 
     Raises:
-        UnknownName: There is no such format.
+        UnknownNameError: There is no such format.
     """
     export: ExportFormat = load_entry_point(GROUP, name)(model)
     return export
 
 
 @contextmanager
-def single_line_error(step: str) -> Iterator[None]:
+def wrap_export_errors(step: str) -> Iterator[None]:
     """Raise any error of a library in this context as ``ExportError`` with a message of one line.
 
     Args:

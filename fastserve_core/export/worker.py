@@ -12,7 +12,7 @@ from fastserve_core.export.export import copy_model
 from fastserve_core.export.formats import load_format_class
 from fastserve_core.export.verify import compare_outputs, make_batches, save_reference
 from fastserve_core.processes.child import child_main
-from fastserve_core.processes.environment import library_environment, suppress_library_output
+from fastserve_core.processes.environment import set_library_environment, suppress_library_output
 from fastserve_core.processes.resources import threads_per_process
 from fastserve_core.tasks.load import load_task
 
@@ -41,7 +41,7 @@ def run_step(step: str, artifact: str, to: str, draft: str, scratch: str, events
     Returns:
         The result of ``write_export`` or ``compare_outputs``.
     """
-    library_environment()
+    set_library_environment()
     if step == "compare":
         return compare_outputs(to, Path(draft), Path(scratch))
     return write_export(load_artifact(Path(artifact)), to, Path(draft), Path(scratch), count)

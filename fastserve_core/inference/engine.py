@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastserve_core.errors import InvalidPlan
+from fastserve_core.errors import PlanError
 from fastserve_core.tasks.generation import DecodeEngine
 from fastserve_core.tasks.task import Arrays
 
@@ -74,9 +74,9 @@ class Engine:
             ``ids`` of the new tokens, of shape (batch, new tokens).
 
         Raises:
-            InvalidPlan: The engine does not generate text.
+            PlanError: The engine does not generate text.
         """
-        raise InvalidPlan(f"{type(self).__name__} does not generate text")
+        raise PlanError(f"{type(self).__name__} does not generate text")
 
     @staticmethod
     def make_decoder(folder: Path, threads: int, memory: int) -> DecodeEngine:
@@ -88,9 +88,9 @@ class Engine:
             memory: Bytes for keys and values.
 
         Raises:
-            InvalidPlan: The engine does not support it.
+            PlanError: The engine does not support it.
         """
-        raise InvalidPlan("this engine does not decode token by token")
+        raise PlanError("this engine does not decode token by token")
 
     def close(self) -> None:
         """Free the model."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifacts.artifact import COMPILED, Artifact
 from fastserve_core.entry_points import all_entry_points, load_entry_point, missing_packages
-from fastserve_core.errors import InvalidPlan, MissingPackage, UnknownName
+from fastserve_core.errors import MissingPackageError, PlanError, UnknownNameError
 from fastserve_core.events import Event, WarningRaised
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ def check_engine(name: str) -> None:
     """Check the option ``engine``.
 
     Raises:
-        UnknownName: No installed package provides the engine.
-        MissingPackage: A package that it requires is not installed.
+        UnknownNameError: No installed package provides the engine.
+        MissingPackageError: A package that it requires is not installed.
     """
     known = {entry_point.name for entry_point in all_entry_points().select(group=GROUP)}
     if name != AUTO and name not in known:
-        raise UnknownName("engine", name, {AUTO, *known})
+        raise UnknownNameError("engine", name, {AUTO, *known})
     if name != AUTO and (missing := missing_packages(_load_class(name).requires)):
         raise _install_error(name, missing)
 
@@ -43,10 +43,10 @@ def check_generation(name: str, task: Task) -> None:
     """Check that an engine can run the task, if the task generates text.
 
     Raises:
-        InvalidPlan: It cannot.
+        PlanError: It cannot.
     """
     if name != AUTO and task.is_generative and not _load_class(name).generates:
-        raise InvalidPlan(
+        raise PlanError(
             f"the engine '{name}' cannot generate text, which {task.name} needs: use engine=auto or engine=torch"
         )
 
@@ -123,7 +123,7 @@ def load_engine(artifact: Artifact, threads: int, name: str | None = None) -> En
         name: The engine; by default the artifact's own.
 
     Raises:
-        MissingPackage: The engine is not installed, and no other one reads the files.
+        MissingPackageError: The engine is not installed, and no other one reads the files.
     """
     return _resolve_class(artifact, name or artifact.engine)(artifact.folder, threads)
 
@@ -142,12 +142,12 @@ def load_decoder(artifact: Artifact, threads: int, memory: int) -> DecodeEngine:
         memory: Bytes for keys and values.
 
     Raises:
-        InvalidPlan: The artifact's engine does not support it.
-        MissingPackage: The engine is not installed, and no other one reads the files.
+        PlanError: The artifact's engine does not support it.
+        MissingPackageError: The engine is not installed, and no other one reads the files.
     """
     engine = _resolve_class(artifact, artifact.engine)
     if not engine.decodes:
-        raise InvalidPlan(f"the engine '{artifact.engine}' cannot decode token by token")
+        raise PlanError(f"the engine '{artifact.engine}' cannot decode token by token")
     return engine.make_decoder(artifact.folder, threads, memory)
 
 
@@ -166,6 +166,6 @@ def _resolve_class(artifact: Artifact, name: str) -> type[Engine]:
     return engine
 
 
-def _install_error(engine: str, packages: list[str]) -> MissingPackage:
+def _install_error(engine: str, packages: list[str]) -> MissingPackageError:
     install = _load_class(engine).install
-    return MissingPackage(f"the engine '{engine}' needs {', '.join(packages)}: pip install '{install}'")
+    return MissingPackageError(f"the engine '{engine}' needs {', '.join(packages)}: pip install '{install}'")

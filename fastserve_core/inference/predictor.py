@@ -43,7 +43,7 @@ class Predictor:
             The predictions, in the order of the inputs.
 
         Raises:
-            InvalidData: An input cannot be read.
+            DataError: An input cannot be read.
         """
         encoded = self.encode([self.task.read_input(value) for value in inputs])
         predictions: list[dict[str, Any]] = [{}] * len(encoded)

@@ -1,5 +1,5 @@
 # The public names of this room, and the modules that define them; imported when they are first used.
-from .components import components_of as components_of
+from .components import list_components as list_components
 from .components import load_pretrained as load_pretrained
 from .components import register_component as register_component
 from .converters import convert_checkpoint as convert_checkpoint

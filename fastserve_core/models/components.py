@@ -18,7 +18,7 @@ GROUP = "fastserve.parts"
 CONFIG_KEY = "fastserve_parts"
 
 
-def components_of(config: Any) -> list[dict[str, Any]]:
+def list_components(config: Any) -> list[dict[str, Any]]:
     """Return copies of the entries of a model's components.
 
     Args:
@@ -34,7 +34,7 @@ def register_component(config: Any, entry: Mapping[str, Any]) -> None:
         config: The model's config, an object of transformers.
         entry: ``kind`` and the options with which the component is restored, as JSON values.
     """
-    entries = components_of(config)
+    entries = list_components(config)
     kinds = [existing["kind"] for existing in entries]
     if entry["kind"] in kinds:
         entries[kinds.index(entry["kind"])] = dict(entry)
@@ -54,12 +54,12 @@ def load_pretrained(kind: Any, folder: Path, **arguments: Any) -> Any:
         arguments: Further arguments of ``from_pretrained``.
 
     Raises:
-        UnknownName: No installed package provides a component.
+        UnknownNameError: No installed package provides a component.
         Exception: Errors of transformers.
     """
     has_components = bool(read_json(folder / "config.json").get(CONFIG_KEY))
     mismatched = arguments.pop("ignore_mismatched_sizes", False) or has_components
     model = kind.from_pretrained(folder, ignore_mismatched_sizes=mismatched, use_safetensors=True, **arguments)
-    for entry in components_of(model.config):
+    for entry in list_components(model.config):
         model = load_entry_point(GROUP, entry["kind"])(model, folder, entry)
     return model

@@ -9,7 +9,7 @@ from pathlib import Path
 from fastserve_core.artifacts.hashing import hash_file, stable_hash
 from fastserve_core.artifacts.store import Store, result_id
 from fastserve_core.entry_points import all_entry_points, load_entry_point, missing_packages
-from fastserve_core.errors import InvalidModel, MissingPackage, did_you_mean
+from fastserve_core.errors import MissingPackageError, ModelError, did_you_mean
 
 GROUP = "fastserve.checkpoints"
 """The group of entry points of converters, named by the file's suffix without the dot."""
@@ -35,17 +35,17 @@ def convert_checkpoint(
         The Hugging Face folder.
 
     Raises:
-        InvalidModel: The file does not exist or cannot be converted.
-        MissingPackage: A package that the converter requires is not installed.
+        ModelError: The file does not exist or cannot be converted.
+        MissingPackageError: A package that the converter requires is not installed.
     """
     if not file.is_file():
         neighbours = [path.name for path in file.parent.glob("*")]
-        raise InvalidModel(f"the model file {file} does not exist{did_you_mean(file.name, neighbours)}")
+        raise ModelError(f"the model file {file} does not exist{did_you_mean(file.name, neighbours)}")
     kind = load_entry_point(GROUP, file.suffix[1:])
     if missing := missing_packages(kind.requires):
-        raise MissingPackage(f"{file.name} needs {', '.join(missing)}: pip install '{kind.install}'")
+        raise MissingPackageError(f"{file.name} needs {', '.join(missing)}: pip install '{kind.install}'")
     with store.claim(result_id("model", file.suffix[1:], stable_hash([kind.version, hash_file(file)]))) as claim:
-        if not claim.published:
+        if not claim.is_published:
             report(f"converting {file.name} to a Hugging Face folder, once")
             kind().convert(file, claim.partial)
             claim.publish()

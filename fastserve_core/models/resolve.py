@@ -23,7 +23,7 @@ from fastserve_core.artifacts.store import Store, result_id
 from fastserve_core.config.nodes import ModelSpec
 from fastserve_core.data.dataset import Dataset
 from fastserve_core.entry_points import load_entry_point
-from fastserve_core.errors import InvalidModel, InvalidOption
+from fastserve_core.errors import ModelError, OptionError
 from fastserve_core.models.converters import convert_checkpoint, needs_conversion
 from fastserve_core.models.download import fetch_package
 from fastserve_core.tasks.task import Task
@@ -43,9 +43,9 @@ def resolve_model(spec: ModelSpec, task: Task, data: Dataset | None, store: Stor
         The model, as an artifact; a checkpoint has a manifest without files and measures.
 
     Raises:
-        InvalidModel: The model cannot be used, or does not fit the task or the data.
-        InvalidOption: The node is incomplete.
-        DownloadFailed: A packaged model cannot be downloaded.
+        ModelError: The model cannot be used, or does not fit the task or the data.
+        OptionError: The node is incomplete.
+        DownloadError: A packaged model cannot be downloaded.
     """
     if spec.kind == "scratch":
         artifact = _init_from_scratch(spec, task, data, store, seed)
@@ -53,7 +53,7 @@ def resolve_model(spec: ModelSpec, task: Task, data: Dataset | None, store: Stor
         artifact = _load_folder(_download_from_hub(spec), task)
     elif spec.kind == "packaged":
         if spec.pin is None:
-            raise InvalidOption("model.pin is missing: a packaged model names its package, version and sha256")
+            raise OptionError("model.pin is missing: a packaged model names its package, version and sha256")
         folder = fetch_package(spec.pin, store.downloads_dir) / spec.folder
         folder = convert_checkpoint(folder, store) if needs_conversion(folder) else folder
         check_checkpoint(folder)
@@ -63,7 +63,7 @@ def resolve_model(spec: ModelSpec, task: Task, data: Dataset | None, store: Stor
         path = Path(str(spec.path)).expanduser().absolute()
         artifact = _load_folder(convert_checkpoint(path, store) if needs_conversion(path) else path, task)
     if spec.num_labels is not None and data is not None and data.labels and spec.num_labels != len(data.labels):
-        raise InvalidModel(
+        raise ModelError(
             f"model.num_labels is {spec.num_labels}, but the training data has {len(data.labels)} labels: "
             f"{', '.join(data.labels[:10])}"
         )
@@ -76,7 +76,7 @@ def _load_folder(folder: Path, task: Task) -> Artifact:
         artifact = load_artifact(folder, verify=True)
         return artifact if artifact.manifest.task == task.name else _restart_from(artifact, task)
     check_checkpoint(folder)
-    return _base_artifact(folder, json_digest(hash_files(folder, leave_out=[MANIFEST])), task)
+    return _base_artifact(folder, json_digest(hash_files(folder, exclude=[MANIFEST])), task)
 
 
 def _base_artifact(folder: Path, content: str, task: Task) -> Artifact:
@@ -97,7 +97,7 @@ def _restart_from(artifact: Artifact, task: Task) -> Artifact:
     own_task = artifact.manifest.task
     kind: type[Task] = load_entry_point("fastserve.tasks", own_task)
     if artifact.form != TRAINABLE or not kind.is_pretraining:
-        raise InvalidModel(f"{artifact.folder} was made for the task {own_task}, not {task.name}")
+        raise ModelError(f"{artifact.folder} was made for the task {own_task}, not {task.name}")
     base = _base_artifact(artifact.folder, artifact.digest, task)
     return replace(base, manifest=replace(base.manifest, lineage=artifact.manifest.lineage))
 
@@ -110,11 +110,11 @@ def checkpoint_labels(folder: Path) -> list[str]:
 
 def _init_from_scratch(spec: ModelSpec, task: Task, data: Dataset | None, store: Store, seed: int) -> Artifact:
     if data is None:
-        raise InvalidModel("a model from scratch trains its tokenizer on the training data: set data.train too")
+        raise ModelError("a model from scratch trains its tokenizer on the training data: set data.train too")
     dimensions = {name: value for name, value in vars(spec).items() if name != "num_labels"}
     key = stable_hash([dimensions, task.name, data.fingerprint, seed])
     with store.claim(result_id("model", spec.name or "scratch", key)) as claim:
-        if not claim.published:
+        if not claim.is_published:
             task.init_from_scratch(spec, data.rows("train"), claim.partial)
             claim.publish()
     return _base_artifact(claim.final, key, task)
@@ -125,9 +125,9 @@ def _download_from_hub(spec: ModelSpec) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise InvalidModel("a hub model needs huggingface_hub: pip install 'fastserve-core[text]'") from error
+        raise ModelError("a hub model needs huggingface_hub: pip install 'fastserve-core[text]'") from error
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
         return Path(snapshot_download(spec.name, allow_patterns=patterns, local_files_only=False))
     except Exception as error:
-        raise InvalidModel(f"the hub model '{spec.name}' could not be fetched: {error}") from error
+        raise ModelError(f"the hub model '{spec.name}' could not be fetched: {error}") from error

@@ -26,7 +26,7 @@ def make_train_context(session: Session, folder: Path, model: Artifact) -> Train
     """Make the context of ``train``.
 
     Raises:
-        InvalidPlan: The run has no data.
+        PlanError: The run has no data.
     """
     return TrainContext(**_base(session, "train", folder, model), data=session.require_data(), budget=session.budget)
 

@@ -14,7 +14,7 @@ from fastserve_core.artifacts.artifact import TRAINABLE, Artifact
 from fastserve_core.artifacts.files import write_text
 from fastserve_core.artifacts.store import Store
 from fastserve_core.data.prepare import prepare_dataset
-from fastserve_core.errors import FastServeError, InvalidModel, InvalidPlan, wrap_write_errors
+from fastserve_core.errors import FastServeError, ModelError, PlanError, wrap_write_errors
 from fastserve_core.events import Event, Preflight, RunFinished, RunPlanned, Step
 from fastserve_core.models.resolve import resolve_model
 from fastserve_core.pipeline.context import make_serve_context, make_train_context
@@ -62,7 +62,7 @@ def execute(cfg: DictConfig, folder: Path, user_overrides: frozenset[str] = froz
     settings = read_settings(cfg, user_overrides)
     settings.registry.add_observer(LogObserver())
     if not any(settings.registry.plugins_for(stage) for stage in ("tune", "train", "compress", "serve")):
-        raise InvalidPlan("no stage is chosen: add plugins, e.g. '+plugin=[torch_ddp,neural_compressor]'")
+        raise PlanError("no stage is chosen: add plugins, e.g. '+plugin=[torch_ddp,neural_compressor]'")
     with wrap_write_errors("the run's folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
@@ -105,12 +105,12 @@ def _check_model(settings: Settings, model: Artifact) -> None:
     """Check that the chosen stages can start from the model."""
     registry = settings.registry
     if settings.needs_data and model.form != TRAINABLE:
-        raise InvalidModel(
+        raise ModelError(
             f"{model.folder} holds files for the engine {model.engine}, which cannot be trained or compressed further: "
             "start from the model that it was made from (see its lineage)"
         )
     if registry.plugins_for("serve") and not settings.needs_data and not model.manifest.files:
-        raise InvalidModel(
+        raise ModelError(
             f"{model.folder} is a checkpoint, but a server needs an artifact: train or compress it first, "
             "or serve a run's folder with 'fastserve serve'"
         )
@@ -120,7 +120,7 @@ def check_estimates(session: Session, model: Artifact) -> None:
     """Report the estimated cost of the training.
 
     Raises:
-        InvalidModel: The training is not expected to fit into memory.
+        ModelError: The training is not expected to fit into memory.
     """
     trainer = session.registry.trainer
     if trainer is None:
@@ -134,7 +134,7 @@ def check_estimates(session: Session, model: Artifact) -> None:
 
 def _check_memory(estimate: Preflight, settings: Settings) -> None:
     if settings.general.preflight.enforce and estimate.memory_bytes > estimate.available_bytes:
-        raise InvalidModel(
+        raise ModelError(
             f"training is expected to need {estimate.memory_bytes / 1e9:.1f} GB of memory, but this machine has "
             f"{estimate.available_bytes / 1e9:.1f} GB available: use a smaller batch or model, "
             "or set preflight.enforce=false to try"

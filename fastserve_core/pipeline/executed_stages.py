@@ -9,7 +9,7 @@ from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.artifacts.files import read_json
-from fastserve_core.errors import InvalidPlan
+from fastserve_core.errors import PlanError
 from fastserve_core.events import StageStarted
 from fastserve_core.pipeline.import_model import has_measurements_for, import_checkpoint
 from fastserve_core.pipeline.produce import Step, produce
@@ -27,10 +27,10 @@ class ExecutedStages(Stages):
         """The current model.
 
         Raises:
-            InvalidPlan: There is none, because an earlier stage made none.
+            PlanError: There is none, because an earlier stage made none.
         """
         if self.model is None:
-            raise InvalidPlan("there is no model: an earlier stage made none")
+            raise PlanError("there is no model: an earlier stage made none")
         return self.model
 
     def _search(self, tuner: ActivePlugin[Any], model: Artifact | None) -> Mapping[str, Any]:
@@ -38,8 +38,8 @@ class ExecutedStages(Stages):
         session.emit(StageStarted("tune", tuner.name))
         begin = time.perf_counter()
         with session.store.claim(search_result_id(session, tuner, model), session.warn) as claim:
-            status = "reused" if claim.published else "done"
-            if not claim.published:
+            status = "reused" if claim.is_published else "done"
+            if not claim.is_published:
                 with session.recording_failure(tuner, begin):
                     search(session, tuner, model, claim, ExecutedStages)
             result = read_json(claim.final / "tune.json")
@@ -48,7 +48,7 @@ class ExecutedStages(Stages):
         session.record_stage(
             StageRecord(
                 "tune", tuner.name, tuner.version, status, round(seconds, 2), str(claim.final),
-                result["digest"], asdict(tuner.options), {}, best_options=best_options, trials=result["trials"],
+                result["digest"], asdict(tuner.options), {}, found=best_options, trials=result["trials"],
             )
         )  # fmt: skip
         return best_options
@@ -66,4 +66,4 @@ class ExecutedStages(Stages):
             session.record_stage(StageRecord("model", "artifact", "", "reused", 0.0, *source, measures=model.measures))
 
     def _skip(self, active: ActivePlugin[Any]) -> None:
-        raise InvalidPlan(f"'{active.path}' has no model to start from")
+        raise PlanError(f"'{active.path}' has no model to start from")

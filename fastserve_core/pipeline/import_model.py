@@ -9,7 +9,7 @@ from fastserve_core.artifacts.artifact import Artifact, load_artifact
 from fastserve_core.artifacts.files import copy_tree, read_json
 from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.artifacts.store import result_id
-from fastserve_core.errors import InvalidModel
+from fastserve_core.errors import ModelError
 from fastserve_core.events import StageStarted
 from fastserve_core.pipeline.produce import seal
 from fastserve_core.pipeline.record import StageRecord
@@ -27,13 +27,13 @@ def import_checkpoint(session: Session, model: Artifact) -> Artifact:
     """Publish a checkpoint as an artifact with measurements.
 
     Raises:
-        InvalidModel: The checkpoint was not trained for the task, or lacks labels of the data.
+        ModelError: The checkpoint was not trained for the task, or lacks labels of the data.
     """
     _check_importable(session, model)
     begin = time.perf_counter()
     with session.store.claim(imported_artifact_id(session, model), session.warn) as claim:
-        status = "reused" if claim.published else "done"
-        if not claim.published:
+        status = "reused" if claim.is_published else "done"
+        if not claim.is_published:
             session.emit(StageStarted("model", "checkpoint"))
             folder = claim.partial / "draft"
             copy_tree(model.folder, folder)
@@ -61,14 +61,14 @@ def _check_importable(session: Session, model: Artifact) -> None:
     task = session.settings.task
     classes = read_json(model.folder / "config.json").get("architectures") or ["?"]
     if not task.accepts_model(str(classes[0])):
-        raise InvalidModel(
+        raise ModelError(
             f"{model.folder} is a {classes[0]}, without a trained head for {task.name}: "
             "train it first, e.g. with +plugin=[torch_ddp,…]"
         )
     labels = session.data.labels if session.data is not None else ()
     unknown = sorted(set(labels) - set(model.manifest.labels))
     if unknown:
-        raise InvalidModel(
+        raise ModelError(
             f"the model has no label '{unknown[0]}', which the data has; its labels are "
             f"{', '.join(model.manifest.labels)}"
         )

@@ -11,7 +11,7 @@ from typing import Any
 from fastserve_core.artifacts.artifact import MANIFEST, Artifact, Manifest, load_artifact, write_manifest
 from fastserve_core.artifacts.hashing import hash_files
 from fastserve_core.artifacts.store import Claim
-from fastserve_core.errors import StageFailed
+from fastserve_core.errors import StageError
 from fastserve_core.evaluation.gate import Verdict, evaluate_gate, models_to_time
 from fastserve_core.evaluation.measure import measure_artifact
 from fastserve_core.evaluation.paired_timing import measure_speedups
@@ -94,7 +94,7 @@ def produce(step: Step, last_good: Artifact | None = None) -> tuple[Artifact, Ve
 def _publish(step: Step, claim: Claim, begin: float) -> str:
     """Publish the result if the store does not have it; return the stage's status."""
     session = step.session
-    if claim.published:
+    if claim.is_published:
         return "reused"
     equivalent = find_equivalent_result(session.store, step.active, step.key)
     if equivalent is not None:
@@ -126,7 +126,7 @@ def _judge(step: Step, candidate: Artifact, last_good: Artifact) -> Verdict:
     """Time the candidate interleaved with the models that it is compared with, and evaluate the gate."""
     session, original = step.session, step.original
     if original is None:
-        raise StageFailed(f"{step.active.path}: the gate needs a compressed model")
+        raise StageError(f"{step.active.path}: the gate needs a compressed model")
     speedups = measure_speedups(
         session.store, models_to_time(candidate, original, last_good), session.require_data(), session.emit
     )
@@ -160,7 +160,7 @@ def seal(
         labels=tuple(labels),
         runtime={"engine": staged.engine, "form": staged.form, "staged_engine": staged.engine},
         lineage=(*model.manifest.lineage, entry),
-        files=hash_files(staged.folder, leave_out=[MANIFEST]),
+        files=hash_files(staged.folder, exclude=[MANIFEST]),
     )
     artifact = write_manifest(staged.folder, manifest)
     if session.data is None:

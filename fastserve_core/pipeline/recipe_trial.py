@@ -8,7 +8,7 @@ from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.config.nodes import GateOptions
-from fastserve_core.errors import StageFailed
+from fastserve_core.errors import StageError
 from fastserve_core.pipeline.session import Session
 from fastserve_core.pipeline.stages import Stages
 from fastserve_core.plugins.requests import Budget, TrialRequest, TrialResult
@@ -37,7 +37,7 @@ def run_compression_trial(
         is_joint: Whether the trial also trains the model with its options, before the compressors.
 
     Raises:
-        StageFailed: A stage failed, or the quality on the validation split is not finite.
+        StageError: A stage failed, or the quality on the validation split is not finite.
     """
     settings = session.settings
     original = _train_model(make_stages, session, model, trial.options, trial.budget) if is_joint else model
@@ -67,14 +67,14 @@ def _train_model(
 
 def _require_model(model: Artifact | None) -> Artifact:
     if model is None:
-        raise StageFailed("a trial's stages made no model")
+        raise StageError("a trial's stages made no model")
     return model
 
 
 def _quality(session: Session, model: Artifact) -> float:
     quality = session.settings.task.objective(model.measures["quality_validation"])
     if not math.isfinite(quality):
-        raise StageFailed(f"the quality on the validation split is {quality}")
+        raise StageError(f"the quality on the validation split is {quality}")
     return quality
 
 

@@ -31,7 +31,7 @@ class StageRecord:
         options: The plugin's options.
         measures: The measurements of the result.
         reason: Why the candidate was rejected or the stage failed.
-        best_options: The best options of a search, by path.
+        found: The best options of a search, by path.
         trials: The trials of a search.
     """
 
@@ -45,7 +45,7 @@ class StageRecord:
     options: Mapping[str, Any] = field(default_factory=dict)
     measures: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
-    best_options: Mapping[str, Any] = field(default_factory=dict)
+    found: Mapping[str, Any] = field(default_factory=dict)
     trials: Sequence[Mapping[str, Any]] = ()
 
     @classmethod

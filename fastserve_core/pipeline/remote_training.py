@@ -10,7 +10,7 @@ from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact, Manifest
 from fastserve_core.data.dataset import load_dataset
-from fastserve_core.errors import FastServeError, StageFailed
+from fastserve_core.errors import FastServeError, StageError
 from fastserve_core.plugins.contexts import TrainContext
 from fastserve_core.plugins.registry import ActivePlugin, Registry
 from fastserve_core.plugins.requests import Budget, StagedArtifact
@@ -52,7 +52,7 @@ def run_remote_trial(trial: Mapping[str, Any]) -> dict[str, Any]:
     try:
         for folder in ("model", "data", "folder"):
             if not Path(trial[folder]).is_dir():
-                raise StageFailed(
+                raise StageError(
                     f"{socket.gethostname()} does not see {trial[folder]}: FASTSERVE_HOME must be on a disk that all "
                     "machines share"
                 )

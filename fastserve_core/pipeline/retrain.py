@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fastserve_core.data.unlabelled import UnlabelledFiles, add_unlabelled
-from fastserve_core.errors import InvalidPlan
+from fastserve_core.errors import PlanError
 from fastserve_core.pipeline.context import make_train_context
 from fastserve_core.pipeline.session import Session
 from fastserve_core.plugins.requests import RetrainRequest, StagedArtifact
@@ -21,9 +21,9 @@ def make_retrainer(session: Session) -> Callable[[RetrainRequest], StagedArtifac
     def retrain(request: RetrainRequest) -> StagedArtifact:
         trainer = session.registry.trainer
         if trainer is None:
-            raise InvalidPlan("this compressor needs a trainer: add one, e.g. +plugin=[torch_ddp,…]")
+            raise PlanError("this compressor needs a trainer: add one, e.g. +plugin=[torch_ddp,…]")
         if request.auxiliary_loss is not None and not trainer.plugin.supports_auxiliary_loss:
-            raise InvalidPlan(
+            raise PlanError(
                 f"the trainer '{trainer.name}' supports no auxiliary losses: choose one that does, e.g. torch_ddp"
             )
         registry, retrainer = session.registry.with_overrides(trainer, request.options)

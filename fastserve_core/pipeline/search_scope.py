@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from fastserve_core.errors import ErrorCollector, InvalidPlan, did_you_mean
+from fastserve_core.errors import ErrorCollector, PlanError, did_you_mean
 from fastserve_core.plugins.base import Tuner
 from fastserve_core.plugins.registry import ActivePlugin, Registry
 
@@ -38,11 +38,11 @@ def check_search(registry: Registry, tuner: ActivePlugin[Tuner]) -> None:
     """Check that the run has everything that the tuner searches.
 
     Raises:
-        InvalidPlan: There is no trainer, or a path names no option of the run's plugins.
-        ValidationErrors: Several of these.
+        PlanError: There is no trainer, or a path names no option of the run's plugins.
+        ValidationError: Several of these.
     """
     if TRAIN in searched_stages(tuner) and registry.trainer is None:
-        raise InvalidPlan(
+        raise PlanError(
             "a tuner needs a trainer to make its trials: add one, e.g. +plugin=[nevergrad,torch_ddp], "
             "or search the compressors of a trained model"
         )
@@ -59,7 +59,7 @@ def _check_path(registry: Registry, subject: str, path: str) -> None:
     owner, _, _ = path.rpartition(".")
     if owner not in owners:
         hint = did_you_mean(owner, owners)
-        raise InvalidPlan(f"{subject} '{path}', but no trainer or compressor '{owner}' is chosen{hint}")
+        raise PlanError(f"{subject} '{path}', but no trainer or compressor '{owner}' is chosen{hint}")
     known = options_by_path([owners[owner]])
     if path not in known:
-        raise InvalidPlan(f"{subject} '{path}', but there is no such option{did_you_mean(path, known)}")
+        raise PlanError(f"{subject} '{path}', but there is no such option{did_you_mean(path, known)}")

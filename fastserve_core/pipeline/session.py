@@ -10,7 +10,7 @@ from typing import Any
 
 from fastserve_core.artifacts.store import Store
 from fastserve_core.data.dataset import Dataset
-from fastserve_core.errors import FastServeError, InvalidPlan, StageFailed
+from fastserve_core.errors import FastServeError, PlanError, StageError
 from fastserve_core.events import Event, Progress, StageFinished, Step, WarningRaised
 from fastserve_core.pipeline.record import RunRecord, StageRecord
 from fastserve_core.pipeline.settings import Settings
@@ -55,10 +55,10 @@ class Session:
         """Return the splits.
 
         Raises:
-            InvalidPlan: The run has no data.
+            PlanError: The run has no data.
         """
         if self.data is None:
-            raise InvalidPlan("this stage needs data: set data.train=FILE or data=NAME")
+            raise PlanError("this stage needs data: set data.train=FILE or data=NAME")
         return self.data
 
     def with_registry(self, registry: Registry) -> Session:
@@ -91,19 +91,19 @@ class Session:
             The verb's result.
 
         Raises:
-            StageFailed: The plugin failed; the message names it.
+            StageError: The plugin failed; the message names it.
             FastServeError: The plugin rejected its input.
         """
         try:
             return self.registry.call(active, verb, run=context)
-        except StageFailed as error:
-            raise StageFailed(f"{active.path}: {error}") from error
+        except StageError as error:
+            raise StageError(f"{active.path}: {error}") from error
         except FastServeError:
             raise
         except MemoryError as error:
-            raise StageFailed(f"{active.path} ran out of memory") from error
+            raise StageError(f"{active.path} ran out of memory") from error
         except Exception as error:
-            raise StageFailed(f"{active.path} failed: {type(error).__name__}: {error}") from error
+            raise StageError(f"{active.path} failed: {type(error).__name__}: {error}") from error
 
     @contextmanager
     def recording_failure(self, active: ActivePlugin[Any], begin: float) -> Iterator[None]:

@@ -12,7 +12,7 @@ from fastserve_core.artifacts.artifact import COMPILED, TRAINABLE
 from fastserve_core.artifacts.store import default_home
 from fastserve_core.config.nodes import DataOptions, GateOptions, ModelSpec
 from fastserve_core.config.options import ROOT, parse_options
-from fastserve_core.errors import ErrorCollector, InvalidOption, InvalidPlan
+from fastserve_core.errors import ErrorCollector, OptionError, PlanError
 from fastserve_core.inference.engines import AUTO, check_engine, check_generation
 from fastserve_core.pipeline.search_scope import check_search
 from fastserve_core.plugins.hookspecs import OBSERVE, STAGES
@@ -56,7 +56,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
-            raise InvalidOption(f"seed must lie between 0 and 2^32 - 1, not {self.seed}")
+            raise OptionError(f"seed must lie between 0 and 2^32 - 1, not {self.seed}")
         check_engine(self.engine)
 
 
@@ -104,7 +104,7 @@ def read_settings(cfg: DictConfig, user_overrides: frozenset[str] = frozenset())
 
     Raises:
         UserError: One option or plugin is wrong.
-        ValidationErrors: Several are.
+        ValidationError: Several are.
     """
     errors = ErrorCollector()
     values: dict[str, Any] = {}
@@ -147,7 +147,7 @@ def check_plan(settings: Settings) -> None:
     """Check the order of the stages before anything runs.
 
     Raises:
-        InvalidPlan: A plugin needs another one, or cannot take the result of the one before it.
+        PlanError: A plugin needs another one, or cannot take the result of the one before it.
     """
     registry, task = settings.registry, settings.task
     if registry.tuner is not None:
@@ -157,15 +157,15 @@ def check_plan(settings: Settings) -> None:
     for active in registry.compressors:
         plugin = active.plugin
         if plugin.trains and registry.trainer is None:
-            raise InvalidPlan(f"'{active.name}' needs a trainer: add one, e.g. +plugin=[torch_ddp,{active.name}]")
+            raise PlanError(f"'{active.name}' needs a trainer: add one, e.g. +plugin=[torch_ddp,{active.name}]")
         if plugin.tasks and task.name not in plugin.tasks:
-            raise InvalidPlan(
+            raise PlanError(
                 f"plugin '{active.name}' compresses models for {', '.join(plugin.tasks)}, not for {task.name}"
             )
         plugin.check_task(task)
         input_form, output_form = plugin.form
         if compiling_plugin and input_form == TRAINABLE:
-            raise InvalidPlan(
+            raise PlanError(
                 f"'{active.name}' needs trainable weights, but '{compiling_plugin}' makes files for an engine: "
                 f"put '{active.name}' before it"
             )

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fastserve_core.artifacts.artifact import TRAINABLE, Artifact
-from fastserve_core.errors import InvalidModel
+from fastserve_core.errors import ModelError
 from fastserve_core.evaluation.gate import defers_gate
 from fastserve_core.pipeline.produce import Step
 from fastserve_core.pipeline.search_scope import searches_compressors_only
@@ -113,7 +113,7 @@ class Stages(ABC):
             self._skip(active)
             return None, None
         if active.section == "compress" and self.model.form != TRAINABLE:
-            raise InvalidModel(f"'{active.name}' needs trainable weights, but {self.model.folder} is an engine's file")
+            raise ModelError(f"'{active.name}' needs trainable weights, but {self.model.folder} is an engine's file")
         registry, changed = self.session.registry.with_overrides(active, active.select_options(options))
         return self._produce(Step(self.session.with_registry(registry), changed, self.model, original), last_good)
 

@@ -15,7 +15,7 @@ from fastserve_core.artifacts.files import read_json, write_json
 from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.artifacts.store import Claim, result_id
 from fastserve_core.data.folds import make_fold
-from fastserve_core.errors import FastServeError, InvalidPlan, StageFailed
+from fastserve_core.errors import FastServeError, PlanError, StageError
 from fastserve_core.events import Event, Metric, Step
 from fastserve_core.pipeline.cache import content_key
 from fastserve_core.pipeline.context import make_train_context, make_tune_context
@@ -176,7 +176,7 @@ def _train_trial(session: Session, model: Artifact, trial: TrialRequest, folder:
     """
     trainer = session.registry.trainer
     if trainer is None:
-        raise InvalidPlan("a tuner needs a trainer for its trials")
+        raise PlanError("a tuner needs a trainer for its trials")
     folder.mkdir(exist_ok=True)
     registry, trial_trainer = session.registry.with_overrides(trainer, trainer.select_options(trial.options))
     trial_session = session.with_registry(registry)
@@ -193,9 +193,9 @@ def _train_trial(session: Session, model: Artifact, trial: TrialRequest, folder:
         staged: StagedArtifact = trial_session.call_plugin(trial_trainer, "train", context)
         result = {"scores": dict(staged.scores), "steps": staged.steps}
     if "error" in result:
-        raise StageFailed(result["error"])
+        raise StageError(result["error"])
     if not result["scores"]:
-        raise StageFailed(f"{trainer.path} returned no validation scores, which a tuner needs")
+        raise StageError(f"{trainer.path} returned no validation scores, which a tuner needs")
     if result["steps"] != trial.budget.stop_at_step:
         shutil.rmtree(folder, ignore_errors=True)
     return TrialResult(context.task.objective(result["scores"]), result["scores"], result["steps"])
@@ -206,7 +206,7 @@ def _trial_emitter(report: Callable[[Event], None], trial: TrialRequest) -> Call
 
     def emit(event: Event) -> None:
         if trial.stop is not None and trial.stop.is_set():
-            raise StageFailed("the search was stopped")
+            raise StageError("the search was stopped")
         if not isinstance(event, Metric) and not (trial.stop is not None and isinstance(event, Step)):
             report(event)
 

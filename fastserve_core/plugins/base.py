@@ -92,7 +92,7 @@ class Compressor(Plugin):
             task: The name of the task.
 
         Raises:
-            InvalidOption: An option is not valid for the task.
+            OptionError: An option is not valid for the task.
         """
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact
 from fastserve_core.data.dataset import Dataset
-from fastserve_core.errors import InvalidPlan
+from fastserve_core.errors import PlanError
 from fastserve_core.events import Event
 from fastserve_core.plugins.requests import (
     AuxiliaryLoss,
@@ -124,7 +124,7 @@ class TuneContext(DataContext):
             The trial's objective, scores and costs.
 
         Raises:
-            StageFailed: The trial failed.
+            StageError: The trial failed.
         """
         return self.trial_runner(TrialRequest(number, options, budget, **more))
 
@@ -170,12 +170,12 @@ class CompressContext(DataContext):
             The trained model, not yet published.
 
         Raises:
-            InvalidPlan: The run has no trainer.
-            InvalidData: A file cannot be used.
-            StageFailed: The training failed.
+            PlanError: The run has no trainer.
+            DataError: A file cannot be used.
+            StageError: The training failed.
         """
         if self.retrainer is None:
-            raise InvalidPlan("this compressor needs a trainer: add one, e.g. +plugin=[torch_ddp,…]")
+            raise PlanError("this compressor needs a trainer: add one, e.g. +plugin=[torch_ddp,…]")
         folder = self.folder / "training"
         folder.mkdir(exist_ok=True)
         return self.retrainer(RetrainRequest(model, folder, options, auxiliary_loss, unlabelled, rows))

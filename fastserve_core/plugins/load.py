@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastserve_core.entry_points import PluginEntry, missing_packages
-from fastserve_core.errors import MissingPackage, PluginError
+from fastserve_core.errors import MissingPackageError, PluginError
 from fastserve_core.plugins.base import BASES, Plugin
 from fastserve_core.plugins.hookspecs import API_VERSION
 
@@ -16,7 +16,7 @@ def load_plugin(entry: PluginEntry) -> type[Plugin]:
 
     Raises:
         PluginError: It cannot be imported, is built for another API version, or is not a plugin class.
-        MissingPackage: A module that it requires is not installed.
+        MissingPackageError: A module that it requires is not installed.
     """
     try:
         kind: type[Plugin] = entry.entry_point.load()
@@ -37,5 +37,5 @@ def load_plugin(entry: PluginEntry) -> type[Plugin]:
         raise PluginError(f"plugin '{entry.name}' ({entry.source}) has no Options dataclass")
     missing = missing_packages(kind.requires)
     if missing:
-        raise MissingPackage(f"plugin '{entry.name}' needs {', '.join(missing)}: {entry.install_hint}")
+        raise MissingPackageError(f"plugin '{entry.name}' needs {', '.join(missing)}: {entry.install_hint}")
     return kind

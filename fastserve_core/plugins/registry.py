@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import pluggy
 
 from fastserve_core.entry_points import blocked_plugins, installed_plugins
-from fastserve_core.errors import PluginError, UnknownName
+from fastserve_core.errors import PluginError, UnknownNameError
 from fastserve_core.events import Event, WarningRaised
 from fastserve_core.plugins.base import BASES, Compressor, Plugin, Server, Trainer, Tuner
 from fastserve_core.plugins.hookspecs import OBSERVE, PROJECT_NAME, REPEATABLE_STAGES, STAGES, Hooks
@@ -81,16 +81,16 @@ class Registry:
             options: Its options by name; the others have their defaults.
 
         Raises:
-            UnknownName: No such plugin is installed.
+            UnknownNameError: No such plugin is installed.
             PluginError: The plugin is blocked, does not fit the section, or the section is full.
-            MissingPackage: A module that it requires is not installed.
-            InvalidOption: An option is wrong; several are ``ValidationErrors``.
+            MissingPackageError: A module that it requires is not installed.
+            OptionError: An option is wrong; several are ``ValidationError``.
         """
         from fastserve_core.config.options import parse_options
 
         known = installed_plugins()
         if name not in known:
-            raise UnknownName("plugin", name, known, advice="; is its package installed?")
+            raise UnknownNameError("plugin", name, known, advice="; is its package installed?")
         if name in self._blocked:
             raise PluginError(f"plugin '{name}' is blocked, but '{section}' has it")
         if self._active[section] and section in STAGES and section not in REPEATABLE_STAGES:
@@ -173,7 +173,7 @@ class Registry:
             The copy, and the plugin in it. This registry does not change.
 
         Raises:
-            InvalidOption: An option is wrong.
+            OptionError: An option is wrong.
         """
         changed = self._rebuild(active, changes)
         other = Registry()

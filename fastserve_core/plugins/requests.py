@@ -141,7 +141,7 @@ class RunningServer(Protocol):
         """Block until the server ends.
 
         Raises:
-            StageFailed: The server crashed.
+            StageError: The server crashed.
         """
 
     def stop(self) -> None:

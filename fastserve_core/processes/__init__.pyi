@@ -5,7 +5,7 @@ from .child import die_with_parent as die_with_parent
 from .child import event_writer as event_writer
 from .child import run_in_child as run_in_child
 from .environment import hide_package as hide_package
-from .environment import library_environment as library_environment
+from .environment import set_library_environment as set_library_environment
 from .environment import suppress_library_output as suppress_library_output
 from .fork_pool import can_fork as can_fork
 from .resources import available_memory as available_memory

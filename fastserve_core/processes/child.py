@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from fastserve_core.errors import FastServeError, StageFailed, UserError
+from fastserve_core.errors import FastServeError, StageError, UserError
 from fastserve_core.events import Event, from_json, to_json
 from fastserve_core.processes.fork_pool import FORK_SERVERS, ForkedProcess, can_fork
 from fastserve_core.processes.resources import thread_environment
@@ -75,7 +75,7 @@ def run_in_child(
 
     Raises:
         UserError: The child raised one.
-        StageFailed: The child raised another error (the message ends with its output) or was killed.
+        StageError: The child raised another error (the message ends with its output) or was killed.
     """
     with tempfile.TemporaryDirectory(prefix="fastserve-") as scratch:
         request_path, response_path, events_path, output_path = (
@@ -92,14 +92,14 @@ def run_in_child(
                 child.wait()
         if not response_path.is_file():
             end = output_path.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
-            raise StageFailed(f"{module} ended with exit code {child.returncode}:\n{end}")
+            raise StageError(f"{module} ended with exit code {child.returncode}:\n{end}")
         return _read_response(response_path)
 
 
 def _read_response(path: Path) -> Any:
     response = json.loads(path.read_text(encoding="utf-8"))
     if "error" in response:
-        kind = UserError if response["exit_code"] == UserError.exit_code else StageFailed
+        kind = UserError if response["exit_code"] == UserError.exit_code else StageError
         raise kind(response["error"])
     return response["value"]
 

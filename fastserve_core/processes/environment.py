@@ -24,7 +24,7 @@ NOISY_LOGGERS = ("torchao", "torch.utils._pytree")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
-def library_environment(offline: bool = True) -> None:
+def set_library_environment(offline: bool = True) -> None:
     """Set the variables that dependencies read, for this process and its children.
 
     Args:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from fastserve_core.errors import InvalidOption, MissingPackage, StageFailed, UserError
+from fastserve_core.errors import MissingPackageError, OptionError, StageError, UserError
 
 if TYPE_CHECKING:
     import httpx
@@ -24,7 +24,7 @@ class RequestRejectedError(UserError):
     """The server rejected a request: an input, the key, the model or the path is wrong."""
 
 
-class ServerUnavailableError(StageFailed):
+class ServerUnavailableError(StageError):
     """No server answers at the address, or it failed."""
 
 
@@ -42,8 +42,8 @@ class AsyncClient:
         patience_s: Seconds after which a request is no longer retried.
 
     Raises:
-        InvalidOption: The address is not an HTTP URL.
-        MissingPackage: httpx is not installed.
+        OptionError: The address is not an HTTP URL.
+        MissingPackageError: httpx is not installed.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class AsyncClient:
         patience_s: float = 30.0,
     ) -> None:
         if not url.startswith(("http://", "https://")):
-            raise InvalidOption(f"'{url}' is not a server's address: it must begin with http:// or https://")
+            raise OptionError(f"'{url}' is not a server's address: it must begin with http:// or https://")
         self._url, self._model, self._batch, self._patience_s = url.rstrip("/"), model, batch, patience_s
         self._semaphore = asyncio.Semaphore(at_once)
         key = key or os.environ.get(API_KEY_VARIABLE)
@@ -116,7 +116,7 @@ class AsyncClient:
         except (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError):
             return None
         except httpx.InvalidURL as error:
-            raise InvalidOption(f"'{self._url}' is not a server's address: {error}") from error
+            raise OptionError(f"'{self._url}' is not a server's address: {error}") from error
         except httpx.HTTPError as error:
             raise ServerUnavailableError(f"{self._url}: {error or type(error).__name__}") from error
 
@@ -179,5 +179,5 @@ def _http_client(headers: Mapping[str, str]) -> httpx.AsyncClient:
     try:
         import httpx
     except ImportError as error:
-        raise MissingPackage("the client needs httpx: pip install 'fastserve-core[client]'") from error
+        raise MissingPackageError("the client needs httpx: pip install 'fastserve-core[client]'") from error
     return httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(60.0, connect=5.0))

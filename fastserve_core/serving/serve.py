@@ -15,7 +15,7 @@ from fastserve_core.errors import FastServeError
 from fastserve_core.plugins.contexts import ServeContext
 from fastserve_core.plugins.registry import Registry
 from fastserve_core.plugins.requests import RunningServer
-from fastserve_core.processes.environment import library_environment
+from fastserve_core.processes.environment import set_library_environment
 from fastserve_core.processes.resources import threads_per_process
 from fastserve_core.tasks.load import load_task
 
@@ -32,7 +32,7 @@ def serve_until_signal(server: RunningServer, model: str | Path, resolvers: Arti
         resolvers: Functions that find the artifacts again. On SIGUSR1, a server that supports it reloads them.
 
     Raises:
-        StageFailed: The server crashed.
+        StageError: The server crashed.
     """
     if resolvers is not None and hasattr(server, "reload") and hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=_reload, args=(server, resolvers)).start())
@@ -66,10 +66,10 @@ def start_server(artifact: Artifact, plugin: str, options: Mapping[str, Any]) ->
         options: Options of the plugin.
 
     Raises:
-        StageFailed: The server failed to start.
+        StageError: The server failed to start.
         UserError: The plugin, an option or the port is wrong.
     """
-    library_environment()
+    set_library_environment()
     registry = Registry()
     active = registry.activate("serve", plugin, options)
     manifest = artifact.manifest

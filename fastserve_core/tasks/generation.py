@@ -63,4 +63,4 @@ class TextCodec(Protocol):
         """For one text."""
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The prompt that the model's chat template makes; raises ``InvalidData`` where it has none, or refuses."""
+        """The prompt that the model's chat template makes; raises ``DataError`` where it has none, or refuses."""

@@ -12,12 +12,12 @@ from fastserve_core.tasks.task import Task
 
 
 def load_task(name: str, options: Mapping[str, Any], labels: Sequence[str] = ()) -> Task:
-    """The task of that name with its options, raising ``UnknownName`` or ``InvalidOption``."""
+    """The task of that name with its options, raising ``UnknownNameError`` or ``OptionError``."""
     kind = load_entry_point("fastserve.tasks", name)
     task: Task = kind(parse_options(kind.Options, options, "task"), labels)
     return task
 
 
 def task_option_names(name: str) -> list[str]:
-    """Return the names of a task's options, raising ``UnknownName``."""
+    """Return the names of a task's options, raising ``UnknownNameError``."""
     return [field.name for field in fields(load_entry_point("fastserve.tasks", name).Options)]

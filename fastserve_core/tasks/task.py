@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from fastserve_core.errors import InvalidData, InvalidPlan
+from fastserve_core.errors import DataError, PlanError
 from fastserve_core.tasks.declarations import (
     AnswerView,
     BatchLoss,
@@ -109,7 +109,7 @@ class Task(ABC):
         """Return why the row cannot be used, or ``None``; may bring the row into its normal form."""
 
     def collect_labels(self, rows: Sequence[Row]) -> list[str]:
-        """Return the labels of the training rows in order; raises ``InvalidData`` when they cannot be learnt."""
+        """Return the labels of the training rows in order; raises ``DataError`` when they cannot be learnt."""
         return []
 
     def row_labels(self, row: Row) -> set[str]:
@@ -129,7 +129,7 @@ class Task(ABC):
             targets: One value an input; a mapping by column name if the task has several label columns.
 
         Raises:
-            InvalidData: Labels are missing, or there are more or fewer targets than inputs.
+            DataError: Labels are missing, or there are more or fewer targets than inputs.
         """
         names = self.label_columns
         if not names:
@@ -137,7 +137,7 @@ class Task(ABC):
         if targets is None and all(isinstance(row, Mapping) and all(name in row for name in names) for row in inputs):
             return [dict(row) for row in inputs]
         if targets is None or len(targets) != len(inputs):
-            raise InvalidData(
+            raise DataError(
                 f"{len(inputs)} inputs but {'no' if targets is None else len(targets)} labels: one each is needed"
             )
         labelled = targets if len(names) > 1 else [{names[0]: target} for target in targets]
@@ -145,7 +145,7 @@ class Task(ABC):
 
     @abstractmethod
     def read_input(self, value: Any) -> Row:
-        """Return a row for an input of ``predict``: a text, a pair, a mapping; raises ``InvalidData``."""
+        """Return a row for an input of ``predict``: a text, a pair, a mapping; raises ``DataError``."""
 
     # -- the model -----------------------------------------------------------------------------------
 
@@ -244,5 +244,5 @@ class Task(ABC):
         return [json.dumps(answer, ensure_ascii=False, separators=(",", ":")) for answer in answers]
 
     def writer(self, folder: Path) -> TextCodec:
-        """Return how texts are written token by token; raises ``InvalidPlan`` if the task is not generative."""
-        raise InvalidPlan(f"the task {self.name} does not write texts")
+        """Return how texts are written token by token; raises ``PlanError`` if the task is not generative."""
+        raise PlanError(f"the task {self.name} does not write texts")

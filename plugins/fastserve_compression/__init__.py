@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from fastserve_compression.run_in_child import run_compressor
 from fastserve_core import hookimpl
-from fastserve_core.errors import ErrorCollector, InvalidOption
+from fastserve_core.errors import ErrorCollector, OptionError
 from fastserve_core.plugins import CompressContext, Compressor, StagedArtifact
 
 UNSTRUCTURED = "unstructured"
@@ -46,20 +46,20 @@ class PruneOptions:
         for name in ("head_ratio", "neuron_ratio", "sparsity"):
             with faults.collect():
                 if not 0 <= getattr(self, name) < 1:
-                    raise InvalidOption(
+                    raise OptionError(
                         f"compress.prune.{name} must be at least 0 and below 1, not {getattr(self, name)}"
                     )
         with faults.collect():
             if self.rows < 1:
-                raise InvalidOption(f"compress.prune.rows must be at least 1, not {self.rows}")
+                raise OptionError(f"compress.prune.rows must be at least 1, not {self.rows}")
         with faults.collect():
             if any(index < 0 for index in self.layers) or len(set(self.layers)) < len(self.layers):
-                raise InvalidOption(f"compress.prune.layers must be distinct indices from 0, not {self.layers}")
+                raise OptionError(f"compress.prune.layers must be distinct indices from 0, not {self.layers}")
         with faults.collect():
             self._check_pattern()
         faults.raise_if_any()
         if not (self.head_ratio or self.neuron_ratio or self.layers or self.has_masks):
-            raise InvalidOption(
+            raise OptionError(
                 "compress.prune has nothing to do: head_ratio, neuron_ratio and sparsity are 0, and layers is empty"
             )
 
@@ -73,11 +73,9 @@ class PruneOptions:
             return
         match = PATTERN_REGEX.fullmatch(self.pattern)
         if match is None or not 0 < int(match[1]) < int(match[2]):
-            raise InvalidOption(
-                f"compress.prune.pattern must be {UNSTRUCTURED} or N:M such as 2:4, not '{self.pattern}'"
-            )
+            raise OptionError(f"compress.prune.pattern must be {UNSTRUCTURED} or N:M such as 2:4, not '{self.pattern}'")
         if self.sparsity:
-            raise InvalidOption(f"compress.prune.pattern={self.pattern} already sets the ratio: leave sparsity at 0")
+            raise OptionError(f"compress.prune.pattern={self.pattern} already sets the ratio: leave sparsity at 0")
 
 
 @dataclass
@@ -102,18 +100,16 @@ class VectorQuantizeOptions:
         faults, path = ErrorCollector(), "compress.vector_quantize"
         with faults.collect():
             if self.width < 1:
-                raise InvalidOption(f"{path}.width must be at least 1, not {self.width}")
+                raise OptionError(f"{path}.width must be at least 1, not {self.width}")
         with faults.collect():
             if not 2 <= self.centroids <= MAX_CENTROIDS:
-                raise InvalidOption(f"{path}.centroids must lie between 2 and {MAX_CENTROIDS}, not {self.centroids}")
+                raise OptionError(f"{path}.centroids must lie between 2 and {MAX_CENTROIDS}, not {self.centroids}")
         with faults.collect():
             if self.min_rows < self.centroids:
-                raise InvalidOption(
-                    f"{path}.min_rows must be at least centroids, {self.centroids}; not {self.min_rows}"
-                )
+                raise OptionError(f"{path}.min_rows must be at least centroids, {self.centroids}; not {self.min_rows}")
         with faults.collect():
             if self.codebooks not in CODEBOOK_DTYPES:
-                raise InvalidOption(
+                raise OptionError(
                     f"{path}.codebooks must be one of {', '.join(CODEBOOK_DTYPES)}, not '{self.codebooks}'"
                 )
         faults.raise_if_any()

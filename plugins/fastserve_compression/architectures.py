@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from fastserve_core.errors import InvalidModel, did_you_mean
+from fastserve_core.errors import ModelError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ def find_layout(model: Any) -> Layout:
     """Return the layout of the model's family.
 
     Raises:
-        InvalidModel: The family is unknown.
+        ModelError: The family is unknown.
     """
     family = model.config.model_type
     if family not in FAMILIES:
-        raise InvalidModel(f"prune does not support the model type {family}{did_you_mean(family, FAMILIES)}")
+        raise ModelError(f"prune does not support the model type {family}{did_you_mean(family, FAMILIES)}")
     return FAMILIES[family]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_core.tasks import Row
 
 DROP_RATE, REPLACE_RATE = 0.1, 0.15
@@ -24,7 +24,7 @@ class AugmentedRows:
     Rows are made during iteration because all of them may exceed the memory. Each iteration yields the same rows.
 
     Raises:
-        InvalidData: The rows are pairs of texts. Changing one text of a pair would change their relation.
+        DataError: The rows are pairs of texts. Changing one text of a pair would change their relation.
     """
 
     def __init__(self, rows: Sequence[Row], times: int, seed: int) -> None:
@@ -44,7 +44,7 @@ class AugmentedRows:
 
 def _split_words(row: Row) -> Words:
     if row.get("text_pair"):
-        raise InvalidData("compress.distill.augment needs single texts, but the data has pairs of texts")
+        raise DataError("compress.distill.augment needs single texts, but the data has pairs of texts")
     if "tokens" in row:
         return list(row["tokens"])
     text = str(row["text"])

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from fastserve_core.artifacts import copy_tokenizer
-from fastserve_core.errors import InvalidModel
+from fastserve_core.errors import ModelError
 
 
 class StoredTensors:
@@ -42,11 +42,11 @@ class StoredTensors:
         """Return the tensor of this name, with or without the base model's prefix.
 
         Raises:
-            InvalidModel: The tensor is absent.
+            ModelError: The tensor is absent.
         """
         tensor = self.find(name)
         if tensor is None:
-            raise InvalidModel(f"{self.folder} lacks the tensor {name}, which its config.json lists")
+            raise ModelError(f"{self.folder} lacks the tensor {name}, which its config.json lists")
         return tensor
 
 

@@ -10,7 +10,7 @@ from fastserve_compression.augmentation import AugmentedRows
 from fastserve_core import hookimpl
 from fastserve_core.artifacts import Artifact, hash_files, json_digest, load_artifact
 from fastserve_core.data import resolve_paths
-from fastserve_core.errors import ErrorCollector, InvalidModel, InvalidOption
+from fastserve_core.errors import ErrorCollector, ModelError, OptionError
 from fastserve_core.plugins import AuxiliaryLoss, CompressContext, Compressor, StagedArtifact
 from fastserve_core.tasks import Task
 
@@ -56,37 +56,37 @@ class DistillOptions:
             value = getattr(self, name)
             with faults.collect():
                 if value is not None and value < 1:
-                    raise InvalidOption(f"{OPTION_PATH}.{name} must be at least 1, not {value}")
+                    raise OptionError(f"{OPTION_PATH}.{name} must be at least 1, not {value}")
         for name in ("hidden_weight", "relation_weight", "augment"):
             with faults.collect():
                 if getattr(self, name) < 0:
-                    raise InvalidOption(f"{OPTION_PATH}.{name} must be at least 0, not {getattr(self, name)}")
+                    raise OptionError(f"{OPTION_PATH}.{name} must be at least 0, not {getattr(self, name)}")
         for name in ("temperature", "lr"):
             value = getattr(self, name)
             with faults.collect():
                 if value is not None and value <= 0:
-                    raise InvalidOption(f"{OPTION_PATH}.{name} must be greater than 0, not {value}")
+                    raise OptionError(f"{OPTION_PATH}.{name} must be greater than 0, not {value}")
         with faults.collect():
             if self.teacher is not None:
                 load_artifact(Path(self.teacher).expanduser().absolute())  # fail before the training starts
         with faults.collect():
             if self.quantize_aware is not None and self.quantize_aware not in QAT_DTYPES:
-                raise InvalidOption(
+                raise OptionError(
                     f"{OPTION_PATH}.quantize_aware must be one of {', '.join(QAT_DTYPES)}, or null; "
                     f"not '{self.quantize_aware}'"
                 )
         with faults.collect():
             if self.unlabelled is not None and not self.files:
-                raise InvalidOption(
+                raise OptionError(
                     f"{OPTION_PATH}.unlabelled must be a path or a list of paths, not {self.unlabelled!r}"
                 )
             resolve_paths(self.files, f"{OPTION_PATH}.unlabelled")  # fail before the training starts
         with faults.collect():
             if not 0 <= self.alpha <= 1:
-                raise InvalidOption(f"{OPTION_PATH}.alpha must be between 0 and 1, not {self.alpha}")
+                raise OptionError(f"{OPTION_PATH}.alpha must be between 0 and 1, not {self.alpha}")
         with faults.collect():
             if not (self.alpha or self.hidden_weight or self.relation_weight):
-                raise InvalidOption(f"{OPTION_PATH} has no loss: alpha, hidden_weight and relation_weight are all 0")
+                raise OptionError(f"{OPTION_PATH} has no loss: alpha, hidden_weight and relation_weight are all 0")
         faults.raise_if_any()
 
     @property
@@ -113,10 +113,10 @@ class Distill(Compressor):
     def check_task(self, task: Task) -> None:
         """Refuse texts without labels if no text has any, and a task without outputs to compare."""
         if not task.distillation_targets:
-            raise InvalidOption(f"{OPTION_PATH}: {task.name} names no outputs that a teacher could be compared on")
+            raise OptionError(f"{OPTION_PATH}: {task.name} names no outputs that a teacher could be compared on")
         for name in ("unlabelled", "augment"):
             if getattr(self.options, name) and not task.label_columns:
-                raise InvalidOption(
+                raise OptionError(
                     f"{OPTION_PATH}.{name}: {task.name} learns from texts as they are: add texts to data.train"
                 )
 
@@ -125,7 +125,7 @@ class Distill(Compressor):
         """Retrain the student with the distillation loss.
 
         Raises:
-            InvalidModel: The teacher has another task or other labels.
+            ModelError: The teacher has another task or other labels.
         """
         teacher, student = self._teacher(run), run.model
         if self.options.layers is not None:
@@ -148,7 +148,7 @@ class Distill(Compressor):
             return run.original
         teacher = load_artifact(Path(self.options.teacher).expanduser().absolute(), verify=True)
         if teacher.manifest.task != run.task.name or tuple(teacher.manifest.labels) != run.labels:
-            raise InvalidModel(
+            raise ModelError(
                 f"{OPTION_PATH}.teacher={teacher.folder} is for {teacher.manifest.task} with the labels "
                 f"{', '.join(teacher.manifest.labels)}; the model is for {run.task.name} with {', '.join(run.labels)}"
             )

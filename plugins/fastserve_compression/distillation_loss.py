@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from fastserve_compression.qat import FakeQuantizer
 from fastserve_core.artifacts import read_json
-from fastserve_core.errors import InvalidModel
+from fastserve_core.errors import ModelError
 from fastserve_core.models import load_pretrained
 from fastserve_core.tasks import DistillationTarget
 
@@ -47,7 +47,7 @@ class Distillation:
             targets: Outputs that the student is compared with the teacher on.
 
         Raises:
-            InvalidModel: The widths differ, or the projections of a model are unknown.
+            ModelError: The widths differ, or the projections of a model are unknown.
         """
         self.options, self.targets = options, targets
         aware = options.get("quantize_aware")
@@ -231,7 +231,7 @@ def _find_projections(model: nn.Module) -> list[str]:
         last = [next((path for path in reversed(known) if path.endswith(f".{name}")), None) for name in names]
         if all(last):
             return [path for path in last if path]
-    raise InvalidModel(
+    raise ModelError(
         "compress.distill.relation_weight: unknown names of the query, key and value projections in this model"
     )
 
@@ -239,7 +239,7 @@ def _find_projections(model: nn.Module) -> list[str]:
 def _check_widths(student: Any, teacher: Any) -> None:
     width, teacher_width = (model.config.hidden_size for model in (student, teacher))
     if width != teacher_width:
-        raise InvalidModel(
+        raise ModelError(
             f"compress.distill.hidden_weight needs equal widths, but the model has {width} and the teacher "
             f"{teacher_width}: set hidden_weight=0 (and relation_weight=1)"
         )

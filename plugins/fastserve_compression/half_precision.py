@@ -15,8 +15,8 @@ from fastserve_compression import quantized_embedding, structural_pruning
 from fastserve_compression.checkpoint_io import StoredTensors, resolve_name, write_model
 from fastserve_compression.mixed_precision import FORMATS, OPTION_PATH
 from fastserve_core.artifacts import read_json, write_json
-from fastserve_core.errors import InvalidModel, InvalidOption, did_you_mean
-from fastserve_core.models import components_of, register_component
+from fastserve_core.errors import ModelError, OptionError, did_you_mean
+from fastserve_core.models import list_components, register_component
 from fastserve_core.processes import child_main
 from fastserve_core.tasks import load_task
 
@@ -56,9 +56,9 @@ def cast_weights(
 
 def _check_components(model: Any) -> None:
     known = (structural_pruning.COMPONENT_KIND, quantized_embedding.COMPONENT_KIND, COMPONENT_KIND)
-    unknown_kinds = [component["kind"] for component in components_of(model.config) if component["kind"] not in known]
+    unknown_kinds = [component["kind"] for component in list_components(model.config) if component["kind"] not in known]
     if unknown_kinds:
-        raise InvalidModel(f"mixed_precision does not support models with components of the kind '{unknown_kinds[0]}'")
+        raise ModelError(f"mixed_precision does not support models with components of the kind '{unknown_kinds[0]}'")
 
 
 def find_fp32_modules(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -67,16 +67,16 @@ def find_fp32_modules(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     All parameters of a module share a dtype, because it computes in one.
 
     Raises:
-        InvalidOption: A pattern matches no parameter, or an embedding table, whose rows 16 bits save most on.
+        OptionError: A pattern matches no parameter, or an embedding table, whose rows 16 bits save most on.
     """
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise InvalidOption(f"{OPTION_PATH}.keep: no parameter matches '{pattern}'{did_you_mean(pattern, names)}")
+            raise OptionError(f"{OPTION_PATH}.keep: no parameter matches '{pattern}'{did_you_mean(pattern, names)}")
     found = {name.rpartition(".")[0] for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}
     for name in sorted(found):
         if isinstance(model.get_submodule(name), nn.Embedding | quantized_embedding.PQEmbedding):
-            raise InvalidOption(
+            raise OptionError(
                 f"{OPTION_PATH}.keep: {name} is an embedding table, and the modules after it compute in its dtype"
             )
     return sorted(found)
@@ -91,13 +91,13 @@ def cast_parameters(model: nn.Module, dtype: torch.dtype, fp32_modules: Sequence
         fp32_modules: Paths of the modules to keep in fp32.
 
     Raises:
-        InvalidModel: A value exceeds the range of the dtype.
+        ModelError: A value exceeds the range of the dtype.
     """
     for name, parameter in model.named_parameters():
         is_kept = name.rpartition(".")[0] in fp32_modules
         value = parameter.data.to(torch.float32 if is_kept else dtype)
         if not bool(torch.isfinite(value).all()) and bool(torch.isfinite(parameter.data).all()):
-            raise InvalidModel(
+            raise ModelError(
                 f"{name} has values up to {float(parameter.data.abs().max()):.3g}, which exceed the range of fp16: "
                 "use bf16"
             )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastserve_compression.architectures import count_heads, count_neurons, find_layout, get_layers, get_linear
-from fastserve_core.errors import InvalidModel
+from fastserve_core.errors import ModelError
 from fastserve_core.tasks import LossOptions, Task
 
 Batch = Mapping[str, Tensor]
@@ -80,7 +80,7 @@ def compute_unit_importance(
         Scores of the heads, empty for families whose heads are not pruned, and scores of the neurons.
 
     Raises:
-        InvalidModel: The gradients are not finite.
+        ModelError: The gradients are not finite.
     """
     layout, layers = find_layout(model), get_layers(model)
     heads: list[TaylorScores] = []
@@ -125,7 +125,7 @@ def compute_weight_importance(
         loss: Computes the summed loss of the model on a batch.
 
     Raises:
-        InvalidModel: The gradients are not finite.
+        ModelError: The gradients are not finite.
     """
     scores = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     with require_gradients(model, list(weights.values())):
@@ -156,4 +156,4 @@ def require_gradients(model: nn.Module, parameters: Sequence[nn.Parameter]) -> I
 
 def _check_finite(scores: Iterable[Tensor]) -> None:
     if not all(bool(torch.isfinite(values).all()) for values in scores):
-        raise InvalidModel("the model's gradients are not finite: importance cannot be computed")
+        raise ModelError("the model's gradients are not finite: importance cannot be computed")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastserve_compression import PATTERN_REGEX, UNSTRUCTURED
 from fastserve_compression.architectures import get_layers
-from fastserve_core.errors import InvalidModel
+from fastserve_core.errors import ModelError
 
 
 def find_masked_weights(model: Any, pattern: str) -> dict[str, nn.Parameter]:
@@ -20,7 +20,7 @@ def find_masked_weights(model: Any, pattern: str) -> dict[str, nn.Parameter]:
         pattern: ``unstructured`` or N:M.
 
     Raises:
-        InvalidModel: The number of inputs of a matrix is not a multiple of M.
+        ModelError: The number of inputs of a matrix is not a multiple of M.
     """
     weights: dict[str, nn.Parameter] = {}
     for name, module in get_layers(model).named_modules():
@@ -29,7 +29,7 @@ def find_masked_weights(model: Any, pattern: str) -> dict[str, nn.Parameter]:
             weights[name] = weight
             width = _transpose_to_outputs(module, weight).shape[1]
             if pattern != UNSTRUCTURED and width % _parse_pattern(pattern)[1]:
-                raise InvalidModel(f"compress.prune.pattern={pattern} does not fit {name}, which has {width} inputs")
+                raise ModelError(f"compress.prune.pattern={pattern} does not fit {name}, which has {width} inputs")
     return weights
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from fastserve_compression.run_in_child import run_compressor
 from fastserve_core import hookimpl
-from fastserve_core.errors import InvalidOption, did_you_mean
+from fastserve_core.errors import OptionError, did_you_mean
 from fastserve_core.plugins import CompressContext, Compressor, StagedArtifact
 
 OPTION_PATH = "compress.mixed_precision"
@@ -29,7 +29,7 @@ class MixedPrecisionOptions:
 
     def __post_init__(self) -> None:
         if self.dtype not in FORMATS:
-            raise InvalidOption(
+            raise OptionError(
                 f"{OPTION_PATH}.dtype must be one of {', '.join(FORMATS)}, not '{self.dtype}'"
                 f"{did_you_mean(self.dtype, FORMATS)}"
             )

@@ -27,10 +27,10 @@ from fastserve_compression.masks import apply_mask, find_masked_weights
 from fastserve_compression.sparsity_allocation import allocate
 from fastserve_compression.structural_pruning import COMPONENT_KIND, cut_heads, cut_neurons, drop_layers, record_sizes
 from fastserve_core.data import load_dataset
-from fastserve_core.errors import InvalidModel, InvalidOption
+from fastserve_core.errors import ModelError, OptionError
 from fastserve_core.events import Progress
 from fastserve_core.inference import length_batches
-from fastserve_core.models import components_of
+from fastserve_core.models import list_components
 from fastserve_core.processes import child_main, event_writer
 from fastserve_core.tasks import Task, load_task
 
@@ -90,22 +90,22 @@ def check_model(model: Any, options: PruneOptions) -> None:
     """Raise an error if the model cannot be pruned with these options.
 
     Raises:
-        InvalidModel: The family is unknown, or the model has components that pruning does not support.
-        InvalidOption: The family's heads cannot be pruned.
+        ModelError: The family is unknown, or the model has components that pruning does not support.
+        OptionError: The family's heads cannot be pruned.
     """
     layout = find_layout(model)
     unknown_kinds = [
         component["kind"]
-        for component in components_of(model.config)
+        for component in list_components(model.config)
         if component["kind"] not in (COMPONENT_KIND, quantized_embedding.COMPONENT_KIND, half_precision.COMPONENT_KIND)
     ]
     if unknown_kinds:
-        raise InvalidModel(
+        raise ModelError(
             f"prune does not support models with components of the kind '{unknown_kinds[0]}': prune first, "
             "then train with them"
         )
     if options.head_ratio and layout.heads is None:
-        raise InvalidOption(
+        raise OptionError(
             f"compress.prune.head_ratio: heads of {model.config.model_type} models cannot be pruned; set it to 0"
         )
 
@@ -136,7 +136,7 @@ def cut_units(
     """Remove the least important heads and neurons.
 
     Raises:
-        InvalidModel: Every layer is at its minimum already.
+        ModelError: Every layer is at its minimum already.
     """
     heads, neurons = compute_unit_importance(
         model, batches, partial(report, batches, "scoring heads and neurons"), loss
@@ -149,7 +149,7 @@ def cut_units(
         and not options.has_masks
         and _count_units(heads_to_keep, neurons_to_keep) == _count_units(heads, neurons)
     ):
-        raise InvalidModel(
+        raise ModelError(
             f"nothing can be cut out of the model's {len(get_layers(model))} layers with compress.prune."
             f"head_ratio={options.head_ratio} and neuron_ratio={options.neuron_ratio}: "
             f"each layer keeps at least one head and {NEURON_BLOCK} neurons"
@@ -168,7 +168,7 @@ def mask_weights(
     """Set the least important weights to zero.
 
     Raises:
-        InvalidModel: The pattern does not fit a weight.
+        ModelError: The pattern does not fit a weight.
     """
     weights = find_masked_weights(model, options.pattern)
     scores = compute_weight_importance(model, weights, batches, partial(report, batches, "scoring weights"), loss)

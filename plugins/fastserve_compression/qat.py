@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastserve_core.errors import InvalidModel
+from fastserve_core.errors import ModelError
 
 LEVELS = {"int8": 63.5, "int4": 7.5}
 """Largest quantized magnitude by dtype. ``int8`` uses 7 of 8 bits, as ``neural_compressor`` does, because some
@@ -35,10 +35,10 @@ class FakeQuantizer:
             device: Device of the ranges.
 
         Raises:
-            InvalidModel: The model has ``Conv1D`` layers.
+            ModelError: The model has ``Conv1D`` layers.
         """
         if any(type(module).__name__ == "Conv1D" for module in model.modules()):
-            raise InvalidModel("compress.distill.quantize_aware does not support GPT-2's Conv1D, only linear layers")
+            raise ModelError("compress.distill.quantize_aware does not support GPT-2's Conv1D, only linear layers")
         self.levels = LEVELS[weights]
         layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
         self.ranges = torch.full((len(layers), 2), torch.nan, device=device)

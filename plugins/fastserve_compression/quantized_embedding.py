@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastserve_compression.checkpoint_io import StoredTensors, resolve_name
-from fastserve_core.errors import InvalidModel
+from fastserve_core.errors import ModelError
 from fastserve_core.models import register_component
 
 COMPONENT_KIND = "product_quantized"
@@ -88,12 +88,12 @@ def restore(model: Any, folder: Path, component: Mapping[str, Any]) -> Any:
         The model.
 
     Raises:
-        InvalidModel: The model has no such table, or the folder lacks its tensors.
+        ModelError: The model has no such table, or the folder lacks its tensors.
     """
     stored = StoredTensors(folder, model.base_model_prefix)
     for table in component["tables"]:
         name = resolve_name(model, table)
         if name is None:
-            raise InvalidModel(f"{type(model).__name__} has no embedding table {table}, which {folder} holds as codes")
+            raise ModelError(f"{type(model).__name__} has no embedding table {table}, which {folder} holds as codes")
         replace_embedding(model, name, stored.get(f"{table}.codes"), stored.get(f"{table}.codebooks"))
     return model

@@ -18,8 +18,8 @@ from fastserve_compression.architectures import (
     get_linear,
 )
 from fastserve_compression.checkpoint_io import StoredTensors
-from fastserve_core.errors import InvalidOption
-from fastserve_core.models import components_of, register_component
+from fastserve_core.errors import OptionError
+from fastserve_core.models import list_components, register_component
 
 COMPONENT_KIND = "pruned"
 HEAD_COUNTS = ("num_attention_heads", "n_heads")
@@ -34,15 +34,15 @@ def drop_layers(model: Any, indices: Sequence[int]) -> None:
         indices: Layers to remove, from 0.
 
     Raises:
-        InvalidOption: An index does not exist, or no layer would remain.
+        OptionError: An index does not exist, or no layer would remain.
     """
     layers = get_layers(model)
     if invalid := sorted(index for index in indices if index >= len(layers)):
-        raise InvalidOption(
+        raise OptionError(
             f"compress.prune.layers: layer {invalid[0]} does not exist, the indices are 0 to {len(layers) - 1}"
         )
     if len(indices) == len(layers):
-        raise InvalidOption("compress.prune.layers lists every layer: at least one must remain")
+        raise OptionError("compress.prune.layers lists every layer: at least one must remain")
     remaining = [index for index in range(len(layers)) if index not in indices]
     parent, _, name = find_layout(model).layers.rpartition(".")
     setattr(model.base_model.get_submodule(parent), name, nn.ModuleList(layers[index] for index in remaining))
@@ -97,7 +97,7 @@ def record_sizes(model: Any) -> None:
     config, heads, neurons = model.config, count_heads(model), count_neurons(model)
     setattr(config, find_layout(model).width, max(neurons))
     is_uniform = len(set(neurons)) == 1 and all(count == config.num_attention_heads for count in heads)
-    if not is_uniform or any(component["kind"] == COMPONENT_KIND for component in components_of(config)):
+    if not is_uniform or any(component["kind"] == COMPONENT_KIND for component in list_components(config)):
         register_component(config, {"kind": COMPONENT_KIND, **({"heads": heads} if heads else {}), "neurons": neurons})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fastserve_compression.architectures import get_layers
 from fastserve_compression.checkpoint_io import write_model
 from fastserve_compression.structural_pruning import drop_layers, record_sizes
-from fastserve_core.errors import InvalidModel
+from fastserve_core.errors import ModelError
 from fastserve_core.processes import child_main
 from fastserve_core.tasks import load_task
 
@@ -37,12 +37,12 @@ def make_student(
         events: Path of the event stream, unused here.
 
     Raises:
-        InvalidModel: The teacher has fewer layers.
+        ModelError: The teacher has fewer layers.
     """
     model = load_task(*task).build(Path(teacher))
     count = len(get_layers(model))
     if layers > count:
-        raise InvalidModel(f"compress.distill.layers={layers}, but {teacher} has only {count}")
+        raise ModelError(f"compress.distill.layers={layers}, but {teacher} has only {count}")
     drop_layers(model, sorted(set(range(count)) - set(select_evenly(count, layers))))
     record_sizes(model)
     write_model(model, Path(teacher), Path(student))

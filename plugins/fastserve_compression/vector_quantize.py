@@ -16,7 +16,7 @@ from fastserve_compression.checkpoint_io import write_model
 from fastserve_compression.product_quantization import fit_codebooks
 from fastserve_compression.quantized_embedding import find_quantized_embeddings, replace_embedding
 from fastserve_core.data import load_dataset
-from fastserve_core.errors import InvalidModel, InvalidOption
+from fastserve_core.errors import ModelError, OptionError
 from fastserve_core.events import Progress
 from fastserve_core.processes import child_main, event_writer
 from fastserve_core.tasks import Task, load_task
@@ -65,8 +65,8 @@ def find_large_tables(model: Any, options: VectorQuantizeOptions) -> list[str]:
     Position tables are left out: they are small, and the quality depends on them.
 
     Raises:
-        InvalidModel: No table is large enough, or a table is tied to the projection to the vocabulary.
-        InvalidOption: The width does not divide a table's columns.
+        ModelError: No table is large enough, or a table is tied to the projection to the vocabulary.
+        OptionError: The width does not divide a table's columns.
     """
     tables = []
     for name, module in model.named_modules():
@@ -75,7 +75,7 @@ def find_large_tables(model: Any, options: VectorQuantizeOptions) -> list[str]:
             tables.append(name)
     if not tables:
         already = ": its tables are quantized already" if find_quantized_embeddings(model) else ""
-        raise InvalidModel(f"the model has no embedding table of {options.min_rows} rows or more{already}")
+        raise ModelError(f"the model has no embedding table of {options.min_rows} rows or more{already}")
     return tables
 
 
@@ -87,11 +87,11 @@ def _check_table(model: nn.Module, name: str, table: nn.Embedding, width: int) -
     users = [path for path, module in model.named_modules() if getattr(module, "weight", None) is table.weight]
     if len(users) > 1:
         other = next(path for path in users if path != name)
-        raise InvalidModel(
+        raise ModelError(
             f"the table {name} is tied to the projection {other}: vector_quantize does not support tied embeddings"
         )
     if table.embedding_dim % width:
-        raise InvalidOption(
+        raise OptionError(
             f"compress.vector_quantize.width={width} does not divide the {table.embedding_dim} columns of {name}"
         )
 

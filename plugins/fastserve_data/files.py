@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifacts import hash_file, stable_hash
 from fastserve_core.data import SPLITS, RawRecord
-from fastserve_core.errors import InvalidData, MissingPackage, did_you_mean
+from fastserve_core.errors import DataError, MissingPackageError, did_you_mean
 
 if TYPE_CHECKING:
     from fastserve_core.config import DataOptions
@@ -36,7 +36,7 @@ class Files:
             downloads: Folder of downloads, unused here.
 
         Raises:
-            InvalidData: A file is missing, empty or of an unsupported type.
+            DataError: A file is missing, empty or of an unsupported type.
         """
         return stable_hash({split: hash_file(path) for split, path in _get_paths(options).items()})
 
@@ -48,7 +48,7 @@ class Files:
             downloads: Folder of downloads, unused here.
 
         Raises:
-            InvalidData: A file is missing, empty or of an unsupported type.
+            DataError: A file is missing, empty or of an unsupported type.
         """
         return {split: READERS[path.suffix.lower()](path) for split, path in _get_paths(options).items()}
 
@@ -60,7 +60,7 @@ class Files:
             option: Option that the path comes from, for error messages.
 
         Raises:
-            InvalidData: The file is missing, empty or of an unsupported type.
+            DataError: The file is missing, empty or of an unsupported type.
         """
         _check_file(path, option)
         return READERS[path.suffix.lower()](path)
@@ -69,7 +69,7 @@ class Files:
 def _get_paths(options: DataOptions) -> dict[str, Path]:
     given = {split: getattr(options, split) for split in SPLITS}
     if not given["train"]:
-        raise InvalidData("no training data: set data.train=FILE, or choose a demo set, for example data=movie_reviews")
+        raise DataError("no training data: set data.train=FILE, or choose a demo set, for example data=movie_reviews")
     paths = {split: Path(path).expanduser().absolute() for split, path in given.items() if path}
     for split, path in paths.items():
         _check_file(path, f"data.{split}")
@@ -79,27 +79,27 @@ def _get_paths(options: DataOptions) -> dict[str, Path]:
 def _check_file(path: Path, option: str) -> None:
     if not path.is_file():
         near = [file.name for file in path.parent.glob("[!.]*") if file.suffix.lower() in READERS]
-        raise InvalidData(f"{option}: the file {path} does not exist{did_you_mean(path.name, near[:MAX_NEARBY_FILES])}")
+        raise DataError(f"{option}: the file {path} does not exist{did_you_mean(path.name, near[:MAX_NEARBY_FILES])}")
     if path.suffix.lower() not in READERS:
-        raise InvalidData(f"{option}: unsupported file type {path.name}; supported: {', '.join(READERS)}")
+        raise DataError(f"{option}: unsupported file type {path.name}; supported: {', '.join(READERS)}")
     if path.stat().st_size == 0:
-        raise InvalidData(f"{option}: the file {path} is empty")
+        raise DataError(f"{option}: the file {path} is empty")
 
 
 def _iter_lines(path: Path) -> Iterator[str]:
     """Yield the file's lines as text.
 
     Raises:
-        InvalidData: A line is too long or not UTF-8; the message has its number.
+        DataError: A line is too long or not UTF-8; the message has its number.
     """
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
             if len(line) == MAX_LINE_BYTES:
-                raise InvalidData(f"{path}:{number}: the line is longer than {MAX_LINE_BYTES // 1_000_000} MB")
+                raise DataError(f"{path}:{number}: the line is longer than {MAX_LINE_BYTES // 1_000_000} MB")
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise InvalidData(
+                raise DataError(
                     f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8: save the file as UTF-8, "
                     "for example with 'iconv -f latin1 -t utf-8'"
                 ) from error
@@ -121,7 +121,7 @@ def _read_csv(delimiter: str) -> Callable[[Path], Iterator[RawRecord]]:
                 else:
                     yield RawRecord(where, dict(zip(header, row, strict=True)))
         except csv.Error as error:
-            raise InvalidData(f"{path}:{reader.line_num}: {error}") from error
+            raise DataError(f"{path}:{reader.line_num}: {error}") from error
 
     return read
 
@@ -143,7 +143,7 @@ def _read_parquet(path: Path) -> Iterator[RawRecord]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise MissingPackage("Parquet files need pyarrow: pip install 'fastserve-core[data]'") from error
+        raise MissingPackageError("Parquet files need pyarrow: pip install 'fastserve-core[data]'") from error
     try:
         number = 0
         with parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
@@ -153,7 +153,7 @@ def _read_parquet(path: Path) -> Iterator[RawRecord]:
                     number += 1
                     yield RawRecord(f"{path} row {number}", values)
     except ArrowException as error:
-        raise InvalidData(f"{path} is not a valid Parquet file: {error}") from error
+        raise DataError(f"{path} is not a valid Parquet file: {error}") from error
 
 
 def _read_txt(path: Path) -> Iterator[RawRecord]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastserve_core.artifacts import stable_hash
 from fastserve_core.config import parse_options
 from fastserve_core.data import SPLITS, RawRecord
-from fastserve_core.errors import InvalidData, MissingPackage
+from fastserve_core.errors import DataError, MissingPackageError
 
 if TYPE_CHECKING:
     from fastserve_core.config import DataOptions
@@ -41,8 +41,8 @@ class Hub:
             downloads: Folder of downloads, unused here.
 
         Raises:
-            InvalidData: The dataset could not be loaded.
-            MissingPackage: ``datasets`` is not installed.
+            DataError: The dataset could not be loaded.
+            MissingPackageError: ``datasets`` is not installed.
         """
         loaded = self._load(options)
         return stable_hash({split: str(getattr(rows, "_fingerprint", "")) for split, rows in loaded.items()})
@@ -55,26 +55,26 @@ class Hub:
             downloads: Folder of downloads, unused here.
 
         Raises:
-            InvalidData: The dataset could not be loaded, or has no split ``train``.
-            MissingPackage: ``datasets`` is not installed.
+            DataError: The dataset could not be loaded, or has no split ``train``.
+            MissingPackageError: ``datasets`` is not installed.
         """
         loaded = self._load(options)
         if "train" not in loaded:
-            raise InvalidData(f"the dataset '{options.name}' has no train split, only {', '.join(loaded)}")
+            raise DataError(f"the dataset '{options.name}' has no train split, only {', '.join(loaded)}")
         return {split: _iterate_records(options.name, split, loaded[split]) for split in SPLITS if split in loaded}
 
     def _load(self, options: DataOptions) -> Mapping[str, Any]:
         try:
             import datasets
         except ImportError as error:
-            raise MissingPackage("data=hub needs datasets: pip install 'fastserve-core[data]'") from error
+            raise MissingPackageError("data=hub needs datasets: pip install 'fastserve-core[data]'") from error
         hub_options = parse_options(HubOptions, options.options, "data.options")
         try:
             loaded: Mapping[str, Any] = datasets.load_dataset(
                 options.name, hub_options.config, revision=hub_options.revision
             )
         except Exception as error:
-            raise InvalidData(f"the dataset '{options.name}' could not be loaded: {error}") from error
+            raise DataError(f"the dataset '{options.name}' could not be loaded: {error}") from error
         return loaded
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastserve_core.export import FormatReader, single_line_error
+from fastserve_core.export import FormatReader, wrap_export_errors
 from fastserve_core.processes import hide_package, suppress_library_output
 from fastserve_engines.decode_step import DecodeStep, check_family, get_kv_cache_shape
 from fastserve_engines.exportable import find_max_length, fuse_attention
@@ -90,7 +90,7 @@ class CausalExport:
             suppress_library_output(),
             hide_package("openvino_telemetry"),
             torch.no_grad(),
-            single_line_error("converted"),
+            wrap_export_errors("converted"),
         ):
             graph = self.graph(module)
             change(graph)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts import read_json
-from fastserve_core.errors import InvalidArtifact
+from fastserve_core.errors import ArtifactError
 from fastserve_core.models import load_pretrained
 
 
@@ -14,14 +14,14 @@ def load_model(folder: Path) -> Any:
     """Load the model of the class that its config names, with its components and in its stored dtype.
 
     Raises:
-        InvalidArtifact: transformers has no such class.
+        ArtifactError: transformers has no such class.
     """
     import transformers
 
     name = (read_json(folder / "config.json").get("architectures") or ["?"])[0]
     model_class = getattr(transformers, name, None)
     if model_class is None:
-        raise InvalidArtifact(
+        raise ArtifactError(
             f"{folder} has the class {name}, which transformers {transformers.__version__} does not have"
         )
     return load_pretrained(model_class, folder).eval()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastserve_core.export import FormatReader, single_line_error
+from fastserve_core.export import FormatReader, wrap_export_errors
 from fastserve_core.processes import suppress_library_output
 from fastserve_core.tasks import Arrays
 from fastserve_engines.exportable import TracedModel
@@ -48,7 +48,7 @@ class LiteRTExport(TracedModel):
         import litert_torch
 
         example = {name: torch.ones(1, self.longest, dtype=torch.int32) for name in self.inputs}
-        with suppress_library_output(), torch.no_grad(), single_line_error("converted to LiteRT"):
+        with suppress_library_output(), torch.no_grad(), wrap_export_errors("converted to LiteRT"):
             converted = litert_torch.convert(NamedModel(module, self.outputs).eval(), sample_kwargs=example)
             folder.mkdir(parents=True, exist_ok=True)
             converted.export(str(folder / MODEL_FILE))

@@ -38,13 +38,11 @@ def get_or_lower(model: Path, threads: int, to: str = "openvino") -> Path:
     Raises:
         ExportError: The model has operators that cannot be converted.
     """
-    content = (
-        load_artifact(model).digest if is_artifact(model) else json_digest(hash_files(model, leave_out=[MANIFEST]))
-    )
+    content = load_artifact(model).digest if is_artifact(model) else json_digest(hash_files(model, exclude=[MANIFEST]))
     packages = ("fastserve-core", *FORMAT_PACKAGES[to], "torch", "transformers")
     key = stable_hash([content, CACHE_VERSION, *(version(name) for name in packages)])
     with Store(resolve_home(model)).claim(result_id("engine", to, key)) as claim:
-        if not claim.published:
+        if not claim.is_published:
             draft = claim.partial / "draft"
             run_in_child(
                 "fastserve_engines.lowering",

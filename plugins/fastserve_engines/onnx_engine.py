@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastserve_core.entry_points import missing_packages
-from fastserve_core.errors import InvalidArtifact, InvalidPlan, MissingPackage
+from fastserve_core.errors import ArtifactError, MissingPackageError, PlanError
 from fastserve_core.inference import Engine
 from fastserve_core.tasks import Arrays
 
@@ -35,8 +35,8 @@ class ONNXRuntimeEngine(Engine):
             threads: Number of threads of a request.
 
         Raises:
-            InvalidArtifact: The folder has neither ``model.onnx`` nor weights.
-            MissingPackage: The packages for lowering are not installed.
+            ArtifactError: The folder has neither ``model.onnx`` nor weights.
+            MissingPackageError: The packages for lowering are not installed.
         """
         import onnxruntime
 
@@ -67,8 +67,8 @@ class ONNXRuntimeEngine(Engine):
         return dict(zip(self._output_names, self._session.run(self._output_names, feed), strict=True))
 
     def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
-        """Raise ``InvalidPlan``, because the engine cannot generate text."""
-        raise InvalidPlan("the engine onnxruntime cannot generate text: use the engine torch")
+        """Raise ``PlanError``, because the engine cannot generate text."""
+        raise PlanError("the engine onnxruntime cannot generate text: use the engine torch")
 
     def close(self) -> None:
         """Release the session."""
@@ -79,9 +79,9 @@ def _find_files(folder: Path, threads: int) -> Path:
     if (folder / MODEL_FILE).is_file():
         return folder
     if not any(folder.glob("*.safetensors")):
-        raise InvalidArtifact(f"{folder} has no {MODEL_FILE} and no weights to convert")
+        raise ArtifactError(f"{folder} has no {MODEL_FILE} and no weights to convert")
     if missing := missing_packages(LOWERING_PACKAGES):
-        raise MissingPackage(
+        raise MissingPackageError(
             f"to convert weights to {MODEL_FILE}, the engine onnxruntime needs {', '.join(missing)}: "
             f"pip install '{ONNXRuntimeEngine.install}'"
         )

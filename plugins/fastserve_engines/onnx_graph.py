@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from fastserve_core.export import FormatReader, single_line_error
+from fastserve_core.export import FormatReader, wrap_export_errors
 from fastserve_core.processes import suppress_library_output
 from fastserve_engines.exportable import TracedModel
 
@@ -39,7 +39,7 @@ class ONNXExport(TracedModel):
         Raises:
             ExportError: torch cannot export the module.
         """
-        with suppress_library_output(), torch.no_grad(), single_line_error("written as ONNX"):
+        with suppress_library_output(), torch.no_grad(), wrap_export_errors("written as ONNX"):
             example, shapes = self.example()
             program: Any = torch.onnx.export(
                 module,
@@ -85,7 +85,7 @@ class ONNXInt8Export(ONNXExport):
         super().write(module, folder)
         original = folder / "original.onnx"
         (folder / MODEL_FILE).rename(original)
-        with suppress_library_output(), single_line_error("quantized by ONNX Runtime"):
+        with suppress_library_output(), wrap_export_errors("quantized by ONNX Runtime"):
             quantize_dynamic(original, folder / MODEL_FILE, per_channel=True, weight_type=QuantType.QInt8)
         original.unlink()
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastserve_core.artifacts import max_positions
-from fastserve_core.errors import InvalidArtifact, InvalidPlan
+from fastserve_core.errors import ArtifactError, PlanError
 from fastserve_core.inference import Engine
 from fastserve_core.processes import hide_package
 from fastserve_core.tasks import Arrays, DecodeEngine
@@ -51,7 +51,7 @@ class OpenVINOEngine(Engine):
             threads: Number of threads.
 
         Raises:
-            InvalidArtifact: The folder has neither ``openvino_model.xml`` nor weights.
+            ArtifactError: The folder has neither ``openvino_model.xml`` nor weights.
         """
         with hide_package("openvino_telemetry"):
             import openvino
@@ -144,10 +144,10 @@ class OpenVINOEngine(Engine):
             ``ids`` of the new tokens, of shape (batch, new tokens).
 
         Raises:
-            InvalidPlan: The model is not a causal language model.
+            PlanError: The model is not a causal language model.
         """
         if not self._causal:
-            raise InvalidPlan("the model is not a causal language model and cannot generate text")
+            raise PlanError("the model is not a causal language model and cannot generate text")
         return self._causal.generate(inputs, options)
 
     @staticmethod
@@ -181,7 +181,7 @@ def _find_files(folder: Path, threads: int) -> Path:
     if (folder / MODEL_FILE).is_file():
         return folder
     if not any(folder.glob("*.safetensors")):
-        raise InvalidArtifact(f"{folder} has no {MODEL_FILE} and no weights to convert")
+        raise ArtifactError(f"{folder} has no {MODEL_FILE} and no weights to convert")
     from fastserve_engines.lowering import get_or_lower
 
     return get_or_lower(folder, threads)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastserve_core.errors import ExportError
-from fastserve_core.export import FormatReader, single_line_error
+from fastserve_core.export import FormatReader, wrap_export_errors
 from fastserve_core.processes import hide_package, suppress_library_output
 from fastserve_engines.exportable import TracedModel
 
@@ -49,7 +49,7 @@ class OpenVINOExport(TracedModel):
             suppress_library_output(),
             hide_package("openvino_telemetry"),
             torch.no_grad(),
-            single_line_error("converted"),
+            wrap_export_errors("converted"),
         ):
             graph = self._convert(module)
             self._check_inputs(graph)

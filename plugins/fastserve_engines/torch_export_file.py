@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from fastserve_core.export import FormatReader, single_line_error
+from fastserve_core.export import FormatReader, wrap_export_errors
 from fastserve_core.processes import suppress_library_output
 from fastserve_core.tasks import Arrays
 from fastserve_engines.exportable import TracedModel
@@ -36,7 +36,7 @@ class TorchExport(TracedModel):
         Raises:
             ExportError: torch cannot export the module.
         """
-        with suppress_library_output(), torch.no_grad(), single_line_error("exported by torch"):
+        with suppress_library_output(), torch.no_grad(), wrap_export_errors("exported by torch"):
             example, shapes = self.example()
             program = torch.export.export(module, example, dynamic_shapes=shapes)
             for node in program.graph.nodes:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from fastserve_core import hookimpl
 from fastserve_core.artifacts import COMPILED, TRAINABLE
 from fastserve_core.entry_points import missing_packages
-from fastserve_core.errors import InvalidOption, InvalidPlan, MissingPackage
+from fastserve_core.errors import MissingPackageError, OptionError, PlanError
 from fastserve_core.plugins import CompressContext, Compressor, StagedArtifact
 from fastserve_core.tasks import Task
 
@@ -41,30 +41,30 @@ class QuantizeOptions:
 
     def __post_init__(self) -> None:
         if self.embeddings not in EMBEDDING_DTYPES:
-            raise InvalidOption(
+            raise OptionError(
                 f"compress.neural_compressor.embeddings must be one of {', '.join(EMBEDDING_DTYPES)}, "
                 f"not '{self.embeddings}'"
             )
         if self.calibration_rows < 1:
-            raise InvalidOption(
+            raise OptionError(
                 f"compress.neural_compressor.calibration_rows must be at least 1, not {self.calibration_rows}"
             )
         if self.method is not None and self.method not in METHODS:
-            raise InvalidOption(
+            raise OptionError(
                 f"compress.neural_compressor.method must be one of {', '.join(METHODS)}, or null, not '{self.method}'"
             )
         if self.bits not in BITS:
-            raise InvalidOption(f"compress.neural_compressor.bits must be 4 or 8, not {self.bits}")
+            raise OptionError(f"compress.neural_compressor.bits must be 4 or 8, not {self.bits}")
         if self.method in ENCODER_METHODS and self.bits != 8:
-            raise InvalidOption(f"compress.neural_compressor.method={self.method} supports 8 bits only: leave bits=8")
+            raise OptionError(f"compress.neural_compressor.method={self.method} supports 8 bits only: leave bits=8")
         if self.tolerable_loss is not None and not 0 <= self.tolerable_loss < 1:
-            raise InvalidOption(
+            raise OptionError(
                 f"compress.neural_compressor.tolerable_loss must be at least 0 and below 1, not {self.tolerable_loss}"
             )
         if self.tolerable_loss is not None and self.method not in (None, "static"):
-            raise InvalidOption(f"compress.neural_compressor.tolerable_loss needs method=static, not {self.method}")
+            raise OptionError(f"compress.neural_compressor.tolerable_loss needs method=static, not {self.method}")
         if self.group_size < 2 or self.group_size % 2:
-            raise InvalidOption(
+            raise OptionError(
                 f"compress.neural_compressor.group_size must be even and at least 2, not {self.group_size}"
             )
 
@@ -83,22 +83,24 @@ class NeuralCompressor(Compressor):
     def check_task(self, task: Task) -> None:
         """Refuse options of encoders for a generative task, the reverse, and models that others start from."""
         if task.is_pretraining:
-            raise InvalidPlan(f"plugin 'neural_compressor' compresses models that answer, not those of {task.name}")
+            raise PlanError(f"plugin 'neural_compressor' compresses models that answer, not those of {task.name}")
         options, methods = self.options, LANGUAGE_METHODS if task.is_generative else ENCODER_METHODS
         if options.method not in (None, *methods):
             kind = "encoders" if options.method in ENCODER_METHODS else "language models"
-            raise InvalidOption(
+            raise OptionError(
                 f"compress.neural_compressor.method={options.method} is for {kind}, not for {task.name}: "
                 f"leave it out, or take {' or '.join(methods)}"
             )
         if not task.is_generative and options.bits != 8:
-            raise InvalidOption(
+            raise OptionError(
                 f"compress.neural_compressor.bits={options.bits} is for language models, not for {task.name}"
             )
         if task.is_generative and options.tolerable_loss is not None:
-            raise InvalidOption(f"compress.neural_compressor.tolerable_loss is for encoders, not for {task.name}")
+            raise OptionError(f"compress.neural_compressor.tolerable_loss is for encoders, not for {task.name}")
         if options.method == "autoround" and missing_packages(["auto_round"]):
-            raise MissingPackage("compress.neural_compressor.method=autoround needs auto-round: pip install auto-round")
+            raise MissingPackageError(
+                "compress.neural_compressor.method=autoround needs auto-round: pip install auto-round"
+            )
 
     @hookimpl
     def compress(self, run: CompressContext) -> StagedArtifact:

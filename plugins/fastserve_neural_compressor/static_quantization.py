@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from fastserve_core.errors import ExportError
-from fastserve_core.export import ExportFormat, load_format, single_line_error
+from fastserve_core.export import ExportFormat, load_format, wrap_export_errors
 from fastserve_core.processes import hide_package, suppress_library_output
 from fastserve_neural_compressor.accuracy_tuning import Tuning, TuningResult, rank_by_sensitivity, tune_accuracy
 
@@ -81,7 +81,7 @@ def quantize_static(
             quantize_embeddings(duplicate)
         export = load_format("openvino", duplicate)
         _check_calibration(calibration, export)
-        with single_line_error("quantized"):
+        with wrap_export_errors("quantized"):
             result = _quantize_graph(export, calibration, tuning)
         _reduce_range(result.graph)
     export.write(result.graph, folder)

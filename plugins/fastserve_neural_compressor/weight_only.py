@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastserve_core.errors import ExportError
-from fastserve_core.export import load_format, single_line_error
+from fastserve_core.export import load_format, wrap_export_errors
 from fastserve_core.processes import hide_package, suppress_library_output
 from fastserve_neural_compressor.packed_weights import PackedWeight, hash_weight, quantize_rows, replace_weights
 from fastserve_neural_compressor.static_quantization import quantize_embeddings
@@ -60,7 +60,7 @@ def quantize_weights(
     with suppress_library_output(), hide_package("openvino_telemetry"), torch.no_grad():
         duplicate = replace_conv1d(model)
         names = list(find_linear_layers(duplicate, group_size))
-        with single_line_error("quantized"):
+        with wrap_export_errors("quantized"):
             input_model = copy.deepcopy(duplicate)
             input_model.config.use_cache = False  # blocks are run repeatedly and must not see cached keys
             converted = METHODS[method](input_model, config)
@@ -91,7 +91,7 @@ def quantize_encoder(model: Any, folder: Path, embeddings: str = "int8") -> None
     with suppress_library_output(), hide_package("openvino_telemetry"), torch.no_grad():
         duplicate = replace_conv1d(model)
         names = list(find_linear_layers(duplicate, PER_ROW))
-        with single_line_error("quantized"):
+        with wrap_export_errors("quantized"):
             converted = METHODS["rtn"](copy.deepcopy(duplicate), RoundingConfig(8, PER_ROW, (), folder))
             weights = _apply_weights(
                 duplicate, {name: unpack_weight(converted.get_submodule(name), 8) for name in names}

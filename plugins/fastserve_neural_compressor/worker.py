@@ -11,7 +11,7 @@ import torch
 
 from fastserve_core.artifacts import copy_tokenizer
 from fastserve_core.data import load_dataset
-from fastserve_core.errors import ExportError, InvalidModel
+from fastserve_core.errors import ExportError, ModelError
 from fastserve_core.events import Progress
 from fastserve_core.processes import child_main, event_writer
 from fastserve_core.tasks import load_task
@@ -42,7 +42,7 @@ def quantize(
         events: Path that progress events are written to.
 
     Raises:
-        InvalidModel: The model cannot be quantized.
+        ModelError: The model cannot be quantized.
     """
     source, target, emit = Path(model), Path(draft), event_writer(events)
     job = QuantizeJob(
@@ -53,7 +53,7 @@ def quantize(
     try:
         (language if job.task.is_generative else encoders).quantize(job)
     except ExportError as error:
-        raise InvalidModel(f"{source} cannot be quantized: {error}") from error
+        raise ModelError(f"{source} cannot be quantized: {error}") from error
     for name in CONFIG_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

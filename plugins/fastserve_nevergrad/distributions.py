@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastserve_core.errors import InvalidOption, did_you_mean
+from fastserve_core.errors import OptionError, did_you_mean
 
 KINDS = ("log", "linear", "int", "choice")
 CONDITION_KEY = "when"
@@ -22,28 +22,28 @@ def read_range(path: str, description: Any) -> tuple[str, list[Any]]:
         The kind, one of ``KINDS``, and its values: the lower and upper bound, or the choices.
 
     Raises:
-        InvalidOption: The kind is unknown, the range is empty, or a log range is not positive.
+        OptionError: The kind is unknown, the range is empty, or a log range is not positive.
     """
     option = f"tune.nevergrad.space.{path}"
     ranges = {"linear": description}
     if isinstance(description, Mapping):
         ranges = {kind: values for kind, values in description.items() if kind != CONDITION_KEY}
         if len(ranges) != 1:
-            raise InvalidOption(f"{option} needs one of {', '.join(KINDS)}, not {', '.join(ranges) or 'nothing'}")
+            raise OptionError(f"{option} needs one of {', '.join(KINDS)}, not {', '.join(ranges) or 'nothing'}")
     (kind, values) = next(iter(ranges.items()))
     if kind not in KINDS:
-        raise InvalidOption(f"{option}: unknown kind of range '{kind}'{did_you_mean(str(kind), KINDS)}")
+        raise OptionError(f"{option}: unknown kind of range '{kind}'{did_you_mean(str(kind), KINDS)}")
     if kind == "choice":
         if not isinstance(values, list) or len(values) < 2:
-            raise InvalidOption(f"{option}: a choice needs at least two values, not {values}")
+            raise OptionError(f"{option}: a choice needs at least two values, not {values}")
         return kind, values
     if not isinstance(values, list) or len(values) != 2 or not all(isinstance(end, (int, float)) for end in values):
-        raise InvalidOption(f"{option}: a range is [low, high], not {values}")
+        raise OptionError(f"{option}: a range is [low, high], not {values}")
     low, high = values
     if low >= high:
-        raise InvalidOption(f"{option}: the range [{low}, {high}] is empty: low must be below high")
+        raise OptionError(f"{option}: the range [{low}, {high}] is empty: low must be below high")
     if kind == "log" and low <= 0:
-        raise InvalidOption(f"{option}: a log range must be above 0, not [{low}, {high}]")
+        raise OptionError(f"{option}: a log range must be above 0, not [{low}, {high}]")
     return str(kind), values
 
 
@@ -58,9 +58,9 @@ def read_condition(path: str, description: Any) -> dict[str, list[Any]]:
         The values of other options for which this one is searched; empty if it is always searched.
 
     Raises:
-        InvalidOption: The condition is not a mapping.
+        OptionError: The condition is not a mapping.
     """
     condition = description.get(CONDITION_KEY, {}) if isinstance(description, Mapping) else {}
     if not isinstance(condition, Mapping):
-        raise InvalidOption(f"tune.nevergrad.space.{path}: when is {{option: value}}, not {condition}")
+        raise OptionError(f"tune.nevergrad.space.{path}: when is {{option: value}}, not {condition}")
     return {str(other): value if isinstance(value, list) else [value] for other, value in condition.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import log2
 from typing import Any, TypeVar
 
-from fastserve_core.errors import ErrorCollector, InvalidOption, did_you_mean
+from fastserve_core.errors import ErrorCollector, OptionError, did_you_mean
 
 MAXIMIZED = ("quality", "throughput_per_s", "smaller")
 MINIMIZED = ("quality_drop", "latency_ms_p50", "size_bytes", "seconds")
@@ -53,14 +53,14 @@ class Constraint:
         """Parse a constraint.
 
         Raises:
-            InvalidOption: The text is not a figure, ``<=`` or ``>=``, and a number.
+            OptionError: The text is not a figure, ``<=`` or ``>=``, and a number.
         """
         match = CONSTRAINT.fullmatch(str(text))
         try:
             name, sign, value = match.groups()  # type: ignore[union-attr]
             return cls(name, sign == "<=", float(value))
         except (AttributeError, ValueError) as error:
-            raise InvalidOption(
+            raise OptionError(
                 f"tune.nevergrad.constraints: '{text}' is not a valid constraint, such as 'latency_ms_p50 <= 3'"
             ) from error
 
@@ -97,7 +97,7 @@ class Objectives:
             has_recipes: Whether trials are recipes, whose models are measured, rather than trainings.
 
         Raises:
-            InvalidOption: A text is malformed, or the trials have no such figure; all errors are collected.
+            OptionError: A text is malformed, or the trials have no such figure; all errors are collected.
         """
         known, faults, parsed = RECIPE_FIGURES if has_recipes else TRAINING_FIGURES, ErrorCollector(), []
         for name in objectives or ():
@@ -154,4 +154,4 @@ def _dominates(losses: Sequence[float], other: Sequence[float]) -> bool:
 def _check_name(name: str, known: Sequence[str], option: str, has_recipes: bool) -> None:
     if name not in known:
         kind = "recipe" if has_recipes else "training"
-        raise InvalidOption(f"tune.nevergrad.{option}: a {kind} has no figure '{name}'{did_you_mean(name, known)}")
+        raise OptionError(f"tune.nevergrad.{option}: a {kind} has no figure '{name}'{did_you_mean(name, known)}")

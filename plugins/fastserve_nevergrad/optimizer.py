@@ -8,7 +8,7 @@ from typing import Any
 
 import nevergrad as ng
 
-from fastserve_core.errors import InvalidOption, did_you_mean
+from fastserve_core.errors import OptionError, did_you_mean
 from fastserve_nevergrad.space import Space
 
 MAX_REPEATS = 20
@@ -34,7 +34,7 @@ class NevergradAdapter:
         objectives: The number of losses of a trial.
 
     Raises:
-        InvalidOption: Nevergrad has no such optimizer.
+        OptionError: Nevergrad has no such optimizer.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class NevergradAdapter:
         if self.name not in registry:
             names = [known for known in registry if len(known) < MAX_NAME_CHARS]
             close = did_you_mean(self.name, names).partition(" (known")[0]
-            raise InvalidOption(f"tune.nevergrad.optimizer: nevergrad has no '{self.name}'{close}")
+            raise OptionError(f"tune.nevergrad.optimizer: nevergrad has no '{self.name}'{close}")
         space.parameters.random_state.seed(seed % 2**32)
         self._space, self._warn, self._has_warned, self._objectives = space, warn, False, objectives
         self._optimizer = registry[self.name](space.parameters, budget=trials, num_workers=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastserve_core.errors import ErrorCollector, InvalidOption
+from fastserve_core.errors import ErrorCollector, OptionError
 from fastserve_nevergrad.distributions import read_condition, read_range
 from fastserve_nevergrad.objectives import Objectives
 from fastserve_nevergrad.study_log import find_log
@@ -15,7 +15,7 @@ RAY = "ray"
 
 @dataclass
 class NevergradOptions:
-    """Options of the tuner, checked when they are created (``InvalidOption``).
+    """Options of the tuner, checked when they are created (``OptionError``).
 
     ``trial_steps`` is the number of training steps of one full trial, and ``steps`` limits those of all trials
     together. No trial begins after ``timeout_s`` seconds. ``trials`` null means as many as the ``steps`` suffice for;
@@ -70,18 +70,18 @@ class NevergradOptions:
             value = getattr(self, name)
             if isinstance(value, str):
                 if value != RAY:
-                    raise InvalidOption(f"tune.nevergrad.workers must be a number or {RAY}, not '{value}'")
+                    raise OptionError(f"tune.nevergrad.workers must be a number or {RAY}, not '{value}'")
             elif value is not None and value < 1:
-                raise InvalidOption(f"tune.nevergrad.{name} must be at least 1, not {value}")
+                raise OptionError(f"tune.nevergrad.{name} must be at least 1, not {value}")
         for name in ("reduction_factor", "folds"):
             value = getattr(self, name)
             if value is not None and value < 2:
-                raise InvalidOption(f"tune.nevergrad.{name} must be at least 2, not {value}")
+                raise OptionError(f"tune.nevergrad.{name} must be at least 2, not {value}")
         if self.timeout_s is not None and self.timeout_s <= 0:
-            raise InvalidOption(f"tune.nevergrad.timeout_s must be above 0, not {self.timeout_s}")
+            raise OptionError(f"tune.nevergrad.timeout_s must be above 0, not {self.timeout_s}")
         if self.steps is not None and self.steps < self.trial_steps * self.samples:
             trainings = f", {self.samples} trainings each" if self.samples > 1 else ""
-            raise InvalidOption(
+            raise OptionError(
                 f"tune.nevergrad.steps={self.steps} is less than one trial (trial_steps={self.trial_steps}{trainings})"
             )
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastserve_core.errors import MissingPackage, StageFailed
+from fastserve_core.errors import MissingPackageError, StageError
 from fastserve_core.pipeline import run_remote_trial
 from fastserve_core.processes import usable_cores
 from fastserve_nevergrad.workers import RemoteExecutor
@@ -33,11 +33,11 @@ def ray_executor() -> Iterator[tuple[int, RemoteExecutor]]:
         The number of trainings that the cluster can run at once, and the function that runs one.
 
     Raises:
-        MissingPackage: Ray is not installed.
-        StageFailed: The cluster cannot be reached.
+        MissingPackageError: Ray is not installed.
+        StageError: The cluster cannot be reached.
     """
     if find_spec("ray") is None:
-        raise MissingPackage(
+        raise MissingPackageError(
             "tune.nevergrad.workers=ray needs the package ray: pip install 'fastserve-core[ray_serve]'"
         )
     for name, value in ENVIRONMENT.items():
@@ -53,7 +53,7 @@ def ray_executor() -> Iterator[tuple[int, RemoteExecutor]]:
             socket.create_connection((str(url.hostname), url.port), CONNECT_SECONDS).close()  # Ray retries for minutes
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **arguments)
     except (OSError, RuntimeError, ValueError) as error:
-        raise StageFailed(f"no Ray cluster answers at {ADDRESS_VARIABLE}={address}: {error}") from error
+        raise StageError(f"no Ray cluster answers at {ADDRESS_VARIABLE}={address}: {error}") from error
     try:
         node_cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         task_cores = min(cores, max(node_cores))
@@ -69,5 +69,5 @@ def _run_task(ray: Any, task: Any, request: Mapping[str, Any]) -> dict[str, Any]
     try:
         result: dict[str, Any] = ray.get(task.remote(request))
     except ray.exceptions.RayError as error:
-        raise StageFailed(f"the training was lost: {str(error).strip().splitlines()[0]}") from error
+        raise StageError(f"the training was lost: {str(error).strip().splitlines()[0]}") from error
     return result

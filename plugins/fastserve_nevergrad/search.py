@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastserve_core.data import check_folds
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_core.events import WarningRaised
 from fastserve_core.plugins import TuneContext
 from fastserve_nevergrad.objectives import Objectives
@@ -44,11 +44,11 @@ def search(run: TuneContext, options: NevergradOptions) -> dict[str, Any]:
         The best values by option path.
 
     Raises:
-        InvalidOption: The options do not fit the data or the space.
-        StageFailed: Every trial failed, or none satisfies the constraints.
+        OptionError: The options do not fit the data or the space.
+        StageError: Every trial failed, or none satisfies the constraints.
     """
     if run.compressor_options and (options.folds or options.repeats > 1 or options.workers != 1):
-        raise InvalidOption(
+        raise OptionError(
             "tune.nevergrad.folds, repeats and workers are for trainings: recipes are timed, one at a time"
         )
     if options.folds is not None:
@@ -98,7 +98,7 @@ class Study:
         workers: The pool that the trials run in.
 
     Raises:
-        InvalidOption: The space or the optimizer is invalid, or the log has another space.
+        OptionError: The space or the optimizer is invalid, or the log has another space.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Study:
         """Return the options of the best trial of those that reached the highest rung.
 
         Raises:
-            StageFailed: Every trial failed, or none satisfies the constraints.
+            StageError: Every trial failed, or none satisfies the constraints.
         """
         number = select_trial(self.finished, self.rungs.finalists(), self.objectives)
         return dict(self.chosen[number])

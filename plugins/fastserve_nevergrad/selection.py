@@ -8,7 +8,7 @@ from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
-from fastserve_core.errors import StageFailed
+from fastserve_core.errors import StageError
 from fastserve_nevergrad.objectives import Objectives, read_value
 
 
@@ -24,15 +24,15 @@ def select_trial(trials: Sequence[Mapping[str, Any]], finalists: Sequence[int], 
         The number of the best trial, which satisfies the constraints and is on the Pareto front.
 
     Raises:
-        StageFailed: Every trial failed, or no finalist satisfies the constraints.
+        StageError: Every trial failed, or no finalist satisfies the constraints.
     """
     last = {line["number"]: line for line in trials if line["objective"] is not None}
     lines = [last[number] for number in finalists]
     if not lines:
-        raise StageFailed(_failure_message(trials))
+        raise StageError(_failure_message(trials))
     feasible = [line for line in lines if not objectives.total_violation(line)]
     if not feasible and objectives.constraints:
-        raise StageFailed(_violation_message(lines, objectives))
+        raise StageError(_violation_message(lines, objectives))
     candidates = objectives.pareto_front(feasible) or lines
     return select_best({line["number"]: line.get("each") or [line["objective"]] for line in candidates})
 

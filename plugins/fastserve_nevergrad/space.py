@@ -7,7 +7,7 @@ from typing import Any
 
 import nevergrad as ng
 
-from fastserve_core.errors import ErrorCollector, InvalidOption, did_you_mean
+from fastserve_core.errors import ErrorCollector, OptionError, did_you_mean
 from fastserve_nevergrad.distributions import read_condition, read_range
 
 DEFAULT_SPACE = {
@@ -49,7 +49,7 @@ class Space:
         initial: The current values of the options of the space.
 
     Raises:
-        InvalidOption: A path is unknown, or a range is invalid; all errors are collected.
+        OptionError: A path is unknown, or a range is invalid; all errors are collected.
     """
 
     def __init__(self, space: Mapping[str, Any], known: Mapping[str, Any]) -> None:
@@ -60,7 +60,7 @@ class Space:
                 self.conditions[path] = read_condition(path, description)
                 for option in (path, *self.conditions[path]):
                     if option not in known:
-                        raise InvalidOption(f"tune.nevergrad.space: no option '{option}'{did_you_mean(option, known)}")
+                        raise OptionError(f"tune.nevergrad.space: no option '{option}'{did_you_mean(option, known)}")
                 parameters[path] = _create_parameter(path, description)
         faults.raise_if_any()
         conditional = (option for condition in self.conditions.values() for option in condition)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 
 LOG_FILE = "trials.jsonl"
 RUN_FILE = "run.json"
@@ -45,7 +45,7 @@ def begin_log(path: Path, space: Mapping[str, Any]) -> None:
     """Create a log for a space, or check the space of an existing one.
 
     Raises:
-        InvalidOption: The log exists and has another space.
+        OptionError: The log exists and has another space.
     """
     if records := _read_records(path):
         check_space(records[0].get("space", {}), space, path)
@@ -62,7 +62,7 @@ def check_space(logged: Mapping[str, Any], space: Mapping[str, Any], path: Path)
         path: The log's file, for the message.
 
     Raises:
-        InvalidOption: The spaces differ; the message lists the differences.
+        OptionError: The spaces differ; the message lists the differences.
     """
     differences = [
         f"{option}: {logged[option]} there, {space[option]} here"
@@ -72,7 +72,7 @@ def check_space(logged: Mapping[str, Any], space: Mapping[str, Any], path: Path)
     differences += [f"{option}: only there" for option in logged if option not in space]
     differences += [f"{option}: only here" for option in space if option not in logged]
     if differences:
-        raise InvalidOption(f"the study {path} has another space:\n  " + "\n  ".join(differences))
+        raise OptionError(f"the study {path} has another space:\n  " + "\n  ".join(differences))
 
 
 def read_earlier_trials(study: str, space: Mapping[str, Any]) -> list[Line]:
@@ -83,7 +83,7 @@ def read_earlier_trials(study: str, space: Mapping[str, Any]) -> list[Line]:
         space: The space to search.
 
     Raises:
-        InvalidOption: There is no study, or it has another space.
+        OptionError: There is no study, or it has another space.
     """
     path = find_log(study)
     records = _read_records(path)
@@ -99,7 +99,7 @@ def find_log(study: str) -> Path:
         study: A log, the folder of a study, or the folder of a run.
 
     Raises:
-        InvalidOption: There is no log.
+        OptionError: There is no log.
     """
     path = Path(study).expanduser()
     if path.is_file():
@@ -110,6 +110,6 @@ def find_log(study: str) -> Path:
         path = Path(next(artifacts, path))
     if (path / LOG_FILE).is_file():
         return path / LOG_FILE
-    raise InvalidOption(
+    raise OptionError(
         f"tune.nevergrad.warm_start: no study in {path.absolute()}: set the folder of a run, or a {LOG_FILE}"
     )

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from fastserve_core import hookimpl
 from fastserve_core.artifacts import default_home
 from fastserve_core.entry_points import all_entry_points, missing_packages
-from fastserve_core.errors import InvalidOption, MissingPackage, did_you_mean
+from fastserve_core.errors import MissingPackageError, OptionError, did_you_mean
 from fastserve_core.events import Event
 from fastserve_core.plugins import Observer
 from fastserve_observers.event_router import EventRouter, Sink, get_run_folder
@@ -47,9 +47,9 @@ class MLflowOptions:
 
     def __post_init__(self) -> None:
         if not self.experiment.strip():
-            raise InvalidOption("observe.mlflow.experiment must not be empty")
+            raise OptionError("observe.mlflow.experiment must not be empty")
         if not 0 < self.flush_s < float("inf"):
-            raise InvalidOption(
+            raise OptionError(
                 f"observe.mlflow.flush_s must be a finite number of seconds greater than 0, not {self.flush_s}"
             )
 
@@ -92,19 +92,17 @@ def check_uri(uri: str, option: str) -> None:
         option: Name of the option or variable, for the error message.
 
     Raises:
-        InvalidOption: MLflow has no store for the scheme.
-        MissingPackage: The database packages are not installed.
+        OptionError: MLflow has no store for the scheme.
+        MissingPackageError: The database packages are not installed.
     """
     scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else ""
     plugin_schemes = [point.name for point in all_entry_points().select(group="mlflow.tracking_store")]
     known = [*LOCAL_SCHEMES, *DATABASE_SCHEMES, *SERVER_SCHEMES, *plugin_schemes]
     if scheme not in known and uri.partition(":")[0] not in ("file", *SERVER_SCHEMES):
-        raise InvalidOption(
-            f"{option}={uri}: MLflow has no store '{scheme}'{did_you_mean(scheme, filter(None, known))}"
-        )
+        raise OptionError(f"{option}={uri}: MLflow has no store '{scheme}'{did_you_mean(scheme, filter(None, known))}")
     missing = missing_packages(("sqlalchemy", "alembic")) if scheme in DATABASE_SCHEMES else []
     if missing:
-        raise MissingPackage(
+        raise MissingPackageError(
             f"{option}={uri}: a database needs {', '.join(missing)}: pip install {' '.join(missing)}, "
             "or use a folder or a server"
         )

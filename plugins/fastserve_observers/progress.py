@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fastserve_core import events, hookimpl
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_core.plugins import Observer
 from fastserve_observers.formatting import to_finite_float
 from fastserve_observers.messages import (
@@ -40,7 +40,7 @@ class ProgressOptions:
 
     def __post_init__(self) -> None:
         if not self.every_s > 0:
-            raise InvalidOption(f"observe.progress.every_s must be greater than 0, not {self.every_s}")
+            raise OptionError(f"observe.progress.every_s must be greater than 0, not {self.every_s}")
 
 
 class Progress(Observer):

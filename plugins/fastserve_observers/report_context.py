@@ -59,7 +59,7 @@ def make_context(record: Mapping[str, Any], folder: Path, history: History, now:
         "trials": _make_trial_rows(summary.trials or history.trials),
         "trials_plots": _draw_search(summary, history),
         "importance": _list_importance(summary.trials or history.trials),
-        "found": [(stage.name, _format_options(stage.best_options)) for stage in summary.stages if stage.best_options],
+        "found": [(stage.name, _format_options(stage.found)) for stage in summary.stages if stage.found],
         "curves": [(name, drawn) for name, curves in history.curves.items() if (drawn := plots.draw_curves(curves))],
         "reused": _list_reused_stages(summary),
         "options": [(stage.name, _format_options(stage.options)) for stage in summary.stages if stage.options],

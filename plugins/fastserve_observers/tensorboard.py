@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fastserve_core import hookimpl
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_core.events import Event
 from fastserve_core.plugins import Observer
 from fastserve_observers.event_router import EventRouter, Sink, get_run_folder
@@ -25,7 +25,7 @@ class TensorBoardOptions:
 
     def __post_init__(self) -> None:
         if self.folder is not None and not self.folder.strip():
-            raise InvalidOption("observe.tensorboard.folder must not be empty: set a folder, or leave it out")
+            raise OptionError("observe.tensorboard.folder must not be empty: set a folder, or leave it out")
 
 
 class TensorBoard(Observer):

@@ -17,7 +17,7 @@ from ray.serve import Application
 
 from fastserve_core.artifacts import load_artifact
 from fastserve_core.config import parse_options
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_core.processes import thread_environment
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_server.auth import key_hashes
@@ -93,10 +93,10 @@ def app_builder(artifact: Path, options: RayServeOptions, threads: int, keys: Se
     """Return the function that Ray calls in each replica to build the ASGI application."""
 
     def build() -> Any:
-        from fastserve_core.processes import library_environment
+        from fastserve_core.processes import set_library_environment
         from fastserve_server.application import build_application
 
-        library_environment()
+        set_library_environment()
         return build_application(artifact, options, threads, wait=False, keys=keys)
 
     return build
@@ -110,15 +110,15 @@ def build_app(args: Mapping[str, Any]) -> Application:
             default. The cluster's configuration sets the address and the port.
 
     Raises:
-        InvalidArtifact: The artifact is missing or damaged.
-        InvalidOption: An option is unknown or wrong.
+        ArtifactError: The artifact is missing or damaged.
+        OptionError: An option is unknown or wrong.
     """
     remaining = dict(args)
     folder = remaining.pop("artifact", None)
     if folder is None:
-        raise InvalidOption("args: artifact=FOLDER is missing, the artifact to serve")
+        raise OptionError("args: artifact=FOLDER is missing, the artifact to serve")
     if misplaced := sorted({"host", "port"} & remaining.keys()):
-        raise InvalidOption(f"args: {' and '.join(misplaced)} must be set in the cluster's http_options")
+        raise OptionError(f"args: {' and '.join(misplaced)} must be set in the cluster's http_options")
     options = parse_options(RayServeOptions, remaining, RayServeOptions.where)
     keys = key_hashes(options.api_keys_file, f"{options.where}.api_keys_file")
     threads = options.threads or 1

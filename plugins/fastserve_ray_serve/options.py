@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastserve_core.errors import ErrorCollector, InvalidOption
+from fastserve_core.errors import ErrorCollector, OptionError
 from fastserve_server.options import STDOUT, ServingOptions
 
 
@@ -35,7 +35,7 @@ class RayServeOptions(ServingOptions):
         self.check_range(faults, "drain_s", 0)
         with faults.collect():
             if self.access_log == STDOUT:
-                raise InvalidOption(f"{self.where}.access_log=-: the replicas' output is not shown; give a file")
+                raise OptionError(f"{self.where}.access_log=-: the replicas' output is not shown; give a file")
         self.check_range(faults, "max_replicas", self.replicas)
         for name in ("replicas", "threads", "max_ongoing_requests", "max_queued_requests"):
             self.check_range(faults, name, 1)

@@ -18,7 +18,7 @@ from ray.serve import Application
 from ray.serve.config import HTTPOptions
 
 from fastserve_core.artifacts import load_artifact
-from fastserve_core.errors import StageFailed
+from fastserve_core.errors import StageError
 from fastserve_ray_serve.deployment import bind_application
 from fastserve_ray_serve.haproxy import write_wrapper
 from fastserve_ray_serve.options import RayServeOptions
@@ -77,7 +77,7 @@ def _run(application: Application) -> None:
     except RuntimeError as error:
         deployments = ray_serve.status().applications[NAME].deployments.values()
         reasons = [deployment.message.strip().rpartition("\n")[2] for deployment in deployments]
-        raise StageFailed(f"the replicas could not be started: {' '.join(reasons)}") from error
+        raise StageError(f"the replicas could not be started: {' '.join(reasons)}") from error
 
 
 def _kill_session(folder: Path) -> NoReturn:

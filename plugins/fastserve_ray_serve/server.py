@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_core.processes import thread_environment
 from fastserve_ray_serve.haproxy import environment, find_haproxy
 from fastserve_ray_serve.options import RayServeOptions
@@ -38,13 +38,13 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
 
     Raises:
         BindError: The port is in use, or the address is wrong.
-        StageFailed: Ray or a replica failed to start.
+        StageError: Ray or a replica failed to start.
         UserError: There are more threads than cores, or the API keys or an artifact cannot be used.
     """
     max_replicas = options.max_replicas or options.replicas
     threads = options.threads or max(1, cores // max_replicas)
     if threads * max_replicas > cores:
-        raise InvalidOption(
+        raise OptionError(
             f"{options.where}: {max_replicas} replicas of {threads} threads are more than the {cores} usable cores"
         )
     keys = key_hashes(options.api_keys_file, f"{options.where}.api_keys_file")

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from starlette.types import Message, Scope, Send
 
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_server.options import STDOUT
 
 REQUEST_ID = b"x-request-id"
@@ -53,7 +53,7 @@ def access_log(path: str | None, option: str) -> AccessLog | None:
         option: Name of the option, for the error.
 
     Raises:
-        InvalidOption: The file cannot be written.
+        OptionError: The file cannot be written.
     """
     if path is None:
         return None
@@ -62,7 +62,7 @@ def access_log(path: str | None, option: str) -> AccessLog | None:
     try:
         return AccessLog(ReopeningFileHandler(Path(path).expanduser(), encoding="utf-8"))
     except OSError as error:
-        raise InvalidOption(f"{option}: cannot write {path}: {error.strerror}") from error
+        raise OptionError(f"{option}: cannot write {path}: {error.strerror}") from error
 
 
 class AccessLog:

@@ -160,9 +160,9 @@ def build_application(
         The application. Its lifespan starts and stops the workers.
 
     Raises:
-        InvalidArtifact: An artifact is missing or damaged.
-        InvalidOption: The access log cannot be written, or an address is wrong.
-        MissingPackage: Tracing needs a package that is not installed.
+        ArtifactError: An artifact is missing or damaged.
+        OptionError: The access log cannot be written, or an address is wrong.
+        MissingPackageError: Tracing needs a package that is not installed.
     """
     log = access_log(options.access_log, f"{options.where}.access_log")
     tracing = make_tracing(options.otlp_endpoint, f"{options.where}.otlp_endpoint")

@@ -11,7 +11,7 @@ from pathlib import Path
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 
 VARIABLE = "FASTSERVE_API_KEYS"
 MIN_KEY_LENGTH = 16
@@ -32,16 +32,16 @@ def key_hashes(file: str | None, option: str) -> list[str]:
         The SHA-256 hash of each key, in hexadecimal.
 
     Raises:
-        InvalidOption: The file cannot be read or has no keys, or a key is too short. The message contains no key.
+        OptionError: The file cannot be read or has no keys, or a key is too short. The message contains no key.
     """
     keys = [(VARIABLE, key.strip()) for key in os.environ.get(VARIABLE, "").split(",") if key.strip()]
     if file is not None:
         keys += [(f"{file}:{number}", key) for number, key in _lines(file, option)]
         if not keys:
-            raise InvalidOption(f"{option}: {file} contains no key")
+            raise OptionError(f"{option}: {file} contains no key")
     for source, key in keys:
         if len(key) < MIN_KEY_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
-            raise InvalidOption(
+            raise OptionError(
                 f"{source}: a key must have at least {MIN_KEY_LENGTH} printable ASCII characters and no space"
             )
     return [_hash(key) for _, key in keys]
@@ -52,7 +52,7 @@ def _lines(file: str, option: str) -> list[tuple[int, str]]:
         text = Path(file).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InvalidOption(f"{option}: cannot read the file {file}: {reason}") from error
+        raise OptionError(f"{option}: cannot read the file {file}: {reason}") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     return [(number, line) for number, line in lines if line and not line.startswith("#")]
 

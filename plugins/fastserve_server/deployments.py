@@ -12,7 +12,7 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from fastserve_core.errors import FastServeError, InvalidOption
+from fastserve_core.errors import FastServeError, OptionError
 from fastserve_server.canary_analysis import CanaryAnalysis, extract_decision
 from fastserve_server.metrics import Metrics
 from fastserve_server.options import CANARY, ServerOptions
@@ -33,12 +33,12 @@ class Candidate:
         metrics: The server's metrics.
 
     Raises:
-        InvalidOption: The task is generative; generated texts are not compared.
+        OptionError: The task is generative; generated texts are not compared.
     """
 
     def __init__(self, service: Service, options: ServerOptions, metrics: Metrics) -> None:
         if service.task.is_generative:
-            raise InvalidOption(f"{options.where}.candidate: generated texts are not compared; use reload instead")
+            raise OptionError(f"{options.where}.candidate: generated texts are not compared; use reload instead")
         self.service, self._options = service, options
         self.reset()
         self.reason = ""

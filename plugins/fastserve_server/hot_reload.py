@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from fastserve_core.artifacts import Artifact, load_artifact
-from fastserve_core.errors import InvalidArtifact, did_you_mean
+from fastserve_core.errors import ArtifactError, did_you_mean
 from fastserve_core.processes import available_memory
 from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.service import Service, refreeze
@@ -29,12 +29,12 @@ async def reload(models: ModelRegistry, folder: Path, name: str | None = None) -
         The task that ends the old service, or ``None`` if the same artifact is already served.
 
     Raises:
-        InvalidArtifact: The artifact is damaged, has another task or other labels, or needs too much memory, or the
+        ArtifactError: The artifact is damaged, has another task or other labels, or needs too much memory, or the
             server has no model of this name.
         FastServeError: Loading the artifact failed.
     """
     if name is not None and name not in models.names:
-        raise InvalidArtifact(f"the server has no model '{name}'{did_you_mean(name, models.names)}")
+        raise ArtifactError(f"the server has no model '{name}'{did_you_mean(name, models.names)}")
     old = models.get(name)
     artifact = load_artifact(folder, verify=True)
     if artifact.digest == old.artifact.digest:
@@ -69,17 +69,17 @@ def check_memory_for_second(artifact: Artifact, old: Service) -> None:
         old: The service of the present artifact.
 
     Raises:
-        InvalidArtifact: The artifact has another task or other labels, or needs more memory than is available.
+        ArtifactError: The artifact has another task or other labels, or needs more memory than is available.
     """
     new_purpose, old_purpose = _purpose(artifact), _purpose(old.artifact)
     if new_purpose != old_purpose:
-        raise InvalidArtifact(
+        raise ArtifactError(
             f"{artifact.folder} is for {new_purpose}, but the served model is for {old_purpose}: "
             "start another server for it"
         )
     needed, available = _memory_bytes(artifact) + RESERVE_BYTES, available_memory()
     if needed > available:
-        raise InvalidArtifact(
+        raise ArtifactError(
             f"not enough memory for a second model: {artifact.folder} needs about {needed // 1_000_000} MB, and "
             f"{available // 1_000_000} MB is available; stop the server and start it with the new model"
         )

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_core.tasks import TensorSpec
 from fastserve_server import schemas
 from fastserve_server.requests import Answers, UnavailableError
@@ -122,33 +122,33 @@ def _inputs(service: Service, body: schemas.InferRequest, blobs: memoryview) -> 
         if size is not None and (not isinstance(size, int) or not 0 <= size <= len(blobs)):
             raise HTTPException(400, f"the binary_data_size of the input '{tensor.name}' does not match the body")
         if tensor.name not in known:
-            raise InvalidData(f"the model has no input '{tensor.name}'; it has {', '.join(known)}")
+            raise DataError(f"the model has no input '{tensor.name}'; it has {', '.join(known)}")
         columns[tensor.name] = _texts(tensor, None if size is None else blobs[:size])
         blobs = blobs[size or 0 :]
     if len(blobs):
         raise HTTPException(400, f"the body is {len(blobs)} bytes longer than its tensors")
     for wanted in service.task.input_tensors():
         if wanted.required and wanted.name not in columns:
-            raise InvalidData(f"the input '{wanted.name}' is missing")
+            raise DataError(f"the input '{wanted.name}' is missing")
     if len({len(column) for column in columns.values()}) != 1:
-        raise InvalidData(f"the inputs {', '.join(known)} must have the same number of elements")
+        raise DataError(f"the inputs {', '.join(known)} must have the same number of elements")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _texts(tensor: schemas.InferInput, blob: memoryview | None) -> list[str]:
     """Convert the elements of a BYTES tensor to texts."""
     if tensor.datatype != "BYTES":
-        raise InvalidData(f"the input '{tensor.name}' must be BYTES, not {tensor.datatype}")
+        raise DataError(f"the input '{tensor.name}' must be BYTES, not {tensor.datatype}")
     try:
         values = list(flatten(tensor.data or ())) if blob is None else [value.decode() for value in unpack_bytes(blob)]
     except TensorError as error:
         raise HTTPException(400, str(error)) from error
     except UnicodeDecodeError as error:
-        raise InvalidData(f"the input '{tensor.name}' is not UTF-8: {error}") from error
+        raise DataError(f"the input '{tensor.name}' is not UTF-8: {error}") from error
     if not all(isinstance(value, str) for value in values):
-        raise InvalidData(f"the input '{tensor.name}' must hold texts")
+        raise DataError(f"the input '{tensor.name}' must hold texts")
     if any(size < 0 for size in tensor.shape) or math.prod(tensor.shape) != len(values):
-        raise InvalidData(f"the input '{tensor.name}' has {len(values)} elements, but the shape {tensor.shape}")
+        raise DataError(f"the input '{tensor.name}' has {len(values)} elements, but the shape {tensor.shape}")
     return values
 
 
@@ -158,7 +158,7 @@ def _requested_outputs(service: Service, body: schemas.InferRequest) -> dict[str
     default = body.parameters.get("binary_data_output") is True
     for output in body.outputs:
         if output.name not in known:
-            raise InvalidData(f"the model has no output '{output.name}'; it has {', '.join(known)}")
+            raise DataError(f"the model has no output '{output.name}'; it has {', '.join(known)}")
     chosen = {output.name: output.parameters.get("binary_data", default) is True for output in body.outputs}
     return chosen or dict.fromkeys(known, default)
 

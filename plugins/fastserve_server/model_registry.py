@@ -11,7 +11,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from fastserve_core.artifacts import Artifact, find_artifact, load_artifact, parse_named_path
-from fastserve_core.errors import InvalidOption, did_you_mean
+from fastserve_core.errors import OptionError, did_you_mean
 from fastserve_server.deployments import Candidate
 from fastserve_server.metrics import Metrics
 from fastserve_server.options import ServingOptions
@@ -28,8 +28,8 @@ class ModelRegistry:
         threads: Number of threads that the workers of each model may use together.
 
     Raises:
-        InvalidArtifact: An artifact is missing or damaged.
-        InvalidOption: Two models have the same name.
+        ArtifactError: An artifact is missing or damaged.
+        OptionError: Two models have the same name.
     """
 
     def __init__(self, artifact: Artifact, options: ServingOptions, threads: int) -> None:
@@ -38,7 +38,7 @@ class ModelRegistry:
         self._services = {first.name: first}
         for name, folder in map(parse_named_path, options.models):
             if name in self._services:
-                raise InvalidOption(f"{options.where}.models: two models have the name '{name}': use NAME:FOLDER")
+                raise OptionError(f"{options.where}.models: two models have the name '{name}': use NAME:FOLDER")
             self._services[name] = self.service(load_artifact(folder), name)
         self.candidate: Candidate | None = None
         self._load_task: asyncio.Task[None] | None = None
@@ -150,6 +150,6 @@ def resolve_models(models: Sequence[str]) -> list[str]:
         ``NAME:FOLDER`` of each, with the artifact's absolute folder.
 
     Raises:
-        InvalidArtifact: A folder has no artifact.
+        ArtifactError: A folder has no artifact.
     """
     return [f"{name}:{find_artifact(folder).folder.absolute()}" for name, folder in map(parse_named_path, models)]

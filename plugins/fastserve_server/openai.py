@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_server.generation.generator import GenerationEngine
 from fastserve_server.generation.jobs import Delta, TokenStream, collect
 from fastserve_server.openai_responses import Chats, Completions, ResponseBuilder
@@ -72,7 +72,7 @@ def _prompts(generator: GenerationEngine, prompt: str | list[str | int | list[in
     tokens = [item for item in items if isinstance(item, int)]
     lists = [item for item in items if isinstance(item, list)]
     if len(items) not in (len(texts), len(tokens), len(lists)):
-        raise InvalidData("a prompt must be texts, or tokens, or lists of tokens, not a mixture of them")
+        raise DataError("a prompt must be texts, or tokens, or lists of tokens, not a mixture of them")
     if texts:
         return generator.codec.tokens(texts)
     return [tokens] if tokens else lists
@@ -85,7 +85,7 @@ def _text(content: Any) -> str:
 def _check_max_tokens(service: Service, max_tokens: int) -> int:
     limit = service.options.max_new_tokens
     if max_tokens > limit:
-        raise InvalidData(f"max_tokens must be at most {limit} on this server, not {max_tokens}")
+        raise DataError(f"max_tokens must be at most {limit} on this server, not {max_tokens}")
     return max_tokens
 
 

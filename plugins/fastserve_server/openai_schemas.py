@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_server.generation.jobs import GenerationRequest
 from fastserve_server.generation.sampling import Sampling
 
@@ -50,7 +50,7 @@ class Parameters(Struct, kw_only=True):
             choice: Index of the choice, added to the seed so that the choices differ.
 
         Raises:
-            InvalidData: ``logit_bias`` has a key that is not a token id.
+            DataError: ``logit_bias`` has a key that is not a token id.
         """
         sampling = Sampling(
             temperature=1.0 if self.temperature is None else self.temperature,
@@ -67,7 +67,7 @@ class Parameters(Struct, kw_only=True):
 
 def _token_id(name: str) -> int:
     if not name.isdecimal():
-        raise InvalidData(f"the keys of logit_bias must be token ids, and '{name}' is not")
+        raise DataError(f"the keys of logit_bias must be token ids, and '{name}' is not")
     return int(name)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from fastserve_core.artifacts import parse_named_path
-from fastserve_core.errors import ErrorCollector, InvalidOption
+from fastserve_core.errors import ErrorCollector, OptionError
 
 SCHEDULERS = ("fcfs", "mlfq")
 SHADOW, CANARY = "shadow", "canary"
@@ -64,21 +64,21 @@ class ServingOptions:
         """Check the values of all options.
 
         Args:
-            faults: Collects an ``InvalidOption`` for each wrong value.
+            faults: Collects an ``OptionError`` for each wrong value.
         """
         for name in POSITIVE_OPTIONS:
             self.check_range(faults, name, 1)
         self.check_range(faults, "max_delay_ms", 0)
         with faults.collect():
             if self.request_timeout_s <= 0:
-                raise InvalidOption(
+                raise OptionError(
                     f"{self.where}.request_timeout_s must be more than 0 seconds, not {self.request_timeout_s}"
                 )
         self._check_names(faults)
         self.check_choice(faults, "scheduler", SCHEDULERS)
         with faults.collect():
             if self.max_inputs > self.max_queue:
-                raise InvalidOption(
+                raise OptionError(
                     f"{self.where}.max_inputs ({self.max_inputs}) must not be more than "
                     f"{self.where}.max_queue ({self.max_queue}): the queue has no room for such a request"
                 )
@@ -88,24 +88,24 @@ class ServingOptions:
         for option, name in names:
             with faults.collect():
                 if name is not None and not NAME.fullmatch(name):
-                    raise InvalidOption(
+                    raise OptionError(
                         f"{self.where}.{option}={name!r}: use letters, digits, '.', '_' and '-', as in a URL"
                     )
 
     def check_choice(self, faults: ErrorCollector, name: str, choices: tuple[str, ...]) -> None:
-        """Collect an ``InvalidOption`` if the option ``name`` is not one of ``choices``."""
+        """Collect an ``OptionError`` if the option ``name`` is not one of ``choices``."""
         with faults.collect():
             if (value := getattr(self, name)) not in choices:
-                raise InvalidOption(f"{self.where}.{name} must be {' or '.join(choices)}, not '{value}'")
+                raise OptionError(f"{self.where}.{name} must be {' or '.join(choices)}, not '{value}'")
 
     def check_range(self, faults: ErrorCollector, name: str, minimum: float, maximum: float | None = None) -> None:
-        """Collect an ``InvalidOption`` if the option ``name`` is out of its range; ``None`` is always valid."""
+        """Collect an ``OptionError`` if the option ``name`` is out of its range; ``None`` is always valid."""
         value = getattr(self, name)
         with faults.collect():
             if value is not None and value < minimum:
-                raise InvalidOption(f"{self.where}.{name} must be at least {minimum}, not {value}")
+                raise OptionError(f"{self.where}.{name} must be at least {minimum}, not {value}")
             if value is not None and maximum is not None and value > maximum:
-                raise InvalidOption(f"{self.where}.{name} must be at most {maximum}, not {value}")
+                raise OptionError(f"{self.where}.{name} must be at most {maximum}, not {value}")
 
 
 @dataclass
@@ -143,4 +143,4 @@ class ServerOptions(ServingOptions):
             with faults.collect():
                 if not 0 < getattr(self, name) <= maximum:
                     limit = "" if maximum == float("inf") else f" and at most {maximum:g}"
-                    raise InvalidOption(f"{self.where}.{name} must be more than 0{limit}, not {getattr(self, name)}")
+                    raise OptionError(f"{self.where}.{name} must be more than 0{limit}, not {getattr(self, name)}")

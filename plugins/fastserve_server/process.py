@@ -101,8 +101,8 @@ def make_candidate(models: ModelRegistry, folder: Path, options: ServerOptions) 
         options: Options of the server.
 
     Raises:
-        InvalidArtifact: The artifact has another task or other labels, or needs too much memory.
-        InvalidOption: The task is generative.
+        ArtifactError: The artifact has another task or other labels, or needs too much memory.
+        OptionError: The task is generative.
     """
     artifact = load_artifact(folder)
     check_memory_for_second(artifact, models.first)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fastserve_core.errors import FastServeError, InvalidData
+from fastserve_core.errors import DataError, FastServeError
 from fastserve_core.tasks import Encoded, Encoder, Row
 
 log = logging.getLogger(__name__)
@@ -107,10 +107,10 @@ def check_positions(prompt: int, new: int, positions: int | None) -> None:
         positions: Maximum number of tokens of a sequence; ``None`` if there is no limit.
 
     Raises:
-        InvalidData: They do not fit.
+        DataError: They do not fit.
     """
     if positions is not None and prompt + new > positions:
-        raise InvalidData(
+        raise DataError(
             f"a prompt of {prompt} tokens and {new} new ones are more than the model's {positions}: "
             "shorten the prompt or request fewer new tokens"
         )

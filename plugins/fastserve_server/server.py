@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
 from fastserve_core.artifacts import find_artifact
-from fastserve_core.errors import StageFailed, UserError
+from fastserve_core.errors import StageError, UserError
 from fastserve_core.processes import thread_environment
 from fastserve_server.addresses import bind, local_url
 from fastserve_server.auth import key_hashes
@@ -61,11 +61,11 @@ class ServerProcess:
         """Wait until the server ends.
 
         Raises:
-            StageFailed: The server crashed; the message has the end of its output.
+            StageError: The server crashed; the message has the end of its output.
         """
         code = self._process.wait()
         if code != 0 and not self._is_stopping:
-            raise StageFailed(self.stderr_tail(f"the server ended with exit code {code}"))
+            raise StageError(self.stderr_tail(f"the server ended with exit code {code}"))
 
     def receive(self, end_message: str) -> dict[str, Any]:
         """Wait for the server's next report.
@@ -74,15 +74,15 @@ class ServerProcess:
             end_message: Message of the error if the server ends instead.
 
         Raises:
-            StageFailed: The server ended or failed.
+            StageError: The server ended or failed.
             UserError: The server reported an error of the user.
         """
         line = self._reports.readline()
         if not line:
-            raise StageFailed(self.stderr_tail(end_message))
+            raise StageError(self.stderr_tail(end_message))
         report: dict[str, Any] = json.loads(line)
         if "error" in report:
-            kind = UserError if report["exit_code"] == UserError.exit_code else StageFailed
+            kind = UserError if report["exit_code"] == UserError.exit_code else StageError
             raise kind(report["error"])
         return report
 
@@ -149,7 +149,7 @@ class EmbeddedProcess(ServerProcess):
             False if the same artifact is already served.
 
         Raises:
-            StageFailed: The server ended.
+            StageError: The server ended.
             UserError: The artifact cannot replace the old one.
         """
         with self._reload_lock:
@@ -167,7 +167,7 @@ def start(artifact: Path, options: ServerOptions, threads: int) -> EmbeddedProce
 
     Raises:
         BindError: The port is in use, or the address is wrong.
-        StageFailed: The server failed to start.
+        StageError: The server failed to start.
         UserError: The API keys or an artifact cannot be used.
     """
     keys = key_hashes(options.api_keys_file, f"{options.where}.api_keys_file")
@@ -210,7 +210,7 @@ def launch(
         pass_fds: File descriptors that the child inherits.
 
     Raises:
-        StageFailed: The child ended or failed.
+        StageError: The child ended or failed.
         UserError: The child reported an error of the user.
     """
     read_fd, write_fd = os.pipe()

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from fastserve_core.artifacts import Artifact, max_positions
-from fastserve_core.errors import ExportError, FastServeError, InvalidData, InvalidOption, InvalidPlan, did_you_mean
+from fastserve_core.errors import DataError, ExportError, FastServeError, OptionError, PlanError, did_you_mean
 from fastserve_core.inference import Predictor, load_decoder, supports_token_streaming
 from fastserve_core.tasks import Encoded, load_task
 from fastserve_server.batcher import Batcher
@@ -137,17 +137,17 @@ class Service:
             options: Task options of this request, such as ``max_new_tokens``.
 
         Returns:
-            A future of one answer per input, which may fail with ``InvalidData``. Cancel it to withdraw the request.
+            A future of one answer per input, which may fail with ``DataError``. Cancel it to withdraw the request.
 
         Raises:
-            InvalidData: An input has the wrong form.
-            InvalidOption: The task does not have an option, or not with this value.
+            DataError: An input has the wrong form.
+            OptionError: The task does not have an option, or not with this value.
             QueueFullError: Too many inputs are waiting.
             UnavailableError: The model is not ready.
         """
         self._check_ready()
         if not inputs:
-            raise InvalidData("no inputs were given")
+            raise DataError("no inputs were given")
         if options:
             self._check_options(options)
         return self.engine.predict([self.task.read_input(self._check_fields(value)) for value in inputs], options)
@@ -160,15 +160,15 @@ class Service:
         """Return the engine that streams texts.
 
         Raises:
-            InvalidPlan: The model does not generate texts, or cannot stream them.
+            PlanError: The model does not generate texts, or cannot stream them.
             UnavailableError: The model is not ready.
         """
         self._check_ready()
         if self._generator is not None:
             return self._generator
         if not self.task.is_generative:
-            raise InvalidPlan(f"the model is for {self.task.name} and does not generate texts: use /predict")
-        raise InvalidPlan(f"this model cannot stream texts ({self._not_streaming}): use /predict")
+            raise PlanError(f"the model is for {self.task.name} and does not generate texts: use /predict")
+        raise PlanError(f"this model cannot stream texts ({self._not_streaming}): use /predict")
 
     def max_new_tokens_for(self, prompt: int) -> int:
         """Return the default number of new tokens after a prompt of so many tokens; at least 1."""
@@ -184,21 +184,21 @@ class Service:
         allowed = defaults.keys() - ENCODING_OPTIONS if self.task.is_generative else ()
         for name in options:
             if name not in allowed:
-                raise InvalidOption(f"the task {self.task.name} has no option '{name}'{did_you_mean(name, allowed)}")
+                raise OptionError(f"the task {self.task.name} has no option '{name}'{did_you_mean(name, allowed)}")
         try:
             converted: Any = msgspec.convert({**defaults, **options}, self.task.Options)
         except msgspec.ValidationError as error:
-            raise InvalidOption(f"options: {error}") from error
+            raise OptionError(f"options: {error}") from error
         limit, requested = self.options.max_new_tokens, getattr(converted, "max_new_tokens", 0)
         if requested > limit:
-            raise InvalidOption(f"max_new_tokens must be at most {limit} on this server, not {requested}")
+            raise OptionError(f"max_new_tokens must be at most {limit} on this server, not {requested}")
 
     def _check_length(self, encoded: Sequence[Encoded], options: Mapping[str, Any]) -> None:
         """Reject truncated inputs if required, and prompts that leave no positions; runs in a worker's thread."""
         if not self.options.truncation and any(row.truncated for row in encoded):
             max_length = getattr(self.task.options, "max_length", None)
             limit = "the model's limit" if max_length is None else f"the model's limit of {max_length} tokens"
-            raise InvalidData(f"an input is longer than {limit}: shorten it")
+            raise DataError(f"an input is longer than {limit}: shorten it")
         if self.task.is_generative:
             new = {**vars(self.task.options), **options}.get("max_new_tokens", 0)
             check_positions(max(map(len, encoded)), new, self._positions)
@@ -208,13 +208,13 @@ class Service:
             for name in value:
                 if name not in self._input_fields:
                     hint = did_you_mean(name, self._input_fields)
-                    raise InvalidData(f"an input has the unknown field '{name}'{hint}")
+                    raise DataError(f"an input has the unknown field '{name}'{hint}")
         return value
 
     def _make_worker(self) -> Predictor:
         """Create a warm predictor; called in the thread that will use it."""
         predictor = Predictor(self.artifact, self._threads_per_worker)
-        with suppress(InvalidData):  # the first request then warms the model
+        with suppress(DataError):  # the first request then warms the model
             predictor.warmup(self.task.warmup_inputs())
         return predictor
 

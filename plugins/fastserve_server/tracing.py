@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastserve_core.errors import InvalidOption, MissingPackage
+from fastserve_core.errors import MissingPackageError, OptionError
 
 EXPORT_TIMEOUT_S = 3.0
 """Maximum delay of the server's end by an unreachable collector."""
@@ -54,14 +54,14 @@ def make_tracing(collector: str | None, option: str) -> Tracing | None:
         option: Name of the option, for the error.
 
     Raises:
-        InvalidOption: The address is not an HTTP URL.
-        MissingPackage: OpenTelemetry is not installed.
+        OptionError: The address is not an HTTP URL.
+        MissingPackageError: OpenTelemetry is not installed.
     """
     if collector is None:
         return None
     if not collector.startswith(("http://", "https://")):
-        raise InvalidOption(f"{option}={collector}: give the collector's address, as http://127.0.0.1:4318")
+        raise OptionError(f"{option}={collector}: give the collector's address, as http://127.0.0.1:4318")
     try:
         return Tracing(collector)
     except ImportError as error:
-        raise MissingPackage(f"{option} needs {error.name}: pip install 'fastserve-core[tracing]'") from error
+        raise MissingPackageError(f"{option} needs {error.name}: pip install 'fastserve-core[tracing]'") from error

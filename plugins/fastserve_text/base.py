@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_core.tasks import Arrays, Column, Encoded, Encoder, Row, Task
 from fastserve_text.tokenization import load_tokenizer, pad, pad_id
 
@@ -55,7 +55,7 @@ class TextTask(Task):
     def read_input(self, value: Any) -> Row:
         row = dict(value) if isinstance(value, Mapping) else {"text": value}
         if fault := validate_text(row):
-            raise InvalidData(f"an input cannot be used: {fault}")
+            raise DataError(f"an input cannot be used: {fault}")
         return row
 
     def text_encoder(self, folder: Path, target: Callable[[Row], Any]) -> Encoder:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastserve_core.errors import InvalidData, InvalidModel, InvalidOption
+from fastserve_core.errors import DataError, ModelError, OptionError
 from fastserve_core.tasks import (
     AnswerView,
     Arrays,
@@ -44,11 +44,11 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.max_length < 4:
-            raise InvalidOption(f"task.max_length must be at least 4 tokens, not {self.max_length}")
+            raise OptionError(f"task.max_length must be at least 4 tokens, not {self.max_length}")
         if self.max_new_tokens < 1:
-            raise InvalidOption(f"task.max_new_tokens must be at least 1, not {self.max_new_tokens}")
+            raise OptionError(f"task.max_new_tokens must be at least 1, not {self.max_new_tokens}")
         if self.temperature < 0:
-            raise InvalidOption(f"task.temperature must be 0 or more, not {self.temperature}")
+            raise OptionError(f"task.temperature must be 0 or more, not {self.temperature}")
 
 
 class CausalLM(TextTask):
@@ -75,7 +75,7 @@ class CausalLM(TextTask):
             encoded = []
             for one in tokenizer.encode_batch([row["text"] for row in rows]):
                 if len(one.ids) == 0:
-                    raise InvalidData("an input cannot be used: it has no tokens that the model knows")
+                    raise DataError("an input cannot be used: it has no tokens that the model knows")
                 inputs = {"input_ids": one.ids, "attention_mask": one.attention_mask}
                 target = None if self.options.pack else list(one.ids)
                 encoded.append(Encoded(inputs, target, truncated=bool(one.overflowing)))
@@ -91,7 +91,7 @@ class CausalLM(TextTask):
         self.tokenizer.no_truncation()
         self.end_of_text = token_id(folder, self.tokenizer, "eos_token")
         if self.end_of_text is None:
-            raise InvalidModel(
+            raise ModelError(
                 f"the tokenizer of {folder} has no end-of-text token (eos_token), which task.pack=true needs"
             )
 

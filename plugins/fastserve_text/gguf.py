@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from fastserve_core.errors import InvalidModel
+from fastserve_core.errors import ModelError
 from fastserve_core.processes import (
     PRELOAD_MODULES,
     child_main,
@@ -24,7 +24,7 @@ class GGUF:
     """Raised when another conversion gives other files."""
 
     def convert(self, file: Path, folder: Path) -> None:
-        """Write the model and its tokenizer; raises ``InvalidModel`` with transformers' reason."""
+        """Write the model and its tokenizer; raises ``ModelError`` with transformers' reason."""
         run_in_child(
             "fastserve_text.gguf", {"file": file, "folder": folder}, threads_per_process(), imports=PRELOAD_MODULES
         )
@@ -42,7 +42,7 @@ def convert_in_process(file: str, folder: str, events: str) -> None:
             read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **given)
             tokenizer = AutoTokenizer.from_pretrained(source.parent, **given)
         except Exception as error:  # a dozen kinds, from a cut file to an architecture that is not known
-            raise InvalidModel(f"{source} cannot be read: {str(error).strip().splitlines()[0]}") from error
+            raise ModelError(f"{source} cannot be read: {str(error).strip().splitlines()[0]}") from error
         config = read.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config  # the weights are floats by now

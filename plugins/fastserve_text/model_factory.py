@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifacts import read_json, write_json
-from fastserve_core.errors import InvalidModel, InvalidOption, did_you_mean
+from fastserve_core.errors import ModelError, OptionError, did_you_mean
 from fastserve_core.models import load_pretrained
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ MIN_FREQUENCY = 2
 def build_model(folder: Path, head: str, labels: Sequence[str]) -> nn.Module:
     """The folder's model with the head; new weights where the folder has none (they follow torch's seed).
 
-    Raises ``InvalidModel`` when transformers has no such head for the model, or cannot read the weights.
+    Raises ``ModelError`` when transformers has no such head for the model, or cannot read the weights.
     """
     import transformers
 
@@ -42,21 +42,21 @@ def build_model(folder: Path, head: str, labels: Sequence[str]) -> nn.Module:
         return model
     except (ValueError, KeyError, OSError) as error:
         if "auto_map" in read_json(folder / "config.json"):
-            raise InvalidModel(
+            raise ModelError(
                 f"{folder} brings its own Python code, which is never run; use a model that transformers itself has"
             ) from error
-        raise InvalidModel(f"{folder} cannot be loaded as a model for {head[3:]}: {error}") from error
+        raise ModelError(f"{folder} cannot be loaded as a model for {head[3:]}: {error}") from error
 
 
 def write_scratch(spec: ModelSpec, texts: Iterable[str], folder: Path, head: str) -> None:
     """The config of an untrained model, and a tokenizer of its kind learnt from the texts, which are read twice."""
     makers = {"bert": _bert, "gpt2": _gpt2}
     if spec.name not in makers:
-        raise InvalidOption(f"no model from scratch is called '{spec.name}'{did_you_mean(spec.name, makers)}")
+        raise OptionError(f"no model from scratch is called '{spec.name}'{did_you_mean(spec.name, makers)}")
     if isinstance(texts, Iterator):  # which could be read once; rows of a split are read from the disk each time
         texts = list(texts)
     if next(iter(texts), None) is None:
-        raise InvalidModel("a tokenizer cannot be learnt from no texts")
+        raise ModelError("a tokenizer cannot be learnt from no texts")
     tokenizer = _train_tokenizer(spec, texts)
     config = makers[spec.name](spec, tokenizer.get_vocab_size())
     config["architectures"] = [config.pop("prefix") + head]

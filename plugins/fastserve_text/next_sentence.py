@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_core.tasks import Encoded
 from fastserve_text.documents import sentence_bounds
 from fastserve_text.examples import Examples, seed_number
@@ -63,7 +63,7 @@ class NextSentenceExamples(Examples):
     segment of a pair follows the first one, or, in half of the pairs, comes from another document; what would
     have followed then begins the next example. Where the segments lie is drawn at once, in a pass over the
     documents (56 bytes an example); an example is put together and masked when it is asked for. Raises
-    ``InvalidData`` when nothing can be drawn.
+    ``DataError`` when nothing can be drawn.
     """
 
     def __init__(self, documents: Sequence[Encoded], seed: str, layout: ExampleLayout, masking: Masking) -> None:
@@ -102,13 +102,13 @@ class _Drawing:
     def drawn(self) -> array[int]:
         """``FIELDS`` numbers an example: its two segments, and whether the second is from elsewhere."""
         if self.layout.paired and len(self.documents) < 2:
-            raise InvalidData("next-sentence prediction needs two texts or more: task.next_sentence=false does without")
+            raise DataError("next-sentence prediction needs two texts or more: task.next_sentence=false does without")
         plan = array("q")
         for number in range(len(self.documents)):
             for first, second, elsewhere in self._examples(number):
                 plan.extend((*first, *second, elsewhere))
         if not plan:
-            raise InvalidData("the texts are too short to learn from: none has more than one word")
+            raise DataError("the texts are too short to learn from: none has more than one word")
         return plan
 
     def _examples(self, number: int) -> Iterator[tuple[Span, Span, int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastserve_core.errors import InvalidModel, InvalidOption
+from fastserve_core.errors import ModelError, OptionError
 from fastserve_core.tasks import IGNORE_INDEX, AnswerView, Arrays, Encoded, Encoder, MetricSpec, Row
 from fastserve_text.base import TextTask
 from fastserve_text.documents import tokenize_document
@@ -34,11 +34,11 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.max_length < 8:
-            raise InvalidOption(f"task.max_length must be at least 8 tokens, not {self.max_length}")
+            raise OptionError(f"task.max_length must be at least 8 tokens, not {self.max_length}")
         if not 0 < self.mask_fraction < 1:
-            raise InvalidOption(f"task.mask_fraction must lie between 0 and 1, not {self.mask_fraction}")
+            raise OptionError(f"task.mask_fraction must lie between 0 and 1, not {self.mask_fraction}")
         if not 0 <= self.short_fraction <= 1:
-            raise InvalidOption(f"task.short_fraction must lie between 0 and 1, not {self.short_fraction}")
+            raise OptionError(f"task.short_fraction must lie between 0 and 1, not {self.short_fraction}")
 
 
 class Pretraining(TextTask):
@@ -82,7 +82,7 @@ class Pretraining(TextTask):
         names = ("cls_token", "sep_token", "mask_token")
         first, separator, mask = (token_id(folder, self.tokenizer, name) for name in names)
         if first is None or separator is None or mask is None:
-            raise InvalidModel(f"the tokenizer of {folder} has no mask token: pretraining takes encoders such as BERT")
+            raise ModelError(f"the tokenizer of {folder} has no mask token: pretraining takes encoders such as BERT")
         special = np.zeros(self.tokenizer.get_vocab_size(), dtype=bool)
         special[[number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special]] = True
         special[[first, separator, mask]] = True
@@ -162,7 +162,7 @@ class Pretraining(TextTask):
 
         model = build_model(folder, self.head if self.options.next_sentence else "ForMaskedLM", [])
         if self.options.next_sentence and "next_sentence_label" not in signature(model.forward).parameters:
-            raise InvalidModel(
+            raise ModelError(
                 f"{type(model).__name__} has no head for pairs of sentences: set task.next_sentence=false, "
                 "or take a BERT"
             )

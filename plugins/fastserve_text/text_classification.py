@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastserve_core.errors import InvalidData, InvalidOption
+from fastserve_core.errors import DataError, OptionError
 from fastserve_core.tasks import (
     UNLABELLED,
     AnswerView,
@@ -39,7 +39,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.max_length < 4:
-            raise InvalidOption(f"task.max_length must be at least 4 tokens, not {self.max_length}")
+            raise OptionError(f"task.max_length must be at least 4 tokens, not {self.max_length}")
 
 
 class TextClassification(TextTask):
@@ -75,9 +75,9 @@ class TextClassification(TextTask):
     def collect_labels(self, rows: Sequence[Row]) -> list[str]:
         counts = Counter(row["label"] for row in rows)
         if len(counts) < 2:
-            raise InvalidData(f"all {len(rows)} training rows have the label '{next(iter(counts))}': two are needed")
+            raise DataError(f"all {len(rows)} training rows have the label '{next(iter(counts))}': two are needed")
         if len(counts) > len(rows) / 2 and len(rows) > 20:
-            raise InvalidData(
+            raise DataError(
                 f"{len(counts)} different labels in {len(rows)} training rows: is data.columns.label the right column?"
             )
         return sorted_labels(set(counts))
@@ -90,7 +90,7 @@ class TextClassification(TextTask):
             value = {"text": value[0], "text_pair": value[1]}
         row = super().read_input(value)
         if row.get("text_pair") is not None and (fault := validate_text(row, "text_pair")):
-            raise InvalidData(f"an input cannot be used: {fault}")
+            raise DataError(f"an input cannot be used: {fault}")
         return row
 
     def encoder(self, folder: Path) -> Encoder:

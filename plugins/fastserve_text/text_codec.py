@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifacts import read_json
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_text.tokenization import load_tokenizer
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ class ChatTextCodec:
             given = {"messages": messages, "add_generation_prompt": True, **self._special}
             prompt: str | None = template and template.render(given)
         except Exception as error:  # the template is a program that came with the model
-            raise InvalidData(f"the model's chat template refuses the messages: {error}") from error
+            raise DataError(f"the model's chat template refuses the messages: {error}") from error
         if prompt is None:
-            raise InvalidData("the model has no chat template: ask for a completion of a prompt instead")
+            raise DataError("the model has no chat template: ask for a completion of a prompt instead")
         return prompt
 
     @cached_property

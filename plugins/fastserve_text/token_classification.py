@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_core.tasks import (
     IGNORE_INDEX,
     UNLABELLED,
@@ -78,7 +78,7 @@ class TokenClassification(TextTask):
     def collect_labels(self, rows: Sequence[Row]) -> list[str]:
         found = {tag for row in rows for tag in row["tags"]}
         if len(found) < 2:
-            raise InvalidData(f"all tags of the training rows are '{next(iter(found))}': two are needed")
+            raise DataError(f"all tags of the training rows are '{next(iter(found))}': two are needed")
         return sorted_labels(found)
 
     def stratify_key(self, row: Row) -> str:
@@ -88,7 +88,7 @@ class TokenClassification(TextTask):
         given = value.get("tokens", value.get("text")) if isinstance(value, Mapping) else value
         words = given.split() if isinstance(given, str) else given
         if not isinstance(words, (list, tuple)) or not words or not all(isinstance(one, str) for one in words):
-            raise InvalidData("an input cannot be used: give a text, or a list of words as 'tokens'")
+            raise DataError("an input cannot be used: give a text, or a list of words as 'tokens'")
         return {"tokens": list(words)}
 
     def texts(self, rows: Sequence[Row]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifacts import max_positions, read_json
-from fastserve_core.errors import InvalidModel, InvalidOption
+from fastserve_core.errors import ModelError, OptionError
 from fastserve_core.tasks import IGNORE_INDEX, Arrays, Encoded
 
 if TYPE_CHECKING:
@@ -46,16 +46,14 @@ def _to_fast_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, use_fast=True).backend_tokenizer
     except Exception as error:
-        raise InvalidModel(f"{folder} has no tokenizer.json, and none could be made from its files: {error}") from error
+        raise ModelError(f"{folder} has no tokenizer.json, and none could be made from its files: {error}") from error
 
 
 def check_positions(folder: Path, max_length: int) -> None:
-    """Raise ``InvalidOption`` when the model has fewer positions than that; some models have no such bound."""
+    """Raise ``OptionError`` when the model has fewer positions than that; some models have no such bound."""
     most = max_positions(folder)
     if most is not None and max_length > most:
-        raise InvalidOption(
-            f"task.max_length is {max_length}, but the model has {most} positions (model.max_positions)"
-        )
+        raise OptionError(f"task.max_length is {max_length}, but the model has {most} positions (model.max_positions)")
 
 
 def token_id(folder: Path, tokenizer: Tokenizer, name: str) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from fastserve_core import hookimpl
 from fastserve_core.artifacts import Artifact
-from fastserve_core.errors import MissingPackage
+from fastserve_core.errors import MissingPackageError
 from fastserve_core.events import Preflight
 from fastserve_core.plugins import StagedArtifact, TrainContext, Trainer
 from fastserve_torch_ddp.options import DDPOptions
@@ -48,12 +48,12 @@ class TorchDDP(Trainer):
         """Estimate the training's memory and time.
 
         Raises:
-            MissingPackage: The fine-tuning method needs peft, which is not installed.
+            MissingPackageError: The fine-tuning method needs peft, which is not installed.
         """
         from fastserve_torch_ddp.estimate import estimate
 
         if self.options.method in ("lora", "adalora") and find_spec("peft") is None:
-            raise MissingPackage(
+            raise MissingPackageError(
                 f"train.torch_ddp.method={self.options.method} needs the package peft: "
                 "pip install 'fastserve-core[torch_ddp]'"
             )
@@ -65,7 +65,7 @@ class TorchDDP(Trainer):
 
         Raises:
             UserError: The input is invalid.
-            StageFailed: The training failed.
+            StageError: The training failed.
         """
         from fastserve_core.processes import run_in_child
         from fastserve_torch_ddp.fork_server import PRELOADED_MODULES

@@ -18,7 +18,7 @@ from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from fastserve_core.data import load_dataset
-from fastserve_core.errors import StageFailed, UserError
+from fastserve_core.errors import StageError, UserError
 from fastserve_core.processes import event_writer
 from fastserve_core.tasks import load_task
 from fastserve_torch_ddp.data.tokens import tokenize
@@ -51,7 +51,7 @@ def train(**request: Any) -> dict[str, Any]:
 
     Raises:
         UserError: The input is invalid, or the nodes have different settings.
-        StageFailed: The nodes did not meet, or ranks died more often than ``max_restarts``.
+        StageError: The nodes did not meet, or ranks died more often than ``max_restarts``.
     """
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     # otherwise restarted ranks share the agent's store with the dead ones, and may read their old addresses
@@ -80,12 +80,12 @@ def _launch(config: LaunchConfig, job: TrainingJob) -> dict[str, Any]:
     try:
         results: Mapping[int, dict[str, Any]] = elastic_launch(config, run_rank)(job)
     except ChildFailedError as error:
-        raise StageFailed(_failure_reason(error)) from error
+        raise StageError(_failure_reason(error)) from error
     except DistError as error:
-        raise StageFailed(f"the nodes lost their connection while the ranks started: {error}") from error
+        raise StageError(f"the nodes lost their connection while the ranks started: {error}") from error
     result = results[min(results)]  # a node receives the results of its own ranks only
     if "failed" in result:
-        raise StageFailed(result["failed"])
+        raise StageError(result["failed"])
     if "error" in result:
         raise UserError(result["error"])
     return result

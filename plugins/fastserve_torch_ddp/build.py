@@ -54,7 +54,7 @@ def build_strategy(
         device: The device of this rank.
 
     Raises:
-        StageFailed: ``compile`` is set and there is no C++ compiler.
+        StageError: ``compile`` is set and there is no C++ compiler.
     """
     apply_cpu_optimizations(model, seed, device)
     if options["activation_checkpointing"]:

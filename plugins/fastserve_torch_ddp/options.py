@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastserve_core.errors import ErrorCollector, InvalidOption, did_you_mean
+from fastserve_core.errors import ErrorCollector, OptionError, did_you_mean
 
 OPTION_PATH = "train.torch_ddp"
 CHOICES = {
@@ -28,7 +28,7 @@ FRACTIONS = ("warmup_ratio", "label_smoothing", "adapter_dropout", "ema_decay")
 
 @dataclass
 class DDPOptions:
-    """Options of the trainer, checked when they are created (``InvalidOption``).
+    """Options of the trainer, checked when they are created (``OptionError``).
 
     ``batch_size`` counts the samples of one optimizer step over all ranks and accumulated batches; ``batch_tokens``,
     if set, bounds the tokens of that step, padding included, instead.
@@ -152,4 +152,4 @@ class DDPOptions:
 def _raise_faults(faults: Iterable[str]) -> None:
     message = "\n".join(f"{OPTION_PATH}.{fault}" for fault in faults)
     if message:
-        raise InvalidOption(message)
+        raise OptionError(message)

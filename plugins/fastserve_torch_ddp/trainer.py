@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastserve_core.data import load_dataset
-from fastserve_core.errors import StageFailed
+from fastserve_core.errors import StageError
 from fastserve_core.events import Event, Metric, Step, WarningRaised
 from fastserve_core.processes import event_writer
 from fastserve_core.tasks import Encoded, load_task
@@ -90,7 +90,7 @@ class Trainer:
             The best ``scores``, the number of ``steps``, and the costs of the loop.
 
         Raises:
-            StageFailed: A batch does not fit into memory, or the gradient is not finite.
+            StageError: A batch does not fit into memory, or the gradient is not finite.
         """
         self.progress = self.checkpoints.resume()
         self.method.model.train()
@@ -151,7 +151,7 @@ class Trainer:
         mean = loss_sum / weight if weight else 0.0
         norm = self.strategy.optimizer.step(self._learning_rate(step), self.options["max_grad_norm"], weight)
         if not math.isfinite(norm):
-            raise StageFailed(self._divergence_message(mean))
+            raise StageError(self._divergence_message(mean))
         if self.options["method"] == "adalora":
             self.strategy.optimizer.flat.unflatten_gradients()
             self.method.after_step(step)
@@ -177,7 +177,7 @@ class Trainer:
             return loss, float(denominator)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
-                raise StageFailed(self._out_of_memory_message(*tensors["input_ids"].shape)) from error
+                raise StageError(self._out_of_memory_message(*tensors["input_ids"].shape)) from error
             raise
 
     def _learning_rate(self, step: int) -> float:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from fastserve_core.errors import StageFailed, UserError
+from fastserve_core.errors import StageError, UserError
 from fastserve_core.processes import die_with_parent
 from fastserve_torch_ddp.job import TrainingJob, local_device
 from fastserve_torch_ddp.ops import precision
@@ -30,10 +30,10 @@ def run_rank(job: TrainingJob) -> dict[str, Any]:
 
     Returns:
         Scores, steps and costs of the training; or the key ``error`` with the message of a ``UserError``, or
-        ``failed`` with that of a ``StageFailed`` before the group was restarted.
+        ``failed`` with that of a ``StageError`` before the group was restarted.
 
     Raises:
-        StageFailed: The training failed.
+        StageError: The training failed.
     """
     die_with_parent()
     precision.configure_process(job.options, job.threads)
@@ -50,7 +50,7 @@ def run_rank(job: TrainingJob) -> dict[str, Any]:
         result = trainer.train()
     except UserError as error:
         return {"error": str(error)}
-    except StageFailed as error:
+    except StageError as error:
         Path(job.folder, ERROR_FILE).write_text(str(error), encoding="utf-8")
         raise
     finally:

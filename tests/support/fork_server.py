@@ -23,7 +23,12 @@ import sys
 from typing import Any
 
 import forks
-from fastserve_core.processes import PRELOAD_MODULES, library_environment, suppress_library_output, thread_environment
+from fastserve_core.processes import (
+    PRELOAD_MODULES,
+    set_library_environment,
+    suppress_library_output,
+    thread_environment,
+)
 
 MODULES = (
     *PRELOAD_MODULES,
@@ -161,7 +166,7 @@ def main(address: str) -> None:
 
 
 if __name__ == "__main__":
-    library_environment()
+    set_library_environment()
     if missing := set(thread_environment(int(sys.argv[2])).items()) - set(os.environ.items()):
         os.environ.update(missing)  # the C library reads some of them when the process starts
         os.execv(sys.executable, [sys.executable, *sys.argv])

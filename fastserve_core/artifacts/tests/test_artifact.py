@@ -9,14 +9,14 @@ import pytest
 
 from fastserve_core.artifacts.artifact import MANIFEST, Manifest, check_checkpoint, load_artifact, write_manifest
 from fastserve_core.artifacts.hashing import hash_files
-from fastserve_core.errors import InvalidArtifact, InvalidModel
+from fastserve_core.errors import ArtifactError, ModelError
 
 
 def make(folder: Path, text: str = "weights") -> Manifest:
     folder.mkdir(exist_ok=True)
     (folder / "model.safetensors").write_text(text)
     return Manifest("text_classification", {"max_length": 8}, ("a", "b"), {"engine": "torch", "form": "trainable"},
-                    ({"stage": "train"},), hash_files(folder, leave_out=[MANIFEST]))  # fmt: skip
+                    ({"stage": "train"},), hash_files(folder, exclude=[MANIFEST]))  # fmt: skip
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -38,10 +38,10 @@ def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
     write_manifest(tmp_path, make(tmp_path))
     (tmp_path / "model.safetensors").write_text("tampered")
     load_artifact(tmp_path)
-    with pytest.raises(InvalidArtifact, match=r"model\.safetensors changed"):
+    with pytest.raises(ArtifactError, match=r"model\.safetensors changed"):
         load_artifact(tmp_path, verify=True)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(InvalidArtifact, match=r"lacks model\.safetensors"):
+    with pytest.raises(ArtifactError, match=r"lacks model\.safetensors"):
         load_artifact(tmp_path)
 
 
@@ -51,25 +51,25 @@ def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
 )
 def test_a_manifest_that_is_none_is_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / MANIFEST).write_text(text)
-    with pytest.raises(InvalidArtifact, match=said):
+    with pytest.raises(ArtifactError, match=said):
         load_artifact(tmp_path)
 
 
 def test_a_folder_without_manifest_is_no_artifact(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArtifact, match=r"no fastserve\.json"):
+    with pytest.raises(ArtifactError, match=r"no fastserve\.json"):
         load_artifact(tmp_path)
 
 
 def test_checkpoints_need_a_config_and_safetensors(tmp_path: Path) -> None:
-    with pytest.raises(InvalidModel, match="does not exist"):
+    with pytest.raises(ModelError, match="does not exist"):
         check_checkpoint(tmp_path / "nowhere")
-    with pytest.raises(InvalidModel, match=r"no config\.json"):
+    with pytest.raises(ModelError, match=r"no config\.json"):
         check_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(InvalidModel, match="no weights"):
+    with pytest.raises(ModelError, match="no weights"):
         check_checkpoint(tmp_path)
     (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(InvalidModel, match=r"pytorch_model\.bin, a pickle"):
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin, a pickle"):
         check_checkpoint(tmp_path)
     (tmp_path / "model.safetensors").touch()
     check_checkpoint(tmp_path)

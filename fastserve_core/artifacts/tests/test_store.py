@@ -44,13 +44,13 @@ def test_what_a_failure_leaves_is_found_again(tmp_path: Path) -> None:
         (claim.partial / "checkpoint").write_text("half")
         raise RuntimeError
     with store.claim("a") as claim:
-        assert not claim.published
+        assert not claim.is_published
         assert (claim.partial / "checkpoint").read_text() == "half"
 
 
 def _make(home: str, log: str) -> None:
     with Store(Path(home)).claim("slow") as claim:
-        if not claim.published:
+        if not claim.is_published:
             with Path(log).open("a") as file:
                 file.write("made\n")
             time.sleep(0.5)
@@ -75,7 +75,7 @@ def test_threads_of_one_process_wait_for_each_other_too(tmp_path: Path) -> None:
 
     def make(number: int) -> None:
         with Store(tmp_path / "home").claim("a") as claim:
-            if not claim.published:
+            if not claim.is_published:
                 made.append(number)
                 (claim.partial / "x").touch()
                 claim.publish()
@@ -98,7 +98,7 @@ def test_a_killed_owner_leaves_no_lock(tmp_path: Path) -> None:
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     with Store(tmp_path).claim("a", told.append) as claim:
-        assert not claim.published
+        assert not claim.is_published
     assert told == []
     owner.stdout.close()
 

@@ -21,7 +21,7 @@ from fastserve_core.data.prepare import prepare_dataset, prepare_rows
 from fastserve_core.data.rows import Rows, RowWriter, encode_row
 from fastserve_core.data.source import RawRecord
 from fastserve_core.data.splits import SPLITS, _deduplicate, validate_and_split
-from fastserve_core.errors import InvalidData, InvalidOption
+from fastserve_core.errors import DataError, OptionError
 from fastserve_core.tasks.load import load_task
 from fastserve_core.tasks.task import Row, Task
 
@@ -69,7 +69,7 @@ def test_no_text_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, pair
     task, folder = load_task("text_classification", {}), tmp_path_factory.mktemp("cut")
     try:
         splits, _, _ = cut({"train": rows(*pairs)}, DataOptions(max_bad_rows=1000), task, folder)
-    except InvalidData:
+    except DataError:
         return  # too few different texts, or labels: refused, not cut
     seen = [json.dumps(row, sort_keys=True) for split in splits.values() for row in split]
     assert len(seen) == len(set(seen))
@@ -78,7 +78,7 @@ def test_no_text_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, pair
 
 def test_bad_rows_are_said_with_place_and_reason(task: Task, tmp_path: Path) -> None:
     given_rows = [*many(50), RawRecord("f:99", None, "3 fields, but the header has 2"), *rows(("", "a"), ("x", ""))]
-    with pytest.raises(InvalidData) as error:
+    with pytest.raises(DataError) as error:
         cut({"train": given_rows}, DataOptions(), task, tmp_path)
     assert "3 bad rows" in str(error.value)
     assert "f:99: 3 fields" in str(error.value)
@@ -91,7 +91,7 @@ def test_bad_rows_are_said_with_place_and_reason(task: Task, tmp_path: Path) -> 
 
 def test_a_missing_column_is_said_with_the_nearest_one(task: Task, tmp_path: Path) -> None:
     given_rows = [RawRecord("f:2", {"txt": "a", "label": "b"})]
-    with pytest.raises(InvalidData, match=r"no column 'text'; did you mean 'txt'.*data\.columns\.text=NAME"):
+    with pytest.raises(DataError, match=r"no column 'text'; did you mean 'txt'.*data\.columns\.text=NAME"):
         cut({"train": given_rows}, DataOptions(), task, tmp_path)
     named = DataOptions(columns={"text": "txt"})
     renamed = [RawRecord("f", {"txt": f"t{number}", "label": "ab"[number % 2]}) for number in range(40)]
@@ -99,38 +99,34 @@ def test_a_missing_column_is_said_with_the_nearest_one(task: Task, tmp_path: Pat
 
 
 def test_one_class_no_rows_and_strange_labels_are_refused(task: Task, tmp_path: Path) -> None:
-    with pytest.raises(InvalidData, match="all 2 training rows have the label 'a'"):
+    with pytest.raises(DataError, match="all 2 training rows have the label 'a'"):
         cut({"train": rows(("x", "a"), ("y", "a"))}, DataOptions(), task, tmp_path)
     with pytest.raises(
-        InvalidData, match=r"(?s)all 2 training rows have the label 'a'.*1 bad rows:.*f:3: 'text' is empty"
+        DataError, match=r"(?s)all 2 training rows have the label 'a'.*1 bad rows:.*f:3: 'text' is empty"
     ):
         cut({"train": rows(("x", "a"), ("y", "a"), ("", "b"))}, DataOptions(), task, tmp_path)
-    with pytest.raises(InvalidData, match="no rows"):
+    with pytest.raises(DataError, match="no rows"):
         cut({"train": []}, DataOptions(), task, tmp_path)
-    with pytest.raises(InvalidData, match="the label 'c' of the validation split is not in train"):
+    with pytest.raises(DataError, match="the label 'c' of the validation split is not in train"):
         cut({"train": many(40), "validation": rows(("x", "c"))}, DataOptions(), task, tmp_path)
-    with pytest.raises(InvalidData, match="too few to cut a validation split"):
+    with pytest.raises(DataError, match="too few to cut a validation split"):
         cut({"train": many(4)}, DataOptions(), task, tmp_path)
-    with pytest.raises(InvalidData, match="is data.columns.label the right column"):
+    with pytest.raises(DataError, match="is data.columns.label the right column"):
         cut({"train": rows(*((f"t{n}", f"l{n}") for n in range(30)))}, DataOptions(), task, tmp_path)
 
 
 def test_a_split_with_nothing_left_is_refused_by_name(task: Task, tmp_path: Path) -> None:
     lenient = DataOptions(max_bad_rows=9)
-    with pytest.raises(
-        InvalidData, match=r"(?s)no row of the validation split is left: .*data\.validation.*f:1: 'text'"
-    ):
+    with pytest.raises(DataError, match=r"(?s)no row of the validation split is left: .*data\.validation.*f:1: 'text'"):
         cut({"train": many(40), "validation": rows((" ", "a"))}, lenient, task, tmp_path)
-    with pytest.raises(InvalidData, match=r"(?s)no row of the test split is left.*the label 'c' of the test split"):
+    with pytest.raises(DataError, match=r"(?s)no row of the test split is left.*the label 'c' of the test split"):
         cut({"train": many(40), "test": rows(("x", "c"), ("y", "c"))}, lenient, task, tmp_path)
-    with pytest.raises(InvalidData, match=r"the test split has no rows: give data\.test some, or leave it out"):
+    with pytest.raises(DataError, match=r"the test split has no rows: give data\.test some, or leave it out"):
         cut({"train": many(40), "test": []}, lenient, task, tmp_path)
-    with pytest.raises(InvalidData, match=r"(?s)no row of the train split is left: mend them.*2 bad rows"):
+    with pytest.raises(DataError, match=r"(?s)no row of the train split is left: mend them.*2 bad rows"):
         cut({"train": rows(("", "a"), ("x", ""))}, lenient, task, tmp_path)
     greedy = DataOptions(validation_fraction=0.49, test_fraction=0.49)
-    with pytest.raises(
-        InvalidData, match=r"4 different rows are too few to cut validation and test from and keep some"
-    ):
+    with pytest.raises(DataError, match=r"4 different rows are too few to cut validation and test from and keep some"):
         cut({"train": many(4)}, greedy, task, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -157,13 +153,13 @@ def test_given_splits_stay_as_they_are(task: Task, tmp_path: Path) -> None:
 
 
 def test_a_text_that_utf8_cannot_write_is_a_bad_row(task: Task, tmp_path: Path) -> None:
-    with pytest.raises(InvalidData, match=r"f:1: a text holds half of a surrogate pair"):
+    with pytest.raises(DataError, match=r"f:1: a text holds half of a surrogate pair"):
         cut({"train": [*rows(("\ud83d", "a")), *many(30)]}, DataOptions(), task, tmp_path)
 
 
 def test_a_value_that_json_cannot_write_is_a_bad_row(task: Task, tmp_path: Path) -> None:
     strange = RawRecord("f:1", {"text": date(2020, 1, 1), "label": "a"})
-    with pytest.raises(InvalidData, match=r"f:1: 'text' is date, not text"):
+    with pytest.raises(DataError, match=r"f:1: 'text' is date, not text"):
         cut({"train": [strange, *many(30)]}, DataOptions(), task, tmp_path)
 
 
@@ -211,7 +207,7 @@ def test_rows_on_the_disk_are_a_sequence(
     "wrong", [{"validation_fraction": 0.6}, {"test_fraction": 0}, {"max_bad_rows": -1}, {"max_rows": 3}]
 )
 def test_wrong_options_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(InvalidOption, match=f"data.{next(iter(wrong))}"):
+    with pytest.raises(OptionError, match=f"data.{next(iter(wrong))}"):
         DataOptions(**wrong)  # type: ignore[arg-type]
 
 
@@ -238,7 +234,7 @@ def test_rows_in_memory_are_prepared_alike(tmp_path: Path, task: Task) -> None:
     data = prepare_rows({"train": given_rows}, DataOptions(), task, Store(tmp_path))
     assert data.counts == {"train": 32, "validation": 4, "test": 4}
     assert data.labels == ("a", "b")
-    with pytest.raises(InvalidData, match="validation row 0: 'text' is empty"):
+    with pytest.raises(DataError, match="validation row 0: 'text' is empty"):
         prepare_rows(
             {"train": given_rows, "validation": [{"text": " ", "label": "a"}]}, DataOptions(), task, Store(tmp_path)
         )

@@ -10,7 +10,7 @@ import pytest
 
 from fastserve_core.artifacts.artifact import Artifact, Manifest
 from fastserve_core.config.nodes import GateOptions
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_core.evaluation.gate import Speedup, defers_gate, evaluate_gate, models_to_time
 from fastserve_core.tasks.load import load_task
 
@@ -98,5 +98,5 @@ def test_a_candidate_is_timed_once_where_the_last_good_model_is_the_original(
 
 @pytest.mark.parametrize("name", ["min_speedup", "min_size_ratio"])
 def test_a_bound_that_is_not_above_zero_is_refused(name: str) -> None:
-    with pytest.raises(InvalidOption, match=f"gate.{name} must be above 0, not 0"):
+    with pytest.raises(OptionError, match=f"gate.{name} must be above 0, not 0"):
         GateOptions(**{name: 0})

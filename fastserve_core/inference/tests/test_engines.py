@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fastserve_core.artifacts.artifact import Artifact, Manifest
-from fastserve_core.errors import InvalidPlan, UnknownName
+from fastserve_core.errors import PlanError, UnknownNameError
 from fastserve_core.events import Event, WarningRaised
 from fastserve_core.inference.engines import candidate_engines, check_engine, check_generation, select_fastest
 from fastserve_core.tasks.load import load_task
@@ -51,7 +51,7 @@ def test_a_task_that_generates_runs_on_engines_that_do(tmp_path: Any) -> None:
 
 def test_an_engine_that_cannot_generate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OpenVINOEngine, "generates", False)
-    with pytest.raises(InvalidPlan, match="the engine 'openvino' cannot generate text"):
+    with pytest.raises(PlanError, match="the engine 'openvino' cannot generate text"):
         check_generation("openvino", load_task("causal_lm", {}))
 
 
@@ -73,5 +73,5 @@ def test_an_engine_that_answers_worse_is_said_and_not_used() -> None:
 def test_an_unknown_engine_is_refused() -> None:
     check_engine("auto")
     check_engine("openvino")
-    with pytest.raises(UnknownName, match="no engine named 'opnvino'; did you mean 'openvino'"):
+    with pytest.raises(UnknownNameError, match="no engine named 'opnvino'; did you mean 'openvino'"):
         check_engine("opnvino")

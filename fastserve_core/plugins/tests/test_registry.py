@@ -12,7 +12,7 @@ import pytest
 
 from fastserve_core import entry_points, hookimpl
 from fastserve_core.entry_points import installed_plugins, load_entry_point, missing_packages
-from fastserve_core.errors import InvalidOption, MissingPackage, PluginError, UnknownName
+from fastserve_core.errors import MissingPackageError, OptionError, PluginError, UnknownNameError
 from fastserve_core.events import Event, StageStarted, WarningRaised
 from fastserve_core.plugins.base import Compressor, Observer, Trainer
 from fastserve_core.plugins.registry import Registry
@@ -146,7 +146,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_an_unknown_plugin_is_said_with_the_nearest() -> None:
-    with pytest.raises(UnknownName, match="no plugin named 'toi'; did you mean 'toy'"):
+    with pytest.raises(UnknownNameError, match="no plugin named 'toi'; did you mean 'toy'"):
         Registry().activate("compress", "toi", {})
 
 
@@ -154,7 +154,7 @@ def test_an_unknown_plugin_is_said_with_the_nearest() -> None:
     ("name", "kind", "said"),
     [
         ("old", PluginError, "built for plugin API 0; this FastServe has API 2"),
-        ("missing", MissingPackage, "needs no_such_package: pip install"),
+        ("missing", MissingPackageError, "needs no_such_package: pip install"),
         ("idle", PluginError, "implements no 'compress'"),
         ("toytrainer", PluginError, "must derive from fastserve_core.plugins.Compressor"),
         ("misspelt", PluginError, "comprss"),
@@ -170,11 +170,11 @@ def test_a_plugin_that_does_not_fit_is_refused_with_the_reason(name: str, kind: 
 
 
 def test_options_are_typed_and_every_fault_is_said() -> None:
-    with pytest.raises(InvalidOption, match="no option 'strenght'; did you mean 'strength'"):
+    with pytest.raises(OptionError, match="no option 'strenght'; did you mean 'strength'"):
         Registry().activate("compress", "toy", {"strenght": 1})
-    with pytest.raises(InvalidOption, match=r"compress\.toy\.strength='much'"):
+    with pytest.raises(OptionError, match=r"compress\.toy\.strength='much'"):
         Registry().activate("compress", "toy", {"strength": "much"})
-    with pytest.raises(InvalidOption, match=r"compress\.toy: strength must be at most 1"):
+    with pytest.raises(OptionError, match=r"compress\.toy: strength must be at most 1"):
         Registry().activate("compress", "toy", {"strength": 2.0})
     with pytest.raises(Exception, match="2 errors") as error:
         Registry().activate("compress", "toy", {"strength": "much", "nmae": "y"})
@@ -267,7 +267,7 @@ def test_a_registry_with_other_options_leaves_the_first_as_it_is() -> None:
     assert other.compressors == [changed]
     assert chosen.call(active, "compress", run=1) == (1, 0.1)
     assert chosen.compressors == [active]
-    with pytest.raises(InvalidOption):
+    with pytest.raises(OptionError):
         chosen.with_overrides(active, {"strength": 3})
 
 
@@ -305,9 +305,9 @@ def test_providers_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(entry_points, "all_entry_points", lambda: EntryPoints(entries))
     assert load_entry_point("fastserve.data", "files").__name__ == "Path"
-    with pytest.raises(UnknownName, match="no data named 'file'; did you mean 'files'"):
+    with pytest.raises(UnknownNameError, match="no data named 'file'; did you mean 'files'"):
         load_entry_point("fastserve.data", "file")
-    with pytest.raises(MissingPackage, match="no_such_module"):
+    with pytest.raises(MissingPackageError, match="no_such_module"):
         load_entry_point("fastserve.data", "gone")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from fastserve_core.errors import StageFailed, UserError
+from fastserve_core.errors import StageError, UserError
 from fastserve_core.events import Progress
 from fastserve_core.processes import child, fork_pool
 from fastserve_core.processes.child import run_in_child
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.skipif(not fork_pool.can_fork(), reason="forks only on 
 WORK = """
     import atexit, os, pathlib, signal, sys, time
     from fastserve_core.processes.child import child_main, event_writer
-    from fastserve_core.errors import InvalidOption
+    from fastserve_core.errors import OptionError
     from fastserve_core.events import Progress
 
     def work(what, events, **more):
         if what == "crash":
             raise RuntimeError("no such luck")
         if what == "wrong":
-            raise InvalidOption("that is not an option")
+            raise OptionError("that is not an option")
         if what == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "wait":
@@ -121,9 +121,9 @@ def test_what_is_read_while_importing_needs_another_process(
 def test_faults_come_back_as_from_any_child(ask: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="that is not an option"):
         ask("wrong")
-    with pytest.raises(StageFailed, match=r"some_work ended with exit code 1:(?s:.*)RuntimeError: no such luck"):
+    with pytest.raises(StageError, match=r"some_work ended with exit code 1:(?s:.*)RuntimeError: no such luck"):
         ask("crash")
-    with pytest.raises(StageFailed, match="some_work ended with exit code -9"):
+    with pytest.raises(StageError, match="some_work ended with exit code -9"):
         ask("die")
     assert ask("tell")["slow"]
 
@@ -147,7 +147,7 @@ def test_a_child_that_is_not_forked_shares_the_process_too(ask: Callable[..., An
 def test_a_child_that_leaves_has_its_exit_code_and_what_it_wants_done_then(
     ask: Callable[..., Any], tmp_path: Path, code: object, said: str
 ) -> None:
-    with pytest.raises(StageFailed, match=said):
+    with pytest.raises(StageError, match=said):
         ask("leave", code=code, file=tmp_path / "note")
     assert (tmp_path / "note").read_text() == "left"
 
@@ -165,7 +165,7 @@ def test_a_child_ends_with_the_process_it_was_forked_off(ask: Callable[..., Any]
     def wait() -> None:
         try:
             run_in_child("some_work", {"what": "wait"}, 1, said.append, imports=["slowly"])
-        except StageFailed as error:
+        except StageError as error:
             failed.append(str(error))
 
     thread = threading.Thread(target=wait)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_core.serving.client import AsyncClient, RequestRejectedError, ServerUnavailableError, predict_remote
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -121,9 +121,9 @@ def test_what_is_refused_is_said(answer: Answer, kind: type[Exception], message:
 
 
 def test_what_is_no_address_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="'reviews' is not a server's address"):
+    with pytest.raises(OptionError, match="'reviews' is not a server's address"):
         AsyncClient("reviews")
-    with pytest.raises(InvalidOption, match="'http://127.0.0.1:x' is not a server's address"):
+    with pytest.raises(OptionError, match="'http://127.0.0.1:x' is not a server's address"):
         predict("http://127.0.0.1:x")
 
 

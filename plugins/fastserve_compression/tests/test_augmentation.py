@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fastserve_compression.augmentation import AUGMENTATIONS, AugmentedRows
 from fastserve_compression.distillation import Distill, DistillOptions
-from fastserve_core.errors import InvalidData, InvalidOption
+from fastserve_core.errors import DataError, OptionError
 from fastserve_core.tasks import load_task
 
 WORD = st.text(st.characters(categories=("L",)), min_size=1, max_size=6)
@@ -49,9 +49,9 @@ def test_words_stay_a_list_and_a_text_without_spaces_one_piece() -> None:
 
 
 def test_what_cannot_be_is_said() -> None:
-    with pytest.raises(InvalidData, match="augment needs single texts, but the data has pairs"):
+    with pytest.raises(DataError, match="augment needs single texts, but the data has pairs"):
         list(AugmentedRows([{"text": "a", "text_pair": "b"}], 1, 0))
-    with pytest.raises(InvalidOption, match="compress.distill.augment: causal_lm learns from texts as they are"):
+    with pytest.raises(OptionError, match="compress.distill.augment: causal_lm learns from texts as they are"):
         Distill(DistillOptions(augment=1)).check_task(load_task("causal_lm", {}))
-    with pytest.raises(InvalidOption, match="compress.distill.augment must be at least 0, not -1"):
+    with pytest.raises(OptionError, match="compress.distill.augment must be at least 0, not -1"):
         DistillOptions(augment=-1)

@@ -13,7 +13,7 @@ import torch
 from conftest import Cli
 from fastserve_core.artifacts import load_artifact
 from fastserve_core.inference import Predictor
-from fastserve_core.models import components_of
+from fastserve_core.models import list_components
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def test_a_slim_model_is_trained_further_and_quantized(
     second = stages(tmp_path)
     model = load_artifact(Path(second["torch_ddp"]["artifact"]))
     torch_model, engine = Predictor(model), Predictor(Path(second["neural_compressor"]["artifact"]))
-    kinds = [one["kind"] for one in components_of(torch_model.task.build(model.folder).config)]  # type: ignore[attr-defined]
+    kinds = [one["kind"] for one in list_components(torch_model.task.build(model.folder).config)]  # type: ignore[attr-defined]
     assert kinds == ["pruned", "product_quantized"]
     texts = ["a wonderful film", "what a dreadful story", "it was brilliant , truly superb number 7"]
     scores = [[one["scores"]["positive"] for one in each.predict(texts)] for each in (torch_model, engine)]

@@ -18,7 +18,7 @@ from fastserve_compression.distillation import DistillOptions
 from fastserve_compression.structural_pruning import drop_layers
 from fastserve_compression.student import select_evenly
 from fastserve_core.artifacts import copy_tree, load_artifact
-from fastserve_core.errors import InvalidArtifact, InvalidModel
+from fastserve_core.errors import ArtifactError, ModelError
 from fastserve_core.tasks import DistillationTarget
 
 Batch = dict[str, torch.Tensor]
@@ -128,7 +128,7 @@ def test_layers_of_other_widths_cannot_be_compared(tiny: Callable[..., Any], tmp
     tiny("Bert").save_pretrained(tmp_path)
     narrow = tiny("DistilBert")
     narrow.config.hidden_size = 16
-    with pytest.raises(InvalidModel, match="the model has 16 and the teacher 32: set hidden_weight=0"):
+    with pytest.raises(ModelError, match="the model has 16 and the teacher 32: set hidden_weight=0"):
         lesson(tmp_path, narrow, hidden_weight=1.0)
 
 
@@ -184,7 +184,7 @@ def newest(folder: Path) -> dict[str, Any]:
 
 
 def test_a_teacher_that_is_none_is_said_when_the_options_are_read(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArtifact, match="is not an artifact"):
+    with pytest.raises(ArtifactError, match="is not an artifact"):
         DistillOptions(teacher=str(tmp_path / "nowhere"))
 
 

@@ -14,7 +14,7 @@ import transformers
 from conftest import Cli
 from fastserve_compression import half_precision
 from fastserve_compression.mixed_precision import MixedPrecisionOptions
-from fastserve_core.errors import InvalidModel, InvalidOption
+from fastserve_core.errors import ModelError, OptionError
 from fastserve_core.models import load_pretrained, register_component
 from fastserve_core.testing import PluginContract
 
@@ -26,7 +26,7 @@ class TestMixedPrecision(PluginContract):
 
 
 def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="compress.mixed_precision.dtype must be one of bf16, fp16, not 'fp8'"):
+    with pytest.raises(OptionError, match="compress.mixed_precision.dtype must be one of bf16, fp16, not 'fp8'"):
         MixedPrecisionOptions(dtype="fp8")
 
 
@@ -34,7 +34,7 @@ def test_an_unknown_format_is_refused() -> None:
     ("pattern", "said"), [("clasifier.*", "did you mean 'classifier"), ("*word_embeddings*", "is an embedding table")]
 )
 def test_patterns_that_make_no_sense_are_refused(tiny: Callable[..., Any], pattern: str, said: str) -> None:
-    with pytest.raises(InvalidOption, match=said):
+    with pytest.raises(OptionError, match=said):
         half_precision.find_fp32_modules(tiny("Bert"), [pattern])
 
 
@@ -53,7 +53,7 @@ def test_numbers_that_fp16_cannot_hold_are_refused(tiny: Callable[..., Any]) -> 
     model = tiny("Bert")
     model.classifier.weight.data[0, 0] = 1e5
     with pytest.raises(
-        InvalidModel, match="classifier.weight has values up to 1e\\+05, which exceed the range of fp16: use bf16"
+        ModelError, match="classifier.weight has values up to 1e\\+05, which exceed the range of fp16: use bf16"
     ):
         half_precision.cast_parameters(model, torch.float16, [])
 

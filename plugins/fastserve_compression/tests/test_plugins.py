@@ -8,7 +8,7 @@ import pytest
 
 from fastserve_compression import PruneOptions, VectorQuantizeOptions
 from fastserve_compression.distillation import DistillOptions
-from fastserve_core.errors import InvalidOption, ValidationErrors
+from fastserve_core.errors import OptionError, ValidationError
 from fastserve_core.testing import PluginContract
 
 
@@ -41,17 +41,17 @@ class TestVectorQuantize(PluginContract):
     ],
 )
 def test_options_of_prune_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InvalidOption, match=f"compress.prune.{next(iter(wrong))}"):
+    with pytest.raises(OptionError, match=f"compress.prune.{next(iter(wrong))}"):
         PruneOptions(**wrong)
 
 
 def test_every_wrong_option_is_said_at_once() -> None:
-    with pytest.raises(ValidationErrors, match="3 errors"):
+    with pytest.raises(ValidationError, match="3 errors"):
         PruneOptions(head_ratio=2, neuron_ratio=-1, rows=0)
 
 
 def test_nothing_to_do_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="nothing to do"):
+    with pytest.raises(OptionError, match="nothing to do"):
         PruneOptions(head_ratio=0, neuron_ratio=0)
     assert PruneOptions(head_ratio=0, neuron_ratio=0, pattern="2:4").has_masks
     assert not PruneOptions().has_masks
@@ -61,7 +61,7 @@ def test_nothing_to_do_is_refused() -> None:
     "wrong", [{"width": 0}, {"centroids": 1}, {"centroids": 257}, {"min_rows": 100}, {"codebooks": "int8"}]
 )
 def test_options_of_vector_quantize_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InvalidOption, match=f"compress.vector_quantize.{next(iter(wrong))}"):
+    with pytest.raises(OptionError, match=f"compress.vector_quantize.{next(iter(wrong))}"):
         VectorQuantizeOptions(**wrong)
 
 
@@ -78,10 +78,10 @@ def test_options_of_vector_quantize_out_of_range_are_refused(wrong: dict[str, An
     ],
 )
 def test_options_of_distill_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InvalidOption, match=f"compress.distill.{next(iter(wrong))}"):
+    with pytest.raises(OptionError, match=f"compress.distill.{next(iter(wrong))}"):
         DistillOptions(**wrong)
 
 
 def test_a_distillation_that_learns_from_nothing_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="has no loss"):
+    with pytest.raises(OptionError, match="has no loss"):
         DistillOptions(alpha=0.0, hidden_weight=0.0)

@@ -11,7 +11,7 @@ import torch
 
 from fastserve_compression import distillation_loss
 from fastserve_compression.qat import LEVELS, FakeQuantizer, fake_quantize_inputs, fake_quantize_weights
-from fastserve_core.errors import InvalidModel
+from fastserve_core.errors import ModelError
 
 CPU = torch.device("cpu")
 
@@ -62,7 +62,7 @@ def test_the_numbers_keep_their_format(
 
 
 def test_layers_of_another_kind_are_refused(tiny: Callable[..., Any]) -> None:
-    with pytest.raises(InvalidModel, match="GPT-2's Conv1D"):
+    with pytest.raises(ModelError, match="GPT-2's Conv1D"):
         FakeQuantizer(tiny("GPT2"), "int8", CPU)
 
 

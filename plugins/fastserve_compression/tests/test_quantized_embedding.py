@@ -16,7 +16,7 @@ from fastserve_compression import VectorQuantizeOptions
 from fastserve_compression.checkpoint_io import write_model
 from fastserve_compression.quantized_embedding import PQEmbedding, find_quantized_embeddings
 from fastserve_compression.vector_quantize import find_large_tables, quantize
-from fastserve_core.errors import InvalidModel, InvalidOption
+from fastserve_core.errors import ModelError, OptionError
 from fastserve_core.models import load_pretrained
 
 Tiny = Callable[..., Any]
@@ -124,11 +124,11 @@ def test_tables_of_positions_stay(tiny: Tiny) -> None:
 
 
 def test_what_cannot_be_coded_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(InvalidModel, match="no embedding table of 1024 rows or more"):
+    with pytest.raises(ModelError, match="no embedding table of 1024 rows or more"):
         find_large_tables(tiny("Bert"), VectorQuantizeOptions())
-    with pytest.raises(InvalidModel, match="quantized already"):
+    with pytest.raises(ModelError, match="quantized already"):
         find_large_tables(coded(tiny("Bert")), SMALL)
-    with pytest.raises(InvalidModel, match="transformer.wte is tied to the projection lm_head"):
+    with pytest.raises(ModelError, match="transformer.wte is tied to the projection lm_head"):
         find_large_tables(tiny("GPT2", "LMHeadModel"), SMALL)
-    with pytest.raises(InvalidOption, match="width=5 does not divide the 32 columns"):
+    with pytest.raises(OptionError, match="width=5 does not divide the 32 columns"):
         find_large_tables(tiny("Bert"), VectorQuantizeOptions(width=5, centroids=16, min_rows=50))

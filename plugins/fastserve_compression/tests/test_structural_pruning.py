@@ -17,7 +17,7 @@ from fastserve_compression.masks import apply_mask, find_masked_weights
 from fastserve_compression.prune import check_model, cut_units
 from fastserve_compression.structural_pruning import cut_heads, cut_neurons, drop_layers, record_sizes
 from fastserve_core.artifacts import read_json
-from fastserve_core.errors import InvalidModel, InvalidOption
+from fastserve_core.errors import ModelError, OptionError
 from fastserve_core.models import load_pretrained, register_component
 
 Tiny = Callable[..., Any]
@@ -169,7 +169,7 @@ def test_masks_leave_what_matters(tiny: Tiny, batches: Batches, family: str) -> 
             else:
                 assert kept.sum() <= round(0.3 * kept.numel())
                 assert scores[name][kept].min() >= scores[name][~kept].max()
-    with pytest.raises(InvalidModel, match="3:7 does not fit"):
+    with pytest.raises(ModelError, match="3:7 does not fit"):
         find_masked_weights(tiny(family), "3:7")
 
 
@@ -182,17 +182,17 @@ def test_a_decoder_without_some_layers_generates(tiny: Tiny, batches: Batches) -
 
 
 def test_what_cannot_be_pruned_is_refused(tiny: Tiny, batches: Batches) -> None:
-    with pytest.raises(InvalidModel, match="the model type albert.*known: bert"):
+    with pytest.raises(ModelError, match="the model type albert.*known: bert"):
         check_model(tiny("Albert"), PruneOptions())
-    with pytest.raises(InvalidOption, match="heads of llama models cannot be pruned"):
+    with pytest.raises(OptionError, match="heads of llama models cannot be pruned"):
         check_model(tiny("Llama"), PruneOptions())
-    with pytest.raises(InvalidOption, match="layer 3 does not exist, the indices are 0 to 2"):
+    with pytest.raises(OptionError, match="layer 3 does not exist, the indices are 0 to 2"):
         drop_layers(tiny("Bert"), [1, 3])
-    with pytest.raises(InvalidOption, match="at least one must remain"):
+    with pytest.raises(OptionError, match="at least one must remain"):
         drop_layers(tiny("Bert"), [0, 1, 2])
     model = tiny("Bert")
     register_component(model.config, {"kind": "bottleneck", "alpha": 16.0})
-    with pytest.raises(InvalidModel, match="components of the kind 'bottleneck'"):
+    with pytest.raises(ModelError, match="components of the kind 'bottleneck'"):
         check_model(model, PruneOptions())
 
 
@@ -200,7 +200,7 @@ def test_a_model_at_its_floors_is_refused(tiny: Tiny, batches: Batches) -> None:
     model = tiny("Bert")
     cut_heads(model, [[0]] * 3)
     cut_neurons(model, [list(range(16))] * 3)
-    with pytest.raises(InvalidModel, match="nothing can be cut out"):
+    with pytest.raises(ModelError, match="nothing can be cut out"):
         pruned(model, batches, PruneOptions())
 
 
@@ -208,5 +208,5 @@ def test_gradients_that_are_not_finite_are_refused(tiny: Tiny, batches: Batches)
     model = tiny("Bert")
     with torch.no_grad():
         model.classifier.weight.fill_(float("nan"))
-    with pytest.raises(InvalidModel, match="not finite"):
+    with pytest.raises(ModelError, match="not finite"):
         compute_unit_importance(model, batches)

@@ -13,7 +13,7 @@ from fastserve_compression.distillation import DistillOptions
 from fastserve_core.artifacts import Store, read_json
 from fastserve_core.config import DataOptions
 from fastserve_core.data import Dataset, UnlabelledFiles, add_unlabelled, file_hashes, prepare_rows
-from fastserve_core.errors import InvalidData, InvalidOption
+from fastserve_core.errors import DataError, OptionError
 from fastserve_core.tasks import UNLABELLED, load_task
 from fastserve_torch_ddp.data.tokens import TokenDataset, tokenize
 from fastserve_torch_ddp.optim.losses import count_labels
@@ -47,21 +47,21 @@ def test_files_that_cannot_be_used_are_refused(
 ) -> None:
     path = tmp_path / name
     path.write_text(written)
-    with pytest.raises(InvalidData, match=said) as error:
+    with pytest.raises(DataError, match=said) as error:
         add_unlabelled(prepared(store), UnlabelledFiles([str(path)], {}), load_task("text_classification", {}), store)
     assert str(error.value).startswith("compress.distill.unlabelled: ")
 
 
 def test_a_missing_file_is_said_when_the_options_are_read(tmp_path: Path) -> None:
     (tmp_path / "texts.csv").write_text("text\na\n")
-    with pytest.raises(InvalidData, match="text.csv does not exist; did you mean 'texts.csv'"):
+    with pytest.raises(DataError, match="text.csv does not exist; did you mean 'texts.csv'"):
         DistillOptions(unlabelled=str(tmp_path / "text.csv"))
-    with pytest.raises(InvalidOption, match="compress.distill.unlabelled must be a path or a list of paths, not 3"):
+    with pytest.raises(OptionError, match="compress.distill.unlabelled must be a path or a list of paths, not 3"):
         DistillOptions(unlabelled=3)
 
 
 def test_a_task_without_labels_is_refused(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(InvalidData, match="causal_lm learns from texts as they are: add these to data.train"):
+    with pytest.raises(DataError, match="causal_lm learns from texts as they are: add these to data.train"):
         add_unlabelled(prepared(store), UnlabelledFiles([str(tmp_path)], {}), load_task("causal_lm", {}), store)
 
 
@@ -72,7 +72,7 @@ def test_pairs_want_pairs(store: Store, tmp_path: Path) -> None:
     task = load_task("text_classification", {})
     found = add_unlabelled(data, UnlabelledFiles([str(tmp_path / "a.csv")], {}), task, store)
     assert found.rows("train")[-1] == {"text": "x", "text_pair": "y", "label": None}
-    with pytest.raises(InvalidData, match="the data has the column 'text_pair', this row has not"):
+    with pytest.raises(DataError, match="the data has the column 'text_pair', this row has not"):
         add_unlabelled(data, UnlabelledFiles([str(tmp_path / "b.csv")], {}), task, store)
 
 

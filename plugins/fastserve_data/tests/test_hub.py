@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastserve_core.config import DataOptions
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_data.hub import Hub
 
 
@@ -27,7 +27,7 @@ def test_a_local_data_set_is_read_with_its_class_names(tmp_path: Path, monkeypat
 def test_a_set_that_cannot_be_loaded_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-    with pytest.raises(InvalidData, match="could not be loaded"):
+    with pytest.raises(DataError, match="could not be loaded"):
         Hub().read(DataOptions(source="hub", name=str(tmp_path / "nowhere")), tmp_path)
 
 

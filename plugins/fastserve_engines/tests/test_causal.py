@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastserve_core.errors import ExportError, InvalidPlan
+from fastserve_core.errors import ExportError, PlanError
 from fastserve_engines.causal_graph import CausalExport
 from fastserve_engines.openvino_engine import OpenVINOEngine
 from fastserve_engines.torch_engine import TorchEngine
@@ -78,7 +78,7 @@ def test_generation_ends_where_every_row_has_ended(tmp_path: Path, home: Path) -
 
 
 def test_an_encoder_cannot_generate(tiny_bert: Path, home: Path) -> None:
-    with pytest.raises(InvalidPlan, match="cannot generate text"):
+    with pytest.raises(PlanError, match="cannot generate text"):
         OpenVINOEngine(tiny_bert, 1).generate(left_padded(), {"max_new_tokens": 2})
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastserve_core.errors import InvalidArtifact, InvalidPlan, UserError
+from fastserve_core.errors import ArtifactError, PlanError, UserError
 from fastserve_engines.lowering import get_or_lower
 from fastserve_engines.openvino_engine import OpenVINOEngine
 from fastserve_engines.torch_engine import TorchEngine
@@ -52,7 +52,7 @@ def test_padding_does_not_change_an_answer(tiny_bert: Path) -> None:
 
 def test_a_class_that_transformers_lacks_is_said(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["NoSuchModel"]}')
-    with pytest.raises(InvalidArtifact, match="the class NoSuchModel"):
+    with pytest.raises(ArtifactError, match="the class NoSuchModel"):
         TorchEngine(tmp_path, 1)
 
 
@@ -76,7 +76,7 @@ def test_the_torch_engine_generates(tmp_path: Path) -> None:
 
 
 def test_an_openvino_folder_without_a_model_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArtifact, match=r"no openvino_model\.xml and no weights"):
+    with pytest.raises(ArtifactError, match=r"no openvino_model\.xml and no weights"):
         OpenVINOEngine(tmp_path, 1)
 
 
@@ -91,7 +91,7 @@ def test_the_openvino_engine_runs_what_it_is_given(tmp_path: Path) -> None:
     openvino.save_model(openvino.Model([logits], [ids]), tmp_path / "openvino_model.xml", compress_to_fp16=False)
     engine = OpenVINOEngine(tmp_path, 1)
     assert np.array_equal(engine.run(ARRAYS)["logits"], ARRAYS["input_ids"] * 2.0)
-    with pytest.raises(InvalidPlan, match="cannot generate text"):
+    with pytest.raises(PlanError, match="cannot generate text"):
         engine.generate(ARRAYS, {})
     engine.close()
 

@@ -12,7 +12,7 @@ import pytest
 
 from fastserve_core.artifacts import COMPILED, TRAINABLE, Artifact, Manifest, hash_files, write_manifest
 from fastserve_core.entry_points import missing_packages
-from fastserve_core.errors import ExportError, InvalidArtifact, InvalidOption, UnknownName
+from fastserve_core.errors import ArtifactError, ExportError, OptionError, UnknownNameError
 from fastserve_core.export import export_artifact
 from fastserve_engines.onnx_engine import ONNXRuntimeEngine
 from fastserve_engines.torch_engine import TorchEngine
@@ -72,18 +72,18 @@ def test_other_answers_are_not_published(tiny_bert: Path, tmp_path: Path, monkey
 
 def test_what_cannot_be_exported_is_said(tiny_bert: Path, tmp_path: Path) -> None:
     artifact = sealed(tiny_bert, tmp_path / "model")
-    with pytest.raises(UnknownName, match="no export named 'onx'; did you mean 'onnx'"):
+    with pytest.raises(UnknownNameError, match="no export named 'onx'; did you mean 'onnx'"):
         export_artifact(artifact, tmp_path / "out", "onx")
-    with pytest.raises(InvalidOption, match="at least 1"):
+    with pytest.raises(OptionError, match="at least 1"):
         export_artifact(artifact, tmp_path / "out", "onnx", check=0)
-    with pytest.raises(InvalidArtifact, match="is not an export"):
+    with pytest.raises(ArtifactError, match="is not an export"):
         export_artifact(artifact, tmp_path / "model", "onnx")
     engine_only = sealed(tiny_bert, tmp_path / "files", COMPILED, "openvino")
-    with pytest.raises(InvalidArtifact, match="holds files for the engine openvino and cannot"):
+    with pytest.raises(ArtifactError, match="holds files for the engine openvino and cannot"):
         export_artifact(engine_only, tmp_path / "out", "onnx")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_nothing_for_onnx_runtime_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArtifact, match=r"no model\.onnx and no weights"):
+    with pytest.raises(ArtifactError, match=r"no model\.onnx and no weights"):
         ONNXRuntimeEngine(tmp_path, 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_core.testing import PluginContract
 from fastserve_neural_compressor import QuantizeOptions
 
@@ -17,5 +17,5 @@ class TestNeuralCompressor(PluginContract):
 
 @pytest.mark.parametrize("wrong", [{"embeddings": "int4"}, {"calibration_rows": 0}])
 def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InvalidOption, match=f"compress.neural_compressor.{next(iter(wrong))}"):
+    with pytest.raises(OptionError, match=f"compress.neural_compressor.{next(iter(wrong))}"):
         QuantizeOptions(**wrong)

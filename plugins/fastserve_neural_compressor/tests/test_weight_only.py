@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastserve_core.entry_points import load_entry_point
-from fastserve_core.errors import ExportError, InvalidOption, MissingPackage
+from fastserve_core.errors import ExportError, MissingPackageError, OptionError
 from fastserve_core.tasks import Encoded, load_task
 from fastserve_neural_compressor import NeuralCompressor, QuantizeOptions
 from fastserve_neural_compressor.language import make_calibration_blocks
@@ -142,12 +142,12 @@ def test_models_that_do_not_fit_are_said() -> None:
     ],
 )
 def test_bad_options_are_said(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidOption, match=message):
+    with pytest.raises(OptionError, match=message):
         QuantizeOptions(**options)
 
 
 def refusal(task: str, **options: Any) -> str:
-    with pytest.raises(InvalidOption) as told:
+    with pytest.raises(OptionError) as told:
         NeuralCompressor(QuantizeOptions(**options)).check_task(load_task(task, {}))
     return str(told.value)
 
@@ -163,7 +163,7 @@ def test_options_for_the_other_kind_of_model_are_said() -> None:
 
 def test_a_package_that_a_method_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastserve_neural_compressor.missing_packages", list)
-    with pytest.raises(MissingPackage, match="pip install auto-round"):
+    with pytest.raises(MissingPackageError, match="pip install auto-round"):
         NeuralCompressor(QuantizeOptions(method="autoround")).check_task(load_task("causal_lm", {}))
 
 

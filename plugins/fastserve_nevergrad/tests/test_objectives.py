@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.errors import InvalidOption, StageFailed, ValidationErrors
+from fastserve_core.errors import OptionError, StageError, ValidationError
 from fastserve_core.plugins import TrialRequest, TrialResult, TuneContext
 from fastserve_nevergrad import NevergradOptions
 from fastserve_nevergrad.objectives import Constraint, Objectives
@@ -60,7 +60,7 @@ def test_the_best_that_keeps_the_limit_is_taken(tmp_path: Path) -> None:
 
 
 def test_when_nothing_keeps_the_limits_the_nearest_is_said(tmp_path: Path) -> None:
-    with pytest.raises(StageFailed) as error:
+    with pytest.raises(StageError) as error:
         tuned(tmp_path, trials=5, constraints=["latency_ms_p50 <= 0.5", "quality >= 0.5"])
     assert str(error.value).startswith(
         "no trial satisfies latency_ms_p50 <= 0.5 and quality >= 0.5: the nearest is trial "
@@ -87,7 +87,7 @@ def test_a_trial_that_took_no_time_has_a_loss_too() -> None:
 def test_of_a_training_there_are_its_quality_and_its_time() -> None:
     space = {"train.toy.lr": {"log": [1e-5, 1e-3]}}
     NevergradOptions(space=space, objectives=["quality", "seconds"], constraints=["seconds <= 60"])
-    with pytest.raises(ValidationErrors) as error:
+    with pytest.raises(ValidationError) as error:
         NevergradOptions(space=space, objectives=["qualty"], constraints=["latency_ms_p50 <= 3", "size < 3"])
     said = str(error.value)
     assert "objectives: a training has no figure 'qualty'; did you mean 'quality'" in said
@@ -114,7 +114,7 @@ def test_limits_are_read_and_missed_by_so_much(text: str, value: float, excess: 
 def test_whatever_is_written_is_read_or_refused(text: str) -> None:
     try:
         assert Constraint.parse(text).name in text
-    except InvalidOption as error:
+    except OptionError as error:
         assert "is not a valid constraint" in str(error)
 
 

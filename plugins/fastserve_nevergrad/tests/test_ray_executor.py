@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastserve_core.errors import StageFailed
+from fastserve_core.errors import StageError
 from fastserve_core.pipeline import run_remote_trial
 from fastserve_nevergrad.ray_executor import ray_executor
 
@@ -74,5 +74,5 @@ def test_a_machine_that_does_not_see_the_files_says_so(tmp_path: Path) -> None:
 
 def test_a_cluster_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(StageFailed, match=r"no Ray cluster answers at RAY_ADDRESS=127\.0\.0\.1:1"), ray_executor():
+    with pytest.raises(StageError, match=r"no Ray cluster answers at RAY_ADDRESS=127\.0\.0\.1:1"), ray_executor():
         pass

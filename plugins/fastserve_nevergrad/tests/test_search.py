@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.errors import InvalidOption, StageFailed
+from fastserve_core.errors import OptionError, StageError
 from fastserve_core.events import Event, TrialFinished, WarningRaised
 from fastserve_core.plugins import TrialRequest, TrialResult, TuneContext
 from fastserve_core.testing import PluginContract
@@ -42,7 +42,7 @@ class Trainer:
             raise KeyboardInterrupt
         self.tried.append(trial.number)
         if trial.number in self.fail:
-            raise StageFailed("out of memory")
+            raise StageError("out of memory")
         import math
 
         score = -abs(math.log10(trial.options.get(LR, 1.0)) + 2)
@@ -100,7 +100,7 @@ def test_failed_trials_are_recorded_and_the_search_goes_on(tmp_path: Path) -> No
 
 def test_when_every_trial_fails_the_cause_is_said(tmp_path: Path) -> None:
     trainer = Trainer(fail=frozenset(range(20)))
-    with pytest.raises(StageFailed, match="every trial failed: out of memory"):
+    with pytest.raises(StageError, match="every trial failed: out of memory"):
         search(make_run(tmp_path, trainer), NevergradOptions(trials=20, space=SPACE))
     assert trainer.tried == [0, 1, 2], "the others would fail too"
 
@@ -108,9 +108,9 @@ def test_when_every_trial_fails_the_cause_is_said(tmp_path: Path) -> None:
 def test_the_commonest_of_several_causes_is_said(tmp_path: Path) -> None:
     class Flawed(Trainer):
         def __call__(self, trial: TrialRequest) -> TrialResult:
-            raise StageFailed("the disk is full" if trial.number == 1 else "out of memory")
+            raise StageError("the disk is full" if trial.number == 1 else "out of memory")
 
-    with pytest.raises(StageFailed, match=r"out of memory \(3 of 4 trials; 1 other causes\)"):
+    with pytest.raises(StageError, match=r"out of memory \(3 of 4 trials; 1 other causes\)"):
         search(make_run(tmp_path, Flawed()), NevergradOptions(trials=4, space=SPACE))
 
 
@@ -319,12 +319,12 @@ def test_a_space_that_cannot_be_searched_is_refused(tmp_path: Path, space: dict[
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, int], said: str) -> None:
-    with pytest.raises(InvalidOption, match=said):
+    with pytest.raises(OptionError, match=said):
         NevergradOptions(**options)  # type: ignore[arg-type]
 
 
 def test_an_unknown_optimizer_is_said_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match="nevergrad has no 'NGOptt'; did you mean"):
+    with pytest.raises(OptionError, match="nevergrad has no 'NGOptt'; did you mean"):
         search(make_run(tmp_path, Trainer()), NevergradOptions(optimizer="NGOptt", space=SPACE))
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserve_core.data import Dataset
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_core.plugins import TrialRequest, TrialResult, TuneContext
 from fastserve_core.processes import threads_per_process
 from fastserve_nevergrad import NevergradOptions
@@ -153,7 +153,7 @@ def test_an_interrupted_search_tells_its_trials_to_end(tmp_path: Path) -> None:
 def test_recipes_are_timed_and_so_tried_one_at_a_time(tmp_path: Path) -> None:
     run = run_in(tmp_path, Trainer(), compressor_options={"compress.prune.sparsity": 0.5})
     for options in ({"workers": 2}, {"folds": 2}, {"repeats": 2}):
-        with pytest.raises(InvalidOption, match="recipes are timed, one at a time"):
+        with pytest.raises(OptionError, match="recipes are timed, one at a time"):
             search(run, NevergradOptions(space=SPACE, **options))  # type: ignore[arg-type]
 
 
@@ -177,19 +177,19 @@ def test_a_study_learns_from_an_earlier_one(tmp_path: Path) -> None:
 def test_a_study_of_another_space_is_refused_with_the_difference(tmp_path: Path) -> None:
     search(run_in(tmp_path / "a", Trainer()), NevergradOptions(trials=2, space={**SPACE, RANK: {"int": [1, 9]}}))
     space: dict[str, Any] = {LR: {"log": [1e-5, 1e-2]}, METHOD: {"choice": ["full", "lora"]}}
-    with pytest.raises(InvalidOption) as error:
+    with pytest.raises(OptionError) as error:
         search(
             run_in(tmp_path / "b", Trainer()), NevergradOptions(trials=2, warm_start=str(tmp_path / "a"), space=space)
         )
     said = str(error.value)
     assert f"{LR}: {{'log': [1e-05, 0.1]}} there, {{'log': [1e-05, 0.01]}} here" in said
     assert f"{RANK}: only there" in said and f"{METHOD}: only here" in said
-    with pytest.raises(InvalidOption, match="has another space"):
+    with pytest.raises(OptionError, match="has another space"):
         search(run_in(tmp_path / "a", Trainer()), NevergradOptions(trials=2, space=space))
 
 
 def test_a_folder_without_a_study_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match=r"no study in .*nothing-here: set the folder of a run, or a trials\.jsonl"):
+    with pytest.raises(OptionError, match=r"no study in .*nothing-here: set the folder of a run, or a trials\.jsonl"):
         NevergradOptions(trials=2, warm_start=str(tmp_path / "nothing-here"), space=SPACE)
 
 

@@ -49,7 +49,7 @@ def stage(kind: str, plugin: str, status: str, seconds: float, **more: Any) -> d
     line = {"stage": kind, "plugin": plugin, "version": "0.1.0", "status": status, "seconds": seconds}
     return line | {
         "artifact": f"{HOME}/{kind}-{plugin}-{key}", "digest": key * 8, "options": {}, "measures": {},
-        "reason": "", "best_options": {}, **more,
+        "reason": "", "found": {}, **more,
     }  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def record() -> dict[str, Any]:
     stages = [
         stage(
             "tune", "nevergrad", "done", 241.7,
-            options={"trials": 6, "trial_steps": 60, "space": None}, best_options=tune,
+            options={"trials": 6, "trial_steps": 60, "space": None}, found=tune,
         ),
         stage("train", "torch_ddp", "done", 431.2, options=TRAINER, measures=trained),
         stage("compress", "neural_compressor", "done", 38.4, measures=small, options={"approach": "static"}),

@@ -19,7 +19,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from conftest import Cli
-from fastserve_core.errors import InvalidOption, MissingPackage
+from fastserve_core.errors import MissingPackageError, OptionError
 from fastserve_core.events import Event, Metric, RunFinished, StageFinished, StageStarted, Step
 from fastserve_core.testing import PluginContract
 from fastserve_observers import delivery_queue
@@ -278,7 +278,7 @@ def test_the_end_of_a_run_waits_no_longer_than_it_was_told(
 def test_an_address_that_cannot_work_is_refused(uri: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "alembic", None)
     monkeypatch.setattr("fastserve_observers.mlflow.missing_packages", list)
-    with pytest.raises((InvalidOption, MissingPackage)) as caught:
+    with pytest.raises((OptionError, MissingPackageError)) as caught:
         MLflow(MLflowOptions(uri))
     assert message in str(caught.value)
     assert f"observe.mlflow.tracking_uri={uri}" in str(caught.value)
@@ -291,13 +291,13 @@ def test_the_address_of_the_environment_counts(monkeypatch: pytest.MonkeyPatch, 
     observer.observe(done)
     assert runs(store)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "htp://there")
-    with pytest.raises(InvalidOption, match="MLFLOW_TRACKING_URI=htp://there"):
+    with pytest.raises(OptionError, match="MLFLOW_TRACKING_URI=htp://there"):
         MLflow(MLflowOptions())
 
 
 @pytest.mark.parametrize("options", [{"experiment": " "}, {"flush_s": 0.0}, {"flush_s": float("nan")}])
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidOption, match=rf"observe\.mlflow\.{next(iter(options))}"):
+    with pytest.raises(OptionError, match=rf"observe\.mlflow\.{next(iter(options))}"):
         MLflowOptions(**options)
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_core.events import Event, Progress, RunFinished, StageFinished, StageStarted, Step, WarningRaised
 from fastserve_observers import progress, screens
 from fastserve_observers.progress import ProgressOptions
@@ -213,5 +213,5 @@ def test_a_closed_pipe_leaves_the_exit_code_alone() -> None:
 
 @pytest.mark.parametrize("every_s", [0.0, -1.0, float("nan")])
 def test_an_interval_that_is_none_is_refused(every_s: float) -> None:
-    with pytest.raises(InvalidOption, match=r"observe\.progress\.every_s"):
+    with pytest.raises(OptionError, match=r"observe\.progress\.every_s"):
         ProgressOptions(every_s)

@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 
 from conftest import Cli
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_core.events import Event, Metric, RunFinished, StageFinished, StageStarted, Step
 from fastserve_core.testing import PluginContract
 from fastserve_observers.tensorboard import TensorBoard, TensorBoardOptions
@@ -114,7 +114,7 @@ def test_a_run_that_starts_no_stage_writes_nothing(tmp_path: Path, done: RunFini
 
 
 def test_an_empty_folder_is_refused() -> None:
-    with pytest.raises(InvalidOption, match=r"observe\.tensorboard\.folder"):
+    with pytest.raises(OptionError, match=r"observe\.tensorboard\.folder"):
         TensorBoardOptions(" ")
 
 

@@ -26,5 +26,5 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     GPT2LMHeadModel(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
     options = {"max_length": 64, "max_new_tokens": 4, "temperature": 0.0}
     runtime = {"engine": "torch", "form": TRAINABLE}
-    files = hash_files(folder, leave_out=[MANIFEST])
+    files = hash_files(folder, exclude=[MANIFEST])
     return write_manifest(folder, Manifest("causal_lm", options, (), runtime, ({"stage": "train"},), files))

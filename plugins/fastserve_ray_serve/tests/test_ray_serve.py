@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from fastserve_core.artifacts import Artifact
-from fastserve_core.errors import InvalidOption, StageFailed, UserError
+from fastserve_core.errors import OptionError, StageError, UserError
 from fastserve_core.inference import Predictor
 from fastserve_core.testing import PluginContract
 from fastserve_ray_serve.options import RayServeOptions
@@ -37,12 +37,12 @@ class TestRayServe(PluginContract):
 
 @pytest.mark.parametrize("option", ["replicas", "threads", "max_ongoing_requests", "max_queued_requests", "max_batch"])
 def test_an_option_out_of_range_is_named(option: str) -> None:
-    with pytest.raises(InvalidOption, match=rf"serve\.ray_serve\.{option} must be at least 1"):
+    with pytest.raises(OptionError, match=rf"serve\.ray_serve\.{option} must be at least 1"):
         RayServeOptions(**{option: 0})
 
 
 def test_more_threads_than_cores_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match="4 replicas of 1 threads are more than the 2 usable cores"):
+    with pytest.raises(OptionError, match="4 replicas of 1 threads are more than the 2 usable cores"):
         start(tmp_path, RayServeOptions(replicas=4, port=0), cores=2)
 
 
@@ -66,7 +66,7 @@ def test_a_folder_that_is_no_artifact_is_the_users_fault(tmp_path: Path) -> None
 
 
 def test_an_access_log_that_nobody_would_see_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="serve.ray_serve.access_log=-: the replicas' output is not shown"):
+    with pytest.raises(OptionError, match="serve.ray_serve.access_log=-: the replicas' output is not shown"):
         RayServeOptions(access_log="-")
 
 
@@ -217,7 +217,7 @@ def test_killed_it_leaves_no_process(writer: Artifact) -> None:
     with start(writer.folder, RayServeOptions(port=0), cores=1) as server:
         processes = family(server)
         os.kill(server.pid, signal.SIGKILL)
-        with pytest.raises(StageFailed, match="exit code -9"):
+        with pytest.raises(StageError, match="exit code -9"):
             server.wait()
     assert not outlived(processes)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_core.tasks import DecodeEngine, Row, SequenceChunk, TextCodec
 from fastserve_server.engine_loop import EngineLoop
 from fastserve_server.generation.jobs import LENGTH, STOP, Delta, GenerationRequest, TextSequence, TokenStream, collect
@@ -70,7 +70,7 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
     def predict(self, rows: Sequence[Row], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
         """Accept a request for complete texts; see ``EngineLoop.predict``.
 
-        The future may fail with ``QueueFullError``, ``UnavailableError`` or ``InvalidData``.
+        The future may fail with ``QueueFullError``, ``UnavailableError`` or ``DataError``.
         """
         return asyncio.ensure_future(self._predict([row["text"] for row in rows], {**self._defaults, **options}))
 
@@ -91,7 +91,7 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
             A stream per request, in their order. Cancel a stream to withdraw its request.
 
         Raises:
-            InvalidData: A prompt is empty, has unknown tokens, or needs more positions or memory than there are.
+            DataError: A prompt is empty, has unknown tokens, or needs more positions or memory than there are.
             QueueFullError: Too many texts are waiting.
             UnavailableError: The engine is stopping or has failed.
         """
@@ -110,12 +110,12 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
     def _check(self, request: GenerationRequest) -> None:
         vocabulary, length = self.codec.vocabulary, len(request.prompt)
         if unknown := [token for token in request.prompt if not 0 <= token < vocabulary]:
-            raise InvalidData(f"unknown token {unknown[0]}: the model's {vocabulary} tokens are numbered from 0")
+            raise DataError(f"unknown token {unknown[0]}: the model's {vocabulary} tokens are numbered from 0")
         if not request.prompt:
-            raise InvalidData("a prompt cannot be used: it has no tokens that the model knows")
+            raise DataError("a prompt cannot be used: it has no tokens that the model knows")
         check_positions(length, request.max_tokens, self._positions)
         if blocks_needed(length + request.max_tokens) > self._num_blocks:
-            raise InvalidData(
+            raise DataError(
                 f"a prompt of {length} tokens and {request.max_tokens} new ones need more memory than the "
                 f"{self._options.kv_cache_mb} MB of this server's KV cache: shorten the prompt, request fewer new "
                 f"tokens or raise {self._options.where}.kv_cache_mb"

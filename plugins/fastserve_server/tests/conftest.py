@@ -43,7 +43,7 @@ def make_artifact(folder: Path, task: str) -> Artifact:
     options = {"max_length": 64} | ({} if labels else {"max_new_tokens": 4, "temperature": 0.0})
     runtime = {"engine": "torch", "form": TRAINABLE}
     lineage = ({"stage": "train", "plugin": "torch_ddp", "data": "abc"},)
-    files = hash_files(folder, leave_out=[MANIFEST])
+    files = hash_files(folder, exclude=[MANIFEST])
     return write_manifest(folder, Manifest(task, options, labels, runtime, lineage, files))
 
 
@@ -71,7 +71,7 @@ def biased(artifact: Artifact, folder: Path, bias: float) -> Artifact:
     weights["classifier.bias"][0] = bias
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     manifest = artifact.manifest
-    files = hash_files(folder, leave_out=[MANIFEST])
+    files = hash_files(folder, exclude=[MANIFEST])
     given = (manifest.task, manifest.task_options, manifest.labels, manifest.runtime, manifest.lineage)
     return write_manifest(folder, Manifest(*given, files))
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from fastserve_core.artifacts import Artifact
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_server.access_log import MAX_FIELD_LENGTH
 from fastserve_server.application import build_application
 from fastserve_server.auth import key_hashes
@@ -109,7 +109,7 @@ def test_a_full_disk_is_said_once_and_requests_are_answered(
 
 
 def test_a_file_that_cannot_be_written_is_said(classifier: Artifact, tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match="serve.access_log: cannot write .*nowhere/log: No such file"):
+    with pytest.raises(OptionError, match="serve.access_log: cannot write .*nowhere/log: No such file"):
         build_application(classifier.folder, ServingOptions(access_log=str(tmp_path / "nowhere" / "log")), 1)
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from fastserve_core.artifacts import Artifact
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_server.application import ENDPOINTS, build_application
 from fastserve_server.auth import PUBLIC_PATHS, VARIABLE, key_hashes
 from fastserve_server.options import ServerOptions, ServingOptions
@@ -38,18 +38,16 @@ def test_keys_come_from_a_file_and_from_the_environment(file: str, monkeypatch: 
 def test_a_key_that_can_be_guessed_or_not_be_sent_is_refused_unnamed(written: str, tmp_path: Path) -> None:
     path = tmp_path / "keys.txt"
     path.write_text(f"\n{written}\n")
-    with pytest.raises(
-        InvalidOption, match="keys.txt:2: a key must have at least 16 printable ASCII characters"
-    ) as told:
+    with pytest.raises(OptionError, match="keys.txt:2: a key must have at least 16 printable ASCII characters") as told:
         key_hashes(str(path), "serve.server.api_keys_file")
     assert written not in str(told.value)
 
 
 def test_files_without_keys_are_said(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match="serve.server.api_keys_file: cannot read the file .*nowhere"):
+    with pytest.raises(OptionError, match="serve.server.api_keys_file: cannot read the file .*nowhere"):
         key_hashes(str(tmp_path / "nowhere"), "serve.server.api_keys_file")
     (tmp_path / "empty").write_text("# none\n")
-    with pytest.raises(InvalidOption, match="contains no key"):
+    with pytest.raises(OptionError, match="contains no key"):
         key_hashes(str(tmp_path / "empty"), "serve.server.api_keys_file")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_core.tasks import Encoded
 from fastserve_server.batcher import Batcher
 from fastserve_server.options import ServingOptions
@@ -29,7 +29,7 @@ class Puppet:
 
     def encode(self, rows: Sequence[Any]) -> list[Encoded]:
         if any(row["text"] == "unreadable" for row in rows):
-            raise InvalidData("an input cannot be used")
+            raise DataError("an input cannot be used")
         if any(row["text"] == "broken tokenizer" for row in rows):
             raise ZeroDivisionError
         return [Encoded({"input_ids": [0] * len(row["text"])}, decode_state=row["text"]) for row in rows]
@@ -208,7 +208,7 @@ def test_one_bad_input_fails_alone() -> None:
     play(scene)
 
 
-@pytest.mark.parametrize(("text", "error"), [("unreadable", InvalidData), ("broken tokenizer", EngineError)])
+@pytest.mark.parametrize(("text", "error"), [("unreadable", DataError), ("broken tokenizer", EngineError)])
 def test_an_input_that_cannot_be_encoded_fails_alone(text: str, error: type[Exception]) -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         first = await hold(batcher, puppet)
@@ -281,11 +281,11 @@ def test_what_takes_less_than_to_wake_another_is_not_shared() -> None:
 
 def test_a_worker_that_cannot_be_made_is_said() -> None:
     def fail() -> Puppet:
-        raise InvalidData("no weights")
+        raise DataError("no weights")
 
     async def run() -> None:
         batcher = Batcher(ServingOptions(), 2, fail)
-        with pytest.raises(InvalidData, match="no weights"):
+        with pytest.raises(DataError, match="no weights"):
             await batcher.start()
         await batcher.stop()
 

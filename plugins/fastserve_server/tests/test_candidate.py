@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from fastserve_core.artifacts import Artifact
-from fastserve_core.errors import InvalidOption, UserError
+from fastserve_core.errors import OptionError, UserError
 from fastserve_core.tasks import Encoded
 from fastserve_server.application import build_application
 from fastserve_server.canary_analysis import CanaryAnalysis, extract_decision
@@ -250,7 +250,7 @@ def test_what_is_unusable_is_said_by_either(classifier: Artifact, twin: Artifact
     ({"candidate_max_slowdown": 0}, "candidate_max_slowdown must be more than 0, not 0"),
 ])  # fmt: skip
 def test_options_out_of_range_are_named(option: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidOption, match=message):
+    with pytest.raises(OptionError, match=message):
         ServerOptions(**option)
 
 

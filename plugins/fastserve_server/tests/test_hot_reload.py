@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from fastserve_core.artifacts import Artifact, load_artifact
-from fastserve_core.errors import InvalidArtifact, UserError
+from fastserve_core.errors import ArtifactError, UserError
 from fastserve_server import hot_reload
 from fastserve_server.application import build_application
 from fastserve_server.options import ServerOptions, ServingOptions
@@ -95,7 +95,7 @@ def test_a_second_model_needs_memory(classifier: Artifact, other: Artifact, monk
     application = build_application(classifier.folder, ServingOptions(), 1)
 
     async def refuse() -> None:
-        with pytest.raises(InvalidArtifact, match="not enough memory for a second model: .* 1 MB is available"):
+        with pytest.raises(ArtifactError, match="not enough memory for a second model: .* 1 MB is available"):
             await hot_reload.reload(application.state.models, other.folder)
 
     asyncio.run(refuse())

@@ -17,7 +17,7 @@ import pytest
 
 from conftest import Cli
 from fastserve_core.artifacts import Artifact
-from fastserve_core.errors import InvalidArtifact, InvalidOption, UserError
+from fastserve_core.errors import ArtifactError, OptionError, UserError
 from fastserve_core.inference import Predictor
 from fastserve_server.application import build_application
 from fastserve_server.options import ServerOptions, ServingOptions
@@ -50,15 +50,15 @@ def test_a_model_that_is_not_here_is_404(
 
 def test_two_models_of_one_name_are_refused(classifier: Artifact) -> None:
     with pytest.raises(
-        InvalidOption, match=r"serve\.models: two models have the name 'tiny-classifier': use NAME:FOLDER"
+        OptionError, match=r"serve\.models: two models have the name 'tiny-classifier': use NAME:FOLDER"
     ):
         build_application(classifier.folder, ServingOptions(models=[str(classifier.folder)]))
 
 
 def test_what_is_wrong_of_further_models_is_said(classifier: Artifact, tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match=r"serve\.server\.models='a b': use letters"):
+    with pytest.raises(OptionError, match=r"serve\.server\.models='a b': use letters"):
         ServerOptions(models=["a b:/models/one"])
-    with pytest.raises(InvalidArtifact, match="nowhere does not exist"):
+    with pytest.raises(ArtifactError, match="nowhere does not exist"):
         start(classifier.folder, ServerOptions(port=0, models=[str(tmp_path / "nowhere")]), threads=1)
 
 

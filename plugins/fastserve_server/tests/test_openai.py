@@ -30,7 +30,7 @@ SAID: Any = [{"role": "user", "content": "what a moving story"}]
 def chatty(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     artifact = make_artifact(tmp_path_factory.mktemp("models") / "chatty", "causal_lm")
     (artifact.folder / "chat_template.jinja").write_text(TEMPLATE)
-    manifest, files = artifact.manifest, hash_files(artifact.folder, leave_out=[MANIFEST])
+    manifest, files = artifact.manifest, hash_files(artifact.folder, exclude=[MANIFEST])
     return write_manifest(artifact.folder, type(manifest)(**{**vars(manifest), "files": files}))
 
 

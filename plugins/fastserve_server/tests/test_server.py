@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from fastserve_core.artifacts import MANIFEST, Artifact
-from fastserve_core.errors import StageFailed, UserError
+from fastserve_core.errors import StageError, UserError
 from fastserve_core.inference import Predictor
 from fastserve_core.plugins import ServeContext
 from fastserve_server import EmbeddedServer
@@ -233,7 +233,7 @@ def test_a_crash_while_loading_shows_the_end_of_the_output(classifier: Artifact,
     for path in classifier.folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes() if path.suffix != ".safetensors" else b"no weights")
     (tmp_path / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(StageFailed, match=r"(?s)before it was ready:.*SafetensorError"):
+    with pytest.raises(StageError, match=r"(?s)before it was ready:.*SafetensorError"):
         start(tmp_path, ServerOptions(port=0), 1)
 
 

@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from fastserve_core.artifacts import Artifact
-from fastserve_core.errors import InvalidOption, MissingPackage
+from fastserve_core.errors import MissingPackageError, OptionError
 from fastserve_server.application import build_application
 from fastserve_server.options import ServingOptions
 from fastserve_server.service import Service
@@ -88,7 +88,7 @@ def test_a_collector_that_is_away_does_not_hold_up_the_end() -> None:
 
 
 def test_what_is_no_address_is_refused() -> None:
-    with pytest.raises(InvalidOption, match=r"serve\.otlp_endpoint=localhost: give the collector's address"):
+    with pytest.raises(OptionError, match=r"serve\.otlp_endpoint=localhost: give the collector's address"):
         make_tracing("localhost", "serve.otlp_endpoint")
     assert make_tracing(None, "serve.otlp_endpoint") is None
 
@@ -97,5 +97,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(MissingPackage, match=r"serve\.otlp_endpoint needs .*: pip install 'fastserve-core\[tracing\]'"):
+    with pytest.raises(
+        MissingPackageError, match=r"serve\.otlp_endpoint needs .*: pip install 'fastserve-core\[tracing\]'"
+    ):
         make_tracing("http://127.0.0.1:4318", "serve.otlp_endpoint")

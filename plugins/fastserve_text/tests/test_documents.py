@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserve_core.config import ModelSpec
-from fastserve_core.errors import InvalidData, InvalidModel, InvalidOption
+from fastserve_core.errors import DataError, ModelError, OptionError
 from fastserve_core.tasks import Encoded, load_task
 from fastserve_text.documents import SENTENCE, WORD, sentence_bounds, sentence_starts, tokenize_document
 from fastserve_text.masking import Masking
@@ -189,11 +189,11 @@ def test_packing_is_off_unless_asked_for(tiny_gpt2: Path) -> None:
 
 
 def test_packing_needs_an_end_of_text_token_and_enough_positions(tiny_gpt2: Path) -> None:
-    with pytest.raises(InvalidOption, match="task.max_length is 64, but the model has 32 positions"):
+    with pytest.raises(OptionError, match="task.max_length is 64, but the model has 32 positions"):
         load_task("causal_lm", {"pack": True, "max_length": 64}).encoder(tiny_gpt2)
     config: Any = (tiny_gpt2 / "tokenizer_config.json").read_text()
     (tiny_gpt2 / "tokenizer_config.json").write_text(config.replace("<|endoftext|>", "<none>"))
-    with pytest.raises(InvalidModel, match="no end-of-text token"):
+    with pytest.raises(ModelError, match="no end-of-text token"):
         load_task("causal_lm", {"pack": True, "max_length": 16}).encoder(tiny_gpt2)
 
 
@@ -208,16 +208,16 @@ def test_a_scratch_tokenizer_frames_a_text_and_knows_chinese_characters(tmp_path
     pair = tokenizer.encode("一", "丁")
     assert pair.tokens == ["[CLS]", "一", "[SEP]", "丁", "[SEP]"]
     assert pair.type_ids == [0, 0, 0, 1, 1]
-    with pytest.raises(InvalidModel, match="no texts"):
+    with pytest.raises(ModelError, match="no texts"):
         write_scratch(spec, iter(()), tmp_path, "ForMaskedLM")
 
 
 def test_a_corpus_of_single_words_is_refused(tiny_bert: Path) -> None:
     task = load_task("pretraining", {})
     documents = task.encoder(tiny_bert)([{"text": "film"}, {"text": "story"}])
-    with pytest.raises(InvalidData, match="too short to learn from"):
+    with pytest.raises(DataError, match="too short to learn from"):
         task.examples(documents, "0")
-    with pytest.raises(InvalidData, match="needs two texts or more: task.next_sentence=false"):
+    with pytest.raises(DataError, match="needs two texts or more: task.next_sentence=false"):
         task.examples(documents[:1], "0")
 
 

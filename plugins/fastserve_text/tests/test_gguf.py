@@ -9,7 +9,7 @@ import pytest
 
 from conftest import Cli
 from fastserve_core.artifacts import Store
-from fastserve_core.errors import InvalidModel, MissingPackage, UserError
+from fastserve_core.errors import MissingPackageError, ModelError, UserError
 from fastserve_core.models import convert_checkpoint, needs_conversion
 
 WORDS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "ab"]
@@ -88,10 +88,10 @@ def test_what_cannot_be_read_is_said(store: Store, tmp_path: Path, monkeypatch: 
     cut.write_bytes(b"GGUF\x03\x00\x00\x00")
     with pytest.raises(UserError, match="cut.gguf cannot be read: "):
         convert_checkpoint(cut, store)
-    with pytest.raises(InvalidModel, match="cub.gguf does not exist; did you mean 'cut.gguf'"):
+    with pytest.raises(ModelError, match="cub.gguf does not exist; did you mean 'cut.gguf'"):
         convert_checkpoint(tmp_path / "cub.gguf", store)
     monkeypatch.setattr("fastserve_core.models.converters.missing_packages", list)
-    with pytest.raises(MissingPackage, match=r"cut.gguf needs gguf, .* pip install 'fastserve-core\[gguf\]'"):
+    with pytest.raises(MissingPackageError, match=r"cut.gguf needs gguf, .* pip install 'fastserve-core\[gguf\]'"):
         convert_checkpoint(cut, store)
     (tmp_path / "folder.gguf").mkdir()  # as people call folders of Hugging Face's too
     assert not needs_conversion(tmp_path / "folder.gguf")

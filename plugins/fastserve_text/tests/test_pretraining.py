@@ -15,7 +15,7 @@ from torch import nn
 
 from fastserve_core.artifacts import TRAINABLE, Manifest, Store, hash_files, write_manifest
 from fastserve_core.config import ModelSpec
-from fastserve_core.errors import InvalidArtifact, InvalidModel, InvalidOption
+from fastserve_core.errors import ArtifactError, ModelError, OptionError
 from fastserve_core.inference import Predictor, length_batches
 from fastserve_core.models import resolve_model
 from fastserve_core.tasks import Encoded, Task, load_task
@@ -275,7 +275,7 @@ def test_a_runs_folder_stands_for_its_best_model(pretrained: Path, tmp_path: Pat
     (tmp_path / "run.json").write_text(json.dumps({"best": str(pretrained)}))
     assert resolve_model(spec, task, None, store, 0).folder == pretrained
     (tmp_path / "run.json").write_text(json.dumps({"best": ""}))
-    with pytest.raises(InvalidArtifact, match="made no artifact"):
+    with pytest.raises(ArtifactError, match="made no artifact"):
         resolve_model(spec, task, None, store, 0)
 
 
@@ -287,7 +287,7 @@ def test_only_a_pretrained_model_may_start_another_task(folder: Path, tmp_path: 
     engine = {"engine": "torch", "form": TRAINABLE}
     write_manifest(artifact, Manifest("text_classification", {}, ("a", "b"), engine, (), hash_files(artifact)))
     other = load_task("token_classification", {})
-    with pytest.raises(InvalidModel, match="was made for the task text_classification, not token_classification"):
+    with pytest.raises(ModelError, match="was made for the task text_classification, not token_classification"):
         resolve_model(ModelSpec("checkpoint", path=str(artifact)), other, None, Store(tmp_path / "home"), 0)
 
 
@@ -313,14 +313,12 @@ def test_a_trained_encoder_gets_the_head_too(tiny_bert: Path) -> None:
     ],
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidOption, match=said):
+    with pytest.raises(OptionError, match=said):
         load_task("pretraining", options)
 
 
 def test_more_tokens_than_the_model_has_positions_are_refused(folder: Path) -> None:
-    with pytest.raises(
-        InvalidOption, match=r"max_length is 128, but the model has 64 positions \(model.max_positions\)"
-    ):
+    with pytest.raises(OptionError, match=r"max_length is 128, but the model has 64 positions \(model.max_positions\)"):
         load_task("pretraining", {}).encoder(folder)
 
 
@@ -330,10 +328,10 @@ def test_models_without_the_heads_are_said(tmp_path: Path) -> None:
     spec = ModelSpec("scratch", "gpt2", dim=16, num_heads=2, num_layers=1, hidden_size=32, vocab_size=300)
     write_scratch(spec, ["the cat sat"] * 3, tmp_path, "LMHeadModel")
     task = load_task("pretraining", {"max_length": 16})
-    with pytest.raises(InvalidModel, match="has no mask token: pretraining takes encoders"):
+    with pytest.raises(ModelError, match="has no mask token: pretraining takes encoders"):
         task.encoder(tmp_path)
     DistilBertConfig(vocab_size=100, dim=16, n_heads=2, n_layers=1, hidden_dim=32).save_pretrained(tmp_path)
-    with pytest.raises(InvalidModel, match="has no head for pairs of sentences: set task.next_sentence=false"):
+    with pytest.raises(ModelError, match="has no head for pairs of sentences: set task.next_sentence=false"):
         task.build(tmp_path)
     alone = load_task("pretraining", {"max_length": 16, "next_sentence": False})
     assert type(alone.build(tmp_path)).__name__ == "DistilBertForMaskedLM"

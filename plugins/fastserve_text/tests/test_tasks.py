@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserve_core.config import ModelSpec
-from fastserve_core.errors import InvalidData, InvalidModel, InvalidOption
+from fastserve_core.errors import DataError, ModelError, OptionError
 from fastserve_core.inference import length_batches
 from fastserve_core.tasks import Encoded, Task, load_task
 from fastserve_text.base import sorted_labels
@@ -94,7 +94,7 @@ def test_rows_that_cannot_be_classified_are_said(classify: Task, row: dict[str, 
 
 @pytest.mark.parametrize("value", [3, "", None, {"txt": "x"}, ["a", ""]])
 def test_inputs_that_cannot_be_read_are_said(classify: Task, value: Any) -> None:
-    with pytest.raises(InvalidData, match="an input cannot be used"):
+    with pytest.raises(DataError, match="an input cannot be used"):
         classify.read_input(value)
 
 
@@ -135,9 +135,9 @@ def test_rows_of_tokens_are_checked_and_split() -> None:
     assert task.check({"tokens": ["Ann", "lives"], "tags": ["O", " "]}) == "'tags' has an empty one at place 2"
     assert "no list" in str(task.check({"tokens": "", "tags": []}))
     assert task.read_input("Ann lives")["tokens"] == ["Ann", "lives"]
-    with pytest.raises(InvalidData):
+    with pytest.raises(DataError):
         task.read_input(5)
-    with pytest.raises(InvalidData, match="all tags"):
+    with pytest.raises(DataError, match="all tags"):
         task.collect_labels([{"tags": ["O", "O"]}])
 
 
@@ -171,21 +171,21 @@ def test_a_language_models_loss_is_that_of_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm"])
 def test_options_out_of_range_are_refused(name: str) -> None:
-    with pytest.raises(InvalidOption, match=r"task\.max_length"):
+    with pytest.raises(OptionError, match=r"task\.max_length"):
         load_task(name, {"max_length": 1})
 
 
 def test_models_that_cannot_be_built_are_said(tmp_path: Path, tiny_bert: Path) -> None:
-    with pytest.raises(InvalidOption, match="no model from scratch is called 'brt'; did you mean 'bert'"):
+    with pytest.raises(OptionError, match="no model from scratch is called 'brt'; did you mean 'bert'"):
         write_scratch(ModelSpec("scratch", "brt"), ["x"], tmp_path, "ForMaskedLM")
     (tmp_path / "config.json").write_text('{"model_type": "no_such_type"}')
-    with pytest.raises(InvalidModel, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="cannot be loaded"):
         build_model(tmp_path, "ForSequenceClassification", ["a", "b"])
     (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "evil.Config"}}')
     (tmp_path / "evil.py").write_text("raise SystemExit('a model folder ran its code')")
-    with pytest.raises(InvalidModel, match="brings its own Python code, which is never run"):
+    with pytest.raises(ModelError, match="brings its own Python code, which is never run"):
         build_model(tmp_path, "ForSequenceClassification", ["a", "b"])
-    with pytest.raises(InvalidModel, match=r"no tokenizer\.json"):
+    with pytest.raises(ModelError, match=r"no tokenizer\.json"):
         load_tokenizer(tmp_path, 8)
 
 
@@ -213,9 +213,9 @@ def test_rows_are_made_of_inputs_and_targets_or_taken_as_they_are() -> None:
         (["a"], None, "1 inputs but no labels"),
         (["a"], ["x", "y"], "1 inputs but 2 labels"),
     ):
-        with pytest.raises(InvalidData, match=said):
+        with pytest.raises(DataError, match=said):
             classify.make_rows(inputs, targets)
-    with pytest.raises(InvalidData, match="2 inputs but no labels"):
+    with pytest.raises(DataError, match="2 inputs but no labels"):
         classify.make_rows([expected[0], {"text": "b"}])
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_text.text_codec import ChatTextCodec, IncrementalDetokenizer
 
 TEXTS = ["the film is wonderful", "ein schöner Film, größer als 日本語の映画 🎬🎞", "a  b\n\tc"] * 3
@@ -131,7 +131,7 @@ def test_a_template_in_a_file_comes_first(folder: Path) -> None:
     ],
 )
 def test_a_template_that_cannot_is_said(folder: Path, template: str | None, reason: str) -> None:
-    with pytest.raises(InvalidData, match=reason):
+    with pytest.raises(DataError, match=reason):
         configure(folder, **({"chat_template": template} if template else {})).chat(SAID)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastserve_core.artifacts import Store, hash_file, read_json, result_id, stable_hash, write_json
 from fastserve_core.data import Dataset, Rows
-from fastserve_core.errors import StageFailed
+from fastserve_core.errors import StageError
 from fastserve_core.events import Event, Progress, WarningRaised
 from fastserve_core.tasks import Encoded, Row, Task
 from fastserve_torch_ddp.data.columns import Array, ColumnWriter, concatenate, map_column, write_offsets
@@ -48,15 +48,15 @@ def tokenize(
         The folder for ``TokenDataset``.
 
     Raises:
-        StageFailed: The task returned targets for some rows only.
+        StageError: The task returned targets for some rows only.
         StoreError: The disk is full.
     """
     store = Store(data.folder.parents[1])  # the data is a result of the same store
     with store.claim(result_id("tokens", split, stable_hash(_cache_key(task, model, data, split)))) as claim:
-        if claim.published and not _is_complete(claim.final):
+        if claim.is_published and not _is_complete(claim.final):
             emit(WarningRaised(f"{claim.final} is damaged: the {split} split is tokenized again"))
             shutil.rmtree(claim.final)
-        if not claim.published:
+        if not claim.is_published:
             folder = claim.partial / "tokens"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
@@ -192,7 +192,7 @@ class _TokenWriter:
     def finish(self) -> None:
         rows, folder = len(self.lengths), self.folder
         if 0 < self.missing_targets < rows:
-            raise StageFailed(f"the task returned no target for {self.missing_targets} of {rows} rows: all need one")
+            raise StageError(f"the task returned no target for {self.missing_targets} of {rows} rows: all need one")
         is_ragged = len(self.target_lengths) > 0
         record = {
             "rows": rows,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastserve_core.entry_points import load_entry_point
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_core.pipeline import LOSS_GROUP
 from fastserve_core.tasks import Task
 from fastserve_torch_ddp.job import TrainingJob
@@ -56,12 +56,12 @@ def load_auxiliary_loss(
         The loss, or ``None`` if the job requests none.
 
     Raises:
-        InvalidOption: The task names no outputs that a teacher could be compared on.
+        OptionError: The task names no outputs that a teacher could be compared on.
     """
     if job.auxiliary_loss is None:
         return None
     if not task.distillation_targets:
-        raise InvalidOption(f"the task {task.name} names no outputs that a teacher could be compared on")
+        raise OptionError(f"the task {task.name} names no outputs that a teacher could be compared on")
     provider = load_entry_point(LOSS_GROUP, job.auxiliary_loss["loss"])
     loss: AuxiliaryLossFunction = provider(
         job.auxiliary_loss["options"], model, precision.matmul_dtype, device, task.distillation_targets

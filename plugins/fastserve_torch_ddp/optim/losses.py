@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fastserve_core.errors import ErrorCollector, InvalidOption, did_you_mean
+from fastserve_core.errors import ErrorCollector, OptionError, did_you_mean
 from fastserve_core.tasks import LossOptions, Task
 
 HERE = "train.torch_ddp"
@@ -20,13 +20,13 @@ def make_loss_options(options: Mapping[str, Any], task: Task, counts: Sequence[i
         counts: How often each label occurs among the training rows; only balanced weights need them.
 
     Raises:
-        InvalidOption: The task's loss does not read an option that is set, or weights do not fit the labels.
+        OptionError: The task's loss does not read an option that is set, or weights do not fit the labels.
     """
     given, smoothing = options["class_weights"], float(options["label_smoothing"])
     if given is not None and "class_weights" not in task.loss_options:
-        raise InvalidOption(f"{HERE}.class_weights does not go with the task {task.name}: it has no classes")
+        raise OptionError(f"{HERE}.class_weights does not go with the task {task.name}: it has no classes")
     if smoothing and "label_smoothing" not in task.loss_options:
-        raise InvalidOption(f"{HERE}.label_smoothing does not go with the task {task.name} and its own loss")
+        raise OptionError(f"{HERE}.label_smoothing does not go with the task {task.name} and its own loss")
     return LossOptions(smoothing, None if given is None else tuple(class_weights(given, task.labels, counts)))
 
 
@@ -36,7 +36,7 @@ def class_weights(given: Any, labels: Sequence[str], counts: Sequence[int]) -> l
         there = sum(1 for count in counts if count)
         return [sum(counts) / (there * count) if count else 1.0 for count in counts]
     if not isinstance(given, Mapping):
-        raise InvalidOption(f"{HERE}.class_weights must be 'balanced' or a mapping of labels to weights, not '{given}'")
+        raise OptionError(f"{HERE}.class_weights must be 'balanced' or a mapping of labels to weights, not '{given}'")
     by_label = {str(label): weight for label, weight in given.items()}
     faults = ErrorCollector()
     for label, weight in by_label.items():
@@ -48,9 +48,9 @@ def class_weights(given: Any, labels: Sequence[str], counts: Sequence[int]) -> l
 
 def _check_weight(label: str, weight: Any, labels: Sequence[str]) -> None:
     if label not in labels:
-        raise InvalidOption(f"{HERE}.class_weights: the data has no label '{label}'{did_you_mean(label, labels)}")
+        raise OptionError(f"{HERE}.class_weights: the data has no label '{label}'{did_you_mean(label, labels)}")
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
-        raise InvalidOption(f"{HERE}.class_weights: the weight of '{label}' must be a number above 0, not {weight!r}")
+        raise OptionError(f"{HERE}.class_weights: the weight of '{label}' must be a number above 0, not {weight!r}")
 
 
 def count_labels(targets: Iterable[Any], classes: int) -> list[int]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from fastserve_core.errors import InvalidOption, MissingPackage
+from fastserve_core.errors import MissingPackageError, OptionError
 from fastserve_torch_ddp.peft_methods import bottleneck
 from fastserve_torch_ddp.peft_methods.module_selection import freeze, head_parameters, select_modules
 
@@ -167,7 +167,7 @@ class BottleneckAdapters(FinetuningMethod):
         total: The number of optimizer steps, which this method does not use.
 
     Raises:
-        InvalidOption: The model has adapters of another shape, or its linear layers have unknown names.
+        OptionError: The model has adapters of another shape, or its linear layers have unknown names.
     """
 
     def __init__(self, model: nn.Module, options: Mapping[str, Any], total: int) -> None:
@@ -184,10 +184,10 @@ class BottleneckAdapters(FinetuningMethod):
             parameter.requires_grad_(True)
 
     def _check_shape(self, rank: int, alpha: float) -> None:
-        """Raise ``InvalidOption`` if the model's adapters have another rank or alpha."""
+        """Raise ``OptionError`` if the model's adapters have another rank or alpha."""
         model_rank, model_alpha = bottleneck.read_shape(self.model)
         if (rank, alpha) != (model_rank, model_alpha):
-            raise InvalidOption(
+            raise OptionError(
                 f"train.torch_ddp: the model already has bottleneck adapters of adapter_rank={model_rank} and "
                 f"adapter_alpha={model_alpha:g}: set these values, not {rank} and {alpha:g}"
             )
@@ -199,7 +199,7 @@ class BottleneckAdapters(FinetuningMethod):
         names = [name for name in linears if name.endswith(bottleneck.OUTPUT_PROJECTIONS)]
         if not names:
             known = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
-            raise InvalidOption(
+            raise OptionError(
                 f"{TARGETS_OPTION} must be set: the output projections of this model are not known "
                 f"(its linear layers are: {known})"
             )
@@ -220,8 +220,8 @@ def attach_method(model: nn.Module, options: Mapping[str, Any], total: int) -> F
         total: The number of optimizer steps.
 
     Raises:
-        InvalidOption: A name selects no module, or no parameter is left to train.
-        MissingPackage: The method needs a package that is not installed.
+        OptionError: A name selects no module, or no parameter is left to train.
+        MissingPackageError: The method needs a package that is not installed.
     """
     freeze(model, options["freeze"])
     head = [parameter for parameter in head_parameters(model) if parameter.requires_grad]
@@ -229,13 +229,13 @@ def attach_method(model: nn.Module, options: Mapping[str, Any], total: int) -> F
     try:
         method = METHODS[name](model, options, total) if name != "full" else FinetuningMethod(model)
     except ModuleNotFoundError as error:
-        raise MissingPackage(
+        raise MissingPackageError(
             f"train.torch_ddp.method={name} needs the package {error.name}: pip install 'fastserve-core[torch_ddp]'"
         ) from error
     for parameter in head:
         parameter.requires_grad_(True)
     if count_trainable(model)[0] == 0:
-        raise InvalidOption("train.torch_ddp.freeze leaves nothing to train")
+        raise OptionError("train.torch_ddp.freeze leaves nothing to train")
     return method
 
 

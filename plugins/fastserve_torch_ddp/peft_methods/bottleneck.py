@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from fastserve_core.models import components_of, register_component
+from fastserve_core.models import list_components, register_component
 
 OUTPUT_PROJECTIONS = ("output.dense", "out_lin", "lin2", "c_proj", "o_proj", "down_proj", "Wo")
 """Names of the projection that ends a block in BERT, DistilBERT, GPT-2, Llama and related models."""
@@ -93,7 +93,7 @@ def find_adapters(model: nn.Module) -> list[AdaptedLinear]:
 
 def read_shape(model: nn.Module) -> tuple[int, float]:
     """Return the rank and the alpha of a model's adapters."""
-    (component,) = (component for component in components_of(model.config) if component["kind"] == COMPONENT_NAME)
+    (component,) = (component for component in list_components(model.config) if component["kind"] == COMPONENT_NAME)
     return find_adapters(model)[0].bottleneck.down.out_features, float(component["alpha"])
 
 

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from fastserve_core.errors import ErrorCollector, InvalidOption, did_you_mean
+from fastserve_core.errors import ErrorCollector, OptionError, did_you_mean
 from fastserve_torch_ddp.peft_methods.bottleneck import COMPONENT_NAME
 
 LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
@@ -71,11 +71,11 @@ def select_modules(model: nn.Module, patterns: Sequence[str] | None, option: str
         The qualified names of the layers, in the model's order.
 
     Raises:
-        InvalidOption: The model has no linear layer to select, or a pattern selects none.
+        OptionError: The model has no linear layer to select, or a pattern selects none.
     """
     names = list(find_linears(model))
     if not names:
-        raise InvalidOption(
+        raise OptionError(
             f"{option}: the model has no linear layer that can take an adapter, or all of them are frozen"
         )
     if patterns is None:
@@ -97,7 +97,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
             the base model's own prefix (``bert.``) is optional.
 
     Raises:
-        InvalidOption: A pattern matches no parameter.
+        OptionError: A pattern matches no parameter.
     """
     parameters = dict(model.named_parameters())
     selected = [
@@ -125,7 +125,7 @@ def _raise_if_empty(selected: Iterable[tuple[str, list[str]]], known: set[str], 
     for pattern, names in selected:
         with faults.collect():
             if not names:
-                raise InvalidOption(f"{message} '{pattern}'{did_you_mean(pattern, known)}")
+                raise OptionError(f"{message} '{pattern}'{did_you_mean(pattern, known)}")
     faults.raise_if_any()
 
 

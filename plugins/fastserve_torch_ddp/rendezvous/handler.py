@@ -22,7 +22,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, create_handler
 
-from fastserve_core.errors import StageFailed, UserError
+from fastserve_core.errors import StageError, UserError
 from fastserve_core.events import Event, Progress, WarningRaised
 from fastserve_torch_ddp.rendezvous.config import RendezvousConfig
 from fastserve_torch_ddp.rendezvous.endpoint import is_reachable
@@ -63,7 +63,7 @@ class TcpRendezvousHandler(RendezvousHandler):
         """Wait until all nodes have joined.
 
         Raises:
-            StageFailed: A node has not joined within the timeout, or has given up after a restart.
+            StageError: A node has not joined within the timeout, or has given up after a restart.
             UserError: Another program listens at the endpoint, or the nodes train on different kinds of devices.
         """
         is_restart, self._has_joined = self._has_joined, False
@@ -73,15 +73,15 @@ class TcpRendezvousHandler(RendezvousHandler):
             try:
                 return self._join(deadline)
             except RendezvousTimeoutError:
-                raise StageFailed(self._timeout_message(is_restart)) from None
+                raise StageError(self._timeout_message(is_restart)) from None
             except RendezvousClosedError:
                 if is_restart:
-                    raise StageFailed(f"another node of {self._config} has given up; see its own message") from None
+                    raise StageError(f"another node of {self._config} has given up; see its own message") from None
             except (RendezvousConnectionError, DistError):
                 self._store = self._store if self._is_host else None
             self._inner = None
             if time.monotonic() >= deadline:
-                raise StageFailed(self._timeout_message(is_restart))
+                raise StageError(self._timeout_message(is_restart))
             time.sleep(RETRY_SECONDS)
 
     def num_nodes_waiting(self) -> int:

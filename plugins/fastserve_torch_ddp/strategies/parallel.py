@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastserve_core.errors import StageFailed
+from fastserve_core.errors import StageError
 from fastserve_torch_ddp.optim.optimizer import Optimizer
 
 POWERSGD_RANK, POWERSGD_START = 4, 10
@@ -150,11 +150,11 @@ def compile_module(module: nn.Module) -> nn.Module:
     """Wrap a module with ``torch.compile``.
 
     Raises:
-        StageFailed: No C++ compiler is on the PATH.
+        StageError: No C++ compiler is on the PATH.
     """
     import shutil
 
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        raise StageFailed("train.torch_ddp.compile=true needs a C++ compiler (g++ or clang++), and none is on the PATH")
+        raise StageError("train.torch_ddp.compile=true needs a C++ compiler (g++ or clang++), and none is on the PATH")
     compiled: nn.Module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
     return compiled

@@ -20,8 +20,8 @@ from transformers import (
     RobertaConfig,
 )
 
-from fastserve_core.errors import InvalidOption, ValidationErrors
-from fastserve_core.models import components_of
+from fastserve_core.errors import OptionError, ValidationError
+from fastserve_core.models import list_components
 from fastserve_torch_ddp.peft_methods import bottleneck
 from fastserve_torch_ddp.peft_methods.adapters import AdaLora, FinetuningMethod, attach_method, count_trainable
 from fastserve_torch_ddp.peft_methods.module_selection import find_linears, head_parameters
@@ -114,7 +114,7 @@ def test_a_saved_model_with_bottlenecks_is_restored(kind: str, tmp_path: Path) -
     assert not about["missing_keys"]
     assert all(f".{bottleneck.COMPONENT_NAME}." in name for name in about["unexpected_keys"])
     assert (logits(loaded.eval()) - logits(model)).abs().max() > 1e-4
-    restored = bottleneck.restore(loaded, tmp_path, components_of(loaded.config)[0])
+    restored = bottleneck.restore(loaded, tmp_path, list_components(loaded.config)[0])
     assert torch.equal(logits(restored), logits(model))
 
 
@@ -127,14 +127,14 @@ def test_a_model_with_bottlenecks_trains_further_with_those(tmp_path: Path) -> N
 
     def again() -> nn.Module:
         loaded: nn.Module = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-        return bottleneck.restore(loaded, tmp_path, components_of(loaded.config)[0]).eval()
+        return bottleneck.restore(loaded, tmp_path, list_components(loaded.config)[0]).eval()
 
     model = again()
     expected = logits(model)
     attach_method(model, options(method="bottleneck"), 10)
     assert trained_names(model) == names
     assert torch.equal(logits(model), expected)
-    with pytest.raises(InvalidOption, match="adapter_rank=4 and adapter_alpha=8: .* not 8 and 8"):
+    with pytest.raises(OptionError, match="adapter_rank=4 and adapter_alpha=8: .* not 8 and 8"):
         attach_method(again(), options(method="bottleneck", adapter_rank=8), 10)
     model = again()
     attach_method(model, options(method="bottleneck", freeze=["encoder.layer.0"]), 10)
@@ -150,7 +150,7 @@ def test_layers_that_were_cut_out_take_their_adapters_with_them(tmp_path: Path) 
     disturb(model)
     model.save_pretrained(tmp_path)  # type: ignore[operator]
     shorter = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_hidden_layers=1)
-    (about,) = components_of(shorter.config)
+    (about,) = list_components(shorter.config)
     assert len(bottleneck.find_adapters(bottleneck.restore(shorter, tmp_path, about))) == 2
 
 
@@ -210,7 +210,7 @@ def test_targets_are_chosen_by_ending_or_glob() -> None:
 
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_targets_that_the_model_lacks_are_all_named(method: str) -> None:
-    with pytest.raises(ValidationErrors) as raised:
+    with pytest.raises(ValidationError) as raised:
         attach_method(classifier(), options(method=method, adapter_targets=["querry", "value", "c_attn"]), 10)
     assert (
         "train.torch_ddp.adapter_targets: no linear layer of the model is called 'querry'; did you mean 'query'?"
@@ -226,7 +226,7 @@ def test_a_model_whose_blocks_are_not_known_needs_targets_for_bottlenecks() -> N
         del layer.output.dense
         layer.attention.output.mix = layer.attention.output.dense
         del layer.attention.output.dense
-    with pytest.raises(InvalidOption, match="adapter_targets must be set.*mix"):
+    with pytest.raises(OptionError, match="adapter_targets must be set.*mix"):
         attach_method(model, options(method="bottleneck"), 10)
 
 
@@ -261,14 +261,14 @@ def test_frozen_layers_get_no_adapters(method: str) -> None:
 
 
 def test_a_pattern_that_names_nothing_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="no part of the model is called 'embedings'; did you mean 'embeddings'"):
+    with pytest.raises(OptionError, match="no part of the model is called 'embedings'; did you mean 'embeddings'"):
         attach_method(classifier(), options(freeze=["embedings"]), 10)
 
 
 def test_something_must_be_left_to_train() -> None:
-    with pytest.raises(InvalidOption, match="leaves nothing to train"):
+    with pytest.raises(OptionError, match="leaves nothing to train"):
         attach_method(classifier(), options(freeze=["*"]), 10)
-    with pytest.raises(InvalidOption, match="no linear layer"):
+    with pytest.raises(OptionError, match="no linear layer"):
         attach_method(classifier(), options(method="lora", freeze=["encoder"]), 10)
 
 

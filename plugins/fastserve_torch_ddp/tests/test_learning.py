@@ -19,7 +19,7 @@ from transformers import (
     LlamaConfig,
 )
 
-from fastserve_core.errors import InvalidOption, ValidationErrors
+from fastserve_core.errors import OptionError, ValidationError
 from fastserve_core.tasks import IGNORE_INDEX, LossOptions, load_task
 from fastserve_torch_ddp.optim.ema import ExponentialMovingAverage
 from fastserve_torch_ddp.optim.losses import class_weights, count_labels, make_loss_options
@@ -133,12 +133,12 @@ def test_labels_of_tokens_are_counted_without_the_ignored() -> None:
     ],
 )
 def test_weights_that_do_not_fit_are_refused(given: Any, message: str) -> None:
-    with pytest.raises(InvalidOption, match=message):
+    with pytest.raises(OptionError, match=message):
         class_weights(given, ["negative", "positive"], [3, 4])
 
 
 def test_all_wrong_weights_are_said_at_once_and_numbers_may_name_labels() -> None:
-    with pytest.raises(ValidationErrors, match="(?s)'x'.*'y'"):
+    with pytest.raises(ValidationError, match="(?s)'x'.*'y'"):
         class_weights({"x": 1, "y": 1}, ["0", "1"], [])
     assert class_weights({1: 2}, ["0", "1"], []) == [1.0, 2.0]
 
@@ -146,9 +146,9 @@ def test_all_wrong_weights_are_said_at_once_and_numbers_may_name_labels() -> Non
 def test_what_does_not_go_with_a_task_is_refused() -> None:
     unset = {"class_weights": None, "label_smoothing": 0.0}
     causal, pretraining = load_task("causal_lm", {}), load_task("pretraining", {})
-    with pytest.raises(InvalidOption, match="class_weights does not go with the task causal_lm"):
+    with pytest.raises(OptionError, match="class_weights does not go with the task causal_lm"):
         make_loss_options(unset | {"class_weights": "balanced"}, causal)
-    with pytest.raises(InvalidOption, match="label_smoothing does not go with the task pretraining"):
+    with pytest.raises(OptionError, match="label_smoothing does not go with the task pretraining"):
         make_loss_options(unset | {"label_smoothing": 0.1}, pretraining)
     assert make_loss_options(unset, pretraining) == LossOptions()
     classifier = load_task("text_classification", {}, ["a", "b"])

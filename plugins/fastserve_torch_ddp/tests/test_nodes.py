@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.errors import StageFailed, UserError
+from fastserve_core.errors import StageError, UserError
 from fastserve_core.events import Event, Progress
 from fastserve_torch_ddp.rendezvous import endpoint
 from fastserve_torch_ddp.rendezvous.endpoint import find_endpoint, is_reachable, list_interfaces
@@ -93,7 +93,7 @@ def meeting(port: int, told: list[Event] | None = None, **terms: Any) -> Any:
 
 
 def failing(handler: Any) -> Exception:
-    with pytest.raises((StageFailed, UserError)) as caught:
+    with pytest.raises((StageError, UserError)) as caught:
         handler.next_rendezvous()
     handler.shutdown()
     return caught.value

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from fastserve_core.artifacts import Store
 from fastserve_core.config import DataOptions
 from fastserve_core.data import Dataset, load_dataset, prepare_rows
-from fastserve_core.errors import StageFailed
+from fastserve_core.errors import StageError
 from fastserve_core.events import Event, WarningRaised
 from fastserve_core.tasks import Encoded, Row, Task, load_task
 from fastserve_torch_ddp.data import tokens
@@ -182,7 +182,7 @@ def test_a_damaged_result_is_made_again_and_said(home: Path, tiny_bert: Path) ->
 
 def test_a_task_that_labels_only_some_rows_is_refused(home: Path, tiny_bert: Path) -> None:
     task, data = prepared("text_classification", [], home)
-    with pytest.raises(StageFailed, match="returned no target for 1 of 2 rows"):
+    with pytest.raises(StageError, match="returned no target for 1 of 2 rows"):
         tokenize(load_task("text_classification", {}, ["a"]), tiny_bert, data, "train")
     assert task.labels == ["a", "b"]
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.errors import InvalidOption, UserError
+from fastserve_core.errors import OptionError, UserError
 from fastserve_core.tasks import Encoded, load_task
 from fastserve_core.testing import PluginContract
 from fastserve_torch_ddp.checkpointing import checkpoint
@@ -118,7 +118,7 @@ def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     ],
 )
 def test_options_that_exclude_each_other_are_refused(pair: dict[str, Any], named: str) -> None:
-    with pytest.raises(InvalidOption, match=f"{named}.* cannot be combined"):
+    with pytest.raises(OptionError, match=f"{named}.* cannot be combined"):
         DDPOptions(**pair)
 
 

@@ -18,7 +18,7 @@ from conftest import ranks_below
 from fastserve_core.artifacts import Store, hash_file
 from fastserve_core.config import DataOptions
 from fastserve_core.data import load_dataset, prepare_dataset
-from fastserve_core.errors import InvalidOption, StageFailed
+from fastserve_core.errors import OptionError, StageError
 from fastserve_core.events import Event, Metric, Step, WarningRaised
 from fastserve_core.processes import run_in_child
 from fastserve_core.tasks import Encoded, load_task
@@ -192,7 +192,7 @@ def test_training_stops_when_there_is_no_more_gain(train: Train) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_at_once_and_says_where(train: Train, tmp_path: Path) -> None:
-    with pytest.raises(StageFailed) as caught:
+    with pytest.raises(StageError) as caught:
         train(lr=1e30, schedule="constant", warmup_ratio=0.0, checkpoint_every_s=0.0, max_restarts=2)
     message = str(caught.value)
     assert "not finite" in message or "loss is nan" in message or "loss is inf" in message
@@ -232,7 +232,7 @@ def test_a_disk_that_fills_up_is_warned_of_and_training_goes_on(train: Train, sm
 
 
 def test_a_name_that_freezes_nothing_is_refused(train: Train) -> None:
-    with pytest.raises((InvalidOption, Exception), match="embedings.*did you mean"):
+    with pytest.raises((OptionError, Exception), match="embedings.*did you mean"):
         train(freeze=["embedings"])
 
 
@@ -258,7 +258,7 @@ def test_a_batch_that_does_not_fit_says_which_and_what_to_do(train: Train, tmp_p
         resource.setrlimit(resource.RLIMIT_AS, (used + 30_000_000, resource.RLIM_INFINITY))
         try:
             trainer._forward([long] * 4000)
-        except StageFailed as error:
+        except StageError as error:
             return str(error)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

@@ -12,7 +12,7 @@ from fastserve_drop_layers import DropLayersOptions
 from fastserve_drop_layers.drop import chosen, cut, find_layers
 
 from fastserve_core import FastServe
-from fastserve_core.errors import InvalidModel, InvalidOption
+from fastserve_core.errors import ModelError, OptionError
 from fastserve_core.testing import PluginContract
 
 TINY = {"dim": 32, "num_heads": 2, "num_layers": 4, "hidden_size": 64, "vocab_size": 400}
@@ -58,13 +58,13 @@ def test_spread_layers_are_all_different() -> None:
 
 
 def test_what_it_cannot_do_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="the model has 6 layers"):
+    with pytest.raises(OptionError, match="the model has 6 layers"):
         cut(tiny("Bert"), 6, "first")
-    with pytest.raises(InvalidModel, match="GPT2ForSequenceClassification"):
+    with pytest.raises(ModelError, match="GPT2ForSequenceClassification"):
         cut(tiny("GPT2"), 3, "first")
-    with pytest.raises(InvalidOption, match="keep must be at least 1"):
+    with pytest.raises(OptionError, match="keep must be at least 1"):
         DropLayersOptions(keep=0)
-    with pytest.raises(InvalidOption, match="must be one of first, spread"):
+    with pytest.raises(OptionError, match="must be one of first, spread"):
         DropLayersOptions(which="last")
 
 

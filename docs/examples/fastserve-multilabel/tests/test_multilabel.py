@@ -10,7 +10,7 @@ import torch
 from fastserve_multilabel import MultiLabel, Options
 
 from fastserve_core import FastServe
-from fastserve_core.errors import InvalidData, InvalidOption
+from fastserve_core.errors import DataError, OptionError
 from fastserve_core.tasks import UNLABELLED, Encoded, LossOptions, load_task
 
 TOPICS = {"sport": "the match was won in the last minute", "money": "shares and prices fell", "film": "a moving film"}
@@ -43,9 +43,9 @@ def test_labels_are_a_list_or_text_with_bars(task: MultiLabel, given: object, re
 
 def test_what_cannot_be_used_is_refused(task: MultiLabel) -> None:
     assert task.check({"text": "a text", "labels": 3}) == "'labels' is int, neither a list nor text"
-    with pytest.raises(InvalidData, match="none of the 1 training rows has a label"):
+    with pytest.raises(DataError, match="none of the 1 training rows has a label"):
         task.collect_labels([{"text": "a", "labels": []}])
-    with pytest.raises(InvalidOption, match="threshold must lie between 0 and 1"):
+    with pytest.raises(OptionError, match="threshold must lie between 0 and 1"):
         Options(threshold=1.0)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fastserve_core.artifacts import Artifact
-from fastserve_core.errors import InvalidData
+from fastserve_core.errors import DataError
 from fastserve_core.tasks import KV_BLOCK_SIZE, DecodeEngine, SequenceChunk
 from fastserve_engines.torch_engine import TorchEngine
 from fastserve_server.generation.generator import GenerationEngine
@@ -166,7 +166,7 @@ def test_what_has_no_room_is_refused(model: Artifact) -> None:
                 (GenerationRequest([], 4), "no tokens that the model knows"),
                 (GenerationRequest([5, 4000], 4), "unknown token 4000"),
             ):
-                with pytest.raises(InvalidData, match=reason):
+                with pytest.raises(DataError, match=reason):
                     generator.submit([GenerationRequest([5], 1), request])
             assert generator.in_flight == 0
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fastserve_core import hookimpl
-from fastserve_core.errors import InvalidOption
+from fastserve_core.errors import OptionError
 from fastserve_core.plugins import CompressContext, Compressor, StagedArtifact
 
 WHICH = ("first", "spread")
@@ -21,9 +21,9 @@ class DropLayersOptions:
 
     def __post_init__(self) -> None:
         if self.keep < 1:
-            raise InvalidOption(f"compress.drop_layers.keep must be at least 1, not {self.keep}")
+            raise OptionError(f"compress.drop_layers.keep must be at least 1, not {self.keep}")
         if self.which not in WHICH:
-            raise InvalidOption(f"compress.drop_layers.which must be one of {', '.join(WHICH)}, not '{self.which}'")
+            raise OptionError(f"compress.drop_layers.which must be one of {', '.join(WHICH)}, not '{self.which}'")
 
 
 class DropLayers(Compressor):

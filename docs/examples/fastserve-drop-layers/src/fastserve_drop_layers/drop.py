@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from fastserve_core.errors import InvalidModel, InvalidOption
+from fastserve_core.errors import ModelError, OptionError
 from fastserve_core.events import Progress
 from fastserve_core.processes import child_main, event_writer
 from fastserve_core.tasks import load_task
@@ -45,11 +45,11 @@ def drop(
 def cut(model: Any, keep: int, which: str) -> None:
     """Leave ``keep`` layers in the model and in its config.
 
-    Raises ``InvalidModel`` when it is not known where the model has its layers, ``InvalidOption`` when it has too few.
+    Raises ``ModelError`` when it is not known where the model has its layers, ``OptionError`` when it has too few.
     """
     parent, name, layers = find_layers(model)
     if keep >= len(layers):
-        raise InvalidOption(
+        raise OptionError(
             f"compress.drop_layers.keep={keep} leaves nothing to drop: the model has {len(layers)} layers"
         )
     setattr(parent, name, nn.ModuleList(layers[number] for number in chosen(len(layers), keep, which)))
@@ -65,7 +65,7 @@ def find_layers(model: Any) -> tuple[nn.Module, str, nn.ModuleList]:
         layers = getattr(parent, inner, None)
         if parent is not None and isinstance(layers, nn.ModuleList) and len(layers) == model.config.num_hidden_layers:
             return parent, inner, layers
-    raise InvalidModel(f"drop_layers cannot find the layers of a {type(model).__name__}: it knows {', '.join(PLACES)}")
+    raise ModelError(f"drop_layers cannot find the layers of a {type(model).__name__}: it knows {', '.join(PLACES)}")
 
 
 def chosen(layers: int, keep: int, which: str) -> list[int]:

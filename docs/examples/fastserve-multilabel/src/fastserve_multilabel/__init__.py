@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastserve_core.errors import InvalidData, InvalidOption
+from fastserve_core.errors import DataError, OptionError
 from fastserve_core.tasks import (
     UNLABELLED,
     AnswerView,
@@ -37,9 +37,9 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.max_length < 4:
-            raise InvalidOption(f"task.max_length must be at least 4 tokens, not {self.max_length}")
+            raise OptionError(f"task.max_length must be at least 4 tokens, not {self.max_length}")
         if not 0 < self.threshold < 1:
-            raise InvalidOption(f"task.threshold must lie between 0 and 1, not {self.threshold}")
+            raise OptionError(f"task.threshold must lie between 0 and 1, not {self.threshold}")
 
 
 class MultiLabel(TextTask):
@@ -73,7 +73,7 @@ class MultiLabel(TextTask):
     def collect_labels(self, rows: Sequence[Row]) -> list[str]:
         found = sorted({label for row in rows for label in row["labels"]})
         if not found:
-            raise InvalidData(f"none of the {len(rows)} training rows has a label")
+            raise DataError(f"none of the {len(rows)} training rows has a label")
         return found
 
     def stratify_key(self, row: Row) -> str:
