@@ -221,6 +221,7 @@ def command(tmp_path: Path) -> Cli:
     def run(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "fastserve_core", *on_torch(arguments)],
+            check=False,
             cwd=tmp_path,
             env=os.environ | environment,
             capture_output=True,

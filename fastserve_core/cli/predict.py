@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +51,7 @@ Answers = list[dict[str, Any]]
 def _predict(model: str, name: str | None, inputs: Sequence[Any]) -> tuple[Answers, Callable[[Mapping[str, Any]], str]]:
     """Return the answers, and the function that formats one as a line, from the model's task."""
     if model.startswith(("http://", "https://")):
-        return predict_remote(model, inputs, name), lambda answer: _remote_formatter(model, name)(answer)
+        return predict_remote(model, inputs, name), _remote_formatter(model, name)
     if name is not None:
         raise OptionError("--name needs a server's address: a folder has one model")
     set_library_environment()
@@ -60,7 +59,6 @@ def _predict(model: str, name: str | None, inputs: Sequence[Any]) -> tuple[Answe
     return predictor.predict(inputs), predictor.task.format_answer
 
 
-@functools.cache
 def _remote_formatter(url: str, name: str | None) -> Callable[[Mapping[str, Any]], str]:
     """Return how the task of a served model shows an answer; as JSON if the task is not installed here."""
     try:

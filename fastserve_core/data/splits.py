@@ -33,11 +33,13 @@ class BadRows:
     messages: list[str] = field(default_factory=list)
 
     def add(self, where: str, reason: str) -> None:
+        """Count a row that cannot be used; the first ones are reported with their place and reason."""
         self.count += 1
         if len(self.messages) < max(self.allowed, MAX_SHOWN):
             self.messages.append(f"{where}: {reason}")
 
     def message(self) -> str:
+        """Return the report of all rows that cannot be used."""
         more = f"\n  … and {self.count - MAX_SHOWN} more" if self.count > MAX_SHOWN else ""
         return f"{self.count} bad rows:\n" + "\n".join(f"  {one}" for one in self.messages[:MAX_SHOWN]) + more
 

@@ -64,6 +64,7 @@ def _download(pin: PackagePin, scratch: Path) -> Path:
     process = subprocess.run(
         [*PIP, *kind, "--dest", str(scratch / "files"), "--requirement", str(requirements)],
         capture_output=True,
+        check=False,
         text=True,
         errors="replace",
     )

@@ -37,7 +37,8 @@ class DecodeEngine(Protocol):
     def step(self, pieces: Sequence[SequenceChunk]) -> np.ndarray[Any, Any]:
         """One pass over all pieces: fp32 logits (pieces, vocabulary) of the token after the last of each."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the model and its cache."""
 
 
 class IncrementalDetokenizer(Protocol):

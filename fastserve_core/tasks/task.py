@@ -59,7 +59,8 @@ class Encoded:
 class Encoder(Protocol):
     """Turns rows into token ids; made once for a model folder, used from any thread."""
 
-    def __call__(self, rows: Sequence[Row]) -> list[Encoded]: ...
+    def __call__(self, rows: Sequence[Row]) -> list[Encoded]:
+        """Encode the rows, in their order."""
 
 
 class Task(ABC):

@@ -29,6 +29,7 @@ def vector_quantize(
     data: str | None,
     task: tuple[str, Mapping[str, Any], Sequence[str]],
     draft: str,
+    *,
     options: Mapping[str, Any],
     workers: int,
     seed: int,

@@ -20,6 +20,7 @@ class ScoreName(str):
     spec: MetricSpec
 
     def __new__(cls, name: str, spec: MetricSpec) -> Self:
+        """Return the name with its specification."""
         made = super().__new__(cls, name)
         made.spec = spec
         return made

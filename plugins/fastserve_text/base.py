@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from fastserve_core.errors import DataError
 from fastserve_core.tasks import Arrays, Column, Encoded, Encoder, Row, Task
 from fastserve_text.tokenization import load_tokenizer, pad, pad_id
@@ -49,9 +51,11 @@ class TextTask(Task):
         super().__init__(options, labels)
         self.padding: dict[str, int] = {"input_ids": 0}
 
+    @override
     def check(self, row: Row) -> str | None:
         return validate_text(row)
 
+    @override
     def read_input(self, value: Any) -> Row:
         row = dict(value) if isinstance(value, Mapping) else {"text": value}
         if fault := validate_text(row):
@@ -85,9 +89,11 @@ class TextTask(Task):
 
         return encode
 
+    @override
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
         return pad(batch, self.padding, targets)
 
+    @override
     def init_from_scratch(self, spec: ModelSpec, rows: Sequence[Row], folder: Path) -> None:
         from fastserve_text.model_factory import write_scratch
 
@@ -99,9 +105,11 @@ class TextTask(Task):
         """Return every text of the rows, for learning a tokenizer."""
         return (row[name] for row in rows for name in ("text", "text_pair") if isinstance(row.get(name), str))
 
+    @override
     def accepts_model(self, architecture: str) -> bool:
         return architecture.endswith(self.head)
 
+    @override
     def build(self, folder: Path) -> nn.Module:
         from fastserve_text.model_factory import build_model
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from fastserve_core.errors import DataError, ModelError, OptionError
 from fastserve_core.tasks import (
     AnswerView,
@@ -52,6 +54,8 @@ class Options:
 
 
 class CausalLM(TextTask):
+    """Continues a text with a causal language model."""
+
     name: ClassVar[str] = "causal_lm"
     Options: ClassVar[type] = Options
     head: ClassVar[str] = "ForCausalLM"
@@ -65,6 +69,7 @@ class CausalLM(TextTask):
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(),)
     answer_view: ClassVar[AnswerView] = AnswerView(headline="text")
 
+    @override
     def encoder(self, folder: Path) -> Encoder:
         self.tokenizer = tokenizer = load_tokenizer(folder, self.options.max_length)
         self.padding["input_ids"] = pad_id(folder, tokenizer)
@@ -83,6 +88,7 @@ class CausalLM(TextTask):
 
         return encode
 
+    @override
     def writer(self, folder: Path) -> ChatTextCodec:
         return ChatTextCodec(folder)
 
@@ -95,23 +101,28 @@ class CausalLM(TextTask):
                 f"the tokenizer of {folder} has no end-of-text token (eos_token), which task.pack=true needs"
             )
 
+    @override
     def examples(self, encoded: Sequence[Encoded], seed: str) -> Sequence[Encoded]:
         if not self.options.pack or self.end_of_text is None:
             return encoded
         return PackedSequences(encoded, self.options.max_length, self.end_of_text, seed)
 
+    @override
     def collate_prompts(self, batch: Sequence[Encoded]) -> Arrays:
         # generation appends on the right; what is to be packed was not cut
         length = self.options.max_length
         cut = [Encoded({name: ids[:length] for name, ids in one.inputs.items()}) for one in batch]
         return pad(cut, self.padding, targets=False, left=True)
 
+    @override
     def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], options: LossOptions) -> BatchLoss:
         return cross_entropy(outputs["logits"], next_tokens(batch["labels"]), options)
 
+    @override
     def counted_positions(self, batch: Mapping[str, Tensor]) -> Tensor:
         return super().counted_positions({"labels": next_tokens(batch["labels"])})
 
+    @override
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
         answers = []
         for ids in outputs["ids"].tolist():
@@ -133,9 +144,11 @@ class CausalLM(TextTask):
             found.append((float(-logs[np.arange(len(targets)), targets].sum()), len(targets)))
         return found
 
+    @override
     def score(self, statistics: Sequence[Any]) -> dict[str, float]:
         loss = sum(one[0] for one in statistics) / max(1, sum(one[1] for one in statistics))
         return {"loss": loss, "perplexity": math.exp(min(loss, 50.0))}
 
+    @override
     def objective(self, scores: Mapping[str, float]) -> float:
         return -scores["loss"]

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from fastserve_core.errors import DataError
 from fastserve_core.tasks import Encoded
 from fastserve_text.documents import sentence_bounds
@@ -74,6 +76,7 @@ class NextSentenceExamples(Examples):
         self.plan = np.frombuffer(drawn, dtype=np.int64).reshape(-1, FIELDS)
         self.lengths = self.plan[:, 2] - self.plan[:, 1] + self.plan[:, 5] - self.plan[:, 4] + layout.special
 
+    @override
     def make(self, number: int) -> Encoded:
         import numpy as np
 

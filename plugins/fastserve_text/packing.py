@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from typing_extensions import override
+
 from fastserve_core.tasks import Encoded
 from fastserve_text.examples import Examples, seed_number
 
@@ -28,6 +30,7 @@ class PackedSequences(Examples):
         full, rest = divmod(int(self.starts[-1]), length)
         self.lengths = np.asarray([length] * full + [rest] * (rest > 1), dtype=np.int64)
 
+    @override
     def make(self, number: int) -> Encoded:
         import numpy as np
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from fastserve_core.errors import ModelError, OptionError
 from fastserve_core.tasks import IGNORE_INDEX, AnswerView, Arrays, Encoded, Encoder, MetricSpec, Row
 from fastserve_text.base import TextTask
@@ -61,6 +63,7 @@ class Pretraining(TextTask):
     target_names: ClassVar[tuple[str, ...]] = ("labels", "next_sentence_label")
     answer_view: ClassVar[AnswerView] = AnswerView(headline="text")
 
+    @override
     def encoder(self, folder: Path) -> Encoder:
         check_positions(folder, self.options.max_length)
         self.tokenizer = tokenizer = load_tokenizer(folder, self.options.max_length)
@@ -94,9 +97,11 @@ class Pretraining(TextTask):
         self.masking = Masking(options.mask_fraction, options.whole_word, mask, special, ordinary)
         self.layout = ExampleLayout(options.max_length, options.next_sentence, options.short_fraction, first, separator)
 
+    @override
     def examples(self, encoded: Sequence[Encoded], seed: str) -> Sequence[Encoded]:
         return NextSentenceExamples(encoded, seed, self.layout, self.masking)
 
+    @override
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
         if not targets:
             return pad([self._whole(one) if "marks" in one.inputs else one for one in batch], self.padding, False)
@@ -112,6 +117,7 @@ class Pretraining(TextTask):
         ids = [self.layout.first, *document.inputs["input_ids"][: self.layout.max_length - 2], self.layout.separator]
         return Encoded({"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)})
 
+    @override
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
         answers = []
         for logits, one in zip(_token_logits(outputs), batch, strict=True):
@@ -134,8 +140,8 @@ class Pretraining(TextTask):
         labels = [np.asarray(one.target.labels) for one in batch]
         hidden = _masked_logits(_token_logits(outputs), labels)
         found: list[Any] = []
-        for number, (logits, truth) in enumerate(zip(hidden, labels, strict=True)):
-            truth = truth[truth != IGNORE_INDEX]
+        for number, (logits, row) in enumerate(zip(hidden, labels, strict=True)):
+            truth = row[row != IGNORE_INDEX]
             line = [len(truth), float(_losses(logits, truth).sum()), int((logits.argmax(axis=-1) == truth).sum())]
             if self.options.next_sentence:
                 pair, elsewhere = outputs["seq_relationship_logits"][number], batch[number].target.is_random_next
@@ -143,6 +149,7 @@ class Pretraining(TextTask):
             found.append(line)
         return found
 
+    @override
     def score(self, statistics: Sequence[Any]) -> dict[str, float]:
         hidden, loss, right, *pair = (sum(column) for column in zip(*statistics, strict=True))
         scores = {"loss": loss / hidden, "mlm_loss": loss / hidden, "mlm_accuracy": right / hidden}
@@ -151,9 +158,11 @@ class Pretraining(TextTask):
             scores["loss"] += scores["nsp_loss"]
         return scores
 
+    @override
     def objective(self, scores: Mapping[str, float]) -> float:
         return -scores["loss"]
 
+    @override
     def build(self, folder: Path) -> nn.Module:
         from inspect import signature
 

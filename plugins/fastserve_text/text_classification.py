@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from fastserve_core.errors import DataError, OptionError
 from fastserve_core.tasks import (
     UNLABELLED,
@@ -43,6 +45,8 @@ class Options:
 
 
 class TextClassification(TextTask):
+    """Assigns one of several labels to a text or a pair of texts."""
+
     name: ClassVar[str] = "text_classification"
     Options: ClassVar[type] = Options
     columns: ClassVar[tuple[Column, ...]] = (
@@ -60,6 +64,7 @@ class TextClassification(TextTask):
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(),)
     answer_view: ClassVar[AnswerView] = AnswerView(headline="label", scores="scores")
 
+    @override
     def check(self, row: Row) -> str | None:
         if fault := validate_text(row):
             return fault
@@ -72,6 +77,7 @@ class TextClassification(TextTask):
         row["label"] = str(row["label"]).strip()
         return None
 
+    @override
     def collect_labels(self, rows: Sequence[Row]) -> list[str]:
         counts = Counter(row["label"] for row in rows)
         if len(counts) < 2:
@@ -82,9 +88,11 @@ class TextClassification(TextTask):
             )
         return sorted_labels(set(counts))
 
+    @override
     def stratify_key(self, row: Row) -> str:
         return str(row["label"])
 
+    @override
     def read_input(self, value: Any) -> Row:
         if isinstance(value, (list, tuple)) and len(value) == 2:
             value = {"text": value[0], "text_pair": value[1]}
@@ -93,6 +101,7 @@ class TextClassification(TextTask):
             raise DataError(f"an input cannot be used: {fault}")
         return row
 
+    @override
     def encoder(self, folder: Path) -> Encoder:
         numbers = {label: number for number, label in enumerate(self.labels)}
 
@@ -103,9 +112,11 @@ class TextClassification(TextTask):
 
         return self.text_encoder(folder, target_of)
 
+    @override
     def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], options: LossOptions) -> BatchLoss:
         return cross_entropy(outputs["logits"], batch["labels"], options)
 
+    @override
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
         answers = []
         for row in softmax(outputs["logits"]).tolist():
@@ -114,10 +125,12 @@ class TextClassification(TextTask):
             answers.append({"label": best, "score": scores[best], "scores": scores})
         return answers
 
+    @override
     def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
         guesses = outputs["logits"].argmax(axis=-1).tolist()
         return [(guess, one.target) for guess, one in zip(guesses, batch, strict=True)]
 
+    @override
     def score(self, statistics: Sequence[Any]) -> dict[str, float]:
         from sklearn.metrics import f1_score
 
@@ -128,15 +141,19 @@ class TextClassification(TextTask):
             "macro_f1": float(f1_score(truth, guesses, average="macro", zero_division=0)),
         }
 
+    @override
     def objective(self, scores: Mapping[str, float]) -> float:
         return scores["accuracy"]
 
+    @override
     def format_answer(self, answer: Mapping[str, Any]) -> str:
         return f"{answer['label']}\t{answer['score']:.3f}"
 
+    @override
     def output_tensors(self) -> list[TensorSpec]:
         return [TensorSpec("label"), TensorSpec("scores", "FP32", (-1, len(self.labels)))]
 
+    @override
     def tensor_values(self, name: str, answers: Sequence[Mapping[str, Any]]) -> list[Any]:
         if name == "scores":
             return [answer["scores"][label] for answer in answers for label in self.labels]

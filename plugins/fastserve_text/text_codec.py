@@ -9,8 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from fastserve_core.artifacts import read_json
 from fastserve_core.errors import DataError
+from fastserve_core.tasks import IncrementalDetokenizer, TextCodec
 from fastserve_text.tokenization import load_tokenizer
 
 if TYPE_CHECKING:
@@ -23,11 +26,12 @@ SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 """What a template may name."""
 
 
-class IncrementalDetokenizer:
-    """One text; see ``tasks.generation.Speller``.
+class TokenizersDetokenizer(IncrementalDetokenizer):
+    """Decodes one text, token by token, with a tokenizer of the library ``tokenizers``.
 
-    What a token reads depends on the one before it: some tokenizers leave out the space before a text's first word. So
-    the tokens that gave the last characters are decoded once more, together with those that came since.
+    The characters of a token depend on the token before it: some tokenizers leave out the space before the first
+    word of
+    a text. So the tokens of the last characters are decoded again, together with the new ones.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -35,6 +39,7 @@ class IncrementalDetokenizer:
         self._given: list[int] = []
         self._since: list[int] = []
 
+    @override
     def add(self, token: int) -> str:
         self._since.append(token)
         text = self.end()
@@ -43,6 +48,7 @@ class IncrementalDetokenizer:
         self._given, self._since = self._since, []
         return text
 
+    @override
     def end(self) -> str:
         before, whole = self._read(self._given), self._read(self._given + self._since)
         return whole[len(before) :]
@@ -52,8 +58,8 @@ class IncrementalDetokenizer:
         return text
 
 
-class ChatTextCodec:
-    """For one model folder; see ``tasks.generation.Writer``."""
+class ChatTextCodec(TextCodec):
+    """Encodes and decodes the texts of one model folder, and renders its chat template."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -61,12 +67,15 @@ class ChatTextCodec:
         self._tokenizer.no_truncation()
         self.vocabulary = self._tokenizer.get_vocab_size()
 
+    @override
     def tokens(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
         return [one.ids for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=special)]
 
-    def speller(self) -> IncrementalDetokenizer:
-        return IncrementalDetokenizer(self._tokenizer)
+    @override
+    def speller(self) -> TokenizersDetokenizer:
+        return TokenizersDetokenizer(self._tokenizer)
 
+    @override
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         try:
             template = self._template

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from fastserve_core.errors import DataError
 from fastserve_core.tasks import (
     IGNORE_INDEX,
@@ -45,6 +47,8 @@ class WordAlignment:
 
 
 class TokenClassification(TextTask):
+    """Labels every word of a text, and groups the labels into entities."""
+
     name: ClassVar[str] = "token_classification"
     Options: ClassVar[type] = Options
     columns: ClassVar[tuple[Column, ...]] = (Column("tokens"), Column("tags", is_label=True))
@@ -57,10 +61,12 @@ class TokenClassification(TextTask):
     loss_options: ClassVar[frozenset[str]] = frozenset({"class_weights", "label_smoothing"})
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(),)
 
+    @override
     @property
     def request_columns(self) -> tuple[Column, ...]:
         return (TEXT,)  # which is split into words
 
+    @override
     def check(self, row: Row) -> str | None:
         for name in ("tokens", "tags"):
             value = row.get(name)
@@ -75,15 +81,18 @@ class TokenClassification(TextTask):
             return f"{len(row['tokens'])} tokens but {len(row['tags'])} tags"
         return None
 
+    @override
     def collect_labels(self, rows: Sequence[Row]) -> list[str]:
         found = {tag for row in rows for tag in row["tags"]}
         if len(found) < 2:
             raise DataError(f"all tags of the training rows are '{next(iter(found))}': two are needed")
         return sorted_labels(found)
 
+    @override
     def stratify_key(self, row: Row) -> str:
         return " ".join(sorted({tag for tag in row["tags"] if tag != "O"})[:1])
 
+    @override
     def read_input(self, value: Any) -> Row:
         given = value.get("tokens", value.get("text")) if isinstance(value, Mapping) else value
         words = given.split() if isinstance(given, str) else given
@@ -91,9 +100,11 @@ class TokenClassification(TextTask):
             raise DataError("an input cannot be used: give a text, or a list of words as 'tokens'")
         return {"tokens": list(words)}
 
+    @override
     def texts(self, rows: Sequence[Row]) -> Iterator[str]:
         return (" ".join(row["tokens"]) for row in rows)
 
+    @override
     def encoder(self, folder: Path) -> Encoder:
         tokenizer = load_tokenizer(folder, self.options.max_length)
         self.padding["input_ids"] = pad_id(folder, tokenizer)
@@ -123,9 +134,11 @@ class TokenClassification(TextTask):
 
         return encode
 
+    @override
     def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], options: LossOptions) -> BatchLoss:
         return cross_entropy(outputs["logits"], batch["labels"], options)
 
+    @override
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
         answers = []
         for scores, one in zip(softmax(outputs["logits"]), batch, strict=True):
@@ -140,10 +153,12 @@ class TokenClassification(TextTask):
             answers.append({"tags": [word["tag"] for word in found], "words": found, "entities": entities(found)})
         return answers
 
+    @override
     def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
         answers = self.decode(outputs, batch)
         return [(answer["tags"], list(one.decode_state.tags)) for answer, one in zip(answers, batch, strict=True)]
 
+    @override
     def score(self, statistics: Sequence[Any]) -> dict[str, float]:
         from seqeval.metrics import accuracy_score, f1_score
 
@@ -153,9 +168,11 @@ class TokenClassification(TextTask):
             scores["f1"] = float(f1_score(truth, guesses, zero_division=0))
         return scores
 
+    @override
     def objective(self, scores: Mapping[str, float]) -> float:
         return scores.get("f1", scores["accuracy"])
 
+    @override
     def format_answer(self, answer: Mapping[str, Any]) -> str:
         found = [f"{entity['text']} ({entity['type']})" for entity in answer["entities"]]
         return ", ".join(found) or " ".join(answer["tags"])

@@ -10,7 +10,7 @@ from typing import Any
 WATCHED = {"socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo"}
 
 
-class LeftLoopback(RuntimeError):
+class LoopbackError(RuntimeError):
     """A test tried to reach another machine."""
 
 
@@ -25,7 +25,7 @@ def _look(event: str, arguments: tuple[Any, ...]) -> None:
     address = arguments[0] if event == "socket.getaddrinfo" else arguments[1]
     host = address[0] if isinstance(address, tuple) else address
     if not _is_local(host):
-        raise LeftLoopback(f"{event} to {address!r}: tests stay on loopback")
+        raise LoopbackError(f"{event} to {address!r}: tests stay on loopback")
 
 
 def _is_local(host: Any) -> bool:

@@ -60,7 +60,7 @@ def make_run(folder: Path, attempts: Trainer, told: list[Event] | None = None, *
         "trainer_options": {LR: 1e-4, "train.toy.epochs": 3},
         **more,
     }
-    emit = (lambda event: told.append(event)) if told is not None else (lambda event: None)
+    emit = told.append if told is not None else (lambda event: None)
     return TuneContext(folder=folder, emit=emit, trial_runner=attempts, **given)
 
 

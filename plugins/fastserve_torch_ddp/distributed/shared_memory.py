@@ -17,7 +17,7 @@ MAX_ROWS = 8192
 def is_single_machine() -> bool:
     """Return whether several ranks run and all are on this machine, which can share memory by descriptor (Linux)."""
     world = dist.get_world_size() if dist.is_initialized() else 1
-    return world > 1 and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) == world and hasattr(os, "memfd_create")
+    return world > 1 and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == world and hasattr(os, "memfd_create")
 
 
 def shared_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

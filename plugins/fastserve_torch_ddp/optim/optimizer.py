@@ -94,7 +94,7 @@ class Optimizer:
             totals[1] /= collectives.get_world_size()  # DDP has divided by the number of ranks
         total = float(totals[0]) + sum(float(gradient.square().sum()) for _, gradient in row_gradients.values())
         count = float(totals[1]) or 1.0  # a batch without counted positions has no gradient either
-        norm = math.sqrt(total) / count if total == total else math.nan
+        norm = math.sqrt(total) / count if not math.isnan(total) else math.nan
         if not math.isfinite(norm):
             self.flat.discard_gradients()
             return norm

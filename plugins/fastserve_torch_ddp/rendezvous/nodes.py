@@ -60,7 +60,7 @@ def check_consistency(settings: Mapping[str, Any]) -> None:
     """
     values = {name: json.dumps(value, sort_keys=True, default=str) for name, value in settings.items()}
     ranks: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(ranks, (int(os.environ.get("GROUP_RANK", 0)), socket.gethostname(), values))
+    dist.all_gather_object(ranks, (int(os.environ.get("GROUP_RANK", "0")), socket.gethostname(), values))
     nodes = {number: (host, node_values) for number, host, node_values in ranks}
     differences = find_differences(nodes)
     if differences:

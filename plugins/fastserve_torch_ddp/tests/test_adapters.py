@@ -65,7 +65,7 @@ def disturb(model: nn.Module) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter += 0.05 * torch.randn_like(parameter)
+                parameter.add_(0.05 * torch.randn_like(parameter))
 
 
 def logits(model: nn.Module) -> Tensor:
