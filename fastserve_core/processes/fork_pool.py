@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastserve_core.processes.fork_server import MAX_MESSAGE_BYTES
-
+MAX_MESSAGE_BYTES = 4096
 IDLE_SECONDS = 30.0
 """An idle server ends soon, because it holds some 400 MB once torch and transformers are imported."""
 IMPORT_TIME_ENV_PREFIXES = (

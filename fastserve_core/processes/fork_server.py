@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-MAX_MESSAGE_BYTES = 4096
+from fastserve_core.processes.fork_pool import FORK_SERVERS, MAX_MESSAGE_BYTES
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,6 @@ def run_module(
         folder: The working directory.
         requests: The client's end of the server's socket, for the module's own children.
     """
-    from fastserve_core.processes.fork_pool import FORK_SERVERS
-
     FORK_SERVERS.share(requests, environment)
     os.environ.clear()
     os.environ.update(environment)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserve_core.errors import DataError
-from fastserve_text.text_codec import ChatTextCodec, IncrementalDetokenizer
+from fastserve_text.text_codec import ChatTextCodec, TokenizersDetokenizer
 
 TEXTS = ["the film is wonderful", "ein schöner Film, größer als 日本語の映画 🎬🎞", "a  b\n\tc"] * 3
 SAID = [{"role": "user", "content": "<hi> ö"}]
@@ -71,7 +71,7 @@ def units(tokenizer: Any) -> list[list[int]]:
 def test_a_text_in_parts_is_the_whole_text(tokenizer: Any, numbers: list[int]) -> None:
     known = units(tokenizer)
     tokens = [token for number in numbers for token in known[number % len(known)]]
-    speller = IncrementalDetokenizer(tokenizer)
+    speller = TokenizersDetokenizer(tokenizer)
     parts = [speller.add(token) for token in tokens]
     assert "".join(parts) + speller.end() == tokenizer.decode(tokens)
 
@@ -79,7 +79,7 @@ def test_a_text_in_parts_is_the_whole_text(tokenizer: Any, numbers: list[int]) -
 def test_characters_are_shown_when_they_are_whole() -> None:
     tokenizer = byte_level()
     tokens = tokenizer.encode("ö 🎬!").ids
-    speller = IncrementalDetokenizer(tokenizer)
+    speller = TokenizersDetokenizer(tokenizer)
     parts = [speller.add(token) for token in tokens]
     assert "".join(parts) == "ö 🎬!"
     assert not any("\N{REPLACEMENT CHARACTER}" in part for part in parts)
