@@ -21,9 +21,13 @@ from weakref import WeakValueDictionary
 import psutil
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import settings
 
 import fastserve_core.cli
 from fastserve_core.processes import thread_environment, usable_cores
+
+settings.register_profile("suite", deadline=None)  # on a busy machine an example may take any time
+settings.load_profile("suite")
 
 ROOT = Path(__file__).parent
 CORES = os.sched_getaffinity(0)
