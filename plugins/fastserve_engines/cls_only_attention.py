@@ -51,9 +51,11 @@ def compute_cls_only(model: Any) -> None:
     This saves a seventh of the arithmetic of six layers, as in MiniLM. Other models are left unchanged.
     """
     config = model.config
-    if config.model_type not in FAMILIES or getattr(config, "is_decoder", False):
+    is_encoder = config.model_type in FAMILIES and not getattr(config, "is_decoder", False)
+    encoder = getattr(getattr(model, "base_model", None), "encoder", None)
+    if not is_encoder or encoder is None:  # a module around or instead of transformers' own has neither
         return
-    layers = model.base_model.encoder.layer
+    layers = encoder.layer
     if len(layers) and _reads_first_token_only(model, layers[-1]):
         layers[-1] = ClsOnlyLayer(layers[-1])
 

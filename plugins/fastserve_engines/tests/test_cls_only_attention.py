@@ -53,3 +53,10 @@ def test_another_family_stays() -> None:
     before = [type(one) for one in model.modules()]
     compute_cls_only(model)
     assert [type(one) for one in model.modules()] == before
+
+
+def test_a_module_that_is_not_transformers_own_stays_as_it_is() -> None:
+    module = torch.nn.Linear(2, 2)
+    module.config = transformers.BertConfig(num_hidden_layers=1)
+    compute_cls_only(module)
+    assert list(module.children()) == []
