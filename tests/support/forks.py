@@ -94,6 +94,8 @@ def finish(code: int) -> None:
     """End a fork as an interpreter ends, but for what its parent has left to do at exit."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]
+        sys.stdout.flush()  # at once: one of the functions below may end the process, as coverage's does
+        sys.stderr.flush()
         util._exit_function()
         atexit._run_exitfuncs()
         sys.stdout.flush()
