@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from fastserve_core.artifacts import MANIFEST, TRAINABLE, Manifest, hash_files, load_artifact, write_manifest
+from fastserve_core.inference import Engine
 from fastserve_core.tasks import Arrays
 
 NAME = "stub"
@@ -20,10 +21,8 @@ KEPT = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_token
 """Of a model's folder, what its encoder reads."""
 
 
-class StubEngine:
+class StubEngine(Engine):
     """Logits at once: the first label for every text."""
-
-    requires: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, folder: Path, threads: int) -> None:
         self.inputs = ("input_ids", "attention_mask", "token_type_ids")

@@ -30,7 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.pair and len(options.pair) != len(texts):
         raise DataError(f"{len(texts)} texts but {len(options.pair)} of --pair: give one per text")
     inputs = list(zip(texts, options.pair, strict=True)) if options.pair else texts
-    predictions, format_answer = _predict(options.model, options.name, inputs)
+    predictions, get_formatter = _predict(options.model, options.name, inputs)
+    format_answer = json.dumps if options.json else get_formatter()
     for text, prediction in zip(texts, predictions, strict=True):
         print(
             json.dumps({"text": text, **prediction}, ensure_ascii=False)
@@ -46,20 +47,21 @@ def main(arguments: Sequence[str]) -> int:
 
 
 Answers = list[dict[str, Any]]
+Formatter = Callable[[Mapping[str, Any]], str]
 
 
-def _predict(model: str, name: str | None, inputs: Sequence[Any]) -> tuple[Answers, Callable[[Mapping[str, Any]], str]]:
-    """Return the answers, and the function that formats one as a line, from the model's task."""
+def _predict(model: str, name: str | None, inputs: Sequence[Any]) -> tuple[Answers, Callable[[], Formatter]]:
+    """Return the answers, and how to get what formats one as a line: a served model's task has to be asked for."""
     if model.startswith(("http://", "https://")):
-        return predict_remote(model, inputs, name), _remote_formatter(model, name)
+        return predict_remote(model, inputs, name), lambda: _remote_formatter(model, name)
     if name is not None:
         raise OptionError("--name needs a server's address: a folder has one model")
     set_library_environment()
     predictor = Predictor(find_artifact(Path(model)))
-    return predictor.predict(inputs), predictor.task.format_answer
+    return predictor.predict(inputs), lambda: predictor.task.format_answer
 
 
-def _remote_formatter(url: str, name: str | None) -> Callable[[Mapping[str, Any]], str]:
+def _remote_formatter(url: str, name: str | None) -> Formatter:
     """Return how the task of a served model shows an answer; as JSON if the task is not installed here."""
     try:
         lineage = lineage_remote(url, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from fastserve_core.tasks.generation import DecodeEngine
 from fastserve_core.tasks.task import Arrays
 
 
-class Engine:
+class Engine(ABC):
     """Runs the model of a folder: named arrays in, named arrays out. Use it in the thread that made it.
 
     Attributes:
@@ -30,6 +31,7 @@ class Engine:
     generates: ClassVar[bool] = False
     decodes: ClassVar[bool] = False
 
+    @abstractmethod
     def __init__(self, folder: Path, threads: int) -> None:
         """Load the model of a folder.
 
@@ -37,8 +39,8 @@ class Engine:
             folder: The model folder.
             threads: The number of threads of one pass.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, inputs: Arrays) -> Arrays:
         """Compute one forward pass; inputs that the model does not take are ignored.
 
@@ -48,7 +50,6 @@ class Engine:
         Returns:
             Arrays by output name.
         """
-        raise NotImplementedError
 
     def run_all(self, batches: Iterable[Arrays]) -> Iterator[Arrays]:
         """Compute several forward passes.
@@ -92,5 +93,6 @@ class Engine:
         """
         raise PlanError("this engine does not decode token by token")
 
+    @abstractmethod
     def close(self) -> None:
         """Free the model."""

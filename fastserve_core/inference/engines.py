@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifacts.artifact import COMPILED, Artifact
 from fastserve_core.entry_points import all_entry_points, load_entry_point, missing_packages
-from fastserve_core.errors import MissingPackageError, PlanError, UnknownNameError
+from fastserve_core.errors import MissingPackageError, PlanError, PluginError, UnknownNameError
 from fastserve_core.events import Event, WarningRaised
+from fastserve_core.inference.engine import Engine
 
 if TYPE_CHECKING:
-    from fastserve_core.inference.engine import Engine
     from fastserve_core.tasks.generation import DecodeEngine
     from fastserve_core.tasks.task import Task
 
@@ -152,8 +152,10 @@ def load_decoder(artifact: Artifact, threads: int, memory: int) -> DecodeEngine:
 
 
 def _load_class(name: str) -> type[Engine]:
-    kind: type[Engine] = load_entry_point(GROUP, name)
-    return kind
+    engine: type[Engine] = load_entry_point(GROUP, name)
+    if not issubclass(engine, Engine):
+        raise PluginError(f"the engine '{name}' must derive from fastserve_core.inference.Engine")
+    return engine
 
 
 def _resolve_class(artifact: Artifact, name: str) -> type[Engine]:

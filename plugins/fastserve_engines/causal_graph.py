@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastserve_core.export import FormatReader, wrap_export_errors
-from fastserve_core.processes import hide_package, suppress_library_output
+from fastserve_core.export import FormatReader
 from fastserve_engines.decode_step import DecodeStep, check_family, get_kv_cache_shape
 from fastserve_engines.exportable import find_max_length, fuse_attention
-from fastserve_engines.openvino_graph import convert_model, write_graph
+from fastserve_engines.openvino_graph import convert_model, converting, write_graph
 from fastserve_engines.torch_engine import TorchEngine
 
 if TYPE_CHECKING:
@@ -86,12 +85,7 @@ class CausalExport:
         Raises:
             ExportError: The module cannot be converted.
         """
-        with (
-            suppress_library_output(),
-            hide_package("openvino_telemetry"),
-            torch.no_grad(),
-            wrap_export_errors("converted"),
-        ):
+        with converting():
             graph = self.graph(module)
             change(graph)
             write_graph(graph, folder, self.has_16bit_weights)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
     GraphTransformation = Callable[[openvino.Model], None]
 
 MODEL_FILE = "openvino_model.xml"
+
+
+@contextmanager
+def converting() -> Iterator[None]:
+    """Convert quietly, without gradients and telemetry, and report a failure as ``ExportError``."""
+    with (
+        suppress_library_output(),
+        hide_package("openvino_telemetry"),
+        torch.no_grad(),
+        wrap_export_errors("converted"),
+    ):
+        yield
 
 
 class OpenVINOExport(TracedModel):
@@ -45,12 +58,7 @@ class OpenVINOExport(TracedModel):
         Raises:
             ExportError: The module cannot be converted.
         """
-        with (
-            suppress_library_output(),
-            hide_package("openvino_telemetry"),
-            torch.no_grad(),
-            wrap_export_errors("converted"),
-        ):
+        with converting():
             graph = self._convert(module)
             self._check_inputs(graph)
             change(graph)

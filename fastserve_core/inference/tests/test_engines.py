@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fastserve_core.artifacts.artifact import Artifact, Manifest
-from fastserve_core.errors import PlanError, UnknownNameError
+from fastserve_core.errors import PlanError, PluginError, UnknownNameError
 from fastserve_core.events import Event, WarningRaised
-from fastserve_core.inference.engines import candidate_engines, check_engine, check_generation, select_fastest
+from fastserve_core.inference.engine import Engine
+from fastserve_core.inference.engines import (
+    candidate_engines,
+    check_engine,
+    check_generation,
+    preload_modules,
+    select_fastest,
+)
 from fastserve_core.tasks.load import load_task
 from fastserve_engines.openvino_engine import OpenVINOEngine
 
@@ -75,3 +84,19 @@ def test_an_unknown_engine_is_refused() -> None:
     check_engine("openvino")
     with pytest.raises(UnknownNameError, match="no engine named 'opnvino'; did you mean 'openvino'"):
         check_engine("opnvino")
+
+
+def test_an_engine_derives_from_the_base_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = EntryPoints([EntryPoint("path", "pathlib:Path", "fastserve.engines")])
+    monkeypatch.setattr("fastserve_core.entry_points.all_entry_points", lambda: entries)
+    with pytest.raises(PluginError, match="'path' must derive from fastserve_core.inference.Engine"):
+        preload_modules("path")
+
+
+def test_an_engine_without_a_pass_cannot_be_made(tmp_path: Path) -> None:
+    class Halfway(Engine):
+        def __init__(self, folder: Path, threads: int) -> None:
+            """Nothing to load."""
+
+    with pytest.raises(TypeError, match="abstract methods? .*run"):
+        Halfway(tmp_path, 1)  # type: ignore[abstract]
