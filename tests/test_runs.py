@@ -422,7 +422,9 @@ def test_an_interrupted_run_says_so_and_keeps_its_work(
     assert records(tmp_path)[-1]["status"] == "interrupted"
 
 
-def test_a_full_disk_fails_the_stage_and_publishes_nothing(tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+def test_a_full_disk_fails_the_stage_and_publishes_nothing(
+    tmp_path: Path, home: Path, tiny_bert: Path, reviews: Path
+) -> None:
     """Files may have 60 kB: the data fits, the weights do not."""
     command = [sys.executable, "-m", "fastserve_core", "+plugin=torch_ddp", f"model={tiny_bert}", f"data={reviews}"]
     quoted = " ".join(f"'{one}'" for one in [*command, "train.torch_ddp.epochs=1", "train.torch_ddp.max_restarts=0"])
@@ -432,7 +434,8 @@ def test_a_full_disk_fails_the_stage_and_publishes_nothing(tmp_path: Path, tiny_
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "train.torch_ddp" in done.stderr or "could not write" in done.stderr
-    assert not list((tmp_path / "home" / "store").glob("train-*"))
+    assert (home / "store").is_dir()
+    assert not list((home / "store").glob("train-*"))
     assert records(tmp_path)[-1]["status"] == "failed"
 
 

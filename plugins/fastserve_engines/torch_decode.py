@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,8 @@ class TorchDecodeEngine:
         self._dtype = model.dtype
         block_bytes = 2 * layers * heads * KV_BLOCK_SIZE * width * self._dtype.itemsize
         self.blocks = max(1, memory // block_bytes)
-        self._caches = [
-            torch.zeros(self.blocks, KV_BLOCK_SIZE, heads, width, dtype=self._dtype) for _ in range(2 * layers)
-        ]
+        shape = self.blocks, KV_BLOCK_SIZE, heads, width
+        self._caches = [_make_zeros(shape, self._dtype) for _ in range(2 * layers)]
 
     def step(self, pieces: Sequence[SequenceChunk]) -> np.ndarray[Any, Any]:
         """Run all chunks, in one pass per chunk length.
@@ -90,6 +90,12 @@ class TorchDecodeEngine:
     def close(self) -> None:
         """Release the model and its blocks."""
         del self._step, self._caches
+
+
+def _make_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeros whose memory the system gives when it is written: ``torch.zeros`` writes all of it at once."""
+    zeros = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
+    return torch.from_numpy(zeros).view(dtype).view(shape)
 
 
 def _make_block_table(pieces: Sequence[SequenceChunk], count: int) -> Tensor:

@@ -83,6 +83,14 @@ def test_a_port_without_a_listener_is_not_reachable() -> None:
 # -- coming together ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def quiet_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not look for the caller's name at each event of torch's log: with all that is imported it takes 0.2 s."""
+    from torch.distributed.elastic.rendezvous import dynamic_rendezvous
+
+    monkeypatch.setattr(dynamic_rendezvous, "get_method_name", lambda depth=2: "")
+
+
 def meeting(port: int, told: list[Event] | None = None, **terms: Any) -> Any:
     from fastserve_torch_ddp.rendezvous.config import RendezvousConfig
     from fastserve_torch_ddp.rendezvous.handler import TcpRendezvousHandler

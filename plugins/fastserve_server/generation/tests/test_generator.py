@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -82,7 +83,8 @@ def prompts(count: int) -> list[list[int]]:
     return [random.integers(5, 60, int(random.integers(1, 70))).tolist() for _ in range(count)]
 
 
-def alone(folder: Path, prompt: Sequence[int], most: int) -> list[int]:
+@functools.cache
+def alone(folder: Path, prompt: tuple[int, ...], most: int) -> list[int]:
     stepper, tokens = TorchEngine.make_decoder(folder, 1, 100 * BYTES_A_BLOCK), list(prompt)
     for _ in range(most):
         tokens.append(int(stepper.step([SequenceChunk(tokens, 0, range(8))])[0].argmax()))
@@ -95,7 +97,7 @@ def test_each_text_is_what_it_is_alone(model: Artifact, scheduler: str, blocks: 
     async def scene() -> None:
         asked = [GenerationRequest(prompt, 20 + 3 * place, GREEDY) for place, prompt in enumerate(prompts(6))]
         spell = load_tokenizer(model.folder, 1).decode
-        expected = [spell(alone(model.folder, one.prompt, one.max_tokens)) for one in asked]
+        expected = [spell(alone(model.folder, tuple(one.prompt), one.max_tokens)) for one in asked]
         async with running(model.folder, blocks, scheduler=scheduler) as (generator, watched):
             first = generator.submit(asked[:2])
             await anext(aiter(first[0]))  # the others come while it is being written
@@ -122,7 +124,7 @@ def test_a_seed_gives_the_same_draws_and_an_end_is_an_end(model: Artifact) -> No
                 )
             )
             assert first == second != other
-            ends = alone(model.folder, [5, 6, 7], 1)
+            ends = alone(model.folder, (5, 6, 7), 1)
             watched.eos_token_ids = frozenset(ends)
             stopped, going = await collect(
                 generator.submit(
