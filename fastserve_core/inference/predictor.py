@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from fastserve_core.inference.engines import load_engine
 from fastserve_core.processes.resources import threads_per_process
 from fastserve_core.tasks.load import load_task
 from fastserve_core.tasks.task import Arrays, Encoded, Row
+
+MAX_WINDOWS = 32
+"""The number of windows of long inputs that a pass has at most, unless a batch has more inputs."""
 
 
 class Predictor:
@@ -67,7 +71,7 @@ class Predictor:
         if self.task.is_generative:
             merged = {**vars(self.task.options), **(options or {})}
             return self._decode(self.engine.generate(self.task.collate_prompts(batch), merged), batch)
-        return self._decode(self.engine.run(self.task.collate(batch)), batch)
+        return next(self.answer_all([batch]))
 
     def answer_all(
         self, batches: Sequence[Sequence[Encoded]], options: Mapping[str, Any] | None = None
@@ -85,8 +89,16 @@ class Predictor:
             for batch in batches:
                 yield self.answer(batch, options)
         else:
-            for outputs, batch in zip(self._run_all(batches), batches, strict=True):
-                yield self._decode(outputs, batch)
+            passes = [self._split_passes(batch) for batch in batches]
+            outputs = self._run_all(list(chain.from_iterable(passes)))
+            for batch, parts in zip(batches, passes, strict=True):
+                yield self._decode(join_outputs(list(islice(outputs, len(parts)))), batch)
+
+    def _split_passes(self, batch: Sequence[Encoded]) -> list[Sequence[Encoded]]:
+        """Return the windows of a batch's inputs, in passes of a bounded number of them."""
+        windows = [window for example in batch for window in self.task.windows(example)]
+        size = max(len(batch), MAX_WINDOWS)
+        return [windows[start : start + size] for start in range(0, len(windows), size)]
 
     def _decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
         predictions = self.task.decode(outputs, batch)
@@ -124,6 +136,25 @@ class Predictor:
     def close(self) -> None:
         """Free the model."""
         self.engine.close()
+
+
+def join_outputs(passes: Sequence[Arrays]) -> Arrays:
+    """Return the outputs of several passes as those of one, padded with zeros to the longest.
+
+    Args:
+        passes: Arrays of shape (rows, …) by name.
+    """
+    import numpy as np
+
+    if len(passes) == 1:
+        return passes[0]
+    joined: Arrays = {}
+    for name in passes[0]:
+        arrays = [outputs[name] for outputs in passes]
+        shape = np.max([array.shape for array in arrays], axis=0)
+        missing = [[(0, most) for most in (0, *(shape - array.shape)[1:])] for array in arrays]
+        joined[name] = np.concatenate([np.pad(*pair) for pair in zip(arrays, missing, strict=True)])
+    return joined
 
 
 def length_batches(encoded: Sequence[Encoded], batch_size: int) -> list[list[int]]:

@@ -180,6 +180,13 @@ class Task(ABC):
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
         """Return padded arrays of shape (batch, longest); with those of ``target_names`` if targets are asked for."""
 
+    def windows(self, encoded: Encoded) -> Sequence[Encoded]:
+        """Return the parts of an input that the model reads one by one; by default all of it at once.
+
+        ``decode`` gets the outputs of each part in a row of their own, in this order.
+        """
+        return (encoded,)
+
     def collate_prompts(self, batch: Sequence[Encoded]) -> Arrays:
         """Return the arrays for ``Engine.generate``: padded on the left."""
         return self.collate(batch)
@@ -206,7 +213,12 @@ class Task(ABC):
 
     @abstractmethod
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
-        """Return the answers to a batch, as the caller of predict sees them."""
+        """Return the answers to a batch, as the caller of predict sees them.
+
+        Args:
+            outputs: The model's outputs that end in ``logits``; one row for each of the inputs' ``windows``.
+            batch: The inputs.
+        """
 
     @abstractmethod
     def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:

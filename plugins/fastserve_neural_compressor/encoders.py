@@ -38,17 +38,17 @@ def quantize(job: QuantizeJob) -> None:
 
 
 def _make_calibration_batches(job: QuantizeJob) -> list[Batch]:
-    encoded = job.task.encoder(job.model)(job.sample_rows())
-    order = length_batches(encoded, BATCH_SIZE)
+    examples = job.task.examples(job.task.encoder(job.model)(job.sample_rows()), "validation")
+    order = length_batches(examples, BATCH_SIZE)
     random.Random(job.seed).shuffle(order)  # the observer weights the first batch most, so it must not be the shortest
-    return [dict(job.task.collate([encoded[index] for index in indices])) for indices in order]
+    return [dict(job.task.collate([examples[index] for index in indices])) for indices in order]
 
 
 def _make_tuning(job: QuantizeJob, loss: float) -> Tuning:
     """Return a criterion that scores models on the validation split."""
     task = job.task
-    encoded = task.encoder(job.model)(job.data.rows("validation"))
-    batches = [[encoded[index] for index in indices] for indices in length_batches(encoded, BATCH_SIZE)]
+    examples = task.examples(task.encoder(job.model)(job.data.rows("validation")), "validation")
+    batches = [[examples[index] for index in indices] for indices in length_batches(examples, BATCH_SIZE)]
 
     def score(predict: Predict) -> float:
         statistics: list[Any] = []

@@ -1,0 +1,1 @@
+"""Extractive question answering: the answer to a question as a part of a text."""

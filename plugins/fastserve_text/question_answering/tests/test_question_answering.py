@@ -1,0 +1,213 @@
+"""Answers from contexts of any length: offsets are exact, windows lose nothing, scores are those of the answers."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastserve_core.artifacts import TRAINABLE, Manifest, hash_files, write_manifest
+from fastserve_core.config import ModelSpec
+from fastserve_core.errors import DataError, OptionError
+from fastserve_core.inference import Predictor
+from fastserve_core.tasks import LossOptions, Task, load_task
+from fastserve_text.question_answering.metrics import exact_match, token_f1
+
+TOOLS = ("hammer", "saw", "chisel", "anvil", "wrench", "plane")
+FILLERS = ("river", "cloud", "stone", "paper", "window", "garden", "street", "winter", "island", "mirror")
+OPTIONS = {"max_length": 32, "stride": 8, "max_answer_length": 4, "no_answer": True}
+
+
+def questions(count: int, seed: int, fillers: int = 12) -> list[dict[str, Any]]:
+    """Rows whose context has one tool, or none."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        words = [draw.choice(FILLERS) for _ in range(fillers)]
+        answers = []
+        if draw.random() < 0.75:
+            tool = draw.choice(TOOLS)
+            words.insert(draw.randrange(len(words)), tool)
+            answers = [{"text": tool, "start": " ".join(words).index(tool)}]
+        rows.append({"question": "which tool", "context": " ".join(words), "answers": answers})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return load_task("question_answering", OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def artifact(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT that has learnt to find tools."""
+    folder = tmp_path_factory.mktemp("reader")
+    size = {"dim": 32, "num_heads": 2, "num_layers": 2, "hidden_size": 64, "vocab_size": 200, "max_positions": 64}
+    rows = [row for size in (4, 12, 40) for row in questions(100, seed=size, fillers=size)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two would wait for each other
+    task.init_from_scratch(ModelSpec("scratch", "bert", **size), rows, folder)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    model: Any = task.build(folder)
+    examples = task.examples(task.encoder(folder)(rows), "0")
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(6):
+        for start in range(0, len(examples), 32):
+            arrays = task.collate(examples[start : start + 32], targets=True)
+            batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            outputs = model(**{name: batch[name] for name in batch if name not in task.target_names})
+            total, count = task.loss(outputs, batch, LossOptions())
+            optimizer.zero_grad()
+            (total / count).backward()
+            optimizer.step()
+    torch.set_num_threads(threads)
+    model.eval().save_pretrained(folder)
+    engine = {"engine": "torch", "form": TRAINABLE}
+    manifest = Manifest(task.name, OPTIONS, (), engine, ({"stage": "train", "plugin": "x"},), hash_files(folder))
+    write_manifest(folder, manifest)
+    return folder
+
+
+def test_contexts_longer_than_the_model_reads_are_answered(artifact: Path) -> None:
+    predictor, rows = Predictor(artifact, threads=1), questions(40, seed=1, fillers=90)
+    answers = predictor.predict([{name: row[name] for name in ("question", "context")} for row in rows])
+    truths = [[answer["text"] for answer in row["answers"]] for row in rows]
+    exact = [exact_match(answer["answer"], truth) for answer, truth in zip(answers, truths, strict=True)]
+    assert sum(exact) / len(exact) > 0.9
+    for row, answer in zip(rows, answers, strict=True):
+        assert row["context"][answer["start"] : answer["end"]] == answer["answer"]
+        assert 0 < answer["score"] <= 1
+    scores = predictor.score(rows)
+    assert scores["em"] == pytest.approx(sum(exact) / len(exact))
+    f1 = [token_f1(answer["answer"], truth) for answer, truth in zip(answers, truths, strict=True)]
+    assert scores["f1"] == pytest.approx(sum(f1) / len(f1))
+    assert 0 <= scores["no_answer_accuracy"] <= 1
+
+
+def test_inputs_of_a_batch_are_answered_as_alone(artifact: Path) -> None:
+    predictor = Predictor(artifact, threads=1)
+    pairs = [
+        (row["question"], row["context"]) for size in (3, 50, 400) for row in questions(2, seed=size, fillers=size)
+    ]
+    together = predictor.predict(pairs, batch_size=len(pairs))
+    for pair, answer in zip(pairs, together, strict=True):
+        (alone,) = predictor.predict([pair])
+        assert alone["answer"] == answer["answer"]
+        assert alone["score"] == pytest.approx(answer["score"], abs=1e-4)
+
+
+def test_a_hundred_windows_are_read_in_passes(artifact: Path) -> None:
+    context = " ".join(FILLERS * 150)
+    place = context.index("island", 7000)
+    context = f"{context[:place]}hammer {context[place:]}"
+    (answer,) = Predictor(artifact, threads=1).predict([("which tool", context)])
+    assert (answer["answer"], answer["start"]) == ("hammer", place)
+    assert "truncated" not in answer
+
+
+def test_offsets_are_those_of_the_characters(artifact: Path) -> None:
+    context = "🏠 rivér  ｗｉｎｄｏｗ\u200b e\u0301 cloud\thammer\n👩‍👩‍👧 stone"
+    (answer,) = Predictor(artifact, threads=1).predict([("which tool", context)])
+    assert answer["answer"] == context[answer["start"] : answer["end"]] == "hammer"
+
+
+def test_a_long_question_is_cut_and_the_answer_marked(artifact: Path) -> None:
+    (answer,) = Predictor(artifact, threads=1).predict([("which tool " * 30, "river cloud hammer stone")])
+    assert answer["truncated"] is True
+
+
+def test_several_answers_are_returned(artifact: Path, task: Task) -> None:
+    predictor = Predictor(artifact, threads=1)
+    predictor.task.options.top_k = 3
+    (answer,) = predictor.predict([("which tool", "river saw cloud stone")])
+    assert answer["answers"][0]["answer"] == answer["answer"] == "saw"
+    scores = [one["score"] for one in answer["answers"]]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert sum(scores) <= 1
+
+
+def test_the_loss_is_that_of_transformers(artifact: Path, task: Task) -> None:
+    model: Any = task.build(artifact)
+    examples = task.examples(task.encoder(artifact)(questions(8, seed=3)), "0")
+    batch = {name: torch.from_numpy(array) for name, array in task.collate(examples[:], targets=True).items()}
+    with torch.no_grad():
+        outputs = model(**batch)
+        total, count = task.loss(outputs, batch, LossOptions())
+    assert float(total / count) == pytest.approx(float(outputs.loss), rel=1e-5)
+
+
+def test_rows_without_labels_add_no_loss(artifact: Path, task: Task) -> None:
+    rows = [{**row, "answers": None} for row in questions(3, seed=4)]
+    examples = task.examples(task.encoder(artifact)(rows), "0")
+    batch = {name: torch.from_numpy(array) for name, array in task.collate(examples[:], targets=True).items()}
+    logits = torch.zeros(batch["input_ids"].shape)
+    loss = task.loss({"start_logits": logits, "end_logits": logits}, batch, LossOptions())
+    assert (float(loss.total), float(loss.denominator)) == (0, 3)
+    assert bool(task.counted_positions(batch).all())
+
+
+def test_places_in_a_window_point_to_the_answer(artifact: Path, task: Task) -> None:
+    rows = questions(30, seed=5, fillers=60)
+    encoded = task.encoder(artifact)(rows)
+    examples = task.examples(encoded, "0")
+    found = 0
+    for example in examples:
+        question = example.decode_state.question
+        start, end = example.target
+        if (start, end) == (0, 0):
+            continue
+        shift = example.decode_state.start - question.frame.prefix
+        first, last = question.characters(start + shift, end + shift)
+        assert question.context[first:last] == question.truths[0]
+        found += 1
+    assert found >= sum(bool(row["answers"]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"context": "a river"}, "'question' is missing"),
+        ({"question": " ", "context": "a river"}, "'question' is empty"),
+        ({"question": "which", "context": 7}, "'context' is int, not text"),
+        ({"question": "which", "context": "a river", "answers": [{"text": "sea", "answer_start": 0}]}, "nowhere"),
+        ({"question": "which", "context": "a river"}, "set task.no_answer=true"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_reported(row: dict[str, Any], fault: str) -> None:
+    assert fault in str(load_task("question_answering", {}).check(dict(row)))
+
+
+def test_questions_without_any_answer_are_refused(task: Task) -> None:
+    with pytest.raises(DataError, match="none of the 2 training questions has an answer"):
+        task.collect_labels([{"answers": []}, {"answers": []}])
+
+
+@pytest.mark.parametrize("value", ["a question alone", 7, ["one", "two", "three"], {"question": "q"}, ("", "c")])
+def test_inputs_that_are_no_question_and_context_are_refused(task: Task, value: Any) -> None:
+    with pytest.raises(DataError, match="an input cannot be used"):
+        task.read_input(value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 8}, "at least 16"),
+        ({"stride": 200}, "between 0 and half of task.max_length"),
+        ({"top_k": 0}, "task.top_k must be at least 1"),
+        ({"max_answer_length": 0}, "task.max_answer_length must be at least 1"),
+        ({"no_answer_threshold": float("nan")}, "must be a finite number"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        load_task("question_answering", options)
+
+
+def test_logits_of_the_question_are_no_answer(artifact: Path, task: Task) -> None:
+    """The tokens of a question are words of the answer's kind too."""
+    (answer,) = Predictor(artifact, threads=1).predict([("which tool hammer saw", "river cloud stone anvil")])
+    assert answer["answer"] == "anvil"
