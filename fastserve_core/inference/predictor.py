@@ -11,7 +11,7 @@ from fastserve_core.artifacts.artifact import Artifact, load_artifact
 from fastserve_core.inference.engines import load_engine
 from fastserve_core.processes.resources import threads_per_process
 from fastserve_core.tasks.load import load_task
-from fastserve_core.tasks.task import Arrays, Encoded, Row
+from fastserve_core.tasks.task import Arrays, Encoded, Row, Task
 
 MAX_WINDOWS = 32
 """The number of windows of long inputs that a pass has at most, unless a batch has more inputs."""
@@ -155,6 +155,13 @@ def join_outputs(passes: Sequence[Arrays]) -> Arrays:
         missing = [[(0, most) for most in (0, *(shape - array.shape)[1:])] for array in arrays]
         joined[name] = np.concatenate([np.pad(*pair) for pair in zip(arrays, missing, strict=True)])
     return joined
+
+
+def describe_prediction(task: Task) -> dict[str, Any]:
+    """Return the JSON Schema of a prediction: the task's answer, with ``truncated`` if the input was."""
+    schema = task.answer_schema()
+    truncated = {"const": True, "description": "The input was longer than the model reads, and was cut"}
+    return {**schema, "properties": {**schema.get("properties", {}), "truncated": truncated}}
 
 
 def length_batches(encoded: Sequence[Encoded], batch_size: int) -> list[list[int]]:

@@ -6,6 +6,7 @@ from .declarations import DistillationTarget as DistillationTarget
 from .declarations import LossOptions as LossOptions
 from .declarations import MetricSpec as MetricSpec
 from .declarations import TensorSpec as TensorSpec
+from .declarations import object_schema as object_schema
 from .generation import KV_BLOCK_SIZE as KV_BLOCK_SIZE
 from .generation import DecodeEngine as DecodeEngine
 from .generation import IncrementalDetokenizer as IncrementalDetokenizer

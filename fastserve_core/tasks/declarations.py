@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -36,12 +37,16 @@ class MetricSpec:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor of the Open Inference Protocol; -1 in its shape is the batch."""
+    """A tensor of the Open Inference Protocol; -1 in its shape is the batch.
+
+    ``json_schema`` is set if the elements are JSON: each is valid against it.
+    """
 
     name: str
     datatype: Literal["BYTES", "FP32"] = "BYTES"
     shape: tuple[int, ...] = (-1,)
     required: bool = True
+    json_schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,3 +87,8 @@ class AnswerView:
 
     headline: str = ""
     scores: str = ""
+
+
+def object_schema(**properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON Schema of an object that has all of these properties."""
+    return {"type": "object", "properties": properties, "required": list(properties)}

@@ -232,6 +232,10 @@ class Task(ABC):
     def objective(self, scores: Mapping[str, float]) -> float:
         """Return the one number that choices are made by; higher is better."""
 
+    def answer_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema (draft 2020-12) of an answer, for the description of a server's API."""
+        return {"type": "object"}
+
     def format_answer(self, answer: Mapping[str, Any]) -> str:
         """Return an answer as a line for a terminal."""
         return str(answer.get("text", dict(answer)))
@@ -250,7 +254,7 @@ class Task(ABC):
 
     def output_tensors(self) -> list[TensorSpec]:
         """Return the tensors of an inference response; by default one with each answer as JSON."""
-        return [TensorSpec("answer")]
+        return [TensorSpec("answer", json_schema=self.answer_schema())]
 
     def tensor_values(self, name: str, answers: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Return the elements of one output tensor, row by row."""

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fastserve_core.artifacts import MANIFEST, load_artifact
+from fastserve_core.inference import describe_prediction
 from fastserve_core.processes import threads_per_process
 from fastserve_server import kserve, openai, pages, schemas
 from fastserve_server.access_log import access_log
@@ -101,7 +102,8 @@ async def docs(request: Request) -> Response:
 
 
 def _description(request: Request) -> dict[str, Any]:
-    return describe(ENDPOINTS, models_of(request).names, request.app.state.requires_key)
+    answers = {service.name: describe_prediction(service.task) for service in models_of(request)}
+    return describe(ENDPOINTS, answers, request.app.state.requires_key)
 
 
 async def home(request: Request) -> Response:

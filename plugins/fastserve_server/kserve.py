@@ -22,6 +22,7 @@ from fastserve_server.requests import Answers, UnavailableError
 from fastserve_server.service import Service
 from fastserve_server.tensors import TensorError, flatten, pack_bytes, pack_floats, unpack_bytes
 from fastserve_server.web import (
+    JSON,
     Endpoint,
     await_or_disconnect,
     check_num_inputs,
@@ -96,7 +97,8 @@ def _tensors(service: Service) -> tuple[list[schemas.TensorMetadata], list[schem
 
 
 def _metadata(tensor: TensorSpec) -> schemas.TensorMetadata:
-    return schemas.TensorMetadata(tensor.name, tensor.datatype, list(tensor.shape))
+    content = {"content_type": JSON, "schema": dict(tensor.json_schema)} if tensor.json_schema is not None else {}
+    return schemas.TensorMetadata(tensor.name, tensor.datatype, list(tensor.shape), content)
 
 
 # -- the request -------------------------------------------------------------------------------------
@@ -179,7 +181,7 @@ def _respond(service: Service, body: schemas.InferRequest, requested: Mapping[st
         outputs.append(schemas.InferOutput(name, shape, datatype, {"binary_data_size": len(blob)}))
     header = msgspec.json.encode(schemas.InferResponse(service.name, outputs, body.id))
     if not blobs:
-        return Response(header, media_type="application/json")
+        return Response(header, media_type=JSON)
     return Response(b"".join([header, *blobs]), 200, {HEADER: str(len(header))}, "application/octet-stream")
 
 

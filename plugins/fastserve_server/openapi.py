@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 
 from fastserve_server.auth import PUBLIC_PATHS
-from fastserve_server.schemas import ErrorResponse, InferError
+from fastserve_server.schemas import ErrorResponse, InferError, PredictResponse
 from fastserve_server.web import JSON, PROTOCOL, Endpoint
 
+ANSWER = "Answer"
+"""Name of the schema of an answer of ``/predict``."""
 REFERENCE = "#/components/schemas/{name}"
 ERROR_DESCRIPTIONS = {
     "400": "Malformed",
@@ -26,14 +28,17 @@ ERROR_DESCRIPTIONS = {
 }
 
 
-def describe(endpoints: Sequence[Endpoint], models: Sequence[str], requires_key: bool = False) -> dict[str, Any]:
+def describe(
+    endpoints: Sequence[Endpoint], answers: Mapping[str, Mapping[str, Any]], requires_key: bool = False
+) -> dict[str, Any]:
     """Build an OpenAPI 3.1 document.
 
     Args:
         endpoints: The endpoints of the server.
-        models: Names of the models.
+        answers: JSON Schemas of the models' answers, by the names of the models.
         requires_key: Whether requests need an API key.
     """
+    models = list(answers)
     kinds = [
         kind
         for endpoint in endpoints
@@ -43,7 +48,9 @@ def describe(endpoints: Sequence[Endpoint], models: Sequence[str], requires_key:
     _, schemas = msgspec.json.schema_components(
         [*dict.fromkeys(kinds), ErrorResponse, InferError], ref_template=REFERENCE
     )
-    name = {"type": "string", "enum": list(models)}
+    schemas[ANSWER] = _any_of(list(answers.values()))
+    schemas[PredictResponse.__name__]["properties"]["predictions"]["items"] = {"$ref": REFERENCE.format(name=ANSWER)}
+    name = {"type": "string", "enum": models}
     for kind in filter(_has_model_field, kinds):
         schemas[kind.__name__]["properties"]["model"] = name
     paths: dict[str, dict[str, Any]] = {}
@@ -57,6 +64,12 @@ def describe(endpoints: Sequence[Endpoint], models: Sequence[str], requires_key:
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     }
+
+
+def _any_of(alternatives: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the schema of a value that is valid against one of these."""
+    different = [schema for index, schema in enumerate(alternatives) if schema not in alternatives[:index]]
+    return dict(different[0]) if len(different) == 1 else {"anyOf": different}
 
 
 def _has_model_field(kind: type | None) -> bool:

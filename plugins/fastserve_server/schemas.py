@@ -94,12 +94,16 @@ class ServerMetadata(Struct):
     extensions: list[str]
 
 
-class TensorMetadata(Struct):
-    """Name, datatype and shape of a tensor; -1 is any size."""
+class TensorMetadata(Struct, omit_defaults=True):
+    """Name, datatype and shape of a tensor; -1 is any size.
+
+    The parameters of a tensor of JSON are its ``content_type`` and the JSON ``schema`` of its elements.
+    """
 
     name: str
     datatype: str
     shape: list[int]
+    parameters: dict[str, Any] = {}
 
 
 class ModelMetadata(Struct):

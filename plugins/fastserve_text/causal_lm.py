@@ -21,6 +21,7 @@ from fastserve_core.tasks import (
     LossOptions,
     MetricSpec,
     Row,
+    object_schema,
 )
 from fastserve_text.base import TextTask
 from fastserve_text.losses import cross_entropy, next_tokens
@@ -130,6 +131,10 @@ class CausalLM(TextTask):
                 ids.pop()  # rows that ended before the longest one were filled up
             answers.append({"text": self.tokenizer.decode(ids, skip_special_tokens=True), "tokens": len(ids)})
         return answers
+
+    @override
+    def answer_schema(self) -> dict[str, Any]:
+        return object_schema(text={"type": "string"}, tokens={"type": "integer", "minimum": 0})
 
     def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
         """Per row: the summed negative log-likelihood of its tokens but the first, and their number."""

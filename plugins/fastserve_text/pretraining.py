@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from fastserve_core.errors import ModelError, OptionError
-from fastserve_core.tasks import IGNORE_INDEX, AnswerView, Arrays, Encoded, Encoder, MetricSpec, Row
+from fastserve_core.tasks import IGNORE_INDEX, AnswerView, Arrays, Encoded, Encoder, MetricSpec, Row, object_schema
 from fastserve_text.base import TextTask
 from fastserve_text.documents import tokenize_document
 from fastserve_text.masking import Masking
@@ -132,6 +132,13 @@ class Pretraining(TextTask):
                 text = text.replace(str(self.tokenizer.id_to_token(self.masking.mask)), token.removeprefix("##"), 1)
             answers.append({"text": text, "masks": masks})
         return answers
+
+    @override
+    def answer_schema(self) -> dict[str, Any]:
+        text = {"type": "string"}
+        candidates = {"type": "object", "additionalProperties": {"type": "number"}}
+        mask = object_schema(token=text, candidates=candidates)
+        return object_schema(text=text, masks={"type": "array", "items": mask})
 
     def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
         """Per row: hidden tokens, their summed loss, how many were guessed; the pair's loss and whether it was."""

@@ -24,6 +24,7 @@ from fastserve_core.tasks import (
     MetricSpec,
     Row,
     TensorSpec,
+    object_schema,
 )
 from fastserve_text.base import TEXT, TextTask, sorted_labels, validate_text
 from fastserve_text.losses import cross_entropy
@@ -144,6 +145,12 @@ class TextClassification(TextTask):
     @override
     def objective(self, scores: Mapping[str, float]) -> float:
         return scores["accuracy"]
+
+    @override
+    def answer_schema(self) -> dict[str, Any]:
+        number = {"type": "number"}
+        scores = object_schema(**dict.fromkeys(self.labels, number))
+        return object_schema(label={"enum": self.labels}, score=number, scores=scores)
 
     @override
     def format_answer(self, answer: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from fastserve_core.tasks import (
     LossOptions,
     MetricSpec,
     Row,
+    object_schema,
 )
 from fastserve_text import text_classification
 from fastserve_text.base import TEXT, TextTask, sorted_labels
@@ -30,6 +31,10 @@ from fastserve_text.tokenization import load_tokenizer, pad_id, softmax
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+OUTSIDE = "O"
+"""The tag of a word that belongs to no entity, and of words that the model did not read."""
 
 
 @dataclass
@@ -90,7 +95,7 @@ class TokenClassification(TextTask):
 
     @override
     def stratify_key(self, row: Row) -> str:
-        return " ".join(sorted({tag for tag in row["tags"] if tag != "O"})[:1])
+        return " ".join(sorted({tag for tag in row["tags"] if tag != OUTSIDE})[:1])
 
     @override
     def read_input(self, value: Any) -> Row:
@@ -147,7 +152,7 @@ class TokenClassification(TextTask):
             for number, word in enumerate(alignment.words):
                 place = alignment.first.get(number)
                 best = int(scores[place].argmax()) if place is not None else None
-                tag = self.labels[best] if best is not None else "O"
+                tag = self.labels[best] if best is not None else OUTSIDE
                 score = float(scores[place][best]) if best is not None else 0.0
                 found.append({"word": word, "tag": tag, "score": score})
             answers.append({"tags": [word["tag"] for word in found], "words": found, "entities": entities(found)})
@@ -171,6 +176,15 @@ class TokenClassification(TextTask):
     @override
     def objective(self, scores: Mapping[str, float]) -> float:
         return scores.get("f1", scores["accuracy"])
+
+    @override
+    def answer_schema(self) -> dict[str, Any]:
+        text, tag = {"type": "string"}, {"enum": sorted({*self.labels, OUTSIDE})}
+        word = object_schema(word=text, tag=tag, score={"type": "number"})
+        index = {"type": "integer", "minimum": 0, "description": "counted in words"}
+        entity = object_schema(type=text, text=text, start=index, end=index)
+        lists = {"tags": tag, "words": word, "entities": entity}
+        return object_schema(**{name: {"type": "array", "items": items} for name, items in lists.items()})
 
     @override
     def format_answer(self, answer: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 from starlette.applications import Starlette
 
@@ -291,3 +292,31 @@ def test_the_description_says_every_endpoint_and_the_pages_load_nothing(classifi
         assert all(one.path in docs for one in ENDPOINTS)
 
     play(classifier, scene)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "tagger", "writer"])
+def test_answers_are_as_the_description_declares(kind: str, request: pytest.FixtureRequest) -> None:
+    artifact: Artifact = request.getfixturevalue(kind)
+    model = f"/v2/models/{artifact.folder.name}"
+
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+        predictions = schemas["PredictResponse"]["properties"]["predictions"]
+        assert predictions["items"] == {"$ref": "#/components/schemas/Answer"}
+        check = jsonschema.Draft202012Validator(schemas["Answer"])
+        assert schemas["Answer"]["required"]
+        for answer in (await ask(client, "Ada wrote it", "the film is wonderful " * 17)).json()["predictions"]:
+            check.validate(answer)
+            for name in schemas["Answer"]["required"]:
+                assert not check.is_valid({**answer, name: ["other"]}), name
+                assert not check.is_valid({key: value for key, value in answer.items() if key != name}), name
+        inputs = [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["Ada wrote it"]}]
+        (declared, *_) = (await client.get(model)).json()["outputs"]
+        (output, *_) = (await client.post(f"{model}/infer", json={"inputs": inputs})).json()["outputs"]
+        if declared["name"] == "answer":
+            assert declared["parameters"]["content_type"] == "application/json"
+            jsonschema.validate(json.loads(output["data"][0]), declared["parameters"]["schema"])
+        else:
+            assert "parameters" not in declared
+
+    play(artifact, scene, max_new_tokens=20)

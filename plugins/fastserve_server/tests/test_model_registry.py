@@ -118,6 +118,12 @@ def test_pages_and_description_know_all(both: EmbeddedProcess) -> None:
     names = {"type": "string", "enum": ["reviews", "tags", "tiny-writer"]}
     assert described["paths"]["/lineage"]["get"]["parameters"][0]["schema"] == names
     assert described["components"]["schemas"]["PredictRequest"]["properties"]["model"] == names
+    answers = described["components"]["schemas"]["Answer"]["anyOf"]
+    assert [sorted(answer["required"]) for answer in answers] == [
+        ["label", "score", "scores"],
+        ["entities", "tags", "words"],
+        ["text", "tokens"],
+    ]
     assert "reviews, tags, tiny-writer" in httpx.get(both.url + "/dashboard").text
 
 

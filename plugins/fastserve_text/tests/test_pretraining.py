@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -253,6 +254,8 @@ def test_a_pretrained_model_is_scored_alike_and_fills_in_masks(pretrained: Path)
         assert 0 < sum(mask["candidates"].values()) <= 1
     assert "[MASK]" not in answer["text"]
     assert plain == {"text": "ship", "masks": []}
+    for value in (answer, plain):
+        jsonschema.validate(value, predictor.task.answer_schema())
 
 
 def test_a_pretrained_model_starts_a_classifier(pretrained: Path, tmp_path: Path) -> None:

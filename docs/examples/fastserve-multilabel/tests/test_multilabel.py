@@ -60,7 +60,9 @@ def test_the_loss_is_torchs_and_rows_without_labels_add_nothing(task: MultiLabel
 def test_scores_and_answers(task: MultiLabel) -> None:
     batch = [Encoded({"input_ids": [1]}, target) for target in ([1, 0, 1], [0, 1, 0])]
     outputs = {"logits": np.array([[3.0, -3.0, 3.0], [3.0, -3.0, -3.0]])}
-    assert [answer["labels"] for answer in task.decode(outputs, batch)] == [["film", "sport"], ["film"]]
+    answers = task.decode(outputs, batch)
+    assert [answer["labels"] for answer in answers] == [["film", "sport"], ["film"]]
+    assert all(set(answer) == set(task.answer_schema()["required"]) for answer in answers)
     scores = task.score(task.batch_statistics(outputs, batch))
     assert scores == {"f1_micro": pytest.approx(2 * 2 / (2 * 2 + 1 + 1)), "subset_accuracy": 0.5}
 

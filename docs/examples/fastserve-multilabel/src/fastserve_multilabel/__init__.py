@@ -21,6 +21,7 @@ from fastserve_core.tasks import (
     MetricSpec,
     Row,
     TensorSpec,
+    object_schema,
 )
 from fastserve_text import TextTask
 
@@ -142,6 +143,10 @@ class MultiLabel(TextTask):
 
     def objective(self, scores: Mapping[str, float]) -> float:
         return scores["f1_micro"]
+
+    def answer_schema(self) -> dict[str, Any]:
+        scores = object_schema(**{label: {"type": "number"} for label in self.labels})
+        return object_schema(labels={"type": "array", "items": {"enum": self.labels}}, scores=scores)
 
     def format_answer(self, answer: Mapping[str, Any]) -> str:
         return ", ".join(f"{label} {answer['scores'][label]:.3f}" for label in answer["labels"]) or "no label"
