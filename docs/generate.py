@@ -73,6 +73,8 @@ PUBLIC = {
         *("tasks.task.Task", "tasks.task.Encoder", "tasks.task.Encoded"),
         *(f"tasks.declarations.{name}" for name in ("Column", "MetricSpec", "TensorSpec", "LossOptions", "BatchLoss")),
         *("tasks.declarations.DistillationTarget", "tasks.declarations.AnswerView"),
+        *(f"tasks.routes.{name}" for name in ("Route", "PredictionRoute", "GenerationRoute", "TextResponse")),
+        *(f"tasks.generation.{name}" for name in ("GenerationRequest", "Sampling", "TextDelta", "GeneratedText")),
         *("data.source.DataSource", "data.source.RawRecord", "inference.engine.Engine"),
     ],
     "Data": ["data.dataset.Dataset", "config.nodes.DataOptions"],

@@ -1,9 +1,9 @@
-"""Texts that are written token by token, many side by side: what an engine and a task give for it."""
+"""Generation token by token: requests, results, and the interfaces of engines and of text codecs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -11,6 +11,73 @@ if TYPE_CHECKING:
 
 KV_BLOCK_SIZE = 32
 """Tokens whose keys and values lie together: what a text's memory is counted in. OpenVINO's is as large."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """OpenAI's sampling parameters.
+
+    Attributes:
+        temperature: Divides the logits; 0 selects the most likely token.
+        top_p: Probability mass of the most likely tokens to draw from; 1 keeps all.
+        top_k: Number of most likely tokens to draw from; 0 keeps all.
+        presence_penalty: Subtracted from the logits of tokens that the text has.
+        frequency_penalty: Subtracted once for each occurrence of a token in the text.
+        logit_bias: Added to the logits, by token id.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Request for one text.
+
+    Attributes:
+        prompt: Token ids of the prompt.
+        max_tokens: Maximum number of new tokens.
+        sampling: How the next token is chosen.
+        stops: Strings that end the text; they are not part of it.
+        seed: Seed of the random draws; ``None`` for a different text each time.
+        ignore_eos: Whether to continue after the model's end token.
+    """
+
+    prompt: Sequence[int]
+    max_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    stops: Sequence[str] = ()
+    seed: int | None = None
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """New part of a text.
+
+    Attributes:
+        text: New characters.
+        tokens: Number of new tokens.
+        finish: Reason of the end: ``stop`` after an end token or a stop string, ``length`` after ``max_tokens``;
+            ``None`` before the end.
+    """
+
+    text: str
+    tokens: int
+    finish: str | None = None
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """Complete text; the attributes are those of ``TextDelta``, over all of its parts."""
+
+    text: str
+    tokens: int
+    finish: str
 
 
 @dataclass(frozen=True, slots=True)

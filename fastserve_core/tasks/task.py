@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from fastserve_core.config.nodes import ModelSpec
     from fastserve_core.tasks.generation import TextCodec
+    from fastserve_core.tasks.routes import Route
 
 Row = dict[str, Any]
 """One example by column, as the task names its columns."""
@@ -259,6 +260,14 @@ class Task(ABC):
     def tensor_values(self, name: str, answers: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Return the elements of one output tensor, row by row."""
         return [json.dumps(answer, ensure_ascii=False, separators=(",", ":")) for answer in answers]
+
+    def routes(self, folder: Path) -> Sequence[Route]:
+        """Return the HTTP routes that a server of a model adds for it.
+
+        Args:
+            folder: The folder of the model, in which a route may find files of the task, such as an index.
+        """
+        return ()
 
     def writer(self, folder: Path) -> TextCodec:
         """Return how texts are written token by token; raises ``PlanError`` if the task is not generative."""

@@ -15,13 +15,14 @@ from starlette.responses import Response
 from fastserve_core.artifacts import MANIFEST, load_artifact
 from fastserve_core.inference import describe_prediction
 from fastserve_core.processes import threads_per_process
-from fastserve_server import kserve, openai, pages, schemas
+from fastserve_server import kserve, pages, schemas
 from fastserve_server.access_log import access_log
 from fastserve_server.asgi import Dispatcher
 from fastserve_server.auth import ApiKeyAuth
 from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.openapi import describe
 from fastserve_server.options import ServingOptions
+from fastserve_server.task_routes import task_endpoints
 from fastserve_server.tracing import make_tracing
 from fastserve_server.web import (
     Endpoint,
@@ -103,7 +104,7 @@ async def docs(request: Request) -> Response:
 
 def _description(request: Request) -> dict[str, Any]:
     answers = {service.name: describe_prediction(service.task) for service in models_of(request)}
-    return describe(ENDPOINTS, answers, request.app.state.requires_key)
+    return describe(request.app.state.endpoints, answers, request.app.state.requires_key)
 
 
 async def home(request: Request) -> Response:
@@ -117,7 +118,7 @@ async def dashboard(request: Request) -> Response:
     return pages.dashboard(models_of(request).names, request.app.state.requires_key)
 
 
-ENDPOINTS = (
+ENDPOINTS = (  # of every server; the tasks of its models add theirs
     Endpoint("POST", "/predict", predict, "Answer texts with a model", schemas.PredictRequest, schemas.PredictResponse),
     Endpoint("GET", "/v1/models", models, "List the models, in OpenAI's format", response_type=schemas.ModelList),
     Endpoint(
@@ -141,7 +142,6 @@ ENDPOINTS = (
     Endpoint("GET", "/docs", docs, "This description as a page"),
     Endpoint("GET", "/dashboard", dashboard, "Live metrics as a page"),
     Endpoint("GET", "/", home, "Page to try a model", has_model_parameter=True),
-    *openai.ENDPOINTS,
     *kserve.ENDPOINTS,
 )
 
@@ -163,7 +163,9 @@ def build_application(
 
     Raises:
         ArtifactError: An artifact is missing or damaged.
-        OptionError: The access log cannot be written, or an address is wrong.
+        OptionError: The access log cannot be written, an address is wrong, or two models have different routes at one
+            path.
+        PluginError: The route of a task is not valid.
         MissingPackageError: Tracing needs a package that is not installed.
     """
     log = access_log(options.access_log, f"{options.where}.access_log")
@@ -182,4 +184,5 @@ def build_application(
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)
 
-    return Dispatcher(ENDPOINTS, models, ApiKeyAuth(keys), log, tracing, lifespan)
+    endpoints = (*ENDPOINTS, *task_endpoints(models, {endpoint.path for endpoint in ENDPOINTS}))
+    return Dispatcher(endpoints, models, ApiKeyAuth(keys), log, tracing, lifespan)

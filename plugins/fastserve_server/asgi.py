@@ -51,7 +51,7 @@ class Dispatcher:
         tracing: Tracing | None,
         lifespan: Lifespan,
     ) -> None:
-        self.state = State({"models": models, "requires_key": auth.is_enabled})
+        self.state = State({"models": models, "endpoints": tuple(endpoints), "requires_key": auth.is_enabled})
         self.router = Router(lifespan=lifespan)
         self._paths, self._models, self._auth, self._log = PathRouter(endpoints), models, auth, log
         self._http: ASGIApp = self._answer if tracing is None else tracing.middleware(self._answer)

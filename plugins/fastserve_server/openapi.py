@@ -1,4 +1,4 @@
-"""OpenAPI description, built from the endpoints and the types that validate requests."""
+"""OpenAPI description, built from the endpoints, the types that validate requests, and the tasks' answers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from fastserve_server.auth import PUBLIC_PATHS
 from fastserve_server.schemas import ErrorResponse, InferError, PredictResponse
 from fastserve_server.web import JSON, PROTOCOL, Endpoint
 
-ANSWER = "Answer"
-"""Name of the schema of an answer of ``/predict``."""
 REFERENCE = "#/components/schemas/{name}"
 ERROR_DESCRIPTIONS = {
     "400": "Malformed",
@@ -38,61 +36,76 @@ def describe(
         answers: JSON Schemas of the models' answers, by the names of the models.
         requires_key: Whether requests need an API key.
     """
-    models = list(answers)
-    kinds = [
-        kind
-        for endpoint in endpoints
-        for kind in (endpoint.request_type, endpoint.response_type)
-        if isinstance(kind, type)
-    ]
-    _, schemas = msgspec.json.schema_components(
-        [*dict.fromkeys(kinds), ErrorResponse, InferError], ref_template=REFERENCE
-    )
-    schemas[ANSWER] = _any_of(list(answers.values()))
-    schemas[PredictResponse.__name__]["properties"]["predictions"]["items"] = {"$ref": REFERENCE.format(name=ANSWER)}
-    name = {"type": "string", "enum": models}
-    for kind in filter(_has_model_field, kinds):
-        schemas[kind.__name__]["properties"]["model"] = name
+    kinds = [kind for endpoint in endpoints for kind in (endpoint.request_type, endpoint.response_type)]
+    types = [*dict.fromkeys([*filter(_is_described, kinds), ErrorResponse, InferError])]
+    found, components = msgspec.json.schema_components(types, ref_template=REFERENCE)
+    schemas = dict(zip(types, found, strict=True))
+    _component(components, schemas[PredictResponse])["properties"]["predictions"]["items"] = _any_of(answers)
+    for endpoint in endpoints:
+        if _has_model_field(endpoint, schemas, components):
+            _component(components, schemas[endpoint.request_type])["properties"]["model"] = _model_names(answers)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
+        may_404 = endpoint.may_404 or _has_model_field(endpoint, schemas, components)
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(
-            endpoint, name, requires_key and endpoint.path not in PUBLIC_PATHS
+            endpoint, schemas, _model_names(answers), requires_key and endpoint.path not in PUBLIC_PATHS, may_404
         )
     return {
         "openapi": "3.1.0",
-        "info": {"title": f"FastServe: {', '.join(models)}", "version": version("fastserve-core")},
+        "info": {"title": f"FastServe: {', '.join(answers)}", "version": version("fastserve-core")},
         "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "components": {"schemas": components, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     }
 
 
-def _any_of(alternatives: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the schema of a value that is valid against one of these."""
+def _is_described(kind: Any) -> bool:
+    """Return whether it is a type and not a content type."""
+    return kind is not None and not isinstance(kind, str)
+
+
+def _model_names(answers: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "string", "enum": list(answers)}
+
+
+def _any_of(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the schema of an answer of any of the models."""
+    alternatives = list(answers.values())
     different = [schema for index, schema in enumerate(alternatives) if schema not in alternatives[:index]]
     return dict(different[0]) if len(different) == 1 else {"anyOf": different}
 
 
-def _has_model_field(kind: type | None) -> bool:
-    """Whether the body of a request selects a model."""
-    return kind is not None and kind.__name__.endswith("Request") and "model" in getattr(kind, "__struct_fields__", ())
+def _component(components: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the component that a schema refers to; an empty one if it refers to none."""
+    component: dict[str, Any] = components.get(schema.get("$ref", "").rpartition("/")[2], {})
+    return component
 
 
-def _operation(endpoint: Endpoint, model: Mapping[str, Any], requires_key: bool) -> dict[str, Any]:
+def _has_model_field(endpoint: Endpoint, schemas: Mapping[Any, Any], components: Mapping[str, Any]) -> bool:
+    """Return whether the body of the request selects a model."""
+    return "model" in _component(components, schemas.get(endpoint.request_type, {})).get("properties", {})
+
+
+def _operation(
+    endpoint: Endpoint, schemas: Mapping[Any, Any], model: Mapping[str, Any], requires_key: bool, may_404: bool
+) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
-        "operationId": endpoint.handler.__name__,
-        "responses": {"200": {"description": "Done", "content": _content(endpoint.response_type)}},
+        "operationId": endpoint.name or endpoint.handler.__name__,
+        "responses": {"200": {"description": "Done", "content": _content(endpoint.response_type, schemas)}},
     }
     names = re.findall(r"\{(\w+)\}", endpoint.path)
     if parameters := _parameters(names, endpoint.has_model_parameter, model):
         operation["parameters"] = parameters
     if endpoint.request_type is not None:
-        operation["requestBody"] = {"required": True, "content": _content(endpoint.request_type)}
+        operation["requestBody"] = {"required": True, "content": _content(endpoint.request_type, schemas)}
     if requires_key:
         operation["security"] = [{"key": []}]
-    for status in _errors(endpoint, bool(names), requires_key):
+    for status in _errors(endpoint, requires_key, may_404 or bool(names) or endpoint.has_model_parameter):
         error = InferError if endpoint.path.startswith(PROTOCOL) else ErrorResponse
-        operation["responses"][status] = {"description": ERROR_DESCRIPTIONS[status], "content": _content(error)}
+        operation["responses"][status] = {
+            "description": ERROR_DESCRIPTIONS[status],
+            "content": _content(error, schemas),
+        }
     return operation
 
 
@@ -106,21 +119,15 @@ def _parameters(names: Sequence[str], has_model_parameter: bool, model: Mapping[
     )
 
 
-def _errors(endpoint: Endpoint, has_parameters: bool, requires_key: bool) -> list[str]:
-    conditions = {
-        "401": requires_key,
-        "404": has_parameters
-        or endpoint.has_model_parameter
-        or endpoint.may_404
-        or _has_model_field(endpoint.request_type),
-    }
+def _errors(endpoint: Endpoint, requires_key: bool, may_404: bool) -> list[str]:
+    conditions = {"401": requires_key, "404": may_404}
     if endpoint.request_type is not None:
         return [status for status in ERROR_DESCRIPTIONS if conditions.get(status, True)]
     unavailable = ["503"] if endpoint.path.endswith("/ready") else []
     return [status for status, possible in conditions.items() if possible] + unavailable
 
 
-def _content(kind: type | str) -> Mapping[str, Any]:
+def _content(kind: Any, schemas: Mapping[Any, Any]) -> Mapping[str, Any]:
     if isinstance(kind, str):
         return {kind: {"schema": {"type": "string"} if kind != JSON else {"type": "object"}}}
-    return {JSON: {"schema": {"$ref": REFERENCE.format(name=kind.__name__)}}}
+    return {JSON: {"schema": schemas[kind]}}

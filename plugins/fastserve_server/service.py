@@ -14,11 +14,11 @@ import msgspec
 from fastserve_core.artifacts import Artifact, max_positions
 from fastserve_core.errors import DataError, ExportError, FastServeError, OptionError, PlanError, did_you_mean
 from fastserve_core.inference import Predictor, load_decoder, supports_token_streaming
-from fastserve_core.tasks import Encoded, load_task
+from fastserve_core.tasks import Encoded, GenerationRequest, load_task
 from fastserve_server.batcher import Batcher
 from fastserve_server.engine_loop import SHUTTING_DOWN, EngineLoop
 from fastserve_server.generation.generator import GenerationEngine
-from fastserve_server.generation.jobs import GenerationRequest, TokenStream
+from fastserve_server.generation.jobs import TokenStream
 from fastserve_server.metrics import Metrics
 from fastserve_server.options import ServingOptions
 from fastserve_server.requests import Answers, UnavailableError, check_positions
@@ -43,6 +43,7 @@ class Service:
         self.artifact, self.options = artifact, options
         self.name = options.name or artifact.folder.name
         self.task = load_task(manifest.task, manifest.task_options, manifest.labels)
+        self.routes = {route.path: route for route in self.task.routes(artifact.folder)}
         self.metrics = metrics
         # Many single-thread workers answer more than one many-thread worker, whose threads wait for each other.
         num_workers = options.workers or threads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,8 @@ from starlette.responses import Response
 
 from fastserve_core.errors import UserError
 from fastserve_server.model_registry import ModelRegistry
-from fastserve_server.openai_schemas import ChatRequest, CompletionRequest
 from fastserve_server.requests import EngineError, QueueFullError, UnavailableError
-from fastserve_server.schemas import ErrorResponse, InferError, InferRequest, PredictRequest, Problem
+from fastserve_server.schemas import ErrorResponse, InferError, Problem
 from fastserve_server.service import Service
 
 log = logging.getLogger(__name__)
@@ -58,16 +58,18 @@ class Endpoint:
         response_type: Type of the JSON response, or its content type.
         has_model_parameter: Whether the query may select a model by ``?model=NAME``.
         may_404: Whether the resource may be missing.
+        name: Identifier in the OpenAPI description; by default the handler's name.
     """
 
     method: str
     path: str
     handler: Handler
     summary: str
-    request_type: type | None = None
-    response_type: type | str = "text/html"
+    request_type: Any = None
+    response_type: Any = "text/html"
     has_model_parameter: bool = False
     may_404: bool = False
+    name: str = ""
 
 
 def models_of(request: Request) -> ModelRegistry:
@@ -126,7 +128,7 @@ def decode(kind: type[T], body: bytes | memoryview) -> T:
         HTTPException: 400 if the body is not JSON, 422 if it does not have this type.
     """
     try:
-        value: T = _DECODERS[kind].decode(body)
+        value: T = _decoder(kind).decode(body)
         return value
     except msgspec.ValidationError as error:
         raise HTTPException(422, str(error)) from error
@@ -134,9 +136,7 @@ def decode(kind: type[T], body: bytes | memoryview) -> T:
         raise HTTPException(400, f"the body is not JSON: {error}") from error
 
 
-_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (ChatRequest, CompletionRequest, InferRequest, PredictRequest)
-}
+_decoder: Callable[[Any], msgspec.json.Decoder[Any]] = functools.cache(msgspec.json.Decoder)
 
 
 def check_num_inputs(service: Service, count: int) -> None:

@@ -32,6 +32,8 @@ from fastserve_text.tokenization import check_positions, load_tokenizer, pad, pa
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fastserve_core.tasks import Route
+
 
 @dataclass
 class Options:
@@ -88,6 +90,12 @@ class CausalLM(TextTask):
             return encoded
 
         return encode
+
+    @override
+    def routes(self, folder: Path) -> Sequence[Route]:
+        from fastserve_text.openai_routes import ChatCompletions, Completions
+
+        return Completions(), ChatCompletions()
 
     @override
     def writer(self, folder: Path) -> ChatTextCodec:

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 
 from fastserve_core.errors import DataError
-from fastserve_core.tasks import DecodeEngine, Row, SequenceChunk, TextCodec
+from fastserve_core.tasks import DecodeEngine, GenerationRequest, Row, Sampling, SequenceChunk, TextCodec, TextDelta
 from fastserve_server.engine_loop import EngineLoop
-from fastserve_server.generation.jobs import LENGTH, STOP, Delta, GenerationRequest, TextSequence, TokenStream, collect
+from fastserve_server.generation.jobs import LENGTH, STOP, TextSequence, TokenStream, collect
 from fastserve_server.generation.kv_blocks import KVBlockPool, blocks_needed
 from fastserve_server.generation.passes import schedule_batch
-from fastserve_server.generation.sampling import Sampling, sample
+from fastserve_server.generation.sampling import sample
 from fastserve_server.generation.scheduling import SCHEDULERS
 from fastserve_server.generation.stop_strings import StopStringFilter
 from fastserve_server.options import ServingOptions
 from fastserve_server.requests import Answers, QueueFullError, check_positions, public_error
 
+Delivery = tuple[TokenStream, TextDelta]
 PASS_FAILED = "the engine could not continue a text"
 
 
@@ -78,8 +79,7 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
         prompts = await asyncio.to_thread(self.codec.tokens, texts)
         sampling = Sampling(temperature=options["temperature"])
         requests = [GenerationRequest(prompt, options["max_new_tokens"], sampling) for prompt in prompts]
-        answers = await collect(self.submit(requests))
-        return [{"text": answer["text"], "tokens": answer["tokens"]} for answer in answers]
+        return [{"text": text.text, "tokens": text.tokens} for text in await collect(self.submit(requests))]
 
     def submit(self, requests: Sequence[GenerationRequest]) -> list[TokenStream]:
         """Accept all of the requests, or none.
@@ -185,7 +185,7 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
         self._record_pass(len(chunks), time.perf_counter() - begin)
         self._on_tokens(sum(_num_prompt_tokens(sequence, chunk) for sequence, chunk in chunks), len(deltas))
 
-    def _advance(self, sequence: TextSequence, chunk: SequenceChunk, logits: Any) -> tuple[TokenStream, Delta] | None:
+    def _advance(self, sequence: TextSequence, chunk: SequenceChunk, logits: Any) -> Delivery | None:
         """Apply a pass to a sequence; an error fails this sequence alone."""
         try:
             return self._append_token(sequence, chunk, logits)
@@ -197,9 +197,7 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
         self._remove(sequence)
         self._call_on_loop(sequence.stream.push, error)
 
-    def _append_token(
-        self, sequence: TextSequence, chunk: SequenceChunk, logits: Any
-    ) -> tuple[TokenStream, Delta] | None:
+    def _append_token(self, sequence: TextSequence, chunk: SequenceChunk, logits: Any) -> Delivery | None:
         """Sample the next token if the model has processed all tokens of the sequence."""
         sequence.num_cached_tokens += len(chunk.tokens)
         complete = not sequence.num_pending_tokens
@@ -212,10 +210,10 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
         ended = token in self._engine.eos_token_ids and not request.ignore_eos
         text = "" if ended else text_filter.add(token)
         if not ended and not text_filter.stopped and sequence.num_generated < request.max_tokens:
-            return sequence.stream, Delta(text, 1)
+            return sequence.stream, TextDelta(text, 1)
         finish = STOP if ended or text_filter.stopped else LENGTH
         self._remove(sequence)
-        return sequence.stream, Delta(text + text_filter.flush(), 1, finish)
+        return sequence.stream, TextDelta(text + text_filter.flush(), 1, finish)
 
     def _remove(self, sequence: TextSequence) -> None:
         self._scheduler.remove(sequence)
@@ -230,6 +228,6 @@ def _num_prompt_tokens(sequence: TextSequence, chunk: SequenceChunk) -> int:
     return max(0, min(begin + len(chunk.tokens), len(sequence.request.prompt)) - begin)
 
 
-def _deliver(deltas: Sequence[tuple[TokenStream, Delta]]) -> None:
+def _deliver(deltas: Sequence[Delivery]) -> None:
     for stream, delta in deltas:
         stream.push(delta)

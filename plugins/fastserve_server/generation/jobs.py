@@ -6,56 +6,24 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from fastserve_server.generation.sampling import Sampling
+from fastserve_core.tasks import GeneratedText, GenerationRequest, TextDelta
 from fastserve_server.generation.stop_strings import StopStringFilter
-from fastserve_server.requests import Answers
 
 STOP, LENGTH = "stop", "length"
-"""Finish reasons: an end token or a stop string, or the requested number of tokens."""
-
-
-@dataclass(frozen=True)
-class GenerationRequest:
-    """Request for one text.
-
-    Args:
-        prompt: Token ids of the prompt.
-        max_tokens: Maximum number of new tokens.
-        sampling: How the next token is chosen.
-        stops: Strings that end the text; they are not part of it.
-        seed: Seed of the random draws; ``None`` for a different text each time.
-        ignore_eos: Whether to continue after the model's end token.
-    """
-
-    prompt: Sequence[int]
-    max_tokens: int
-    sampling: Sampling = field(default_factory=Sampling)
-    stops: Sequence[str] = ()
-    seed: int | None = None
-    ignore_eos: bool = False
-
-
-@dataclass(frozen=True)
-class Delta:
-    """Result of a pass for one text: new characters, number of new tokens, and the finish reason of a complete text."""
-
-    text: str
-    tokens: int
-    finish: str | None = None
+"""Finish reasons of ``TextDelta``."""
 
 
 class TokenStream:
     """Asynchronous iterator over the deltas of one text, for the event loop."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
+        self._queue: asyncio.Queue[TextDelta | Exception] = asyncio.Queue()
         self.cancelled = False
 
-    def push(self, item: Delta | Exception) -> None:
+    def push(self, item: TextDelta | Exception) -> None:
         """Append a delta, or the error that ends the stream."""
         self._queue.put_nowait(item)
 
@@ -63,7 +31,7 @@ class TokenStream:
         """Withdraw the request; the engine drops the text before its next pass."""
         self.cancelled = True
 
-    async def __aiter__(self) -> AsyncIterator[Delta]:
+    async def __aiter__(self) -> AsyncIterator[TextDelta]:
         while True:
             item = await self._queue.get()
             if isinstance(item, Exception):
@@ -125,14 +93,14 @@ class TextSequence:
         self.num_generated += 1
 
 
-async def collect(streams: Sequence[TokenStream]) -> Answers:
+async def collect(streams: Sequence[TokenStream]) -> list[GeneratedText]:
     """Wait until all texts are complete; cancel the streams if this call is cancelled.
 
     Args:
         streams: Streams of ``GenerationEngine.submit``.
 
     Returns:
-        For each stream ``text``, ``tokens`` (number of generated tokens) and ``finish`` (``"stop"`` or ``"length"``).
+        The text of each stream.
     """
     try:
         return [await _collect(stream) for stream in streams]
@@ -141,10 +109,7 @@ async def collect(streams: Sequence[TokenStream]) -> Answers:
             stream.cancel()
 
 
-async def _collect(stream: TokenStream) -> dict[str, Any]:
+async def _collect(stream: TokenStream) -> GeneratedText:
     deltas = [delta async for delta in stream]
-    return {
-        "text": "".join(delta.text for delta in deltas),
-        "tokens": sum(delta.tokens for delta in deltas),
-        "finish": deltas[-1].finish,
-    }
+    text = "".join(delta.text for delta in deltas)
+    return GeneratedText(text, sum(delta.tokens for delta in deltas), deltas[-1].finish or LENGTH)

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from fastserve_core.tasks import Sampling
+
 TOP_P_CANDIDATES = 1024
 """Number of most likely tokens that ``top_p`` looks at first: sorting a whole vocabulary takes milliseconds."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """OpenAI's sampling parameters.
-
-    Args:
-        temperature: Divides the logits; 0 selects the most likely token.
-        top_p: Probability mass of the most likely tokens to draw from; 1 keeps all.
-        top_k: Number of most likely tokens to draw from; 0 keeps all.
-        presence_penalty: Subtracted from the logits of tokens that the text has.
-        frequency_penalty: Subtracted once for each occurrence of a token in the text.
-        logit_bias: Added to the logits, by token id.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
 def sample(logits: Any, sampling: Sampling, counts: Mapping[int, int], random: np.random.Generator) -> int:

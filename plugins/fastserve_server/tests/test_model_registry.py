@@ -88,7 +88,7 @@ def test_every_protocol_says_which(both: EmbeddedProcess) -> None:
     assert [one.id for one in client.models.list().data] == ["reviews", "tags", "tiny-writer"]
     text = client.completions.create(model="tiny-writer", prompt="the film is", max_tokens=4, temperature=0)
     assert text.model == "tiny-writer" and text.choices[0].text
-    with pytest.raises(openai.UnprocessableEntityError, match="the model is for token_classification"):
+    with pytest.raises(openai.UnprocessableEntityError, match="'tags' is for token_classification, which has no"):
         client.completions.create(model="tags", prompt="the film is")
     outputs = httpx.get(f"{both.url}/v2/models/tags").json()["outputs"]
     assert [one["name"] for one in outputs] == ["answer"]
@@ -118,7 +118,7 @@ def test_pages_and_description_know_all(both: EmbeddedProcess) -> None:
     names = {"type": "string", "enum": ["reviews", "tags", "tiny-writer"]}
     assert described["paths"]["/lineage"]["get"]["parameters"][0]["schema"] == names
     assert described["components"]["schemas"]["PredictRequest"]["properties"]["model"] == names
-    answers = described["components"]["schemas"]["Answer"]["anyOf"]
+    answers = described["components"]["schemas"]["PredictResponse"]["properties"]["predictions"]["items"]["anyOf"]
     assert [sorted(answer["required"]) for answer in answers] == [
         ["label", "score", "scores"],
         ["entities", "tags", "words"],

@@ -180,7 +180,7 @@ def test_a_model_without_a_template_and_one_that_does_not_write(writer: Artifact
         with pytest.raises(openai.UnprocessableEntityError, match="no chat template: ask for a completion"):
             client.chat.completions.create(model="w", messages=SAID)
     client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
-    with pytest.raises(openai.UnprocessableEntityError, match="does not generate texts: use /predict"):
+    with pytest.raises(openai.NotFoundError, match="unknown path /v1/completions; see /docs"):
         client.completions.create(model="tiny-classifier", prompt="a film")
 
 

@@ -14,11 +14,10 @@ import pytest
 
 from fastserve_core.artifacts import Artifact
 from fastserve_core.errors import DataError
-from fastserve_core.tasks import KV_BLOCK_SIZE, DecodeEngine, SequenceChunk
+from fastserve_core.tasks import KV_BLOCK_SIZE, DecodeEngine, GeneratedText, GenerationRequest, Sampling, SequenceChunk
 from fastserve_engines.torch_engine import TorchEngine
 from fastserve_server.generation.generator import GenerationEngine
-from fastserve_server.generation.jobs import GenerationRequest, TextSequence, collect
-from fastserve_server.generation.sampling import Sampling
+from fastserve_server.generation.jobs import TextSequence, collect
 from fastserve_server.generation.scheduling import SkipJoinMLFQ
 from fastserve_server.generation.stop_strings import StopStringFilter
 from fastserve_server.options import ServingOptions
@@ -103,11 +102,9 @@ def test_each_text_is_what_it_is_alone(model: Artifact, scheduler: str, blocks: 
             await anext(aiter(first[0]))  # the others come while it is being written
             rest = generator.submit(asked[2:])
             found = await collect(rest)
-            assert [one["text"] for one in found] == expected[2:]
-            assert [(one["tokens"], one["finish"]) for one in found] == [
-                (one.max_tokens, "length") for one in asked[2:]
-            ]
-            assert (await collect(first[1:]))[0]["text"] == expected[1]
+            assert [one.text for one in found] == expected[2:]
+            assert [(one.tokens, one.finish) for one in found] == [(one.max_tokens, "length") for one in asked[2:]]
+            assert (await collect(first[1:]))[0].text == expected[1]
             assert generator.in_flight == generator.queue_depth == 0
         assert max(watched.sizes) > (1 if blocks == 100 else 0)
 
@@ -131,8 +128,8 @@ def test_a_seed_gives_the_same_draws_and_an_end_is_an_end(model: Artifact) -> No
                     [GenerationRequest([5, 6, 7], 9, GREEDY), GenerationRequest([5, 6, 7], 9, GREEDY, ignore_eos=True)]
                 )
             )
-            assert stopped == {"text": "", "tokens": 1, "finish": "stop"}
-            assert (going["tokens"], going["finish"]) == (9, "length")
+            assert stopped == GeneratedText("", 1, "stop")
+            assert (going.tokens, going.finish) == (9, "length")
 
     play(scene)
 
@@ -151,7 +148,7 @@ def test_what_nobody_waits_for_makes_room(model: Artifact) -> None:
             while generator.in_flight:
                 await asyncio.sleep(0.01)
             assert len(watched.sizes) < 100
-            assert (await collect(generator.submit([GenerationRequest([8], 2, GREEDY)])))[0]["tokens"] == 2
+            assert (await collect(generator.submit([GenerationRequest([8], 2, GREEDY)])))[0].tokens == 2
 
     play(scene)
 
@@ -185,7 +182,7 @@ def test_a_fault_of_the_engine_ends_its_texts_alone(model: Artifact) -> None:
             with pytest.raises(EngineError, match="could not continue"):
                 await collect(generator.submit([GenerationRequest([5], 3)]))
             watched.before = lambda pieces: None
-            assert (await collect(generator.submit([GenerationRequest([5], 3, GREEDY)])))[0]["tokens"] == 3
+            assert (await collect(generator.submit([GenerationRequest([5], 3, GREEDY)])))[0].tokens == 3
 
     play(scene)
 
@@ -200,7 +197,7 @@ def test_a_text_that_cannot_be_spelt_ends_alone(model: Artifact, monkeypatch: py
                 patch.setattr(StopStringFilter, "add", fail)
                 with pytest.raises(EngineError, match="could not continue"):
                     await collect(generator.submit([GenerationRequest([5], 3, GREEDY)]))
-            assert (await collect(generator.submit([GenerationRequest([5], 3, GREEDY)])))[0]["tokens"] == 3
+            assert (await collect(generator.submit([GenerationRequest([5], 3, GREEDY)])))[0].tokens == 3
 
     play(scene)
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_server.generation.sampling import TOP_P_CANDIDATES, Sampling, sample
+from fastserve_core.tasks import Sampling
+from fastserve_server.generation.sampling import TOP_P_CANDIDATES, sample
 
 LOGITS = np.log(np.array([0.5, 0.3, 0.15, 0.05], dtype=np.float32))
 

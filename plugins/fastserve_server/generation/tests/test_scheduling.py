@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastserve_core.tasks import KV_BLOCK_SIZE
-from fastserve_server.generation.jobs import GenerationRequest, TextSequence, TokenStream
+from fastserve_core.tasks import KV_BLOCK_SIZE, GenerationRequest
+from fastserve_server.generation.jobs import TextSequence, TokenStream
 from fastserve_server.generation.kv_blocks import KVBlockPool, blocks_needed
 from fastserve_server.generation.passes import MAX_PROMPT_TOKENS, schedule_batch
 from fastserve_server.generation.scheduling import QUANTUM, STARVATION_S, FCFSScheduler, Scheduler, SkipJoinMLFQ

@@ -1,14 +1,14 @@
-"""Requests and responses of OpenAI's API, with the parameters that the server supports."""
+"""Requests and responses of OpenAI's API, with the parameters that servers support."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from fastserve_core.errors import DataError
-from fastserve_server.generation.jobs import GenerationRequest
-from fastserve_server.generation.sampling import Sampling
+from fastserve_core.tasks import GenerationRequest, Sampling
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -41,7 +41,7 @@ class Parameters(Struct, kw_only=True):
     user: str | None = None
     """Accepted for compatibility, and ignored."""
 
-    def to_request(self, prompt: list[int], max_tokens: int, choice: int) -> GenerationRequest:
+    def to_request(self, prompt: Sequence[int], max_tokens: int, choice: int) -> GenerationRequest:
         """Return the engine's request for one choice.
 
         Args:
