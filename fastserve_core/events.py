@@ -172,6 +172,17 @@ class WarningRaised(Event):
 
 
 @dataclass(frozen=True)
+class Notice(Event):
+    """A fact about the run that its user should know.
+
+    Attributes:
+        message: The message.
+    """
+
+    message: str
+
+
+@dataclass(frozen=True)
 class RunFinished(Event):
     """The run ended.
 
@@ -184,7 +195,7 @@ class RunFinished(Event):
     record: Mapping[str, Any]
 
 
-EVENT_TYPES = {kind.__name__: kind for kind in (Step, Metric, Progress, WarningRaised)}
+EVENT_TYPES = {kind.__name__: kind for kind in (Step, Metric, Progress, WarningRaised, Notice)}
 """The events that a child process may send to its parent as JSON."""
 
 

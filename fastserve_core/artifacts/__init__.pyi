@@ -6,10 +6,15 @@ from .artifact import Artifact as Artifact
 from .artifact import Manifest as Manifest
 from .artifact import is_artifact as is_artifact
 from .artifact import load_artifact as load_artifact
-from .artifact import max_positions as max_positions
 from .artifact import write_manifest as write_manifest
+from .checkpoint import list_model_files as list_model_files
+from .checkpoint import list_weight_files as list_weight_files
+from .checkpoint import max_positions as max_positions
+from .checkpoint import read_config as read_config
+from .checkpoint import read_object as read_object
 from .files import copy_tokenizer as copy_tokenizer
 from .files import copy_tree as copy_tree
+from .files import list_tokenizer_files as list_tokenizer_files
 from .files import read_json as read_json
 from .files import write_json as write_json
 from .files import write_text as write_text

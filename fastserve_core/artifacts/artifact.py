@@ -9,12 +9,10 @@ from typing import Any
 
 from fastserve_core.artifacts.files import read_json, write_json
 from fastserve_core.artifacts.hashing import hash_files, json_digest
-from fastserve_core.errors import ArtifactError, ModelError
+from fastserve_core.errors import ArtifactError
 
 MANIFEST = "fastserve.json"
 SCHEMA = 1
-POSITIONS = ("max_position_embeddings", "n_positions")
-UNSAFE_SUFFIXES = ("pytorch_model.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "pytorch_model-*.bin")
 
 TRAINABLE, COMPILED = "trainable", "engine"
 """The two forms: Hugging Face weights, which can be trained further, and files for one engine."""
@@ -124,36 +122,3 @@ def _verify(folder: Path, manifest: Manifest) -> None:
     changed = [name for name, value in manifest.files.items() if hashes.get(name) != value]
     if changed:
         raise ArtifactError(f"{folder}: {', '.join(changed)} changed since it was published")
-
-
-def check_checkpoint(folder: Path, weights: bool = True) -> None:
-    """Check that a folder holds a Hugging Face model with safetensors weights.
-
-    Args:
-        folder: The folder.
-        weights: Whether it needs weights.
-
-    Raises:
-        ModelError: It does not exist, has no config or no weights, or the weights are pickles, which can run code
-            when they are read.
-    """
-    if not folder.is_dir():
-        raise ModelError(f"the model folder {folder} does not exist")
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} is not a Hugging Face model folder: it has no config.json")
-    if not weights or any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted({path.name for pattern in UNSAFE_SUFFIXES for path in folder.glob(pattern)})
-    if pickles:
-        raise ModelError(
-            f"{folder} has its weights in {', '.join(pickles)}, a pickle, which can run code when it is read; "
-            "save the model as safetensors (model.save_pretrained does) and use that folder"
-        )
-    raise ModelError(f"{folder} has a config.json but no weights: it has no .safetensors file")
-
-
-def max_positions(folder: Path) -> int | None:
-    """Return the number of positions of a folder's model in tokens; ``None`` if its config has none."""
-    path = folder / "config.json"
-    config = read_json(path) if path.is_file() else {}
-    return next((int(config[name]) for name in POSITIONS if config.get(name)), None)

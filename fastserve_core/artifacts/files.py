@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fastserve_core.errors import wrap_write_errors
 
-VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model")
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-    *VOCABULARIES,
+VOCABULARIES = (
+    *("vocab*.txt", "vocab*.json", "merges.txt", "*.model", "*.spm", "*.tiktoken", "tekken.json", "bpe.codes"),
+    *("dict.txt", "prophetnet.tokenizer", "target_vocab.json", "entity_vocab.json", "word_*.json", "byte_maps.json"),
+    *("normalizer.json", "emoji.json"),
 )
+"""Patterns of the vocabulary files of all tokenizers of transformers."""
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "chat_template.json", *VOCABULARIES),
+)
+"""Patterns of the files that a tokenizer may need."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,8 +69,13 @@ def fsync_dir(folder: Path) -> None:
             os.close(handle)
 
 
-def copy_tree(source: Path, target: Path) -> None:
+def copy_tree(source: Path, target: Path, names: Iterable[str] | None = None) -> None:
     """Copy a folder atomically, replacing the target.
+
+    Args:
+        source: The folder.
+        target: The copy.
+        names: The relative paths of the files to copy; by default all.
 
     Raises:
         StoreError: The target cannot be written.
@@ -71,7 +84,11 @@ def copy_tree(source: Path, target: Path) -> None:
     try:
         with wrap_write_errors(f"a copy of {source.name}", target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, partial)
+            if names is None:
+                shutil.copytree(source, partial)
+            for name in names or ():
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, partial / name)
             if target.exists():
                 shutil.rmtree(target)
             partial.rename(target)
@@ -89,6 +106,15 @@ def copy_tokenizer(source: Path, target: Path, skip_vocabularies: bool = False) 
     """
     has_fast_tokenizer = (source / "tokenizer.json").is_file()
     skipped = VOCABULARIES if skip_vocabularies and has_fast_tokenizer else ()
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file() and name not in skipped:
+    for name in list_tokenizer_files(source):
+        if not _matches(name, skipped):
             shutil.copyfile(source / name, target / name)
+
+
+def list_tokenizer_files(folder: Path) -> list[str]:
+    """Return the names of the files in a model folder that a tokenizer of any class may need."""
+    return sorted(path.name for path in folder.iterdir() if path.is_file() and _matches(path.name, TOKENIZER_FILES))
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

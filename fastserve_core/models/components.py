@@ -8,11 +8,14 @@ of the model, the folder that it was loaded from and the component's entry, whic
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.artifacts.files import read_json
+from fastserve_core.artifacts.checkpoint import read_config
 from fastserve_core.entry_points import load_entry_point
+from fastserve_core.errors import FastServeError, ModelError
+from fastserve_core.models.weights import LoadedModel, load_weights
 
 GROUP = "fastserve.parts"
 CONFIG_KEY = "fastserve_parts"
@@ -44,7 +47,26 @@ def register_component(config: Any, entry: Mapping[str, Any]) -> None:
 
 
 def load_pretrained(kind: Any, folder: Path, **arguments: Any) -> Any:
-    """Load a model with its components.
+    """Load a model with all its weights and components.
+
+    Args:
+        kind: A model class of transformers.
+        folder: The model's folder.
+        arguments: Further arguments of ``from_pretrained``.
+
+    Raises:
+        ModelError: The model cannot be loaded, or a weight is missing or does not fit the config.
+        UnknownNameError: No installed package provides a component.
+    """
+    loaded = load_for_task(kind, folder, **arguments)
+    if loaded.new:
+        names = ", ".join(sorted(loaded.new))
+        raise ModelError(f"the folder {folder} lacks weights of its {type(loaded.model).__name__}: {names}")
+    return loaded.model
+
+
+def load_for_task(kind: Any, folder: Path, **arguments: Any) -> LoadedModel:
+    """Load a model whose head or pooler may be new.
 
     If there are components, weights whose shapes the class does not expect are ignored; the components restore them.
 
@@ -54,12 +76,27 @@ def load_pretrained(kind: Any, folder: Path, **arguments: Any) -> Any:
         arguments: Further arguments of ``from_pretrained``.
 
     Raises:
+        ModelError: The model cannot be loaded, or another weight is missing or does not fit the config.
         UnknownNameError: No installed package provides a component.
-        Exception: Errors of transformers.
     """
-    has_components = bool(read_json(folder / "config.json").get(CONFIG_KEY))
-    mismatched = arguments.pop("ignore_mismatched_sizes", False) or has_components
-    model = kind.from_pretrained(folder, ignore_mismatched_sizes=mismatched, use_safetensors=True, **arguments)
+    has_components = bool(read_config(folder).get(CONFIG_KEY))
+    try:
+        loaded = load_weights(kind, folder, not has_components, **arguments)
+    except FastServeError:
+        raise
+    except Exception as error:  # transformers raises a dozen kinds for configs and files that cannot be
+        if "auto_map" in read_config(folder):
+            raise own_code_error(folder) from error
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ModelError(f"{folder} cannot be loaded as {kind.__name__}: {reason}") from error
+    model = loaded.model
     for entry in list_components(model.config):
         model = load_entry_point(GROUP, entry["kind"])(model, folder, entry)
-    return model
+    return replace(loaded, model=model)
+
+
+def own_code_error(folder: Path) -> ModelError:
+    """Return the error for a model whose config names Python code of its own."""
+    return ModelError(
+        f"{folder} brings its own Python code, which is never run; use a model that transformers itself has"
+    )

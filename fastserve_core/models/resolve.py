@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fastserve_core.artifacts.artifact import (
-    MANIFEST,
     TRAINABLE,
     Artifact,
     Manifest,
-    check_checkpoint,
     is_artifact,
     load_artifact,
 )
-from fastserve_core.artifacts.files import read_json
-from fastserve_core.artifacts.hashing import hash_files, json_digest, stable_hash
+from fastserve_core.artifacts.checkpoint import CONFIG, CONFIGS, INDEX, check_checkpoint, list_model_files, read_config
+from fastserve_core.artifacts.files import TOKENIZER_FILES
+from fastserve_core.artifacts.hashing import hash_file, json_digest, stable_hash
 from fastserve_core.artifacts.locate import best_artifact_folder
 from fastserve_core.artifacts.store import Store, result_id
 from fastserve_core.config.nodes import ModelSpec
@@ -67,6 +65,8 @@ def resolve_model(spec: ModelSpec, task: Task, data: Dataset | None, store: Stor
             f"model.num_labels is {spec.num_labels}, but the training data has {len(data.labels)} labels: "
             f"{', '.join(data.labels[:10])}"
         )
+    if artifact.form == TRAINABLE:
+        task.check_model(artifact.folder)
     return artifact
 
 
@@ -76,7 +76,10 @@ def _load_folder(folder: Path, task: Task) -> Artifact:
         artifact = load_artifact(folder, verify=True)
         return artifact if artifact.manifest.task == task.name else _restart_from(artifact, task)
     check_checkpoint(folder)
-    return _base_artifact(folder, json_digest(hash_files(folder, exclude=[MANIFEST])), task)
+    # other files, such as the state of an optimizer, do not decide what the model computes
+    return _base_artifact(
+        folder, json_digest({name: hash_file(folder / name) for name in list_model_files(folder)}), task
+    )
 
 
 def _base_artifact(folder: Path, content: str, task: Task) -> Artifact:
@@ -103,9 +106,15 @@ def _restart_from(artifact: Artifact, task: Task) -> Artifact:
 
 
 def checkpoint_labels(folder: Path) -> list[str]:
-    """Return the names of the labels in a checkpoint's config; empty if it has none."""
-    by_id: Mapping[str, Any] = read_json(folder / "config.json").get("id2label") or {}
-    return [str(label) for _, label in sorted(by_id.items(), key=lambda item: int(item[0]))]
+    """Return the names of the labels in a checkpoint's config; empty if it has none.
+
+    Raises:
+        ModelError: They are not numbered from 0.
+    """
+    by_id = read_config(folder).get("id2label") or {}
+    if not isinstance(by_id, Mapping) or {str(number) for number in by_id} != set(map(str, range(len(by_id)))):
+        raise ModelError(f"{folder / CONFIG}: id2label must name the label of each number from 0: {by_id}")
+    return [str(by_id[number]) for number in sorted(by_id, key=int)]
 
 
 def _init_from_scratch(spec: ModelSpec, task: Task, data: Dataset | None, store: Store, seed: int) -> Artifact:
@@ -126,7 +135,7 @@ def _download_from_hub(spec: ModelSpec) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ModelError("a hub model needs huggingface_hub: pip install 'fastserve-core[text]'") from error
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    patterns = [*CONFIGS, *TOKENIZER_FILES, INDEX, "*.safetensors"]
     try:
         return Path(snapshot_download(spec.name, allow_patterns=patterns, local_files_only=False))
     except Exception as error:

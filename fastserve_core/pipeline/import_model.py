@@ -6,7 +6,8 @@ import time
 from dataclasses import replace
 
 from fastserve_core.artifacts.artifact import Artifact, load_artifact
-from fastserve_core.artifacts.files import copy_tree, read_json
+from fastserve_core.artifacts.checkpoint import list_model_files, read_config
+from fastserve_core.artifacts.files import copy_tree
 from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.artifacts.store import result_id
 from fastserve_core.errors import ModelError
@@ -36,7 +37,7 @@ def import_checkpoint(session: Session, model: Artifact) -> Artifact:
         if not claim.is_published:
             session.emit(StageStarted("model", "checkpoint"))
             folder = claim.partial / "draft"
-            copy_tree(model.folder, folder)
+            copy_tree(model.folder, folder, list(model.manifest.files) or list_model_files(model.folder))
             draft = StagedArtifact(folder, model.engine, model.form, tuple(model.manifest.labels))
             data = session.fingerprint
             entry = {"stage": "model", "plugin": "checkpoint", "data": data, "parent": model.digest}
@@ -59,7 +60,7 @@ def imported_artifact_id(session: Session, model: Artifact) -> str:
 
 def _check_importable(session: Session, model: Artifact) -> None:
     task = session.settings.task
-    classes = read_json(model.folder / "config.json").get("architectures") or ["?"]
+    classes = read_config(model.folder).get("architectures") or ["?"]
     if not task.accepts_model(str(classes[0])):
         raise ModelError(
             f"{model.folder} is a {classes[0]}, without a trained head for {task.name}: "

@@ -93,6 +93,8 @@ class Task(ABC):
     def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
         self.options = options
         self.labels = list(labels)
+        self.head_report = ""
+        """A line on the head of the last model of ``build``: kept, reordered or new. Trainers report it."""
 
     # -- rows ----------------------------------------------------------------------------------------
 
@@ -157,7 +159,21 @@ class Task(ABC):
 
     @abstractmethod
     def build(self, folder: Path) -> nn.Module:
-        """Return the torch model of a folder with this task's head; random weights where the folder has none."""
+        """Return the torch model of a folder with this task's head, and set ``head_report``.
+
+        The rows of a classifier's head are in the order of the task's labels. A head that the folder does not have
+        gets random weights, which follow torch's seed.
+
+        Raises:
+            ModelError: The weights do not fit the config, or transformers cannot build the model.
+        """
+
+    def check_model(self, folder: Path) -> None:  # noqa: B027 - a task may take every model
+        """Check that the model of a folder can be used with the task's options, without loading its weights.
+
+        Raises:
+            UserError: It cannot.
+        """
 
     def accepts_model(self, architecture: str) -> bool:
         """Return whether a model of that class was trained for this task, as far as its name tells."""

@@ -124,6 +124,9 @@ class Progress(Observer):
     def _show_warning(self, screen: Screen, event: events.WarningRaised) -> None:
         screen.print_line(f"warning: {event.message}", "yellow")
 
+    def _show_notice(self, screen: Screen, event: events.Notice) -> None:
+        screen.print_line(event.message)
+
     def _show_summary(self, screen: Screen, event: events.RunFinished) -> None:
         screen.end_bar()
         outcome = RunSummary(event.record)
@@ -146,5 +149,6 @@ class Progress(Observer):
         events.TrialFinished: _show_trial,
         events.Progress: _show_progress,
         events.WarningRaised: _show_warning,
+        events.Notice: _show_notice,
         events.RunFinished: _show_summary,
     }

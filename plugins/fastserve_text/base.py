@@ -111,9 +111,10 @@ class TextTask(Task):
 
     @override
     def build(self, folder: Path) -> nn.Module:
-        from fastserve_text.model_factory import build_model
+        from fastserve_text.model_factory import build_and_describe
 
-        return build_model(folder, self.head, self.labels)
+        model, self.head_report = build_and_describe(folder, self.head, self.labels)
+        return model
 
 
 def sorted_labels(labels: set[str]) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.artifacts import read_json, write_json
-from fastserve_core.errors import ModelError, OptionError, did_you_mean
-from fastserve_core.models import load_pretrained
+from fastserve_core.artifacts import list_weight_files, read_config, write_json
+from fastserve_core.errors import FastServeError, ModelError, OptionError, did_you_mean
+from fastserve_core.models import load_for_task, own_code_error
+from fastserve_text.heads import describe_head, match_labels, name_labels, reorder_head
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,31 +22,77 @@ MIN_FREQUENCY = 2
 
 
 def build_model(folder: Path, head: str, labels: Sequence[str]) -> nn.Module:
-    """The folder's model with the head; new weights where the folder has none (they follow torch's seed).
+    """Return the folder's model with the head; see ``build_and_describe``."""
+    return build_and_describe(folder, head, labels)[0]
 
-    Raises ``ModelError`` when transformers has no such head for the model, or cannot read the weights.
+
+def build_and_describe(folder: Path, head: str, labels: Sequence[str]) -> tuple[nn.Module, str]:
+    """Build the folder's model with the head, whose rows are in the order of the labels.
+
+    What the folder does not have gets random weights, which follow torch's seed: all of a model from scratch, else only
+    a head or a pooler.
+
+    Args:
+        folder: The model's folder.
+        head: How the name of the model's class in transformers ends.
+        labels: The labels; empty for a head without.
+
+    Returns:
+        The model, and a line on its head.
+
+    Raises:
+        ModelError: transformers has no such head for the model, or the weights do not fit its config.
     """
     import transformers
 
     kind = getattr(transformers, "AutoModel" + head)
-    naming: dict[str, Any] = {}
+    naming = name_labels(labels) if labels else {}
+    if not list_weight_files(folder):
+        return _init_model(kind, folder, naming), ""
+    config = _load_config(folder)
+    is_own_head = (config.architectures or [head])[0].endswith(head)
+    own = [str(config.id2label[row]) for row in range(config.num_labels)] if labels else []
+    if own == list(labels) or not is_own_head:
+        loaded = load_for_task(kind, folder, attn_implementation="eager", **naming)
+        model, rows = loaded.model, [None if not is_own_head else row for row in range(len(labels))]
+        if labels and not is_own_head and not loaded.has_new_head:  # the head of another task, of the same shape
+            model = reorder_head(model, labels, rows)
+    else:
+        loaded = load_for_task(kind, folder, attn_implementation="eager")
+        is_regression = config.problem_type == "regression" or config.num_labels == 1
+        rows = [None] * len(labels) if is_regression else match_labels(own, labels)
+        model = reorder_head(loaded.model, labels, rows)
     if labels:
-        by_number = dict(enumerate(labels))
-        naming = {"id2label": by_number, "label2id": {label: number for number, label in by_number.items()}}
+        model.config.problem_type = None  # that of the task, which may differ from the checkpoint's
+    report = [describe_head(own, labels, rows)] if labels and not loaded.has_new_head else []
+    report += (
+        [f"new weights, which the checkpoint does not have: {', '.join(sorted(loaded.new))}"] if loaded.new else []
+    )
+    return model, "; ".join(report)
+
+
+def _init_model(kind: Any, folder: Path, naming: Mapping[str, Any]) -> nn.Module:
+    """Return a model from scratch."""
     try:
-        if not any(folder.glob("*.safetensors")):
-            config = transformers.AutoConfig.from_pretrained(folder, **naming)
-            return kind.from_config(config)  # type: ignore[no-any-return]
-        model: nn.Module = load_pretrained(
-            kind, folder, **naming, ignore_mismatched_sizes=True, attn_implementation="eager"
-        )
-        return model
-    except (ValueError, KeyError, OSError) as error:
-        if "auto_map" in read_json(folder / "config.json"):
-            raise ModelError(
-                f"{folder} brings its own Python code, which is never run; use a model that transformers itself has"
-            ) from error
-        raise ModelError(f"{folder} cannot be loaded as a model for {head[3:]}: {error}") from error
+        model: nn.Module = kind.from_config(_load_config(folder, **naming))
+    except FastServeError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{folder} cannot be built as {kind.__name__}: {error}") from error
+    return model
+
+
+def _load_config(folder: Path, **changes: Any) -> Any:
+    """Return the folder's config as an object of transformers."""
+    import transformers
+
+    read_config(folder)
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, **changes)
+    except Exception as error:  # a dozen kinds, by the entry that is wrong
+        if "auto_map" in read_config(folder):
+            raise own_code_error(folder) from error
+        raise ModelError(f"{folder / 'config.json'} cannot be used: {error}") from error
 
 
 def write_scratch(spec: ModelSpec, texts: Iterable[str], folder: Path, head: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastserve_core.data import load_dataset
 from fastserve_core.errors import StageError
-from fastserve_core.events import Event, Metric, Step, WarningRaised
+from fastserve_core.events import Event, Metric, Notice, Step, WarningRaised
 from fastserve_core.processes import event_writer
 from fastserve_core.tasks import Encoded, load_task
 from fastserve_torch_ddp.build import BatchCollator, build_method, build_strategy
@@ -57,6 +57,8 @@ class Trainer:
         self.schedule = BatchSchedule(rows, self.task, self.options, job.seed, job.steps)
         self.validation = self.task.examples(encode(load_dataset(Path(job.data)).rows("validation")), "validation")
         self.method = build_method(job, self.task, self.device, self.schedule.total)
+        if self.task.head_report:
+            self.emit(Notice(self.task.head_report))
         model = self.method.model
         self.collate = BatchCollator(self.task, model, self.device)
         is_balanced = self.options["class_weights"] == "balanced" and "class_weights" in self.task.loss_options

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fastserve_core.artifacts.artifact import MANIFEST, Manifest, check_checkpoint, load_artifact, write_manifest
+from fastserve_core.artifacts.artifact import MANIFEST, Manifest, load_artifact, write_manifest
+from fastserve_core.artifacts.checkpoint import check_checkpoint
 from fastserve_core.artifacts.hashing import hash_files
 from fastserve_core.errors import ArtifactError, ModelError
 

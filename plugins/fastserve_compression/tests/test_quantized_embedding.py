@@ -17,7 +17,7 @@ from fastserve_compression.checkpoint_io import write_model
 from fastserve_compression.quantized_embedding import PQEmbedding, find_quantized_embeddings
 from fastserve_compression.vector_quantize import find_large_tables, quantize
 from fastserve_core.errors import ModelError, OptionError
-from fastserve_core.models import load_pretrained
+from fastserve_core.models import load_for_task, load_pretrained
 
 Tiny = Callable[..., Any]
 Batches = list[dict[str, torch.Tensor]]
@@ -91,7 +91,7 @@ def test_the_folder_loads_without_a_head_and_under_another(tiny: Tiny, answer: A
     body = load_pretrained(transformers.AutoModel, tmp_path / "whole")
     assert find_quantized_embeddings(body) == [WORDS]
     body.save_pretrained(tmp_path / "body")
-    tags = load_pretrained(transformers.AutoModelForTokenClassification, tmp_path / "body")
+    tags = load_for_task(transformers.AutoModelForTokenClassification, tmp_path / "body").model
     assert torch.equal(tags.get_input_embeddings().weight, model.get_input_embeddings().weight)
 
 

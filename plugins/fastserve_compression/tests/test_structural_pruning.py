@@ -18,7 +18,7 @@ from fastserve_compression.prune import check_model, cut_units
 from fastserve_compression.structural_pruning import cut_heads, cut_neurons, drop_layers, record_sizes
 from fastserve_core.artifacts import read_json
 from fastserve_core.errors import ModelError, OptionError
-from fastserve_core.models import load_pretrained, register_component
+from fastserve_core.models import load_for_task, load_pretrained, register_component
 
 Tiny = Callable[..., Any]
 Batches = list[dict[str, torch.Tensor]]
@@ -88,7 +88,7 @@ def test_the_folder_loads_under_other_heads_and_without_one(
             body(**given).last_hidden_state, model.base_model(**given).last_hidden_state, rtol=0, atol=0
         )
     body.save_pretrained(tmp_path / "body")
-    tags = load_pretrained(transformers.AutoModelForTokenClassification, tmp_path / "body").eval()
+    tags = load_for_task(transformers.AutoModelForTokenClassification, tmp_path / "body").model.eval()
     assert count_neurons(tags) == count_neurons(model)
     assert answer(tags).shape == (4, 12, 2)
 

@@ -1,0 +1,168 @@
+"""Tiny models of 24 families, with random weights, made from configs of transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PAD, UNK, CLS, SEP, MASK = range(5)
+WIDTH, HEADS, LAYERS, NEURONS, POSITIONS = 64, 4, 2, 64, 64
+
+
+def sizes(**entries: Any) -> dict[str, Any]:
+    """Entries of a config."""
+    return entries
+
+
+ENCODER = sizes(
+    hidden_size=WIDTH,
+    num_attention_heads=HEADS,
+    num_hidden_layers=LAYERS,
+    intermediate_size=NEURONS,
+    max_position_embeddings=POSITIONS,
+    pad_token_id=PAD,
+    bos_token_id=CLS,
+    eos_token_id=SEP,
+)
+DECODER = sizes(
+    **{**ENCODER, "pad_token_id": None},
+    num_key_value_heads=2,
+    head_dim=WIDTH // HEADS,
+    tie_word_embeddings=False,
+)
+RELATIVE = sizes(**ENCODER, relative_attention=True, pos_att_type=["c2p", "p2c"], type_vocab_size=0)
+FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "bert": ENCODER,
+        "roberta": ENCODER,
+        "xlm-roberta": ENCODER,
+        "camembert": ENCODER,
+        "electra": sizes(**ENCODER, embedding_size=WIDTH),
+        "distilbert": sizes(
+            dim=WIDTH,
+            n_heads=HEADS,
+            n_layers=LAYERS,
+            hidden_dim=NEURONS,
+            max_position_embeddings=POSITIONS,
+            pad_token_id=PAD,
+        ),
+        "albert": sizes(**ENCODER, embedding_size=WIDTH),
+        "mpnet": ENCODER,
+        "deberta": RELATIVE,
+        "deberta-v2": sizes(**RELATIVE, position_buckets=16, share_att_key=True, norm_rel_ebd="layer_norm"),
+        "modernbert": sizes(
+            **ENCODER, global_attn_every_n_layers=2, local_attention=16, cls_token_id=CLS, sep_token_id=SEP
+        ),
+        "xlnet": sizes(d_model=WIDTH, n_head=HEADS, n_layer=LAYERS, d_inner=NEURONS, pad_token_id=PAD),
+        "funnel": sizes(
+            d_model=WIDTH,
+            n_head=HEADS,
+            d_head=WIDTH // HEADS,
+            d_inner=NEURONS,
+            block_sizes=[1, 1],
+            num_decoder_layers=1,
+            pad_token_id=PAD,
+        ),
+        "fnet": ENCODER,
+        "longformer": sizes(**ENCODER, attention_window=[8, 8]),
+        "big_bird": sizes(**ENCODER, attention_type="original_full"),
+        "gpt2": sizes(
+            n_embd=WIDTH,
+            n_head=HEADS,
+            n_layer=LAYERS,
+            n_inner=NEURONS,
+            n_positions=POSITIONS,
+            bos_token_id=CLS,
+            eos_token_id=SEP,
+        ),
+        "llama": DECODER,
+        "mistral": sizes(**DECODER, sliding_window=16),
+        "gemma": DECODER,
+        "qwen2": DECODER,
+        "opt": sizes(
+            hidden_size=WIDTH,
+            num_attention_heads=HEADS,
+            num_hidden_layers=LAYERS,
+            ffn_dim=NEURONS,
+            word_embed_proj_dim=WIDTH,
+            max_position_embeddings=POSITIONS,
+            pad_token_id=PAD,
+            bos_token_id=CLS,
+            eos_token_id=SEP,
+        ),
+        "t5": sizes(
+            d_model=WIDTH,
+            d_kv=WIDTH // HEADS,
+            d_ff=NEURONS,
+            num_layers=LAYERS,
+            num_heads=HEADS,
+            pad_token_id=PAD,
+            eos_token_id=SEP,
+            decoder_start_token_id=PAD,
+        ),
+        "bart": sizes(
+            d_model=WIDTH,
+            encoder_layers=LAYERS,
+            decoder_layers=LAYERS,
+            encoder_ffn_dim=NEURONS,
+            decoder_ffn_dim=NEURONS,
+            encoder_attention_heads=HEADS,
+            decoder_attention_heads=HEADS,
+            max_position_embeddings=POSITIONS,
+            pad_token_id=PAD,
+            bos_token_id=CLS,
+            eos_token_id=SEP,
+            decoder_start_token_id=SEP,
+            forced_eos_token_id=SEP,
+        ),
+    }
+)
+"""The sizes of each family's config, by ``model_type``."""
+
+
+def make_model(
+    family: str, folder: Path, head: str, words: Iterable[str], labels: Sequence[str] = (), **changes: Any
+) -> Path:
+    """Write a tiny model with random weights and a tokenizer of words into a folder, and return the folder.
+
+    Args:
+        family: The ``model_type``.
+        folder: The folder.
+        head: The name of the auto class without ``AutoModel``, such as ``ForSequenceClassification``.
+        words: The words of the vocabulary.
+        labels: The labels of a classifier.
+        changes: Further entries of the config.
+    """
+    import torch
+    import transformers
+
+    vocabulary = write_tokenizer(folder, words)
+    names = {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
+    config = transformers.AutoConfig.for_model(
+        family, **{**FAMILIES[family], "vocab_size": vocabulary, **(names if labels else {}), **changes}
+    )
+    torch.manual_seed(0)
+    getattr(transformers, f"AutoModel{head}").from_config(config).save_pretrained(folder)
+    return folder
+
+
+def write_tokenizer(folder: Path, words: Iterable[str]) -> int:
+    """Write a tokenizer of whole words, as BERT's lays out texts and pairs; return the size of its vocabulary."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL_TOKENS, *sorted(set(words))])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", SEP), ("[CLS]", CLS))
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **dict(zip(names, SPECIAL_TOKENS, strict=True))}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return len(vocabulary)
