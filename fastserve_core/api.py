@@ -21,7 +21,7 @@ from fastserve_core.errors import ArtifactError, OptionError, PlanError, Unknown
 from fastserve_core.export.export import VERIFICATION_ROWS, Export, export_artifact
 from fastserve_core.inference.predictor import Predictor
 from fastserve_core.models.resolve import resolve_model
-from fastserve_core.pipeline.execute import check_estimates
+from fastserve_core.pipeline.execute import check_estimates, warn_of_unknown_words
 from fastserve_core.pipeline.executed_stages import ExecutedStages
 from fastserve_core.pipeline.record import RunRecord, StageRecord
 from fastserve_core.pipeline.session import Session
@@ -191,6 +191,7 @@ class FastServe:
 
     def _train(self, found: Mapping[str, Any]) -> Result:
         stages = self._stages(self._settings({"train": self._train_options}))
+        warn_of_unknown_words(stages.session, stages.artifact)
         check_estimates(stages.session, stages.artifact)
         overrides = self._user_overrides()
         stages.train({path: value for path, value in found.items() if path not in overrides})

@@ -35,6 +35,7 @@ class Preflight(Event):
         memory_bytes: The memory that the training needs.
         available_bytes: The memory that is available.
         seconds: The duration.
+        unknown_share: The share of the tokens that the model's tokenizer does not know, in a sample of the rows.
     """
 
     rows: int
@@ -43,6 +44,7 @@ class Preflight(Event):
     memory_bytes: int
     available_bytes: int
     seconds: float
+    unknown_share: float = 0.0
 
 
 @dataclass(frozen=True)

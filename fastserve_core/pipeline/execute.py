@@ -35,6 +35,12 @@ A run stores the weights, two checkpoints with the optimizer's state, and the co
 """
 
 
+SAMPLE_ROWS = 300
+"""Rows whose words are looked up in the tokenizer."""
+MAX_UNKNOWN_SHARE = 0.03
+"""The share of unknown tokens from which a run warns."""
+
+
 class LogObserver:
     """Writes events to the run's ``fastserve.log``."""
 
@@ -96,6 +102,8 @@ def _prepare_stages(settings: Settings, record: RunRecord) -> ExecutedStages:
     session = Session(settings, store, data, record)
     plan = plan_run(session, model)
     session.emit(RunPlanned(tuple(plan)))
+    if any(state == TO_DO for *_, state in plan):
+        warn_of_unknown_words(session, model)
     if any(stage in ("tune", "train") and state == TO_DO for stage, _, state in plan):
         check_estimates(session, model)
     return ExecutedStages(session, model)
@@ -113,6 +121,19 @@ def _check_model(settings: Settings, model: Artifact) -> None:
         raise ModelError(
             f"{model.folder} is a checkpoint, but a server needs an artifact: train or compress it first, "
             "or serve a run's folder with 'fastserve serve'"
+        )
+
+
+def warn_of_unknown_words(session: Session, model: Artifact) -> None:
+    """Warn if the model's tokenizer does not know many of the words of the data."""
+    if session.data is None:
+        return
+    rows = session.data.rows("train")[:SAMPLE_ROWS]
+    share = session.settings.task.unknown_share(model.folder, rows)
+    if share > MAX_UNKNOWN_SHARE:
+        session.warn(
+            f"the tokenizer of {model.folder} does not know {share:.0%} of the tokens of the training texts, which the "
+            "model cannot tell apart: is it a model for their language?"
         )
 
 

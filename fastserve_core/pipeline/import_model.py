@@ -38,6 +38,7 @@ def import_checkpoint(session: Session, model: Artifact) -> Artifact:
             session.emit(StageStarted("model", "checkpoint"))
             folder = claim.partial / "draft"
             copy_tree(model.folder, folder, list(model.manifest.files) or list_model_files(model.folder))
+            session.settings.task.complete_checkpoint(folder)
             draft = StagedArtifact(folder, model.engine, model.form, tuple(model.manifest.labels))
             data = session.fingerprint
             entry = {"stage": "model", "plugin": "checkpoint", "data": data, "parent": model.digest}

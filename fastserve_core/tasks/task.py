@@ -175,6 +175,13 @@ class Task(ABC):
             UserError: It cannot.
         """
 
+    def unknown_share(self, folder: Path, rows: Sequence[Row]) -> float:
+        """Return the share of the rows' tokens that the tokenizer of a model folder does not know."""
+        return 0.0
+
+    def complete_checkpoint(self, folder: Path) -> None:  # noqa: B027 - the files may be enough
+        """Add to the files of a model that was trained elsewhere what this task and engines must agree on."""
+
     def accepts_model(self, architecture: str) -> bool:
         """Return whether a model of that class was trained for this task, as far as its name tells."""
         return True

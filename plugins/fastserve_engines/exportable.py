@@ -108,7 +108,8 @@ def find_max_length(model: Any) -> int:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             # RoBERTa counts positions from padding_idx + 1, so its first rows are never used.
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return int(getattr(getattr(model, "config", None), "max_position_embeddings", DEFAULT_MAX_LENGTH))
+    bound = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return bound if isinstance(bound, int) and bound > 0 else DEFAULT_MAX_LENGTH
 
 
 def fuse_attention(model: Any) -> None:

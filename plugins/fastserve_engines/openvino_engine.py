@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastserve_core.artifacts import max_positions
+from fastserve_core.artifacts import max_positions, read_config
 from fastserve_core.errors import ArtifactError, PlanError
 from fastserve_core.inference import Engine
 from fastserve_core.processes import hide_package
@@ -25,9 +25,6 @@ with 128, 47 ms with OpenVINO's default 32."""
 LENGTH_MULTIPLE = 4
 """Lengths are rounded up to a multiple, because OpenVINO never frees what it prepares for a shape. Measured for MiniLM
 over 1,500 passes of random shapes: 380 MB, and 120 MB with rounding, mostly in the first 300, for 2 % more time."""
-
-POSITION_OFFSET = 2
-"""Some models number positions from 2, so they accept two tokens fewer than they have positions."""
 
 
 class OpenVINOEngine(Engine):
@@ -69,7 +66,8 @@ class OpenVINOEngine(Engine):
         self._length_outputs = {
             port.get_any_name() for port in self._model.outputs if _has_length_dimension(port.partial_shape)
         }
-        self._max_length = (max_positions(folder) or math.inf) - POSITION_OFFSET
+        self._max_length = max_positions(folder) or math.inf
+        self._pad_token_id = _read_pad_token_id(folder)
         self._requests: list[Any] = []
 
     def _compile(self, hint: str, streams: int) -> Any:
@@ -125,7 +123,11 @@ class OpenVINOEngine(Engine):
                 feed[name] = np.zeros_like(inputs["input_ids"])
         padding = -_get_length(inputs) % LENGTH_MULTIPLE
         if padding and "attention_mask" in feed and _get_length(inputs) + padding <= self._max_length:
-            feed = {name: np.pad(array, ((0, 0), (0, padding))) for name, array in feed.items()}
+            values = {"input_ids": self._pad_token_id}
+            feed = {
+                name: np.pad(array, ((0, 0), (0, padding)), constant_values=values.get(name, 0))
+                for name, array in feed.items()
+            }
         return feed
 
     def _copy_outputs(self, results: Any, length: int) -> Arrays:
@@ -166,6 +168,12 @@ class OpenVINOEngine(Engine):
     def close(self) -> None:
         """Release the model."""
         del self._causal, self._request, self._requests, self._model, self._graph
+
+
+def _read_pad_token_id(folder: Path) -> int:
+    """Return the id of the padding, by which some classifiers find the end of a text."""
+    number = read_config(folder).get("pad_token_id") if (folder / "config.json").is_file() else 0
+    return number if isinstance(number, int) and number >= 0 else 0
 
 
 def _get_length(inputs: Arrays) -> int:

@@ -33,7 +33,8 @@ def format_plan(event: RunPlanned) -> str:
 def format_preflight(event: Preflight) -> str:
     """Return the line of the sizes, the memory and the expected duration."""
     return (
-        f"to train: {format_count(event.rows)} rows, {format_count(event.tokens)} tokens, "
+        f"to train: {format_count(event.rows)} rows, {format_count(event.tokens)} tokens "
+        f"({event.unknown_share:.1%} unknown), "
         f"{format_count(event.parameters)} parameters; "
         f"{format_bytes(event.memory_bytes)} of memory needed of {format_bytes(event.available_bytes)} available; "
         f"about {format_duration(event.seconds)}"

@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from fastserve_core.errors import DataError
+from fastserve_core.artifacts import list_weight_files, read_config, read_object, write_json
+from fastserve_core.errors import DataError, ModelError
 from fastserve_core.tasks import Arrays, Column, Encoded, Encoder, Row, Task
-from fastserve_text.tokenization import load_tokenizer, pad, pad_id
+from fastserve_text.tokenization import (
+    check_embedding,
+    check_positions,
+    load_tokenizer,
+    pad,
+    pad_id,
+    unknown_share,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,6 +114,23 @@ class TextTask(Task):
         return (row[name] for row in rows for name in ("text", "text_pair") if isinstance(row.get(name), str))
 
     @override
+    def check_model(self, folder: Path) -> None:
+        check_files(folder)
+        check_positions(folder, self.options.max_length)
+        check_embedding(folder, load_tokenizer(folder, self.options.max_length))
+
+    @override
+    def unknown_share(self, folder: Path, rows: Sequence[Row]) -> float:
+        return unknown_share(folder, list(self.texts(rows)))
+
+    @override
+    def complete_checkpoint(self, folder: Path) -> None:
+        config = read_config(folder)
+        if config.get("pad_token_id") is None:
+            padding = pad_id(folder, load_tokenizer(folder, self.options.max_length))
+            write_json(folder / "config.json", {**config, "pad_token_id": padding})
+
+    @override
     def accepts_model(self, architecture: str) -> bool:
         return architecture.endswith(self.head)
 
@@ -115,6 +140,21 @@ class TextTask(Task):
 
         model, self.head_report = build_and_describe(folder, self.head, self.labels)
         return model
+
+
+def check_files(folder: Path) -> None:
+    """Raise ``ModelError`` for settings that are not JSON, and for weights whose table of tensors is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    for name in ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            read_object(folder / name)
+    for name in list_weight_files(folder):
+        try:
+            with safe_open(folder / name, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{folder / name} is damaged ({error}): restore the file from its source") from error
 
 
 def sorted_labels(labels: set[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
+from fastserve_core.artifacts import read_config
 from fastserve_core.errors import DataError, ModelError, OptionError
 from fastserve_core.tasks import (
     AnswerView,
@@ -30,7 +31,7 @@ from fastserve_text.text_codec import ChatTextCodec
 from fastserve_text.tokenization import check_positions, load_tokenizer, pad, pad_id, token_id
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from fastserve_core.tasks import Route
 
@@ -96,6 +97,27 @@ class CausalLM(TextTask):
         from fastserve_text.openai_routes import ChatCompletions, Completions
 
         return Completions(), ChatCompletions()
+
+    @override
+    def check_model(self, folder: Path) -> None:
+        config = read_config(folder)
+        if config.get("is_encoder_decoder"):
+            raise ModelError(
+                f"{folder} is a {config.get('model_type')} model, an encoder with a decoder; {self.name} takes "
+                "decoders, such as GPT-2 and Llama"
+            )
+        super().check_model(folder)
+
+    @override
+    def build(self, folder: Path) -> nn.Module:
+        model = super().build(folder)
+        if not _is_causal(model):
+            raise ModelError(
+                f"the {type(model).__name__} in {folder} reads the tokens behind a position too, so it cannot learn to "
+                f"predict them: {self.name} takes decoders, such as GPT-2 and Llama. An encoder becomes one with "
+                "is_decoder=true in its config.json"
+            )
+        return model
 
     @override
     def writer(self, folder: Path) -> ChatTextCodec:
@@ -165,3 +187,15 @@ class CausalLM(TextTask):
     @override
     def objective(self, scores: Mapping[str, float]) -> float:
         return -scores["loss"]
+
+
+def _is_causal(model: Any) -> bool:
+    """Return whether the logits of a position stay the same when a later token changes."""
+    import torch
+
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        first, second = (model(input_ids=torch.tensor([[1, 2, 3, last]])).logits[:, :-1] for last in (0, 4))
+    model.train(was_training)
+    return bool(torch.allclose(first, second))

@@ -11,6 +11,7 @@ from fastserve_core.artifacts import list_weight_files, read_config, write_json
 from fastserve_core.errors import FastServeError, ModelError, OptionError, did_you_mean
 from fastserve_core.models import load_for_task, own_code_error
 from fastserve_text.heads import describe_head, match_labels, name_labels, reorder_head
+from fastserve_text.tokenization import load_tokenizer, pad_id
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +51,10 @@ def build_and_describe(folder: Path, head: str, labels: Sequence[str]) -> tuple[
     if not list_weight_files(folder):
         return _init_model(kind, folder, naming), ""
     config = _load_config(folder)
+    if type(config) not in kind._model_mapping:
+        raise ModelError(
+            f"{folder} is a model of the type {config.model_type}, which transformers has no {head[3:]} for"
+        )
     is_own_head = (config.architectures or [head])[0].endswith(head)
     own = [str(config.id2label[row]) for row in range(config.num_labels)] if labels else []
     if own == list(labels) or not is_own_head:
@@ -64,6 +69,7 @@ def build_and_describe(folder: Path, head: str, labels: Sequence[str]) -> tuple[
         model = reorder_head(loaded.model, labels, rows)
     if labels:
         model.config.problem_type = None  # that of the task, which may differ from the checkpoint's
+        _set_padding(model.config, folder)
     report = [describe_head(own, labels, rows)] if labels and not loaded.has_new_head else []
     report += (
         [f"new weights, which the checkpoint does not have: {', '.join(sorted(loaded.new))}"] if loaded.new else []
@@ -71,10 +77,18 @@ def build_and_describe(folder: Path, head: str, labels: Sequence[str]) -> tuple[
     return model, "; ".join(report)
 
 
+def _set_padding(config: Any, folder: Path) -> None:
+    """Name the padding in the config of a classifier, if it does not; decoders find the end of a text by it."""
+    if config.pad_token_id is None or config.pad_token_id < 0:
+        config.pad_token_id = pad_id(folder, load_tokenizer(folder, max_length=1))
+
+
 def _init_model(kind: Any, folder: Path, naming: Mapping[str, Any]) -> nn.Module:
     """Return a model from scratch."""
     try:
         model: nn.Module = kind.from_config(_load_config(folder, **naming))
+        if naming:
+            _set_padding(model.config, folder)
     except FastServeError:
         raise
     except Exception as error:

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.artifacts import max_positions, read_json
-from fastserve_core.errors import ModelError, OptionError
+from fastserve_core.artifacts import list_tokenizer_files, max_positions, read_config, read_object
+from fastserve_core.entry_points import missing_packages
+from fastserve_core.errors import MissingPackageError, ModelError, OptionError
 from fastserve_core.tasks import IGNORE_INDEX, Arrays, Encoded
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+TOKENIZER = "tokenizer.json"
+SETTINGS = ("_config.json", "_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json")
+"""How the names of a tokenizer's files end that have no vocabulary."""
 PAD_VALUES = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORE_INDEX}
 COMMON_SPECIAL_TOKENS = {
     "cls_token": ("[CLS]", "<s>"),
@@ -25,52 +29,116 @@ COMMON_SPECIAL_TOKENS = {
 
 
 def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:
-    """The folder's tokenizer, cutting at ``max_length`` tokens and padding nothing.
+    """Load the folder's tokenizer, which cuts at ``max_length`` tokens and does not pad.
 
     A tokenizer.json may carry its own padding (MiniLM's pads everything to 128 tokens), which would make
     every short text cost as much as a long one.
-    """
-    from tokenizers import Tokenizer
 
-    path = folder / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _to_fast_tokenizer(folder)
+    Raises:
+        ModelError: The folder has no tokenizer, or a damaged one.
+        MissingPackageError: A package that reads the vocabulary is not installed.
+    """
+    path = folder / TOKENIZER
+    tokenizer = _read_tokenizer(path) if path.is_file() else _convert_tokenizer(folder)
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     return tokenizer
 
 
-def _to_fast_tokenizer(folder: Path) -> Any:
-    """An older folder without tokenizer.json: transformers knows how to make one."""
-    from transformers import AutoTokenizer
+def _read_tokenizer(path: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, use_fast=True).backend_tokenizer
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exceptions
+        raise ModelError(f"{path} cannot be read ({error}): restore the file from the model's source") from error
+    return _check_vocabulary(tokenizer, path)
+
+
+def _convert_tokenizer(folder: Path) -> Tokenizer:
+    """Convert the vocabulary of an older folder without tokenizer.json, as transformers does."""
+    from transformers import AutoTokenizer
+
+    vocabularies = [name for name in list_tokenizer_files(folder) if not name.endswith(SETTINGS)]
+    if not vocabularies:
+        raise ModelError(
+            f"{folder} has no tokenizer: neither {TOKENIZER} nor a vocabulary. Copy the tokenizer's files from the "
+            "model's source into the folder"
+        )
+    pieces = [name for name in vocabularies if name.endswith((".model", ".spm"))]
+    if pieces and (missing := missing_packages(("sentencepiece",))):
+        raise MissingPackageError(f"{folder / pieces[0]} needs {missing[0]}: pip install {missing[0]}")
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True).backend_tokenizer
     except Exception as error:
-        raise ModelError(f"{folder} has no tokenizer.json, and none could be made from its files: {error}") from error
+        raise ModelError(
+            f"{folder} has no {TOKENIZER}, and none could be made from {', '.join(vocabularies)}: {error}"
+        ) from error
+    return _check_vocabulary(tokenizer, folder)
+
+
+def _check_vocabulary(tokenizer: Tokenizer, path: Path) -> Tokenizer:
+    """Return a tokenizer that knows more than its special tokens."""
+    special = sum(token.special for token in tokenizer.get_added_tokens_decoder().values())
+    if tokenizer.get_vocab_size() <= special:
+        raise ModelError(f"{path}: the tokenizer has no vocabulary, so that every word would be unknown to the model")
+    return tokenizer
 
 
 def check_positions(folder: Path, max_length: int) -> None:
     """Raise ``OptionError`` when the model has fewer positions than that; some models have no such bound."""
     most = max_positions(folder)
     if most is not None and max_length > most:
-        raise OptionError(f"task.max_length is {max_length}, but the model has {most} positions (model.max_positions)")
+        raise OptionError(
+            f"task.max_length is {max_length}, but the model has {most} positions (model.max_positions): "
+            f"set task.max_length={most} or less"
+        )
+
+
+def check_embedding(folder: Path, tokenizer: Tokenizer) -> None:
+    """Raise ``ModelError`` when the tokenizer has tokens for which the model's config has no embedding."""
+    config = read_config(folder)
+    rows = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    if not isinstance(rows, int):
+        return  # a composed model has a vocabulary for each of its parts
+    beyond = sorted((index, token) for token, index in tokenizer.get_vocab().items() if index >= rows)
+    if beyond:
+        names = ", ".join(f"'{token}' ({index})" for index, token in beyond[:3])
+        raise ModelError(
+            f"the tokenizer of {folder} has {len(beyond)} tokens without an embedding in the model, such as {names}. "
+            f"The model has {rows} (vocab_size): use the tokenizer with which it was trained, or resize its embedding "
+            "(model.resize_token_embeddings)"
+        )
+
+
+def unknown_share(folder: Path, texts: Sequence[str]) -> float:
+    """Return the share of the tokens of texts that the folder's tokenizer does not know."""
+    tokenizer = load_tokenizer(folder, max_length=1)
+    tokenizer.no_truncation()
+    unknown = token_id(folder, tokenizer, "unk_token")
+    if unknown is None:
+        return 0.0
+    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    return sum(encoding.ids.count(unknown) for encoding in encodings) / max(1, sum(map(len, encodings)))
 
 
 def token_id(folder: Path, tokenizer: Tokenizer, name: str) -> int | None:
     """The id of a special token such as ``cls_token``, by the tokenizer's config or by its usual spellings."""
     path = folder / "tokenizer_config.json"
-    token = (read_json(path) if path.is_file() else {}).get(name)
+    token = (read_object(path) if path.is_file() else {}).get(name)
     token = token.get("content") if isinstance(token, Mapping) else token
     numbers = [tokenizer.token_to_id(one) for one in ((token,) if token else COMMON_SPECIAL_TOKENS.get(name, ()))]
     return next((int(number) for number in numbers if number is not None), None)
 
 
 def pad_id(folder: Path, tokenizer: Tokenizer) -> int:
-    """The id to pad with; any would do where an attention mask is used, so 0 when the model has none."""
-    number = token_id(folder, tokenizer, "pad_token")
-    if number is None:
-        number = read_json(folder / "config.json").get("pad_token_id")
-    return int(number or 0)
+    """Return the id to pad with: the config's, else the tokenizer's, else that of the end of a text.
+
+    Some classifiers find the last token of a text by it, so it must be the one of the model's config.
+    """
+    numbers = [read_config(folder).get("pad_token_id"), token_id(folder, tokenizer, "pad_token")]
+    numbers += [read_config(folder).get("eos_token_id"), token_id(folder, tokenizer, "eos_token")]
+    return next((number for number in numbers if isinstance(number, int) and number >= 0), 0)
 
 
 def pad(batch: Sequence[Encoded], padding: Mapping[str, int], targets: bool, left: bool = False) -> Arrays:

@@ -56,6 +56,7 @@ def estimate(run: TrainContext, options: DDPOptions) -> Preflight:
         memory_bytes=round(memory),
         available_bytes=available_memory(),
         seconds=round(START_SECONDS + flops / (FLOPS_PER_S_CORE * run.threads), 1),
+        unknown_share=run.task.unknown_share(run.model.folder, run.data.rows("train")[:SAMPLE_ROWS]),
     )
 
 

@@ -185,7 +185,7 @@ def test_models_that_cannot_be_built_are_said(tmp_path: Path, tiny_bert: Path) -
     (tmp_path / "evil.py").write_text("raise SystemExit('a model folder ran its code')")
     with pytest.raises(ModelError, match="brings its own Python code, which is never run"):
         build_model(tmp_path, "ForSequenceClassification", ["a", "b"])
-    with pytest.raises(ModelError, match=r"no tokenizer\.json"):
+    with pytest.raises(ModelError, match=r"has no tokenizer: neither tokenizer\.json"):
         load_tokenizer(tmp_path, 8)
 
 
