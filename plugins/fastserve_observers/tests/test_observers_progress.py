@@ -58,7 +58,8 @@ def test_plain_output_tells_the_whole_run_without_control_characters(told: list[
     text = plain(*told, done)
     assert not CONTROL.search(text)
     for expected in (
-        "to train: 8,530 rows, 1.91 M tokens (0.0% unknown), 22.7 M parameters; 1.21 GB of memory needed of 14.8 GB available; about",
+        "to train: 8,530 rows, 1.91 M tokens (0.0% unknown), 22.7 M parameters; "
+        "1.21 GB of memory needed of 14.8 GB available; about",
         "trial 1/6: score 0.861 (best so far), lr=5e-05, batch_size=32, 40 s",
         "trial 3/6: failed, lr=0.00091",
         "step 261: validation accuracy 84.0 %",

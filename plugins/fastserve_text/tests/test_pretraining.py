@@ -274,7 +274,11 @@ def test_a_pretrained_model_starts_a_classifier(pretrained: Path, tmp_path: Path
 
 
 def test_a_runs_folder_stands_for_its_best_model(pretrained: Path, tmp_path: Path) -> None:
-    task, store, spec = load_task("pretraining", {"max_length": 32}), Store(tmp_path / "home"), ModelSpec(path=str(tmp_path))
+    task, store, spec = (
+        load_task("pretraining", {"max_length": 32}),
+        Store(tmp_path / "home"),
+        ModelSpec(path=str(tmp_path)),
+    )
     (tmp_path / "run.json").write_text(json.dumps({"best": str(pretrained)}))
     assert resolve_model(spec, task, None, store, 0).folder == pretrained
     (tmp_path / "run.json").write_text(json.dumps({"best": ""}))
