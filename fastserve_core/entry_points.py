@@ -124,6 +124,14 @@ def load_entry_point(group: str, name: str) -> Any:
         raise MissingPackageError(f"the {kind} '{name}' could not be imported: {error}") from error
 
 
+def entry_point_version(group: str, name: str) -> str:
+    """Return the name and version of the distribution that provides an entry point; empty if none does."""
+    for entry_point in all_entry_points().select(group=group, name=name):
+        if entry_point.dist is not None:
+            return f"{entry_point.dist.name} {entry_point.dist.version}"
+    return ""
+
+
 def blocked_plugins() -> set[str]:
     """Return the names in the environment variable ``FASTSERVE_BLOCK_PLUGINS``."""
     return set(filter(None, os.environ.get("FASTSERVE_BLOCK_PLUGINS", "").split(",")))

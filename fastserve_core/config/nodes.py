@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastserve_core.errors import OptionError
+
+SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+"""Names of separators, which need no quotes on a command line."""
+QUOTINGS = ("auto", "double", "none")
 
 
 @dataclass
@@ -15,11 +20,16 @@ class DataOptions:
     Attributes:
         source: The data source, an entry point of the group ``fastserve.data``.
         name: The name of a data set, for sources that need one.
-        train: The file of training rows.
-        validation: The file of validation rows; by default split off the training rows.
-        test: The file of test rows; by default split off the training rows.
-        columns: The names of the user's columns by the names of the task's; a column that is missing here has the
-            task's name.
+        train: The files of training rows: a path, a pattern, a folder, or a list of them.
+        validation: The files of validation rows; by default split off the training rows.
+        test: The files of test rows; by default split off the training rows.
+        columns: The names of the user's columns by the names of the task's; a column that is missing or ``null`` has
+            the task's name, or a usual one.
+        separator: What separates the fields of CSV and TSV files: ``auto``, a name of ``SEPARATORS``, or a character.
+        quoting: ``double``: fields may be in double quotes; ``none``: quotes are text; ``auto``: ``none`` for TSV.
+        encoding: The encoding of text files; ``auto`` is UTF-8, or what a byte order mark says.
+        group: The column whose equal values stay in one split.
+        time: The column by which the splits are cut: train has the oldest rows, test the newest.
         max_bad_rows: The number of rows that may be invalid.
         validation_fraction: The fraction of training rows for validation.
         test_fraction: The fraction of training rows for the test.
@@ -30,10 +40,15 @@ class DataOptions:
 
     source: str = "files"
     name: str = ""
-    train: str | None = None
-    validation: str | None = None
-    test: str | None = None
-    columns: dict[str, str] = field(default_factory=dict)
+    train: Any = None
+    validation: Any = None
+    test: Any = None
+    columns: dict[str, str | None] = field(default_factory=dict)
+    separator: str = "auto"
+    quoting: str = "auto"
+    encoding: str = "auto"
+    group: str | None = None
+    time: str | None = None
     max_bad_rows: int = 0
     validation_fraction: float = 0.1
     test_fraction: float = 0.1
@@ -42,6 +57,11 @@ class DataOptions:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("train", "validation", "test"):
+            _check_files(getattr(self, name), f"data.{name}")
+        self._check_format()
+        if self.group is not None and self.time is not None:
+            raise OptionError("the splits are cut by data.group or by data.time, not by both: set one of them to null")
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.5:
                 raise OptionError(f"data.{name} must lie between 0 and 0.5, not {getattr(self, name)}")
@@ -49,6 +69,30 @@ class DataOptions:
             raise OptionError(f"data.max_bad_rows must be 0 or more, not {self.max_bad_rows}")
         if self.max_rows is not None and self.max_rows < 10:
             raise OptionError(f"data.max_rows must be 10 or more, not {self.max_rows}")
+
+    def _check_format(self) -> None:
+        self.separator = SEPARATORS.get(self.separator, self.separator)
+        if self.separator != "auto" and (len(self.separator) != 1 or self.separator in '"\r\n'):
+            raise OptionError(
+                f"data.separator must be auto, {', '.join(SEPARATORS)} or one character, not {self.separator!r}"
+            )
+        if self.quoting not in QUOTINGS:
+            raise OptionError(f"data.quoting must be one of {', '.join(QUOTINGS)}, not '{self.quoting}'")
+        if self.encoding != "auto":
+            try:
+                self.encoding = codecs.lookup(self.encoding).name
+                "a".encode(self.encoding)
+            except (LookupError, ValueError) as error:
+                raise OptionError(
+                    f"data.encoding: Python has no text encoding '{self.encoding}'; "
+                    "examples: utf-8, utf-16, gb18030, big5, cp1252"
+                ) from error
+
+
+def _check_files(given: Any, option: str) -> None:
+    is_list = isinstance(given, list) and all(isinstance(path, str) and path for path in given)
+    if not (is_list or given is None or isinstance(given, str)):
+        raise OptionError(f"{option} must be a path or a list of paths, not {given!r}")
 
 
 @dataclass

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from fastserve_core.artifacts.files import read_json, write_json
 from fastserve_core.data.rows import Rows
@@ -20,6 +21,8 @@ class Dataset:
         counts: The number of rows by split.
         labels: The labels of the training rows.
         bad_rows: A message for each invalid row.
+        notes: What was guessed when the data was read, and what looked wrong.
+        is_timed: Whether the splits were cut by time, so that folds would mix past and future.
     """
 
     folder: Path
@@ -27,6 +30,8 @@ class Dataset:
     counts: Mapping[str, int]
     labels: tuple[str, ...]
     bad_rows: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    is_timed: bool = False
 
     def rows(self, split: str) -> Rows:
         """Return the rows of a split; each row is read from disk on access."""
@@ -35,12 +40,16 @@ class Dataset:
 
 def load_dataset(folder: Path) -> Dataset:
     """Load the splits of a folder."""
-    record = read_json(folder / "data.json")
-    record["labels"], record["bad_rows"] = tuple(record["labels"]), tuple(record["bad_rows"])
+    record: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in read_json(folder / "data.json").items()
+    }
     return Dataset(folder, **record)
 
 
 def write_description(folder: Path, data: Dataset) -> None:
     """Write the description of a folder's splits, which ``load_dataset`` reads."""
-    description = {name: getattr(data, name) for name in ("fingerprint", "counts", "labels", "bad_rows")}
-    write_json(folder / "data.json", description)
+    write_json(
+        folder / "data.json",
+        {field.name: getattr(data, field.name) for field in fields(data) if field.name != "folder"},
+    )

@@ -8,11 +8,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.artifacts.store import Store, result_id
 from fastserve_core.data.dataset import Dataset, load_dataset, write_description
-from fastserve_core.data.rows import RowWriter
+from fastserve_core.data.rows import RowWriter, read_groups
 from fastserve_core.errors import DataError
 from fastserve_core.tasks.task import Task
 
@@ -27,8 +28,10 @@ def check_folds(data: Dataset, folds: int) -> None:
         folds: The number of folds.
 
     Raises:
-        DataError: There are fewer rows than folds.
+        DataError: There are fewer rows than folds, or the rows are in the order of time.
     """
+    if data.is_timed:
+        raise DataError("folds mix past and future, and data.time keeps them apart: leave one of them out")
     rows = sum(data.counts[split] for split in TRAIN_VALIDATION)
     if rows < folds:
         raise DataError(f"{folds} folds need at least as many rows, and train and validation have {rows}")
@@ -67,18 +70,29 @@ def make_fold(data: Dataset, task: Task, number: int, folds: int, seed: int, sto
 
 
 def _assign_folds(data: Dataset, task: Task, folds: int, seed: int) -> Iterator[tuple[bytes, int]]:
-    """Yield each row's line and its fold: the shuffled rows of each stratum are assigned to the folds in turn."""
+    """Yield each row's line and its fold: the shuffled rows of each stratum are assigned to the folds in turn.
+
+    Rows of one group are assigned together, by the stratum of the first one.
+    """
     rows = {split: data.rows(split) for split in TRAIN_VALIDATION}
-    strata: dict[str, list[tuple[str, int]]] = {}
+    groups = {split: read_groups(data.folder, split) for split in TRAIN_VALIDATION}
+    units: dict[Any, list[tuple[str, int]]] = {}
     for split in TRAIN_VALIDATION:
+        known = groups[split]
         for index in range(len(rows[split])):
-            strata.setdefault(task.stratify_key(rows[split][index]), []).append((split, index))
+            units.setdefault((split, index) if known is None else known[index], []).append((split, index))
+    strata: dict[str, list[list[tuple[str, int]]]] = {}
+    for unit in units.values():
+        split, index = unit[0]
+        strata.setdefault(task.stratify_key(rows[split][index]), []).append(unit)
     rng = random.Random(seed)
     assigned: list[tuple[tuple[str, int], int]] = []
+    count = 0
     for name in sorted(strata):
         rng.shuffle(strata[name])
-        for row in strata[name]:
-            assigned.append((row, len(assigned) % folds))
+        for unit in strata[name]:
+            assigned += [(row, count % folds) for row in unit]
+            count += 1
     rng.shuffle(assigned)  # a training that stops early must not have seen one label only
     for (split, index), fold in assigned:
         yield rows[split].line(index), fold

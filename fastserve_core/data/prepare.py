@@ -1,22 +1,26 @@
-"""Prepares the user's data as validated splits, stored by the hash of its bytes."""
+"""Prepares the user's data as validated splits, stored by the hash of everything that decides them."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.artifacts.store import Store, result_id
 from fastserve_core.config.nodes import DataOptions
 from fastserve_core.data.dataset import Dataset, load_dataset, write_description
-from fastserve_core.data.rows import Rows
-from fastserve_core.data.source import DataSource, RawRecord
+from fastserve_core.data.rows import Rows, encode_row
+from fastserve_core.data.source import GROUP, DataSource, RawRecord
 from fastserve_core.data.splits import SPLITS, validate_and_split
-from fastserve_core.entry_points import load_entry_point
+from fastserve_core.entry_points import entry_point_version, load_entry_point
+from fastserve_core.tasks.load import TASK_GROUP
 from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.values import plain_value
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The version of the split and its file format; part of the fingerprint."""
 
 
@@ -27,24 +31,31 @@ def prepare_dataset(options: DataOptions, task: Task, store: Store, report: Call
         options: The ``data`` node of the config.
         task: The task.
         store: The store.
-        report: Called with a message before waiting for another process.
+        report: Called with a message before waiting for another process, and for each guess about the data.
 
     Raises:
         DataError: The data cannot be used; the message has file, line and reason.
         UnknownNameError: There is no such data source.
     """
-    source: DataSource = load_entry_point("fastserve.data", options.source)()
-    bytes_hash = source.fingerprint(options, store.downloads_dir)
-    other_options = {name: value for name, value in asdict(options).items() if name not in SPLITS}
-    fingerprint = stable_hash([FORMAT_VERSION, bytes_hash, other_options, task.name])
+    source: DataSource = load_entry_point(GROUP, options.source)()
+    bytes_hash = [source.fingerprint(options, store.downloads_dir), entry_point_version(GROUP, options.source)]
+    fingerprint = _fingerprint(bytes_hash, options, task)
     with store.claim(result_id("data", options.source, fingerprint), report) as claim:
         if not claim.is_published:
-            _write(claim.partial, source.read(options, store.downloads_dir), options, task, fingerprint)
+            notes: list[str] = []
+            records = source.read(options, store.downloads_dir, notes.append)
+            _write(claim.partial, records, options, task, fingerprint, notes)
             claim.publish()
-    return load_dataset(claim.final)
+    return _load(claim.final, report)
 
 
-def prepare_rows(splits: Mapping[str, Sequence[Row]], options: DataOptions, task: Task, store: Store) -> Dataset:
+def prepare_rows(
+    splits: Mapping[str, Sequence[Row]],
+    options: DataOptions,
+    task: Task,
+    store: Store,
+    report: Callable[[str], None] = lambda _: None,
+) -> Dataset:
     """Prepare splits from rows in memory.
 
     Args:
@@ -52,25 +63,63 @@ def prepare_rows(splits: Mapping[str, Sequence[Row]], options: DataOptions, task
         options: The ``data`` node of the config.
         task: The task.
         store: The store.
+        report: Called with a message for each guess about the data.
 
     Raises:
         DataError: The rows cannot be used.
     """
-    fingerprint = stable_hash([FORMAT_VERSION, splits, options.split_seed, task.name])
+    fingerprint = _fingerprint({split: _hash_rows(rows) for split, rows in splits.items()}, options, task)
     with store.claim(result_id("data", "memory", fingerprint)) as claim:
         if not claim.is_published:
+            notes: list[str] = []
             records = {
                 split: (RawRecord(f"{split} row {number}", row) for number, row in enumerate(rows))
                 for split, rows in splits.items()
             }
-            _write(claim.partial, records, options, task, fingerprint)
+            _write(claim.partial, records, options, task, fingerprint, notes)
             claim.publish()
-    return load_dataset(claim.final)
+    return _load(claim.final, report)
+
+
+def _fingerprint(data: Any, options: DataOptions, task: Task) -> str:
+    """Return the hash of everything that decides the prepared rows."""
+    data_options = {name: value for name, value in asdict(options).items() if name not in SPLITS}
+    task_options = {name: value for name, value in vars(task.options).items() if name not in task.not_in_rows}
+    return stable_hash(
+        [FORMAT_VERSION, data, data_options, task.name, task_options, entry_point_version(TASK_GROUP, task.name)]
+    )
+
+
+def _hash_rows(rows: Sequence[Row]) -> str:
+    """Hash rows by their values; those of different types differ unless they are stored alike."""
+    digest = hashlib.sha256()
+    for row in rows:
+        try:
+            digest.update(encode_row(plain_value(row)))
+        except (TypeError, ValueError, RecursionError):
+            digest.update(repr(row).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def _write(
-    folder: Path, records: Mapping[str, Iterable[RawRecord]], options: DataOptions, task: Task, fingerprint: str
+    folder: Path,
+    records: Mapping[str, Iterable[RawRecord]],
+    options: DataOptions,
+    task: Task,
+    fingerprint: str,
+    notes: list[str],
 ) -> None:
-    labels, bad_rows = validate_and_split(records, options, task, folder)
+    labels, bad_rows = validate_and_split(records, options, task, folder, notes.append)
     counts = {split: len(Rows(folder, split)) for split in SPLITS}
-    write_description(folder, Dataset(folder, fingerprint, counts, tuple(labels), tuple(bad_rows)))
+    unique_notes = tuple(dict.fromkeys(notes))
+    is_timed = options.time is not None
+    data = Dataset(folder, fingerprint, counts, tuple(labels), tuple(bad_rows), unique_notes, is_timed)
+    write_description(folder, data)
+
+
+def _load(folder: Path, report: Callable[[str], None]) -> Dataset:
+    """Load prepared data, and report again what was guessed when it was read."""
+    data = load_dataset(folder)
+    for note in data.notes:
+        report(note)
+    return data

@@ -13,9 +13,9 @@ from typing import Literal, overload
 from fastserve_core.errors import wrap_write_errors
 from fastserve_core.tasks.task import Row
 
-SUFFIX, OFFSETS = ".jsonl", ".offsets"
+SUFFIX, OFFSETS, GROUPS = ".jsonl", ".offsets", ".groups"
 OFFSET_TYPE: Literal["Q"] = "Q"
-"""The type of the offset of a line in bytes: an unsigned 64-bit integer."""
+"""The type of the offset of a line in bytes, and of the hash of a group: an unsigned 64-bit integer."""
 
 
 def encode_row(row: Row) -> bytes:
@@ -66,6 +66,23 @@ class RowWriter:
             self._file.close()
             with self.path.with_suffix(OFFSETS).open("wb") as file:
                 self._offsets.tofile(file)
+
+
+def write_groups(folder: Path, split: str, groups: array[int]) -> None:
+    """Write the hash of each row's group beside the rows of a split.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
+    path = folder / f"{split}{GROUPS}"
+    with wrap_write_errors(path.name, folder), path.open("wb") as file:
+        groups.tofile(file)
+
+
+def read_groups(folder: Path, split: str) -> Sequence[int] | None:
+    """Return the hash of each row's group; ``None`` if the rows have no groups."""
+    path = folder / f"{split}{GROUPS}"
+    return memoryview(_map_file(path)).cast(OFFSET_TYPE) if path.exists() else None
 
 
 class Rows(Sequence[Row]):

@@ -1,14 +1,22 @@
-"""The protocol of data sources."""
+"""The protocols of data sources."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fastserve_core.entry_points import load_entry_point
+
 if TYPE_CHECKING:
     from fastserve_core.config.nodes import DataOptions
+
+GROUP = "fastserve.data"
+"""The group of entry points of data sources."""
+
+Report = Callable[[str], None]
+"""Takes a message about the data: what was guessed, and what looks wrong."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +38,20 @@ class DataSource(Protocol):
     """A data source; an entry point of the group ``fastserve.data`` provides its class."""
 
     def fingerprint(self, options: DataOptions, downloads: Path) -> str:
-        """Hash the bytes of the data, without parsing them.
+        """Hash all that decides the records beside the options: the bytes, the formats, the version of the reader.
 
         Args:
             options: The ``data`` node of the config.
             downloads: The folder of downloaded files.
         """
 
-    def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[RawRecord]]:
+    def read(self, options: DataOptions, downloads: Path, report: Report) -> Mapping[str, Iterator[RawRecord]]:
         """Read the records of each split that the source has.
 
         Args:
             options: The ``data`` node of the config.
             downloads: The folder of downloaded files.
+            report: Called with a message for each guess.
 
         Returns:
             The records by split: ``train``, ``validation``, ``test``.
@@ -50,3 +59,48 @@ class DataSource(Protocol):
         Raises:
             DataError: The data cannot be read.
         """
+
+
+class FileSource(DataSource, Protocol):
+    """The source of files: what else reads files uses it, so that a file is read alike everywhere."""
+
+    def check_files(self, given: Any, option: str) -> None:
+        """Check that files exist and can be read.
+
+        Args:
+            given: A path, a pattern, a folder, or a list of them.
+            option: The option that they come from, for error messages.
+
+        Raises:
+            DataError: A file is missing, empty or of an unsupported type.
+        """
+
+    def hash_files(self, given: Any, option: str) -> str:
+        """Hash the contents and formats of files.
+
+        Args:
+            given: A path, a pattern, a folder, or a list of them.
+            option: The option that they come from, for error messages.
+
+        Raises:
+            DataError: A file is missing, empty or of an unsupported type.
+        """
+
+    def records(self, given: Any, option: str, options: DataOptions, report: Report) -> Iterator[RawRecord]:
+        """Read the records of files.
+
+        Args:
+            given: A path, a pattern, a folder, or a list of them.
+            option: The option that they come from, for error messages.
+            options: The ``data`` node of the config, which says how files are read.
+            report: Called with a message for each guess.
+
+        Raises:
+            DataError: A file is missing, empty, of an unsupported type, or cannot be read.
+        """
+
+
+def file_source() -> FileSource:
+    """Return the source that reads the user's files."""
+    source: FileSource = load_entry_point(GROUP, "files")()
+    return source

@@ -3,62 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from pathlib import Path
 from shutil import copyfile
-from typing import Any
+from typing import TYPE_CHECKING
 
-from fastserve_core.artifacts.hashing import hash_file, stable_hash
+from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.artifacts.store import Store, result_id
+from fastserve_core.data.columns import ColumnMap, match_inputs
 from fastserve_core.data.dataset import Dataset, load_dataset, write_description
 from fastserve_core.data.rows import OFFSETS, SUFFIX, RowWriter, encode_row
-from fastserve_core.data.source import RawRecord
+from fastserve_core.data.source import RawRecord, file_source
 from fastserve_core.data.splits import SPLITS
-from fastserve_core.entry_points import load_entry_point
-from fastserve_core.errors import DataError, did_you_mean
+from fastserve_core.errors import DataError
 from fastserve_core.tasks.task import Row, Task
 
+if TYPE_CHECKING:
+    from fastserve_core.config.nodes import DataOptions
+
 OPTION = "compress.distill.unlabelled"
-MAX_NEARBY_FILES = 20
-"""How many files of a folder are looked at for one of a similar name."""
-
-
-def resolve_paths(given: Any, option: str) -> list[Path]:
-    """The files that an option names: one path, several, or none; raises ``DataError`` for one that is missing."""
-    paths = [Path(one).expanduser().absolute() for one in ([given] if isinstance(given, str) else given or ())]
-    for path in paths:
-        if not path.is_file():
-            near = [one.name for one in path.parent.glob("[!.]*")]
-            raise DataError(
-                f"{option}: the file {path} does not exist{did_you_mean(path.name, near[:MAX_NEARBY_FILES])}"
-            )
-    return paths
-
-
-def file_hashes(given: Any, option: str) -> list[str]:
-    """The hashes of those files; raises the same."""
-    return [hash_file(path) for path in resolve_paths(given, option)]
 
 
 @dataclass(frozen=True)
 class UnlabelledFiles:
-    """Files, whose columns are called as ``columns`` says, and rows as the splits have them, but for a target.
+    """Files that are read as the options say, and rows as the splits have them, but for a target.
 
     The rows are iterated twice: to tell whether they were stored before, and to store them.
     """
 
     files: Sequence[str]
-    columns: Mapping[str, str]
+    options: DataOptions
     rows: Iterable[Row] = ()
 
     def fingerprint(self) -> str:
-        """What the texts are known by; raises ``DataError`` for a file that is missing."""
+        """Return the hash of all that decides the texts; raises ``DataError`` for a file that is missing."""
         rows = hashlib.sha256()
         for row in self.rows:
             rows.update(encode_row(row))
-        return stable_hash([file_hashes(list(self.files), OPTION), dict(self.columns), rows.hexdigest()])
+        files = file_source().hash_files(list(self.files), OPTION) if self.files else ""
+        reading = {name: value for name, value in asdict(self.options).items() if name not in SPLITS}
+        return stable_hash([files, reading, rows.hexdigest()])
 
 
 def add_unlabelled(data: Dataset, texts: UnlabelledFiles, task: Task, store: Store) -> Dataset:
@@ -78,7 +63,7 @@ def add_unlabelled(data: Dataset, texts: UnlabelledFiles, task: Task, store: Sto
             with RowWriter(claim.partial, "train") as writer:
                 for number in range(count):
                     writer.add(labelled.line(number))
-                for row in chain(_rows(texts.files, texts.columns, task, first), texts.rows):
+                for row in chain(_rows(texts, task, first), texts.rows):
                     writer.add(encode_row(row | targets))
                     count += 1
             for split in SPLITS[1:]:
@@ -90,32 +75,30 @@ def add_unlabelled(data: Dataset, texts: UnlabelledFiles, task: Task, store: Sto
     return load_dataset(claim.final)
 
 
-def _rows(files: Sequence[str], columns: Mapping[str, str], task: Task, like: Row) -> Iterator[Row]:
-    source: Any = load_entry_point("fastserve.data", "files")()
-    for file in resolve_paths(list(files), OPTION):
-        empty = True
-        for record in source.records(file, OPTION):
-            empty = False
-            yield _row(record, columns, task, like)
-        if empty:
+def _rows(texts: UnlabelledFiles, task: Task, like: Row) -> Iterator[Row]:
+    for file in texts.files:
+        where, is_empty = "", True
+        records = file_source().records(file, OPTION, texts.options, lambda _: None)
+        try:
+            columns, records = match_inputs(records, task, texts.options.columns, lambda _: None)
+            for record in records:
+                where, is_empty = f"{record.where}: ", False
+                yield _row(record, columns, task, like)
+        except DataError as error:
+            raise DataError(f"{OPTION}: {where}{error}") from error
+        if is_empty:
             raise DataError(f"{OPTION}: the file {file} has no rows")
 
 
-def _row(record: RawRecord, columns: Mapping[str, str], task: Task, like: Row) -> Row:
+def _row(record: RawRecord, columns: ColumnMap, task: Task, like: Row) -> Row:
     """Return one row as a caller of predict might give it, with the columns of the labelled row ``like``."""
     if record.values is None:
-        raise DataError(f"{OPTION}: {record.where}: {record.fault}")
-    inputs = [column for column in task.columns if not column.is_label] + list(task.request_columns)
-    names = {column.name: columns.get(column.name, column.name) for column in inputs}
-    known = {name: record.values[own] for name, own in names.items() if own in record.values}
-    if not known:
-        own = names[task.request_columns[0].name]
-        raise DataError(f"{OPTION}: {record.where}: no column '{own}'{did_you_mean(own, map(str, record.values))}")
-    for column in inputs:
-        if not column.required and bool(known.get(column.name)) != bool(like.get(column.name)):
+        raise DataError(record.fault)
+    row, reason = columns.read_row(record.values)
+    if reason:
+        raise DataError(reason)
+    for column in columns.columns:
+        if not column.required and bool(row.get(column.name)) != bool(like.get(column.name)):
             having, lacking = ("the data", "this row") if like.get(column.name) else ("this row", "the data")
-            raise DataError(f"{OPTION}: {record.where}: {having} has the column '{column.name}', {lacking} has not")
-    try:
-        return task.read_input(known)
-    except DataError as error:
-        raise DataError(f"{OPTION}: {record.where}: {error}") from error
+            raise DataError(f"{having} has the column '{column.name}', {lacking} has not")
+    return task.read_input(row)

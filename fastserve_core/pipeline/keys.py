@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact, load_artifact
-from fastserve_core.artifacts.hashing import stable_hash
+from fastserve_core.artifacts.hashing import hash_file, hash_files, stable_hash
 from fastserve_core.artifacts.store import result_id
-from fastserve_core.data.unlabelled import file_hashes
+from fastserve_core.data.paths import expand_path
+from fastserve_core.errors import DataError
 from fastserve_core.pipeline.cache import content_key
 from fastserve_core.pipeline.session import Session
 from fastserve_core.plugins.base import Compressor
@@ -47,10 +48,21 @@ def _option_key(active: ActivePlugin[Any]) -> dict[str, Any]:
     plugin = active.plugin
     options = {name: value for name, value in asdict(active.options).items() if name not in plugin.not_in_key}
     for name in plugin.reads_files:
-        options[name] = file_hashes(options[name], f"{active.path}.{name}")  # contents decide the result, not paths
+        options[name] = _hash_paths(options[name], f"{active.path}.{name}")
     for name in plugin.reads_artifacts:
         options[name] = load_artifact(Path(options[name]).expanduser()).digest if options[name] else None
     return options
+
+
+def _hash_paths(given: Any, option: str) -> list[Any]:
+    """Hash files by their contents and suffixes, which decide how they are read; their places do not."""
+    hashes: list[Any] = []
+    for path in [given] if isinstance(given, str) else given or ():
+        found = [file for file in expand_path(path) if file.exists()]
+        if not found:
+            raise DataError(f"{option}: the file {path} does not exist")
+        hashes += [hash_files(file) if file.is_dir() else [file.suffixes, hash_file(file)] for file in found]
+    return hashes
 
 
 def _training_key(session: Session, active: ActivePlugin[Any], original: Artifact | None) -> list[Any]:

@@ -31,7 +31,7 @@ def make_retrainer(session: Session) -> Callable[[RetrainRequest], StagedArtifac
         context = make_train_context(retraining, request.folder, request.model)
         context = replace(context, auxiliary_loss=request.auxiliary_loss)
         if request.unlabelled or request.rows:
-            texts = UnlabelledFiles(request.unlabelled, session.settings.data.columns, request.rows)
+            texts = UnlabelledFiles(request.unlabelled, session.settings.data, request.rows)
             context = replace(context, data=add_unlabelled(context.data, texts, context.task, session.store))
         staged: StagedArtifact = retraining.call_plugin(retrainer, "train", context)
         return staged

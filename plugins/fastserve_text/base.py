@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from fastserve_core.config import ModelSpec
 
 
-TEXT = Column("text", title="Text")
+TEXT = Column(
+    "text",
+    title="Text",
+    usual_names=(
+        "texts", "sentence", "sentences", "content", "review", "reviews", "comment", "tweet", "utterance", "message",
+        "post", "document", "article", "body", "query", "sentence1", "premise", "question1",
+        "文本", "内容", "评论", "评价", "句子", "正文",
+    ),
+)  # fmt: skip
 
 
 def validate_text(row: Row, name: str = "text") -> str | None:
@@ -52,6 +60,7 @@ class TextTask(Task):
     """The base of the text tasks: one column of texts, padding, models of transformers."""
 
     columns: ClassVar[tuple[Column, ...]] = (TEXT,)
+    not_in_rows: ClassVar[frozenset[str]] = frozenset({"max_length"})
     head: ClassVar[str]
     """How the name of the model's class in transformers ends."""
 

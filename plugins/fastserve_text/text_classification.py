@@ -25,6 +25,7 @@ from fastserve_core.tasks import (
     Row,
     TensorSpec,
     object_schema,
+    read_label,
 )
 from fastserve_text.base import TEXT, TextTask, sorted_labels, validate_text
 from fastserve_text.losses import cross_entropy
@@ -32,6 +33,12 @@ from fastserve_text.tokenization import softmax
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LABEL_NAMES = (
+    "labels", "intent", "category", "target", "class", "sentiment", "emotion", "topic", "gold_label",
+    "标签", "类别", "分类", "情感",
+)  # fmt: skip
+"""Usual names of the column with the label."""
 
 
 @dataclass
@@ -52,8 +59,13 @@ class TextClassification(TextTask):
     Options: ClassVar[type] = Options
     columns: ClassVar[tuple[Column, ...]] = (
         TEXT,
-        Column("text_pair", required=False, title="Second text (for models of pairs)"),
-        Column("label", is_label=True),
+        Column(
+            "text_pair",
+            required=False,
+            title="Second text (for models of pairs)",
+            usual_names=("sentence2", "hypothesis", "question2"),
+        ),
+        Column("label", is_label=True, usual_names=LABEL_NAMES),
     )
     head: ClassVar[str] = "ForSequenceClassification"
     metrics: ClassVar[Mapping[str, MetricSpec]] = {
@@ -73,9 +85,10 @@ class TextClassification(TextTask):
             row.pop("text_pair", None)
         elif fault := validate_text(row, "text_pair"):
             return fault
-        if row.get("label") is None or str(row["label"]).strip() == "":
-            return "'label' is empty"
-        row["label"] = str(row["label"]).strip()
+        try:
+            row["label"] = read_label(row.get("label"))
+        except ValueError as error:
+            return f"'label' {error}"
         return None
 
     @override

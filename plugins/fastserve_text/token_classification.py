@@ -23,6 +23,8 @@ from fastserve_core.tasks import (
     MetricSpec,
     Row,
     object_schema,
+    read_label,
+    read_words,
 )
 from fastserve_text import text_classification
 from fastserve_text.base import TEXT, TextTask, sorted_labels
@@ -56,7 +58,10 @@ class TokenClassification(TextTask):
 
     name: ClassVar[str] = "token_classification"
     Options: ClassVar[type] = Options
-    columns: ClassVar[tuple[Column, ...]] = (Column("tokens"), Column("tags", is_label=True))
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("tokens", usual_names=("words",)),
+        Column("tags", is_label=True, usual_names=("ner_tags", "labels", "ner")),
+    )
     head: ClassVar[str] = "ForTokenClassification"
     metrics: ClassVar[Mapping[str, MetricSpec]] = {
         "f1": MetricSpec(unit="%"),
@@ -74,14 +79,11 @@ class TokenClassification(TextTask):
     @override
     def check(self, row: Row) -> str | None:
         for name in ("tokens", "tags"):
-            value = row.get(name)
-            if isinstance(value, str):
-                row[name] = value = value.split()
-            if not isinstance(value, list) or not value:
-                return f"'{name}' is empty or no list of words"
-            row[name] = [str(one).strip() for one in value]
-            if "" in row[name]:
-                return f"'{name}' has an empty one at place {row[name].index('') + 1}"
+            try:
+                row[name] = read_words(row.get(name))
+            except ValueError as error:
+                return f"'{name}' {error}"
+        row["tags"] = [read_label(tag) for tag in row["tags"]]
         if len(row["tokens"]) != len(row["tags"]):
             return f"{len(row['tokens'])} tokens but {len(row['tags'])} tags"
         return None

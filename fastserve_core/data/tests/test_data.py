@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from fastserve_core.artifacts.store import Store
 from fastserve_core.config.nodes import DataOptions
+from fastserve_core.data.cutting import deduplicate
 from fastserve_core.data.prepare import prepare_dataset, prepare_rows
 from fastserve_core.data.rows import Rows, RowWriter, encode_row
 from fastserve_core.data.source import RawRecord
-from fastserve_core.data.splits import SPLITS, _deduplicate, validate_and_split
+from fastserve_core.data.splits import SPLITS, validate_and_split
 from fastserve_core.errors import DataError, OptionError
 from fastserve_core.tasks.load import load_task
 from fastserve_core.tasks.task import Row, Task
@@ -48,7 +49,7 @@ Cut = tuple[dict[str, list[Row]], list[str], list[str]]
 
 def cut(records: Mapping[str, Sequence[RawRecord]], options: DataOptions, task: Task, folder: Path) -> Cut:
     """The splits' rows, the labels and the bad rows."""
-    labels, bad = validate_and_split(records, options, task, folder)
+    labels, bad = validate_and_split(records, options, task, folder, silent)
     return {split: list(Rows(folder, split)) for split in SPLITS}, labels, bad
 
 
@@ -126,7 +127,9 @@ def test_a_split_with_nothing_left_is_refused_by_name(task: Task, tmp_path: Path
     with pytest.raises(DataError, match=r"(?s)no row of the train split is left: mend them.*2 bad rows"):
         cut({"train": rows(("", "a"), ("x", ""))}, lenient, task, tmp_path)
     greedy = DataOptions(validation_fraction=0.49, test_fraction=0.49)
-    with pytest.raises(DataError, match=r"4 different rows are too few to cut validation and test from and keep some"):
+    with pytest.raises(
+        DataError, match=r"4 different rows are too few to cut a test split of 49% from: give data\.test"
+    ):
         cut({"train": many(4)}, greedy, task, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -137,7 +140,7 @@ def test_a_rare_label_is_in_every_split(task: Task, tmp_path: Path) -> None:
     for seed in range(5):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        validate_and_split({"train": records}, DataOptions(split_seed=seed), task, folder)
+        validate_and_split({"train": records}, DataOptions(split_seed=seed), task, folder, silent)
         counts = {split: Counter(row["label"] for row in Rows(folder, split)) for split in SPLITS}
         assert [counts[split]["rare"] for split in SPLITS] == [8, 1, 1]
 
@@ -167,7 +170,7 @@ def test_preparing_holds_no_texts_in_memory(task: Task, tmp_path: Path) -> None:
     count, text = 4000, "word " * 500
     records = (RawRecord("f", {"text": f"{number} {text}", "label": "ab"[number % 2]}) for number in range(count))
     tracemalloc.start()
-    labels, _ = validate_and_split({"train": records}, DataOptions(), task, tmp_path)
+    labels, _ = validate_and_split({"train": records}, DataOptions(), task, tmp_path, silent)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert labels == ["a", "b"]
@@ -180,7 +183,7 @@ def test_the_first_of_equal_rows_is_kept(hashes: list[int], draw: random.Random)
     numbers = list(range(len(hashes)))
     draw.shuffle(numbers)
     first = {hashes[number]: number for number in reversed(numbers)}
-    assert list(_deduplicate(array("Q", hashes), numbers)) == [
+    assert list(deduplicate(array("Q", hashes), numbers)) == [
         number for number in numbers if first[hashes[number]] == number
     ]
 

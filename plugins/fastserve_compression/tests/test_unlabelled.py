@@ -12,7 +12,7 @@ from conftest import Cli
 from fastserve_compression.distillation import DistillOptions
 from fastserve_core.artifacts import Store, read_json
 from fastserve_core.config import DataOptions
-from fastserve_core.data import Dataset, UnlabelledFiles, add_unlabelled, file_hashes, prepare_rows
+from fastserve_core.data import Dataset, UnlabelledFiles, add_unlabelled, prepare_rows
 from fastserve_core.errors import DataError, OptionError
 from fastserve_core.tasks import UNLABELLED, load_task
 from fastserve_torch_ddp.data.tokens import TokenDataset, tokenize
@@ -33,13 +33,13 @@ def prepared(store: Store, rows: list[dict[str, str]] = LABELLED) -> Dataset:
 @pytest.mark.parametrize(
     ("name", "written", "said"),
     [
-        ("more.csv", "words\na\n", "more.csv:2: no column 'text'"),
+        ("more.csv", "wordy\na\n", "more.csv:2: no column 'text'"),
         ("more.csv", "", "is empty"),
         ("more.csv", "text\n", "has no rows"),
         ("more.csv", "text,text_pair\na,b\n", "this row has the column 'text_pair', the data has not"),
         ("more.jsonl", "{\n", "more.jsonl:1: not valid JSON"),
         ("more.jsonl", '{"text": " "}\n', "more.jsonl:1: an input cannot be used: 'text' is empty"),
-        ("more.pdf", "x", "supported: .csv, .tsv, .jsonl, .parquet, .txt"),
+        ("more.pdf", "x", "supported: .csv, .tsv, .jsonl, .ndjson, .json, .txt, .parquet"),
     ],
 )
 def test_files_that_cannot_be_used_are_refused(
@@ -47,8 +47,9 @@ def test_files_that_cannot_be_used_are_refused(
 ) -> None:
     path = tmp_path / name
     path.write_text(written)
+    texts, task = UnlabelledFiles([str(path)], DataOptions()), load_task("text_classification", {})
     with pytest.raises(DataError, match=said) as error:
-        add_unlabelled(prepared(store), UnlabelledFiles([str(path)], {}), load_task("text_classification", {}), store)
+        add_unlabelled(prepared(store), texts, task, store)
     assert str(error.value).startswith("compress.distill.unlabelled: ")
 
 
@@ -61,8 +62,9 @@ def test_a_missing_file_is_said_when_the_options_are_read(tmp_path: Path) -> Non
 
 
 def test_a_task_without_labels_is_refused(store: Store, tmp_path: Path) -> None:
+    texts, task = UnlabelledFiles([str(tmp_path)], DataOptions()), load_task("causal_lm", {})
     with pytest.raises(DataError, match="causal_lm learns from texts as they are: add these to data.train"):
-        add_unlabelled(prepared(store), UnlabelledFiles([str(tmp_path)], {}), load_task("causal_lm", {}), store)
+        add_unlabelled(prepared(store), texts, task, store)
 
 
 def test_pairs_want_pairs(store: Store, tmp_path: Path) -> None:
@@ -70,25 +72,30 @@ def test_pairs_want_pairs(store: Store, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,text_pair\nx,y\n")
     (tmp_path / "b.csv").write_text("text\nx\n")
     task = load_task("text_classification", {})
-    found = add_unlabelled(data, UnlabelledFiles([str(tmp_path / "a.csv")], {}), task, store)
+    found = add_unlabelled(data, UnlabelledFiles([str(tmp_path / "a.csv")], DataOptions()), task, store)
     assert found.rows("train")[-1] == {"text": "x", "text_pair": "y", "label": None}
     with pytest.raises(DataError, match="the data has the column 'text_pair', this row has not"):
-        add_unlabelled(data, UnlabelledFiles([str(tmp_path / "b.csv")], {}), task, store)
+        add_unlabelled(data, UnlabelledFiles([str(tmp_path / "b.csv")], DataOptions()), task, store)
 
 
 def test_the_key_follows_the_bytes_and_not_the_place(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n")
     (tmp_path / "b.txt").write_text("one\n")
     (tmp_path / "c.txt").write_text("two\n")
-    hashes = [file_hashes(str(tmp_path / f"{name}.txt"), "x") for name in "abc"]
-    assert hashes[0] == hashes[1] != hashes[2]
+    (tmp_path / "d.csv").write_text("one\n")
+    names = ["a.txt", "b.txt", "c.txt", "d.csv"]
+    keys = [UnlabelledFiles([str(tmp_path / name)], DataOptions()).fingerprint() for name in names]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
+    options = DataOptions(encoding="cp1252")
+    assert UnlabelledFiles([str(tmp_path / "a.txt")], options).fingerprint() != keys[0]
 
 
 def test_they_are_tokenized_with_the_others_and_have_no_class(store: Store, tmp_path: Path, tiny_bert: Path) -> None:
     (tmp_path / "more.txt").write_text("a film\n\nanother film\n")
     data = prepared(store)
     task = load_task("text_classification", {}, data.labels)
-    both = add_unlabelled(data, UnlabelledFiles([str(tmp_path / "more.txt")], {}), task, store)
+    both = add_unlabelled(data, UnlabelledFiles([str(tmp_path / "more.txt")], DataOptions()), task, store)
     assert both.counts == {**data.counts, "train": data.counts["train"] + 2}
     assert list(both.rows("test")) == list(data.rows("test"))
     targets = [one.target for one in TokenDataset(tokenize(task, tiny_bert, both, "train"))]

@@ -1,0 +1,165 @@
+"""Which of the data's columns is which of the task's: as the options say, of the same name, or of a usual one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+from fastserve_core.data.source import RawRecord
+from fastserve_core.errors import DataError, did_you_mean
+from fastserve_core.tasks.declarations import Column
+from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.values import plain_value
+
+FIRST_RECORDS = 100
+"""The number of records that the names of the columns are taken from; JSON objects may lack some."""
+
+
+@dataclass(frozen=True)
+class ColumnMap:
+    """The data's name of each of a task's columns.
+
+    Attributes:
+        columns: The task's columns.
+        names: The data's names by the task's; a column that the data lacks is left out.
+        known: The names of all columns of the first records.
+    """
+
+    columns: Sequence[Column]
+    names: Mapping[str, str]
+    known: Sequence[str]
+
+    def read_row(self, values: Mapping[str, Any]) -> tuple[Row, str | None]:
+        """Return the task's columns of a record, and the reason if a required one is missing."""
+        row = {name: plain_value(values[own]) for name, own in self.names.items() if own in values}
+        for column in self.columns:
+            if column.required and column.name not in row:
+                return row, f"no column '{self.names.get(column.name, column.name)}'"
+        return row, None
+
+
+def match_columns(
+    records: Iterable[RawRecord],
+    columns: Sequence[Column],
+    chosen: Mapping[str, str | None],
+    report: Callable[[str], None],
+) -> tuple[ColumnMap, Iterator[RawRecord]]:
+    """Find the task's columns in the first records.
+
+    Args:
+        records: The records.
+        columns: The task's columns.
+        chosen: The data's names that the user gave, by the task's.
+        report: Called with a message for each guess.
+
+    Returns:
+        The map, and all records.
+
+    Raises:
+        DataError: A required column is missing, or two columns may be meant.
+    """
+    first, records = _peek(records)
+    return _match(first, columns, chosen, report), records
+
+
+def match_inputs(
+    records: Iterable[RawRecord], task: Task, chosen: Mapping[str, str | None], report: Callable[[str], None]
+) -> tuple[ColumnMap, Iterator[RawRecord]]:
+    """Find the columns of a prediction's inputs, which are the task's columns without labels, or a request's.
+
+    Args:
+        records: The records.
+        task: The task.
+        chosen: The data's names that the user gave, by the task's.
+        report: Called with a message for each guess.
+
+    Returns:
+        The map, and all records.
+
+    Raises:
+        DataError: A required column is missing, or two columns may be meant.
+    """
+    first, records = _peek(records)
+    try:
+        return _match(first, [column for column in task.columns if not column.is_label], chosen, report), records
+    except DataError:
+        return _match(first, task.request_columns, chosen, report), records
+
+
+def _peek(records: Iterable[RawRecord]) -> tuple[list[RawRecord], Iterator[RawRecord]]:
+    iterator = iter(records)
+    first = list(islice(iterator, FIRST_RECORDS))
+    return first, chain(first, iterator)
+
+
+def _match(
+    first: Sequence[RawRecord],
+    columns: Sequence[Column],
+    chosen: Mapping[str, str | None],
+    report: Callable[[str], None],
+) -> ColumnMap:
+    known = list(dict.fromkeys(str(name) for record in first for name in record.values or ()))
+    where = next((record.where for record in first if record.values is not None), "")
+    names = _Matcher(known, chosen, where).match(columns) if known else {}
+    for task_name, name in names.items():
+        if name != (chosen.get(task_name) or task_name):
+            report(f"column '{name}' is read as {task_name} (data.columns.{task_name})")
+    return ColumnMap(columns, names, known)
+
+
+@dataclass(frozen=True)
+class _Matcher:
+    known: Sequence[str]
+    chosen: Mapping[str, str | None]
+    where: str
+
+    def match(self, columns: Sequence[Column]) -> dict[str, str]:
+        names: dict[str, str] = {}
+        has_guessed = False
+        free = self._unclaimed(columns)
+        for column in sorted(columns, key=lambda column: not column.required):
+            name = self._find(column, free, may_guess=column.required or has_guessed)
+            if name is None:
+                continue
+            if name in names.values():
+                other = next(key for key, value in names.items() if value == name)
+                raise DataError(
+                    f"{self.where}: '{name}' cannot be both {other} and {column.name}: "
+                    f"data.columns.{column.name}=NAME chooses another column"
+                )
+            names[column.name] = name
+            has_guessed |= name != (self.chosen.get(column.name) or column.name)
+        return names
+
+    def _unclaimed(self, columns: Sequence[Column]) -> list[str]:
+        """Return the columns that no option and no name of the task claims, which may be guessed."""
+        claimed = {name for name in self.chosen.values() if name} | {column.name for column in columns}
+        return [name for name in self.known if name not in claimed]
+
+    def _find(self, column: Column, free: Sequence[str], may_guess: bool) -> str | None:
+        given = self.chosen.get(column.name)
+        name = given or column.name
+        if name in self.known:
+            return name
+        usual = {_normalize(usual) for usual in (column.name, *column.usual_names)}
+        fitting = [other for other in free if _normalize(other) in usual] if given is None and may_guess else []
+        if len(fitting) > 1:
+            listed = ", ".join(f"'{other}'" for other in fitting)
+            raise DataError(
+                f"{self.where}: no column '{name}', and {listed} may be meant: "
+                f"data.columns.{column.name}=NAME says which one to use"
+            )
+        if fitting:
+            return fitting[0]
+        if column.required or given is not None:
+            raise DataError(
+                f"{self.where}: no column '{name}'{did_you_mean(name, self.known)}; "
+                f"data.columns.{column.name}=NAME says which one to use"
+            )
+        return None
+
+
+def _normalize(name: str) -> str:
+    return name.strip().casefold().replace(" ", "_").replace("-", "_")

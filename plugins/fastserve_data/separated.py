@@ -1,0 +1,139 @@
+"""Reads files of separated fields: CSV, TSV, and what is written with semicolons or bars."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fastserve_core.config import SEPARATORS
+from fastserve_core.data import RawRecord
+from fastserve_core.errors import DataError
+from fastserve_data.headers import name_columns
+from fastserve_data.text_files import iterate_lines, open_text
+
+if TYPE_CHECKING:
+    from fastserve_core.config import DataOptions
+
+MAX_FIELD_CHARACTERS = 10_000_000
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+"""The line before the header by which spreadsheets name the separator."""
+QUOTED = re.compile(r'"[^"]*"')
+
+
+def read_separated(path: Path, options: DataOptions, report: Callable[[str], None], suffix: str) -> Iterator[RawRecord]:
+    """Read the rows of a CSV or TSV file.
+
+    Args:
+        path: The file.
+        options: The options ``separator``, ``quoting`` and ``encoding``.
+        report: Called with a message for a separator that was guessed, and for quotes that may be meant otherwise.
+        suffix: ``.csv`` or ``.tsv``.
+
+    Raises:
+        DataError: The file has no header, two columns of one name, or a quote that is never closed.
+    """
+    csv.field_size_limit(MAX_FIELD_CHARACTERS)
+    with open_text(path, options.encoding, "", report) as file:
+        lines = iterate_lines(file, path)
+        first = next((line for line in lines if line.strip()), None)
+        if first is None:
+            raise DataError(f"{path} has no header: its first line has to name the columns")
+        named = SEPARATOR_LINE.fullmatch(first)
+        skipped = 1 if named else 0
+        header = next(lines, "") if named else first
+        separator = options.separator
+        if separator == "auto":
+            own = "\t" if suffix == ".tsv" else ","
+            separator = named[1] if named else _guess_separator(header, own, path, report)
+        is_quoted = options.quoting == "double" or (
+            options.quoting == "auto" and not (suffix == ".tsv" and separator == "\t")
+        )
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
+        reader = csv.reader(chain([header], lines), delimiter=separator, quoting=quoting, strict=True)
+        yield from _Table(reader, path, skipped, is_quoted).read(report)
+
+
+class _Table:
+    """The rows of one file, with their lines.
+
+    Args:
+        reader: The reader, before the header.
+        path: The file, for messages.
+        skipped: The number of lines before the header.
+        is_quoted: Whether fields may be in quotes.
+    """
+
+    def __init__(self, reader: Iterator[list[str]], path: Path, skipped: int, is_quoted: bool) -> None:
+        self._reader, self._path, self._skipped, self._is_quoted = reader, path, skipped, is_quoted
+        self._wrapped = self._in_quotes = 0
+
+    def read(self, report: Callable[[str], None]) -> Iterator[RawRecord]:
+        """Yield the rows; report at the end what a wrong ``data.quoting`` would look like."""
+        header: list[str] | None = None
+        for number, row in self._rows():
+            if header is None:
+                header = name_columns(row, str(self._path))
+            elif len(row) != len(header):
+                fault = f"{len(row)} fields, but the header has {len(header)}"
+                yield RawRecord(f"{self._path}:{number}", None, fault)
+            else:
+                yield RawRecord(f"{self._path}:{number}", dict(zip(header, row, strict=True)))
+        if self._wrapped:
+            report(
+                f"{self._path}: {self._wrapped} rows have line ends within quotes (data.quoting=none ends rows there)"
+            )
+        if self._in_quotes:
+            report(
+                f"{self._path}: quotes round {self._in_quotes} fields are read as text "
+                "(data.quoting=double removes them)"
+            )
+
+    def _rows(self) -> Iterator[tuple[int, Sequence[str]]]:
+        """Yield each row with the number of its first line."""
+        while True:
+            start = self._line + 1
+            try:
+                row = next(self._reader, None)
+            except csv.Error as error:
+                raise DataError(self._describe(error, start)) from error
+            if row is None:
+                return
+            if row:
+                self._wrapped += self._line > start
+                if not self._is_quoted:
+                    self._in_quotes += sum(len(field) > 1 and field[0] == field[-1] == '"' for field in row)
+                yield start, row
+
+    @property
+    def _line(self) -> int:
+        line: int = self._reader.line_num  # type: ignore[attr-defined]
+        return line + self._skipped
+
+    def _describe(self, error: csv.Error, start: int) -> str:
+        where = f"{self._path}:{start}: "
+        if not self._is_quoted:
+            return f"{where}{error}"
+        if "unexpected end" in str(error) or "field limit" in str(error):
+            return f"{where}a quote that this row opens is never closed (data.quoting=none reads quotes as text)"
+        return (
+            f"{where}the quotes of this row, which ends in line {self._line}, do not match: {error} "
+            "(data.quoting=none reads quotes as text)"
+        )
+
+
+def _guess_separator(header: str, own: str, path: Path, report: Callable[[str], None]) -> str:
+    """Return the separator in the header outside quotes: the one that the suffix names, or the only other."""
+    bare = QUOTED.sub("", header)
+    found = [separator for separator in SEPARATORS.values() if separator in bare]
+    if own in found or not found:
+        return own
+    names = [name for name, separator in SEPARATORS.items() if separator in found]
+    if len(names) > 1:
+        choices = " or ".join(f"data.separator={name}" for name in names)
+        raise DataError(f"{path}:1: the fields may be separated in several ways: set {choices}")
+    report(f"{path}: fields are separated by {found[0]!r} (data.separator={names[0]})")
+    return found[0]
