@@ -107,16 +107,18 @@ def _cut_by_time(train: ValidatedRows, unique: array[int], fractions: dict[str, 
     times = [train.positions[number] for number in unique]
     cut, end = {}, len(times)
     for split in reversed(fractions):
-        wanted = max(len(times) - int(len(times) * sum(_up_to(fractions, split)) + 0.5), 0)
-        bounds = {
-            bisect_left(times, times[min(wanted, len(times) - 1)]),
-            bisect_right(times, times[max(wanted - 1, 0)]),
-        }
-        inside = [bound for bound in bounds if 0 < bound < end]
-        start = min(inside, key=lambda bound: (abs(bound - wanted), bound), default=end)
-        cut[split] = unique[start:end]
-        end = start
+        wanted = len(times) - int(len(times) * sum(_up_to(fractions, split)) + 0.5)
+        bound = _nearest_bound(times, wanted, end)
+        cut[split] = unique[bound:end]
+        end = bound
     return {"train": unique[:end], **cut}
+
+
+def _nearest_bound(times: Sequence[float], wanted: int, end: int) -> int:
+    """Return the index nearest to the wanted one, before ``end``, at which another time begins; else ``end``."""
+    at = min(max(wanted, 1), end - 1)
+    bounds = (bisect_left(times, times[at]), bisect_right(times, times[at - 1]), bisect_left(times, times[end - 1]))
+    return min((bound for bound in bounds if 0 < bound < end), key=lambda bound: abs(bound - wanted), default=end)
 
 
 def _up_to(fractions: dict[str, float], last: str) -> list[float]:

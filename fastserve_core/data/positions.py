@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastserve_core.errors import DataError, did_you_mean
 from fastserve_core.tasks.values import is_missing, plain_value
@@ -41,14 +41,9 @@ class PositionColumn:
             return cls(options.group, "data.group")
         return cls(options.time, "data.time") if options.time is not None else None
 
-    def check(self, known: Iterable[str]) -> None:
-        """Check that the data has the column.
-
-        Raises:
-            DataError: It does not.
-        """
-        if self.name not in known:
-            raise DataError(f"{self.option}: no column '{self.name}'{did_you_mean(self.name, known)}")
+    def raise_missing(self, known: Iterable[str]) -> NoReturn:
+        """Raise ``DataError``, because the data has no such column among those that are known."""
+        raise DataError(f"{self.option}: no column '{self.name}'{did_you_mean(self.name, known)}")
 
     def read(self, values: Mapping[str, Any]) -> float:
         """Return the hash of the row's group, or its time in seconds or in the data's own unit.

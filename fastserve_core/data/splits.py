@@ -96,16 +96,15 @@ def _report_overlap(
     train: ValidatedRows, other: ValidatedRows, split: str, options: DataOptions, report: Report
 ) -> None:
     """Report rows of a given split that the training data tells too much about."""
+    total = len(other.rows)
     if options.group is not None:
         known = set(train.positions)
-        shared = sum(position in known for position in other.positions)
-        if shared:
-            report(f"{shared} of {len(other.rows)} {split} rows have a value of '{options.group}' that train has too")
+        if shared := sum(position in known for position in other.positions):
+            report(f"{shared} of {total} {split} rows have a value of '{options.group}' that train has too")
     elif options.time is not None:
         last = max(train.positions)
-        early = sum(position <= last for position in other.positions)
-        if early:
-            report(f"{early} of {len(other.rows)} {split} rows are not later than the last one of train")
+        if early := sum(position <= last for position in other.positions):
+            report(f"{early} of {total} {split} rows are not later than the last one of train")
 
 
 def _copy(train: ValidatedRows, numbers: Sequence[int], folder: Path, split: str, options: DataOptions) -> None:
@@ -120,5 +119,5 @@ def _move(rows: ValidatedRows, split: str, scratch: Path, folder: Path, options:
     with wrap_write_errors(f"the {split} split", folder):
         for suffix in (SUFFIX, OFFSETS):
             (scratch / split).with_suffix(suffix).rename((folder / split).with_suffix(suffix))
-    if options.group is not None:
+    if options.group is not None and rows.positions:
         write_groups(folder, split, rows.positions)

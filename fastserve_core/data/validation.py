@@ -90,14 +90,17 @@ class Validator:
         """
         columns, records = match_columns(records, self.task.columns, self.options.columns, self.report)
         position_column = PositionColumn.of(self.options)
-        if position_column is not None and columns.known:
-            position_column.check(columns.known)
+        if position_column is not None and position_column.name not in columns.known:
+            if split == "train" and columns.known:
+                position_column.raise_missing(columns.known)
+            position_column = None  # a given split needs none
+        known_labels = set(labels)
         hashes, strata, names = array("Q"), array("I"), dict[str, int]()
         positions: array[Any] = array("Q" if self.options.group is not None else "d")
         with RowWriter(self.scratch, split) as writer:
             for record in records:
                 try:
-                    row = self._read_row(record, columns, split, set(labels))
+                    row = self._read_row(record, columns, split, known_labels)
                     line = _encode(row)
                     if position_column is not None:
                         positions.append(position_column.read(record.values or {}))

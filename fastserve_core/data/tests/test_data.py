@@ -232,6 +232,73 @@ def test_prepared_data_is_kept_by_its_bytes(tmp_path: Path, task: Task, reviews:
     assert len(first.rows("train")) == first.counts["train"]
 
 
+def test_everything_that_decides_a_reading_is_in_the_key(tmp_path: Path, task: Task) -> None:
+    store, content = Store(tmp_path), "text\n" + "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(40))
+    for suffix in ("txt", "csv", "tsv"):
+        (tmp_path / f"x.{suffix}").write_text(content.replace("text\n", "text,label\n", 1))
+    written = load_task("causal_lm", {})
+    lines, table = (
+        prepare_dataset(DataOptions(train=str(tmp_path / f"x.{suffix}")), written, store, silent)
+        for suffix in ("txt", "csv")
+    )
+    assert {row["text"].rpartition(",")[2] for row in lines.rows("train")} <= {"a", "b", "label"}
+    assert all("," not in row["text"] for row in table.rows("train"))
+    path = str(tmp_path / "x.tsv")
+    options = [{}, {"separator": "comma"}, {"quoting": "double"}, {"encoding": "cp1252"}, {"validation_fraction": 0.2},
+               {"max_bad_rows": 3}, {"columns": {"text": "text"}}, {"max_rows": 30}, {"group": "text"}]  # fmt: skip
+    keys = {prepare_dataset(DataOptions(train=path, **one), task, store, silent).fingerprint for one in options}
+    given_rows = [{"text": f"t{number}", "label": "ab"[number % 2]} for number in range(40)]
+    in_memory = [one for one in options if not {"separator", "quoting", "encoding"} & set(one)]
+    keys |= {prepare_rows({"train": given_rows}, DataOptions(**one), task, store).fingerprint for one in in_memory}
+    assert len(keys) == len(options) + len(in_memory)
+
+
+def test_options_of_a_task_are_in_the_key_unless_they_do_not_decide_rows(tmp_path: Path) -> None:
+    given_rows = [{"text": f"t{number}"} for number in range(40)]
+    options: list[dict[str, object]] = [{}, {"max_length": 64}, {"pack": True}]
+    keys = [
+        prepare_rows({"train": given_rows}, DataOptions(), load_task("causal_lm", one), Store(tmp_path)).fingerprint
+        for one in options
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_rows_of_different_types_have_different_keys(tmp_path: Path, task: Task) -> None:
+    def key(label: object) -> str:
+        rows_of_labels = [{"text": f"t{number}", "label": [label, "b"][number % 2]} for number in range(40)]
+        return prepare_rows({"train": rows_of_labels}, DataOptions(), task, Store(tmp_path)).fingerprint
+
+    assert len({key(label) for label in ("a", b"x", "b'y'", "None", 1, True)}) == 6
+    assert key(b"a") == key("a")
+
+
+def test_one_row_without_a_label_is_a_bad_row(tmp_path: Path, task: Task) -> None:
+    path = tmp_path / "x.jsonl"
+    lines = [json.dumps({"text": f"t{number}", "label": "ab"[number % 2]}) for number in range(40)]
+    path.write_text(
+        "\n".join(['{"text": "first"}', *lines, '{"text": "last", "lable": "a"}', '{"text": "n", "label": NaN}'])
+    )
+    with pytest.raises(
+        DataError, match=r"(?s)3 bad rows.*x\.jsonl:1: no column 'label'.*:42: no col.*:43: 'label' is empty"
+    ):
+        prepare_dataset(DataOptions(train=str(path)), task, Store(tmp_path), silent)
+    data = prepare_dataset(DataOptions(train=str(path), max_bad_rows=3), task, Store(tmp_path), silent)
+    assert sum(data.counts.values()) == 40
+
+
+def test_guesses_are_reported_by_every_run(tmp_path: Path, task: Task) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("review;label\n" + "".join(f"t{number};{'ab'[number % 2]}\n" for number in range(40)))
+    for _ in range(2):
+        notes: list[str] = []
+        data = prepare_dataset(DataOptions(train=str(path)), task, Store(tmp_path), notes.append)
+        assert notes == list(data.notes)
+        assert set(notes) == {
+            "column 'review' is read as text (data.columns.text)",
+            f"{path}: fields are separated by ';' (data.separator=semicolon)",
+        }
+
+
 def test_rows_in_memory_are_prepared_alike(tmp_path: Path, task: Task) -> None:
     given_rows = [{"text": f"t{number}", "label": "ab"[number % 2]} for number in range(40)]
     data = prepare_rows({"train": given_rows}, DataOptions(), task, Store(tmp_path))
