@@ -121,7 +121,7 @@ def _check_group_choice(key: str, value: str, extra: list[Path]) -> list[str]:
 def _resolve_path(group: str, value: str, known: list[str]) -> list[str]:
     path = Path(value).expanduser()
     quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if group == "data" and (path.suffix or "/" in value):
+    if group == "data" and (path.suffix or "/" in value or path.exists()):
         return ["data=files", f"data.train={quoted}"]
     if group == "model" and (path.is_dir() or value.startswith((".", "/", "~"))):
         return ["model=checkpoint", f"model.path={quoted}"]

@@ -58,7 +58,7 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):
-            _check_files(getattr(self, name), f"data.{name}")
+            setattr(self, name, _read_paths(getattr(self, name), f"data.{name}"))
         self._check_format()
         if self.group is not None and self.time is not None:
             raise OptionError("the splits are cut by data.group or by data.time, not by both: set one of them to null")
@@ -89,10 +89,14 @@ class DataOptions:
                 ) from error
 
 
-def _check_files(given: Any, option: str) -> None:
+def _read_paths(given: Any, option: str) -> Any:
+    """Return a path or a list of paths; a name that is a number was text on the command line."""
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given)
     is_list = isinstance(given, list) and all(isinstance(path, str) and path for path in given)
     if not (is_list or given is None or isinstance(given, str)):
         raise OptionError(f"{option} must be a path or a list of paths, not {given!r}")
+    return given
 
 
 @dataclass

@@ -95,6 +95,7 @@ class RunRecord:
             "rows": dict(data.counts),
             "labels": list(data.labels),
             "bad_rows": len(data.bad_rows),
+            "notes": list(data.notes),
         }
 
     def as_json(self) -> dict[str, Any]:

@@ -101,8 +101,13 @@ class TokenClassification(TextTask):
 
     @override
     def read_input(self, value: Any) -> Row:
-        given = value.get("tokens", value.get("text")) if isinstance(value, Mapping) else value
-        words = given.split() if isinstance(given, str) else given
+        words = value.get("text") if isinstance(value, Mapping) else value
+        try:
+            if isinstance(value, Mapping) and "tokens" in value:
+                words = read_words(value["tokens"])
+        except ValueError as error:
+            raise DataError(f"an input cannot be used: 'tokens' {error}") from error
+        words = words.split() if isinstance(words, str) else words
         if not isinstance(words, (list, tuple)) or not words or not all(isinstance(one, str) for one in words):
             raise DataError("an input cannot be used: give a text, or a list of words as 'tokens'")
         return {"tokens": list(words)}

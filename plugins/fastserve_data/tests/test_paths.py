@@ -48,7 +48,7 @@ def test_a_folder_may_have_the_splits(folder: Path) -> None:
     assert [record.where for record in given["test"]] == [f"{folder / 'a.csv'}:2"]
 
 
-@pytest.mark.parametrize("given", [3, {"a": 1}, [""], "", [3]])
+@pytest.mark.parametrize("given", [3.5, {"a": 1}, [""], "", [3]])
 def test_what_is_no_path_is_refused(given: object) -> None:
     if given == "":
         with pytest.raises(DataError, match="no training data"):
