@@ -148,7 +148,10 @@ def test_wrong_input_is_said_to_a_shell(command: Cli) -> None:
         ([DDP, "data.train=nowhere.csv"], ["nowhere.csv does not exist"]),
         ([DDP, "model=./nowhere", "data=REVIEWS"], ["nowhere does not exist"]),
         (["predictt"], ["nor a command; did you mean 'predict'"]),
-        ([DDP, "train.torch_ddp.lr=[1,2"], ["'train.torch_ddp.lr=[1,2' cannot be read"]),
+        ([DDP, "train.torch_ddp.lr=[1,2"], ["'train.torch_ddp.lr=[1,2' cannot be read", """lr="[1,2"'"""]),
+        ([DDP, "data.train=验证's (1)=&~.csv"], ["验证's (1)=&~.csv does not exist"]),
+        ([DDP, "data.train=甲${乙}.csv"], [r"""write 'data.train="甲\${乙}.csv"'"""]),
+        ([DDP, "data.列=1"], ["data has no option '列'"]),
     ],
 )
 def test_wrong_input_is_said_in_one_message(

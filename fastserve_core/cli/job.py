@@ -97,10 +97,12 @@ def _start(job: Callable[[DictConfig], None], overrides: list[str]) -> None:
 def _run(cfg: DictConfig) -> int:
     from hydra.core.hydra_config import HydraConfig
 
+    from fastserve_core.config.options import resolve_interpolations
     from fastserve_core.pipeline.execute import execute
     from fastserve_core.processes.environment import set_library_environment
 
     hydra = HydraConfig.get()
+    cfg = resolve_interpolations(cfg)
     set_library_environment(offline=cfg.model.kind != "hub" and cfg.data.source != "hub")
     user_overrides = frozenset(override.partition("=")[0].lstrip("+~") for override in hydra.overrides.task)
     execute(cfg, Path(hydra.runtime.output_dir), user_overrides)

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from fastserve_core.config.overrides import extend_grammar, quote, quote_value
 from fastserve_core.entry_points import package_config_dirs
 from fastserve_core.errors import ErrorCollector, OptionError, UnknownNameError
 
@@ -73,7 +74,7 @@ def check_choices(overrides: list[str]) -> list[str]:
         overrides: Hydra's overrides.
 
     Returns:
-        The overrides with such choices expanded.
+        The overrides with such choices expanded, and with values in quotes if Hydra needs them.
 
     Raises:
         UserError: A choice does not exist; the message has "did you mean".
@@ -81,13 +82,15 @@ def check_choices(overrides: list[str]) -> list[str]:
     """
     errors, result = ErrorCollector(), list[str]()
     extra = _user_config_dirs(overrides)
+    extend_grammar()
     for override in overrides:
         key, equals, value = override.partition("=")
         if equals and key.lstrip("+") in GROUPS:
             with errors.collect():
                 result += _check_group_choice(key, value, extra)
         else:
-            result.append(override)
+            with errors.collect():
+                result.append(quote_value(override))
     errors.raise_if_any()
     return result
 
@@ -102,6 +105,8 @@ def _user_config_dirs(overrides: list[str]) -> list[Path]:
 def _check_group_choice(key: str, value: str, extra: list[Path]) -> list[str]:
     group = key.lstrip("+")
     known = group_choices(group, extra)
+    if group in ("model", "data") and value and value not in known and Path(value).expanduser().exists():
+        return _resolve_path(group, value, known)  # whatever characters it has
     names = [name.strip().strip("'\"") for name in value.strip("[]").split(",") if name.strip()]
     if not names:
         raise OptionError(f"{key}= has no value (known: {', '.join(known)})")
@@ -120,11 +125,10 @@ def _check_group_choice(key: str, value: str, extra: list[Path]) -> list[str]:
 
 def _resolve_path(group: str, value: str, known: list[str]) -> list[str]:
     path = Path(value).expanduser()
-    quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if group == "data" and (path.suffix or "/" in value or path.exists()):
-        return ["data=files", f"data.train={quoted}"]
+        return ["data=files", f"data.train={quote(value)}"]
     if group == "model" and (path.is_dir() or value.startswith((".", "/", "~"))):
-        return ["model=checkpoint", f"model.path={quoted}"]
+        return ["model=checkpoint", f"model.path={quote(value)}"]
     if group == "model" and value.count("/") == 1:
-        return ["model=hub", f"model.name={quoted}"]
+        return ["model=hub", f"model.name={quote(value)}"]
     raise UnknownNameError(group, value, known, advice=", or a path")

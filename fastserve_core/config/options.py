@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from fastserve_core.config.overrides import escape_interpolations, format_argument, quote
 from fastserve_core.errors import ErrorCollector, FastServeError, OptionError, did_you_mean
 
 T = TypeVar("T")
@@ -43,6 +44,59 @@ def parse_options(kind: type[T], values: Mapping[str, Any] | DictConfig | None, 
         raise
     except (TypeError, ValueError) as error:
         raise OptionError(f"{path}: {error}") from error
+
+
+def resolve_interpolations(cfg: DictConfig) -> DictConfig:
+    """Return a config with the values of its references (``${…}``).
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        OptionError: One cannot be resolved; the message has the form of a text that is not a reference.
+        ValidationError: Several cannot.
+    """
+    _check_interpolations(cfg, "")
+    # OmegaConf.resolve would make references of texts that have escaped ones
+    values: dict[str, Any] = _escape_texts(OmegaConf.to_container(cfg, resolve=True))
+    return OmegaConf.create(values)
+
+
+def _escape_texts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _escape_texts(element) for name, element in value.items()}
+    if isinstance(value, list):
+        return list(map(_escape_texts, value))
+    return escape_interpolations(value) if isinstance(value, str) else value
+
+
+def _check_interpolations(node: DictConfig | ListConfig, path: str) -> None:
+    """Check the references in a node; its path ends in a dot.
+
+    Raises:
+        OptionError: One cannot be resolved.
+        ValidationError: Several cannot.
+    """
+    errors = ErrorCollector()
+    names: Any = range(len(node)) if isinstance(node, ListConfig) else node
+    for name in names:
+        with errors.collect():
+            if OmegaConf.is_interpolation(node, name):
+                _check_interpolation(node, name, path)
+            elif not OmegaConf.is_missing(node, name) and isinstance(node[name], (DictConfig, ListConfig)):
+                _check_interpolations(node[name], f"{path}{name}.")
+    errors.raise_if_any()
+
+
+def _check_interpolation(node: DictConfig | ListConfig, name: Any, path: str) -> None:
+    try:
+        node[name]
+    except OmegaConfBaseException as error:
+        values: Any = OmegaConf.to_container(node, resolve=False)
+        text = values[name]
+        typed = quote(text) if isinstance(node, ListConfig) else format_argument(f"{path}{name}", text)
+        message = f"{path}{name}={text}: {_first_line(error)}. For a text that is not a reference, write {typed}"
+        raise OptionError(message) from error
 
 
 def _merge_option(schema: Any, node: DictConfig, name: str, path: str) -> None:

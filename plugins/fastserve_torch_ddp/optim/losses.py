@@ -37,13 +37,19 @@ def class_weights(given: Any, labels: Sequence[str], counts: Sequence[int]) -> l
         return [sum(counts) / (there * count) if count else 1.0 for count in counts]
     if not isinstance(given, Mapping):
         raise OptionError(f"{HERE}.class_weights must be 'balanced' or a mapping of labels to weights, not '{given}'")
-    by_label = {str(label): weight for label, weight in given.items()}
+    by_label = {_label_name(label, labels): weight for label, weight in given.items()}
     faults = ErrorCollector()
     for label, weight in by_label.items():
         with faults.collect():
             _check_weight(label, weight, labels)
     faults.raise_if_any()
     return [float(by_label.get(label, 1.0)) for label in labels]
+
+
+def _label_name(label: Any, labels: Sequence[str]) -> str:
+    """A label's name; ``true`` on the command line is a truth value, and may be the label ``true`` or ``True``."""
+    name = str(label)
+    return name.lower() if isinstance(label, bool) and name not in labels else name
 
 
 def _check_weight(label: str, weight: Any, labels: Sequence[str]) -> None:
