@@ -23,6 +23,7 @@ from fastserve_core.pipeline.keys import stage_key, stage_result_id
 from fastserve_core.pipeline.record import StageRecord
 from fastserve_core.pipeline.retrain import make_retrainer
 from fastserve_core.pipeline.session import Session
+from fastserve_core.pipeline.variants import select_variant
 from fastserve_core.plugins.registry import ActivePlugin
 from fastserve_core.plugins.requests import StagedArtifact
 
@@ -118,8 +119,26 @@ def _run_plugin(step: Step, claim: Claim, begin: float) -> Path:
         else make_compress_context(session, work, step.model, original, make_retrainer(session))
     )
     staged: StagedArtifact = session.call_plugin(active, active.section, context)
-    seal(session, staged, step.model, _lineage_entry(step, begin, staged.costs), original)
+    entry = _lineage_entry(step, begin, staged.costs)
+    if staged.alternatives and original is not None:
+        return _seal_best(step, staged, entry, original).folder
+    seal(session, staged, step.model, entry, original)
     return staged.folder
+
+
+def _seal_best(step: Step, staged: StagedArtifact, entry: Mapping[str, Any], original: Artifact) -> Artifact:
+    """Measure the variants of a candidate, and return the best; its lineage has the figures of all."""
+    session = step.session
+    variants = {
+        variant.variant: seal(session, variant, step.model, entry, original)
+        for variant in (staged, *staged.alternatives)
+    }
+    best, figures = select_variant(session, variants, original)
+    ratios = (f"{1 / other['speed']:.2f} times as fast as {name}" for name, other in figures.items() if name != best)
+    session.warn(f"{step.active.name} measured {len(variants)} variants: {best} is published, {', '.join(ratios)}")
+    artifact = variants[best]
+    lineage = (*step.model.manifest.lineage, {**entry, "variant": best, "variants": figures})
+    return write_manifest(artifact.folder, replace(artifact.manifest, lineage=lineage))
 
 
 def _judge(step: Step, candidate: Artifact, last_good: Artifact) -> Verdict:

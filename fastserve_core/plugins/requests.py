@@ -38,6 +38,8 @@ class StagedArtifact:
         scores: The task's metrics on the validation split, if the plugin measured them.
         steps: The number of optimizer steps.
         costs: Costs of the work (``seconds``, ``peak_memory_bytes`` …), for the lineage.
+        variant: The name of this variant of the result, if there are alternatives.
+        alternatives: Other variants of the result. The core measures all of them, and publishes the best.
     """
 
     folder: Path
@@ -47,6 +49,8 @@ class StagedArtifact:
     scores: Mapping[str, float] = field(default_factory=dict)
     steps: int = 0
     costs: Mapping[str, float] = field(default_factory=dict)
+    variant: str = ""
+    alternatives: tuple[StagedArtifact, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from .environment import hide_package as hide_package
 from .environment import set_library_environment as set_library_environment
 from .environment import suppress_library_output as suppress_library_output
 from .fork_pool import can_fork as can_fork
+from .processor import Processor as Processor
+from .processor import read_processor as read_processor
 from .resources import available_memory as available_memory
 from .resources import thread_environment as thread_environment
 from .resources import threads_per_process as threads_per_process

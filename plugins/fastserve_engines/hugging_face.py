@@ -8,6 +8,7 @@ from typing import Any
 from fastserve_core.artifacts import read_json
 from fastserve_core.errors import ArtifactError
 from fastserve_core.models import load_pretrained
+from fastserve_core.processes import read_processor
 
 
 def load_model(folder: Path) -> Any:
@@ -35,7 +36,8 @@ def to_inference_dtype(model: Any) -> Any:
     """
     import torch
 
-    if not getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)():  # emulated bf16 is slower than fp32
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() and read_processor().has_bf16_units
+    if not has_bf16:  # emulated bf16 is slower than fp32
         return model.float()
     for parameter in model.parameters():
         if parameter.dtype == torch.float16:

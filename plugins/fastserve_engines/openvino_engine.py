@@ -13,7 +13,7 @@ import numpy as np
 from fastserve_core.artifacts import max_positions, read_config
 from fastserve_core.errors import ArtifactError, PlanError
 from fastserve_core.inference import Engine
-from fastserve_core.processes import hide_package
+from fastserve_core.processes import hide_package, read_processor
 from fastserve_core.tasks import Arrays, DecodeEngine
 from fastserve_engines.causal_engine import FP32_CONFIG, INPUT_NAMES, CausalRunner, is_causal
 
@@ -32,7 +32,8 @@ class OpenVINOEngine(Engine):
 
     A single input is computed with all threads, for the lowest latency; of many batches, each thread computes its own,
     which is 5 to 15 % faster for MiniLM on two cores. On processors with bf16 units, OpenVINO computes unquantized
-    operators in bf16. A folder of Hugging Face weights is lowered on first use and cached in the store.
+    operators in bf16. On those without 8-bit units, integer weights become floats when they are loaded. A folder of
+    Hugging Face weights is lowered on first use and cached in the store.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
@@ -56,7 +57,12 @@ class OpenVINOEngine(Engine):
         self._core = openvino.Core()
         self._graph = self._core.read_model(_find_files(folder, threads) / MODEL_FILE)
         causal = is_causal(self._graph)
+        processor = read_processor()
+        if not (causal or processor.has_int8_units or _quantizes_inputs(self._graph)):
+            _fold_weights(self._graph)
         self._config = {"INFERENCE_NUM_THREADS": threads} | (FP32_CONFIG if causal else ENCODER_CONFIG)
+        if processor.limit and not processor.has_bf16_units:
+            self._config["INFERENCE_PRECISION_HINT"] = "f32"  # it would ask oneDNN for bf16, above the limit
         self._threads, self._model = threads, self._compile("LATENCY", streams=1)
         self._causal = CausalRunner(self._model, folder) if causal else None
         self._request = self._model.create_infer_request()
@@ -174,6 +180,20 @@ def _read_pad_token_id(folder: Path) -> int:
     """Return the id of the padding, by which some classifiers find the end of a text."""
     number = read_config(folder).get("pad_token_id") if (folder / "config.json").is_file() else 0
     return number if isinstance(number, int) and number >= 0 else 0
+
+
+def _quantizes_inputs(graph: Any) -> bool:
+    """Return whether layers compute with integers, which needs integer weights."""
+    return any(node.get_type_name() == "FakeQuantize" for node in graph.get_ops())
+
+
+def _fold_weights(graph: Any) -> None:
+    """Compute the floats of weights that are stored as integers once; tables of embeddings keep their integers."""
+    from openvino.passes import ConstantFolding, Manager
+
+    manager = Manager()
+    manager.register_pass(ConstantFolding())
+    manager.run_passes(graph)
 
 
 def _get_length(inputs: Arrays) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fastserve_core import hookimpl
 from fastserve_core.artifacts import COMPILED, TRAINABLE
 from fastserve_core.entry_points import missing_packages
-from fastserve_core.errors import MissingPackageError, OptionError, PlanError
+from fastserve_core.errors import MissingPackageError, OptionError, PlanError, UserError
+from fastserve_core.events import WarningRaised
 from fastserve_core.plugins import CompressContext, Compressor, StagedArtifact
 from fastserve_core.tasks import Task
 
@@ -25,7 +26,8 @@ class QuantizeOptions:
     Attributes:
         calibration_rows: Number of training rows for calibration.
         embeddings: Dtype of the embedding tables, ``int8`` (one scale per row) or ``fp32``.
-        method: Quantization method; null is static for encoders and rtn for language models.
+        method: Quantization method; null is rtn for language models, static for encoders on processors with 8-bit
+            units, and the best of static and dynamic on others.
         tolerable_loss: With method static, fraction of the score that may be lost: layers are left in fp32 until the
             loss is smaller. Null quantizes all layers.
         bits: Bits of a language model's weights, 4 or 8.
@@ -104,17 +106,52 @@ class NeuralCompressor(Compressor):
 
     @hookimpl
     def compress(self, run: CompressContext) -> StagedArtifact:
-        """Quantize the model in a child process."""
+        """Quantize the model with each method that may be the best on this processor.
+
+        Raises:
+            UserError: No method supports the model.
+        """
+        staged: list[StagedArtifact] = []
+        methods = choose_methods(self.options, run.task)
+        for method in methods:
+            try:
+                staged.append(self._quantize(run, method))
+            except UserError as error:
+                if not staged and method == methods[-1]:
+                    raise
+                run.emit(WarningRaised(f"method={method}: {error}"))
+        return replace(staged[0], alternatives=tuple(staged[1:]))
+
+    def _quantize(self, run: CompressContext, method: str | None) -> StagedArtifact:
+        """Quantize the model with one method, in a child process."""
         from fastserve_core.processes import PRELOAD_MODULES, run_in_child
 
-        draft = run.clean_folder()
+        draft = run.clean_folder(f"draft-{method}")
         request = {
             "model": run.model.folder,
             "data": run.data.folder,
             "task": [run.task.name, vars(run.task.options), list(run.labels)],
             "draft": draft,
-            "options": vars(self.options),
+            "options": vars(self.options) | {"method": method},
             "seed": run.seed,
         }
         run_in_child("fastserve_neural_compressor.worker", request, run.threads, run.emit, PRELOAD_MODULES)
-        return StagedArtifact(draft, engine="openvino", form=COMPILED)
+        return StagedArtifact(draft, engine="openvino", form=COMPILED, variant=method or "")
+
+
+def choose_methods(options: QuantizeOptions, task: Task) -> tuple[str | None, ...]:
+    """Return the methods to try.
+
+    Without 8-bit units, integers take longer than floats in many models. There ``dynamic``, which stores 8 bits and
+    computes in floats, is tried too.
+
+    Args:
+        options: The plugin's options.
+        task: The task of the model.
+    """
+    from fastserve_core.processes import read_processor
+
+    is_chosen = options.method is not None or options.tolerable_loss is not None
+    if is_chosen or task.is_generative or read_processor().has_int8_units:
+        return (options.method,)
+    return ENCODER_METHODS

@@ -54,6 +54,29 @@ def test_a_classifier_is_quantized(
     assert cli("predict", made["artifact"], "a wonderful film").returncode == 0
 
 
+def test_without_8_bit_units_the_best_variant_is_published(
+    cli: Cli, tiny_bert: Path, reviews: Path, tmp_path: Path
+) -> None:
+    done = cli(
+        *("+plugin=neural_compressor", f"model={tiny_bert}", f"data={reviews}", *CHEAP),
+        ONEDNN_MAX_CPU_ISA="AVX2",
+    )
+    assert done.returncode == 0, done.stderr
+    made = load_artifact(Path(stages(tmp_path)[-1]["artifact"]))
+    entry = made.manifest.lineage[-1]
+    assert set(entry["variants"]) == {"static", "dynamic"}
+    assert entry["variants"][entry["variant"]]["speed"] == 1.0
+    assert f"{entry['variant']} is published" in done.stderr + done.stdout
+    kinds = {node.get_type_name() for node in read_graph(made.folder).get_ops()}
+    assert ("FakeQuantize" in kinds) == (entry["variant"] == "static")
+
+
+def read_graph(folder: Path) -> Any:
+    import openvino
+
+    return openvino.Core().read_model(folder / "openvino_model.xml")
+
+
 def assert_written_side_by_side(model: Path) -> None:
     """A server goes on with many texts at a time, with the logits of one pass over each."""
     texts = [[5, 6, 7, 8], [9, 10]]

@@ -17,6 +17,7 @@ import transformers
 from numpy.typing import NDArray
 from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, RobertaForTokenClassification
 
+from fastserve_core.entry_points import load_entry_point
 from fastserve_core.errors import ExportError
 from fastserve_neural_compressor import static_quantization
 from fastserve_neural_compressor.weight_only import quantize_encoder
@@ -210,6 +211,33 @@ def test_other_families_answer_as_torch_does(family: str, way: str, tmp_path: Pa
     with torch.no_grad():
         expected = model(**{name: torch.from_numpy(array) for name, array in batch.items()}).logits.numpy()
     assert np.abs(run(batch)["logits"] - expected).max() < 0.12 * np.abs(expected).max()
+
+
+def test_without_8_bit_units_stored_integers_are_floats_in_memory(
+    bert: Bridged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantize_encoder(bert.model, tmp_path, embeddings="fp32")
+    batch = batch_of((3, 17))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    for folder, folded in ((tmp_path, True), (bert.folder, False)):  # the second one quantizes its inputs too
+        graph = read_model(folder)
+        assert integer_constants(graph)
+        engine = load_entry_point("fastserve.engines", "openvino")(folder, 1)
+        assert bool(integer_constants(engine._graph)) != folded
+        assert_close(bert, batch, engine.run(batch)["logits"])
+        engine.close()
+
+
+def read_model(folder: Path) -> Any:
+    import openvino
+
+    return openvino.Core().read_model(folder / "openvino_model.xml")
+
+
+def integer_constants(graph: Any) -> list[Any]:
+    """The 8-bit weights of linear layers; the small models' tables are floats."""
+    constants = [op for op in graph.get_ops() if op.get_type_name() == "Constant" and len(op.shape) == 2]
+    return [op for op in constants if op.get_output_element_type(0).get_type_name() in ("u8", "i8")]
 
 
 class Branching(torch.nn.Module):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastserve_core.processes import read_processor
 from fastserve_torch_ddp.ops.attention import use_attention
 from fastserve_torch_ddp.ops.dropout import DropoutMaskPool, use_pooled_dropout
 
@@ -60,7 +61,7 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     check = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return bool(check())
+    return bool(check()) and read_processor().has_bf16_units
 
 
 def cast_frozen(model: nn.Module, precision: Precision) -> None:
