@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.files import read_json, write_json
-from fastserve_core.artifacts.hashing import hash_files, json_digest
-from fastserve_core.errors import ArtifactError
+from fastserve_core.artifacts.hashing import hash_files, json_digest, stable_hash
+from fastserve_core.errors import ArtifactError, ModelError
 
 MANIFEST = "fastserve.json"
+CHECKSUM = "checksum"
+"""The entry of ``fastserve.json`` with the hash of all others."""
 SCHEMA = 1
 
 TRAINABLE, COMPILED = "trainable", "engine"
@@ -49,7 +52,8 @@ class Artifact:
 
     Attributes:
         folder: The folder.
-        digest: The hash of its files' names and bytes, without the manifest.
+        digest: The hash of what it computes: its files' names and bytes, and of the manifest the task with its
+            options, the labels, the form and the engine that the files are for. Measures and lineage do not count.
         manifest: The content of ``fastserve.json``.
     """
 
@@ -84,9 +88,10 @@ def is_artifact(folder: Path) -> bool:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Artifact:
-    """Write the manifest of a folder; return the folder as an artifact."""
-    write_json(folder / MANIFEST, asdict(manifest))
-    return Artifact(folder, json_digest(manifest.files), manifest)
+    """Write the manifest of a folder, with a checksum of itself; return the folder as an artifact."""
+    record = json.loads(json.dumps(asdict(manifest), default=str))
+    write_json(folder / MANIFEST, record | {CHECKSUM: stable_hash(record)})
+    return Artifact(folder, _digest(manifest), manifest)
 
 
 def load_artifact(folder: Path, verify: bool = False) -> Artifact:
@@ -101,20 +106,38 @@ def load_artifact(folder: Path, verify: bool = False) -> Artifact:
     """
     if not is_artifact(folder):
         raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}")
-    try:
-        record = read_json(folder / MANIFEST)
-        if record["schema"] > SCHEMA:
-            raise ArtifactError(f"{folder} has schema {record['schema']}; this FastServe reads up to {SCHEMA}")
-        names = Manifest.__dataclass_fields__
-        manifest = Manifest(**{name: value for name, value in record.items() if name in names})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{folder / MANIFEST} cannot be read: {error}") from error
+    manifest = _read_manifest(folder / MANIFEST)
     missing = [name for name in manifest.files if not (folder / name).is_file()]
     if missing:
         raise ArtifactError(f"{folder} lacks {', '.join(missing)}, which its manifest names")
     if verify:
         _verify(folder, manifest)
-    return Artifact(folder, json_digest(manifest.files), manifest)
+    return Artifact(folder, _digest(manifest), manifest)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        record = read_json(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
+        raise ArtifactError(f"{path} cannot be read: it is not a manifest with a 'schema'")
+    if record["schema"] > SCHEMA:
+        raise ArtifactError(f"{path.parent} has schema {record['schema']}; this FastServe reads up to {SCHEMA}")
+    if record.pop(CHECKSUM, None) != stable_hash(record):
+        raise ArtifactError(f"{path} changed since it was published: its checksum does not match")
+    try:
+        return Manifest(**{name: value for name, value in record.items() if name in Manifest.__dataclass_fields__})
+    except TypeError as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+
+
+def _digest(manifest: Manifest) -> str:
+    runtime = manifest.runtime
+    # the engine that was fastest may differ from one measurement to the next
+    engine = runtime.get("staged_engine", runtime.get("engine"))
+    read_as = {"task": manifest.task, "options": dict(manifest.task_options), "labels": list(manifest.labels)}
+    return stable_hash({**read_as, "form": runtime.get("form"), "engine": engine, "files": json_digest(manifest.files)})
 
 
 def _verify(folder: Path, manifest: Manifest) -> None:

@@ -69,6 +69,20 @@ def fsync_dir(folder: Path) -> None:
             os.close(handle)
 
 
+def apply_umask(folder: Path) -> None:
+    """Give the folder and its files at least the permissions that the umask allows.
+
+    safetensors and ``tempfile`` create files that only their owner can read, whatever the umask is.
+    """
+    mask = os.umask(0o077)
+    os.umask(mask)
+    for path in [*folder.rglob("*"), folder]:
+        mode = path.stat().st_mode
+        wanted = mode | (0o777 if path.is_dir() else 0o666) & ~mask
+        if wanted != mode:
+            path.chmod(wanted)
+
+
 def copy_tree(source: Path, target: Path, names: Iterable[str] | None = None) -> None:
     """Copy a folder atomically, replacing the target.
 
@@ -89,6 +103,7 @@ def copy_tree(source: Path, target: Path, names: Iterable[str] | None = None) ->
             for name in names or ():
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / name, partial / name)
+            apply_umask(partial)
             if target.exists():
                 shutil.rmtree(target)
             partial.rename(target)

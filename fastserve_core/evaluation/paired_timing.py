@@ -14,7 +14,7 @@ from fastserve_core.artifacts.store import Store, result_id
 from fastserve_core.data.dataset import Dataset, load_dataset
 from fastserve_core.evaluation.gate import Speedup
 from fastserve_core.evaluation.measure import GENERATED_TOKENS, THROUGHPUT_ROWS, warm_up
-from fastserve_core.events import Event
+from fastserve_core.events import Event, WarningRaised
 from fastserve_core.inference.engines import preload_modules
 from fastserve_core.inference.predictor import Predictor, length_batches
 from fastserve_core.processes.child import child_main, run_in_child
@@ -50,7 +50,7 @@ def measure_speedups(
     Returns:
         The speedups over the second and each further model.
     """
-    with store.claim(_result_id(models, data)) as claim:
+    with store.claim(_result_id(models, data), lambda text: emit(WarningRaised(text))) as claim:
         if not claim.is_published:
             threads = threads_per_process()
             request = {"models": [model.folder for model in models], "data": data.folder, "threads": threads}

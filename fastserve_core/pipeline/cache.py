@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.artifacts.artifact import MANIFEST, Artifact, is_artifact, load_artifact
+from fastserve_core.artifacts.artifact import MANIFEST, Artifact, load_artifact
 from fastserve_core.artifacts.hashing import stable_hash
+from fastserve_core.errors import ArtifactError
 from fastserve_core.plugins.requests import StagedArtifact
 
 if TYPE_CHECKING:
@@ -35,11 +36,17 @@ def find_equivalent_result(store: Store, active: ActivePlugin[Any], key: Mapping
     """
     expected = content_key(key)
     for folder in store.results(active.section, active.name):
-        if is_artifact(folder):
-            artifact = load_artifact(folder)
-            if artifact.manifest.lineage[-1].get("content_key") == expected:
-                return artifact
+        if _content_key_of(folder) == expected and store.find(folder.name) is not None:
+            return load_artifact(folder)
     return None
+
+
+def _content_key_of(folder: Path) -> object:
+    """Return the content key of a result, or ``None`` if its manifest is missing or damaged."""
+    try:
+        return load_artifact(folder).manifest.lineage[-1].get("content_key")
+    except ArtifactError:
+        return None
 
 
 def link_result(artifact: Artifact, folder: Path) -> StagedArtifact:

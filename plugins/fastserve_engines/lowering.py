@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from fastserve_core.artifacts import (
     stable_hash,
 )
 from fastserve_core.processes import PRELOAD_MODULES, child_main, run_in_child
+
+log = logging.getLogger("fastserve")
 
 CACHE_VERSION = 3
 """Increment when the files of the same model change."""
@@ -41,7 +44,7 @@ def get_or_lower(model: Path, threads: int, to: str = "openvino") -> Path:
     content = load_artifact(model).digest if is_artifact(model) else json_digest(hash_files(model, exclude=[MANIFEST]))
     packages = ("fastserve-core", *FORMAT_PACKAGES[to], "torch", "transformers")
     key = stable_hash([content, CACHE_VERSION, *(version(name) for name in packages)])
-    with Store(resolve_home(model)).claim(result_id("engine", to, key)) as claim:
+    with Store(resolve_home(model)).claim(result_id("engine", to, key), log.warning) as claim:
         if not claim.is_published:
             draft = claim.partial / "draft"
             run_in_child(

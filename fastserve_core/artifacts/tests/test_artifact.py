@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,11 +30,42 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert read.size_bytes == len("weights")
 
 
-def test_the_digest_follows_the_bytes_and_not_the_manifest(tmp_path: Path) -> None:
-    one = write_manifest(tmp_path / "one", make(tmp_path / "one"))
-    same = write_manifest(tmp_path / "two", make(tmp_path / "two"))
-    other = write_manifest(tmp_path / "three", make(tmp_path / "three", "other weights"))
-    assert one.digest == same.digest != other.digest
+def test_the_digest_follows_the_bytes_and_how_they_are_read(tmp_path: Path) -> None:
+    manifest = make(tmp_path)
+    digest = write_manifest(tmp_path, manifest).digest
+    runtime = {"engine": "openvino", "form": "trainable", "staged_engine": "torch", "measured": {}}
+    measured = replace(manifest, measures={"latency_ms_p50": 1.5}, lineage=(), runtime=runtime)
+    assert write_manifest(tmp_path, measured).digest == load_artifact(tmp_path).digest == digest
+    others = [
+        replace(manifest, labels=("b", "a")),
+        replace(manifest, task="token_classification"),
+        replace(manifest, task_options={"max_length": 9}),
+        replace(manifest, runtime={"engine": "openvino", "form": "trainable"}),
+        make(tmp_path, "other weights"),
+    ]
+    assert len({digest, *(write_manifest(tmp_path, other).digest for other in others)}) == 6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": ["b", "a"]},
+        {"task": "regression"},
+        {"runtime": {"engine": "openvino", "form": "trainable"}},
+        {"measures": {"latency_ms_p50": 0.1}},
+        {"files": {}},
+        {"checksum": None},
+    ],
+    ids=str,
+)
+def test_a_changed_manifest_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_manifest(tmp_path, make(tmp_path))
+    record = json.loads((tmp_path / MANIFEST).read_text())
+    (tmp_path / MANIFEST).write_text(json.dumps(record, indent=4))  # the layout of the file does not matter
+    load_artifact(tmp_path)
+    (tmp_path / MANIFEST).write_text(json.dumps(record | change))
+    with pytest.raises(ArtifactError, match=r"fastserve\.json changed since it was published"):
+        load_artifact(tmp_path)
 
 
 def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
@@ -48,7 +81,11 @@ def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "cannot be read"), ("{}", "cannot be read"), ('{"schema": 99}', "schema 99"), ('{"schema": 1}', "cannot")],
+    [
+        *(("{", "cannot be read"), ("{}", "cannot be read"), ("[]", "cannot be read"), ('{"schema": "1"}', "cannot")),
+        *(('{"schema": 99}', "schema 99"), ('{"schema": 1}', "checksum"), ("[" * 100_000, "cannot be read")),
+    ],
+    ids=lambda text: text[:20],
 )
 def test_a_manifest_that_is_none_is_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / MANIFEST).write_text(text)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from fastserve_core.artifacts.files import copy_tree
 from fastserve_core.artifacts.store import Store, default_home, result_id
 from fastserve_core.errors import StoreError
 
@@ -46,6 +50,91 @@ def test_what_a_failure_leaves_is_found_again(tmp_path: Path) -> None:
     with store.claim("a") as claim:
         assert not claim.is_published
         assert (claim.partial / "checkpoint").read_text() == "half"
+
+
+def publish(home: Path, name: str = "a", warn: Callable[[str], None] = print) -> Path:
+    """Make a result of two files, unless it is there."""
+    with Store(home).claim(name, warn) as claim:
+        if not claim.is_published:
+            (claim.partial / "deep").mkdir()
+            for path in ("numbers", "deep/texts"):
+                (claim.partial / path).write_bytes(bytes(range(200)))
+            claim.publish()
+    return claim.final
+
+
+def flip_bit(path: Path) -> None:
+    """Change one bit of a file, and neither its size nor its times."""
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda folder, _: flip_bit(folder / "numbers"), "numbers changed since it was published"),
+        (lambda folder, _: flip_bit(folder / "deep" / "texts"), "deep/texts changed"),
+        (lambda folder, _: (folder / "numbers").write_bytes(b""), "numbers changed"),
+        (lambda folder, _: (folder / "numbers").unlink(), "numbers missing"),
+        (lambda _, record: record.unlink(), "its checksums are missing"),
+        (lambda _, record: flip_bit(record), ""),
+        (lambda _, record: record.write_text("[1]"), "it cannot be read"),
+    ],
+)
+def test_a_damaged_result_is_moved_away_and_made_again(
+    tmp_path: Path, damage: Callable[[Path, Path], object], fault: str
+) -> None:
+    folder, warnings = publish(tmp_path), list[str]()
+    whole = (folder / "numbers").read_bytes()
+    assert publish(tmp_path, warn=warnings.append) == folder
+    assert warnings == []
+    damage(folder, tmp_path / "checksums" / "a.json")
+    assert Store(tmp_path).find("a") is None
+    assert publish(tmp_path, warn=warnings.append) == Store(tmp_path).find("a") == folder
+    (warning,) = warnings
+    assert f"{folder} is damaged: {fault}" in warning
+    (kept,) = (tmp_path / "damaged").glob("a-*/a")
+    assert str(kept) in warning
+    assert (folder / "numbers").read_bytes() == whole
+
+
+def test_a_store_that_cannot_be_written_provides_what_it_has(tmp_path: Path) -> None:
+    folder = publish(tmp_path)
+    for name in ("locks", "partial"):
+        shutil.rmtree(tmp_path / name)
+        (tmp_path / name).touch()  # nothing can be created below a file, by root neither
+    assert publish(tmp_path) == folder
+    with pytest.raises(StoreError, match="could not write the store"):
+        publish(tmp_path, "b")
+
+
+def test_what_a_kill_right_after_the_publication_leaves_is_removed(tmp_path: Path) -> None:
+    publish(tmp_path)
+    (tmp_path / "partial" / "a" / "work").mkdir(parents=True)
+    publish(tmp_path)
+    assert not (tmp_path / "partial" / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("umask", "modes"), [(0o022, (0o755, 0o644)), (0o027, (0o750, 0o640)), (0o077, (0o700, 0o600))]
+)
+def test_results_have_the_permissions_of_the_umask(tmp_path: Path, umask: int, modes: tuple[int, int]) -> None:
+    before = os.umask(umask)
+    try:
+        with Store(tmp_path).claim("a") as claim:
+            folder = claim.partial / "draft"
+            folder.mkdir(mode=0o700)
+            (folder / "weights").touch(mode=0o600)
+            (folder / "program").touch(mode=0o700)
+            claim.publish(folder)
+        copy_tree(claim.final, tmp_path / "copy")
+    finally:
+        os.umask(before)
+    for published in (claim.final, tmp_path / "copy"):
+        paths = (published, published / "weights", published / "program")
+        assert tuple(path.stat().st_mode & 0o777 for path in paths) == (*modes, modes[1] | 0o100)
 
 
 def _make(home: str, log: str) -> None:

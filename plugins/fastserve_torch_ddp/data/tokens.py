@@ -52,10 +52,8 @@ def tokenize(
         StoreError: The disk is full.
     """
     store = Store(data.folder.parents[1])  # the data is a result of the same store
-    with store.claim(result_id("tokens", split, stable_hash(_cache_key(task, model, data, split)))) as claim:
-        if claim.is_published and not _is_complete(claim.final):
-            emit(WarningRaised(f"{claim.final} is damaged: the {split} split is tokenized again"))
-            shutil.rmtree(claim.final)
+    name = result_id("tokens", split, stable_hash(_cache_key(task, model, data, split)))
+    with store.claim(name, lambda text: emit(WarningRaised(text))) as claim:
         if not claim.is_published:
             folder = claim.partial / "tokens"
             shutil.rmtree(folder, ignore_errors=True)
@@ -133,15 +131,6 @@ def _cache_key(task: Task, model: Path, data: Dataset, split: str) -> dict[str, 
     }
 
 
-def _is_complete(folder: Path) -> bool:
-    """Return whether every file has the size that it was published with."""
-    try:
-        sizes = read_json(folder / RECORD)["sizes"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
-        return False
-
-
 def _encode(
     task: Task, model: Path, rows: Rows, split: str, emit: Callable[[Event], None]
 ) -> Iterator[Sequence[Encoded]]:
@@ -201,8 +190,7 @@ class _TokenWriter:
             "offsets": write_offsets(folder / OFFSETS, self.lengths),
             "target_offsets": write_offsets(folder / TARGET_OFFSETS, self.target_lengths) if is_ragged else None,
         }
-        sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-        write_json(folder / RECORD, record | {"sizes": sizes})
+        write_json(folder / RECORD, record)
 
 
 def _input_file(name: str) -> str:
