@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -22,7 +24,14 @@ class StageError(FastServeError):
     """A stage failed for a reason other than the user's input."""
 
 
-class StoreError(FastServeError):
+class TransientError(StageError):
+    """The machine failed, and not the work: a process was killed, or memory ran out. The same work may succeed later.
+
+    Such a failure is never recorded as a result, because options and data do not decide it.
+    """
+
+
+class StoreError(TransientError):
     """The store cannot be written: the disk is full, or there is no permission."""
 
 
@@ -136,6 +145,32 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, names, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
     return f"{hint} (known: {', '.join(names) or 'none'})"
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MEMORY_ERRORS = (errno.ENOMEM,)
+
+
+def transient_kind(error: BaseException | str) -> type[TransientError] | None:
+    """Return the class for an error that the machine caused, such as a full disk.
+
+    Args:
+        error: An exception of any library, or its message. Libraries in other languages pass on only the text of the
+            system's error.
+
+    Returns:
+        The class, or ``None`` if the work itself failed.
+    """
+    if isinstance(error, TransientError):
+        return type(error)
+    if isinstance(error, MemoryError):
+        return TransientError
+    number, text = getattr(error, "errno", None), str(error)
+    for numbers, kind in ((DISK_ERRORS, StoreError), (MEMORY_ERRORS, TransientError)):
+        if number in numbers or any(os.strerror(known) in text for known in numbers):
+            return kind
+    cause = error.__cause__ or error.__context__ if isinstance(error, BaseException) else None
+    return transient_kind(cause) if cause is not None else None
 
 
 @contextmanager

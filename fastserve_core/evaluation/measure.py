@@ -17,7 +17,7 @@ from typing import Any
 
 from fastserve_core.artifacts.artifact import TRAINABLE, Artifact, load_artifact
 from fastserve_core.data.dataset import Dataset, load_dataset
-from fastserve_core.errors import FastServeError
+from fastserve_core.errors import FastServeError, StoreError, TransientError
 from fastserve_core.events import Event, Progress, WarningRaised
 from fastserve_core.inference.engines import BASELINE_ENGINE, preload_modules, select_fastest
 from fastserve_core.inference.predictor import Predictor, length_batches
@@ -37,7 +37,8 @@ def measure_artifact(
 ) -> dict[str, dict[str, Any]]:
     """Measure an artifact on this machine.
 
-    An engine that cannot run the model is skipped with a warning. If all fail, the baseline engine is tried.
+    An engine that cannot run the model is skipped with a warning. If all fail, the baseline engine is tried. An engine
+    whose process is killed is measured a second time.
 
     Args:
         artifact: The artifact.
@@ -51,14 +52,14 @@ def measure_artifact(
 
     Raises:
         FastServeError: No engine can run the model.
+        StoreError: The disk is full.
     """
-    threads, results, names = threads_per_process(), {}, list(engines)
+    results, names = {}, list(engines)
     for name in names:
-        request = {"artifact": artifact.folder, "data": data.folder, "threads": threads, "engine": name}
         try:
-            results[name] = run_in_child(
-                "fastserve_core.evaluation.measure", request, threads, emit, preload_modules(name)
-            )
+            results[name] = _measure_in_child(artifact, data, emit, name)
+        except StoreError:
+            raise
         except FastServeError as error:
             if artifact.form == TRAINABLE and BASELINE_ENGINE not in names:
                 names.append(BASELINE_ENGINE)
@@ -67,6 +68,20 @@ def measure_artifact(
             emit(WarningRaised(f"the engine {name} does not run this model: {error}"))
     best = select_fastest(results, task.objective, emit)
     return {best: results.pop(best)} | results
+
+
+def _measure_in_child(artifact: Artifact, data: Dataset, emit: Callable[[Event], None], engine: str) -> dict[str, Any]:
+    threads = threads_per_process()
+    request = {"artifact": artifact.folder, "data": data.folder, "threads": threads, "engine": engine}
+    arguments = ("fastserve_core.evaluation.measure", request, threads, emit, preload_modules(engine))
+    try:
+        measures: dict[str, Any] = run_in_child(*arguments)
+    except StoreError:
+        raise
+    except TransientError as error:
+        emit(WarningRaised(f"the engine {engine} is measured again: {error}"))
+        measures = run_in_child(*arguments)
+    return measures
 
 
 def benchmark_in_process(artifact: str, data: str, threads: int, engine: str, events: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact, Manifest
 from fastserve_core.data.dataset import load_dataset
-from fastserve_core.errors import FastServeError, StageError
+from fastserve_core.errors import FastServeError, StageError, TransientError
 from fastserve_core.plugins.contexts import TrainContext
 from fastserve_core.plugins.registry import ActivePlugin, Registry
 from fastserve_core.plugins.requests import Budget, StagedArtifact
@@ -47,7 +47,7 @@ def run_remote_trial(trial: Mapping[str, Any]) -> dict[str, Any]:
         trial: The serialized training.
 
     Returns:
-        The trial's ``scores`` and ``steps``, or its ``error``.
+        The trial's ``scores`` and ``steps``; or its ``error``, and whether the machine caused it (``is_transient``).
     """
     try:
         for folder in ("model", "data", "folder"):
@@ -71,7 +71,7 @@ def run_remote_trial(trial: Mapping[str, Any]) -> dict[str, Any]:
         staged: StagedArtifact = registry.call(active, "train", run=context)
         return {"scores": dict(staged.scores), "steps": staged.steps}
     except FastServeError as error:
-        return {"error": str(error)}
+        return {"error": str(error), "is_transient": isinstance(error, TransientError)}
 
 
 def _deserialize_model(trial: Mapping[str, Any]) -> Artifact:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastserve_core.artifacts.store import Store
 from fastserve_core.data.dataset import Dataset
-from fastserve_core.errors import FastServeError, PlanError, StageError
+from fastserve_core.errors import FastServeError, PlanError, StageError, TransientError, transient_kind
 from fastserve_core.events import Event, Progress, StageFinished, Step, WarningRaised
 from fastserve_core.pipeline.record import RunRecord, StageRecord
 from fastserve_core.pipeline.settings import Settings
@@ -92,18 +92,20 @@ class Session:
 
         Raises:
             StageError: The plugin failed; the message names it.
+            TransientError: The machine failed, and not the plugin.
             FastServeError: The plugin rejected its input.
         """
         try:
             return self.registry.call(active, verb, run=context)
         except StageError as error:
-            raise StageError(f"{active.path}: {error}") from error
+            raise (transient_kind(error) or StageError)(f"{active.path}: {error}") from error
         except FastServeError:
             raise
         except MemoryError as error:
-            raise StageError(f"{active.path} ran out of memory") from error
+            raise TransientError(f"{active.path} ran out of memory") from error
         except Exception as error:
-            raise StageError(f"{active.path} failed: {type(error).__name__}: {error}") from error
+            kind = transient_kind(error) or StageError
+            raise kind(f"{active.path} failed: {type(error).__name__}: {error}") from error
 
     @contextmanager
     def recording_failure(self, active: ActivePlugin[Any], begin: float) -> Iterator[None]:

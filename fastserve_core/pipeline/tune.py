@@ -15,7 +15,7 @@ from fastserve_core.artifacts.files import read_json, write_json
 from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.artifacts.store import Claim, result_id
 from fastserve_core.data.folds import make_fold
-from fastserve_core.errors import FastServeError, PlanError, StageError
+from fastserve_core.errors import FastServeError, PlanError, StageError, StoreError, TransientError
 from fastserve_core.events import Event, Metric, Step
 from fastserve_core.pipeline.cache import content_key
 from fastserve_core.pipeline.context import make_train_context, make_tune_context
@@ -132,26 +132,51 @@ def make_trial_runner(
     """
     stages = searched_stages(tuner)
 
+    def attempt(trial: TrialRequest) -> TrialResult:
+        if COMPRESS in stages:
+            return run_compression_trial(make_stages, session, model, trial, is_joint=TRAIN in stages)
+        return _train_trial(session, model, trial, work / f"trial-{_trial_name(trial)}")
+
     def run_trial(trial: TrialRequest) -> TrialResult:
         begin, path = time.perf_counter(), work / TRIALS_DIR / f"{_trial_name(trial)}.json"
         record: dict[str, Any] = {"number": trial.number, "options": dict(trial.options), "score": None, "error": ""}
         try:
-            if COMPRESS in stages:
-                result = run_compression_trial(make_stages, session, model, trial, is_joint=TRAIN in stages)
-            else:
-                result = _train_trial(session, model, trial, work / f"trial-{_trial_name(trial)}")
-            record |= {"score": result.objective, "measures": dict(result.measures)}
-            if not trial.repeat and result.steps:
-                record["curve"] = [*_earlier_points(path, result.steps), [result.steps, result.objective]]
-        except FastServeError as error:
-            record["error"] = str(error)
+            result = retry_once(attempt, trial, session.warn)
+        except TransientError:
             raise
-        finally:
-            record["seconds"] = round(time.perf_counter() - begin, 2)
-            write_json(path, record)
-        return replace(result, seconds=record["seconds"])
+        except FastServeError as error:
+            write_json(path, record | {"error": str(error), "seconds": round(time.perf_counter() - begin, 2)})
+            raise
+        result = replace(result, seconds=round(time.perf_counter() - begin, 2))
+        record |= {"score": result.objective, "measures": dict(result.measures), "seconds": result.seconds}
+        if not trial.repeat and result.steps:
+            record["curve"] = [*_earlier_points(path, result.steps), [result.steps, result.objective]]
+        write_json(path, record)
+        return result
 
     return run_trial
+
+
+def retry_once(
+    attempt: Callable[[TrialRequest], TrialResult], trial: TrialRequest, warn: Callable[[str], None]
+) -> TrialResult:
+    """Run a trial, and a second time if its process was killed or memory ran out; a full disk is not tried twice."""
+    try:
+        return attempt(trial)
+    except StoreError:
+        raise
+    except TransientError as error:
+        if trial.stop is not None and trial.stop.is_set():
+            raise
+        warn(f"trial {trial.number + 1} is made again: {error}")
+    try:
+        return attempt(trial)
+    except TransientError as error:
+        raise TransientError(
+            f"trial {trial.number + 1} failed twice: {error}\n"
+            f"Its options are {dict(trial.options)}. The search is not finished, and the trials before it are kept: "
+            "free memory and run the same command again, or search a smaller space"
+        ) from error
 
 
 def _earlier_points(path: Path, steps: int) -> list[Any]:
@@ -193,7 +218,7 @@ def _train_trial(session: Session, model: Artifact, trial: TrialRequest, folder:
         staged: StagedArtifact = trial_session.call_plugin(trial_trainer, "train", context)
         result = {"scores": dict(staged.scores), "steps": staged.steps}
     if "error" in result:
-        raise StageError(result["error"])
+        raise (TransientError if result["is_transient"] else StageError)(result["error"])
     if not result["scores"]:
         raise StageError(f"{trainer.path} returned no validation scores, which a tuner needs")
     if result["steps"] != trial.budget.stop_at_step:
@@ -206,7 +231,7 @@ def _trial_emitter(report: Callable[[Event], None], trial: TrialRequest) -> Call
 
     def emit(event: Event) -> None:
         if trial.stop is not None and trial.stop.is_set():
-            raise StageError("the search was stopped")
+            raise TransientError("the search was stopped")
         if not isinstance(event, Metric) and not (trial.stop is not None and isinstance(event, Step)):
             report(event)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from fastserve_core.errors import FastServeError, StageError, UserError
+from fastserve_core.errors import FastServeError, StageError, StoreError, TransientError, UserError, transient_kind
 from fastserve_core.events import Event, from_json, to_json
 from fastserve_core.processes.fork_pool import FORK_SERVERS, ForkedProcess, can_fork
 from fastserve_core.processes.resources import thread_environment
@@ -75,7 +75,8 @@ def run_in_child(
 
     Raises:
         UserError: The child raised one.
-        StageError: The child raised another error (the message ends with its output) or was killed.
+        StageError: The child raised another error; the message ends with its output.
+        TransientError: The child was killed, or memory or disk space ran out.
     """
     with tempfile.TemporaryDirectory(prefix="fastserve-") as scratch:
         request_path, response_path, events_path, output_path = (
@@ -92,16 +93,43 @@ def run_in_child(
                 child.wait()
         if not response_path.is_file():
             end = output_path.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
-            raise StageError(f"{module} ended with exit code {child.returncode}:\n{end}")
+            raise _crash(module, child.returncode or 0, end)
         return _read_response(response_path)
+
+
+def _crash(module: str, code: int, output: str) -> StageError:
+    """Return the error of a child that ended without a response."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return TransientError(f"{module} ended with exit code {code} ({name}):\n{output}".removesuffix(":\n"))
+    return (transient_kind(output) or StageError)(f"{module} ended with exit code {code}:\n{output}")
+
+
+REPORTED_ERRORS: dict[str, type[FastServeError]] = {
+    kind.__name__: kind for kind in (UserError, StageError, TransientError, StoreError)
+}
+"""The classes of errors that a child's response distinguishes, each after its base classes."""
 
 
 def _read_response(path: Path) -> Any:
     response = json.loads(path.read_text(encoding="utf-8"))
     if "error" in response:
-        kind = UserError if response["exit_code"] == UserError.exit_code else StageError
-        raise kind(response["error"])
+        raise REPORTED_ERRORS[response["kind"]](response["error"])
     return response["value"]
+
+
+def _describe_error(error: Exception) -> dict[str, str]:
+    """Return the response for an error.
+
+    Raises:
+        Exception: The error, if it is not one that FastServe reports.
+    """
+    if isinstance(error, FastServeError):
+        kinds = [name for name, kind in REPORTED_ERRORS.items() if isinstance(error, kind)]
+        return {"error": str(error), "kind": kinds[-1] if kinds else StageError.__name__}
+    if (kind := transient_kind(error)) is None:
+        raise error
+    return {"error": f"{type(error).__name__}: {error}", "kind": kind.__name__}
 
 
 def _start(
@@ -164,7 +192,7 @@ def child_main(function: Any) -> None:
 
     Args:
         function: Called with the request as keyword arguments; returns a JSON value. A ``FastServeError`` is raised
-            again in the parent.
+            again in the parent, and so is a shortage of memory or disk space, as ``TransientError``.
     """
     die_with_parent()
     request_path, response_path = map(Path, sys.argv[1:3])
@@ -173,6 +201,6 @@ def child_main(function: Any) -> None:
         FORK_SERVERS.share(socket.socket(fileno=int(descriptor)), os.environ)
     try:
         response: dict[str, Any] = {"value": function(**json.loads(request_path.read_text(encoding="utf-8")))}
-    except FastServeError as error:
-        response = {"error": str(error), "exit_code": error.exit_code}
+    except Exception as error:
+        response = _describe_error(error)
     response_path.write_text(json.dumps(response, default=str), encoding="utf-8")

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastserve_core.errors import MissingPackageError, StageError
+from fastserve_core.errors import MissingPackageError, StageError, TransientError
 from fastserve_core.pipeline import run_remote_trial
 from fastserve_core.processes import usable_cores
 from fastserve_nevergrad.workers import RemoteExecutor
@@ -69,5 +69,5 @@ def _run_task(ray: Any, task: Any, request: Mapping[str, Any]) -> dict[str, Any]
     try:
         result: dict[str, Any] = ray.get(task.remote(request))
     except ray.exceptions.RayError as error:
-        raise StageError(f"the training was lost: {str(error).strip().splitlines()[0]}") from error
+        raise TransientError(f"the training was lost: {str(error).strip().splitlines()[0]}") from error
     return result

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fastserve_core.errors import FastServeError
+from fastserve_core.errors import FastServeError, TransientError
 from fastserve_core.events import TrialFinished
 from fastserve_core.plugins import Budget, TuneContext
 from fastserve_core.processes import threads_per_process
@@ -64,7 +64,7 @@ class TrialRunner:
         self.max_trials, self.log = max_trials, log
 
     def run_trial(self, number: int, rung: int, options: Mapping[str, Any], earlier: Sequence[Line]) -> Line:
-        """Run a trial, or resume it on a higher rung; a failure is a result too.
+        """Run a trial, or resume it on a higher rung; a failure is a result too, unless the machine caused it.
 
         Args:
             number: The number of the trial.
@@ -74,6 +74,9 @@ class TrialRunner:
 
         Returns:
             The trial's line in the log.
+
+        Raises:
+            TransientError: The machine failed; the log has no line of the trial.
         """
         line: Line = {"number": number, "options": dict(options), "objective": None, "error": ""}
         if len(self.rungs.lengths) > 1:
@@ -81,6 +84,8 @@ class TrialRunner:
         begin = time.perf_counter()
         try:
             line |= self._reuse_result(rung, earlier) or self._train(number, rung, options)
+        except TransientError:
+            raise  # not a result: options and data do not decide it
         except FastServeError as error:
             line["error"] = str(error)
         line["seconds"] = round(time.perf_counter() - begin, 2)

@@ -17,8 +17,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from fastserve_core.artifacts import read_json
 from fastserve_core.data import load_dataset
-from fastserve_core.errors import StageError, UserError
+from fastserve_core.errors import StageError, TransientError, UserError, transient_kind
 from fastserve_core.processes import event_writer
 from fastserve_core.tasks import load_task
 from fastserve_torch_ddp.data.tokens import tokenize
@@ -51,7 +52,8 @@ def train(**request: Any) -> dict[str, Any]:
 
     Raises:
         UserError: The input is invalid, or the nodes have different settings.
-        StageError: The nodes did not meet, or ranks died more often than ``max_restarts``.
+        StageError: The nodes did not meet, or a rank failed.
+        TransientError: Ranks were killed more often than ``max_restarts``, or memory or disk space ran out.
     """
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     # otherwise restarted ranks share the agent's store with the dead ones, and may read their old addresses
@@ -80,12 +82,13 @@ def _launch(config: LaunchConfig, job: TrainingJob) -> dict[str, Any]:
     try:
         results: Mapping[int, dict[str, Any]] = elastic_launch(config, run_rank)(job)
     except ChildFailedError as error:
-        raise StageError(_failure_reason(error)) from error
+        path = Path(job.folder, ERROR_FILE)
+        raise (_reported_failure(read_json(path)) if path.is_file() else _failure(error)) from error
     except DistError as error:
-        raise StageError(f"the nodes lost their connection while the ranks started: {error}") from error
+        raise TransientError(f"the nodes lost their connection while the ranks started: {error}") from error
     result = results[min(results)]  # a node receives the results of its own ranks only
     if "failed" in result:
-        raise StageError(result["failed"])
+        raise _reported_failure(result)
     if "error" in result:
         raise UserError(result["error"])
     return result
@@ -137,14 +140,20 @@ def _log_specs(job: TrainingJob) -> DefaultLogsSpecs:
     return DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ALL)
 
 
-def _failure_reason(error: ChildFailedError) -> str:
-    """Describe the first rank that failed: its exception, or after a kill the end of its output."""
+def _reported_failure(failure: Mapping[str, Any]) -> StageError:
+    """Return the error that a rank wrote to ``ERROR_FILE``."""
+    return (TransientError if failure["is_transient"] else StageError)(failure["failed"])
+
+
+def _failure(error: ChildFailedError) -> StageError:
+    """Return the error of the first rank that failed: its exception, or after a kill the end of its output."""
     rank, failure = error.get_first_failure()
     message: Any = failure.message
     if message and failure.exitcode > 0:
         text = message["message"] if isinstance(message, dict) else message
-        return f"rank {rank} failed: {text}"
+        return (transient_kind(text) or StageError)(f"rank {rank} failed: {text}")
     path = Path(str(failure.error_file)).with_name("stderr.log")
     output = path.read_text(errors="replace")[-MAX_LOG_CHARS:].strip() if path.is_file() else ""
     hint = ERROR_HINTS.get(failure.exitcode, "")
-    return f"rank {rank} ended with exit code {failure.exitcode}{hint}\n{output}".rstrip()
+    kind = TransientError if failure.exitcode < 0 else transient_kind(output) or StageError
+    return kind(f"rank {rank} ended with exit code {failure.exitcode}{hint}\n{output}".rstrip())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastserve_core.data import load_dataset
-from fastserve_core.errors import StageError
+from fastserve_core.errors import StageError, TransientError
 from fastserve_core.events import Event, Metric, Notice, Step, WarningRaised
 from fastserve_core.processes import event_writer
 from fastserve_core.tasks import Encoded, load_task
@@ -92,7 +92,8 @@ class Trainer:
             The best ``scores``, the number of ``steps``, and the costs of the loop.
 
         Raises:
-            StageError: A batch does not fit into memory, or the gradient is not finite.
+            TransientError: A batch does not fit into memory.
+            StageError: The gradient is not finite.
         """
         self.progress = self.checkpoints.resume()
         self.method.model.train()
@@ -179,7 +180,7 @@ class Trainer:
             return loss, float(denominator)
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
-                raise StageError(self._out_of_memory_message(*tensors["input_ids"].shape)) from error
+                raise TransientError(self._out_of_memory_message(*tensors["input_ids"].shape)) from error
             raise
 
     def _learning_rate(self, step: int) -> float:

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from fastserve_core.errors import StageError, UserError
+from fastserve_core.artifacts import read_json, write_json
+from fastserve_core.errors import StageError, TransientError, UserError
 from fastserve_core.processes import die_with_parent
 from fastserve_torch_ddp.job import TrainingJob, local_device
 from fastserve_torch_ddp.ops import precision
@@ -17,8 +18,8 @@ from fastserve_torch_ddp.rendezvous.endpoint import bind_interface, find_endpoin
 from fastserve_torch_ddp.rendezvous.nodes import check_consistency, collect_settings
 from fastserve_torch_ddp.trainer import Trainer
 
-ERROR_FILE = "fault.txt"
-"""The message of an error that a restart would repeat; restarted ranks read it and end."""
+ERROR_FILE = "error.json"
+"""An error that a restart would repeat; restarted ranks read it and end."""
 
 
 @record
@@ -30,7 +31,7 @@ def run_rank(job: TrainingJob) -> dict[str, Any]:
 
     Returns:
         Scores, steps and costs of the training; or the key ``error`` with the message of a ``UserError``, or
-        ``failed`` with that of a ``StageError`` before the group was restarted.
+        ``failed`` with that of a ``StageError`` before the group was restarted, and ``is_transient``.
 
     Raises:
         StageError: The training failed.
@@ -42,8 +43,8 @@ def run_rank(job: TrainingJob) -> dict[str, Any]:
         bind_interface(find_endpoint(job.options["rdzv_endpoint"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        if message := _read_earlier_error(job):
-            return {"failed": message}
+        if failure := _read_earlier_error(job):
+            return failure
         if is_multi_node:
             check_consistency(collect_settings(job, str(precision.choose_precision(job.options, local_device()))))
         trainer = Trainer(job)
@@ -51,7 +52,8 @@ def run_rank(job: TrainingJob) -> dict[str, Any]:
     except UserError as error:
         return {"error": str(error)}
     except StageError as error:
-        Path(job.folder, ERROR_FILE).write_text(str(error), encoding="utf-8")
+        failure = {"failed": str(error), "is_transient": isinstance(error, TransientError)}
+        write_json(Path(job.folder, ERROR_FILE), failure)
         raise
     finally:
         dist.destroy_process_group()
@@ -59,10 +61,9 @@ def run_rank(job: TrainingJob) -> dict[str, Any]:
     return result
 
 
-def _read_earlier_error(job: TrainingJob) -> str:
-    """Return the message that a rank of any machine wrote before the group was restarted, or an empty string."""
+def _read_earlier_error(job: TrainingJob) -> dict[str, Any]:
+    """Return the error that a rank of any machine wrote before the group was restarted; empty if there is none."""
     path = Path(job.folder, ERROR_FILE)
-    message = path.read_text(encoding="utf-8") if path.is_file() else ""
-    messages: list[Any] = [""] * dist.get_world_size()
-    dist.all_gather_object(messages, message)
-    return next(filter(None, messages), "")
+    failures: list[Any] = [{}] * dist.get_world_size()
+    dist.all_gather_object(failures, read_json(path) if path.is_file() else {})
+    return next(filter(None, failures), {})

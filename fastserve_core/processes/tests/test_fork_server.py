@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from fastserve_core.errors import StageError, UserError
+from fastserve_core.errors import StageError, StoreError, TransientError, UserError
 from fastserve_core.events import Progress
 from fastserve_core.processes import child, fork_pool
 from fastserve_core.processes.child import run_in_child
@@ -36,7 +36,11 @@ WORK = """
         if what == "wrong":
             raise OptionError("that is not an option")
         if what == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), more.get("signal", signal.SIGKILL))
+        if what == "fill":
+            raise {"disk": OSError(28, os.strerror(28)), "library": RuntimeError("I/O error: " + os.strerror(28)),
+                   "memory": MemoryError(), "allocator": RuntimeError("Error code 12 (" + os.strerror(12) + ")"),
+                   "input": OSError(2, os.strerror(2))}[more["kind"]]
         if what == "wait":
             event_writer(events)(Progress(str(os.getpid()), 0, 1))
             time.sleep(60)
@@ -123,9 +127,28 @@ def test_faults_come_back_as_from_any_child(ask: Callable[..., Any]) -> None:
         ask("wrong")
     with pytest.raises(StageError, match=r"some_work ended with exit code 1:(?s:.*)RuntimeError: no such luck"):
         ask("crash")
-    with pytest.raises(StageError, match="some_work ended with exit code -9"):
-        ask("die")
     assert ask("tell")["slow"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_killed_child_is_not_a_fault_of_its_work(ask: Callable[..., Any], number: signal.Signals) -> None:
+    with pytest.raises(TransientError, match=rf"some_work ended with exit code -{number:d} \({number.name}\)"):
+        ask("die", signal=number)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        *(("disk", StoreError), ("library", StoreError)),
+        *(("memory", TransientError), ("allocator", TransientError), ("input", StageError)),
+    ],
+)
+def test_what_the_machine_lacks_is_told_from_other_faults(
+    ask: Callable[..., Any], kind: str, error: type[Exception]
+) -> None:
+    with pytest.raises(StageError) as raised:
+        ask("fill", kind=kind)
+    assert raised.type is error
 
 
 def test_a_child_may_start_processes_that_import_its_main_module(ask: Callable[..., Any]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserve_core.data import Dataset
-from fastserve_core.errors import OptionError
+from fastserve_core.errors import OptionError, StoreError, TransientError
 from fastserve_core.plugins import TrialRequest, TrialResult, TuneContext
 from fastserve_core.processes import threads_per_process
 from fastserve_nevergrad import NevergradOptions
@@ -131,6 +131,30 @@ def test_what_ended_before_a_kill_is_not_tried_again(tmp_path: Path) -> None:
     assert search(run_in(tmp_path / "killed", again), options) == whole
     assert {trial.number for trial in again.trials} == set(range(9)) - done
     assert tried(tmp_path / "killed") == tried(tmp_path / "calm")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("error", [TransientError("killed"), StoreError("the disk is full")], ids=repr)
+def test_what_the_machine_did_to_a_trial_is_no_result(tmp_path: Path, error: Exception, workers: int) -> None:
+    class Struck(Trainer):
+        def __call__(self, trial: TrialRequest) -> TrialResult:
+            if trial.number == 4:
+                time.sleep(0.2)  # the others end meanwhile
+                raise error
+            if trial.number > 4:
+                assert trial.stop is not None and trial.stop.wait(10)
+                raise TransientError("the search was stopped")
+            return super().__call__(trial)
+
+    options = NevergradOptions(trials=9, workers=workers, space=SPACE)
+    calm = search(run_in(tmp_path / "calm", Trainer()), options)
+    for _ in range(2):
+        with pytest.raises(type(error), match=str(error)):
+            search(run_in(tmp_path / "struck", Struck()), options)
+    time.sleep(0.1)  # the other workers end
+    assert [line["error"] for line in read_log(tmp_path / "struck" / LOG_FILE)] == [""] * 4
+    assert search(run_in(tmp_path / "struck", Trainer()), options) == calm
+    assert tried(tmp_path / "struck") == tried(tmp_path / "calm")
 
 
 def test_an_interrupted_search_tells_its_trials_to_end(tmp_path: Path) -> None:

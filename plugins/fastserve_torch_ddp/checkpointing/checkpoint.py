@@ -1,7 +1,8 @@
-"""Checkpoints as safetensors files, written atomically and in the background."""
+"""Checkpoints as safetensors files with checksums, written atomically and in the background."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -14,16 +15,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fastserve_core.errors import StageError, StoreError
+
 MAX_CHECKPOINTS = 2
 BEST = "best.safetensors"
-METADATA_KEY = "about"
+METADATA_KEY, CHECKSUM_KEY = "about", "sha256"
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors by name, and their metadata."""
+
+
+class CheckpointError(StageError):
+    """A file of a training is damaged."""
 
 
 class CheckpointWriter:
     """Writes files of tensors, one after another, in a background thread.
 
     The caller must not change the tensors after it passed them. If a file cannot be written, for example because the
-    disk is full, the writer warns and keeps the previous file.
+    disk is full, the writer warns and keeps the previous file. The best weights are kept in memory until they are
+    written, and no checkpoint is written before them, because a training that resumes from it needs them.
 
     Args:
         folder: The folder of the files.
@@ -34,6 +45,7 @@ class CheckpointWriter:
         self.folder, self.warn = folder, warn
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self.pending: Future[None] | None = None
+        self._unwritten_best: State | None = None
 
     def write_checkpoint(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
         """Write ``checkpoint-<step>.safetensors`` and delete all but the newest two.
@@ -51,17 +63,25 @@ class CheckpointWriter:
     def _submit(self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         self.wait()
         on_cpu = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        self.pending = self.executor.submit(self._write, self.folder / name, on_cpu, dict(metadata))
+        self.pending = self.executor.submit(self._write, self.folder / name, (on_cpu, dict(metadata)))
 
-    def _write(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    def _write(self, path: Path, state: State) -> None:
+        if path.name == BEST:
+            self._unwritten_best = state
         try:
-            write_tensors(path, tensors, metadata)
+            self._flush_best()
+            if path.name != BEST:
+                write_tensors(path, *state)
         except (OSError, SafetensorError) as error:
-            path.with_suffix(".partial").unlink(missing_ok=True)
             self.warn(f"{path.name} could not be written ({error}); training continues, and the previous file is kept")
             return
         for old in list_checkpoints(self.folder)[MAX_CHECKPOINTS:]:
             old.unlink()
+
+    def _flush_best(self) -> None:
+        if self._unwritten_best is not None:
+            write_tensors(self.folder / BEST, *self._unwritten_best)
+            self._unwritten_best = None
 
     def wait(self) -> None:
         """Wait until the last file is on disk."""
@@ -69,9 +89,21 @@ class CheckpointWriter:
             self.pending.result()
             self.pending = None
 
+    def finish(self) -> None:
+        """Wait until the best weights are on disk.
+
+        Raises:
+            StoreError: They cannot be written.
+        """
+        self.wait()
+        try:
+            self._flush_best()
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"the best weights could not be written to {self.folder / BEST}: {error}") from error
+
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write a safetensors file atomically.
+    """Write a safetensors file atomically, with a checksum of its content.
 
     Args:
         path: The file.
@@ -82,11 +114,23 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
         OSError: The file cannot be written.
         SafetensorError: The tensors cannot be serialized.
     """
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(metadata)})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    partial, about = path.with_suffix(".partial"), json.dumps(metadata)
+    try:
+        save_file(tensors, partial, metadata={METADATA_KEY: about, CHECKSUM_KEY: _checksum(tensors, about)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
+    """Return the sha256 of the metadata and of each tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -94,34 +138,58 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path) -> State:
     """Read the tensors and the metadata of a file.
 
     Raises:
-        OSError: The file cannot be read.
-        SafetensorError: The file is damaged.
+        CheckpointError: The file cannot be read, or has another checksum than it was written with.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata: dict[str, Any] = json.loads(file.metadata()[METADATA_KEY])
-        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - not a mapping
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if header[CHECKSUM_KEY] != _checksum(tensors, header[METADATA_KEY]):
+            raise ValueError("its checksum does not match")
+        return tensors, json.loads(header[METADATA_KEY])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from error
 
 
-def read_newest(folder: Path, warn: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Read the newest checkpoint that is not damaged.
+def read_newest(folder: Path, warn: Callable[[str], None]) -> State | None:
+    """Read the newest checkpoint that is intact, and whose best weights are too.
+
+    Damaged files are renamed to ``*.damaged``. A checkpoint without its best weights is deleted: the training resumes
+    from one that was written before the first evaluation, or starts again.
 
     Args:
         folder: The folder of the checkpoints.
-        warn: Receives a warning for each damaged checkpoint.
+        warn: Receives a warning for each damaged file.
 
     Returns:
-        Tensors and metadata, or ``None`` if there is no readable checkpoint.
+        Tensors and metadata, or ``None`` if there is no such checkpoint.
     """
+    best = _read_intact(folder / BEST, "the training goes back to before its first evaluation", warn)
     for path in list_checkpoints(folder):
-        try:
-            return read_tensors(path)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            warn(f"the checkpoint {path.name} cannot be read ({error}); the previous one is used")
+        state = _read_intact(path, "the previous checkpoint is used", warn)
+        if state is None:
+            continue
+        needed = state[1].get("best")
+        if needed is None or (best is not None and best[1]["best"] >= needed):
+            return state
+        path.unlink()
     return None
+
+
+def _read_intact(path: Path, consequence: str, warn: Callable[[str], None]) -> State | None:
+    """Read a file; rename it and return ``None`` if it is damaged, and return ``None`` if there is none."""
+    if not path.exists():
+        return None
+    try:
+        return read_tensors(path)
+    except CheckpointError as error:
+        path.replace(path.with_suffix(".damaged"))
+        warn(f"{error}; {consequence}")
+        return None
 
 
 def copy_weights(model: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -113,6 +113,8 @@ class CheckpointManager:
 
     def _send_best(self, source: int) -> None:
         """Send the best weights to all machines: one that was lost has none, or older ones."""
+        if collectives.get_world_size() == 1:
+            return
         path = self.folder / checkpoint.BEST
         is_source = collectives.get_rank() == source
         best, metadata = collectives.broadcast_tensors(
@@ -129,10 +131,14 @@ class CheckpointManager:
         Args:
             task: The task, which builds the model.
             total: The number of optimizer steps.
+
+        Raises:
+            StoreError: The best weights cannot be written.
+            CheckpointError: They were damaged since.
         """
-        self.writer.wait()
         if not is_local_main():
             return
+        self.writer.finish()
         tensors, _ = checkpoint.read_tensors(self.folder / checkpoint.BEST)
         method = build_method(self.job, task, CPU, total)
         checkpoint.copy_weights(method.model, tensors)

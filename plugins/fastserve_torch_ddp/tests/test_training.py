@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_core.errors import OptionError, UserError
+from fastserve_core.errors import OptionError, StoreError, UserError
 from fastserve_core.tasks import Encoded, load_task
 from fastserve_core.testing import PluginContract
 from fastserve_torch_ddp.checkpointing import checkpoint
@@ -165,6 +165,7 @@ def make_writer(folder: Path) -> tuple[checkpoint.CheckpointWriter, list[str]]:
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
     writer, warned = make_writer(tmp_path)
+    writer.write_best({"weight": torch.ones(5)}, vars(TrainState(step=1, best=0.5)))
     for step in (1, 2, 3):
         weights = torch.full((1000,), float(step))
         writer.write_checkpoint(
@@ -179,7 +180,14 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
     assert warned == []
 
 
-@pytest.mark.parametrize("damage", ["torn", "empty", "noise"])
+def flip_bit(path: Path) -> None:
+    """Change one bit of the last tensor of a file, which stays readable."""
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["torn", "empty", "noise", "one bit"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage: str) -> None:
     writer, warned = make_writer(tmp_path)
     for step in (1, 2):
@@ -187,11 +195,48 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
     writer.wait()
     newest = checkpoint.list_checkpoints(tmp_path)[0]
     content = newest.read_bytes()
-    newest.write_bytes({"torn": content[:-40], "empty": b"", "noise": bytes(reversed(content))}[damage])
+    damaged = {"torn": content[:-40], "empty": b"", "noise": bytes(reversed(content)), "one bit": content}[damage]
+    newest.write_bytes(damaged)
+    if damage == "one bit":
+        flip_bit(newest)
     found = checkpoint.read_newest(tmp_path, warned.append)
     assert found is not None and found[1] == {"step": 1}
     assert "checkpoint-00000002.safetensors cannot be read" in warned[0]
     assert checkpoint.read_newest(tmp_path / "empty", warned.append) is None
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "checkpoint-00000001.safetensors", "checkpoint-00000002.damaged"
+    ]  # fmt: skip
+    assert checkpoint.read_newest(tmp_path, warned.append) is not None and len(warned) == 1
+
+
+def test_weights_of_any_type_and_shape_are_read_back_as_they_were(tmp_path: Path) -> None:
+    types = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.uint8)
+    tensors = {f"{kind} {shape}": torch.ones(shape).to(kind) for kind in types for shape in ((), (0, 3), (2, 3))}
+    checkpoint.write_tensors(tmp_path / "all.safetensors", tensors, {"step": 3})
+    read, metadata = checkpoint.read_tensors(tmp_path / "all.safetensors")
+    assert metadata == {"step": 3}
+    assert all(torch.equal(read[name], value) and read[name].dtype == value.dtype for name, value in tensors.items())
+
+
+@pytest.mark.parametrize("damage", ["one bit", "gone", "older"])
+def test_without_its_best_weights_a_training_goes_back(tmp_path: Path, damage: str) -> None:
+    """The checkpoint before the first evaluation needs none; the two after it cannot be used."""
+    writer, warned = make_writer(tmp_path)
+    writer.write_checkpoint({"weight": torch.ones(5)}, vars(TrainState(step=1)))
+    writer.write_best({"weight": torch.ones(5)}, vars(TrainState(step=2, best=0.5)))
+    writer.wait()
+    older = (tmp_path / checkpoint.BEST).read_bytes()
+    writer.write_best({"weight": torch.zeros(5)}, vars(TrainState(step=4, best=0.75)))
+    writer.write_checkpoint({"weight": torch.ones(5)}, vars(TrainState(step=4, best=0.75)))
+    writer.wait()
+    found = checkpoint.read_newest(tmp_path, warned.append)
+    assert found is not None and found[1]["step"] == 4 and warned == []
+    best = tmp_path / checkpoint.BEST
+    {"one bit": flip_bit, "gone": Path.unlink, "older": lambda path: path.write_bytes(older)}[damage](best)
+    found = checkpoint.read_newest(tmp_path, warned.append)
+    assert found is not None and found[1]["step"] == 1
+    assert [str(best) in message for message in warned] == ([True] if damage == "one bit" else [])
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["checkpoint-00000001.safetensors"]
 
 
 def test_a_full_disk_is_warned_of_and_the_last_good_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +255,29 @@ def test_a_full_disk_is_warned_of_and_the_last_good_one_stays(tmp_path: Path, mo
     found = checkpoint.read_newest(tmp_path, warned.append)
     assert found is not None and found[1] == {"step": 1}
     assert list(tmp_path.glob("*.partial")) == []
+
+
+def test_best_weights_that_could_not_be_written_are_written_later_or_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, warned = make_writer(tmp_path)
+    writer.write_best({"weight": torch.ones(5)}, vars(TrainState(step=1, best=0.5)))
+    writer.wait()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_file", full)
+        writer.write_best({"weight": torch.zeros(5)}, vars(TrainState(step=2, best=0.75)))
+        with pytest.raises(StoreError, match=r"best weights could not be written to .*best\.safetensors: .*No space"):
+            writer.finish()
+    assert "best.safetensors could not be written" in warned[0]
+    writer.write_checkpoint({"weight": torch.ones(5)}, vars(TrainState(step=3, best=0.75)))
+    writer.finish()
+    tensors, metadata = checkpoint.read_tensors(tmp_path / checkpoint.BEST)
+    assert metadata["best"] == 0.75 and torch.equal(tensors["weight"], torch.zeros(5))
+    assert checkpoint.read_newest(tmp_path, warned.append) is not None
 
 
 def test_patience_counts_looks_without_gain() -> None:
