@@ -1,8 +1,10 @@
 # The public names of this room, and the modules that define them; imported when they are first used.
 from .child import PRELOAD_MODULES as PRELOAD_MODULES
+from .child import TERMINAL_SIGNALS as TERMINAL_SIGNALS
 from .child import child_main as child_main
 from .child import die_with_parent as die_with_parent
 from .child import event_writer as event_writer
+from .child import ignored_signals as ignored_signals
 from .child import run_in_child as run_in_child
 from .environment import hide_package as hide_package
 from .environment import set_library_environment as set_library_environment

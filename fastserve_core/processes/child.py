@@ -26,6 +26,17 @@ EVENT_FLUSH_SECONDS = 0.05
 PRELOAD_MODULES = ("torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto", "sklearn.metrics")
 """For ``imports`` of ``run_in_child``: the modules of a process that runs a model of transformers and scores it."""
 
+TERMINAL_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+
+
+def ignored_signals() -> frozenset[signal.Signals]:
+    """Return the signals of a terminal that this process ignores.
+
+    A command that was started with ``nohup``, or in the background by a script, ignores some. Its children inherit
+    that, and must not install handlers for these signals.
+    """
+    return frozenset(number for number in TERMINAL_SIGNALS if signal.getsignal(number) is signal.SIG_IGN)
+
 
 def die_with_parent(parent: int | None = None) -> None:
     """End this process soon after its parent has ended, also if the parent was killed.

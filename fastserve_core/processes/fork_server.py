@@ -55,12 +55,14 @@ class ForkServer:
         idle_seconds: The server ends after so many seconds without a request or a child.
         children: The running children by their ``exit_descriptor``.
         request_descriptor: In a child: the client's end of the socket for requests.
+        interrupt_handler: What children do at SIGINT: what the client did when it started this process.
     """
 
     def __init__(self, requests: socket.socket, idle_seconds: float) -> None:
         self.requests, self.idle_seconds = requests, idle_seconds
         self.children: dict[int, Child] = {}
         self.request_descriptor = -1
+        self.interrupt_handler: Any = signal.getsignal(signal.SIGINT)
 
     def wait(self) -> dict[str, Any]:
         """Serve requests; return in a forked child only.
@@ -68,7 +70,8 @@ class ForkServer:
         Returns:
             The child's request.
         """
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C in a terminal is for the client, whose end ends this process
+        # ^C in a terminal is for the client, whose end ends this process
+        self.interrupt_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         while True:
             sockets = [child.status for child in self.children.values()]
             waiting: list[Any] = [0, self.requests, *self.children, *sockets]
@@ -127,7 +130,7 @@ class ForkServer:
             os.dup2(source, target)
         os.close(null)
         os.close(output)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, self.interrupt_handler)
 
 
 def run_module(

@@ -19,6 +19,7 @@ from ray.serve.config import HTTPOptions
 
 from fastserve_core.artifacts import load_artifact
 from fastserve_core.errors import StageError
+from fastserve_core.processes import ignored_signals
 from fastserve_ray_serve.deployment import bind_application
 from fastserve_ray_serve.haproxy import write_wrapper
 from fastserve_ray_serve.options import RayServeOptions
@@ -32,7 +33,7 @@ OBJECT_STORE_BYTES = 100_000_000
 def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
     """Serve until a signal, then end Ray and all its processes; see ``run_child``."""
     options = RayServeOptions(**request["options"])
-    artifact = Path(request["artifact"])
+    artifact, ignored = Path(request["artifact"]), ignored_signals()
     load_artifact(artifact)  # its errors are clearer here than from a replica
     with _session_dir(Path(request["folder"])) as folder:
         try:
@@ -50,7 +51,7 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
             ray_serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=options.host, port=options.port))
             _run(bind_application(artifact, options, request["threads"], request["keys"]))
             signalled = threading.Event()
-            for signal_number in (signal.SIGTERM, signal.SIGINT):
+            for signal_number in {signal.SIGTERM, signal.SIGINT} - ignored:
                 signal.signal(signal_number, lambda *_: signalled.set())
             ready()
             signalled.wait()

@@ -18,6 +18,7 @@ import uvloop
 
 from fastserve_core.artifacts import load_artifact
 from fastserve_core.errors import FastServeError
+from fastserve_core.processes import ignored_signals
 from fastserve_server.application import build_application
 from fastserve_server.child import error_report, run_child, send_report
 from fastserve_server.connections import IDLE_S, TimeoutHttpProtocol
@@ -33,7 +34,7 @@ SWITCH_INTERVAL_S = 0.0005
 
 
 class GracefulServer(uvicorn.Server):
-    """Ends on a signal with exit code 0, after the open requests.
+    """Ends on a signal that it did not ignore at its start, with exit code 0, after the open requests.
 
     Args:
         config: uvicorn's configuration.
@@ -42,10 +43,12 @@ class GracefulServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, models: ModelRegistry) -> None:
         super().__init__(config)
-        self._models = models
+        self._models, self._ignored = models, ignored_signals()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop accepting requests; uvicorn's own method would raise the signal again at the end."""
+        if sig in self._ignored:
+            return
         self._models.drain()
         self.should_exit = True
 

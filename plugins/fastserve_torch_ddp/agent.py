@@ -7,6 +7,7 @@ import os
 import signal
 import uuid
 from collections.abc import Mapping
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from fastserve_core.artifacts import read_json
 from fastserve_core.data import load_dataset
-from fastserve_core.errors import StageError, TransientError, UserError, transient_kind
-from fastserve_core.processes import event_writer
+from fastserve_core.errors import StageError, StoreError, TransientError, UserError, transient_kind
+from fastserve_core.processes import TERMINAL_SIGNALS, event_writer, ignored_signals
 from fastserve_core.tasks import load_task
 from fastserve_torch_ddp.data.tokens import tokenize
 from fastserve_torch_ddp.estimate import choose_rank_count, count_parameters
@@ -74,6 +75,9 @@ def train(**request: Any) -> dict[str, Any]:
     config.start_method = START_METHOD
     config.max_restarts = options["max_restarts"]
     config.logs_specs = _log_specs(job)
+    # otherwise the agent ends the training at a signal that the command ignores, as with nohup
+    handled = {signal.SIGTERM, *TERMINAL_SIGNALS} - ignored_signals()
+    config.signals_to_handle = ",".join(sorted(number.name for number in handled))
     return _launch(config, job)
 
 
@@ -84,6 +88,8 @@ def _launch(config: LaunchConfig, job: TrainingJob) -> dict[str, Any]:
     except ChildFailedError as error:
         path = Path(job.folder, ERROR_FILE)
         raise (_reported_failure(read_json(path)) if path.is_file() else _failure(error)) from error
+    except JSONDecodeError as error:  # the report that a rank writes for torch's agent is empty
+        raise StoreError(f"a rank failed, and could not report why to {job.folder}: is the disk full?") from error
     except DistError as error:
         raise TransientError(f"the nodes lost their connection while the ranks started: {error}") from error
     result = results[min(results)]  # a node receives the results of its own ranks only

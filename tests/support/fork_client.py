@@ -22,7 +22,8 @@ def main() -> int:
         arguments = ["-c", sys.stdin.read(), *arguments[1:]]
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.connect(address.replace("@", "\0", 1))
-    for number in PASSED_ON:
+    ignored = [number for number in PASSED_ON if signal.getsignal(number) is signal.SIG_IGN]
+    for number in set(PASSED_ON) - set(ignored):
         signal.signal(number, lambda number, _: server.sendall(str(number).encode()))
     asked = {
         "executable": executable,
@@ -32,6 +33,7 @@ def main() -> int:
         "folder": os.getcwd(),  # noqa: PTH109 - pathlib takes longer to import than the rest
         "numbers": [0, 1, 2],
         "session": False,
+        "ignored": ignored,
         "cores": sorted(os.sched_getaffinity(0)),
     }
     socket.send_fds(server, [json.dumps(asked).encode()], [0, 1, 2])

@@ -120,7 +120,7 @@ def become(asked: dict[str, Any], descriptors: list[int], connection: socket.soc
         if asked["session"]:
             os.setsid()
         forks.put_descriptors(descriptors, asked["numbers"])
-        forks.forget_parent(keep=asked["numbers"])
+        forks.forget_parent(keep=asked["numbers"], ignored=asked["ignored"])
         if asked["packages"]:
             sys.executable = asked["executable"]
             site.addsitedir(asked["packages"])

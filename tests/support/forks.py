@@ -31,6 +31,8 @@ READ_AT_IMPORT = ("PYTHON", "LD_", "GLIBC_", "THP_", "CUDA_", "TORCH", "HF_", "T
 """Prefixes of the variables that are read while modules are imported: a fork cannot change their effect."""
 IMPORTED_WITH = dict(os.environ)
 """The environment in which this process has imported what it has."""
+OF_TERMINALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+"""Signals that a command ignores if whoever starts it does, as ``nohup``."""
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LARGEST_MESSAGE, MOST_DESCRIPTORS = 1 << 17, 32
 COLD = b"cold"
@@ -104,14 +106,16 @@ def finish(code: int) -> None:
         os._exit(code)
 
 
-def forget_parent(keep: Sequence[int]) -> None:
-    """Leave as little of the parent's in a fork as an ``exec`` would."""
+def forget_parent(keep: Sequence[int], ignored: Sequence[int] = ()) -> None:
+    """Leave as little of the parent's in a fork as an ``exec`` would; of the signals, it ignores those given."""
     atexit._clear()
     util._finalizer_registry.clear()  # type: ignore[attr-defined]
     gc.freeze()  # no finalizer of the parent's objects runs here
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
     devnull = os.open(os.devnull, os.O_RDWR)
     for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
         if number in (0, 1, 2, devnull, *keep):
@@ -183,6 +187,7 @@ class ForkingPopen(REAL_POPEN):  # type: ignore[misc,type-arg]
             "numbers": [0, 1, 2, *pass_fds],
             "session": bool(others[5]),
             "cores": sorted(os.sched_getaffinity(0)),
+            "ignored": [number for number in OF_TERMINALS if signal.getsignal(number) is signal.SIG_IGN],
             "parent": os.getpid(),
         }
         streams = [own if own >= 0 else number for number, own in enumerate((p2cread, c2pwrite, errwrite))]

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not fork_pool.can_fork(), reason="forks only on 
 
 WORK = """
     import atexit, os, pathlib, signal, sys, time
-    from fastserve_core.processes.child import child_main, event_writer
+    from fastserve_core.processes.child import child_main, event_writer, ignored_signals
     from fastserve_core.errors import OptionError
     from fastserve_core.events import Progress
 
@@ -57,6 +57,7 @@ WORK = """
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 return pool.map(double, [21])
         here = {name: os.environ.get(name) for name in ("FASTSERVE_HOME", "OMP_NUM_THREADS", "TORCH_X")}
+        here["ignored"] = sorted(number.name for number in ignored_signals())
         return {"pid": os.getpid(), "parent": os.getppid(), "slow": "slowly" in sys.modules, "folder": os.getcwd(),
                 "imported_by": sys.modules["slowly"].PID if "slowly" in sys.modules else None, **here}
 
@@ -110,6 +111,16 @@ def test_a_child_has_the_folder_and_the_variables_of_the_one_who_asks(
     second = ask("tell")
     assert (second["folder"], second["FASTSERVE_HOME"], second["OMP_NUM_THREADS"]) == (str(other), "elsewhere", "1")
     assert second["parent"] == first["parent"]
+
+
+@pytest.mark.parametrize("ignored", [[], ["SIGHUP"], ["SIGINT"], ["SIGHUP", "SIGINT", "SIGQUIT"]])
+def test_a_child_ignores_the_signals_that_the_command_does(ask: Callable[..., Any], ignored: list[str]) -> None:
+    before = {name: signal.signal(signal.Signals[name], signal.SIG_IGN) for name in ignored}
+    try:
+        assert ask("tell")["ignored"] == ignored
+    finally:
+        for name, handler in before.items():
+            signal.signal(signal.Signals[name], handler)
 
 
 def test_what_is_read_while_importing_needs_another_process(

@@ -70,6 +70,19 @@ def test_many_at_once_are_all_answered_in_batches(server: ServerProcess) -> None
     assert values["fastserve_engine_seconds_sum"] > 0
 
 
+def test_an_interrupt_that_the_command_ignores_does_not_end_it(classifier: Artifact) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        server = start(classifier.folder, ServerOptions(port=0), threads=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with server:
+        os.kill(server.pid, signal.SIGINT)
+        for _ in range(3):
+            assert ask(server, {"inputs": ["a story"]}).status_code == 200
+    assert not psutil.pid_exists(server.pid)
+
+
 def test_it_says_what_it_is(server: ServerProcess, classifier: Artifact) -> None:
     lineage = httpx.get(server.url + "/lineage").json()
     assert lineage["digest"] == classifier.digest

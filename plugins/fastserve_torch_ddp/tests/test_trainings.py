@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
 import pytest
 
 from conftest import ranks_below
@@ -20,7 +21,8 @@ from fastserve_core.config import DataOptions
 from fastserve_core.data import load_dataset, prepare_dataset
 from fastserve_core.errors import OptionError, StageError
 from fastserve_core.events import Event, Metric, Step, WarningRaised
-from fastserve_core.processes import run_in_child
+from fastserve_core.processes import TERMINAL_SIGNALS, child, run_in_child
+from fastserve_core.processes.fork_pool import ForkServerPool
 from fastserve_core.tasks import Encoded, load_task
 from fastserve_torch_ddp.checkpointing.validation import TrainState
 from fastserve_torch_ddp.fork_server import PRELOADED_MODULES
@@ -162,6 +164,26 @@ def test_a_killed_rank_changes_nothing_in_the_result(train: Train, given_options
     assert list(disturbed.folder.glob("logs/**/attempt_1")), "the group was restarted"
     assert disturbed.result["scores"] == calm.result["scores"]
     assert disturbed.digest() == calm.digest()
+
+
+def test_what_the_command_ignores_does_not_end_its_training(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ``nohup``: all processes of the training begin while the signals are ignored."""
+    monkeypatch.setattr(child, "FORK_SERVERS", ForkServerPool())
+    older, signalled = psutil.Process().children(recursive=True), set[int]()
+
+    def send(event: Event) -> None:
+        if isinstance(event, Step) and event.step in (2, 4, 6):
+            for process in set(psutil.Process().children(recursive=True)) - set(older):
+                process.send_signal(TERMINAL_SIGNALS[event.step // 2 - 1])
+                signalled.add(process.pid)
+
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in TERMINAL_SIGNALS}
+    try:
+        done = train(tell=send, epochs=2, max_restarts=0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert done.result["steps"] == 24 and len(signalled) > 2
 
 
 @pytest.mark.parametrize(
