@@ -10,7 +10,7 @@ from typing import Any
 
 from fastserve_core.artifacts.files import read_json, write_json
 from fastserve_core.artifacts.hashing import hash_files, json_digest, stable_hash
-from fastserve_core.errors import ArtifactError, ModelError
+from fastserve_core.errors import ArtifactError
 
 MANIFEST = "fastserve.json"
 CHECKSUM = "checksum"
