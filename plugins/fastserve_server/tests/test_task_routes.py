@@ -18,7 +18,7 @@ from fastserve_server.application import build_application
 from fastserve_server.options import ServingOptions
 from fastserve_server.tests.test_application import client_of, error_of
 from fastserve_text.text_classification import TextClassification
-from fastserve_text.token_classification import TokenClassification
+from fastserve_text.token_classification.task import TokenClassification
 
 
 @dataclass

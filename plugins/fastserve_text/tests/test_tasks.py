@@ -17,11 +17,7 @@ from fastserve_core.inference import length_batches
 from fastserve_core.tasks import Encoded, Task, load_task
 from fastserve_text.base import sorted_labels
 from fastserve_text.model_factory import build_model, write_scratch
-from fastserve_text.token_classification import entities
 from fastserve_text.tokenization import load_tokenizer, pad
-
-WORDS = ["Ann", "lives", "in", "Oslo"]
-TAGS = ["B-PER", "O", "O", "B-LOC"]
 
 
 @pytest.fixture(scope="module")
@@ -103,29 +99,6 @@ def test_numbers_as_labels_keep_their_order() -> None:
     assert sorted_labels({"b", "10", "9"}) == ["10", "9", "b"]
 
 
-def test_token_classification_labels_the_first_piece_of_each_word(tiny_bert: Path) -> None:
-    task = load_task("token_classification", {"max_length": 32}, sorted(set(TAGS)))
-    (one,) = task.encoder(tiny_bert)([{"tokens": WORDS, "tags": TAGS}])
-    labelled = [label for label in one.target if label != -100]
-    assert [task.labels[label] for label in labelled] == TAGS
-    logits = np.full((1, len(one), 3), -5.0)
-    for word, place in one.decode_state.first.items():
-        logits[0, place, list(task.labels).index(TAGS[word])] = 5
-    (answer,) = task.decode({"logits": logits}, [one])
-    assert answer["tags"] == TAGS
-    assert [(found["type"], found["text"]) for found in answer["entities"]] == [("PER", "Ann"), ("LOC", "Oslo")]
-    scores = task.score(task.batch_statistics({"logits": logits}, [one]))
-    assert scores == {"accuracy": 1.0, "f1": 1.0}
-
-
-def test_words_beyond_the_cut_are_no_entities(tiny_bert: Path) -> None:
-    task = load_task("token_classification", {"max_length": 4}, sorted(set(TAGS)))
-    (one,) = task.encoder(tiny_bert)([{"tokens": WORDS * 5}])
-    (answer,) = task.decode({"logits": np.zeros((1, len(one), 3))}, [one])
-    assert len(answer["tags"]) == 20
-    assert answer["tags"][-1] == "O"
-
-
 def test_rows_of_tokens_are_checked_and_split() -> None:
     task = load_task("token_classification", {})
     row: dict[str, Any] = {"tokens": "Ann lives", "tags": "B-PER O"}
@@ -139,13 +112,6 @@ def test_rows_of_tokens_are_checked_and_split() -> None:
         task.read_input(5)
     with pytest.raises(DataError, match="all tags"):
         task.collect_labels([{"tags": ["O", "O"]}])
-
-
-def test_entities_join_their_inside_tags() -> None:
-    tags = ("B-X", "I-X", "I-Y", "O", "B-Y")
-    words = [{"word": word, "tag": tag} for word, tag in zip("abcde", tags, strict=True)]
-    found = [(one["type"], one["text"], one["start"], one["end"]) for one in entities(words)]
-    assert found == [("X", "a b", 0, 2), ("Y", "c", 2, 3), ("Y", "e", 4, 5)]
 
 
 def test_a_language_models_loss_is_that_of_torch(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""A tag for every word: named entities, slots, parts of speech."""
