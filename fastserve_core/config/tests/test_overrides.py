@@ -69,7 +69,7 @@ def test_a_quoted_text_is_read_as_it_is(text: str) -> None:
 @example("1_000")
 def test_a_text_option_is_read_as_it_is_typed(text: str) -> None:
     assume(not text.lstrip().startswith("'") and not INTERPOLATION.search(text))  # quoted, or a reference
-    for option in ("data.columns.text", "data.columns.评论", "data.train", "model.path"):
+    for option in ("data.columns.text", "data.columns.评论", "model.path"):
         assert read(f"{option}={text}") == text
 
 

@@ -27,6 +27,7 @@ from fastserve_core.tasks import (
     MetricSpec,
     Row,
     TensorSpec,
+    object_schema,
 )
 from fastserve_text.base import TextTask, validate_text
 from fastserve_text.losses import cross_entropy
@@ -274,6 +275,16 @@ class QuestionAnswering(TextTask):
     @override
     def objective(self, scores: Mapping[str, float]) -> float:
         return scores["f1"]
+
+    @override
+    def answer_schema(self) -> dict[str, Any]:
+        text, score = {"type": "string"}, {"type": "number", "minimum": 0, "maximum": 1}
+        character = {"type": "integer", "minimum": 0, "description": "counted in characters of the context"}
+        answer = object_schema(answer=text, score=score, start=character, end=character)
+        if self.options.top_k == 1:
+            return answer
+        several = {"type": "array", "items": answer, "maxItems": self.options.top_k}
+        return object_schema(**answer["properties"], answers=several)
 
     @override
     def format_answer(self, answer: Mapping[str, Any]) -> str:
