@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.data.columns import match_inputs
-from fastserve_core.data.source import Report, file_source
+from fastserve_core.data.source import Report, file_source, split_records
 from fastserve_core.errors import DataError
 from fastserve_core.tasks.task import Row, Task
 
@@ -28,7 +28,7 @@ def read_inputs(given: Any, option: str, task: Task, options: DataOptions, repor
         DataError: A file cannot be read, has no inputs, or more rows are unusable than may be left out.
     """
     records = file_source().records(given, option, options, report)
-    columns, records = match_inputs(records, task, options.columns, report)
+    columns, records = match_inputs(split_records(records, task), task, options.columns, report)
     bad = 0
     for record in records:
         row, reason = columns.read_row(record.values) if record.values is not None else ({}, record.fault)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +11,7 @@ from fastserve_core.entry_points import load_entry_point
 
 if TYPE_CHECKING:
     from fastserve_core.config.nodes import DataOptions
+    from fastserve_core.tasks.task import Task
 
 GROUP = "fastserve.data"
 """The group of entry points of data sources."""
@@ -32,6 +33,16 @@ class RawRecord:
     where: str
     values: Mapping[str, Any] | None
     fault: str = ""
+
+
+def split_records(records: Iterable[RawRecord], task: Task) -> Iterator[RawRecord]:
+    """Yield the rows that a task finds in each record."""
+    for record in records:
+        if record.values is None:
+            yield record
+            continue
+        for place, values in task.split_record(record.values):
+            yield RawRecord(record.where + place, values)
 
 
 class DataSource(Protocol):

@@ -14,7 +14,7 @@ from fastserve_core.artifacts.store import Store, result_id
 from fastserve_core.data.columns import ColumnMap, match_inputs
 from fastserve_core.data.dataset import Dataset, load_dataset, write_description
 from fastserve_core.data.rows import OFFSETS, SUFFIX, RowWriter, encode_row
-from fastserve_core.data.source import RawRecord, file_source
+from fastserve_core.data.source import RawRecord, file_source, split_records
 from fastserve_core.data.splits import SPLITS
 from fastserve_core.errors import DataError
 from fastserve_core.tasks.task import Row, Task
@@ -80,7 +80,7 @@ def _rows(texts: UnlabelledFiles, task: Task, like: Row) -> Iterator[Row]:
         where, is_empty = "", True
         records = file_source().records(file, OPTION, texts.options, lambda _: None)
         try:
-            columns, records = match_inputs(records, task, texts.options.columns, lambda _: None)
+            columns, records = match_inputs(split_records(records, task), task, texts.options.columns, lambda _: None)
             for record in records:
                 where, is_empty = f"{record.where}: ", False
                 yield _row(record, columns, task, like)

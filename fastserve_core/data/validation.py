@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastserve_core.data.columns import ColumnMap, match_columns
 from fastserve_core.data.positions import BadRowError, PositionColumn, hash_bytes
 from fastserve_core.data.rows import Rows, RowWriter, encode_row
-from fastserve_core.data.source import RawRecord, Report
+from fastserve_core.data.source import RawRecord, Report, split_records
 from fastserve_core.tasks.task import Row, Task
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Validator:
         Raises:
             DataError: A column is missing.
         """
+        records = split_records(records, self.task)
         columns, records = match_columns(records, self.task.columns, self.options.columns, self.report)
         position_column = PositionColumn.of(self.options)
         if position_column is not None and position_column.name not in columns.known:

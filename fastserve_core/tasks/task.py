@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -109,6 +109,13 @@ class Task(ABC):
     def request_columns(self) -> tuple[Column, ...]:
         """The fields of a request, for forms and tensors: the columns that are no labels."""
         return tuple(column for column in self.columns if not column.is_label)
+
+    def split_record(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the rows of one record of a file, each with its place in the record; by default the record itself.
+
+        A file format of the task may nest rows, as SQuAD's nests questions in paragraphs.
+        """
+        yield "", values
 
     @abstractmethod
     def check(self, row: Row) -> str | None:

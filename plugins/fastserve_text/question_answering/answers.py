@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastserve_core.tasks import Row
@@ -25,6 +25,23 @@ def normalize_answers(row: Row) -> str | None:
         fault = fault or _find_fault(answer, row["context"])
     row["answers"] = answers
     return fault
+
+
+def split_article(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the questions of an article in SQuAD's form, which nests them in paragraphs; other records as they are."""
+    paragraphs = values.get("paragraphs", [values] if isinstance(values.get("qas"), list) else None)
+    if not isinstance(paragraphs, list):
+        yield "", values
+        return
+    for number, paragraph in enumerate(paragraphs, 1):
+        place = f", paragraph {number}" if "paragraphs" in values else ""
+        questions = paragraph.get("qas") if isinstance(paragraph, Mapping) else None
+        if not isinstance(questions, list):
+            yield place, {"question": None, "context": None}
+            continue
+        for index, question in enumerate(questions, 1):
+            row = {**question} if isinstance(question, Mapping) else {}
+            yield f"{place}, question {row.get('id', index)}", {**row, "context": paragraph.get("context")}
 
 
 def _read(value: Any) -> tuple[list[dict[str, Any]], str | None]:

@@ -31,7 +31,7 @@ from fastserve_core.tasks import (
 )
 from fastserve_text.base import TextTask, validate_text
 from fastserve_text.losses import cross_entropy
-from fastserve_text.question_answering.answers import normalize_answers
+from fastserve_text.question_answering.answers import normalize_answers, split_article
 from fastserve_text.question_answering.encoding import Question, QuestionEncoder, make_window, target_frame
 from fastserve_text.question_answering.metrics import exact_match, token_f1
 from fastserve_text.question_answering.spans import WindowLogits, best_spans
@@ -86,9 +86,9 @@ class QuestionAnswering(TextTask):
     name: ClassVar[str] = "question_answering"
     Options: ClassVar[type] = Options
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("question", title="Question"),
-        Column("context", title="Context"),
-        Column("answers", is_label=True),
+        Column("question", title="Question", usual_names=("query", "query_text")),
+        Column("context", title="Context", usual_names=("paragraph", "passage", "context_text")),
+        Column("answers", is_label=True, usual_names=("answer",)),
     )
     head: ClassVar[str] = "ForQuestionAnswering"
     metrics: ClassVar[Mapping[str, MetricSpec]] = {
@@ -111,6 +111,10 @@ class QuestionAnswering(TextTask):
         return WindowLayout(self.options.max_length, self.options.stride)
 
     # -- rows ----------------------------------------------------------------------------------------
+
+    @override
+    def split_record(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        return split_article(values)
 
     @override
     def check(self, row: Row) -> str | None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fastserve_text.question_answering.answers import normalize_answers
+from fastserve_text.question_answering.answers import normalize_answers, split_article
 from fastserve_text.question_answering.metrics import exact_match, normalize, token_f1
 from fastserve_text.question_answering.spans import WindowLogits, best_spans
 
@@ -55,6 +55,22 @@ def test_answers_of_every_form_are_read(given_value: Any, expected: Any) -> None
 )
 def test_answers_that_cannot_be_used_are_reported(given_value: Any, fault: str) -> None:
     assert fault in (normalize_answers({"context": CONTEXT, "answers": given_value}) or "")
+
+
+def test_questions_of_articles_are_rows() -> None:
+    questions = [{"id": "q7", "question": "who", "answers": []}, {"question": "when", "is_impossible": True}]
+    article = {"title": "Mills", "paragraphs": [{"context": CONTEXT, "qas": questions}, {"context": "x"}, 7]}
+    found = list(split_article(article))
+    assert [(place, row["question"], row["context"]) for place, row in found] == [
+        (", paragraph 1, question q7", "who", CONTEXT),
+        (", paragraph 1, question 2", "when", CONTEXT),
+        (", paragraph 2", None, None),
+        (", paragraph 3", None, None),
+    ]
+    (single,) = split_article({"context": CONTEXT, "qas": questions[:1]})
+    assert single == (", question q7", {**questions[0], "context": CONTEXT})
+    row = {"question": "who", "context": CONTEXT, "answers": []}
+    assert list(split_article(row)) == [("", row)]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from fastserve_core.artifacts import TRAINABLE, Manifest, hash_files, write_manifest
-from fastserve_core.config import ModelSpec
+from fastserve_core.artifacts import TRAINABLE, Manifest, Store, hash_files, write_manifest
+from fastserve_core.config import DataOptions, ModelSpec
+from fastserve_core.data import prepare_dataset
 from fastserve_core.errors import DataError, OptionError
 from fastserve_core.inference import Predictor
 from fastserve_core.tasks import LossOptions, Task, load_task
@@ -211,3 +213,38 @@ def test_logits_of_the_question_are_no_answer(artifact: Path, task: Task) -> Non
     """The tokens of a question are words of the answer's kind too."""
     (answer,) = Predictor(artifact, threads=1).predict([("which tool hammer saw", "river cloud stone anvil")])
     assert answer["answer"] == "anvil"
+
+
+def write_article(path: Path, rows: list[dict[str, Any]]) -> Path:
+    paragraphs = [
+        {
+            "context": row["context"],
+            "qas": [
+                {
+                    "id": f"q{number}",
+                    "question": row["question"],
+                    "answers": [{"text": one["text"], "answer_start": one["start"]} for one in row["answers"]],
+                }
+            ],
+        }
+        for number, row in enumerate(rows)
+    ]
+    path.write_text(json.dumps({"version": "2.0", "data": [{"title": "Tools", "paragraphs": paragraphs}]}))
+    return path
+
+
+def test_a_file_of_squad_is_read(task: Task, tmp_path: Path) -> None:
+    path, notes = write_article(tmp_path / "squad.json", questions(30, seed=6)), list[str]()
+    data = prepare_dataset(DataOptions(train=str(path)), task, Store(tmp_path / "home"), notes.append)
+    assert sum(len(data.rows(split)) for split in ("train", "validation", "test")) == 30
+    assert f"{path}: the rows are those of 'data'" in notes
+    assert set(data.rows("train")[0]) == {"question", "context", "answers"}
+
+
+def test_a_misplaced_answer_is_reported_with_its_question(task: Task, tmp_path: Path) -> None:
+    rows = questions(30, seed=6)
+    number = next(number for number, row in enumerate(rows) if row["answers"])
+    rows[number]["answers"][0]["start"] += 1
+    path = write_article(tmp_path / "squad.json", rows)
+    with pytest.raises(DataError, match=f"paragraph {number + 1}, question q{number}: .* is not at character"):
+        prepare_dataset(DataOptions(train=str(path)), task, Store(tmp_path / "home"), print)
