@@ -121,6 +121,42 @@ def test_a_language_model_gives_the_logits_of_every_token(to: str, tmp_path: Pat
     assert len(found["check"]["shapes"]) > 1
 
 
+@pytest.mark.parametrize(
+    ("to", "head", "outputs", "shapes"),
+    [
+        (
+            "torch_export",
+            "ForQuestionAnswering",
+            ("*logits",),
+            {"start_logits": ["batch", "length"], "end_logits": ["batch", "length"]},
+        ),
+        ("openvino", "", ("last_hidden_state",), {"last_hidden_state": ["batch", "length", 32]}),
+        ("torch_export", "", ("pooler_output",), {"pooler_output": ["batch", 32]}),
+    ],
+)
+def test_the_outputs_that_a_task_declares_are_exported(
+    to: str,
+    head: str,
+    outputs: tuple[str, ...],
+    shapes: dict[str, list[Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+    import transformers
+
+    from fastserve_text.text_classification import TextClassification
+
+    monkeypatch.setattr(TextClassification, "head", head)
+    monkeypatch.setattr(TextClassification, "outputs", outputs)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(vocab_size=60, pad_token_id=0, **SIZES)
+    model = getattr(transformers, f"Bert{head or 'Model'}")(config).eval()
+    found = written(sealed(saved(model, tmp_path / "model")), to, tmp_path)
+    assert {one["name"]: one["shape"] for one in found["outputs"]} == shapes
+    assert len(found["check"]["shapes"]) > 1
+
+
 def test_the_files_of_an_engine_are_copied_to_its_own_format_and_no_other(tmp_path: Path) -> None:
     source = saved(bert(), tmp_path / "model")
     written(sealed(source), "openvino", tmp_path)

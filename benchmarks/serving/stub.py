@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ KEPT = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_token
 class StubEngine(Engine):
     """Logits at once: the first label for every text."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, outputs: Sequence[str] = ()) -> None:
         self.inputs = ("input_ids", "attention_mask", "token_type_ids")
 
     def run(self, inputs: Arrays) -> Arrays:

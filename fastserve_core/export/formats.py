@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from fastserve_core.entry_points import load_entry_point, missing_packages
 from fastserve_core.errors import ExportError, MissingPackageError
+from fastserve_core.tasks.declarations import DEFAULT_OUTPUTS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +41,10 @@ class FormatReader(Protocol):
 
 
 class ExportFormat(Protocol):
-    """The export of one model to a format; made from a model of transformers in evaluation mode.
+    """The export of one model to a format.
+
+    It is made from a model of transformers in evaluation mode, patterns of the names of the outputs to export, and the
+    names of modules whose weights an export to fewer bits leaves as they are.
 
     Attributes:
         requires: The packages that write and read the format.
@@ -82,12 +86,13 @@ class ExportFormat(Protocol):
         """
 
     @staticmethod
-    def reference(folder: Path, threads: int) -> FormatReader:
+    def reference(folder: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> FormatReader:
         """Load the original model, with which the files are compared.
 
         Args:
             folder: The model's folder.
             threads: The number of threads of one pass.
+            outputs: Patterns of the names of the outputs.
         """
 
     @staticmethod
@@ -113,17 +118,18 @@ def load_format_class(name: str) -> Any:
     return kind
 
 
-def load_format(name: str, model: Any) -> ExportFormat:
+def load_format(name: str, model: Any, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> ExportFormat:
     """Prepare the export of a model.
 
     Args:
         name: The format.
         model: A model of transformers in evaluation mode.
+        outputs: Patterns of the names of the outputs to export: ``Task.outputs``.
 
     Raises:
         UnknownNameError: There is no such format.
     """
-    export: ExportFormat = load_entry_point(GROUP, name)(model)
+    export: ExportFormat = load_entry_point(GROUP, name)(model, outputs)
     return export
 
 

@@ -127,7 +127,7 @@ def _relative_difference(expected: Any, output: Any, mask: Any) -> float:
     """Return the largest difference divided by the largest output (at least 1); infinite if it is not a number."""
     import numpy as np
 
-    if expected.ndim == 3:
+    if expected.shape[:2] == mask.shape:  # one value or vector per token
         expected, output = expected[mask], output[mask]
     difference = float(np.abs(output - expected).max() / max(1.0, float(np.abs(expected).max())))
     return difference if np.isfinite(difference) else float("inf")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from fastserve_core.tasks.load import load_task
 
 if TYPE_CHECKING:
     from fastserve_core.export.formats import FormatReader
-    from fastserve_core.tasks.task import Arrays
+    from fastserve_core.tasks.task import Arrays, Task
 
 Shape = tuple[str | int, str | int]
 DYNAMIC_SHAPE: Shape = ("batch", "length")
@@ -56,43 +56,51 @@ def write_export(artifact: Artifact, to: str, draft: Path, scratch: Path, count:
     Returns:
         ``inputs`` and ``outputs`` with names, types and shapes, and ``max_length``.
     """
-    kind = load_format_class(to)
+    kind, manifest = load_format_class(to), artifact.manifest
+    task = load_task(manifest.task, manifest.task_options, manifest.labels)
     if artifact.form == COMPILED:
         copy_model(artifact, draft)
         reference: FormatReader = kind.read(draft, threads_per_process())
         inputs, shape = reference.inputs, DYNAMIC_SHAPE
-        max_length = int(artifact.manifest.task_options.get("max_length", DEFAULT_MAX_LENGTH))
+        max_length = int(manifest.task_options.get("max_length", DEFAULT_MAX_LENGTH))
     else:
-        inputs, shape, max_length = _convert(artifact, kind, draft)
-        reference = kind.reference(artifact.folder, threads_per_process())
-    config, outputs = read_json(artifact.folder / "config.json"), {}
-    for number, batch in enumerate(make_batches(config, inputs, max_length, count)):
-        outputs = reference.run(batch)
+        inputs, shape, max_length = _convert(artifact, task, kind, draft)
+        reference = kind.reference(artifact.folder, threads_per_process(), task.outputs)
+    config = read_json(artifact.folder / "config.json")
+    batches = make_batches(config, inputs, max_length, count)
+    results = [reference.run(batch) for batch in batches]
+    for number, (batch, outputs) in enumerate(zip(batches, results, strict=True)):
         save_reference(scratch / f"{number}.npz", batch, outputs)
+    lengths = [batch["input_ids"].shape[1] for batch in batches]
     return {
         "max_length": max_length,
         "inputs": [{"name": name, "type": "integer", "shape": list(shape)} for name in inputs],
-        "outputs": _describe_outputs(outputs, shape),
+        "outputs": [_describe_output(name, shape, lengths, results) for name in results[0]],
     }
 
 
-def _convert(artifact: Artifact, kind: Any, draft: Path) -> tuple[tuple[str, ...], Shape, int]:
+def _convert(artifact: Artifact, task: Task, kind: Any, draft: Path) -> tuple[tuple[str, ...], Shape, int]:
     """Write the model of a trainable artifact; return the names of its inputs, their shape and maximum length."""
-    manifest = artifact.manifest
-    task = load_task(manifest.task, manifest.task_options, manifest.labels)
     with suppress_library_output():
-        export = kind(task.build(artifact.folder).eval())
+        model = task.build(artifact.folder).eval()
+        export = kind(model, task.outputs, task.find_uncompressed(model))
         export.write(export.module, draft)
     return export.inputs, export.shape, export.longest
 
 
-def _describe_outputs(outputs: Mapping[str, Any], shape: Shape) -> list[dict[str, Any]]:
-    """Describe the names and shapes of outputs, which have one vector per text or per token."""
-    arrays: Arrays = dict(outputs)
-    return [
-        {"name": name, "type": "float32", "shape": [*shape[: array.ndim - 1], array.shape[-1]]}
-        for name, array in arrays.items()
-    ]
+def _describe_output(name: str, shape: Shape, lengths: Sequence[int], results: Sequence[Arrays]) -> dict[str, Any]:
+    """Describe the name and the shape of an output.
+
+    Args:
+        name: Name of the output.
+        shape: Batch and length of the inputs.
+        lengths: Length of the inputs of each batch.
+        results: Outputs of each batch. If the second axis is as long as the inputs in all of them, it is the length.
+    """
+    sizes = [result[name].shape[1:] for result in results]
+    has_length = all(size[:1] == (length,) for size, length in zip(sizes, lengths, strict=True))
+    rest = [shape[1], *sizes[0][1:]] if has_length else list(sizes[0])
+    return {"name": name, "type": "float32", "shape": [shape[0], *rest]}
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from fastserve_core.errors import PlanError
+from fastserve_core.tasks.declarations import DEFAULT_OUTPUTS
 from fastserve_core.tasks.generation import DecodeEngine
 from fastserve_core.tasks.task import Arrays
 
@@ -32,12 +33,14 @@ class Engine(ABC):
     decodes: ClassVar[bool] = False
 
     @abstractmethod
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> None:
         """Load the model of a folder.
 
         Args:
             folder: The model folder.
             threads: The number of threads of one pass.
+            outputs: Patterns of the names of the outputs that ``run`` returns: ``Task.outputs``. Files compiled for
+                the engine may have others too.
         """
 
     @abstractmethod

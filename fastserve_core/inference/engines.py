@@ -11,6 +11,7 @@ from fastserve_core.entry_points import all_entry_points, load_entry_point, miss
 from fastserve_core.errors import MissingPackageError, PlanError, PluginError, UnknownNameError
 from fastserve_core.events import Event, WarningRaised
 from fastserve_core.inference.engine import Engine
+from fastserve_core.tasks.load import load_task
 
 if TYPE_CHECKING:
     from fastserve_core.tasks.generation import DecodeEngine
@@ -125,7 +126,9 @@ def load_engine(artifact: Artifact, threads: int, name: str | None = None) -> En
     Raises:
         MissingPackageError: The engine is not installed, and no other one reads the files.
     """
-    return _resolve_class(artifact, name or artifact.engine)(artifact.folder, threads)
+    manifest = artifact.manifest
+    outputs = load_task(manifest.task, manifest.task_options, manifest.labels).outputs
+    return _resolve_class(artifact, name or artifact.engine)(artifact.folder, threads, outputs)
 
 
 def supports_token_streaming(artifact: Artifact) -> bool:

@@ -1,4 +1,5 @@
 # The public names of this room, and the modules that define them; imported when they are first used.
+from .declarations import DEFAULT_OUTPUTS as DEFAULT_OUTPUTS
 from .declarations import AnswerView as AnswerView
 from .declarations import BatchLoss as BatchLoss
 from .declarations import Column as Column
@@ -7,6 +8,7 @@ from .declarations import LossOptions as LossOptions
 from .declarations import MetricSpec as MetricSpec
 from .declarations import TensorSpec as TensorSpec
 from .declarations import object_schema as object_schema
+from .declarations import select_outputs as select_outputs
 from .generation import KV_BLOCK_SIZE as KV_BLOCK_SIZE
 from .generation import DecodeEngine as DecodeEngine
 from .generation import GeneratedText as GeneratedText

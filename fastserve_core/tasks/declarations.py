@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
+from fastserve_core.errors import ModelError
+
+DEFAULT_OUTPUTS = ("*logits",)
+"""Patterns of the outputs of models of transformers with a head."""
 Comparison = Literal["categorical", "binary", "regression", "span", "embedding"]
 
 
@@ -39,13 +44,13 @@ class MetricSpec:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor of the Open Inference Protocol; -1 in its shape is the batch.
+    """A tensor of the Open Inference Protocol; -1 at the start of its shape is the batch, one elsewhere any size.
 
     ``json_schema`` is set if the elements are JSON: each is valid against it.
     """
 
     name: str
-    datatype: Literal["BYTES", "FP32"] = "BYTES"
+    datatype: Literal["BYTES", "FP32", "INT64"] = "BYTES"
     shape: tuple[int, ...] = (-1,)
     required: bool = True
     json_schema: Mapping[str, Any] | None = None
@@ -89,6 +94,29 @@ class AnswerView:
 
     headline: str = ""
     scores: str = ""
+
+
+def select_outputs(outputs: Mapping[str, Any], patterns: Sequence[str]) -> dict[str, Any]:
+    """Return the outputs of a model that match a pattern, by name.
+
+    Args:
+        outputs: The outputs of a model of transformers, tensors or ``None``, by name.
+        patterns: Patterns such as ``*logits`` or ``last_hidden_state``.
+
+    Raises:
+        ModelError: No output matches, or one that matches is not a tensor.
+    """
+    found = {
+        name: value
+        for name, value in outputs.items()
+        if value is not None and any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    if not found:
+        raise ModelError(f"the model has no output {' or '.join(patterns)}; its outputs are {', '.join(outputs)}")
+    for name, value in found.items():
+        if not hasattr(value, "shape"):
+            raise ModelError(f"the model's output {name} is not a tensor and cannot be served")
+    return found
 
 
 def object_schema(**properties: Mapping[str, Any]) -> dict[str, Any]:

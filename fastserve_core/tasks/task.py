@@ -6,11 +6,13 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from fastserve_core.errors import DataError, PlanError
 from fastserve_core.tasks.declarations import (
+    DEFAULT_OUTPUTS,
     AnswerView,
     BatchLoss,
     Column,
@@ -88,6 +90,10 @@ class Task(ABC):
     """The fields of ``LossOptions`` that the loss reads."""
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = ()
     """The outputs that a student is compared with its teacher on; empty for a task that cannot be distilled."""
+    uncompressed_modules: ClassVar[tuple[str, ...]] = ()
+    """Patterns of names of the model's modules that compressors neither cut nor round, nor the modules inside them."""
+    outputs: ClassVar[tuple[str, ...]] = DEFAULT_OUTPUTS
+    """Patterns of names of the model's outputs that ``decode`` and ``batch_statistics`` read; engines omit others."""
     answer_view: ClassVar[AnswerView] = AnswerView()
     not_in_rows: ClassVar[frozenset[str]] = frozenset()
     """The options that do not decide how rows are read; prepared rows are reused whatever their values are."""
@@ -195,6 +201,15 @@ class Task(ABC):
         """Return whether a model of that class was trained for this task, as far as its name tells."""
         return True
 
+    def find_uncompressed(self, model: nn.Module) -> frozenset[str]:
+        """Return the names of all modules of a model that ``uncompressed_modules`` excludes from compression."""
+        found: set[str] = set()
+        for name, _ in model.named_modules():  # a module precedes those inside it
+            is_inside = name.rpartition(".")[0] in found
+            if is_inside or any(fnmatchcase(name, pattern) for pattern in self.uncompressed_modules):
+                found.add(name)
+        return frozenset(found)
+
     # -- batches -------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -255,7 +270,7 @@ class Task(ABC):
 
     @abstractmethod
     def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
-        """Return what ``score`` needs of each row of a labelled batch; outputs are those that end in ``logits``."""
+        """Return what ``score`` needs of each row of a labelled batch."""
 
     @abstractmethod
     def score(self, statistics: Sequence[Any]) -> dict[str, float]:

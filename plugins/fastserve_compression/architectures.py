@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +99,28 @@ def get_layers(model: Any) -> nn.ModuleList:
     """Return the layers of a model of a known family."""
     layers: nn.ModuleList = model.base_model.get_submodule(find_layout(model).layers)
     return layers
+
+
+def name_modules(model: nn.Module) -> dict[nn.Module, str]:
+    """Return the names of the model's modules."""
+    return {module: name for name, module in model.named_modules()}
+
+
+def find_resizable_layers(model: Any, uncompressed: Collection[str]) -> tuple[list[bool], list[bool]]:
+    """Return for each layer whether all modules with its heads, and all with its neurons, may be changed.
+
+    Args:
+        model: Model of a known family.
+        uncompressed: Names of modules that stay as they are.
+    """
+    layout, names = find_layout(model), name_modules(model)
+    attention = (*layout.heads.input_projections, layout.heads.output_projection) if layout.heads is not None else ()
+    feed_forward = (*layout.input_projections, layout.output_projection)
+    heads, neurons = (
+        [all(names[get_linear(layer, path)] not in uncompressed for path in paths) for layer in get_layers(model)]
+        for paths in (attention, feed_forward)
+    )
+    return heads, neurons
 
 
 def get_head_size(layer: nn.Module, heads: AttentionModules) -> int:

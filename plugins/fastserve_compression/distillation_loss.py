@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Distillation:
         computed_in: torch.dtype,
         device: torch.device,
         targets: Sequence[DistillationTarget] = LOGITS,
+        uncompressed: Collection[str] = (),
     ) -> None:
         """Load the teacher and attach the hooks.
 
@@ -45,13 +46,14 @@ class Distillation:
             computed_in: Dtype that the teacher computes in.
             device: Device of the teacher.
             targets: Outputs that the student is compared with the teacher on.
+            uncompressed: Names of modules that stay as they are.
 
         Raises:
             ModelError: The widths differ, or the projections of a model are unknown.
         """
         self.options, self.targets = options, targets
         aware = options.get("quantize_aware")
-        self.state = {"ranges": FakeQuantizer(student, aware, device).ranges} if aware else {}
+        self.state = {"ranges": FakeQuantizer(student, aware, device, uncompressed).ranges} if aware else {}
         self.teacher = load_teacher(Path(options["teacher"])).to(device, computed_in)
         self.forward_kwargs = {"output_hidden_states": True} if options["hidden_weight"] else {}
         self.recorders = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -41,10 +41,11 @@ def cast_weights(
         keep: Patterns of parameters that stay in fp32.
         events: Path of the event stream, unused here.
     """
-    built: Any = load_task(*task).build(Path(model))
+    loaded_task = load_task(*task)
+    built: Any = loaded_task.build(Path(model))
     _check_components(built)
     torch_dtype = getattr(torch, FORMATS[dtype])
-    fp32_modules = find_fp32_modules(built, keep)
+    fp32_modules = find_fp32_modules(built, keep, loaded_task.find_uncompressed(built))
     cast_parameters(built, torch_dtype, fp32_modules)
     if fp32_modules:
         register_component(built.config, {"kind": COMPONENT_KIND, "modules": fp32_modules})
@@ -61,12 +62,18 @@ def _check_components(model: Any) -> None:
         raise ModelError(f"mixed_precision does not support models with components of the kind '{unknown_kinds[0]}'")
 
 
-def find_fp32_modules(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Return the modules that have a parameter matching one of the patterns, sorted.
+def find_fp32_modules(model: nn.Module, patterns: Sequence[str], uncompressed: Collection[str] = ()) -> list[str]:
+    """Return the modules with a parameter that matches a pattern or that the task excludes, sorted.
 
     All parameters of a module share a dtype, because it computes in one.
 
+    Args:
+        model: The model.
+        patterns: Patterns of parameters.
+        uncompressed: Names of modules that stay as they are.
+
     Raises:
+        ModelError: The task excludes an embedding table.
         OptionError: A pattern matches no parameter, or an embedding table, whose rows 16 bits save most on.
     """
     names = [name for name, _ in model.named_parameters()]
@@ -79,7 +86,11 @@ def find_fp32_modules(model: nn.Module, patterns: Sequence[str]) -> list[str]:
             raise OptionError(
                 f"{OPTION_PATH}.keep: {name} is an embedding table, and the modules after it compute in its dtype"
             )
-    return sorted(found)
+    excluded = {module for name in names if (module := name.rpartition(".")[0]) in uncompressed}
+    for name in sorted(excluded):
+        if isinstance(model.get_submodule(name), nn.Embedding | quantized_embedding.PQEmbedding):
+            raise ModelError(f"mixed_precision cannot leave the embedding table {name} in fp32, as the task requires")
+    return sorted(found | excluded)
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype, fp32_modules: Sequence[str]) -> None:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastserve_compression import PATTERN_REGEX, UNSTRUCTURED
-from fastserve_compression.architectures import get_layers
+from fastserve_compression.architectures import get_layers, name_modules
 from fastserve_core.errors import ModelError
 
 
-def find_masked_weights(model: Any, pattern: str) -> dict[str, nn.Parameter]:
+def find_masked_weights(model: Any, pattern: str, uncompressed: Collection[str] = ()) -> dict[str, nn.Parameter]:
     """Return the weights of the layers' linear modules by name; embeddings and the head are left out.
 
     Args:
         model: Model of a known family.
         pattern: ``unstructured`` or N:M.
+        uncompressed: Names of modules that stay as they are.
 
     Raises:
         ModelError: The number of inputs of a matrix is not a multiple of M.
     """
     weights: dict[str, nn.Parameter] = {}
+    full_names = name_modules(model)
     for name, module in get_layers(model).named_modules():
         weight = getattr(module, "weight", None)
-        if isinstance(weight, nn.Parameter) and weight.ndim == 2:
+        if isinstance(weight, nn.Parameter) and weight.ndim == 2 and full_names[module] not in uncompressed:
             weights[name] = weight
             width = _transpose_to_outputs(module, weight).shape[1]
             if pattern != UNSTRUCTURED and width % _parse_pattern(pattern)[1]:

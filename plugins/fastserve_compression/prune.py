@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastserve_compression import PruneOptions, half_precision, quantized_embedding
-from fastserve_compression.architectures import find_layout, get_layers
+from fastserve_compression.architectures import find_layout, find_resizable_layers, get_layers
 from fastserve_compression.checkpoint_io import write_model
 from fastserve_compression.importance import (
     Batch,
@@ -70,7 +70,9 @@ def prune(
     dtype = built.dtype
     built.float()
     check_model(built, settings)
-    drop_layers(built, settings.layers)
+    uncompressed = loaded_task.find_uncompressed(built)
+    check_excluded(built, settings, uncompressed)
+    drop_layers(built, settings.layers, uncompressed)
     batches = load_training_batches(loaded_task, built, source, data, settings.rows, seed)
 
     loss = partial(task_loss, loaded_task)
@@ -79,10 +81,10 @@ def prune(
         emit(Progress(phase, index + 1, len(all_batches)))
 
     if settings.head_ratio or settings.neuron_ratio:
-        cut_units(built, batches, settings, report, loss)
+        cut_units(built, batches, settings, report, loss, uncompressed)
     record_sizes(built)
     if settings.has_masks:
-        mask_weights(built, batches, settings, report, loss)
+        mask_weights(built, batches, settings, report, loss, uncompressed)
     write_model(built.to(dtype), source, Path(draft))
 
 
@@ -110,6 +112,20 @@ def check_model(model: Any, options: PruneOptions) -> None:
         )
 
 
+def check_excluded(model: Any, options: PruneOptions, uncompressed: Collection[str]) -> None:
+    """Refuse ``uniform`` if some layers cannot be cut, because they have modules that stay as they are.
+
+    Raises:
+        OptionError: The options cut all layers alike.
+    """
+    can_be_cut = find_resizable_layers(model, uncompressed)[1]
+    if options.uniform and options.neuron_ratio and not all(can_be_cut):
+        raise OptionError(
+            f"compress.prune.uniform=true cuts all layers alike, but the task excludes modules of layer "
+            f"{can_be_cut.index(False)} from compression: set it to false"
+        )
+
+
 def load_training_batches(
     task: Task, model: Any, source: Path, data: str, rows: int, seed: int
 ) -> list[dict[str, Tensor]]:
@@ -132,8 +148,17 @@ def cut_units(
     options: PruneOptions,
     report: ProgressCallback,
     loss: BatchLossFunction = model_loss,
+    uncompressed: Collection[str] = (),
 ) -> None:
     """Remove the least important heads and neurons.
+
+    Args:
+        model: Model of a known family, changed in place.
+        batches: Model inputs with labels.
+        options: Options of the plugin.
+        report: Called with the batches, the name of the phase and the index of each finished batch.
+        loss: Computes the summed loss of the model on a batch.
+        uncompressed: Names of modules that stay as they are.
 
     Raises:
         ModelError: Every layer is at its minimum already.
@@ -141,8 +166,13 @@ def cut_units(
     heads, neurons = compute_unit_importance(
         model, batches, partial(report, batches, "scoring heads and neurons"), loss
     )
-    heads_to_keep = allocate(heads, options.head_ratio, [1] * len(heads))
-    floors = [max(NEURON_BLOCK, -(-len(layer) // MIN_NEURON_DIVISOR)) for layer in neurons]
+    has_free_heads, has_free_neurons = find_resizable_layers(model, uncompressed)
+    head_floors = [1 if free else len(layer) for layer, free in zip(heads, has_free_heads, strict=False)]
+    heads_to_keep = allocate(heads, options.head_ratio, head_floors)
+    floors = [
+        max(NEURON_BLOCK, -(-len(layer) // MIN_NEURON_DIVISOR)) if free else len(layer)
+        for layer, free in zip(neurons, has_free_neurons, strict=True)
+    ]
     neurons_to_keep = allocate(neurons, options.neuron_ratio, floors, NEURON_BLOCK, options.uniform)
     if (
         not options.layers
@@ -164,13 +194,14 @@ def mask_weights(
     options: PruneOptions,
     report: ProgressCallback,
     loss: BatchLossFunction = model_loss,
+    uncompressed: Collection[str] = (),
 ) -> None:
-    """Set the least important weights to zero.
+    """Set the least important weights to zero; the arguments are those of ``cut_units``.
 
     Raises:
         ModelError: The pattern does not fit a weight.
     """
-    weights = find_masked_weights(model, options.pattern)
+    weights = find_masked_weights(model, options.pattern, uncompressed)
     scores = compute_weight_importance(model, weights, batches, partial(report, batches, "scoring weights"), loss)
     apply_mask(model, scores, options.sparsity, options.pattern)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -26,13 +27,20 @@ class FakeQuantizer:
     (layers, 2), must be saved with a checkpoint. A layer without any input so far has the range NaN.
     """
 
-    def __init__(self, model: nn.Module, weights: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: str,
+        device: torch.device,
+        uncompressed: Collection[str] = (),
+    ) -> None:
         """Wrap the linear layers of the model.
 
         Args:
             model: Model, changed in place.
             weights: Dtype of the weights, ``int8`` or ``int4``.
             device: Device of the ranges.
+            uncompressed: Names of modules that stay as they are.
 
         Raises:
             ModelError: The model has ``Conv1D`` layers.
@@ -40,7 +48,11 @@ class FakeQuantizer:
         if any(type(module).__name__ == "Conv1D" for module in model.modules()):
             raise ModelError("compress.distill.quantize_aware does not support GPT-2's Conv1D, only linear layers")
         self.levels = LEVELS[weights]
-        layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        layers = [
+            module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and name not in uncompressed
+        ]
         self.ranges = torch.full((len(layers), 2), torch.nan, device=device)
         for index, layer in enumerate(layers):
             self._wrap(layer, index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fastserve_compression.architectures import (
     get_head_size,
     get_layers,
     get_linear,
+    name_modules,
 )
 from fastserve_compression.checkpoint_io import StoredTensors
 from fastserve_core.errors import OptionError
@@ -26,15 +27,16 @@ HEAD_COUNTS = ("num_attention_heads", "n_heads")
 """Attributes of attention modules that hold the number of heads; no module computes with them."""
 
 
-def drop_layers(model: Any, indices: Sequence[int]) -> None:
+def drop_layers(model: Any, indices: Sequence[int], uncompressed: Collection[str] = ()) -> None:
     """Remove whole layers from the model and its config (Sajjad et al. 2023).
 
     Args:
         model: Model of a known family, changed in place.
         indices: Layers to remove, from 0.
+        uncompressed: Names of modules that stay as they are.
 
     Raises:
-        OptionError: An index does not exist, or no layer would remain.
+        OptionError: An index does not exist, no layer would remain, or a layer has a module that stays.
     """
     layers = get_layers(model)
     if invalid := sorted(index for index in indices if index >= len(layers)):
@@ -43,6 +45,10 @@ def drop_layers(model: Any, indices: Sequence[int]) -> None:
         )
     if len(indices) == len(layers):
         raise OptionError("compress.prune.layers lists every layer: at least one must remain")
+    names = name_modules(model)
+    for index in indices:
+        if kept := sorted({names[module] for module in layers[index].modules()}.intersection(uncompressed)):
+            raise OptionError(f"layer {index} cannot be removed: the task excludes {kept[0]} from compression")
     remaining = [index for index in range(len(layers)) if index not in indices]
     parent, _, name = find_layout(model).layers.rpartition(".")
     setattr(model.base_model.get_submodule(parent), name, nn.ModuleList(layers[index] for index in remaining))

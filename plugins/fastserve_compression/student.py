@@ -39,11 +39,13 @@ def make_student(
     Raises:
         ModelError: The teacher has fewer layers.
     """
-    model = load_task(*task).build(Path(teacher))
+    loaded_task = load_task(*task)
+    model = loaded_task.build(Path(teacher))
     count = len(get_layers(model))
     if layers > count:
         raise ModelError(f"compress.distill.layers={layers}, but {teacher} has only {count}")
-    drop_layers(model, sorted(set(range(count)) - set(select_evenly(count, layers))))
+    dropped = sorted(set(range(count)) - set(select_evenly(count, layers)))
+    drop_layers(model, dropped, loaded_task.find_uncompressed(model))
     record_sizes(model)
     write_model(model, Path(teacher), Path(student))
 

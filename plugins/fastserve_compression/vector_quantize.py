@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def vector_quantize(
     torch.manual_seed(seed)
     built: Any = loaded_task.build(source).eval()
     settings = VectorQuantizeOptions(**options)
-    names = find_large_tables(built, settings)
+    names = find_large_tables(built, settings, loaded_task.find_uncompressed(built))
     counts = None
     if data is not None:
         counts = count_tokens(loaded_task, source, Path(data), built.get_input_embeddings().num_embeddings)
@@ -60,10 +60,15 @@ def vector_quantize(
     write_model(built, source, Path(draft), fp16_names=books if settings.codebooks == "fp16" else ())
 
 
-def find_large_tables(model: Any, options: VectorQuantizeOptions) -> list[str]:
+def find_large_tables(model: Any, options: VectorQuantizeOptions, uncompressed: Collection[str] = ()) -> list[str]:
     """Return the paths of the tables to quantize.
 
     Position tables are left out: they are small, and the quality depends on them.
+
+    Args:
+        model: The model.
+        options: Options of the plugin.
+        uncompressed: Names of modules that stay as they are.
 
     Raises:
         ModelError: No table is large enough, or a table is tied to the projection to the vocabulary.
@@ -71,7 +76,8 @@ def find_large_tables(model: Any, options: VectorQuantizeOptions) -> list[str]:
     """
     tables = []
     for name, module in model.named_modules():
-        if type(module) is nn.Embedding and module.num_embeddings >= options.min_rows and not _is_position_table(name):
+        is_large = type(module) is nn.Embedding and module.num_embeddings >= options.min_rows
+        if is_large and not _is_position_table(name) and name not in uncompressed:
             _check_table(model, name, module, options.width)
             tables.append(name)
     if not tables:

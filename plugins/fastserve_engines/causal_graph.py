@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fastserve_core.export import FormatReader
+from fastserve_core.tasks import DEFAULT_OUTPUTS
 from fastserve_engines.decode_step import DecodeStep, check_family, get_kv_cache_shape
 from fastserve_engines.exportable import find_max_length, fuse_attention
 from fastserve_engines.openvino_graph import convert_model, converting, write_graph
@@ -40,11 +41,15 @@ class CausalExport:
     """Inputs that callers pass; the engine computes the others."""
     outputs: tuple[str, ...] = ("logits",)
 
-    def __init__(self, model: Any) -> None:
+    def __init__(
+        self, model: Any, outputs: Sequence[str] = DEFAULT_OUTPUTS, uncompressed: Collection[str] = ()
+    ) -> None:
         """Prepare the model for tracing.
 
         Args:
             model: Model of transformers in evaluation mode, changed in place.
+            outputs: Not read: the output of a step is always ``logits``.
+            uncompressed: Not read: no weight is rounded.
 
         Raises:
             ExportError: The model is not a causal language model with a plain KV cache.
@@ -98,9 +103,9 @@ class CausalExport:
         return OpenVINOEngine(folder, threads)
 
     @staticmethod
-    def reference(folder: Path, threads: int) -> FormatReader:
+    def reference(folder: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> FormatReader:
         """Load the model with transformers, in fp32."""
-        return TorchEngine(folder, threads, exact=True)
+        return TorchEngine(folder, threads, outputs, exact=True)
 
     def graph(self, module: nn.Module) -> openvino.Model:
         """Return the stateful graph in memory."""

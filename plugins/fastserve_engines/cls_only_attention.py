@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from fastserve_core.tasks import DEFAULT_OUTPUTS, select_outputs
 
 FAMILIES = frozenset({"bert", "camembert", "electra", "roberta", "xlm-roberta"})
 """By ``model_type``: families whose classifiers read the first token and whose layers have BERT's modules."""
@@ -45,10 +48,14 @@ class ClsOnlyLayer(nn.Module):
         return output
 
 
-def compute_cls_only(model: Any) -> None:
-    """Replace a classifier's last layer by one that computes the first token only; the logits do not change.
+def compute_cls_only(model: Any, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> None:
+    """Replace a classifier's last layer by one that computes the first token only; its outputs do not change.
 
     This saves a seventh of the arithmetic of six layers, as in MiniLM. Other models are left unchanged.
+
+    Args:
+        model: Model of transformers, changed in place.
+        outputs: Patterns of the names of the outputs that are read.
     """
     config = model.config
     is_encoder = config.model_type in FAMILIES and not getattr(config, "is_decoder", False)
@@ -56,15 +63,15 @@ def compute_cls_only(model: Any) -> None:
     if not is_encoder or encoder is None:  # a module around or instead of transformers' own has neither
         return
     layers = encoder.layer
-    if len(layers) and _reads_first_token_only(model, layers[-1]):
+    if len(layers) and _reads_first_token_only(model, layers[-1], outputs):
         layers[-1] = ClsOnlyLayer(layers[-1])
 
 
 @torch.no_grad()
-def _reads_first_token_only(model: Any, last: nn.Module) -> bool:
-    """Return whether the logits stay the same, bit by bit, when the last layer's other outputs are changed."""
+def _reads_first_token_only(model: Any, last: nn.Module, outputs: Sequence[str]) -> bool:
+    """Return whether the outputs stay the same, bit by bit, when the last layer's other outputs are changed."""
     ids = torch.ones(1, 4, dtype=torch.long, device=model.device)
-    before = _logits(model, ids)
+    before = _compute(model, ids, outputs)
 
     def change(layer: nn.Module, given: Any, output: Any) -> Any:
         hidden: Tensor = output[0] if isinstance(output, tuple) else output
@@ -73,12 +80,11 @@ def _reads_first_token_only(model: Any, last: nn.Module) -> bool:
 
     hook = last.register_forward_hook(change)
     try:
-        after = _logits(model, ids)
+        after = _compute(model, ids, outputs)
     finally:
         hook.remove()
     return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
-def _logits(model: Any, ids: Tensor) -> dict[str, Tensor]:
-    found = model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    return {name: output for name, output in found.items() if name.endswith("logits")}
+def _compute(model: Any, ids: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
+    return select_outputs(model(input_ids=ids, attention_mask=torch.ones_like(ids)), outputs)

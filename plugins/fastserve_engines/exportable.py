@@ -1,8 +1,8 @@
-"""Prepare a model of transformers for tracing: positional inputs, bare logits, dynamic batch and length."""
+"""Prepare a model of transformers for tracing: positional inputs, bare outputs, dynamic batch and length."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastserve_core.export import FormatReader
+from fastserve_core.tasks import DEFAULT_OUTPUTS, select_outputs
 from fastserve_engines.cls_only_attention import compute_cls_only
 from fastserve_engines.torch_engine import TorchEngine
 
@@ -24,7 +25,7 @@ DEFAULT_MAX_LENGTH = 512
 
 
 class PositionalModel(nn.Module):
-    """Model with positional inputs and a tuple of logits as output, as torch.export expects."""
+    """Model with positional inputs and a tuple of outputs, as torch.export expects."""
 
     def __init__(self, model: nn.Module, outputs: Sequence[str], without: Sequence[str] = ()) -> None:
         """Wrap a model.
@@ -48,14 +49,16 @@ class PositionalModel(nn.Module):
 
 
 class TracedModel:
-    """Base of the export formats: a ``module`` with int64 inputs (batch, length) and fp32 logits.
+    """Base of the export formats: a ``module`` with int64 inputs (batch, length) and fp32 outputs.
 
     Subclasses add how the file is written and read.
     """
 
     shape: tuple[str | int, str | int] = ("batch", "length")
 
-    def __init__(self, model: Any) -> None:
+    def __init__(
+        self, model: Any, outputs: Sequence[str] = DEFAULT_OUTPUTS, uncompressed: Collection[str] = ()
+    ) -> None:
         """Prepare the model, which the export owns from now on, and run it once on two short rows.
 
         Attention is fused, a classifier's last layer computes one token only, and 16-bit weights are cast to fp32,
@@ -63,13 +66,19 @@ class TracedModel:
 
         Args:
             model: Model of transformers in evaluation mode, changed in place.
+            outputs: Patterns of the names of the outputs to export.
+            uncompressed: Names of modules whose weights an export to fewer bits leaves as they are.
+
+        Raises:
+            ModelError: The model has no such output.
         """
         self.has_16bit_weights = any(
             parameter.dtype in (torch.bfloat16, torch.float16) for parameter in model.parameters()
         )
         model.float()
+        excluded = {module for name, module in model.named_modules() if name in uncompressed}
         fuse_attention(model)
-        compute_cls_only(model)
+        compute_cls_only(model, outputs)
         parameters = set(signature(model.forward).parameters)
         self.inputs = tuple(
             name for name in INPUT_NAMES if name in parameters and not _has_unused_token_types(name, model.config)
@@ -78,9 +87,10 @@ class TracedModel:
         disabled = [name for name in ("use_cache",) if name in parameters]  # a single pass needs no cache
         example, _ = self.example()
         with torch.no_grad():
-            outputs = model(**dict(zip(self.inputs, example, strict=True)), **dict.fromkeys(disabled, False))
-        self.outputs = tuple(name for name, value in outputs.items() if name.endswith("logits") and value is not None)
+            computed = model(**dict(zip(self.inputs, example, strict=True)), **dict.fromkeys(disabled, False))
+        self.outputs = tuple(select_outputs(computed, outputs))
         self.module = PositionalModel(model, self.outputs, disabled)
+        self.uncompressed = {name for name, module in self.module.named_modules() if module in excluded}
 
     def example(self) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
         """Return inputs to trace with, and their dynamic dimensions for ``torch.export``."""
@@ -91,9 +101,9 @@ class TracedModel:
         return example, tuple({0: batch, 1: length} for _ in self.inputs)
 
     @staticmethod
-    def reference(folder: Path, threads: int) -> FormatReader:
+    def reference(folder: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> FormatReader:
         """Load the model with transformers, in fp32."""
-        return TorchEngine(folder, threads, exact=True)
+        return TorchEngine(folder, threads, outputs, exact=True)
 
 
 def _has_unused_token_types(name: str, config: Any) -> bool:

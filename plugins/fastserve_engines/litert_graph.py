@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastserve_core.export import FormatReader, wrap_export_errors
 from fastserve_core.processes import suppress_library_output
-from fastserve_core.tasks import Arrays
+from fastserve_core.tasks import DEFAULT_OUTPUTS, Arrays
 from fastserve_engines.exportable import TracedModel
 
 MODEL_FILE = "model.tflite"
@@ -20,7 +20,7 @@ MAX_LENGTH = 128
 
 
 class LiteRTExport(TracedModel):
-    """Export to ``model.tflite`` with int32 inputs (1, length) and fp32 logits."""
+    """Export to ``model.tflite`` with int32 inputs (1, length) and fp32 outputs."""
 
     requires: ClassVar[tuple[str, ...]] = ("ai_edge_litert", "litert_torch", "torch")
     install: ClassVar[str] = (
@@ -30,8 +30,10 @@ class LiteRTExport(TracedModel):
     about: ClassVar[Mapping[str, Any]] = {"signature": "serving_default"}
     tolerance: ClassVar[float] = 1e-3
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
+    def __init__(
+        self, model: Any, outputs: Sequence[str] = DEFAULT_OUTPUTS, uncompressed: Collection[str] = ()
+    ) -> None:
+        super().__init__(model, outputs, uncompressed)
         self.longest = min(self.longest, MAX_LENGTH)
         self.shape = (1, self.longest)
 
@@ -92,7 +94,7 @@ class LiteRTFile:
             inputs: Arrays of shape (batch, length), padded on the right.
 
         Returns:
-            Logits by name.
+            Outputs by name.
         """
         batch, length = inputs["input_ids"].shape
         answers = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,17 @@ from fastserve_core.artifacts import (
     stable_hash,
 )
 from fastserve_core.processes import PRELOAD_MODULES, child_main, run_in_child
+from fastserve_core.tasks import DEFAULT_OUTPUTS
 
 log = logging.getLogger("fastserve")
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Increment when the files of the same model change."""
 FORMAT_PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript")}
 """Packages that the bytes of a format depend on, besides FastServe, torch and transformers."""
 
 
-def get_or_lower(model: Path, threads: int, to: str = "openvino") -> Path:
+def get_or_lower(model: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS, to: str = "openvino") -> Path:
     """Return the folder with the engine's files, in the store that holds the model or in the default one.
 
     If several processes ask for the same files, one writes them and the others wait.
@@ -36,6 +38,7 @@ def get_or_lower(model: Path, threads: int, to: str = "openvino") -> Path:
     Args:
         model: Folder of the model.
         threads: Number of threads of the child process.
+        outputs: Patterns of the names of the outputs.
         to: Export format.
 
     Raises:
@@ -43,13 +46,13 @@ def get_or_lower(model: Path, threads: int, to: str = "openvino") -> Path:
     """
     content = load_artifact(model).digest if is_artifact(model) else json_digest(hash_files(model, exclude=[MANIFEST]))
     packages = ("fastserve-core", *FORMAT_PACKAGES[to], "torch", "transformers")
-    key = stable_hash([content, CACHE_VERSION, *(version(name) for name in packages)])
+    key = stable_hash([content, CACHE_VERSION, list(outputs), *(version(name) for name in packages)])
     with Store(resolve_home(model)).claim(result_id("engine", to, key), log.warning) as claim:
         if not claim.is_published:
             draft = claim.partial / "draft"
             run_in_child(
                 "fastserve_engines.lowering",
-                {"model": model, "draft": draft, "to": to},
+                {"model": model, "draft": draft, "to": to, "outputs": list(outputs)},
                 threads,
                 imports=PRELOAD_MODULES,
             )
@@ -57,13 +60,14 @@ def get_or_lower(model: Path, threads: int, to: str = "openvino") -> Path:
     return claim.final
 
 
-def lower_in_child(model: str, draft: str, to: str, events: str) -> None:
+def lower_in_child(model: str, draft: str, to: str, outputs: Sequence[str], events: str) -> None:
     """Write the engine's files, in a child process so that a server need not import torch.
 
     Args:
         model: Folder of the model.
         draft: Folder to write.
         to: Export format.
+        outputs: Patterns of the names of the outputs.
         events: Path of the event stream, unused here.
     """
     from fastserve_core.export import load_format
@@ -73,7 +77,7 @@ def lower_in_child(model: str, draft: str, to: str, events: str) -> None:
     with suppress_library_output():
         loaded = load_model(Path(model))
         causal = to == "openvino" and continues_prompts(loaded)
-        export = load_format("openvino_causal" if causal else to, loaded)
+        export = load_format("openvino_causal" if causal else to, loaded, outputs)
         export.write(export.module, Path(draft))
 
 

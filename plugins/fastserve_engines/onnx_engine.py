@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import numpy as np
 from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import ArtifactError, MissingPackageError, PlanError
 from fastserve_core.inference import Engine
-from fastserve_core.tasks import Arrays
+from fastserve_core.tasks import DEFAULT_OUTPUTS, Arrays
 
 MODEL_FILE = "model.onnx"
 LOWERING_PACKAGES = ("onnx", "onnxscript", "torch")
@@ -27,12 +27,13 @@ class ONNXRuntimeEngine(Engine):
     install: ClassVar[str] = "fastserve-core[onnx]"
     takes_weights: ClassVar[bool] = True
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> None:
         """Load the file.
 
         Args:
             folder: Folder of the model.
             threads: Number of threads of a request.
+            outputs: Patterns of the names of the outputs of a file that is lowered from weights.
 
         Raises:
             ArtifactError: The folder has neither ``model.onnx`` nor weights.
@@ -41,7 +42,7 @@ class ONNXRuntimeEngine(Engine):
         import onnxruntime
 
         onnxruntime.disable_telemetry_events()
-        path = _find_files(folder, threads) / MODEL_FILE
+        path = _find_files(folder, threads, outputs) / MODEL_FILE
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to other processes
@@ -60,7 +61,7 @@ class ONNXRuntimeEngine(Engine):
             inputs: Integer arrays of shape (batch, length).
 
         Returns:
-            Logits by name.
+            Outputs by name.
         """
         zeros = np.zeros_like(inputs["input_ids"])  # token types default to 0, as in transformers
         feed = {name: inputs.get(name, zeros).astype(dtype, copy=False) for name, dtype in self._input_dtypes.items()}
@@ -75,7 +76,7 @@ class ONNXRuntimeEngine(Engine):
         del self._session
 
 
-def _find_files(folder: Path, threads: int) -> Path:
+def _find_files(folder: Path, threads: int, outputs: Sequence[str]) -> Path:
     if (folder / MODEL_FILE).is_file():
         return folder
     if not any(folder.glob("*.safetensors")):
@@ -87,4 +88,4 @@ def _find_files(folder: Path, threads: int) -> Path:
         )
     from fastserve_engines.lowering import get_or_lower
 
-    return get_or_lower(folder, threads, "onnx")
+    return get_or_lower(folder, threads, outputs, "onnx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +17,8 @@ from fastserve_engines.exportable import TracedModel
 MODEL_FILE = "model.onnx"
 OPSET = 18
 """Version that torch writes without a conversion; ONNX Runtime supports it since 1.14."""
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Entry of a node's metadata: the list of the modules that it is in, as Python writes it."""
 MAX_INLINE_BYTES = 1_800_000_000
 """Maximum size of the weights inside the file; protobuf is limited to 2 GB. Larger weights go to a second file."""
 
@@ -51,10 +54,19 @@ class ONNXExport(TracedModel):
                 dynamic_shapes=shapes,
                 verbose=False,
             )
+            self._record_uncompressed_nodes(program.model)
             _strip_source_locations(program.model)
             folder.mkdir(parents=True, exist_ok=True)
             weights = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
             program.save(folder / MODEL_FILE, external_data=weights > MAX_INLINE_BYTES)
+
+    def _record_uncompressed_nodes(self, model: Any) -> None:
+        """Keep the names of the nodes inside the modules whose weights stay as they are."""
+        self.uncompressed_nodes = [
+            node.name
+            for node in model.graph.all_nodes()
+            if self.uncompressed.intersection(ast.literal_eval(node.metadata_props.get(SCOPES, "[]")))
+        ]
 
     @staticmethod
     def read(folder: Path, threads: int) -> FormatReader:
@@ -86,7 +98,14 @@ class ONNXInt8Export(ONNXExport):
         original = folder / "original.onnx"
         (folder / MODEL_FILE).rename(original)
         with suppress_library_output(), wrap_export_errors("quantized by ONNX Runtime"):
-            quantize_dynamic(original, folder / MODEL_FILE, per_channel=True, weight_type=QuantType.QInt8)
+            quantize_dynamic(
+                original,
+                folder / MODEL_FILE,
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                # ONNX Runtime splits a Gemm, and names its product so
+                nodes_to_exclude=[name + end for name in self.uncompressed_nodes for end in ("", "_MatMul")],
+            )
         original.unlink()
 
 

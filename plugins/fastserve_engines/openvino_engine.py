@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from fastserve_core.artifacts import max_positions, read_config
 from fastserve_core.errors import ArtifactError, PlanError
 from fastserve_core.inference import Engine
 from fastserve_core.processes import hide_package, read_processor
-from fastserve_core.tasks import Arrays, DecodeEngine
+from fastserve_core.tasks import DEFAULT_OUTPUTS, Arrays, DecodeEngine
 from fastserve_engines.causal_engine import FP32_CONFIG, INPUT_NAMES, CausalRunner, is_causal
 
 MODEL_FILE = "openvino_model.xml"
@@ -41,12 +41,13 @@ class OpenVINOEngine(Engine):
     generates: ClassVar[bool] = True
     decodes: ClassVar[bool] = True
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> None:
         """Load and compile the graph.
 
         Args:
             folder: Folder of the model.
             threads: Number of threads.
+            outputs: Patterns of the names of the outputs of a file that is lowered from weights.
 
         Raises:
             ArtifactError: The folder has neither ``openvino_model.xml`` nor weights.
@@ -55,7 +56,7 @@ class OpenVINOEngine(Engine):
             import openvino
 
         self._core = openvino.Core()
-        self._graph = self._core.read_model(_find_files(folder, threads) / MODEL_FILE)
+        self._graph = self._core.read_model(_find_files(folder, threads, outputs) / MODEL_FILE)
         causal = is_causal(self._graph)
         processor = read_processor()
         if not (causal or processor.has_int8_units or _quantizes_inputs(self._graph)):
@@ -88,7 +89,7 @@ class OpenVINOEngine(Engine):
             inputs: Integer arrays of shape (batch, length), padded on the right.
 
         Returns:
-            Logits by name.
+            Outputs by name.
         """
         if self._causal:
             return self._causal.run(inputs)
@@ -169,7 +170,7 @@ class OpenVINOEngine(Engine):
         """
         from fastserve_engines.paged_attention import PagedDecodeEngine
 
-        return PagedDecodeEngine(_find_files(folder, threads) / MODEL_FILE, folder, threads, memory)
+        return PagedDecodeEngine(_find_files(folder, threads, DEFAULT_OUTPUTS) / MODEL_FILE, folder, threads, memory)
 
     def close(self) -> None:
         """Release the model."""
@@ -205,11 +206,11 @@ def _has_length_dimension(shape: Any) -> bool:
     return bool(shape.rank.get_length() > 1 and shape[1].is_dynamic)
 
 
-def _find_files(folder: Path, threads: int) -> Path:
+def _find_files(folder: Path, threads: int, outputs: Sequence[str]) -> Path:
     if (folder / MODEL_FILE).is_file():
         return folder
     if not any(folder.glob("*.safetensors")):
         raise ArtifactError(f"{folder} has no {MODEL_FILE} and no weights to convert")
     from fastserve_engines.lowering import get_or_lower
 
-    return get_or_lower(folder, threads)
+    return get_or_lower(folder, threads, outputs)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
 from fastserve_core.inference import Engine
 from fastserve_core.processes import PRELOAD_MODULES
-from fastserve_core.tasks import Arrays, DecodeEngine
+from fastserve_core.tasks import DEFAULT_OUTPUTS, Arrays, DecodeEngine, select_outputs
 
 
 class TorchEngine(Engine):
@@ -21,12 +21,15 @@ class TorchEngine(Engine):
     generates: ClassVar[bool] = True
     decodes: ClassVar[bool] = True
 
-    def __init__(self, folder: Path, threads: int, exact: bool = False) -> None:
+    def __init__(
+        self, folder: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS, exact: bool = False
+    ) -> None:
         """Load the model.
 
         Args:
             folder: Folder of the model.
             threads: Number of threads of torch.
+            outputs: Patterns of the names of the outputs to return.
             exact: Compute 16-bit weights in fp32.
         """
         import torch
@@ -34,7 +37,7 @@ class TorchEngine(Engine):
         from fastserve_engines.hugging_face import load_model, to_inference_dtype
 
         torch.set_num_threads(threads)
-        self._torch = torch
+        self._torch, self._outputs = torch, outputs
         model = load_model(folder)
         self._model = model.float() if exact else to_inference_dtype(model)
         self.inputs = tuple(signature(self._model.forward).parameters)
@@ -46,11 +49,11 @@ class TorchEngine(Engine):
             inputs: Integer arrays of shape (batch, length).
 
         Returns:
-            Logits by name, in fp32.
+            Outputs by name, in fp32.
         """
         with self._torch.inference_mode():
             outputs = self._model(**self._to_tensors(inputs))
-        return {name: tensor.float().numpy() for name, tensor in outputs.items() if name.endswith("logits")}
+        return {name: tensor.float().numpy() for name, tensor in select_outputs(outputs, self._outputs).items()}
 
     def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
         """Continue each row of ``input_ids``.

@@ -67,7 +67,7 @@ class TorchExportFile:
             inputs: Integer arrays of shape (batch, length).
 
         Returns:
-            Logits by name.
+            Outputs by name.
         """
         with torch.inference_mode():
             outputs = self._module(*(torch.from_numpy(inputs[name]) for name in self.inputs))

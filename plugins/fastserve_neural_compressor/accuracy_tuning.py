@@ -54,6 +54,7 @@ def tune_accuracy(
     make_predict: Callable[[nn.Module], Predict],
     order: Sequence[str],
     tuning: Tuning,
+    excluded: Sequence[str] = (),
 ) -> TuningResult:
     """Quantize with 0, 1, 2, 4, ... of the layers in ``order`` left in fp32, until the loss is tolerable.
 
@@ -66,6 +67,7 @@ def tune_accuracy(
         make_predict: Returns a graph's function from batches to outputs.
         order: Names of the layers, the most sensitive first.
         tuning: Criterion.
+        excluded: Names of layers that stay in fp32 in every trial.
     """
     from neural_compressor.torch.quantization import TuningConfig, autotune
 
@@ -78,7 +80,7 @@ def tune_accuracy(
         scores.append(tuning.score(make_predict(model)))
         return scores[-1]
 
-    configs = [make_config(order[:count]) for count in trials]
+    configs = [make_config([*excluded, *order[:count]]) for count in trials]
     config = TuningConfig(configs, tolerable_loss=tuning.tolerable_loss, max_trials=len(trials))
     graph = autotune(captured, config, evaluate, run_fn=calibrate, example_inputs=example)
     baseline, *trial_scores = scores

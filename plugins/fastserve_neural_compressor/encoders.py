@@ -26,13 +26,20 @@ def quantize(job: QuantizeJob) -> None:
     Raises:
         ExportError: The model cannot be quantized.
     """
-    options = job.options
+    options, model = job.options, job.load_model()
+    uncompressed = job.task.find_uncompressed(model)
     if options.method == "dynamic":
-        quantize_encoder(job.load_model(), job.folder, options.embeddings)
+        quantize_encoder(model, job.folder, options.embeddings, uncompressed, job.task.outputs)
         return
     tuning = None if options.tolerable_loss is None else _make_tuning(job, options.tolerable_loss)
     result = quantize_static(
-        job.load_model(), _make_calibration_batches(job), job.folder, embeddings=options.embeddings, tuning=tuning
+        model,
+        _make_calibration_batches(job),
+        job.folder,
+        embeddings=options.embeddings,
+        tuning=tuning,
+        uncompressed=uncompressed,
+        outputs=job.task.outputs,
     )
     _report(job, result)
 

@@ -28,7 +28,9 @@ def quantize(job: QuantizeJob) -> None:
     blocks = (
         [] if method == DEFAULT_METHOD else make_calibration_blocks(job.task, job.model, job.sample_rows(), longest)
     )
-    quantize_weights(model, job.folder, options.bits, options.group_size, method, blocks)
+    quantize_weights(
+        model, job.folder, options.bits, options.group_size, method, blocks, job.task.find_uncompressed(model)
+    )
 
 
 def make_calibration_blocks(task: Task, model: Path, rows: Sequence[Row], longest: int) -> list[torch.Tensor]:

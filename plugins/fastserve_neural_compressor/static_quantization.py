@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,14 @@ from torch.nn import functional
 from fastserve_core.errors import ExportError
 from fastserve_core.export import ExportFormat, load_format, wrap_export_errors
 from fastserve_core.processes import hide_package, suppress_library_output
-from fastserve_neural_compressor.accuracy_tuning import Tuning, TuningResult, rank_by_sensitivity, tune_accuracy
+from fastserve_core.tasks import DEFAULT_OUTPUTS
+from fastserve_neural_compressor.accuracy_tuning import (
+    Tuning,
+    TuningResult,
+    make_config,
+    rank_by_sensitivity,
+    tune_accuracy,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +60,14 @@ class Int8Embedding(nn.Module):
 
 
 def quantize_static(
-    model: nn.Module, calibration: list[Batch], folder: Path, *, embeddings: str = "int8", tuning: Tuning | None = None
+    model: nn.Module,
+    calibration: list[Batch],
+    folder: Path,
+    *,
+    embeddings: str = "int8",
+    tuning: Tuning | None = None,
+    uncompressed: Collection[str] = (),
+    outputs: Sequence[str] = DEFAULT_OUTPUTS,
 ) -> TuningResult:
     """Write OpenVINO files with int8 linear layers, and int8 embedding tables if requested.
 
@@ -65,6 +80,8 @@ def quantize_static(
         folder: Folder to write.
         embeddings: Dtype of the embedding tables, ``int8`` or ``fp32``.
         tuning: Criterion by which layers are left in fp32; None quantizes all layers.
+        uncompressed: Names of modules that stay as they are.
+        outputs: Patterns of the names of the model's outputs.
 
     Returns:
         The quantized graph and the layers that stay in fp32.
@@ -77,12 +94,14 @@ def quantize_static(
         raise ValueError(f"embeddings must be 'int8' or 'fp32', not {embeddings!r}")
     with suppress_library_output(), hide_package("openvino_telemetry"), torch.no_grad():
         duplicate = copy.deepcopy(model).cpu().eval()
+        # by identity: the export may wrap layers, and their names change
+        fp32_modules = {module for name, module in duplicate.named_modules() if name in uncompressed}
         if embeddings == "int8":
-            quantize_embeddings(duplicate)
-        export = load_format("openvino", duplicate)
+            quantize_embeddings(duplicate, uncompressed)
+        export = load_format("openvino", duplicate, outputs)
         _check_calibration(calibration, export)
         with wrap_export_errors("quantized"):
-            result = _quantize_graph(export, calibration, tuning)
+            result = _quantize_graph(export, calibration, tuning, fp32_modules)
         _reduce_range(result.graph)
     export.write(result.graph, folder)
     return result
@@ -97,17 +116,25 @@ def _check_calibration(calibration: list[Batch], export: ExportFormat) -> None:
         raise ValueError(f"a calibration text has {longest} tokens, but the model supports {export.longest}")
 
 
-def quantize_embeddings(model: nn.Module) -> None:
+def quantize_embeddings(model: nn.Module, uncompressed: Collection[str] = ()) -> None:
     """Replace the large embedding tables of the model by int8 ones, in place."""
     for name, module in list(model.named_modules()):
         # subclasses may scale or clip their rows, so they stay in fp32
-        if type(module) is nn.Embedding and module.weight.nbytes > LARGE_EMBEDDING_BYTES:
+        is_large = type(module) is nn.Embedding and module.weight.nbytes > LARGE_EMBEDDING_BYTES
+        if is_large and name not in uncompressed:
             model.set_submodule(name, Int8Embedding(module.weight.detach()))
 
 
-def _quantize_graph(export: ExportFormat, calibration: list[Batch], tuning: Tuning | None) -> TuningResult:
-    """Return the model's graph with quantize-dequantize pairs around its linear layers."""
-    from neural_compressor.torch.quantization import INT8StaticQuantConfig, convert, prepare
+def _quantize_graph(
+    export: ExportFormat, calibration: list[Batch], tuning: Tuning | None, fp32_modules: Set[nn.Module]
+) -> TuningResult:
+    """Return the model's graph with quantize-dequantize pairs around its linear layers, except for these."""
+    from neural_compressor.torch.quantization import convert, prepare
+
+    layers = [(name, layer) for name, layer in export.module.named_modules() if type(layer) is nn.Linear]
+    excluded = [name for name, layer in layers if layer in fp32_modules]
+    if len(excluded) == len(layers):
+        raise ExportError("the model has no linear layer that could be quantized")
 
     example, _ = export.example()
     batches = [_calibration_inputs(export, batch) for batch in calibration]
@@ -117,7 +144,7 @@ def _quantize_graph(export: ExportFormat, calibration: list[Batch], tuning: Tuni
             model(*inputs)
 
     if tuning is None:
-        prepared = prepare(_export_graph(export), INT8StaticQuantConfig(), example_inputs=example)
+        prepared = prepare(_export_graph(export), make_config(excluded), example_inputs=example)
         calibrate(prepared)
         return TuningResult(convert(prepared), (), True)
 
@@ -131,8 +158,8 @@ def _quantize_graph(export: ExportFormat, calibration: list[Batch], tuning: Tuni
 
         return predict
 
-    order = rank_by_sensitivity(export.module, batches)
-    return tune_accuracy(_export_graph(export), example, calibrate, make_predict, order, tuning)
+    order = [name for name in rank_by_sensitivity(export.module, batches) if name not in excluded]
+    return tune_accuracy(_export_graph(export), example, calibrate, make_predict, order, tuning, excluded)
 
 
 def _export_graph(export: ExportFormat) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastserve_core.errors import ExportError
 from fastserve_core.export import load_format, wrap_export_errors
 from fastserve_core.processes import hide_package, suppress_library_output
+from fastserve_core.tasks import DEFAULT_OUTPUTS
 from fastserve_neural_compressor.packed_weights import PackedWeight, hash_weight, quantize_rows, replace_weights
 from fastserve_neural_compressor.static_quantization import quantize_embeddings
 from fastserve_neural_compressor.weight_methods import METHODS, RoundingConfig, unpack_weight
@@ -41,7 +42,13 @@ class ScaledLinear(nn.Module):
 
 
 def quantize_weights(
-    model: Any, folder: Path, bits: int, group_size: int, method: str = "rtn", blocks: Sequence[Tensor] = ()
+    model: Any,
+    folder: Path,
+    bits: int,
+    group_size: int,
+    method: str = "rtn",
+    blocks: Sequence[Tensor] = (),
+    uncompressed: Collection[str] = (),
 ) -> None:
     """Write OpenVINO files of a causal language model with integer weights and an 8-bit word table.
 
@@ -52,6 +59,7 @@ def quantize_weights(
         group_size: Number of weights of a row that share a scale and a zero point; -1 is the whole row.
         method: One of ``METHODS``.
         blocks: Token ids of shape (1, length), all of one length, for the methods that need calibration.
+        uncompressed: Names of modules that stay as they are.
 
     Raises:
         ExportError: The model cannot be quantized.
@@ -59,7 +67,7 @@ def quantize_weights(
     config = RoundingConfig(bits, group_size, blocks, Path(model.name_or_path))
     with suppress_library_output(), hide_package("openvino_telemetry"), torch.no_grad():
         duplicate = replace_conv1d(model)
-        names = list(find_linear_layers(duplicate, group_size))
+        names = list(find_linear_layers(duplicate, group_size, uncompressed))
         with wrap_export_errors("quantized"):
             input_model = copy.deepcopy(duplicate)
             input_model.config.use_cache = False  # blocks are run repeatedly and must not see cached keys
@@ -67,8 +75,10 @@ def quantize_weights(
             weights = _apply_weights(
                 duplicate, {name: unpack_weight(converted.get_submodule(name), bits) for name in names}
             )
+        modules = {module: name for name, module in duplicate.named_modules()}
         for table in (duplicate.get_input_embeddings(), duplicate.get_output_embeddings()):
-            weights.setdefault(hash_weight(table.weight), quantize_rows(table.weight))
+            if modules[table] not in uncompressed:
+                weights.setdefault(hash_weight(table.weight), quantize_rows(table.weight))
         export: Any = load_format("openvino_causal", duplicate)  # its write accepts a graph transformation
 
         def compress(graph: openvino.Model) -> None:
@@ -77,28 +87,36 @@ def quantize_weights(
         export.write(export.module, folder, compress)
 
 
-def quantize_encoder(model: Any, folder: Path, embeddings: str = "int8") -> None:
+def quantize_encoder(
+    model: Any,
+    folder: Path,
+    embeddings: str = "int8",
+    uncompressed: Collection[str] = (),
+    outputs: Sequence[str] = DEFAULT_OUTPUTS,
+) -> None:
     """Write OpenVINO files with 8-bit linear layers, one scale per row, and dynamically quantized inputs.
 
     Args:
         model: Sequence or token classifier of transformers in fp32; it is not changed.
         folder: Folder to write.
         embeddings: Dtype of the embedding tables, ``int8`` or ``fp32``.
+        uncompressed: Names of modules that stay as they are.
+        outputs: Patterns of the names of the model's outputs.
 
     Raises:
         ExportError: The model cannot be quantized.
     """
     with suppress_library_output(), hide_package("openvino_telemetry"), torch.no_grad():
         duplicate = replace_conv1d(model)
-        names = list(find_linear_layers(duplicate, PER_ROW))
+        names = list(find_linear_layers(duplicate, PER_ROW, uncompressed))
         with wrap_export_errors("quantized"):
             converted = METHODS["rtn"](copy.deepcopy(duplicate), RoundingConfig(8, PER_ROW, (), folder))
             weights = _apply_weights(
                 duplicate, {name: unpack_weight(converted.get_submodule(name), 8) for name in names}
             )
         if embeddings == "int8":
-            quantize_embeddings(duplicate)
-        export: Any = load_format("openvino", duplicate)
+            quantize_embeddings(duplicate, uncompressed)
+        export: Any = load_format("openvino", duplicate, outputs)
         export.write(export.module, folder, lambda graph: replace_weights(graph, weights, len(names)))
 
 
@@ -115,14 +133,18 @@ def replace_conv1d(model: Any) -> Any:
     return duplicate
 
 
-def find_linear_layers(model: Any, group_size: int) -> dict[str, nn.Linear]:
+def find_linear_layers(model: Any, group_size: int, uncompressed: Collection[str] = ()) -> dict[str, nn.Linear]:
     """Return the linear layers to quantize by name, without the projection to the vocabulary.
 
     Raises:
         ExportError: There is none, or the group size does not divide a layer's inputs.
     """
     head = model.get_output_embeddings()
-    layers = {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear and layer is not head}
+    layers = {
+        name: layer
+        for name, layer in model.named_modules()
+        if type(layer) is nn.Linear and layer is not head and name not in uncompressed
+    }
     if not layers:
         raise ExportError("the model has no linear layer that neural-compressor quantizes")
     indivisible = [name for name, layer in layers.items() if group_size > 0 and layer.in_features % group_size]

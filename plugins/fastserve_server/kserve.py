@@ -20,7 +20,7 @@ from fastserve_core.tasks import TensorSpec
 from fastserve_server import schemas
 from fastserve_server.requests import Answers, UnavailableError
 from fastserve_server.service import Service
-from fastserve_server.tensors import TensorError, flatten, pack_bytes, pack_floats, unpack_bytes
+from fastserve_server.tensors import TensorError, flatten, pack, unpack_bytes
 from fastserve_server.web import (
     JSON,
     Endpoint,
@@ -176,7 +176,7 @@ def _respond(service: Service, body: schemas.InferRequest, requested: Mapping[st
         if not binary:
             outputs.append(schemas.InferOutput(name, shape, datatype, data=values))
             continue
-        blob = pack_floats(values) if datatype == "FP32" else pack_bytes(value.encode() for value in values)
+        blob = pack(datatype, values)
         blobs.append(blob)
         outputs.append(schemas.InferOutput(name, shape, datatype, {"binary_data_size": len(blob)}))
     header = msgspec.json.encode(schemas.InferResponse(service.name, outputs, body.id))
@@ -188,8 +188,12 @@ def _respond(service: Service, body: schemas.InferRequest, requested: Mapping[st
 def _values(service: Service, name: str, answers: Answers) -> tuple[list[int], str, list[Any]]:
     """Return shape, datatype and elements of an output."""
     tensor = next(tensor for tensor in service.task.output_tensors() if tensor.name == name)
-    shape = [len(answers) if size == -1 else size for size in tensor.shape]
-    return shape, tensor.datatype, service.task.tensor_values(name, answers)
+    values = service.task.tensor_values(name, answers)
+    shape = [len(answers) if size == -1 else size for size in tensor.shape[:1]] + list(tensor.shape[1:])
+    if -1 in shape:
+        known = math.prod(size for size in shape if size != -1)
+        shape[shape.index(-1)] = len(values) // known if known else 0
+    return shape, tensor.datatype, values
 
 
 ENDPOINTS = (

@@ -6,6 +6,9 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+NUMBER_FORMATS = {"FP32": "f", "INT64": "q"}
+"""Format characters of ``struct`` by datatype."""
+
 
 class TensorError(ValueError):
     """The bytes are not a valid tensor."""
@@ -34,9 +37,11 @@ def unpack_bytes(blob: memoryview) -> list[bytes]:
     return values
 
 
-def pack_floats(values: Sequence[float]) -> bytes:
-    """Pack an FP32 tensor: little-endian, row by row."""
-    return struct.pack(f"<{len(values)}f", *values)
+def pack(datatype: str, values: Sequence[Any]) -> bytes:
+    """Pack a tensor: texts as ``pack_bytes`` does, numbers little-endian, row by row."""
+    if datatype == "BYTES":
+        return pack_bytes(value.encode() for value in values)
+    return struct.pack(f"<{len(values)}{NUMBER_FORMATS[datatype]}", *values)
 
 
 def flatten(data: Iterable[Any]) -> Iterator[Any]:

@@ -177,7 +177,7 @@ def test_every_model_has_files_of_its_own(tiny_bert: Path, tmp_path: Path, monke
 
     monkeypatch.setattr("fastserve_engines.lowering.run_in_child", write)
     other = shutil.copytree(tiny_bert, tmp_path / "other")
-    assert get_or_lower(other, 1) == get_or_lower(tiny_bert, 1)
+    assert get_or_lower(other, 1) == get_or_lower(tiny_bert, 1) != get_or_lower(tiny_bert, 1, ("last_hidden_state",))
     (other / "model.safetensors").write_bytes(b"other weights")
     assert get_or_lower(other, 1) != get_or_lower(tiny_bert, 1)
 
@@ -190,6 +190,23 @@ def test_serving_lowered_weights_needs_no_torch(both: tuple[Path, Path]) -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_outputs_that_a_task_declares_are_lowered_and_answered(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModel
+
+    monkeypatch.setenv("FASTSERVE_HOME", str(tmp_path / "home"))
+    AutoModel.from_pretrained(tiny_bert).save_pretrained(tmp_path / "encoder")
+    inputs = {name: np.repeat(one, 2, axis=1)[:, :7] for name, one in ARRAYS.items()}
+    outputs = [kind(tmp_path / "encoder", 1, ("last_*",)).run(inputs) for kind in (TorchEngine, OpenVINOEngine)]
+    for one in outputs:
+        assert {name: array.shape for name, array in one.items()} == {"last_hidden_state": (2, 7, 32)}
+    valid = inputs["attention_mask"] == 1
+    first, second = (one["last_hidden_state"][valid] for one in outputs)
+    assert np.abs(first - second).max() < 0.02 * np.abs(first).max()
 
 
 @pytest.mark.slow

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
 import torch
 import transformers
 
+from fastserve_core.errors import ModelError
+from fastserve_core.tasks import select_outputs
+from fastserve_engines.cls_only_attention import ClsOnlyLayer
 from fastserve_engines.exportable import TracedModel
 
 SIZES: dict[str, Any] = {
@@ -47,3 +52,27 @@ def test_weights_of_16_bits_are_traced_in_fp32() -> None:
     traced = TracedModel(model)
     assert traced.has_16bit_weights
     assert {one.dtype for one in traced.module.parameters()} == {torch.float32}
+
+
+def test_the_declared_outputs_are_traced_and_a_shorter_last_layer_only_if_they_stay() -> None:
+    torch.manual_seed(0)
+    model = transformers.BertModel(transformers.BertConfig(**SIZES)).eval()
+    with torch.no_grad():
+        expected = model(**IDS)
+    types = torch.zeros(1, 4, dtype=torch.long)
+    for outputs, is_short in ((("pooler_output",), True), (("*_state", "pooler*"), False)):
+        traced = TracedModel(copy.deepcopy(model), outputs)
+        assert traced.outputs == tuple(name for name in expected if any(fnmatchcase(name, one) for one in outputs))
+        assert isinstance(traced.module.model.encoder.layer[-1], ClsOnlyLayer) == is_short
+        with torch.no_grad():
+            found = traced.module(*(IDS | {"token_type_ids": types}).values())
+        for name, value in zip(traced.outputs, found, strict=True):
+            assert torch.allclose(value, expected[name], atol=1e-6)
+
+
+def test_an_output_that_the_model_lacks_is_named() -> None:
+    model = transformers.BertModel(transformers.BertConfig(**SIZES)).eval()
+    with pytest.raises(ModelError, match=r"has no output \*logits; its outputs are last_hidden_state, pooler_output"):
+        TracedModel(model)
+    with pytest.raises(ModelError, match="output hidden_states is not a tensor"):
+        select_outputs({"hidden_states": (torch.ones(1),)}, ["hidden_states"])

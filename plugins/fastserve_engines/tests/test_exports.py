@@ -15,6 +15,7 @@ from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import ArtifactError, ExportError, OptionError, UnknownNameError
 from fastserve_core.export import export_artifact
 from fastserve_engines.onnx_engine import ONNXRuntimeEngine
+from fastserve_engines.onnx_graph import ONNXInt8Export
 from fastserve_engines.torch_engine import TorchEngine
 
 INPUTS = {
@@ -46,6 +47,22 @@ def test_an_export_answers_as_the_model_does(to: str, tiny_bert: Path, tmp_path:
     assert (made.folder / "labels.txt").read_text() == "negative\npositive\n"
     assert (made.folder / "tokenizer.json").is_file()
     assert all((made.folder / name).stat().st_size == one["bytes"] for name, one in about["files"].items())
+
+
+@pytest.mark.slow
+def test_modules_that_a_task_excludes_keep_their_weights_in_8_bit_onnx(tiny_bert: Path, tmp_path: Path) -> None:
+    import onnx
+    from transformers import AutoModelForSequenceClassification
+
+    excluded = {"classifier", "bert.encoder.layer.1.output.dense"}  # a Gemm, and a product in a layer that is wrapped
+    counts = []
+    for uncompressed in ((), excluded):
+        model = AutoModelForSequenceClassification.from_pretrained(tiny_bert).eval()
+        export = ONNXInt8Export(model, uncompressed=uncompressed)
+        export.write(export.module, tmp_path / str(len(uncompressed)))
+        graph = onnx.load(tmp_path / str(len(uncompressed)) / "model.onnx").graph
+        counts.append(sum(node.op_type == "MatMulInteger" for node in graph.node))
+    assert counts[1] == counts[0] - len(excluded)
 
 
 @pytest.mark.slow

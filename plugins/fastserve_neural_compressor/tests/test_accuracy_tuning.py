@@ -11,6 +11,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from fastserve_core.entry_points import load_entry_point
+from fastserve_core.errors import ExportError
 from fastserve_neural_compressor.accuracy_tuning import Tuning, rank_by_sensitivity
 from fastserve_neural_compressor.static_quantization import quantize_static
 from fastserve_neural_compressor.weight_only import quantize_encoder
@@ -100,3 +101,35 @@ def test_dynamic_integers_answer_as_torch_does(bert: Any, batches: list[dict[str
     engine.close()
     assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
     assert integers(tmp_path) >= 12
+
+
+LAST = "bert.encoder.layer.1.output.dense"
+"""A module that the export moves into another, because a classifier reads the first token only."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["static", "tuned", "dynamic"])
+def test_layers_that_the_task_excludes_stay_in_floats(
+    method: str, bert: Any, batches: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    excluded, counts = {"classifier", LAST}, []
+    for uncompressed in ((), excluded):
+        folder = tmp_path / str(len(uncompressed))
+        if method == "dynamic":
+            quantize_encoder(bert, folder, uncompressed=uncompressed)
+        else:
+            tuning = None if method == "static" else Tuning(lambda answers: 1.0, 0.5)
+            quantize_static(bert, batches, folder, tuning=tuning, uncompressed=uncompressed)
+        counts.append(integers(folder))
+    assert counts[1] == counts[0] - len(excluded)
+
+
+@pytest.mark.slow
+def test_a_model_of_which_nothing_may_be_quantized_is_refused(
+    bert: Any, batches: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    names = [name for name, _ in bert.named_modules()]
+    with pytest.raises(ExportError, match="no linear layer"):
+        quantize_static(bert, batches, tmp_path, uncompressed=names)
+    with pytest.raises(ExportError, match="no linear layer"):
+        quantize_encoder(bert, tmp_path, uncompressed=names)

@@ -16,7 +16,7 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from fastserve_server.server import ServerProcess
-from fastserve_server.tensors import TensorError, flatten, pack_bytes, pack_floats, unpack_bytes
+from fastserve_server.tensors import TensorError, flatten, pack, pack_bytes, unpack_bytes
 
 MODEL = "tiny-classifier"
 TEXTS = ["the film is wonderful", "größe ✓"]
@@ -33,8 +33,10 @@ def test_unpacking_anything_gives_values_or_says_so(blob: bytes) -> None:
         assert pack_bytes(unpack_bytes(memoryview(blob))) == blob
 
 
-def test_floats_are_packed_as_fp32() -> None:
-    assert struct.unpack("<2f", pack_floats([0.5, -2.0])) == (0.5, -2.0)
+def test_each_datatype_is_packed_in_its_format() -> None:
+    assert struct.unpack("<2f", pack("FP32", [0.5, -2.0])) == (0.5, -2.0)
+    assert struct.unpack("<2q", pack("INT64", [3, -(2**40)])) == (3, -(2**40))
+    assert unpack_bytes(memoryview(pack("BYTES", TEXTS))) == [text.encode() for text in TEXTS]
 
 
 def test_nested_data_is_read_row_by_row() -> None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from fastserve_core.inference import length_batches
-from fastserve_core.tasks import Encoded, Task
+from fastserve_core.tasks import Encoded, Task, select_outputs
 from fastserve_torch_ddp.build import BatchCollator
 from fastserve_torch_ddp.distributed import collectives
 from fastserve_torch_ddp.ops.precision import Precision
@@ -71,8 +71,10 @@ def evaluate(
         for indices in length_batches(local, BATCH_SIZE):
             rows = [local[index] for index in indices]
             outputs = model(**collate(rows, task.model_computes_loss))
-            logits = {name: value.float().cpu().numpy() for name, value in outputs.items() if name.endswith("logits")}
-            statistics += task.batch_statistics(logits, rows)
+            arrays = {
+                name: value.float().cpu().numpy() for name, value in select_outputs(outputs, task.outputs).items()
+            }
+            statistics += task.batch_statistics(arrays, rows)
     model.train()
     gathered: list[list[Any]] = [[] for _ in range(world)]
     dist.all_gather_object(gathered, statistics)

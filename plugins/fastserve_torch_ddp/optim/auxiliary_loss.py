@@ -64,6 +64,11 @@ def load_auxiliary_loss(
         raise OptionError(f"the task {task.name} names no outputs that a teacher could be compared on")
     provider = load_entry_point(LOSS_GROUP, job.auxiliary_loss["loss"])
     loss: AuxiliaryLossFunction = provider(
-        job.auxiliary_loss["options"], model, precision.matmul_dtype, device, task.distillation_targets
+        job.auxiliary_loss["options"],
+        model,
+        precision.matmul_dtype,
+        device,
+        task.distillation_targets,
+        task.find_uncompressed(model),
     )
     return loss

@@ -57,6 +57,7 @@ class MultiLabel(TextTask):
     model_computes_loss: ClassVar[bool] = False
     loss_options: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget("logits", "binary"),)
+    uncompressed_modules: ClassVar[tuple[str, ...]] = ("classifier",)  # small, and thresholds depend on its scores
     answer_view: ClassVar[AnswerView] = AnswerView(headline="labels", scores="scores")
 
     # -- rows ----------------------------------------------------------------------------------------
