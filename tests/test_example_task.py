@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from environments import Environment
@@ -23,12 +24,15 @@ import json, sys
 import httpx
 from fastserve_core import FastServe
 
-fs = FastServe.load(sys.argv[1], show=False)
+artifact, plugin, text, path, body = sys.argv[1:]
+fs = FastServe.load(artifact, {"serve": plugin}, show=False)
 with fs.serve(port=0, name="m") as server:
-    asked = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [sys.argv[2]]}]}
+    asked = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [text]}]}
     found = {
-        "predict": httpx.post(server.url + "/predict", json={"inputs": [sys.argv[2]]}).json(),
-        "infer": httpx.post(server.url + "/v2/models/m/infer", json=asked).json(),
+        "predict": httpx.post(server.url + "/predict", json={"inputs": [text]}, timeout=60).json(),
+        "infer": httpx.post(server.url + "/v2/models/m/infer", json=asked, timeout=60).json(),
+        "own": httpx.post(server.url + path, json=json.loads(body), timeout=60).json(),
+        "paths": list(httpx.get(server.url + "/openapi.json").json()["paths"]),
         "page": httpx.get(server.url + "/", headers={"Accept": "text/html"}).text,
     }
 print(json.dumps(found))
@@ -90,7 +94,8 @@ def test_it_is_tuned_trained_distilled_quantized_exported_served_and_reported(
 
     line = example.run("fastserve_core", "predict", last["artifact"], TOPICS["sport"], cwd=tmp_path)
     assert TOPICS["sport"] in line
-    served = serve(example, last["artifact"], tmp_path)
+    body = {"messages": [TOPICS["sport"], TOPICS["film"]], "limit": 1}
+    served = serve(example, last["artifact"], "server", tmp_path, TOPICS["sport"], "/tag", body)
     (answer,) = served["predict"]["predictions"]
     assert set(answer["scores"]) == set(TOPICS)
     outputs = {output["name"]: output for output in served["infer"]["outputs"]}
@@ -98,11 +103,17 @@ def test_it_is_tuned_trained_distilled_quantized_exported_served_and_reported(
     assert outputs["scores"]["shape"] == [1, 3]
     assert outputs["scores"]["data"] == pytest.approx([answer["scores"][name] for name in sorted(TOPICS)])
     assert '"labels"' in served["page"]
+    assert "/tag" in served["paths"] and set(served["own"]) == {"tags"}
+    best = max(answer["scores"], key=answer["scores"].get)
+    assert served["own"]["tags"][0] == ([best] if answer["labels"] else [])
+    assert serve(example, last["artifact"], "ray_serve", tmp_path, TOPICS["sport"], "/tag", body) == served
 
 
-def serve(example: Environment, artifact: str, folder: Path) -> dict[str, dict[str, list[dict[str, list[str]]]]]:
-    """What the embedded server answers."""
+def serve(
+    environment: Environment, artifact: str, plugin: str, folder: Path, text: str, path: str, body: dict[str, Any]
+) -> dict[str, Any]:
+    """What a server answers to a text, and at a route of the task's own."""
     (folder / "ask.py").write_text(SERVE)
-    found: dict[str, dict[str, list[dict[str, list[str]]]]]
-    found = json.loads(example.run_script(folder / "ask.py", artifact, TOPICS["sport"], cwd=folder).splitlines()[-1])
+    printed = environment.run_script(folder / "ask.py", artifact, plugin, text, path, json.dumps(body), cwd=folder)
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return found

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from fastserve_multilabel import MultiLabel, Options
+from fastserve_multilabel.routes import TagRequest
 
 from fastserve_core import FastServe
 from fastserve_core.errors import DataError, OptionError
-from fastserve_core.tasks import UNLABELLED, Encoded, LossOptions, load_task
+from fastserve_core.tasks import UNLABELLED, Encoded, LossOptions, PredictionRoute, load_task
 
 TOPICS = {"sport": "the match was won in the last minute", "money": "shares and prices fell", "film": "a moving film"}
 TINY = {"model": "bert", "dim": 32, "num_heads": 2, "num_layers": 2, "hidden_size": 64, "vocab_size": 400}
@@ -65,6 +66,17 @@ def test_scores_and_answers(task: MultiLabel) -> None:
     assert all(set(answer) == set(task.answer_schema()["required"]) for answer in answers)
     scores = task.score(task.batch_statistics(outputs, batch))
     assert scores == {"f1_micro": pytest.approx(2 * 2 / (2 * 2 + 1 + 1)), "subset_accuracy": 0.5}
+
+
+def test_its_route_gives_the_best_labels_first(task: MultiLabel) -> None:
+    (tag,) = task.routes(Path())
+    assert isinstance(tag, PredictionRoute)
+    answer = {"labels": ["film", "sport"], "scores": {"film": 0.6, "money": 0.1, "sport": 0.9}}
+    assert tag.inputs(TagRequest(["a text"])) == ["a text"]
+    assert tag.response(TagRequest(["a text"], limit=3), [answer], "m").tags == [["sport", "film"]]
+    assert tag.response(TagRequest(["a text"], limit=1), [answer], "m").tags == [["sport"]]
+    with pytest.raises(DataError, match="limit must be at least 1, not 0"):
+        tag.inputs(TagRequest([], limit=0))
 
 
 def test_the_python_object_takes_its_rows_and_its_labels(tmp_path: Path) -> None:

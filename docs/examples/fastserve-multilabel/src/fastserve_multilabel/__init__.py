@@ -28,6 +28,8 @@ from fastserve_text import TextTask
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from fastserve_core.tasks import Route
+
 
 @dataclass
 class Options:
@@ -152,7 +154,12 @@ class MultiLabel(TextTask):
     def format_answer(self, answer: Mapping[str, Any]) -> str:
         return ", ".join(f"{label} {answer['scores'][label]:.3f}" for label in answer["labels"]) or "no label"
 
-    # -- the Open Inference Protocol -----------------------------------------------------------------
+    # -- serving -------------------------------------------------------------------------------------
+
+    def routes(self, folder: Path) -> Sequence[Route]:
+        from fastserve_multilabel.routes import Tag
+
+        return [Tag()]
 
     def output_tensors(self) -> list[TensorSpec]:
         return [TensorSpec("labels"), TensorSpec("scores", "FP32", (-1, len(self.labels)))]
