@@ -20,26 +20,39 @@ HUGE_PAGES_ENV = {
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
+MEMBERSHIP = Path("/proc/self/cgroup")
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_V2 = ("memory.max", "memory.current", ("active_file", "inactive_file"))
 CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"))
 """Files with a group's limit and usage, and the entries of its ``memory.stat`` that are page cache."""
 
 
-def usable_cores(cgroup: Path = CGROUP_ROOT) -> int:
-    """Return the number of cores that this process may use.
+def usable_cores(cgroup: Path = CGROUP_ROOT, membership: Path = MEMBERSHIP) -> int:
+    """Return the number of cores that this process may use; at least 1.
+
+    This is the minimum of the cores of the process's affinity and the CPU quota, rounded down, of each cgroup (v1 or
+    v2) that the process is in.
 
     Args:
-        cgroup: Mount point of cgroup v2, whose CPU quota limits the cores of the process's affinity.
+        cgroup: Mount point of cgroups.
+        membership: The cgroups of the process, as Linux reports them.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = (_cpu_quota(folder, version) for folder, version in _list_groups(cgroup, membership, "cpu"))
+    return max(1, min([cores, *(math.floor(quota) for quota in quotas if quota is not None)]))
+
+
+def _cpu_quota(folder: Path, version: int) -> float | None:
+    """Number of cores' time that one cgroup may use; nothing if it does not exist or has no quota."""
     try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-        if quota != "max":
-            cores = min(cores, max(1, math.floor(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass  # no cgroup v2, or no quota in it
-    return cores
+        if version == 1:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        else:
+            quota, period = (folder / "cpu.max").read_text().split()
+        cores = int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):  # v2 reports "max" if there is no quota
+        return None
+    return cores if cores >= 0 else None  # v1 reports -1
 
 
 def threads_per_process(processes: int = 1) -> int:
@@ -58,7 +71,7 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def available_memory(
-    meminfo: Path = Path("/proc/meminfo"), cgroup: Path = CGROUP_ROOT, membership: Path = Path("/proc/self/cgroup")
+    meminfo: Path = Path("/proc/meminfo"), cgroup: Path = CGROUP_ROOT, membership: Path = MEMBERSHIP
 ) -> int:
     """Return the memory that this process can still allocate without swapping or being killed.
 
@@ -86,7 +99,13 @@ def _machine_memory(meminfo: Path) -> int:
 
 def _cgroup_memory(cgroup: Path, membership: Path) -> Iterator[int]:
     """Remaining bytes of the process's memory cgroups and all their ancestors."""
-    paths = {"": "/", "memory": "/"}  # a container may see its own group as the root
+    for folder, version in _list_groups(cgroup, membership, "memory"):
+        yield from _remaining(folder, *(CGROUP_V1 if version == 1 else CGROUP_V2))
+
+
+def _list_groups(cgroup: Path, membership: Path, controller: str) -> Iterator[tuple[Path, int]]:
+    """Folders of the process's cgroups for a controller and of all their ancestors, with their version."""
+    paths = {"": "/", controller: "/"}  # a container may see its own group as the root
     try:
         for line in membership.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -94,15 +113,15 @@ def _cgroup_memory(cgroup: Path, membership: Path) -> Iterator[int]:
     except (OSError, ValueError):
         pass  # not Linux
     for root, path, version in (
-        (cgroup, paths[""], CGROUP_V2),
-        (cgroup / "unified", paths[""], CGROUP_V2),
-        (cgroup / "memory", paths["memory"], CGROUP_V1),
+        (cgroup, paths[""], 2),
+        (cgroup / "unified", paths[""], 2),
+        (cgroup / controller, paths[controller], 1),
     ):
         group = root / path.strip("/")
         for folder in (group, *group.parents):
             if not folder.is_relative_to(root):
                 break
-            yield from _remaining(folder, *version)
+            yield folder, version
 
 
 def _remaining(folder: Path, limit_file: str, usage_file: str, cache_entries: tuple[str, ...]) -> Iterator[int]:
