@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from fastserve_core.entry_points import load_entry_point, missing_packages
 from fastserve_core.errors import ExportError, MissingPackageError
+from fastserve_core.export.reasons import explain_export_error
 from fastserve_core.tasks.declarations import DEFAULT_OUTPUTS
 
 if TYPE_CHECKING:
@@ -145,5 +146,5 @@ def wrap_export_errors(step: str) -> Iterator[None]:
     except ExportError:
         raise
     except Exception as error:
-        reason = textwrap.shorten(str(error) or type(error).__name__, 300)
+        reason = explain_export_error(error) or textwrap.shorten(str(error) or type(error).__name__, 300)
         raise ExportError(f"the model cannot be {step}: {reason}") from error

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from fastserve_core.tasks.task import Arrays
 
+MASK = "attention_mask"
+"""The name of the mask, which comes with every batch, also for a model that does not take it."""
 BATCH_SIZES = (1, 3, 1, 5)
 MAX_COMPARED_LENGTH = 128
 """The maximum length of the compared inputs, in tokens."""
@@ -62,7 +64,7 @@ def _make_batch(
         mask[row, rng.integers(1, shape[1] + 1) :] = 0
     types[:, shape[1] // 2 :] = 1
     arrays = {"input_ids": np.where(mask == 1, ids, pad), "attention_mask": mask, "token_type_ids": types * mask}
-    return {name: arrays[name] for name in inputs}
+    return {name: arrays[name] for name in (*inputs, MASK)}
 
 
 def save_reference(path: Path, inputs: Arrays, outputs: Arrays) -> None:
@@ -106,7 +108,7 @@ def compare_outputs(to: str, draft: Path, scratch: Path) -> dict[str, Any]:
     shapes: set[tuple[int, ...]] = set()
     for path in sorted(scratch.glob("*.npz")):
         inputs, expected_outputs = _load_reference(path)
-        mask, outputs = inputs["attention_mask"], reader.run(inputs)
+        mask, outputs = inputs[MASK], reader.run(inputs)
         rows, shapes = rows + len(mask), shapes | {mask.shape}
         for name, expected in expected_outputs.items():
             output = outputs.get(name)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastserve_core.errors import ExportError
+from fastserve_engines.exportable import find_window, is_decoder
 
 
 class DecodeStep(nn.Module):
@@ -74,6 +75,10 @@ def check_family(model: Any) -> None:
         raise ExportError(f"{name} is not a causal language model")
     if config.is_encoder_decoder or getattr(config, "add_cross_attention", False):
         raise ExportError(f"{name} attends to an encoder")
+    if not is_decoder(model):
+        raise ExportError(f"{name} attends to the tokens behind a position too (is_decoder=false in its config.json)")
+    if (window := find_window(model)) is not None:
+        raise ExportError(f"{name} attends to a window of {window} tokens")
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise ExportError(f"{name} has layers other than full attention: {', '.join(sorted(kinds))}")

@@ -123,6 +123,27 @@ def find_max_length(model: Any) -> int:
 
 
 def fuse_attention(model: Any) -> None:
-    """Use torch's fused attention, a single operator in the runtimes; training builds eager attention."""
-    if getattr(model, "_supports_sdpa", False):
+    """Use torch's fused attention, a single operator in the runtimes; training builds eager attention.
+
+    Decoders with a sliding window keep eager attention: a window of nothing but padding has no token to attend to, and
+    OpenVINO's fused attention returns NaN for it, which spreads to the other tokens.
+    """
+    if find_window(model) is not None:
+        model.set_attn_implementation("eager")
+    elif getattr(model, "_supports_sdpa", False):
         model.set_attn_implementation("sdpa")
+
+
+def find_window(model: Any) -> int | None:
+    """Return the number of tokens that a decoder's layers attend to, if it is less than the model's positions."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    if window is None or getattr(config, "use_sliding_window", True) is False or not is_decoder(model):
+        return None
+    return window if window < find_max_length(model) else None
+
+
+def is_decoder(model: Any) -> bool:
+    """Return whether the layers of a model attend to earlier tokens only; families that do not tell are decoders."""
+    flags = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
+    return not flags or any(flags)

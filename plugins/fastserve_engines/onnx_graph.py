@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from fastserve_core.export import FormatReader, wrap_export_errors
+from fastserve_core.errors import ExportError
+from fastserve_core.export import FormatReader, fixed_shape_message, wrap_export_errors
 from fastserve_core.processes import suppress_library_output
 from fastserve_engines.exportable import TracedModel
 
@@ -54,6 +55,7 @@ class ONNXExport(TracedModel):
                 dynamic_shapes=shapes,
                 verbose=False,
             )
+            _check_inputs(program.model.graph.inputs)
             self._record_uncompressed_nodes(program.model)
             _strip_source_locations(program.model)
             folder.mkdir(parents=True, exist_ok=True)
@@ -107,6 +109,13 @@ class ONNXInt8Export(ONNXExport):
                 nodes_to_exclude=[name + end for name in self.uncompressed_nodes for end in ("", "_MatMul")],
             )
         original.unlink()
+
+
+def _check_inputs(inputs: Any) -> None:
+    """Raise ``ExportError`` for a graph with static shapes, which torch may write without a word."""
+    for value in inputs:
+        if any(isinstance(size, int) for size in value.shape):
+            raise ExportError(fixed_shape_message(value.name, value.shape))
 
 
 def _strip_source_locations(model: Any) -> None:

@@ -61,7 +61,8 @@ class OpenVINOEngine(Engine):
         processor = read_processor()
         if not (causal or processor.has_int8_units or _quantizes_inputs(self._graph)):
             _fold_weights(self._graph)
-        self._config = {"INFERENCE_NUM_THREADS": threads} | (FP32_CONFIG if causal else ENCODER_CONFIG)
+        precision = FP32_CONFIG if causal or _has_gated_layers(self._graph) else ENCODER_CONFIG
+        self._config = {"INFERENCE_NUM_THREADS": threads} | precision
         if processor.limit and not processor.has_bf16_units:
             self._config["INFERENCE_PRECISION_HINT"] = "f32"  # it would ask oneDNN for bf16, above the limit
         self._threads, self._model = threads, self._compile("LATENCY", streams=1)
@@ -73,8 +74,10 @@ class OpenVINOEngine(Engine):
         self._length_outputs = {
             port.get_any_name() for port in self._model.outputs if _has_length_dimension(port.partial_shape)
         }
-        self._max_length = max_positions(folder) or math.inf
-        self._pad_token_id = _read_pad_token_id(folder)
+        config = read_config(folder) if (folder / "config.json").is_file() else {}
+        reads_last_position = config.get("summary_type") == "last"  # XLNet
+        self._max_length = 0 if reads_last_position else max_positions(folder) or math.inf
+        self._pad_token_id = max(0, config.get("pad_token_id") or 0)
         self._requests: list[Any] = []
 
     def _compile(self, hint: str, streams: int) -> Any:
@@ -177,12 +180,6 @@ class OpenVINOEngine(Engine):
         del self._causal, self._request, self._requests, self._model, self._graph
 
 
-def _read_pad_token_id(folder: Path) -> int:
-    """Return the id of the padding, by which some classifiers find the end of a text."""
-    number = read_config(folder).get("pad_token_id") if (folder / "config.json").is_file() else 0
-    return number if isinstance(number, int) and number >= 0 else 0
-
-
 def _quantizes_inputs(graph: Any) -> bool:
     """Return whether layers compute with integers, which needs integer weights."""
     return any(node.get_type_name() == "FakeQuantize" for node in graph.get_ops())
@@ -199,6 +196,20 @@ def _fold_weights(graph: Any) -> None:
 
 def _get_length(inputs: Arrays) -> int:
     return int(inputs["input_ids"].shape[1])
+
+
+def _has_gated_layers(graph: Any) -> bool:
+    """Return whether a graph has gated feed-forward layers of two products, as Llama's.
+
+    OpenVINO 2026.4 ends the process with SIGFPE when it fuses them in bf16 for streams of one thread.
+    """
+    gates = (node for node in graph.get_ordered_ops() if node.get_type_name() in ("Gelu", "Swish"))
+    products = (port.get_node() for gate in gates for port in gate.output(0).get_target_inputs())
+    return any(
+        product.get_type_name() == "Multiply"
+        and any(value.get_source_output().get_node().get_type_name() == "MatMul" for value in product.inputs())
+        for product in products
+    )
 
 
 def _has_length_dimension(shape: Any) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fastserve_core.errors import ExportError
-from fastserve_core.export import FormatReader, wrap_export_errors
+from fastserve_core.export import FormatReader, fixed_shape_message, wrap_export_errors
 from fastserve_core.processes import hide_package, suppress_library_output
 from fastserve_engines.exportable import TracedModel
 
@@ -88,7 +88,7 @@ class OpenVINOExport(TracedModel):
             raise ExportError(f"expected the inputs {', '.join(self.inputs)}, found {', '.join(sorted(names))}")
         for port in graph.inputs:
             if not all(size.is_dynamic for size in port.get_partial_shape()):
-                raise ExportError(f"input {port.get_any_name()} is fixed to the shape {port.get_partial_shape()}")
+                raise ExportError(fixed_shape_message(port.get_any_name(), port.get_partial_shape()))
 
 
 def convert_model(module: nn.Module, example: tuple[Any, ...], shapes: tuple[Any, ...]) -> openvino.Model:

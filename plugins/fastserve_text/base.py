@@ -15,13 +15,16 @@ from fastserve_core.tasks import Arrays, Column, Encoded, Encoder, Row, Task
 from fastserve_text.tokenization import (
     check_embedding,
     check_positions,
+    ignores_mask,
     load_tokenizer,
     pad,
     pad_id,
+    pads_left,
     unknown_share,
 )
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from torch import nn
 
     from fastserve_core.config import ModelSpec
@@ -67,6 +70,7 @@ class TextTask(Task):
     def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
         super().__init__(options, labels)
         self.padding: dict[str, int] = {"input_ids": 0}
+        self.pads_left, self.padded_length = False, 0
 
     @override
     def check(self, row: Row) -> str | None:
@@ -86,8 +90,8 @@ class TextTask(Task):
             folder: The model's folder, with its tokenizer.
             target: What is to be learnt from a row; ``None`` for a row without label columns.
         """
-        tokenizer = load_tokenizer(folder, self.options.max_length)
-        self.padding["input_ids"] = pad_id(folder, tokenizer)
+        tokenizer = self.prepare_padding(folder)
+        self.pads_left = pads_left(folder)
 
         def encode(rows: Sequence[Row]) -> list[Encoded]:
             texts = [(row["text"], row["text_pair"]) if row.get("text_pair") else row["text"] for row in rows]
@@ -108,7 +112,14 @@ class TextTask(Task):
 
     @override
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
-        return pad(batch, self.padding, targets)
+        return pad(batch, self.padding, targets, self.pads_left, self.padded_length)
+
+    def prepare_padding(self, folder: Path) -> Tokenizer:
+        """Load the tokenizer of a model folder, and read how the model's batches are padded."""
+        tokenizer = load_tokenizer(folder, self.options.max_length)
+        self.padding["input_ids"] = pad_id(folder, tokenizer)
+        self.padded_length = self.options.max_length if ignores_mask(folder) else 0
+        return tokenizer
 
     @override
     def init_from_scratch(self, spec: ModelSpec, rows: Sequence[Row], folder: Path) -> None:

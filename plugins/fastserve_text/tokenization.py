@@ -18,6 +18,8 @@ TOKENIZER = "tokenizer.json"
 SETTINGS = ("_config.json", "_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json")
 """How the names of a tokenizer's files end that have no vocabulary."""
 PAD_VALUES = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORE_INDEX}
+UNMASKED = frozenset({"fnet"})
+"""By ``model_type``: families without an attention mask."""
 COMMON_SPECIAL_TOKENS = {
     "cls_token": ("[CLS]", "<s>"),
     "sep_token": ("[SEP]", "</s>"),
@@ -141,14 +143,28 @@ def pad_id(folder: Path, tokenizer: Tokenizer) -> int:
     return next((number for number in numbers if isinstance(number, int) and number >= 0), 0)
 
 
-def pad(batch: Sequence[Encoded], padding: Mapping[str, int], targets: bool, left: bool = False) -> Arrays:
+def pads_left(folder: Path) -> bool:
+    """Return whether the folder's classifiers read the last position, which must not be padding."""
+    return read_config(folder).get("summary_type") == "last"  # XLNet
+
+
+def ignores_mask(folder: Path) -> bool:
+    """Return whether the folder's model mixes padding into its outputs, so that all texts need the same length."""
+    return read_config(folder).get("model_type") in UNMASKED
+
+
+def pad(
+    batch: Sequence[Encoded], padding: Mapping[str, int], targets: bool, left: bool = False, length: int = 0
+) -> Arrays:
     """Arrays of shape (batch, longest) by input name; ``labels`` too when the targets are asked for.
+
+    They have at least ``length`` columns.
 
     What is padded may be lists or arrays; a target that is one number stays one number a row.
     """
     import numpy as np
 
-    longest = max(len(one) for one in batch)
+    longest = max(length, *(len(one) for one in batch))
     columns: dict[str, list[Any]] = {name: [one.inputs[name] for one in batch] for name in batch[0].inputs}
     if targets:
         columns["labels"] = [one.target for one in batch]

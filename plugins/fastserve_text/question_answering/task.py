@@ -35,7 +35,7 @@ from fastserve_text.question_answering.answers import normalize_answers, split_a
 from fastserve_text.question_answering.encoding import Question, QuestionEncoder, make_window, target_frame
 from fastserve_text.question_answering.metrics import exact_match, token_f1
 from fastserve_text.question_answering.spans import WindowLogits, best_spans
-from fastserve_text.tokenization import check_positions, load_tokenizer, pad, pad_id
+from fastserve_text.tokenization import check_positions
 from fastserve_text.windows import WindowExamples, WindowLayout
 
 if TYPE_CHECKING:
@@ -168,9 +168,8 @@ class QuestionAnswering(TextTask):
     @override
     def encoder(self, folder: Path) -> Encoder:
         check_positions(folder, self.options.max_length)
-        tokenizer = load_tokenizer(folder, self.options.max_length)
+        tokenizer = self.prepare_padding(folder)
         tokenizer.no_truncation()
-        self.padding["input_ids"] = pad_id(folder, tokenizer)
 
         return QuestionEncoder(tokenizer, self.options.max_length)
 
@@ -190,7 +189,7 @@ class QuestionAnswering(TextTask):
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
         import numpy as np
 
-        arrays = pad(batch, self.padding, False)
+        arrays = super().collate(batch)
         if targets:
             places = np.asarray([encoded.target for encoded in batch], dtype=np.int64)
             arrays |= dict(zip(self.target_names, places.T, strict=True))

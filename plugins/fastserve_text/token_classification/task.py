@@ -33,7 +33,6 @@ from fastserve_text.token_classification import tag_schemes
 from fastserve_text.token_classification.encoding import WordAlignment, WordEncoder, cut_window, merge_windows
 from fastserve_text.token_classification.tag_schemes import OUTSIDE
 from fastserve_text.token_classification.words import split_words
-from fastserve_text.tokenization import load_tokenizer, pad_id
 from fastserve_text.windows import Frame, WindowExamples, WindowLayout
 
 if TYPE_CHECKING:
@@ -147,9 +146,8 @@ class TokenClassification(TextTask):
 
     @override
     def encoder(self, folder: Path) -> Encoder:
-        tokenizer = load_tokenizer(folder, self.options.max_length)
+        tokenizer = self.prepare_padding(folder)
         tokenizer.no_truncation()
-        self.padding["input_ids"] = pad_id(folder, tokenizer)
         self._frame = _find_frame(tokenizer)
         return WordEncoder(tokenizer, self.labels)
 
