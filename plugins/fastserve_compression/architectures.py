@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -67,6 +67,8 @@ DISTILBERT = Layout(
         output_projection="attention.out_lin",
     ),
 )
+BERT_NEURONS = replace(BERT, heads=None)
+"""For families of BERT's names whose heads share a bias or relative positions, which have a size for each head."""
 LLAMA = Layout(
     layers="layers",
     input_projections=("mlp.gate_proj", "mlp.up_proj"),
@@ -76,9 +78,10 @@ LLAMA = Layout(
 GPT2 = Layout(layers="h", input_projections=("mlp.c_fc",), output_projection="mlp.c_proj", width="n_inner")
 FAMILIES = {
     **dict.fromkeys(("bert", "camembert", "electra", "roberta", "xlm-roberta"), BERT),
+    **dict.fromkeys(("big_bird", "deberta", "deberta-v2", "fnet", "longformer", "mpnet"), BERT_NEURONS),
     "distilbert": DISTILBERT,
     "gpt2": GPT2,
-    **dict.fromkeys(("llama", "mistral", "qwen2"), LLAMA),
+    **dict.fromkeys(("gemma", "llama", "mistral", "qwen2"), LLAMA),
 }
 """By ``model_type`` in the config. Other families may share a layout's names and still compute something else."""
 

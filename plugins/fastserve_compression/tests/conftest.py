@@ -13,6 +13,8 @@ SIZES = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3, "i
 OTHERS = {
     "DistilBert": {"dim": 32, "n_heads": 4, "n_layers": 3, "hidden_dim": 64},
     "GPT2": {"n_embd": 32, "n_head": 4, "n_layer": 3, "n_inner": 64},
+    "Gemma": SIZES | {"num_key_value_heads": 2, "head_dim": 8},
+    "BigBird": SIZES | {"attention_type": "original_full"},
     "Llama": SIZES | {"num_key_value_heads": 2},
     "Qwen2": SIZES | {"num_key_value_heads": 2},
     "Mistral": SIZES | {"num_key_value_heads": 2},

@@ -25,7 +25,8 @@ Batches = list[dict[str, torch.Tensor]]
 Answer = Callable[[Any], torch.Tensor]
 
 ENCODERS = ["Bert", "Roberta", "XLMRoberta", "Camembert", "Electra", "DistilBert"]
-DECODERS = ["Llama", "Mistral", "Qwen2", "GPT2"]
+WITHOUT_HEADS = ["BigBird", "Deberta", "DebertaV2", "MPNet"]
+DECODERS = ["Gemma", "Llama", "Mistral", "Qwen2", "GPT2"]
 USELESS_HEADS = {0: [1], 2: [0, 3]}
 USELESS_NEURONS = {0: range(32), 1: range(16, 32), 2: range(40, 56)}
 
@@ -57,7 +58,7 @@ def pruned(model: Any, batches: Batches, options: PruneOptions) -> Any:
     return model
 
 
-@pytest.mark.parametrize("family", ENCODERS + DECODERS)
+@pytest.mark.parametrize("family", ENCODERS + WITHOUT_HEADS + DECODERS)
 def test_what_is_useless_is_found_and_cutting_it_changes_nothing(
     tiny: Tiny, batches: Batches, answer: Answer, family: str, tmp_path: Path
 ) -> None:
