@@ -77,14 +77,14 @@ class Distillation:
         with torch.no_grad():
             taught = self.teacher(**inputs, **self.forward_kwargs)
         alpha = self.options["alpha"]
-        count, mask = counted.sum(), inputs["attention_mask"].bool()
+        count = counted.sum()
+        mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()  # FNet takes none
         loss: Tensor = (1 - alpha) * hard
         if alpha:
             loss = loss + alpha * self._answer_loss(outputs, taught, counted, mask)
         if self.options["hidden_weight"]:
-            loss = loss + self.options["hidden_weight"] * count * hidden_state_loss(
-                outputs.hidden_states, taught.hidden_states, mask
-            )
+            states = [find_hidden_states(model, mask) for model in (outputs, taught)]
+            loss = loss + self.options["hidden_weight"] * count * hidden_state_loss(*states, mask)
         if self.recorders:
             own, others = (recorder.pop() for recorder in self.recorders)
             loss = loss + self.options["relation_weight"] * count * relation_loss(own, others, mask)
@@ -159,6 +159,20 @@ def logit_loss(student: Tensor, teacher: Tensor, counted: Tensor, temperature: f
     student_logs = functional.log_softmax(student[counted].float() / temperature, -1)
     teacher_logs = functional.log_softmax(teacher[counted].float() / temperature, -1)
     return functional.kl_div(student_logs, teacher_logs, reduction="sum", log_target=True) * temperature**2
+
+
+def find_hidden_states(outputs: Any, mask: Tensor) -> Sequence[Tensor]:
+    """Return a model's hidden states, the embeddings' output first, each with a vector for each token.
+
+    Raises:
+        ModelError: The model has none, as an encoder with a decoder, or layers that pool tokens.
+    """
+    states: Sequence[Tensor] = outputs.get("hidden_states") or ()
+    if not states or any(state.shape[:2] != mask.shape for state in states):
+        raise ModelError(
+            "compress.distill.hidden_weight: the model's layers do not return a vector for each token: set it to 0"
+        )
+    return states
 
 
 def hidden_state_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
