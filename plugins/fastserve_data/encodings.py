@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import BinaryIO
 
 from fastserve_core.errors import DataError
@@ -94,13 +94,11 @@ def _advise(line: bytes, sample: bytes, encoding: str) -> str:
     names = [name for name in guessed if name != encoding and _decodes(line, name)]
     if not names:
         return "if you know the encoding, name it: data.encoding=NAME"
-    readings = [f"data.encoding={name} reads the line as '{_show(line.decode(name))}'" for name in names]
-    return "; ".join(_unique(readings)[:MAX_CANDIDATES])
-
-
-def _unique(readings: Iterable[str]) -> list[str]:
-    """Leave out encodings that read the line as a more probable one does."""
-    return list({reading.partition(" ")[2]: reading for reading in reversed(list(readings))}.values())[::-1]
+    readings: dict[str, str] = {}
+    for name in names:
+        readings.setdefault(_show(line.decode(name)), name)  # others that read the line alike are less probable
+    advice = [f"data.encoding={name} reads the line as '{reading}'" for reading, name in readings.items()]
+    return "; ".join(advice[:MAX_CANDIDATES])
 
 
 def _describe_zeros(start: bytes) -> str:

@@ -53,6 +53,7 @@ def test_every_text_format_is_decoded_alike(tmp_path: Path, suffix: str) -> None
     [
         (TEXT, "gb18030", "屏幕很清楚，很喜欢,好"),
         ("text,label\n螢幕很清楚,好\n聲音太小了,差\n", "big5", "螢幕很清楚,好"),
+        ("text,label\nnaïve,a\n", "cp1252", "naïve,a"),
         (FRENCH, "cp1252", "Le café était fermé — déçu,non"),
         ("text,label\nХороший фильм,да\n", "cp1251", "Хороший фильм,да"),
     ],
