@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -215,10 +216,15 @@ class FastServe:
 
     def _stages(self, settings: Settings, model: Artifact | None = None) -> ExecutedStages:
         store = Store(settings.home)
-        data: Dataset = prepare_rows(self._splits, settings.data, self._task, store)
+        data: Dataset = prepare_rows(self._splits, settings.data, self._task, store, self._report)
         first = model or resolve_model(self._spec, self._task, data, store, self._general.seed)
         record = RunRecord.of(self._task, self._general.seed)
         return ExecutedStages(Session(settings, store, data, record), first)
+
+    def _report(self, note: str) -> None:
+        """Print what was guessed about the data."""
+        if self.show:
+            print(note, file=sys.stderr)
 
     def _split_options(self, model: str | Path | None) -> Artifact:
         if model is not None and is_artifact(Path(model)):

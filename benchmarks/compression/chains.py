@@ -102,7 +102,7 @@ def more_texts(bench: Bench) -> Path:
 
 def _texts(bench: Bench, name: str, neutral: float) -> dict[str, None]:
     options = DataOptions(source="demo", name=name, options={"neutral": neutral})
-    read = load_entry_point("fastserve.data", "demo")().read(options, Store(bench.home).downloads_dir)
+    read = load_entry_point("fastserve.data", "demo")().read(options, Store(bench.home).downloads_dir, print)
     return {record.values["text"]: None for records in read.values() for record in records}
 
 

@@ -96,7 +96,10 @@ def _report_overlap(
     train: ValidatedRows, other: ValidatedRows, split: str, options: DataOptions, report: Report
 ) -> None:
     """Report rows of a given split that the training data tells too much about."""
-    total = len(other.rows)
+    total, theirs = len(other.rows), set(other.hashes)
+    common = {value for value in train.hashes if value in theirs}
+    if copies := sum(value in common for value in other.hashes):
+        report(f"{copies} of {total} {split} rows are in train too")
     if options.group is not None:
         known = set(train.positions)
         if shared := sum(position in known for position in other.positions):

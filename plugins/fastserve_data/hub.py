@@ -62,7 +62,7 @@ class Hub:
         loaded = self._load(options)
         if "train" not in loaded:
             raise DataError(f"the dataset '{options.name}' has no train split, only {', '.join(loaded)}")
-        return {split: _iterate_records(options.name, split, loaded[split]) for split in SPLITS if split in loaded}
+        return {split: iterate_records(options.name, split, loaded[split]) for split in SPLITS if split in loaded}
 
     def _load(self, options: DataOptions) -> Mapping[str, Any]:
         try:
@@ -79,7 +79,7 @@ class Hub:
         return loaded
 
 
-def _iterate_records(name: str, split: str, rows: Any) -> Iterator[RawRecord]:
+def iterate_records(name: str, split: str, rows: Any) -> Iterator[RawRecord]:
     """Yield the records of a split; class indices are replaced by their names."""
     names = {column: _label_names(feature) for column, feature in rows.features.items()}
     named = [column for column, labels in names.items() if labels]

@@ -155,6 +155,13 @@ def test_given_splits_stay_as_they_are(task: Task, tmp_path: Path) -> None:
     assert {split: len(found) for split, found in splits.items()} == {"train": 18, "validation": 3, "test": 2}
 
 
+def test_rows_of_a_given_split_that_train_has_too_are_reported(task: Task, tmp_path: Path) -> None:
+    notes: list[str] = []
+    given_rows = {"train": many(30), "validation": many(32)[29:], "test": rows(("new", "a"))}
+    validate_and_split(given_rows, DataOptions(), task, tmp_path, notes.append)
+    assert notes == ["1 of 3 validation rows are in train too"]
+
+
 def test_a_text_that_utf8_cannot_write_is_a_bad_row(task: Task, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"f:1: a text holds half of a surrogate pair"):
         cut({"train": [*rows(("\ud83d", "a")), *many(30)]}, DataOptions(), task, tmp_path)
@@ -176,6 +183,31 @@ def test_preparing_holds_no_texts_in_memory(task: Task, tmp_path: Path) -> None:
     assert labels == ["a", "b"]
     assert sum(len(Rows(tmp_path, split)) for split in SPLITS) == count
     assert peak < count * len(text) / 10
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates() | st.decimals(),
+    lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(), part, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=12)
+@given(st.lists(st.fixed_dictionaries({"text": JSON_VALUES, "label": JSON_VALUES, "tokens": JSON_VALUES}), max_size=6))
+@pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm"])
+def test_any_values_are_prepared_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, name: str, values: list[Row]
+) -> None:
+    given_rows = [*values, *({"text": f"t{number}", "label": "ab"[number % 2]} for number in range(30))]
+    records = [RawRecord(f"f:{number}", row | {"tags": row.get("label")}) for number, row in enumerate(given_rows)]
+    task, folder = load_task(name, {}), tmp_path_factory.mktemp("any")
+    try:
+        splits, labels, _ = cut({"train": records}, DataOptions(max_bad_rows=99), task, folder)
+    except DataError as error:
+        assert str(error)
+    else:
+        assert all(isinstance(label, str) and label for label in labels)
+        assert sum(map(len, splits.values())) >= 3
 
 
 @given(st.lists(st.integers(1, 40), max_size=60), st.randoms())

@@ -24,11 +24,15 @@ def test_all_four_sets_are_fetched_once_and_read(tmp_path: Path, online: None) -
     assert "2.5 MB" in said[0]
     counts = {}
     for name in MEMBERS:
-        rows = list(Demo().read(DataOptions(source="demo", name=name, options={"neutral": 0.5}), tmp_path)["train"])
+        rows = list(
+            Demo().read(DataOptions(source="demo", name=name, options={"neutral": 0.5}), tmp_path, print)["train"]
+        )
         assert {record.values["label"] for record in rows if record.values} == {"positive", "negative"}
         counts[name] = len(rows)
     assert counts["movie_reviews"] > 9000
-    everything = list(Demo().read(DataOptions(name="movie_reviews", options={"neutral": 0.0}), tmp_path)["train"])
+    everything = list(
+        Demo().read(DataOptions(name="movie_reviews", options={"neutral": 0.0}), tmp_path, print)["train"]
+    )
     assert len(everything) == 10605
 
 
@@ -69,7 +73,7 @@ def test_the_fingerprint_follows_set_and_options(tmp_path: Path) -> None:
 
 @pytest.mark.network
 def test_the_chinese_reviews_are_fetched_and_read(tmp_path: Path, online: None) -> None:
-    records = list(Demo().read(DataOptions(source="demo", name=CHINESE), tmp_path)["train"])
+    records = list(Demo().read(DataOptions(source="demo", name=CHINESE), tmp_path, print)["train"])
     rows = {(record.values["text"], record.values["label"]) for record in records if record.values}
     assert len(records) > 34_000
     assert [sum(label == one for _, label in rows) for one in ("positive", "negative")] == [8332, 9031]
