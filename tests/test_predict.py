@@ -83,6 +83,14 @@ def test_rows_that_may_be_left_out_are_reported(cli: Cli, tmp_path: Path, classi
     assert "x.csv:4: an input cannot be used: 'text' is empty" in done.stderr
 
 
+def test_a_text_that_is_a_files_name_is_reported(cli: Cli, tmp_path: Path, classifier: Artifact) -> None:
+    (tmp_path / "x.csv").write_text("text\nfine\n")
+    done = cli("predict", classifier.folder, "x.csv", "好" * 200)
+    assert done.returncode == 0
+    assert "'x.csv' is predicted for as a text; --input x.csv reads the file" in done.stderr
+    assert done.stderr.count("--input") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "given", "said"),
     [

@@ -6,6 +6,7 @@ import codecs
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -139,6 +140,9 @@ def _check_text(text: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(f"an argument is not text in the terminal's encoding: {text!a}") from error
+    with suppress(OSError):  # a text may be too long for a path
+        if Path(text).is_file():
+            _warn(f"'{text}' is predicted for as a text; --input {text} reads the file")
     return text
 
 

@@ -58,8 +58,9 @@ def match_columns(
         The map, and all records.
 
     Raises:
-        DataError: A required column is missing, or two columns may be meant.
+        DataError: A required column is missing, two columns may be meant, or the task has no chosen column.
     """
+    _check_chosen(chosen, [column.name for column in columns])
     first, records = _peek(records)
     return _match(first, columns, chosen, report), records
 
@@ -81,11 +82,18 @@ def match_inputs(
     Raises:
         DataError: A required column is missing, or two columns may be meant.
     """
+    _check_chosen(chosen, [column.name for column in (*task.columns, *task.request_columns)])
     first, records = _peek(records)
     try:
         return _match(first, [column for column in task.columns if not column.is_label], chosen, report), records
     except DataError:
         return _match(first, task.request_columns, chosen, report), records
+
+
+def _check_chosen(chosen: Mapping[str, str | None], known: Sequence[str]) -> None:
+    unknown = [name for name, own in chosen.items() if own is not None and name not in known]
+    if unknown:
+        raise DataError(f"data.columns.{unknown[0]}: the task has no such column{did_you_mean(unknown[0], known)}")
 
 
 def _peek(records: Iterable[RawRecord]) -> tuple[list[RawRecord], Iterator[RawRecord]]:

@@ -141,6 +141,8 @@ def _check_not_empty(cut: dict[str, array[int]], train: ValidatedRows, options: 
 def _describe_scarcity(train: ValidatedRows, numbers: Sequence[int], options: DataOptions) -> str:
     """Name what there is too little of: groups, times, rows of a label, or rows."""
     rows = f"{len(numbers)} different rows"
+    if copies := len(train.rows) - len(numbers):
+        rows += f" (and {copies} copies of them)" if options.max_rows is None else ""
     if column := options.group or options.time:
         values = len({train.positions[number] for number in numbers})
         return f"{rows} have {values} values of '{column}' in all, too few"

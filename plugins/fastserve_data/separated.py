@@ -117,7 +117,10 @@ class _Table:
         where = f"{self._path}:{start}: "
         if not self._is_quoted:
             return f"{where}{error}"
-        if "unexpected end" in str(error) or "field limit" in str(error):
+        if "field limit" in str(error):
+            megabytes = MAX_FIELD_CHARACTERS // 1_000_000
+            return f"{where}a field is longer than {megabytes} MB: does a quote lack its end?"
+        if "unexpected end" in str(error):
             return f"{where}a quote that this row opens is never closed (data.quoting=none reads quotes as text)"
         return (
             f"{where}the quotes of this row, which ends in line {self._line}, do not match: {error} "

@@ -63,6 +63,11 @@ def test_the_options_win() -> None:
         (["headline", "label"], {}, r"f:1: no column 'text' \(known: headline, label\); data\.columns\.text=NAME"),
         (["text", "label"], {"text": "txt"}, r"no column 'txt'; did you mean 'text'"),
         (["text", "label"], {"text_pair": "second"}, "no column 'second'"),
+        (
+            ["text", "label"],
+            {"lable": "label"},
+            "lable: the task has no such column; did you mean 'label'",
+        ),
         (["text", "label"], {"label": "text"}, "'text' cannot be both text and label"),
     ],
 )

@@ -71,9 +71,12 @@ def test_separators_and_line_ends(
         ("text,label,text\na,b,c\n", "two columns are named 'text': rename or remove one"),
         ("a;b|c\n1;2|3\n", "set data.separator=semicolon or data.separator=pipe"),
         ("\n \n", "has no header"),
+        ("text,label\n" + 50 * "x" + ",a\n", r"x\.csv:2: a field is longer than"),
+        ('text,label\nfine,a\n"' + 50 * "x\n", r"x\.csv:3: a field is longer than"),
     ],
 )
-def test_faults_of_a_whole_file(tmp_path: Path, content: str, fault: str) -> None:
+def test_faults_of_a_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, fault: str) -> None:
+    monkeypatch.setattr("fastserve_data.separated.MAX_FIELD_CHARACTERS", 40)
     path = tmp_path / "x.csv"
     path.write_text(content)
     with pytest.raises(DataError, match=fault):
