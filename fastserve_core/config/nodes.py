@@ -12,6 +12,9 @@ SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 """Names of separators, which need no quotes on a command line."""
 QUOTINGS = ("auto", "double", "none")
 
+Paths = Any
+"""The type of an option that takes a path or a list of paths."""
+
 
 @dataclass
 class DataOptions:
@@ -40,9 +43,9 @@ class DataOptions:
 
     source: str = "files"
     name: str = ""
-    train: Any = None
-    validation: Any = None
-    test: Any = None
+    train: Paths = None
+    validation: Paths = None
+    test: Paths = None
     columns: dict[str, str | None] = field(default_factory=dict)
     separator: str = "auto"
     quoting: str = "auto"

@@ -23,7 +23,8 @@ HYDRA_CHARACTERS = frozenset(map(ord, string.ascii_letters + string.digits + " \
 FULL_WIDTH = re.compile("[，：｛｝［］（）]")
 INTERPOLATION = re.compile(r"\$\{[^{}]+\}")
 QUOTED = re.compile(r"""("[^"]*"|'[^']*')""")
-TEXT_TYPES = ("str", "str | None")
+PATHS_TYPE = "Paths"
+TEXT_TYPES = ("str", "str | None", PATHS_TYPE)
 
 
 def is_text_option(key: str) -> bool:
@@ -32,6 +33,12 @@ def is_text_option(key: str) -> bool:
     nodes = {"data": DataOptions, "model": ModelSpec}
     texts = {field.name for field in fields(nodes[node]) if field.type in TEXT_TYPES} if node in nodes else set()
     return name in texts or (node == "data" and name.startswith("columns."))
+
+
+def is_list_of_paths(key: str, value: str) -> bool:
+    """Return whether a value in brackets is a list of files, rather than the name of one."""
+    paths = {f"data.{field.name}" for field in fields(DataOptions) if field.type == PATHS_TYPE}
+    return key.lstrip("+") in paths and value.startswith("[") and value.endswith("]")
 
 
 def quote(text: str) -> str:
@@ -79,7 +86,7 @@ def quote_value(override: str) -> str:
 def _quote_if_needed(key: str, value: str) -> str:
     from hydra.errors import HydraException
 
-    is_text = is_text_option(key)
+    is_text = is_text_option(key) and not is_list_of_paths(key, value)
     try:
         parsed = _parse_value(value)
     except HydraException as error:
