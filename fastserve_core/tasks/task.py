@@ -264,7 +264,7 @@ class Task(ABC):
         """Return the answers to a batch, as the caller of predict sees them.
 
         Args:
-            outputs: The model's outputs that end in ``logits``; one row for each of the inputs' ``windows``.
+            outputs: The model's ``outputs``; one row for each of the inputs' ``windows``.
             batch: The inputs.
         """
 

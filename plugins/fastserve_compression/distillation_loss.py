@@ -83,8 +83,8 @@ class Distillation:
         if alpha:
             loss = loss + alpha * self._answer_loss(outputs, taught, counted, mask)
         if self.options["hidden_weight"]:
-            states = [find_hidden_states(model, mask) for model in (outputs, taught)]
-            loss = loss + self.options["hidden_weight"] * count * hidden_state_loss(*states, mask)
+            student, teacher = (find_hidden_states(given, mask) for given in (outputs, taught))
+            loss = loss + self.options["hidden_weight"] * count * hidden_state_loss(student, teacher, mask)
         if self.recorders:
             own, others = (recorder.pop() for recorder in self.recorders)
             loss = loss + self.options["relation_weight"] * count * relation_loss(own, others, mask)

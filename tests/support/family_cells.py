@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from inspect import signature
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from families import FAMILIES, make_model
+from families import make_model
 
 from fastserve_compression import PruneOptions
 from fastserve_compression.distillation_loss import Distillation
@@ -26,7 +25,7 @@ from fastserve_core.tasks import LossOptions, Task, load_task
 from fastserve_engines.torch_engine import TorchEngine
 from fastserve_neural_compressor.weight_only import quantize_encoder
 
-WORDS = "the film is a story of good bad great awful acting and plot".split()
+WORDS = ["the", "film", "is", "a", "story", "of", "good", "bad", "great", "awful", "acting", "and", "plot"]
 ROWS = [
     {"text": "the film is good", "label": "good"},
     {"text": "awful story of a bad plot and awful acting", "label": "bad"},
@@ -154,9 +153,7 @@ class Family:
     def _copy_config(self, target: Path) -> None:
         (target / "config.json").write_bytes((self.folder / "config.json").read_bytes())
 
-    def compare(
-        self, engine: Any, folder: Path, expected: Any = None, tolerance: float = 0.05
-    ) -> None:
+    def compare(self, engine: Any, folder: Path, expected: Any = None, tolerance: float = 0.05) -> None:
         wanted = self.expected if expected is None else expected
         reader = engine(folder, 1)
         for rows in ([0, 1, 2], [1], [2, 0]):
