@@ -14,6 +14,7 @@ from .checkpoint import read_config as read_config
 from .checkpoint import read_object as read_object
 from .files import copy_tokenizer as copy_tokenizer
 from .files import copy_tree as copy_tree
+from .files import expand_user as expand_user
 from .files import list_tokenizer_files as list_tokenizer_files
 from .files import read_json as read_json
 from .files import write_json as write_json

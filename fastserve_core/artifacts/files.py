@@ -25,6 +25,11 @@ TOKENIZER_FILES = (
 """Patterns of the files that a tokenizer may need."""
 
 
+def expand_user(path: str | Path) -> Path:
+    """Return a path with the home folder for ``~``; the name of an unknown user stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 -- Path.expanduser raises RuntimeError for it
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically: readers see the old text or the new one.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact, is_artifact, load_artifact
-from fastserve_core.artifacts.files import read_json
+from fastserve_core.artifacts.files import expand_user, read_json
 from fastserve_core.errors import ArtifactError, UserError
 
 
@@ -51,8 +51,8 @@ def parse_named_path(model: str) -> tuple[str, Path]:
     """
     name, colon, folder = model.partition(":")
     if colon and not Path(model).exists():
-        return name, Path(folder).expanduser().absolute()
-    path = Path(model).expanduser().absolute()
+        return name, expand_user(folder).absolute()
+    path = expand_user(model).absolute()
     return path.name, path
 
 

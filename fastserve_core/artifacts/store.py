@@ -14,7 +14,7 @@ from tempfile import NamedTemporaryFile, mkdtemp
 from filelock import FileLock, Timeout
 
 from fastserve_core.artifacts.checksums import find_damage, write_checksums
-from fastserve_core.artifacts.files import apply_umask, fsync_dir
+from fastserve_core.artifacts.files import apply_umask, expand_user, fsync_dir
 from fastserve_core.errors import StoreError, wrap_write_errors
 
 KEY_LENGTH = 16
@@ -23,7 +23,7 @@ RESULTS, LOCKS, DAMAGED = "store", "locks", "damaged"
 
 def default_home() -> Path:
     """Return ``FASTSERVE_HOME``, else ``.fastserve`` in the working directory."""
-    return Path(os.environ.get("FASTSERVE_HOME") or ".fastserve").expanduser().absolute()
+    return expand_user(os.environ.get("FASTSERVE_HOME") or ".fastserve").absolute()
 
 
 def resolve_home(result: Path) -> Path:

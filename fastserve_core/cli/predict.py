@@ -14,6 +14,7 @@ from typing import Any
 
 from fastserve_core.artifacts.locate import find_artifact
 from fastserve_core.cli.arguments import make_parser
+from fastserve_core.cli.progress_line import ProgressLine
 from fastserve_core.config.nodes import DataOptions
 from fastserve_core.config.options import parse_options
 from fastserve_core.data.inputs import read_inputs
@@ -21,6 +22,7 @@ from fastserve_core.errors import DataError, FastServeError, OptionError
 from fastserve_core.inference.predictor import Predictor
 from fastserve_core.processes.environment import set_library_environment
 from fastserve_core.serving.client import lineage_remote, predict_remote
+from fastserve_core.serving.file_prediction import predict_file
 from fastserve_core.tasks.load import load_task
 from fastserve_core.tasks.task import Row, Task
 
@@ -38,8 +40,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="with --input: options of data, as data.encoding=NAME")
     parser.add_argument("--pair", action="append", default=[], metavar="TEXT", help="the second text, once per text")
     parser.add_argument("--input", action="append", default=[], metavar="FILE", help="a data file; may be repeated")
+    parser.add_argument("--output", metavar="FILE", help="with --input: write all columns and the answer's to a file")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line, with all scores")
     options = parser.parse_intermixed_args(arguments)
+    if options.output and not options.input:
+        raise OptionError("--output needs --input: it writes the rows of files with their answers")
+    if options.output:
+        return _write_predictions(options)
     model = _open_model(options.model, options.name)
     if options.input:
         if options.pair:
@@ -53,6 +60,21 @@ def main(arguments: Sequence[str]) -> int:
         pairs = [_check_text(text) for text in options.pair]
         inputs = list(zip(texts, pairs, strict=True)) if pairs else texts
     _print_predictions(model, inputs, options.json)
+    return 0
+
+
+def _write_predictions(options: Any) -> int:
+    """Write the rows of files with their answers, and report the progress."""
+    if options.model.startswith(("http://", "https://")):
+        raise OptionError("--output needs the folder of a model: a server answers requests, not files")
+    if options.pair or options.json or options.name:
+        raise OptionError("--output takes no --pair, --json and --name: its columns are those of the file")
+    set_library_environment()
+    predictor = Predictor(find_artifact(Path(options.model)))
+    with ProgressLine(sys.stderr) as line:
+        data_options = _parse_data_options(options.texts)
+        result = predict_file(predictor, options.input, Path(options.output), data_options, line.show)
+    print(f"{result.output}: {result.rows} rows, {line.rate:,.0f} rows/s")
     return 0
 
 

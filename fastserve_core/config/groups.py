@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from fastserve_core.artifacts.files import expand_user
 from fastserve_core.config.overrides import extend_grammar, quote, quote_value
 from fastserve_core.entry_points import package_config_dirs
 from fastserve_core.errors import ErrorCollector, OptionError, UnknownNameError
@@ -99,13 +100,13 @@ def _user_config_dirs(overrides: list[str]) -> list[Path]:
     """Return the folders of Hydra's flag ``--config-dir``."""
     folders = [override.partition("=")[2] for override in overrides if override.startswith("--config-dir=")]
     folders += [value for flag, value in pairwise(overrides) if flag in ("--config-dir", "-cd")]
-    return [Path(folder).expanduser() for folder in folders]
+    return [expand_user(folder) for folder in folders]
 
 
 def _check_group_choice(key: str, value: str, extra: list[Path]) -> list[str]:
     group = key.lstrip("+")
     known = group_choices(group, extra)
-    if group in ("model", "data") and value and value not in known and Path(value).expanduser().exists():
+    if group in ("model", "data") and value and value not in known and expand_user(value).exists():
         return _resolve_path(group, value, known)  # whatever characters it has
     names = [name.strip().strip("'\"") for name in value.strip("[]").split(",") if name.strip()]
     if not names:
@@ -124,7 +125,7 @@ def _check_group_choice(key: str, value: str, extra: list[Path]) -> list[str]:
 
 
 def _resolve_path(group: str, value: str, known: list[str]) -> list[str]:
-    path = Path(value).expanduser()
+    path = expand_user(value)
     if group == "data" and (path.suffix or "/" in value or path.exists()):
         return ["data=files", f"data.train={quote(value)}"]
     if group == "model" and (path.is_dir() or value.startswith((".", "/", "~"))):

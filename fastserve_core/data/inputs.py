@@ -3,15 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.data.columns import match_inputs
 from fastserve_core.data.source import Report, file_source, split_records
 from fastserve_core.errors import DataError
 from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.values import plain_value
 
 if TYPE_CHECKING:
     from fastserve_core.config.nodes import DataOptions
+
+
+@dataclass(frozen=True)
+class InputRow:
+    """One record of a file as an input.
+
+    Attributes:
+        where: Its location, such as file and line.
+        values: Its values by the file's columns.
+        row: The task's row; ``None`` if the record cannot be used.
+        fault: Why it cannot be used.
+    """
+
+    where: str
+    values: Row
+    row: Row | None
+    fault: str = ""
+
+
+def iterate_inputs(given: Any, option: str, task: Task, options: DataOptions, report: Report) -> Iterator[InputRow]:
+    """Read the records of files as inputs of a model, one at a time.
+
+    Args:
+        given: A path, a pattern, a folder, or a list of them.
+        option: The option that they come from, for error messages.
+        task: The model's task, which says what an input is.
+        options: The ``data`` node of the config: how files are read, and the names of columns.
+        report: Called with a message for each guess.
+
+    Raises:
+        DataError: A file cannot be read, or lacks a column.
+    """
+    records = file_source().records(given, option, options, report)
+    columns, records = match_inputs(split_records(records, task), task, options.columns, report)
+    for record in records:
+        values = {str(name): plain_value(value) for name, value in (record.values or {}).items()}
+        row, fault = columns.read_row(record.values) if record.values is not None else ({}, record.fault)
+        try:
+            if fault:
+                raise DataError(fault)
+            yield InputRow(record.where, values, task.read_input(row))
+        except DataError as error:
+            yield InputRow(record.where, values, None, str(error))
 
 
 def read_inputs(given: Any, option: str, task: Task, options: DataOptions, report: Report) -> Iterator[Row]:
@@ -27,20 +72,13 @@ def read_inputs(given: Any, option: str, task: Task, options: DataOptions, repor
     Raises:
         DataError: A file cannot be read, has no inputs, or more rows are unusable than may be left out.
     """
-    records = file_source().records(given, option, options, report)
-    columns, records = match_inputs(split_records(records, task), task, options.columns, report)
     bad = 0
-    for record in records:
-        row, reason = columns.read_row(record.values) if record.values is not None else ({}, record.fault)
-        try:
-            if reason:
-                raise DataError(reason)
-            row = task.read_input(row)
-        except DataError as error:
-            bad += 1
-            message = f"{record.where}: {error}"
-            if bad > options.max_bad_rows:
-                raise DataError(f"{message}; data.max_bad_rows={bad} leaves out as many rows") from error
-            report(f"left out: {message}")
+    for record in iterate_inputs(given, option, task, options, report):
+        if record.row is not None:
+            yield record.row
             continue
-        yield row
+        bad += 1
+        message = f"{record.where}: {record.fault}"
+        if bad > options.max_bad_rows:
+            raise DataError(f"{message}; data.max_bad_rows={bad} leaves out as many rows")
+        report(f"left out: {message}")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from glob import has_magic
 from pathlib import Path
 
+from fastserve_core.artifacts.files import expand_user
+
 
 def expand_path(given: str) -> Sequence[Path]:
     """Return the absolute path, or the paths that match it if it is a pattern, in the order of their names.
@@ -15,7 +17,7 @@ def expand_path(given: str) -> Sequence[Path]:
     Args:
         given: The path or the pattern; a file whose name has a pattern's signs is that file.
     """
-    path = Path(given).expanduser().absolute()
+    path = expand_user(given).absolute()
     if path.exists() or not has_magic(given):
         return [path]
     try:

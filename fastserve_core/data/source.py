@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -108,6 +108,25 @@ class FileSource(DataSource, Protocol):
 
         Raises:
             DataError: A file is missing, empty, of an unsupported type, or cannot be read.
+        """
+
+    def check_output(self, path: Path) -> None:
+        """Check that rows can be written to a file of that name.
+
+        Raises:
+            DataError: Its type is not supported, or its folder cannot be written to.
+        """
+
+    def write_rows(self, parts: Sequence[Path], columns: Sequence[str], output: Path) -> None:
+        """Write the rows of files of JSON lines to one file, atomically.
+
+        Args:
+            parts: The files.
+            columns: The columns of a table.
+            output: The file to write, whose suffix decides the format.
+
+        Raises:
+            StoreError: The file cannot be written.
         """
 
 

@@ -49,7 +49,18 @@ class Predictor:
         Raises:
             DataError: An input cannot be read.
         """
-        encoded = self.encode([self.task.read_input(value) for value in inputs])
+        return self.answer_encoded(self.encode([self.task.read_input(value) for value in inputs]), batch_size)
+
+    def answer_encoded(self, encoded: Sequence[Encoded], batch_size: int = 32) -> list[dict[str, Any]]:
+        """Predict for encoded inputs, in batches of similar length.
+
+        Args:
+            encoded: The encoded inputs.
+            batch_size: The number of inputs of one pass.
+
+        Returns:
+            The predictions, in the order of the inputs.
+        """
         predictions: list[dict[str, Any]] = [{}] * len(encoded)
         batches = length_batches(encoded, batch_size)
         results = self.answer_all([[encoded[index] for index in indices] for indices in batches])

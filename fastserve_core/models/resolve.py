@@ -14,7 +14,7 @@ from fastserve_core.artifacts.artifact import (
     load_artifact,
 )
 from fastserve_core.artifacts.checkpoint import CONFIG, CONFIGS, INDEX, check_checkpoint, list_model_files, read_config
-from fastserve_core.artifacts.files import TOKENIZER_FILES
+from fastserve_core.artifacts.files import TOKENIZER_FILES, expand_user
 from fastserve_core.artifacts.hashing import hash_file, json_digest, stable_hash
 from fastserve_core.artifacts.locate import best_artifact_folder
 from fastserve_core.artifacts.store import Store, result_id
@@ -58,7 +58,7 @@ def resolve_model(spec: ModelSpec, task: Task, data: Dataset | None, store: Stor
         # the pinned hash of the package identifies the bytes, so that they need not be hashed
         artifact = _base_artifact(folder, stable_hash([spec.pin.sha256, spec.folder]), task)
     else:
-        path = Path(str(spec.path)).expanduser().absolute()
+        path = expand_user(str(spec.path)).absolute()
         artifact = _load_folder(convert_checkpoint(path, store) if needs_conversion(path) else path, task)
     if spec.num_labels is not None and data is not None and data.labels and spec.num_labels != len(data.labels):
         raise ModelError(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact, load_artifact
+from fastserve_core.artifacts.files import expand_user
 from fastserve_core.artifacts.hashing import hash_file, hash_files, stable_hash
 from fastserve_core.artifacts.store import result_id
 from fastserve_core.data.paths import expand_path
@@ -50,7 +50,7 @@ def _option_key(active: ActivePlugin[Any]) -> dict[str, Any]:
     for name in plugin.reads_files:
         options[name] = _hash_paths(options[name], f"{active.path}.{name}")
     for name in plugin.reads_artifacts:
-        options[name] = load_artifact(Path(options[name]).expanduser()).digest if options[name] else None
+        options[name] = load_artifact(expand_user(options[name])).digest if options[name] else None
     return options
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fastserve_core.artifacts.artifact import COMPILED, TRAINABLE
+from fastserve_core.artifacts.files import expand_user
 from fastserve_core.artifacts.store import default_home
 from fastserve_core.config.nodes import DataOptions, GateOptions, ModelSpec
 from fastserve_core.config.options import ROOT, parse_options
@@ -87,7 +88,7 @@ class Settings:
     def home(self) -> Path:
         """The folder of the store."""
         home = self.general.home
-        return Path(home).expanduser().absolute() if home else default_home()
+        return expand_user(home).absolute() if home else default_home()
 
     @property
     def needs_data(self) -> bool:

@@ -288,6 +288,14 @@ class Task(ABC):
         """Return an answer as a line for a terminal."""
         return str(answer.get("text", dict(answer)))
 
+    def answer_columns(self, answer: Mapping[str, Any]) -> Row:
+        """Return an answer as columns of a table: numbers and texts as they are, anything else as JSON."""
+        plain = (str, int, float, bool, type(None))
+        return {
+            name: value if isinstance(value, plain) else json.dumps(value, ensure_ascii=False)
+            for name, value in answer.items()
+        }
+
     # -- serving -------------------------------------------------------------------------------------
 
     def warmup_inputs(self) -> list[Any]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 from fastserve_compression.augmentation import AugmentedRows
 from fastserve_core import hookimpl
-from fastserve_core.artifacts import Artifact, hash_files, json_digest, load_artifact
+from fastserve_core.artifacts import Artifact, expand_user, hash_files, json_digest, load_artifact
 from fastserve_core.data import file_source
 from fastserve_core.errors import ErrorCollector, ModelError, OptionError
 from fastserve_core.plugins import AuxiliaryLoss, CompressContext, Compressor, StagedArtifact
@@ -68,7 +67,7 @@ class DistillOptions:
                     raise OptionError(f"{OPTION_PATH}.{name} must be greater than 0, not {value}")
         with faults.collect():
             if self.teacher is not None:
-                load_artifact(Path(self.teacher).expanduser().absolute())  # fail before the training starts
+                load_artifact(expand_user(self.teacher).absolute())  # fail before the training starts
         with faults.collect():
             if self.quantize_aware is not None and self.quantize_aware not in QAT_DTYPES:
                 raise OptionError(
@@ -147,7 +146,7 @@ class Distill(Compressor):
         """Load the teacher; its task and labels must equal the model's."""
         if self.options.teacher is None:
             return run.original
-        teacher = load_artifact(Path(self.options.teacher).expanduser().absolute(), verify=True)
+        teacher = load_artifact(expand_user(self.options.teacher).absolute(), verify=True)
         if teacher.manifest.task != run.task.name or tuple(teacher.manifest.labels) != run.labels:
             raise ModelError(
                 f"{OPTION_PATH}.teacher={teacher.folder} is for {teacher.manifest.task} with the labels "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.artifacts import stable_hash
+from fastserve_core.artifacts import expand_user, stable_hash
 from fastserve_core.data import SPLITS, RawRecord, Report
 from fastserve_core.errors import DataError
+from fastserve_data import writers
 from fastserve_data.arrow_files import read_arrow
 from fastserve_data.json_files import read_json
 from fastserve_data.paths import DataFile, find_files, find_splits
@@ -94,12 +95,33 @@ class Files:
         """
         return _read_files(find_files(given, option), options, report)
 
+    def check_output(self, path: Path) -> None:
+        """Check that rows can be written to a file of that name.
+
+        Raises:
+            DataError: Its type is not supported, or its folder cannot be written to.
+        """
+        writers.check_output(path)
+
+    def write_rows(self, parts: Sequence[Path], columns: Sequence[str], output: Path) -> None:
+        """Write the rows of files of JSON lines to one file, atomically.
+
+        Args:
+            parts: The files.
+            columns: The columns of a table.
+            output: The file to write, whose suffix decides the format.
+
+        Raises:
+            StoreError: The file cannot be written.
+        """
+        writers.write_rows(parts, columns, output)
+
 
 def _find_files(options: DataOptions, report: Report) -> dict[str, list[DataFile]]:
     given = {split: getattr(options, split) for split in SPLITS}
     if not given["train"]:
         raise DataError("no training data: set data.train=FILE, or choose a demo set, for example data=movie_reviews")
-    if isinstance(given["train"], str) and (folder := Path(given["train"]).expanduser().absolute()).is_dir():
+    if isinstance(given["train"], str) and (folder := expand_user(given["train"]).absolute()).is_dir():
         found = find_splits(folder)
         for split, paths in found.items():
             if split == "train" or not given[split]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastserve_core.artifacts import expand_user
 from fastserve_core.errors import OptionError
 
 LOG_FILE = "trials.jsonl"
@@ -101,7 +102,7 @@ def find_log(study: str) -> Path:
     Raises:
         OptionError: There is no log.
     """
-    path = Path(study).expanduser()
+    path = expand_user(study)
     if path.is_file():
         return path
     if (run_file := path / RUN_FILE).is_file():

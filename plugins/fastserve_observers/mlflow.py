@@ -10,7 +10,7 @@ from typing import ClassVar
 from omegaconf import DictConfig, OmegaConf
 
 from fastserve_core import hookimpl
-from fastserve_core.artifacts import default_home
+from fastserve_core.artifacts import default_home, expand_user
 from fastserve_core.entry_points import all_entry_points, missing_packages
 from fastserve_core.errors import MissingPackageError, OptionError, did_you_mean
 from fastserve_core.events import Event
@@ -79,7 +79,7 @@ class MLflow(Observer):
             os.environ.setdefault(name, value)
         folder = get_run_folder()
         config = read_config(folder)
-        home = Path(config.get("home") or default_home()).expanduser().absolute()
+        home = expand_user(config.get("home") or default_home()).absolute()
         uri = self._uri or (home / "mlruns").as_uri()
         return MlflowTracker(uri, self._options.experiment, self._options.flush_s, folder, config)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fastserve_core import hookimpl
+from fastserve_core.artifacts import expand_user
 from fastserve_core.errors import OptionError
 from fastserve_core.events import Event
 from fastserve_core.plugins import Observer
@@ -48,5 +49,5 @@ class TensorBoard(Observer):
         from fastserve_observers.tensorboard_writer import EventFileWriter
 
         if self._options.folder:
-            return EventFileWriter(Path(self._options.folder).expanduser())
+            return EventFileWriter(expand_user(self._options.folder))
         return EventFileWriter((get_run_folder() or Path("outputs")) / "tensorboard")

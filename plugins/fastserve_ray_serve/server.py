@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from fastserve_core.artifacts import expand_user
 from fastserve_core.errors import OptionError
 from fastserve_core.processes import thread_environment
 from fastserve_ray_serve.haproxy import environment, find_haproxy
@@ -53,7 +54,7 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
     threads_per_worker = max(1, threads // (options.workers or threads))
     replica_options = asdict(options) | {"port": port, "models": resolve_models(options.models)}
     if options.access_log is not None:  # replicas have another working directory
-        replica_options["access_log"] = str(Path(options.access_log).expanduser().absolute())
+        replica_options["access_log"] = str(expand_user(options.access_log).absolute())
     folder = Path(tempfile.gettempdir(), f"fastserve-ray-{secrets.token_hex(4)}")
     request = {"artifact": str(artifact), "options": replica_options, "threads": threads, "cores": cores, "keys": keys}
     haproxy = find_haproxy()  # before Ray's environment names the wrapper script

@@ -6,11 +6,11 @@ import logging
 import sys
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
-from pathlib import Path
 
 import msgspec
 from starlette.types import Message, Scope, Send
 
+from fastserve_core.artifacts import expand_user
 from fastserve_core.errors import OptionError
 from fastserve_server.options import STDOUT
 
@@ -60,7 +60,7 @@ def access_log(path: str | None, option: str) -> AccessLog | None:
     if path == STDOUT:
         return AccessLog(logging.StreamHandler(sys.stdout))
     try:
-        return AccessLog(ReopeningFileHandler(Path(path).expanduser(), encoding="utf-8"))
+        return AccessLog(ReopeningFileHandler(expand_user(path), encoding="utf-8"))
     except OSError as error:
         raise OptionError(f"{option}: cannot write {path}: {error.strerror}") from error
 

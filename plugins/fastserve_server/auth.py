@@ -6,11 +6,11 @@ import hashlib
 import hmac
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from fastserve_core.artifacts import expand_user
 from fastserve_core.errors import OptionError
 
 VARIABLE = "FASTSERVE_API_KEYS"
@@ -49,7 +49,7 @@ def key_hashes(file: str | None, option: str) -> list[str]:
 
 def _lines(file: str, option: str) -> list[tuple[int, str]]:
     try:
-        text = Path(file).expanduser().read_text(encoding="utf-8")
+        text = expand_user(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OptionError(f"{option}: cannot read the file {file}: {reason}") from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
-from fastserve_core.artifacts import find_artifact
+from fastserve_core.artifacts import expand_user, find_artifact
 from fastserve_core.errors import StageError, UserError
 from fastserve_core.processes import thread_environment
 from fastserve_server.addresses import bind, local_url
@@ -173,7 +173,7 @@ def start(artifact: Path, options: ServerOptions, threads: int) -> EmbeddedProce
     keys = key_hashes(options.api_keys_file, f"{options.where}.api_keys_file")
     options = replace(options, models=resolve_models(options.models))
     if options.candidate is not None:
-        options.candidate = str(find_artifact(Path(options.candidate).expanduser()).folder.absolute())
+        options.candidate = str(find_artifact(expand_user(options.candidate)).folder.absolute())
     with bind(options.host, options.port, options.where) as listening:
         listening.listen(BACKLOG)
         request = {"artifact": str(artifact), "options": asdict(options), "threads": threads, "keys": keys}
