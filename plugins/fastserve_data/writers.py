@@ -80,10 +80,15 @@ def _write_text(parts: Sequence[Path], columns: Sequence[str], suffix: str, file
         for part in parts:
             file.writelines(part.open(encoding="utf-8"))
         return
-    writer = csv.writer(file, delimiter=SEPARATORS[suffix], lineterminator="\n")
-    writer.writerow(columns)
+    plain, quoted = (
+        csv.writer(file, delimiter=SEPARATORS[suffix], lineterminator="\n", quoting=quoting)
+        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    )
+    plain.writerow(columns)
     for row in _read_rows(parts):
-        writer.writerow([_to_cell(row.get(name)) for name in columns])
+        cells = [_to_cell(row.get(name)) for name in columns]
+        has_return = any("\r" in cell for cell in cells if isinstance(cell, str))
+        (quoted if has_return else plain).writerow(cells)  # a return alone would not be quoted, and end the row
 
 
 def _to_cell(value: Any) -> Any:
