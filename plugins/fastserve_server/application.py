@@ -22,6 +22,7 @@ from fastserve_server.auth import ApiKeyAuth
 from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.openapi import describe
 from fastserve_server.options import ServingOptions
+from fastserve_server.service import Service
 from fastserve_server.task_routes import task_endpoints
 from fastserve_server.tracing import make_tracing
 from fastserve_server.web import (
@@ -50,14 +51,16 @@ async def predict(request: Request) -> Response:
 
 async def models(request: Request) -> Response:
     """List the models."""
-    return reply(
-        schemas.ModelList(
-            [
-                schemas.ModelCard(service.name, int((service.artifact.folder / MANIFEST).stat().st_mtime))
-                for service in models_of(request)
-            ]
-        )
-    )
+    return reply(schemas.ModelList([_model_card(service) for service in models_of(request)]))
+
+
+async def model(request: Request) -> Response:
+    """Describe one model."""
+    return reply(_model_card(service_of(request, request.path_params["model"])))
+
+
+def _model_card(service: Service) -> schemas.ModelCard:
+    return schemas.ModelCard(service.name, int((service.artifact.folder / MANIFEST).stat().st_mtime))
 
 
 async def lineage(request: Request) -> Response:
@@ -121,6 +124,7 @@ async def dashboard(request: Request) -> Response:
 ENDPOINTS = (  # of every server; the tasks of its models add theirs
     Endpoint("POST", "/predict", predict, "Answer texts with a model", schemas.PredictRequest, schemas.PredictResponse),
     Endpoint("GET", "/v1/models", models, "List the models, in OpenAI's format", response_type=schemas.ModelList),
+    Endpoint("GET", "/v1/models/{model}", model, "One of these models", response_type=schemas.ModelCard),
     Endpoint(
         "GET",
         "/lineage",

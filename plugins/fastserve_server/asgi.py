@@ -22,7 +22,7 @@ from fastserve_server.metrics import UNMATCHED
 from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.requests import UnavailableError
 from fastserve_server.tracing import Tracing
-from fastserve_server.web import DEADLINE, MODELS, Endpoint, error_response
+from fastserve_server.web import DEADLINE, MODELS, Endpoint, check_query, error_response
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
@@ -77,6 +77,7 @@ class Dispatcher:
                 self._auth.check(request)
                 endpoint, scope["path_params"] = self._paths.find(scope)
                 path = endpoint.path
+                check_query(request, endpoint)
                 response = await endpoint.handler(request)
             except Exception as error:
                 response = error_response(request, error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from importlib.metadata import version
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from starlette.responses import Response
 from fastserve_core.errors import DataError
 from fastserve_core.tasks import TensorSpec
 from fastserve_server import schemas
+from fastserve_server.decoding import MAX_DIGITS, parse_count
 from fastserve_server.requests import Answers, UnavailableError
 from fastserve_server.service import Service
 from fastserve_server.tensors import TensorError, flatten, pack, unpack_bytes
@@ -34,10 +36,18 @@ from fastserve_server.web import (
 )
 
 HEADER = "Inference-Header-Content-Length"
-PROTOCOL_PARAMETERS = frozenset(
-    {"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout"}
-)
-"""Request parameters of the protocol; all others are options of the task."""
+VERSION = "1"
+"""The only version of a model: another artifact replaces it."""
+BINARY_OUTPUT = "binary_data_output"
+UNSUPPORTED_PARAMETERS: Mapping[str, tuple[Any, ...]] = {
+    "sequence_id": (0, ""),
+    "sequence_start": (False,),
+    "sequence_end": (False,),
+    "priority": (0,),
+    "timeout": (None, 0),
+}
+"""Request parameters of the protocol that are not supported, and their values that have no effect. All other
+parameters but ``binary_data_output`` are options of the task."""
 
 
 async def live(request: Request) -> Response:
@@ -69,7 +79,9 @@ async def model_ready(request: Request) -> Response:
 async def model_metadata(request: Request) -> Response:
     """Report a model's inputs and outputs."""
     service = _named_service(request)
-    return reply(schemas.ModelMetadata(service.name, ["1"], f"fastserve_{service.artifact.engine}", *_tensors(service)))
+    return reply(
+        schemas.ModelMetadata(service.name, [VERSION], f"fastserve_{service.artifact.engine}", *_tensors(service))
+    )
 
 
 async def infer(request: Request) -> Response:
@@ -80,14 +92,17 @@ async def infer(request: Request) -> Response:
     body, blobs = _split(request, content)
     inputs = _inputs(service, body, blobs)
     outputs = _requested_outputs(service, body)
-    options = {name: value for name, value in body.parameters.items() if name not in PROTOCOL_PARAMETERS}
-    check_num_inputs(service, len(inputs))
+    options = _task_options(body)
     answers = await await_or_disconnect(request, models_of(request).predict(service, inputs, options))
     return _respond(service, body, outputs, answers)
 
 
 def _named_service(request: Request) -> Service:
-    return service_of(request, request.path_params["model"])
+    service = service_of(request, request.path_params["model"])
+    version = request.path_params.get("version", VERSION)
+    if version != VERSION:
+        raise HTTPException(404, f"the model '{service.name}' has no version '{version}'; its only one is {VERSION}")
+    return service
 
 
 def _tensors(service: Service) -> tuple[list[schemas.TensorMetadata], list[schemas.TensorMetadata]]:
@@ -109,10 +124,20 @@ def _split(request: Request, body: bytes) -> tuple[schemas.InferRequest, memoryv
     header = request.headers.get(HEADER)
     if header is None:
         return decode(schemas.InferRequest, body), memoryview(b"")
-    if not header.isdecimal() or int(header) > len(body):
-        raise HTTPException(400, f"{HEADER} is {header!r}, but the body has {len(body)} bytes")
+    length = parse_count(header)
+    if length is None or length > len(body):
+        raise HTTPException(400, f"{HEADER} is {header[:MAX_DIGITS]!r}, but the body has {len(body)} bytes")
     view = memoryview(body)
-    return decode(schemas.InferRequest, view[: int(header)]), view[int(header) :]
+    return decode(schemas.InferRequest, view[:length]), view[length:]
+
+
+def _task_options(body: schemas.InferRequest) -> dict[str, Any]:
+    """Return the parameters of a request that are options of the task."""
+    for name, neutral in UNSUPPORTED_PARAMETERS.items():
+        if name in body.parameters and body.parameters[name] not in neutral:
+            raise DataError(f"the parameter '{name}' is not supported")
+    protocol = {BINARY_OUTPUT, *UNSUPPORTED_PARAMETERS}
+    return {name: value for name, value in body.parameters.items() if name not in protocol}
 
 
 def _inputs(service: Service, body: schemas.InferRequest, blobs: memoryview) -> list[dict[str, str]]:
@@ -120,11 +145,14 @@ def _inputs(service: Service, body: schemas.InferRequest, blobs: memoryview) -> 
     known = [tensor.name for tensor in _tensors(service)[0]]
     columns: dict[str, list[str]] = {}
     for tensor in body.inputs:
-        size = tensor.parameters.get("binary_data_size")
+        size = tensor.parameters.binary_data_size
         if size is not None and (not isinstance(size, int) or not 0 <= size <= len(blobs)):
             raise HTTPException(400, f"the binary_data_size of the input '{tensor.name}' does not match the body")
         if tensor.name not in known:
             raise DataError(f"the model has no input '{tensor.name}'; it has {', '.join(known)}")
+        if tensor.name in columns:
+            raise DataError(f"the input '{tensor.name}' was given twice")
+        check_num_inputs(service, math.prod(tensor.shape))
         columns[tensor.name] = _texts(tensor, None if size is None else blobs[:size])
         blobs = blobs[size or 0 :]
     if len(blobs):
@@ -138,30 +166,43 @@ def _inputs(service: Service, body: schemas.InferRequest, blobs: memoryview) -> 
 
 
 def _texts(tensor: schemas.InferInput, blob: memoryview | None) -> list[str]:
-    """Convert the elements of a BYTES tensor to texts."""
+    """Convert the elements of a BYTES tensor to texts, but at most one more than its shape has."""
     if tensor.datatype != "BYTES":
         raise DataError(f"the input '{tensor.name}' must be BYTES, not {tensor.datatype}")
+    if blob is not None and tensor.data is not None:
+        raise DataError(f"the input '{tensor.name}' has data in the JSON and a binary_data_size")
+    count = math.prod(tensor.shape)
+    if any(size < 0 for size in tensor.shape):
+        raise DataError(f"the input '{tensor.name}' has the shape {tensor.shape}")
     try:
-        values = list(flatten(tensor.data or ())) if blob is None else [value.decode() for value in unpack_bytes(blob)]
+        elements = flatten(tensor.data or ()) if blob is None else map(bytes.decode, unpack_bytes(blob, count + 1))
+        values = list(islice(elements, count + 1))
     except TensorError as error:
         raise HTTPException(400, str(error)) from error
     except UnicodeDecodeError as error:
         raise DataError(f"the input '{tensor.name}' is not UTF-8: {error}") from error
     if not all(isinstance(value, str) for value in values):
         raise DataError(f"the input '{tensor.name}' must hold texts")
-    if any(size < 0 for size in tensor.shape) or math.prod(tensor.shape) != len(values):
-        raise DataError(f"the input '{tensor.name}' has {len(values)} elements, but the shape {tensor.shape}")
+    if count != len(values):
+        number = len(values) if len(values) < count else "more"
+        raise DataError(f"the input '{tensor.name}' has {number} elements, but the shape {tensor.shape}")
     return values
 
 
 def _requested_outputs(service: Service, body: schemas.InferRequest) -> dict[str, bool]:
     """Names of the outputs to send, and for each whether in binary."""
     known = [tensor.name for tensor in _tensors(service)[1]]
-    default = body.parameters.get("binary_data_output") is True
+    default = body.parameters.get(BINARY_OUTPUT, False)
+    if not isinstance(default, bool):
+        raise DataError(f"the parameter '{BINARY_OUTPUT}' must be true or false")
+    chosen: dict[str, bool] = {}
     for output in body.outputs:
         if output.name not in known:
             raise DataError(f"the model has no output '{output.name}'; it has {', '.join(known)}")
-    chosen = {output.name: output.parameters.get("binary_data", default) is True for output in body.outputs}
+        if output.name in chosen:
+            raise DataError(f"the output '{output.name}' was requested twice")
+        binary = output.parameters.binary_data
+        chosen[output.name] = default if binary is None else binary
     return chosen or dict.fromkeys(known, default)
 
 
@@ -196,20 +237,27 @@ def _values(service: Service, name: str, answers: Answers) -> tuple[list[int], s
     return shape, tensor.datatype, values
 
 
+def _model_endpoints(path: str) -> tuple[Endpoint, ...]:
+    return (
+        Endpoint("GET", path, model_metadata, "The model's tensors", response_type=schemas.ModelMetadata),
+        Endpoint("GET", path + "/ready", model_ready, "Whether that model answers", response_type=schemas.Ready),
+        Endpoint(
+            "POST",
+            path + "/infer",
+            infer,
+            "Answer texts (Open Inference Protocol)",
+            schemas.InferRequest,
+            schemas.InferResponse,
+        ),
+    )
+
+
 ENDPOINTS = (
     Endpoint(
         "GET", "/v2", server_metadata, "The server's name, version and extensions", response_type=schemas.ServerMetadata
     ),
     Endpoint("GET", "/v2/health/live", live, "Whether the process answers", response_type=schemas.Alive),
     Endpoint("GET", "/v2/health/ready", ready, "Whether the model answers", response_type=schemas.Ready),
-    Endpoint("GET", "/v2/models/{model}", model_metadata, "The model's tensors", response_type=schemas.ModelMetadata),
-    Endpoint("GET", "/v2/models/{model}/ready", model_ready, "Whether that model answers", response_type=schemas.Ready),
-    Endpoint(
-        "POST",
-        "/v2/models/{model}/infer",
-        infer,
-        "Answer texts (Open Inference Protocol)",
-        schemas.InferRequest,
-        schemas.InferResponse,
-    ),
+    *_model_endpoints("/v2/models/{model}"),
+    *_model_endpoints("/v2/models/{model}/versions/{version}"),
 )

@@ -88,12 +88,12 @@ def _has_model_field(endpoint: Endpoint, schemas: Mapping[Any, Any], components:
 def _operation(
     endpoint: Endpoint, schemas: Mapping[Any, Any], model: Mapping[str, Any], requires_key: bool, may_404: bool
 ) -> dict[str, Any]:
+    names = re.findall(r"\{(\w+)\}", endpoint.path)
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
-        "operationId": endpoint.name or endpoint.handler.__name__,
+        "operationId": endpoint.name or "_".join([endpoint.handler.__name__, *names[1:]]),
         "responses": {"200": {"description": "Done", "content": _content(endpoint.response_type, schemas)}},
     }
-    names = re.findall(r"\{(\w+)\}", endpoint.path)
     if parameters := _parameters(names, endpoint.has_model_parameter, model):
         operation["parameters"] = parameters
     if endpoint.request_type is not None:

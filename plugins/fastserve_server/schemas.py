@@ -9,6 +9,8 @@ from msgspec import Meta, Struct
 Input = str | list[str] | dict[str, str | list[str] | None]
 """A text, a pair of texts or a list of words, or fields by name (``text``, ``text_pair``, ``tokens``)."""
 
+MAX_DIMENSIONS = 8
+"""Maximum number of dimensions of a tensor."""
 OptionValue = bool | int | float | str | None
 
 
@@ -129,24 +131,36 @@ class Ready(Struct):
     name: str = ""
 
 
-class InferInput(Struct):
+class InputParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of an input tensor: the number of its bytes, if its data is in the binary part of the body."""
+
+    binary_data_size: Any = None
+
+
+class InferInput(Struct, forbid_unknown_fields=True):
     """Input tensor; its data may be in the binary part of the body."""
 
     name: str
-    shape: list[int]
+    shape: Annotated[list[int], Meta(max_length=MAX_DIMENSIONS)]
     datatype: str
-    parameters: dict[str, Any] = {}
+    parameters: InputParameters = InputParameters()
     data: list[Any] | None = None
 
 
-class RequestedOutput(Struct):
+class OutputParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of an output: whether its data is sent in the binary part of the body."""
+
+    binary_data: bool | None = None
+
+
+class RequestedOutput(Struct, forbid_unknown_fields=True):
     """Output that the client selects."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: OutputParameters = OutputParameters()
 
 
-class InferRequest(Struct):
+class InferRequest(Struct, forbid_unknown_fields=True):
     """Body of the Open Inference Protocol."""
 
     inputs: list[InferInput]

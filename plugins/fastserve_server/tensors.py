@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,14 +20,19 @@ def pack_bytes(values: Iterable[bytes]) -> bytes:
     return b"".join(struct.pack("<I", len(value)) + value for value in values)
 
 
-def unpack_bytes(blob: memoryview) -> list[bytes]:
+def unpack_bytes(blob: memoryview, max_count: int = sys.maxsize) -> list[bytes]:
     """Unpack a BYTES tensor.
+
+    Args:
+        blob: The tensor.
+        max_count: Number of values after which the rest is not read.
 
     Raises:
         TensorError: The bytes end within a length or a value.
     """
-    values, offset = [], 0
-    while offset < len(blob):
+    values: list[bytes] = []
+    offset = 0
+    while offset < len(blob) and len(values) < max_count:
         if offset + 4 > len(blob):
             raise TensorError("a BYTES tensor ends within a length")
         (size,) = struct.unpack_from("<I", blob, offset)

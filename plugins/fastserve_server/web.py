@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from fastserve_core.errors import UserError
+from fastserve_server.decoding import MAX_NAME_LENGTH, decompress, parse_count, too_large, validation_message
 from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.requests import EngineError, QueueFullError, UnavailableError
 from fastserve_server.schemas import ErrorResponse, InferError, Problem
@@ -96,15 +97,13 @@ async def read_body(request: Request) -> bytes:
 
     Raises:
         ClientDisconnect: The client closed the connection.
-        HTTPException: 413 as soon as the body is known to be too large; 400 if it is compressed.
+        HTTPException: 413 as soon as the body is known to be too large; 400 if it cannot be decompressed.
         TimeoutError: The request has timed out.
     """
     limit = models_of(request).options.max_body_bytes
     headers = dict(request.scope["headers"])
-    if headers.get(b"content-encoding", b"identity") != b"identity":
-        raise HTTPException(400, "compressed request bodies are not supported: send the body uncompressed")
-    declared = headers.get(b"content-length", b"")
-    body, fits = b"", not declared.isdigit() or int(declared) <= limit
+    encoding = headers.get(b"content-encoding", b"")
+    body, fits = b"", (parse_count(headers.get(b"content-length", b"").decode("latin-1")) or 0) <= limit
     async with asyncio.timeout_at(request.scope[DEADLINE]):
         while fits and len(body) <= limit:
             message = await request.receive()
@@ -113,8 +112,23 @@ async def read_body(request: Request) -> bytes:
             chunk: bytes = message.get("body", b"")
             body += chunk
             if not message.get("more_body", False) and len(body) <= limit:
-                return body
-    raise HTTPException(413, f"the body has more than {limit} bytes, which is this server's limit")
+                return decompress(body, encoding, limit)
+    raise too_large(limit)
+
+
+def check_query(request: Request, endpoint: Endpoint) -> None:
+    """Check the query of a request to an endpoint that has a body or selects a model by its query.
+
+    Raises:
+        HTTPException: 422 if it has a parameter that would be ignored.
+    """
+    if not (request.scope["query_string"] and (endpoint.request_type is not None or endpoint.has_model_parameter)):
+        return
+    known = ["model"] if endpoint.has_model_parameter else []
+    for name in request.query_params:
+        if name not in known:
+            hint = "put it into the body" if endpoint.request_type is not None else "the only one is 'model'"
+            raise HTTPException(422, f"the query parameter '{name[:MAX_NAME_LENGTH]}' is not supported: {hint}")
 
 
 def decode(kind: type[T], body: bytes | memoryview) -> T:
@@ -131,7 +145,7 @@ def decode(kind: type[T], body: bytes | memoryview) -> T:
         value: T = _decoder(kind).decode(body)
         return value
     except msgspec.ValidationError as error:
-        raise HTTPException(422, str(error)) from error
+        raise HTTPException(422, validation_message(kind, str(error))) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise HTTPException(400, f"the body is not JSON: {error}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -14,16 +14,30 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Positive = Annotated[int, Meta(ge=1)]
 Stops = str | Annotated[list[str], Meta(max_length=16)] | None
 MAX_CHOICES = 16
+MAX_DIGITS = 18
+Zero = Annotated[int, Meta(ge=0, le=0)]
+Empty = Annotated[list[Any], Meta(max_length=0)]
 
 
-class StreamOptions(Struct):
+class StreamOptions(Struct, forbid_unknown_fields=True):
     """Options of a streamed response."""
 
     include_usage: bool = False
+    include_obfuscation: Literal[False] = False
 
 
-class Parameters(Struct, kw_only=True):
-    """Common parameters of completions and chats. ``top_k`` and ``ignore_eos`` are extensions that vLLM also has."""
+class PlainText(Struct, tag="text", tag_field="type", forbid_unknown_fields=True):
+    """Format of a response without constraints."""
+
+
+class Parameters(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Common parameters of completions and chats. ``top_k`` and ``ignore_eos`` are extensions that vLLM also has.
+
+    The fields in ``unsupported`` are those of the API, and common ones of other servers, that would change an answer
+    and are not supported. Their types permit only the values that have no effect, which some clients send.
+    """
+
+    unsupported: ClassVar[frozenset[str]] = frozenset({"min_p", "repetition_penalty", "response_format"})
 
     model: str
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = 1.0
@@ -40,6 +54,13 @@ class Parameters(Struct, kw_only=True):
     stream_options: StreamOptions | None = None
     user: str | None = None
     """Accepted for compatibility, and ignored."""
+    min_p: Annotated[float, Meta(ge=0, le=0)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=1, le=1)] | None = None
+    response_format: PlainText | None = None
+
+    def __post_init__(self) -> None:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("'stream_options' requires 'stream': true")
 
     def to_request(self, prompt: Sequence[int], max_tokens: int, choice: int) -> GenerationRequest:
         """Return the engine's request for one choice.
@@ -66,13 +87,15 @@ class Parameters(Struct, kw_only=True):
 
 
 def _token_id(name: str) -> int:
-    if not name.isdecimal():
-        raise DataError(f"the keys of logit_bias must be token ids, and '{name}' is not")
+    if not (name.isascii() and name.isdecimal() and len(name) <= MAX_DIGITS):
+        raise DataError(f"the keys of logit_bias must be token ids, and '{name[:100]}' is not")
     return int(name)
 
 
 class CompletionRequest(Parameters, kw_only=True):
     """Body of ``/v1/completions``."""
+
+    unsupported: ClassVar[frozenset[str]] = Parameters.unsupported | {"best_of", "echo", "logprobs", "suffix"}
 
     prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
     """One or several texts, or the token ids of one or several."""
@@ -80,30 +103,53 @@ class CompletionRequest(Parameters, kw_only=True):
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
     logprobs: None = None
-    suffix: None = None
+    suffix: Literal[""] | None = None
 
 
-class TextPart(Struct, tag="text", tag_field="type"):
+class TextPart(Struct, tag="text", tag_field="type", forbid_unknown_fields=True):
     """Text part of a message."""
 
     text: str
 
 
-class Message(Struct):
-    """Message of a conversation."""
+class Message(Struct, forbid_unknown_fields=True):
+    """Message of a conversation. The optional fields are those of an answer that a client sends back."""
 
     role: str
     content: str | list[TextPart]
+    refusal: None = None
+    annotations: Empty | None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Empty | None = None
 
 
 class ChatRequest(Parameters, kw_only=True):
     """Body of ``/v1/chat/completions``."""
 
+    unsupported: ClassVar[frozenset[str]] = Parameters.unsupported | {
+        *("audio", "function_call", "functions", "logprobs", "modalities", "prediction", "reasoning_effort", "store"),
+        *("tool_choice", "tools", "top_logprobs", "verbosity", "web_search_options"),
+        *("annotations", "refusal", "tool_calls"),  # of messages
+    }
+
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_tokens: Positive | None = None
     max_completion_tokens: Positive | None = None
     logprobs: Literal[False] | None = None
-    tools: None = None
+    top_logprobs: Zero | None = None
+    tools: Empty | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Empty | None = None
+    function_call: Literal["none", "auto"] | None = None
+    modalities: list[Literal["text"]] | None = None
+    audio: None = None
+    prediction: None = None
+    reasoning_effort: None = None
+    store: Literal[False] | None = None
+    verbosity: None = None
+    web_search_options: None = None
 
 
 class Usage(Struct):

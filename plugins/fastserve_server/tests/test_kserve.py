@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import struct
 from typing import Any
 
@@ -19,6 +20,7 @@ from fastserve_server.server import ServerProcess
 from fastserve_server.tensors import TensorError, flatten, pack, pack_bytes, unpack_bytes
 
 MODEL = "tiny-classifier"
+INPUT = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}
 TEXTS = ["the film is wonderful", "größe ✓"]
 
 
@@ -31,6 +33,10 @@ def test_packed_bytes_are_unpacked(values: list[bytes]) -> None:
 def test_unpacking_anything_gives_values_or_says_so(blob: bytes) -> None:
     with contextlib.suppress(TensorError):
         assert pack_bytes(unpack_bytes(memoryview(blob))) == blob
+
+
+def test_no_more_values_are_unpacked_than_wanted() -> None:
+    assert unpack_bytes(memoryview(pack_bytes([b"a", b"b"]) + b"cut"), max_count=1) == [b"a"]
 
 
 def test_each_datatype_is_packed_in_its_format() -> None:
@@ -90,8 +96,54 @@ def test_the_client_can_say_what_was_wrong(client: Any) -> None:
     assert str(refused.value).startswith("[404] the server has no model 'another'")
 
 
+def test_the_client_names_the_version_and_compresses(client: Any) -> None:
+    assert client.is_model_ready(MODEL, "1")
+    assert client.get_model_metadata(MODEL, "1")["versions"] == ["1"]
+    expected = client.infer(MODEL, [tensor(TEXTS)]).as_numpy("scores")
+    for algorithm in ("gzip", "deflate"):
+        result = client.infer(MODEL, [tensor(TEXTS)], model_version="1", request_compression_algorithm=algorithm)
+        assert (result.as_numpy("scores") == expected).all()
+    with pytest.raises(InferenceServerException, match="has no version '2'; its only one is 1"):
+        client.infer(MODEL, [tensor(TEXTS)], model_version="2")
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"outputs": [triton.InferRequestedOutput("scores", class_count=1)]}, "classification"),
+        ({"sequence_id": 7, "sequence_start": True}, "sequence_id"),
+        ({"priority": 2}, "priority"),
+        ({"timeout": 1000}, "timeout"),
+        ({"parameters": {"top_k": 2}}, "top_k"),
+        ({"outputs": [triton.InferRequestedOutput("label")] * 2}, "the output 'label' was requested twice"),
+    ],
+)
+def test_what_the_client_can_ask_for_and_the_server_cannot_do(client: Any, more: Any, named: str) -> None:
+    with pytest.raises(InferenceServerException, match=named) as refused:
+        client.infer(MODEL, [tensor(TEXTS)], **more)
+    assert str(refused.value).startswith("[422]")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_name": MODEL}, "'model_name'"),
+        ({"parameters": {"binary_data_output": 1}}, "'binary_data_output' must be true or false"),
+        ({"outputs": [{"name": "label", "parameters": {"binary": True}}]}, r"'outputs\[0\]\.parameters\.binary'"),
+        ({"outputs": [{"name": "label", "datatype": "BYTES"}]}, r"'outputs\[0\]\.datatype'"),
+        ({"inputs": [{**INPUT, "parameters": {"content_type": "str"}}]}, r"'inputs\[0\]\.parameters\.content_type'"),
+        ({"inputs": [INPUT, INPUT]}, "the input 'text' was given twice"),
+        ({"inputs": [{**INPUT, "parameters": {"binary_data_size": 0}}]}, "has data in the JSON and a binary_data_size"),
+    ],
+)
+def test_fields_that_would_be_ignored_are_refused(server: ServerProcess, change: dict[str, Any], named: str) -> None:
+    response = httpx.post(f"{server.url}/v2/models/{MODEL}/infer", json={"inputs": [INPUT]} | change)
+    assert response.status_code == 422
+    assert re.search(named, response.json()["error"])
+
+
 def infer(server: ServerProcess, **tensor: Any) -> httpx.Response:
-    whole = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]} | tensor
+    whole = INPUT | tensor
     return httpx.post(f"{server.url}/v2/models/{MODEL}/infer", json={"inputs": [whole]})
 
 
@@ -108,6 +160,10 @@ def infer(server: ServerProcess, **tensor: Any) -> httpx.Response:
         ({"data": None}, 422),
         ({"shape": [0], "data": []}, 422),
         ({"shape": [9], "data": ["a"] * 9}, 413),
+        ({"shape": [10**30], "data": ["a"]}, 413),
+        ({"shape": [1] * 9}, 422),
+        ({"shape": [2, -1], "data": ["a", "b"]}, 422),
+        ({"data": ["a", "b"]}, 422),
         ({"parameters": {"binary_data_size": 5}}, 400),
         ({"parameters": {"binary_data_size": "x"}}, 400),
     ],
@@ -125,6 +181,7 @@ def test_tensors_that_cannot_be_used(server: ServerProcess, tensor: dict[str, An
         (None, b"", 400),
         ("9999", b"", 400),
         ("-1", b"", 400),
+        ("9" * 5000, b"", 400),
         ("all", b"\x05\0\0\0ab", 400),
         ("all", b"\x01\0\0\0\xff", 422),
         ("all", b"\x01\0\0\0a", 200),

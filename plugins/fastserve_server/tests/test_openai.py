@@ -148,8 +148,17 @@ def test_a_chat_and_the_same_as_a_stream(client: openai.OpenAI) -> None:
         ({"prompt": [5, 100000]}, 422, "unknown token 100000"),
         ({"prompt": [-1]}, 422, "unknown token -1"),
         ({"prompt": ["a"] * 5}, 413, "the request has 5 inputs, and this server's limit is 4"),
-        ({"echo": True}, 422, "echo"),
-        ({"logprobs": 3}, 422, "logprobs"),
+        ({"echo": True}, 422, "the field 'echo' is not supported, except with a value that has no effect"),
+        ({"logprobs": 3}, 422, "the field 'logprobs' is not supported"),
+        ({"best_of": 3}, 422, "the field 'best_of' is not supported"),
+        ({"suffix": "."}, 422, "the field 'suffix' is not supported"),
+        ({"extra_body": {"min_p": 0.1}}, 422, "the field 'min_p' is not supported"),
+        ({"extra_body": {"repetition_penalty": 1.1}}, 422, "the field 'repetition_penalty' is not supported"),
+        ({"extra_body": {"guided_regex": "a+"}}, 422, "the field 'guided_regex' is not supported"),
+        ({"extra_body": {"frequency_penalti": 1}}, 422, "did you mean 'frequency_penalty'"),
+        ({"extra_body": {"stream_options": {"include_usage": True}}}, 422, "'stream_options' requires 'stream': true"),
+        ({"extra_query": {"model": "w"}}, 422, "the query parameter 'model' is not supported"),
+        ({"logit_bias": {"7" * 5000: 1}}, 422, "the keys of logit_bias must be token ids"),
         ({"logit_bias": {"film": 3}}, 422, "the keys of logit_bias must be token ids, and 'film' is not"),
     ],
 )
@@ -164,14 +173,54 @@ def test_what_a_completion_cannot_have(client: openai.OpenAI, more: dict[str, An
     ("more", "reason"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "template refuses .* no tools here"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "template refuses .* no tools here"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, r"messages\[0\]\.tool_call_id"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "image_url"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "the field 'tools' is not supported"),
+        ({"functions": [{"name": "f"}]}, "the field 'functions' is not supported"),
+        ({"response_format": {"type": "json_object"}}, r"the field 'response_format\.type' is not supported"),
+        ({"tool_choice": "required"}, "the field 'tool_choice' is not supported"),
+        ({"top_logprobs": 2}, "the field 'top_logprobs' is not supported"),
+        ({"reasoning_effort": "low"}, "the field 'reasoning_effort' is not supported"),
+        ({"messages": [{**SAID[0], "name": "Ada"}]}, r"the field 'messages\[0\]\.name' is not supported"),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}]},
+            r"the field 'messages\[0\]\.tool_calls' is not supported",
+        ),
+        ({"extra_body": {"max_completion_token": 3}}, "did you mean 'max_completion_tokens'"),
     ],
 )
 def test_what_a_chat_cannot_have(client: openai.OpenAI, more: dict[str, Any], reason: str) -> None:
     with pytest.raises(openai.UnprocessableEntityError, match=reason):
         client.chat.completions.create(**{"model": "w", "messages": SAID, **more})
+
+
+def test_fields_without_an_effect_are_accepted(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "w", "messages": SAID, "temperature": 0, "max_tokens": 6}
+    neutral: dict[str, Any] = {
+        "tools": [],
+        "functions": [],
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "logprobs": False,
+        "response_format": {"type": "text"},
+        "store": False,
+        "modalities": ["text"],
+        "top_logprobs": 0,
+        "extra_body": {"repetition_penalty": 1, "min_p": 0.0},
+    }
+    plain = client.chat.completions.create(**asked)
+    assert client.chat.completions.create(**asked, **neutral).choices == plain.choices
+    answer = plain.choices[0].message.model_dump()  # with every field of the client's type
+    assert client.chat.completions.create(**{**asked, "messages": [*SAID, answer, *SAID]}).choices
+    neutral = {"echo": False, "best_of": 1, "suffix": "", "logprobs": None}
+    assert client.completions.create(**ASKED, **neutral).choices == client.completions.create(**ASKED).choices
+
+
+def test_one_model_is_retrieved(client: openai.OpenAI) -> None:
+    assert client.models.retrieve("w") == client.models.list().data[0]
+    with pytest.raises(openai.NotFoundError, match="the server has no model 'x'"):
+        client.models.retrieve("x")
 
 
 def test_a_model_without_a_template_and_one_that_does_not_write(writer: Artifact, server: ServerProcess) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -107,7 +108,8 @@ def test_it_says_what_it_is(server: ServerProcess, classifier: Artifact) -> None
         (b'{"inputs": [""]}', 422, "empty"),
         (b'{"inputs": [{"txt": "a"}]}', 422, "did you mean 'text'"),
         (b'{"inputs": [["a", "b", "c"]]}', 422, "cannot be used"),
-        (b'{"inputs": ["a"], "option": {}}', 422, "option"),
+        (b'{"inputs": ["a"], "option": {}}', 422, "the field 'option' is not supported; did you mean 'options'?"),
+        (b'{"inputs": ["a"], "parameters": {"top_k": 2}}', 422, "the field 'parameters' is not supported"),
         (b'{"inputs": ["a"], "options": {"max_new_tokens": 1}}', 422, "has no option"),
         (b'{"inputs": ["a","a","a","a","a","a","a","a","a"]}', 413, "limit is 8"),
         (b'{"inputs": ["' + b"a" * 5000 + b'"]}', 413, "5000 bytes"),
@@ -125,8 +127,18 @@ def test_a_body_of_unknown_length_is_bounded_too(server: ServerProcess) -> None:
     assert response.status_code == 413
 
 
-def test_a_compressed_body_is_refused(server: ServerProcess) -> None:
-    assert httpx.post(server.url + "/predict", content=b"x", headers={"Content-Encoding": "gzip"}).status_code == 400
+def test_a_compressed_body_is_read(server: ServerProcess) -> None:
+    content = gzip.compress(b'{"inputs": ["the film"]}')
+    response = httpx.post(server.url + "/predict", content=content, headers={"Content-Encoding": "gzip"})
+    assert response.json() == ask(server, {"inputs": ["the film"]}).json()
+
+
+@pytest.mark.parametrize("path", ["/predict?model=another", "/lineage?modle=tiny-classifier"])
+def test_a_query_that_would_be_ignored_is_refused(server: ServerProcess, path: str) -> None:
+    method = "POST" if "predict" in path else "GET"
+    response = httpx.request(method, server.url + path, json={"inputs": ["a"]} if method == "POST" else None)
+    assert response.status_code == 422
+    assert path.split("?")[1].split("=", maxsplit=1)[0] in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
