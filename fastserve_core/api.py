@@ -31,6 +31,7 @@ from fastserve_core.plugins.registry import Registry
 from fastserve_core.plugins.requests import RunningServer
 from fastserve_core.processes.environment import set_library_environment
 from fastserve_core.serving.serve import start_server
+from fastserve_core.tasks.inputs import check_list
 from fastserve_core.tasks.load import load_task, task_option_names
 from fastserve_core.tasks.task import Row
 
@@ -117,7 +118,7 @@ class FastServe:
         given = {"train": (train_data, train_labels), "validation": (dev_data, dev_labels),
                  "test": (test_data, test_labels)}  # fmt: skip
         self._splits = {
-            split: self._task.make_rows(data, labels) for split, (data, labels) in given.items() if data is not None
+            split: self._rows(split, data, labels) for split, (data, labels) in given.items() if data is not None
         }
         self._train_options = options
         return self._train(self._found)
@@ -138,7 +139,7 @@ class FastServe:
         if "train" not in self._splits:
             raise PlanError("tune needs training data: call train first")
         if dev_data is not None:
-            self._splits["validation"] = self._task.make_rows(dev_data, dev_labels)
+            self._splits["validation"] = self._rows("validation", dev_data, dev_labels)
         options |= {name: value for name, value in (("steps", steps), ("patience", patience)) if value is not None}
         settings = self._settings({"tune": options, "train": self._train_options})
         stages = self._stages(settings)
@@ -182,13 +183,18 @@ class FastServe:
         return export_artifact(self._split_options(None), Path(folder), to, check)
 
     def predict(self, data: Sequence[Any]) -> list[dict[str, Any]]:
-        """The answers to texts (pairs, word lists), as ``POST /predict`` gives them."""
+        """The answers to texts (pairs, word lists), as ``POST /predict`` gives them; one text is one input."""
         artifact = self._split_options(None)
         if self._predictor is None or self._predictor.artifact.folder != artifact.folder:
             self._predictor = Predictor(artifact)
         return self._predictor.predict(data)
 
     # -- what the verbs share ------------------------------------------------------------------------
+
+    def _rows(self, split: str, data: Sequence[Any], labels: Sequence[Any] | None) -> list[Row]:
+        check_list(f"the data for {split}", data)
+        check_list(f"the labels for {split}", labels)
+        return self._task.make_rows(data, labels)
 
     def _train(self, found: Mapping[str, Any]) -> Result:
         stages = self._stages(self._settings({"train": self._train_options}))

@@ -76,6 +76,7 @@ def test_each_verb_gives_its_result_and_the_rest_goes_on_from_it(
     assert capsys.readouterr().out == ""
     loaded = FastServe.load("small", show=False)
     assert loaded.predict(texts[:5]) == fs.predict(texts[:5])
+    assert loaded.predict(texts[0]) == loaded.predict({"text": texts[0]}) == loaded.predict([texts[0]])
     with fs.serve(port=0) as server, urllib.request.urlopen(f"{server.url}/v2/health/ready", timeout=30) as answer:
         assert answer.status == 200
     (tmp_path / "full").mkdir()
@@ -110,6 +111,12 @@ def test_verbs_out_of_order_and_wrong_data_are_said(tiny_bert: Path) -> None:
         fs.train(["a", "b"], ["x"])
     with pytest.raises(DataError, match="no labels"):
         fs.train(["a", "b"])
+    with pytest.raises(DataError, match=r"the data for train must be a list .* not a single value \(str\)"):
+        fs.train("good", ["a", "b", "a", "b"])
+    with pytest.raises(DataError, match="the labels for validation must be a list"):
+        fs.train(["good", "bad"], ["a", "b"], ["fine", "poor"], "ab")
+    with pytest.raises(DataError, match=r"not a single value \(dict\)"):
+        fs.train({"text": ["good", "bad"], "label": ["a", "b"]})
     with pytest.raises(OptionError, match="no option 'epoch'; did you mean 'epochs'"):
         fs.train(["good", "bad"] * 20, ["a", "b"] * 20, epoch=1)
 

@@ -10,6 +10,7 @@ from typing import Any
 from fastserve_core.artifacts.artifact import Artifact, load_artifact
 from fastserve_core.inference.engines import load_engine
 from fastserve_core.processes.resources import threads_per_process
+from fastserve_core.tasks.inputs import list_inputs
 from fastserve_core.tasks.load import load_task
 from fastserve_core.tasks.task import Arrays, Encoded, Row, Task
 
@@ -40,7 +41,7 @@ class Predictor:
         """Predict for raw inputs.
 
         Args:
-            inputs: Texts, pairs of texts, or mappings by column.
+            inputs: Texts, pairs of texts, or mappings by column; a single text or mapping is one input.
             batch_size: The number of inputs of one pass.
 
         Returns:
@@ -49,7 +50,7 @@ class Predictor:
         Raises:
             DataError: An input cannot be read.
         """
-        return self.answer_encoded(self.encode([self.task.read_input(value) for value in inputs]), batch_size)
+        return self.answer_encoded(self.encode([self.task.read_input(value) for value in list_inputs(inputs)]), batch_size)
 
     def answer_encoded(self, encoded: Sequence[Encoded], batch_size: int = 32) -> list[dict[str, Any]]:
         """Predict for encoded inputs, in batches of similar length.

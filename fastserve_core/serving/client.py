@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from fastserve_core.errors import MissingPackageError, OptionError, StageError, UserError
+from fastserve_core.tasks.inputs import list_inputs
 
 if TYPE_CHECKING:
     import httpx
@@ -66,7 +67,8 @@ class AsyncClient:
         """Answer inputs with the model.
 
         Args:
-            inputs: Texts, pairs of texts, lists of words, or mappings of the task's fields.
+            inputs: Texts, pairs of texts, lists of words, or mappings of the task's fields; a single text or mapping is
+                one input.
             options: Options of the task, such as ``max_new_tokens``.
 
         Returns:
@@ -76,7 +78,7 @@ class AsyncClient:
             RequestRejectedError: The server rejected a request; the message is the server's.
             ServerUnavailableError: The server failed, or could not be reached within ``patience_s``.
         """
-        rows = [_to_json(value) for value in inputs]
+        rows = [_to_json(value) for value in list_inputs(inputs)]
         batches = [rows[start : start + self._batch] for start in range(0, len(rows), self._batch)]
         common = {"options": dict(options or {})} | ({"model": self._model} if self._model else {})
         try:

@@ -14,7 +14,12 @@ from typing import Any
 import pytest
 
 from fastserve_core.errors import OptionError
-from fastserve_core.serving.client import AsyncClient, RequestRejectedError, ServerUnavailableError, predict_remote
+from fastserve_core.serving.client import (
+    AsyncClient,
+    RequestRejectedError,
+    ServerUnavailableError,
+    predict_remote,
+)
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -73,6 +78,13 @@ def test_many_inputs_are_several_requests_and_keep_their_order() -> None:
     assert [one["text"] for one in answers] == [f"text {number}" for number in range(100)]
     assert len(asked) == 15 and max(len(body["inputs"]) for _, body in asked) == 7
     assert {(key, body["model"]) for key, body in asked} == {("Bearer " + "k" * 16, "tags")}
+
+
+@pytest.mark.parametrize("text", ["lovely", "评论"])
+def test_one_text_is_one_input(text: str) -> None:
+    with answering(OK) as (url, asked):
+        assert predict_remote(url, text) == [{"text": text}]
+    assert [body["inputs"] for _, body in asked] == [[text]]
 
 
 def test_no_inputs_are_no_request() -> None:

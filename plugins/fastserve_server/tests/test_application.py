@@ -16,6 +16,7 @@ import pytest
 from starlette.applications import Starlette
 
 from fastserve_core.artifacts import Artifact
+from fastserve_core.inference import Predictor
 from fastserve_core.tasks import Encoded
 from fastserve_server.application import ENDPOINTS, build_application
 from fastserve_server.options import ServingOptions
@@ -217,6 +218,12 @@ def test_a_client_that_leaves_is_not_answered(classifier: Artifact, held: Held) 
         assert held.answered == 1
 
     play(classifier, scene)
+
+
+def test_one_text_is_one_input(classifier: Artifact, tagger: Artifact) -> None:
+    predictor = Predictor(classifier, 1)
+    assert predictor.predict("lovely") == predictor.predict(["lovely"]) == predictor.predict({"text": "lovely"})
+    assert [word["word"] for word in Predictor(tagger, 1).predict("Ada wrote")[0]["words"]] == ["Ada", "wrote"]
 
 
 def test_words_are_tagged(tagger: Artifact) -> None:
