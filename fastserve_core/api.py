@@ -91,7 +91,7 @@ class FastServe:
     @classmethod
     def load(cls, artifact: str | Path, plugins: Mapping[str, Any] | None = None, show: bool = True) -> FastServe:
         """The object around a finished artifact: it predicts, serves, and trains further."""
-        found = load_artifact(Path(artifact), verify=True)
+        found = load_artifact(Path(artifact).resolve(), verify=True)
         config = {"model": str(artifact), "task": found.manifest.task, **found.manifest.task_options}
         made = cls(config, plugins, show)
         made._load_predictor(found)
@@ -234,7 +234,7 @@ class FastServe:
 
     def _split_options(self, model: str | Path | None) -> Artifact:
         if model is not None and is_artifact(Path(model)):
-            return load_artifact(Path(model), verify=True)
+            return load_artifact(Path(model).resolve(), verify=True)
         if model is not None and str(model) != self._spec.name:
             raise ArtifactError(
                 f"'{model}' is neither an artifact's folder nor this object's model ('{self._spec.name}')"

@@ -13,19 +13,19 @@ from fastserve_core.errors import ArtifactError, UserError
 def find_artifact(path: Path) -> Artifact:
     """Load the artifact of a path, and verify its files.
 
+    Symbolic links are resolved once: if a link is changed later, the result remains the folder that was verified.
+
     Args:
         path: An artifact's folder, or a run's folder, which stands for the run's best artifact.
 
     Raises:
         ArtifactError: The path is neither, the run made no artifact, or a file was changed.
     """
-    folder = best_artifact_folder(path)
+    folder = best_artifact_folder(path).resolve()
     if is_artifact(folder):
         return load_artifact(folder, verify=True)
     if not folder.exists():
-        raise ArtifactError(
-            f"{folder} does not exist: use the folder of an artifact or of a run (see 'fastserve runs')"
-        )
+        raise ArtifactError(f"{path} does not exist: use the folder of an artifact or of a run (see 'fastserve runs')")
     raise ArtifactError(f"{path} is neither an artifact (it has no fastserve.json) nor a run (it has no run.json)")
 
 

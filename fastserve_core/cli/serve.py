@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fastserve_core.artifacts.artifact import is_artifact
 from fastserve_core.artifacts.locate import find_artifact, parse_named_path
 from fastserve_core.cli.arguments import make_parser
 from fastserve_core.errors import OptionError
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     name, first = parse_named_path(args.model)
     if models:
         options["models"] = [*options["models"], *models] if isinstance(options.get("models"), list) else models
-    if "models" in options or name != first.name:  # the user's names rather than those of folders in the store
+    given = name != first.name or (first.is_symlink() and is_artifact(first))
+    if "models" in options or given:  # the user's names rather than those of folders in the store
         options = {"name": name} | options
     for model in models:
         path = parse_named_path(model)[1]

@@ -16,3 +16,4 @@ from .resources import available_memory as available_memory
 from .resources import thread_environment as thread_environment
 from .resources import threads_per_process as threads_per_process
 from .resources import usable_cores as usable_cores
+from .streams import write_line as write_line

@@ -17,6 +17,7 @@ from fastserve_core.plugins.registry import Registry
 from fastserve_core.plugins.requests import RunningServer
 from fastserve_core.processes.environment import set_library_environment
 from fastserve_core.processes.resources import threads_per_process
+from fastserve_core.processes.streams import write_line
 from fastserve_core.tasks.load import load_task
 
 ArtifactResolvers = Mapping[str | None, Callable[[], Artifact]]
@@ -36,7 +37,7 @@ def serve_until_signal(server: RunningServer, model: str | Path, resolvers: Arti
     """
     if resolvers is not None and hasattr(server, "reload") and hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=_reload, args=(server, resolvers)).start())
-    print(f"serving {model} at {server.url} (Ctrl-C ends it)", flush=True)
+    write_line(sys.stdout, f"serving {model} at {server.url} (Ctrl-C ends it)")
     try:
         server.wait()
     except KeyboardInterrupt:
@@ -52,9 +53,12 @@ def _reload(server: Any, resolvers: ArtifactResolvers) -> None:
             artifact = find()
             changed = server.reload(artifact.folder, *([] if name is None else [name]))
         except FastServeError as error:
-            print(f"not reloaded: {error}", file=sys.stderr, flush=True)
-            continue
-        print(f"serving {artifact.folder} now" if changed else f"{artifact.folder} is already served", flush=True)
+            write_line(sys.stderr, f"not reloaded: {error}")
+        except Exception as error:  # the thread must reload the other models
+            write_line(sys.stderr, f"not reloaded: {type(error).__name__}: {error}")
+        else:
+            folder = artifact.folder
+            write_line(sys.stdout, f"serving {folder} now" if changed else f"{folder} is already served")
 
 
 def start_server(artifact: Artifact, plugin: str, options: Mapping[str, Any]) -> RunningServer:

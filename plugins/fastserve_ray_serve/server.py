@@ -17,7 +17,7 @@ from fastserve_ray_serve.haproxy import environment, find_haproxy
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_server.addresses import BindError, bind, local_url
 from fastserve_server.auth import key_hashes
-from fastserve_server.model_registry import resolve_models
+from fastserve_server.model_registry import resolve_first, resolve_models
 from fastserve_server.server import END_S, ServerProcess, launch
 
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -42,6 +42,7 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
         StageError: Ray or a replica failed to start.
         UserError: There are more threads than cores, or the API keys or an artifact cannot be used.
     """
+    artifact, options = resolve_first(artifact, options)
     max_replicas = options.max_replicas or options.replicas
     threads = options.threads or max(1, cores // max_replicas)
     if threads * max_replicas > cores:

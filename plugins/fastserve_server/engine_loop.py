@@ -164,12 +164,12 @@ class EngineLoop(ABC, Generic[W]):
         self._call_on_loop(resolve_future, warm, None)
         try:
             self._work(worker)
-        except Exception as error:
+        except BaseException as error:  # some libraries' errors derive from it
             self._fail_workers(error)
         finally:
             worker.close()
 
-    def _fail_workers(self, error: Exception) -> None:
+    def _fail_workers(self, error: BaseException) -> None:
         """End all workers after one of them failed."""
         public = public_error(error, WORKER_FAILED)
         with self._lock:

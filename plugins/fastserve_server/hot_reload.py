@@ -36,7 +36,7 @@ async def reload(models: ModelRegistry, folder: Path, name: str | None = None) -
     if name is not None and name not in models.names:
         raise ArtifactError(f"the server has no model '{name}'{did_you_mean(name, models.names)}")
     old = models.get(name)
-    artifact = load_artifact(folder, verify=True)
+    artifact = load_artifact(folder.resolve(), verify=True)  # a link may change before the weights are read
     if artifact.digest == old.artifact.digest:
         return None
     check_memory_for_second(artifact, old)

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
 
@@ -17,6 +18,8 @@ from fastserve_server.metrics import Metrics
 from fastserve_server.options import ServingOptions
 from fastserve_server.requests import Answers
 from fastserve_server.service import Service
+
+ServerOptionsT = TypeVar("ServerOptionsT", bound=ServingOptions)
 
 
 class ModelRegistry:
@@ -128,7 +131,7 @@ class ModelRegistry:
         """Wait until all models are loaded.
 
         Raises:
-            BaseException: The error of the first model that could not be loaded.
+            FastServeError: The first model that could not be loaded.
         """
         for service in self._all_services:
             await service.wait_until_loaded()
@@ -138,6 +141,21 @@ class ModelRegistry:
         if self._load_task is not None:
             self._load_task.cancel()
         await asyncio.gather(*(service.stop() for service in self._all_services))
+
+
+def resolve_first(artifact: Path, options: ServerOptionsT) -> tuple[Path, ServerOptionsT]:
+    """Resolve the links in the folder of the first model once, so that its files and its lineage are of one artifact.
+
+    Args:
+        artifact: The folder.
+        options: Options of the server.
+
+    Returns:
+        The real folder, and the options, in which the model keeps the link's name.
+    """
+    if options.name is None and artifact.is_symlink():
+        options = replace(options, name=artifact.name)
+    return artifact.resolve(), options
 
 
 def resolve_models(models: Sequence[str]) -> list[str]:

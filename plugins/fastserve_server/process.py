@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import socket
 import sys
@@ -17,7 +18,7 @@ import uvicorn
 import uvloop
 
 from fastserve_core.artifacts import load_artifact
-from fastserve_core.errors import FastServeError
+from fastserve_core.errors import FastServeError, StageError
 from fastserve_core.processes import ignored_signals
 from fastserve_server.application import build_application
 from fastserve_server.child import error_report, run_child, send_report
@@ -28,6 +29,8 @@ from fastserve_server.metrics import Metrics
 from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.options import ServerOptions
 from fastserve_server.service import Service
+
+log = logging.getLogger(__name__)
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a worker may hold the GIL while the event loop waits for it: a tenth of Python's default."""
@@ -68,13 +71,13 @@ async def _serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
         models.candidate = make_candidate(models, Path(options.candidate), options)
     server = GracefulServer(_uvicorn_config(application, options), models)
     serving = asyncio.create_task(server.serve(sockets=[socket.socket(fileno=request["socket"])]))
+    reloading: asyncio.Task[None] | None = None
     try:
         await models.wait_until_loaded()
         ready()
         reloading = asyncio.create_task(_reload(models, request["report"]))
     finally:
-        if not models.ready:
-            server.should_exit = True
+        server.should_exit = server.should_exit or reloading is None
         await serving
     reloading.cancel()
 
@@ -107,7 +110,7 @@ def make_candidate(models: ModelRegistry, folder: Path, options: ServerOptions) 
         ArtifactError: The artifact has another task or other labels, or needs too much memory.
         OptionError: The task is generative.
     """
-    artifact = load_artifact(folder)
+    artifact = load_artifact(folder.resolve())
     check_memory_for_second(artifact, models.first)
     # its own metrics, so that its passes do not count as the model's
     service = Service(artifact, replace(options, name=models.first.name), models.threads, Metrics())
@@ -125,6 +128,10 @@ async def _reload(models: ModelRegistry, pipe: int) -> None:
             task = await reload(models, Path(request["artifact"]), request["model"])
         except FastServeError as error:
             send_report(pipe, error_report(error))
+            continue
+        except Exception as error:  # the parent waits for a report
+            log.error("a reload failed", exc_info=error)
+            send_report(pipe, error_report(StageError(f"the reload failed: {type(error).__name__}: {error}")))
             continue
         if task is not None:
             retiring.add(task)

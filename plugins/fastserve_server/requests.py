@@ -85,7 +85,7 @@ class InferenceWorker(Protocol):
         """Release the engine."""
 
 
-def public_error(error: Exception, message: str) -> Exception:
+def public_error(error: BaseException, message: str) -> Exception:
     """Return the error that a client may see.
 
     Args:

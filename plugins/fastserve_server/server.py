@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -18,14 +19,16 @@ from typing import IO, Any, Self, TypeVar
 
 from fastserve_core.artifacts import expand_user, find_artifact
 from fastserve_core.errors import StageError, UserError
-from fastserve_core.processes import thread_environment
+from fastserve_core.processes import thread_environment, write_line
 from fastserve_server.addresses import bind, local_url
 from fastserve_server.auth import key_hashes
-from fastserve_server.model_registry import resolve_models
+from fastserve_server.model_registry import resolve_first, resolve_models
 from fastserve_server.options import ServerOptions
 
 BACKLOG = 2048
 LOG_TAIL_LINES = 40
+MAX_LINES_TO_SHOW = 1000
+"""Maximum number of lines that wait until stderr can be written; further ones are dropped."""
 END_S = 10.0
 """Time after draining for the server to end its engines, before it is killed."""
 
@@ -49,8 +52,11 @@ class ServerProcess:
         self._process, self._patience_s = process, patience_s
         self._log_tail: deque[str] = deque(maxlen=LOG_TAIL_LINES)
         self._is_shown = self._is_stopping = self._has_ended = False
+        self._shown: queue.Queue[str | None] = queue.Queue(MAX_LINES_TO_SHOW)
         self._pump = threading.Thread(target=self._pump_output, name="server-output", daemon=True)
         self._pump.start()
+        self._printer = threading.Thread(target=self._print_output, name="server-output-printer", daemon=True)
+        self._printer.start()
 
     @property
     def pid(self) -> int:
@@ -104,6 +110,7 @@ class ServerProcess:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # its session: the server, if it hangs, and its children
         self._process.wait()
+        self._printer.join(1.0)
         for pipe in filter(None, (self._reports, self._process.stdin)):
             with suppress(BrokenPipeError):
                 pipe.close()
@@ -119,12 +126,22 @@ class ServerProcess:
         return "\n".join([message + (":" if self._log_tail else ""), *self._log_tail])
 
     def _pump_output(self) -> None:
-        """Store the end of the server's output, and print it after ``show``: libraries are noisy while they load."""
+        """Store the end of the server's output, and show it after ``show``: libraries are noisy while they load.
+
+        The pipe is read whether or not the output can be shown, because the server stops answering when it is full.
+        """
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._log_tail.append(line.rstrip())
             if self._is_shown:
-                print(line, end="", file=sys.stderr, flush=True)
+                with suppress(queue.Full):
+                    self._shown.put_nowait(line.rstrip("\n"))
+        self._shown.put(None)
+
+    def _print_output(self) -> None:
+        """Write the lines to stderr, which may block for as long as nobody reads it."""
+        while (line := self._shown.get()) is not None:
+            write_line(sys.stderr, line)
 
     def __enter__(self) -> Self:
         return self
@@ -171,7 +188,7 @@ def start(artifact: Path, options: ServerOptions, threads: int) -> EmbeddedProce
         UserError: The API keys or an artifact cannot be used.
     """
     keys = key_hashes(options.api_keys_file, f"{options.where}.api_keys_file")
-    options = replace(options, models=resolve_models(options.models))
+    artifact, options = resolve_first(artifact, replace(options, models=resolve_models(options.models)))
     if options.candidate is not None:
         options.candidate = str(find_artifact(expand_user(options.candidate)).folder.absolute())
     with bind(options.host, options.port, options.where) as listening:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,7 +14,15 @@ from typing import Any
 import msgspec
 
 from fastserve_core.artifacts import Artifact, max_positions
-from fastserve_core.errors import DataError, ExportError, FastServeError, OptionError, PlanError, did_you_mean
+from fastserve_core.errors import (
+    DataError,
+    ExportError,
+    FastServeError,
+    OptionError,
+    PlanError,
+    StageError,
+    did_you_mean,
+)
 from fastserve_core.inference import Predictor, load_decoder, supports_token_streaming
 from fastserve_core.tasks import Encoded, GenerationRequest, load_task
 from fastserve_server.batcher import Batcher
@@ -23,9 +33,15 @@ from fastserve_server.metrics import Metrics
 from fastserve_server.options import ServingOptions
 from fastserve_server.requests import Answers, UnavailableError, check_positions
 
+log = logging.getLogger(__name__)
+
 POLL_SECONDS = 0.05
 ENCODING_OPTIONS = frozenset({"max_length"})
 """Task options that control how texts are encoded; a request cannot change them."""
+
+
+class LoadError(StageError):
+    """An artifact with intact files cannot be loaded by its engine."""
 
 
 class Service:
@@ -57,7 +73,7 @@ class Service:
         columns = (*self.task.columns, *self.task.request_columns)
         self._input_fields = frozenset(column.name for column in columns)
         self._loaded = asyncio.Event()
-        self._load_error: BaseException | None = None
+        self._load_error: FastServeError | None = None
         self._load_task: asyncio.Task[None] | None = None
         self.draining = False
 
@@ -69,8 +85,8 @@ class Service:
     def not_ready_reason(self) -> str:
         """Return the reason why ``ready`` is false, in one line."""
         if self._load_error is not None:
-            known = isinstance(self._load_error, FastServeError)
-            return str(self._load_error) if known else "the model could not be loaded"
+            hidden = isinstance(self._load_error, LoadError)
+            return "the model could not be loaded" if hidden else str(self._load_error)
         return self.engine.failure or (SHUTTING_DOWN if self.draining else "the model is still being loaded")
 
     def start(self) -> None:
@@ -82,8 +98,14 @@ class Service:
             if not await self._start_generator():
                 await self.engine.start()
             freeze_gc()
-        except Exception as error:
+        except FastServeError as error:
             self._load_error = error
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # some libraries' errors derive from it
+            level = logging.ERROR if os.environ.get("FASTSERVE_DEBUG") else logging.DEBUG
+            log.log(level, "%s cannot be loaded", self.artifact.folder, exc_info=error)
+            self._load_error = LoadError(f"{self.artifact.folder} cannot be loaded: {type(error).__name__}: {error}")
         finally:
             self._loaded.set()
 
@@ -112,7 +134,7 @@ class Service:
         """Wait until the model is loaded.
 
         Raises:
-            BaseException: The error that loading the model failed with.
+            FastServeError: Loading the model failed.
         """
         await self._loaded.wait()
         if self._load_error is not None:

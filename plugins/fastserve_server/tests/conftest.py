@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,16 @@ def other(classifier: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Art
 def twin(classifier: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """Another artifact that answers as the classifier does."""
     return biased(classifier, tmp_path_factory.mktemp("models") / "twin", 1e-6)
+
+
+@pytest.fixture(scope="session")
+def broken(classifier: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """An artifact whose files are as its manifest has them, but whose weights cannot be loaded."""
+    folder = tmp_path_factory.mktemp("models") / "broken"
+    shutil.copytree(classifier.folder, folder)
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    files = hash_files(folder, exclude=[MANIFEST])
+    return write_manifest(folder, replace(classifier.manifest, files=files))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from fastserve_core.artifacts import Artifact
-from fastserve_core.errors import OptionError, UserError
+from fastserve_core.errors import OptionError, StageError, UserError
 from fastserve_core.tasks import Encoded
 from fastserve_server.application import build_application
 from fastserve_server.canary_analysis import CanaryAnalysis, extract_decision
@@ -263,6 +263,13 @@ def test_what_cannot_stand_beside_the_model_is_refused(
             start(classifier.folder, ServerOptions(port=0, candidate=str(folder)), threads=1)
     with pytest.raises(UserError, match="generated texts are not compared"):
         start(writer.folder, ServerOptions(port=0, candidate=str(writer.folder)), threads=1)
+
+
+@pytest.mark.slow
+def test_one_that_cannot_be_loaded_ends_the_server_with_its_name(classifier: Artifact, broken: Artifact) -> None:
+    options = ServerOptions(port=0, workers=1, candidate=str(broken.folder))
+    with pytest.raises(StageError, match=rf"^{broken.folder} cannot be loaded: SafetensorError: [^\n]+$"):
+        start(classifier.folder, options, threads=1)
 
 
 def known_of(server: EmbeddedProcess, answers: int) -> dict[str, Any]:

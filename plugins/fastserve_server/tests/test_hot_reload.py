@@ -12,16 +12,20 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from fastserve_core.artifacts import Artifact, load_artifact
+from fastserve_core.artifacts import Artifact, find_artifact, load_artifact
 from fastserve_core.errors import ArtifactError, UserError
+from fastserve_core.inference import Predictor
 from fastserve_server import hot_reload
 from fastserve_server.application import build_application
+from fastserve_server.model_registry import resolve_first, resolve_models
 from fastserve_server.options import ServerOptions, ServingOptions
 from fastserve_server.server import EmbeddedProcess, start
+from fastserve_server.tests.test_application import client_of
 
 TEXT = {"inputs": ["the film is wonderful"]}
 
@@ -102,7 +106,49 @@ def test_a_second_model_needs_memory(classifier: Artifact, other: Artifact, monk
     assert application.state.models.first.artifact.digest == classifier.digest
 
 
-def test_a_signal_has_the_command_look_again(classifier: Artifact, other: Artifact, tmp_path: Path) -> None:
+def test_a_link_that_changes_during_a_reload_is_resolved_once(
+    classifier: Artifact, other: Artifact, twin: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(other.folder)
+    check_memory = hot_reload.check_memory_for_second
+
+    def change_link(*arguments: Any) -> None:
+        check_memory(*arguments)
+        link.unlink()
+        link.symlink_to(twin.folder)
+
+    monkeypatch.setattr(hot_reload, "check_memory_for_second", change_link)
+    application = build_application(classifier.folder, ServingOptions(workers=1), 1)
+
+    async def change() -> None:
+        async with client_of(application) as client:
+            await hot_reload.reload(application.state.models, link)
+            answers = (await client.post("/predict", json=TEXT)).json()["predictions"]
+            lineage = (await client.get("/lineage")).json()
+        assert (lineage["digest"], lineage["files"]) == (other.digest, dict(other.manifest.files))
+        expected = Predictor(other, 1).predict(TEXT["inputs"])
+        assert answers[0]["score"] == pytest.approx(expected[0]["score"])
+
+    asyncio.run(change())
+
+
+def test_a_served_link_is_resolved_once_and_gives_the_name(
+    classifier: Artifact, other: Artifact, tmp_path: Path
+) -> None:
+    link = tmp_path / "reviews"
+    link.symlink_to(classifier.folder)
+    assert find_artifact(link).folder == classifier.folder
+    assert resolve_models([f"a:{link}"]) == [f"a:{classifier.folder}"]
+    folder, options = resolve_first(link, ServingOptions())
+    assert (folder, options.name) == (classifier.folder, "reviews")
+    assert resolve_first(link, ServingOptions(name="mine"))[1].name == "mine"
+    assert resolve_first(other.folder, ServingOptions()) == (other.folder, ServingOptions())
+
+
+def test_a_signal_has_the_command_look_again(
+    classifier: Artifact, other: Artifact, broken: Artifact, tmp_path: Path
+) -> None:
     current = tmp_path / "current"
     current.symlink_to(classifier.folder)
     command = [sys.executable, "-m", "fastserve_core", "serve", current, "port=0", "workers=1"]
@@ -110,18 +156,27 @@ def test_a_signal_has_the_command_look_again(classifier: Artifact, other: Artifa
     try:
         assert process.stdout is not None and process.stderr is not None
         url = process.stdout.readline().split(" at ")[1].split()[0]
+        assert [model["id"] for model in httpx.get(f"{url}/v1/models").json()["data"]] == ["current"]
         current.unlink()
         current.symlink_to(other.folder)
         os.kill(process.pid, signal.SIGUSR1)
-        assert process.stdout.readline() == f"serving {current} now\n"
+        assert process.stdout.readline() == f"serving {other.folder} now\n"
         assert served(url) == load_artifact(other.folder).digest
-        current.unlink()
-        os.kill(process.pid, signal.SIGUSR1)
-        line = process.stderr.readline()
-        while "not reloaded" not in line:
-            assert line
+        for bad, message in ((broken.folder, "broken cannot be loaded: SafetensorError"), (None, "does not exist")):
+            current.unlink()
+            if bad is not None:
+                current.symlink_to(bad)
+            os.kill(process.pid, signal.SIGUSR1)
             line = process.stderr.readline()
-        assert "does not exist" in line
+            while "not reloaded" not in line:
+                assert line
+                assert "Traceback" not in line
+                line = process.stderr.readline()
+            assert message in line
+        current.symlink_to(classifier.folder)
+        os.kill(process.pid, signal.SIGUSR1)
+        assert process.stdout.readline() == f"serving {classifier.folder} now\n"
+        assert served(url) == classifier.digest
         assert httpx.post(f"{url}/predict", json=TEXT).status_code == 200
         process.terminate()
         assert process.wait(20) in (0, 130)

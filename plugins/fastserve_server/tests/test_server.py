@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import signal
 import socket
@@ -18,14 +17,14 @@ import httpx
 import psutil
 import pytest
 
-from fastserve_core.artifacts import MANIFEST, Artifact
+from fastserve_core.artifacts import Artifact
 from fastserve_core.errors import StageError, UserError
 from fastserve_core.inference import Predictor
 from fastserve_core.plugins import ServeContext
 from fastserve_server import EmbeddedServer
 from fastserve_server.addresses import BindError, local_url
 from fastserve_server.options import ServerOptions
-from fastserve_server.server import ServerProcess, start
+from fastserve_server.server import ServerProcess, launch, start
 
 pytestmark = pytest.mark.slow  # each test starts a server's process
 
@@ -253,13 +252,53 @@ def test_an_artifact_that_cannot_be_served_is_the_users_fault(tmp_path: Path) ->
         start(tmp_path, ServerOptions(port=0), 1)
 
 
+def test_weights_that_cannot_be_loaded_are_named(broken: Artifact) -> None:
+    with pytest.raises(StageError, match=rf"^{broken.folder} cannot be loaded: SafetensorError: [^\n]+$"):
+        start(broken.folder, ServerOptions(port=0), 1)
+
+
 def test_a_crash_while_loading_shows_the_end_of_the_output(classifier: Artifact, tmp_path: Path) -> None:
-    manifest = json.loads((classifier.folder / MANIFEST).read_text())
-    for path in classifier.folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes() if path.suffix != ".safetensors" else b"no weights")
-    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(StageError, match=r"(?s)before it was ready:.*SafetensorError"):
-        start(tmp_path, ServerOptions(port=0), 1)
+    faulty = "import sys; print('no such library', file=sys.stderr); sys.exit(3)"
+    (tmp_path / "msgspec.py").write_text(faulty)
+    with pytest.raises(StageError, match=r"(?s)before it was ready:.*no such library"):
+        launch("fastserve_server.process", {}, "", {"PYTHONPATH": str(tmp_path)}, 1.0, ServerProcess)
+
+
+@pytest.mark.parametrize("stderr", ["closed", "full", "stopped"])
+def test_output_that_cannot_be_shown_is_dropped(classifier: Artifact, stderr: str) -> None:
+    """More lines than fit into a pipe, to a reader that has ended, to a full disk and to a reader that waits."""
+    reading, writing = os.pipe()
+    target: Any = Path("/dev/full").open("w") if stderr == "full" else writing  # noqa: SIM115
+    if stderr == "closed":
+        os.close(reading)
+    command = [sys.executable, "-m", "fastserve_core", "serve", classifier.folder, "port=0", "access_log=-"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=target, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split(" at ")[1].split()[0]
+            with httpx.Client(base_url=url, headers={"User-Agent": "a" * 200}) as client:
+                for _ in range(500):
+                    assert client.get("/v2/health/live", timeout=10).status_code == 200
+            process.terminate()
+            assert process.wait(20) in (0, 130)
+        finally:
+            process.kill()
+
+
+def test_a_reader_of_the_first_line_alone_does_not_end_the_server(classifier: Artifact, other: Artifact) -> None:
+    command = [sys.executable, "-m", "fastserve_core", "serve", classifier.folder, "port=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split(" at ")[1].split()[0]
+            process.stdout.close()
+            os.kill(process.pid, signal.SIGUSR1)  # it prints a line about that
+            time.sleep(0.5)
+            assert ask(type("Server", (), {"url": url}), {"inputs": ["a film"]}).status_code == 200
+            process.terminate()
+            assert process.wait(20) in (0, 130)
+        finally:
+            process.kill()
 
 
 def test_where_a_client_reaches_it() -> None:
