@@ -15,7 +15,7 @@ from fastserve_core.errors import OptionError
 from fastserve_core.processes import thread_environment
 from fastserve_ray_serve.haproxy import environment, find_haproxy
 from fastserve_ray_serve.options import RayServeOptions
-from fastserve_server.addresses import BindError, bind, local_url
+from fastserve_server.addresses import BindError, bind, local_url, warn_if_open
 from fastserve_server.auth import key_hashes
 from fastserve_server.model_registry import resolve_first, resolve_models
 from fastserve_server.server import END_S, ServerProcess, launch
@@ -51,7 +51,9 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
         )
     keys = key_hashes(options.api_keys_file, f"{options.where}.api_keys_file")
     port = options.port or _free_port(options.host)
-    bind(options.host, port, options.where).close()
+    with bind(options.host, port, options.where) as bound:
+        if not keys:
+            warn_if_open(bound, options.where)
     threads_per_worker = max(1, threads // (options.workers or threads))
     replica_options = asdict(options) | {"port": port, "models": resolve_models(options.models)}
     if options.access_log is not None:  # replicas have another working directory

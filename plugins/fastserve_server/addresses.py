@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
+import sys
 
 from fastserve_core.errors import UserError
+from fastserve_core.processes import write_line
+from fastserve_server.auth import VARIABLE
 from fastserve_server.port_owner import process_listening_on
 
 
@@ -43,6 +47,22 @@ def bind(host: str, port: int, option_group: str) -> socket.socket:
             ) from error
         raise BindError(f"{option_group} cannot listen on port {port} of {host}: {error.strerror}") from error
     return bound
+
+
+def warn_if_open(bound: socket.socket, option_group: str) -> None:
+    """Print a warning if machines other than this one reach a server without API keys.
+
+    Args:
+        bound: Socket of the server.
+        option_group: Prefix of the options in the message, as ``serve.server``.
+    """
+    host = ipaddress.ip_address(bound.getsockname()[0].partition("%")[0])  # without the scope of IPv6
+    if not (getattr(host, "ipv4_mapped", None) or host).is_loopback:
+        write_line(
+            sys.stderr,
+            f"warning: {host} accepts requests of other machines without an API key: "
+            f"set {option_group}.api_keys_file or {VARIABLE}, or {option_group}.host=127.0.0.1",
+        )
 
 
 def local_url(host: str, port: int) -> str:

@@ -87,6 +87,8 @@ class Dispatcher:
                 # the time to drain is over; the client still gets a reason
                 response = error_response(request, UnavailableError(SHUTTING_DOWN))
             status = response.status_code
+            if self._models.draining:
+                response.headers["Connection"] = "close"
             await response(scope, receive, send)
         finally:
             seconds = time.perf_counter() - begin

@@ -32,13 +32,17 @@ def key_hashes(file: str | None, option: str) -> list[str]:
         The SHA-256 hash of each key, in hexadecimal.
 
     Raises:
-        OptionError: The file cannot be read or has no keys, or a key is too short. The message contains no key.
+        OptionError: The file cannot be read, the file or the variable has no keys, or a key is too short. The message
+            contains no key.
     """
-    keys = [(VARIABLE, key.strip()) for key in os.environ.get(VARIABLE, "").split(",") if key.strip()]
+    variable = os.environ.get(VARIABLE)
+    keys = [(VARIABLE, key.strip()) for key in (variable or "").split(",") if key.strip()]
     if file is not None:
         keys += [(f"{file}:{number}", key) for number, key in _lines(file, option)]
         if not keys:
             raise OptionError(f"{option}: {file} contains no key")
+    if variable is not None and not keys:
+        raise OptionError(f"{VARIABLE} is set, but contains no key: unset it to serve without keys")
     for source, key in keys:
         if len(key) < MIN_KEY_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
             raise OptionError(

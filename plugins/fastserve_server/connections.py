@@ -1,4 +1,4 @@
-"""Additions to uvicorn's HTTP connections: a timeout for headers, and responses sent in one piece.
+"""Additions to uvicorn's HTTP connections: timeouts, clients that close their side, and responses sent in one piece.
 
 ``HttpToolsProtocol`` is not a public interface of uvicorn: ``pyproject.toml`` bounds its version, and
 ``tests/test_uvicorn.py`` checks every part that is used here.
@@ -14,6 +14,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEADERS_S = 10.0
 IDLE_S = 75.0
 """Longer than clients keep idle connections, so that the server does not close one that a client is about to use."""
+BODY_AFTER_RESPONSE_S = 5.0
+"""Time for the rest of a body after its response, so that a client that is still sending receives the response."""
+PROBE_S = 0.5
+"""Interval of the interim responses to a client that has closed its side, two of which show whether it is gone."""
+INTERIM_RESPONSE = b"HTTP/1.1 100 Continue\r\n\r\n"
 MAX_HEADER_BYTES = 65_536
 WRITE_BUFFER_BYTES = 65_536
 TIMEOUT_RESPONSE, HEADERS_TOO_LARGE_RESPONSE = (
@@ -65,11 +70,15 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
     """Closes connections without a first byte within ``IDLE_S`` seconds, or with incomplete or too large headers.
 
     A request's headers must arrive within ``HEADERS_S`` seconds of its first byte, and have at most
-    ``MAX_HEADER_BYTES`` bytes.
+    ``MAX_HEADER_BYTES`` bytes. The rest of a body must arrive within ``BODY_AFTER_RESPONSE_S`` seconds of its response.
+
+    A client that closes its side after a complete request receives the response. Whether it has closed the whole
+    connection cannot be seen, but only found out by sending: interim responses, which clients skip.
     """
 
     _timer: asyncio.TimerHandle | None = None
-    _reading_headers, _header_bytes = True, 0
+    _end_timer: asyncio.TimerHandle | None = None
+    _reading_headers, _header_bytes, _has_whole_request = True, 0, False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timeout for the first byte."""
@@ -92,7 +101,7 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Start counting the bytes of a request's headers."""
-        self._reading_headers, self._header_bytes = True, 0
+        self._reading_headers, self._header_bytes, self._has_whole_request = True, 0, False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -100,15 +109,51 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
         self._reading_headers = False
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """End the timeout for the rest of a body."""
+        self._has_whole_request = True
+        self._cancel_end_timer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Start the timeout for the rest of a body."""
+        super().on_response_complete()
+        is_reading_body = not self._reading_headers and not self._has_whole_request
+        if is_reading_body and self.cycle.response_complete:  # and not that of an earlier request
+            self._end_timer = self.loop.call_later(BODY_AFTER_RESPONSE_S, self.transport.close)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection until the response is sent, if the client has sent a whole request."""
+        if self.cycle is None or self.cycle.response_complete or not self._has_whole_request:
+            self.transport.close()  # rather than the loop, so that a buffered response is sent
+        else:
+            self.cycle.keep_alive = False
+            self._end_timer = self.loop.call_later(PROBE_S, self._probe)
+        return True
+
+    def _probe(self) -> None:
+        """Send an interim response, unless a response has begun; if the client is gone, the second one fails."""
+        if self.transport.is_closing() or self.cycle.response_started:
+            return
+        if not self.pipeline and self.scope["http_version"] == "1.1":
+            self.transport.write(INTERIM_RESPONSE)
+        self._end_timer = self.loop.call_later(PROBE_S, self._probe)
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timeout."""
+        """Cancel the timeouts."""
         self._cancel_timer()
+        self._cancel_end_timer()
         super().connection_lost(exc)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _cancel_end_timer(self) -> None:
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+            self._end_timer = None
 
     def _reject(self, response: bytes) -> None:
         if not self.transport.is_closing():

@@ -20,7 +20,7 @@ from typing import IO, Any, Self, TypeVar
 from fastserve_core.artifacts import expand_user, find_artifact
 from fastserve_core.errors import StageError, UserError
 from fastserve_core.processes import thread_environment, write_line
-from fastserve_server.addresses import bind, local_url
+from fastserve_server.addresses import bind, local_url, warn_if_open
 from fastserve_server.auth import key_hashes
 from fastserve_server.model_registry import resolve_first, resolve_models
 from fastserve_server.options import ServerOptions
@@ -192,6 +192,8 @@ def start(artifact: Path, options: ServerOptions, threads: int) -> EmbeddedProce
     if options.candidate is not None:
         options.candidate = str(find_artifact(expand_user(options.candidate)).folder.absolute())
     with bind(options.host, options.port, options.where) as listening:
+        if not keys:
+            warn_if_open(listening, options.where)
         listening.listen(BACKLOG)
         request = {"artifact": str(artifact), "options": asdict(options), "threads": threads, "keys": keys}
         return launch(

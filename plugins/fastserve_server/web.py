@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from fastserve_core.errors import UserError
 from fastserve_server.decoding import MAX_NAME_LENGTH, decompress, parse_count, too_large, validation_message
+from fastserve_server.engine_loop import SHUTTING_DOWN
 from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.requests import EngineError, QueueFullError, UnavailableError
 from fastserve_server.schemas import ErrorResponse, InferError, Problem
@@ -99,6 +100,7 @@ async def read_body(request: Request) -> bytes:
         ClientDisconnect: The client closed the connection.
         HTTPException: 413 as soon as the body is known to be too large; 400 if it cannot be decompressed.
         TimeoutError: The request has timed out.
+        UnavailableError: The server is shutting down, and the body is not complete.
     """
     limit = models_of(request).options.max_body_bytes
     headers = dict(request.scope["headers"])
@@ -113,6 +115,8 @@ async def read_body(request: Request) -> bytes:
             body += chunk
             if not message.get("more_body", False) and len(body) <= limit:
                 return decompress(body, encoding, limit)
+            if models_of(request).draining:
+                raise UnavailableError(SHUTTING_DOWN)
     raise too_large(limit)
 
 

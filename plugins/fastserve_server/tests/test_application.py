@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -155,10 +156,29 @@ def test_while_draining_new_requests_are_503_and_open_ones_end(classifier: Artif
         running = asyncio.ensure_future(ask(client))
         await asyncio.to_thread(held.begun.wait, 5)
         service.draining = True
-        assert error_of(await ask(client)) == (503, "unavailable")
+        refused = await ask(client)
+        assert error_of(refused) == (503, "unavailable")
+        assert refused.headers["connection"] == "close"
         assert (await client.get("/v2/health/ready")).status_code == 503
         held.go.set()
-        assert (await running).status_code == 200
+        answered = await running
+        assert answered.status_code == 200
+        assert answered.headers["connection"] == "close"
+
+    play(classifier, scene)
+
+
+def test_while_draining_a_body_that_trickles_ends(classifier: Artifact, held: Held) -> None:
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        async def trickle() -> AsyncIterator[bytes]:
+            while True:
+                yield b" "
+                service.draining = True
+                await asyncio.sleep(0.01)
+
+        begin = time.monotonic()
+        assert error_of(await client.post("/predict", content=trickle())) == (503, "unavailable")
+        assert time.monotonic() - begin < 5
 
     play(classifier, scene)
 

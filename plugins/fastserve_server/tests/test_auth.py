@@ -10,6 +10,7 @@ import pytest
 
 from fastserve_core.artifacts import Artifact
 from fastserve_core.errors import OptionError
+from fastserve_server.addresses import bind, warn_if_open
 from fastserve_server.application import ENDPOINTS, build_application
 from fastserve_server.auth import PUBLIC_PATHS, VARIABLE, key_hashes
 from fastserve_server.options import ServerOptions, ServingOptions
@@ -49,6 +50,28 @@ def test_files_without_keys_are_said(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("# none\n")
     with pytest.raises(OptionError, match="contains no key"):
         key_hashes(str(tmp_path / "empty"), "serve.server.api_keys_file")
+
+
+@pytest.mark.parametrize("value", ["", " ", ",", " , "])
+def test_a_variable_without_keys_does_not_open_the_server(
+    value: str, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, value)
+    with pytest.raises(OptionError, match=f"{VARIABLE} is set, but contains no key: unset it"):
+        key_hashes(None, "keys")
+    assert len(key_hashes(file, "keys")) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "is_open"), [("127.0.0.1", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("::", True)]
+)
+def test_an_open_address_without_keys_is_reported(host: str, is_open: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    with bind(host, 0, "serve.server") as bound:
+        warn_if_open(bound, "serve.server")
+    printed = capfd.readouterr().err
+    assert bool(printed) == is_open
+    if is_open:
+        assert f"warning: {host} accepts requests of other machines without an API key: set serve.server" in printed
 
 
 def test_everything_but_health_and_pages_needs_a_key(classifier: Artifact, file: str) -> None:

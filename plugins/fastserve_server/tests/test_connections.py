@@ -21,7 +21,20 @@ Scene = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 LARGE = bytes(range(256)) * 4096
 
 
+LEFT: list[str] = []
+"""Paths of the requests whose clients left before the response."""
+
+
 async def application(scope: Any, receive: Any, send: Any) -> None:
+    if scope["path"].startswith("/wait"):
+        while (await receive())["more_body"]:
+            pass
+        try:
+            async with asyncio.timeout(0.5 if scope["path"] == "/wait" else 10):
+                assert (await receive())["type"] == "http.disconnect"
+            LEFT.append(scope["path"])
+        except TimeoutError:
+            pass
     parts = {"/large": [LARGE[:700_000], LARGE[700_000:]], "/slow": [b"o", b"k"]}.get(scope["path"], [b"ok"])
     length = str(sum(map(len, parts))).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
@@ -56,6 +69,8 @@ def play(scene: Scene) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEADERS_S", 1.0)
     monkeypatch.setattr(connections, "IDLE_S", 3.0)
+    monkeypatch.setattr(connections, "BODY_AFTER_RESPONSE_S", 0.3)
+    monkeypatch.setattr(connections, "PROBE_S", 0.1)
 
 
 async def status(reader: asyncio.StreamReader) -> bytes:
@@ -129,5 +144,78 @@ def test_what_is_left_is_sent_before_a_connection_is_closed() -> None:
     async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         assert (await reader.read()).endswith(b"ok")
+
+    play(scene)
+
+
+def request(path: str, body: bytes = b"", version: str = "1.1", length: int | None = None) -> bytes:
+    head = f"POST {path} HTTP/{version}\r\nHost: here\r\nContent-Length: {len(body) if length is None else length}"
+    return head.encode() + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("requests", [("/",), ("/wait",), ("/slow",), ("/wait", "/slow", "/large")])
+def test_a_client_that_has_closed_its_side_gets_its_answers(version: str, requests: tuple[str, ...]) -> None:
+    if version == "1.0" and len(requests) > 1:
+        return  # its connections have one request
+
+    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"".join(request(path, b"text", version) for path in requests))
+        writer.write_eof()
+        received = await reader.read()
+        finals = received.replace(connections.INTERIM_RESPONSE, b"").split(b"HTTP/1.1 200 OK\r\n")[1:]
+        assert len(finals) == len(requests)
+        assert finals[-1].endswith(LARGE if requests[-1] == "/large" else b"ok")
+        if requests == ("/wait",):
+            assert (connections.INTERIM_RESPONSE in received) == (version == "1.1")
+
+    play(scene)
+
+
+@pytest.mark.parametrize("sent", [b"", REQUEST[:-2], request("/wait", b"half", length=8)])
+def test_a_client_that_has_closed_its_side_too_early_gets_nothing(sent: bytes) -> None:
+    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        writer.write_eof()
+        assert await reader.read() == b""
+
+    play(scene)
+
+
+def test_a_client_that_has_closed_the_connection_is_noticed() -> None:
+    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        LEFT.clear()
+        writer.write(request("/wait-long"))
+        await asyncio.sleep(0.05)
+        writer.close()
+        while LEFT != ["/wait-long"]:
+            await asyncio.sleep(0.01)
+
+    play(scene)
+
+
+def test_a_body_that_trickles_after_its_answer_has_an_end() -> None:
+    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(request("/", length=10_000))
+        answer = asyncio.ensure_future(reader.read())
+        begin = asyncio.get_running_loop().time()
+        while not answer.done():
+            writer.write(b"a")
+            await asyncio.sleep(0.01)
+        assert asyncio.get_running_loop().time() - begin < 5
+        assert (await answer).endswith(b"ok")
+
+    play(scene)
+
+
+def test_a_body_that_ends_after_its_answer_keeps_the_connection() -> None:
+    async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(request("/", length=2))
+        assert await status(reader) == b"200 OK"
+        writer.write(b"ab")
+        await asyncio.sleep(0.5)
+        writer.write(REQUEST)
+        await reader.readuntil(b"ok")
+        assert await status(reader) == b"200 OK"
 
     play(scene)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import signal
 import socket
@@ -168,6 +169,17 @@ def half_answered(server: Any, pool: ThreadPoolExecutor) -> Any:
     raise AssertionError("no input was seen to wait")
 
 
+def ask_half_closed(server: ServerProcess, body: Any) -> bytes:
+    """The bytes that a client receives which closes its side after the request."""
+    host, port = server.url.removeprefix("http://").split(":")
+    content = json.dumps(body).encode()
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as received:
+            return received.read()
+
+
 def test_it_bounds_its_queue_and_drains_on_sigterm(writer: Artifact) -> None:
     """One real server under more than it can do: 429, 504, and a request in flight when it is told to end."""
     options = ServerOptions(port=0, workers=1, max_batch=1, max_queue=2, max_inputs=2, request_timeout_s=20.0, name="w")
@@ -179,8 +191,12 @@ def test_it_bounds_its_queue_and_drains_on_sigterm(writer: Artifact) -> None:
             assert set(statuses) == {200, 429}
             assert all(int(one.headers["retry-after"]) >= 1 for one in answers if one.status_code == 429)
             in_flight = half_answered(server, pool)
+            half_closed = pool.submit(ask_half_closed, server, LONG)
+            time.sleep(0.1)
             os.kill(server.pid, signal.SIGTERM)
+            assert b"200 OK" in half_closed.result()
             assert in_flight.result().status_code == 200
+            assert in_flight.result().headers["connection"] == "close"
             assert len(in_flight.result().json()["predictions"]) == 2
         server.wait()  # raises unless the exit code is 0
         with pytest.raises(httpx.ConnectError):
