@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from fastserve_core.tasks import Encoded, Row
-from fastserve_server.engine_loop import EngineLoop
+from fastserve_server.engine_loop import SMOOTHING, EngineLoop
 from fastserve_server.length_batching import BatchCostModel, LengthQueue, round_up
 from fastserve_server.options import ServingOptions
 from fastserve_server.requests import (
@@ -62,7 +62,8 @@ class Batcher(EngineLoop[InferenceWorker]):
         self._submitted: list[PendingRequest] = []
         self._arrived: deque[PendingRequest] = deque()
         self._open: set[PendingRequest] = set()
-        self._num_accepted = self._num_started = self._num_idle = 0
+        self._num_accepted = self._num_encoded = self._num_started = self._num_idle = 0
+        self._seconds_per_encoding = 0.0
         self._encoding = False
 
     @property
@@ -109,8 +110,9 @@ class Batcher(EngineLoop[InferenceWorker]):
         self._submitted = []
 
     def _wait_s(self) -> float:
-        """Estimated seconds until the waiting inputs are answered, from past passes."""
-        return self.queue_depth * self._seconds_per_item / self._num_workers
+        """Estimated seconds until the waiting inputs are encoded and answered, from past calls and passes."""
+        not_encoded = self._num_accepted - self._num_encoded  # by one worker at a time
+        return not_encoded * self._seconds_per_encoding + self.queue_depth * self._seconds_per_item / self._num_workers
 
     def _cancel(self, request: PendingRequest, _: asyncio.Future[Answers]) -> None:
         """Withdraw the inputs of a done request that no pass has started."""
@@ -153,20 +155,20 @@ class Batcher(EngineLoop[InferenceWorker]):
 
     def _encode_arrivals(self, worker: InferenceWorker) -> None:
         """Encode the oldest arrived requests and queue their inputs by length; called with the lock held."""
-        batch: list[PendingRequest] = []
-        count = len(self._waiting)
-        while self._arrived and count < self._encode_limit:
-            request = self._arrived.popleft()
-            if not request.cancelled:
-                batch.append(request)
-                count += len(request.inputs)
+        batch = self._take_arrivals()
+        count = sum(len(request.inputs) for request in batch)
         self._encoding = True  # the tokenizer uses all threads: a second worker would only slow it down
         self._lock.release()
+        begin = time.perf_counter()
         try:
             encoded = self._encode(worker, batch)
         finally:
             self._lock.acquire()
             self._encoding = False
+            self._num_encoded += count
+        if count:
+            seconds = (time.perf_counter() - begin) / count
+            self._seconds_per_encoding += SMOOTHING * (seconds - self._seconds_per_encoding)
         now = time.monotonic()
         for request, parts in zip(batch, encoded, strict=True):
             group = tuple(sorted(request.options.items()))
@@ -175,6 +177,19 @@ class Batcher(EngineLoop[InferenceWorker]):
                 request.queue_ids.append(self._waiting.add(pending, round_up(len(row)), group))
         if self._is_shared():
             self._sleeping.wake(len(self._waiting) - 1)  # this worker takes an input itself
+
+    def _take_arrivals(self) -> list[PendingRequest]:
+        """Remove the oldest arrived requests that were not cancelled, up to ``_encode_limit`` waiting inputs."""
+        batch: list[PendingRequest] = []
+        count = len(self._waiting)
+        while self._arrived and count < self._encode_limit:
+            request = self._arrived.popleft()
+            if request.cancelled:
+                self._num_encoded += len(request.inputs)
+            else:
+                batch.append(request)
+                count += len(request.inputs)
+        return batch
 
     def _encode(self, worker: InferenceWorker, requests: Sequence[PendingRequest]) -> list[Sequence[Encoded]]:
         """Encode the inputs of each request; empty for a request that failed. A joint call is twice as fast."""

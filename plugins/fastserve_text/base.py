@@ -15,6 +15,7 @@ from fastserve_core.tasks import Arrays, Column, Encoded, Encoder, Row, Task
 from fastserve_text.tokenization import (
     check_embedding,
     check_positions,
+    encode_within,
     ignores_mask,
     load_tokenizer,
     pad,
@@ -103,9 +104,11 @@ class TextTask(Task):
                         "token_type_ids": tokens.type_ids,
                     },
                     target(row),
-                    truncated=bool(tokens.overflowing),
+                    truncated=truncated,
                 )
-                for tokens, row in zip(tokenizer.encode_batch_fast(texts), rows, strict=True)
+                for (tokens, truncated), row in zip(
+                    encode_within(tokenizer.encode_batch_fast, texts, self.options.max_length), rows, strict=True
+                )
             ]
 
         return encode

@@ -28,7 +28,7 @@ from fastserve_text.base import TextTask
 from fastserve_text.losses import cross_entropy, next_tokens
 from fastserve_text.packing import PackedSequences
 from fastserve_text.text_codec import ChatTextCodec
-from fastserve_text.tokenization import check_positions, load_tokenizer, pad, pad_id, token_id
+from fastserve_text.tokenization import check_positions, encode_within, load_tokenizer, pad, pad_id, token_id
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -81,13 +81,18 @@ class CausalLM(TextTask):
             self._prepare_packing(folder)
 
         def encode(rows: Sequence[Row]) -> list[Encoded]:
+            texts, length = [row["text"] for row in rows], self.options.max_length
+            if self.options.pack:  # they fill several blocks
+                encodings = [(one, len(one.ids) > length) for one in tokenizer.encode_batch(texts)]
+            else:
+                encodings = encode_within(tokenizer.encode_batch, texts, length)
             encoded = []
-            for one in tokenizer.encode_batch([row["text"] for row in rows]):
+            for one, truncated in encodings:
                 if len(one.ids) == 0:
                     raise DataError("an input cannot be used: it has no tokens that the model knows")
                 inputs = {"input_ids": one.ids, "attention_mask": one.attention_mask}
                 target = None if self.options.pack else list(one.ids)
-                encoded.append(Encoded(inputs, target, truncated=bool(one.overflowing)))
+                encoded.append(Encoded(inputs, target, truncated=truncated))
             return encoded
 
         return encode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -74,7 +74,11 @@ class Pretraining(TextTask):
         def encode(rows: Sequence[Row]) -> list[Encoded]:
             texts = [row["text"] for row in rows]
             encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-            return [tokenize_document(text, one) for text, one in zip(texts, encodings, strict=True)]
+            longest = self.options.max_length - 2  # with the special tokens that a caller's text gets
+            return [
+                replace(tokenize_document(text, encoding), truncated=len(encoding.ids) > longest)
+                for text, encoding in zip(texts, encodings, strict=True)
+            ]
 
         return encode
 

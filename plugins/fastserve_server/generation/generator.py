@@ -24,6 +24,9 @@ from fastserve_server.options import ServingOptions
 from fastserve_server.requests import Answers, QueueFullError, check_positions, public_error
 
 Delivery = tuple[TokenStream, TextDelta]
+CHARACTERS_PER_TOKEN = 32
+"""Characters for each token of the model that a prompt may have: several times the average, so that a prompt beyond is
+too long in any case, and is refused before the tokenizer reads it."""
 PASS_FAILED = "the engine could not continue a text"
 
 
@@ -57,11 +60,12 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
         self._changed = threading.Condition(self._lock)
         self._arrived: deque[TextSequence] = deque()
         self._active: set[TextSequence] = set()
+        self._num_encoding = 0
 
     @property
     def in_flight(self) -> int:
         """Number of requested texts that are not complete."""
-        return len(self._active) + len(self._arrived)
+        return len(self._active) + len(self._arrived) + self._num_encoding
 
     @property
     def queue_depth(self) -> int:
@@ -76,10 +80,46 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
         return asyncio.ensure_future(self._predict([row["text"] for row in rows], {**self._defaults, **options}))
 
     async def _predict(self, texts: Sequence[str], options: Mapping[str, Any]) -> Answers:
-        prompts = await asyncio.to_thread(self.codec.tokens, texts)
+        prompts = await asyncio.to_thread(self.encode, texts)
         sampling = Sampling(temperature=options["temperature"])
         requests = [GenerationRequest(prompt, options["max_new_tokens"], sampling) for prompt in prompts]
         return [{"text": text.text, "tokens": text.tokens} for text in await collect(self.submit(requests))]
+
+    def encode(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+        """Encode prompts; from any thread but the event loop's.
+
+        Args:
+            texts: The prompts.
+            special: Whether to add the special tokens; a chat template has added them.
+
+        Raises:
+            DataError: A prompt is much too long.
+            QueueFullError: Too many texts are waiting.
+        """
+        self._check_running()
+        longest, limit = max(map(len, texts), default=0), self._max_characters
+        if limit is not None and longest > limit:
+            raise DataError(
+                f"a prompt of {longest} characters is too long: this server reads at most {limit}, "
+                f"{CHARACTERS_PER_TOKEN} for each of the {self._positions} tokens of the model"
+            )
+        with self._lock:
+            self._check_queue(len(texts))
+            self._num_encoding += len(texts)
+        try:
+            return self.codec.tokens(texts, special)
+        finally:
+            with self._lock:
+                self._num_encoding -= len(texts)
+
+    @property
+    def _max_characters(self) -> int | None:
+        return None if self._positions is None else CHARACTERS_PER_TOKEN * self._positions
+
+    def _check_queue(self, count: int) -> None:
+        if self.in_flight + count > self._options.max_queue + self._options.max_batch:
+            # on average, a text has half of the tokens that it may have
+            raise QueueFullError(self._retry_after(self.queue_depth * self._options.max_new_tokens / 2))
 
     def submit(self, requests: Sequence[GenerationRequest]) -> list[TokenStream]:
         """Accept all of the requests, or none.
@@ -100,9 +140,7 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
         sequences = [self._sequence(request) for request in requests]
         with self._lock:
             self._check_running()
-            if self.in_flight + len(sequences) > self._options.max_queue + self._options.max_batch:
-                # on average, a text has half of the tokens that it may have
-                raise QueueFullError(self._retry_after(self.queue_depth * self._options.max_new_tokens / 2))
+            self._check_queue(len(sequences))
             self._arrived += sequences
             self._changed.notify()
         return [sequence.stream for sequence in sequences]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -12,7 +12,15 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from fastserve_core.errors import DataError
-from fastserve_core.tasks import GenerationRequest, GenerationRoute, TextDelta, TextResponse
+from fastserve_core.tasks import (
+    GenerationRequest,
+    GenerationRoute,
+    IncrementalDetokenizer,
+    TextCodec,
+    TextDelta,
+    TextResponse,
+)
+from fastserve_server.generation.generator import GenerationEngine
 from fastserve_server.generation.jobs import TokenStream, collect
 from fastserve_server.requests import EngineError, UnavailableError
 from fastserve_server.schemas import ErrorResponse, Problem
@@ -21,6 +29,32 @@ from fastserve_server.web import ERROR_TYPES, await_or_disconnect, check_num_inp
 
 EVENT_STREAM = "text/event-stream"
 DONE = b"data: [DONE]\n\n"
+
+
+class PromptCodec(TextCodec):
+    """The codec of a generation engine, which refuses texts that are too many or too long before it encodes them.
+
+    Args:
+        engine: The engine.
+        check_count: Raises for a number of texts that is too large.
+    """
+
+    def __init__(self, engine: GenerationEngine, check_count: Callable[[int], None]) -> None:
+        self._engine, self._check_count = engine, check_count
+        self.vocabulary = engine.codec.vocabulary
+
+    def tokens(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+        """Encode texts; see ``GenerationEngine.encode``."""
+        self._check_count(len(texts))
+        return self._engine.encode(texts, special)
+
+    def speller(self) -> IncrementalDetokenizer:
+        """Return the detokenizer of one text."""
+        return self._engine.codec.speller()
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Render the model's chat template."""
+        return self._engine.codec.chat(messages)
 
 
 async def generate(request: Request, service: Service, route: GenerationRoute, body: Any) -> Response:
@@ -32,9 +66,9 @@ async def generate(request: Request, service: Service, route: GenerationRoute, b
         route: The route of the model's task.
         body: The validated body.
     """
-    generator = service.generator()
-    prompts = await asyncio.to_thread(route.prompts, body, generator.codec)
     num_texts = route.num_texts(body)
+    codec = PromptCodec(service.generator(), lambda count: check_num_inputs(service, count * num_texts))
+    prompts = await asyncio.to_thread(route.prompts, body, codec)
     check_num_inputs(service, len(prompts) * num_texts)
     requests = [
         route.generation_request(body, prompt, index, service.max_new_tokens_for(len(prompt)))

@@ -311,3 +311,35 @@ def test_a_failed_worker_ends_the_loop() -> None:
             batcher.predict(rows("late"), {})
 
     play(scene)
+
+
+def test_the_estimate_of_the_queue_includes_encoding() -> None:
+    async def scene(batcher: Batcher, puppet: Puppet) -> None:
+        encode, release = puppet.encode, threading.Event()
+
+        def slow(rows: Sequence[Any]) -> list[Encoded]:
+            time.sleep(0.05)
+            return encode(rows)
+
+        def held(rows: Sequence[Any]) -> list[Encoded]:
+            release.wait(10)
+            return encode(rows)
+
+        puppet.go.set()
+        puppet.encode = slow  # type: ignore[method-assign]
+        for _ in range(20):
+            await batcher.predict(rows("slow"), {})
+        assert batcher._wait_s() == 0
+        assert 0.02 < batcher._seconds_per_encoding < 1
+        puppet.encode = held  # type: ignore[method-assign]
+        waiting = [batcher.predict(rows("a", "b", "c"), {}) for _ in range(3)]
+        while batcher._wait_s() < 1:
+            waiting.append(batcher.predict(rows("d"), {}))
+        with pytest.raises(QueueFullError):
+            batcher.predict(rows("one too many"), {})
+        waiting[-1].cancel()
+        release.set()
+        await asyncio.gather(*waiting[:-1])
+        assert batcher._num_encoded == batcher._num_accepted
+
+    play(scene, request_timeout_s=1.0)

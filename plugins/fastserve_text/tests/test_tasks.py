@@ -17,7 +17,7 @@ from fastserve_core.inference import length_batches
 from fastserve_core.tasks import Encoded, Task, load_task
 from fastserve_text.base import sorted_labels
 from fastserve_text.model_factory import build_model, write_scratch
-from fastserve_text.tokenization import load_tokenizer, pad
+from fastserve_text.tokenization import cut_input, encode_within, load_tokenizer, num_characters, pad
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,48 @@ def test_nothing_is_padded_before_it_is_a_batch_and_long_texts_are_cut(classify:
     arrays = classify.collate([short, long])
     assert arrays["input_ids"].shape == (2, 16)
     assert arrays["attention_mask"].sum() == len(short) + 16
+
+
+def test_a_long_text_has_the_tokens_of_the_whole_one(tiny_bert: Path) -> None:
+    tokenizer, length = load_tokenizer(tiny_bert, 16), 16
+    lengths: list[int] = []
+
+    def encode(inputs: list[Any]) -> list[Any]:
+        lengths.extend(map(num_characters, inputs))
+        return list(tokenizer.encode_batch(inputs))
+
+    words = [
+        "the film " * 10_000,
+        "a story",
+        "x" * 100_000,
+        "no " + " " * 700 + " end",
+        " " * 5000 + "late",
+        "评论" * 9000,
+    ]
+    inputs = [*words, ("the film", "a story " * 10_000), ("a film " * 10_000, "x" * 10_000)]
+    found = encode_within(encode, inputs, length)
+    assert max(lengths) <= 128 * length
+    whole = tokenizer.encode_batch(inputs)
+    is_same = [encoding.ids == expected.ids for (encoding, _), expected in zip(found, whole, strict=True)]
+    assert is_same == [True, True, True, True, False, True, True, True]
+    assert [truncated for _, truncated in found] == [True, False, True, False, True, True, True, True]
+
+
+@given(st.lists(st.text(st.sampled_from("ab ,."), min_size=1), min_size=1, max_size=30), st.integers(1, 40))
+def test_words_are_cut_to_a_number_of_characters(words: list[str], limit: int) -> None:
+    cut = cut_input(words, limit)
+    assert "".join(cut) == "".join(words)[: len("".join(cut))]
+    assert num_characters(cut) >= min(limit, num_characters(words))
+    assert len(cut) == 1 or num_characters(cut[:-1]) < limit
+    assert all(len(word) <= limit for word in cut)
+
+
+@pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm", "pretraining"])
+def test_an_input_that_was_cut_is_marked(name: str, tiny_bert: Path) -> None:
+    labels = ["a", "b"] if "classification" in name else []
+    task = load_task(name, {"max_length": 16}, labels)
+    rows = [task.read_input(text) for text in ("the film", "the film " * 50, "the film " * 20_000)]
+    assert [one.truncated for one in task.encoder(tiny_bert)(rows)] == [False, True, True]
 
 
 def test_pairs_have_two_segments(classify: Task, tiny_bert: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -170,6 +171,38 @@ def test_what_has_no_room_is_refused(model: Artifact) -> None:
             assert generator.in_flight == 0
 
     play(scene)
+
+
+def test_prompts_that_are_too_long_or_too_many_are_refused_before_they_are_encoded(
+    model: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+    release = threading.Event()
+    encode = ChatTextCodec.tokens
+
+    def held(self: ChatTextCodec, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+        encoded.extend(texts)
+        release.wait(10)
+        return encode(self, texts, special)
+
+    monkeypatch.setattr(ChatTextCodec, "tokens", held)
+
+    async def scene() -> None:
+        async with running(model.folder, max_queue=2, max_batch=2, max_inputs=2) as (generator, _):
+            with pytest.raises(DataError, match="a prompt of 4097 characters is too long: .* 32 for each of the 128"):
+                generator.encode(["a film", "a" * 4097])
+            waiting = asyncio.ensure_future(asyncio.to_thread(generator.encode, ["a film", "a story", "the end"]))
+            while not encoded:
+                await asyncio.sleep(0.01)
+            assert generator.in_flight == 3
+            with pytest.raises(QueueFullError):
+                generator.encode(["a film", "a story"])
+            release.set()
+            assert len(await waiting) == 3
+            assert generator.in_flight == 0
+
+    play(scene)
+    assert encoded == ["a film", "a story", "the end"]
 
 
 def test_a_fault_of_the_engine_ends_its_texts_alone(model: Artifact) -> None:
