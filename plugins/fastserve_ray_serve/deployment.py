@@ -97,9 +97,23 @@ def app_builder(artifact: Path, options: RayServeOptions, threads: int, keys: Se
         from fastserve_server.application import build_application
 
         set_library_environment()
+        use_own_connections()
         return build_application(artifact, options, threads, wait=False, keys=keys)
 
     return build
+
+
+def use_own_connections() -> None:
+    """Have the HTTP server that Ray starts in this process handle connections as the embedded server does.
+
+    uvicorn writes the head and the body of a response separately. If a replica died between the two, the client would
+    receive half of a response, which the proxy cannot request again from another replica.
+    """
+    from uvicorn.protocols.http import auto
+
+    from fastserve_server.connections import TimeoutHttpProtocol
+
+    auto.AutoHTTPProtocol = TimeoutHttpProtocol  # Ray has no option for it
 
 
 def build_app(args: Mapping[str, Any]) -> Application:

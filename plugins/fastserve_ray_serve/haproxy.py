@@ -42,6 +42,11 @@ def find_haproxy() -> str | None:
         return shutil.which("haproxy")
 
 
+def config_path(folder: Path) -> Path:
+    """Return the path of HAProxy's configuration in the folder of a session."""
+    return folder / "haproxy.cfg"
+
+
 def environment(program: str | None, folder: Path, drain_s: float) -> dict[str, str]:
     """Return Ray's environment variables for HAProxy.
 
@@ -58,7 +63,7 @@ def environment(program: str | None, folder: Path, drain_s: float) -> dict[str, 
     return {
         ENABLE: "1",
         BINARY_PATH: str(folder / WRAPPER_SCRIPT),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(config_path(folder)),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "state"),

@@ -8,10 +8,11 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import ray
 from ray import serve as ray_serve
 from ray.serve import Application
@@ -21,7 +22,7 @@ from fastserve_core.artifacts import load_artifact
 from fastserve_core.errors import StageError
 from fastserve_core.processes import ignored_signals
 from fastserve_ray_serve.deployment import bind_application
-from fastserve_ray_serve.haproxy import write_wrapper
+from fastserve_ray_serve.haproxy import config_path, write_wrapper
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_server.child import run_child
 
@@ -55,6 +56,7 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
                 signal.signal(signal_number, lambda *_: signalled.set())
             ready()
             signalled.wait()
+            drain_proxy(folder, options.drain_s)
             for stream in (1, 2):  # Ray reports its own controller's end as an error
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         finally:
@@ -86,6 +88,25 @@ def _kill_session(folder: Path) -> NoReturn:
     shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)  # our own session; Ray's workers end with their raylet
     raise SystemExit
+
+
+def drain_proxy(folder: Path, drain_s: float) -> None:
+    """Let HAProxy answer the open requests and end; without it, Ray's own proxy drains.
+
+    Ray kills HAProxy as soon as the replicas have ended, whether or not it has forwarded their responses.
+
+    Args:
+        folder: Folder of the session, with HAProxy's configuration.
+        drain_s: Maximum number of seconds.
+    """
+    config = str(config_path(folder))
+    proxies = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            if config in process.cmdline():
+                process.send_signal(signal.SIGUSR1)  # accept no more connections, and end after the open requests
+                proxies.append(process)
+    psutil.wait_procs(proxies, timeout=drain_s)
 
 
 def _shutdown() -> None:

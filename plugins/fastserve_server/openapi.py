@@ -120,9 +120,9 @@ def _parameters(names: Sequence[str], has_model_parameter: bool, model: Mapping[
 
 
 def _errors(endpoint: Endpoint, requires_key: bool, may_404: bool) -> list[str]:
-    conditions = {"401": requires_key, "404": may_404}
+    conditions = {"401": requires_key, "404": may_404, "422": endpoint.has_model_parameter}
     if endpoint.request_type is not None:
-        return [status for status in ERROR_DESCRIPTIONS if conditions.get(status, True)]
+        return [status for status in ERROR_DESCRIPTIONS if status == "422" or conditions.get(status, True)]
     unavailable = ["503"] if endpoint.path.endswith("/ready") else []
     return [status for status, possible in conditions.items() if possible] + unavailable
 

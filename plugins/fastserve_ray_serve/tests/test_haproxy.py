@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -72,6 +78,51 @@ def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         assert until(lambda: started.name() == "tail")
         parent.kill()
     assert until(lambda: not started.is_running() or started.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_haproxy_answers_the_open_requests_before_it_ends(tmp_path: Path) -> None:
+    from fastserve_ray_serve.process import drain_proxy
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            begun.set()
+            time.sleep(0.5)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            """Print nothing."""
+
+    begun = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, ThreadPoolExecutor() as pool:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        port = unused_port()
+        haproxy.config_path(tmp_path).write_text(
+            "defaults\n  mode http\n  timeout connect 9s\n  timeout client 9s\n  timeout server 9s\n"
+            f"listen front\n  bind 127.0.0.1:{port}\n  server back 127.0.0.1:{server.server_port}\n"
+        )
+        command = [str(haproxy.find_haproxy()), "-db", "-f", str(haproxy.config_path(tmp_path))]
+        with subprocess.Popen(command) as proxy:
+            try:
+                assert until(lambda: is_listening(port))
+                answer = pool.submit(httpx.get, f"http://127.0.0.1:{port}", timeout=20)
+                assert begun.wait(10)
+                drain_proxy(tmp_path, 20)
+                assert proxy.poll() == 0
+            finally:
+                proxy.kill()
+                server.shutdown()
+        assert answer.result().status_code == 204
+
+
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        return int(bound.getsockname()[1])
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 def until(holds: Callable[[], bool], seconds: float = 10) -> bool:

@@ -70,15 +70,31 @@ def test_an_access_log_that_nobody_would_see_is_refused() -> None:
         RayServeOptions(access_log="-")
 
 
-def test_a_replica_asks_for_keys_and_logs(writer: Artifact, tmp_path: Path) -> None:
+def test_a_replica_asks_for_keys_and_logs(writer: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from starlette.testclient import TestClient
 
-    from fastserve_ray_serve.deployment import app_builder
+    from fastserve_ray_serve import deployment
 
+    monkeypatch.setattr(deployment, "use_own_connections", lambda: None)  # it is for a whole process
     options = RayServeOptions(access_log=str(tmp_path / "log"))
-    application = app_builder(writer.folder, options, 1, ["0" * 64])()
+    application = deployment.app_builder(writer.folder, options, 1, ["0" * 64])()
     assert TestClient(application).post("/predict", json={"inputs": ["a"]}).status_code == 401
     assert '"status":401' in (tmp_path / "log").read_text()
+
+
+def test_ray_starts_connections_of_the_embedded_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their responses leave in one piece, so that a replica that is killed has sent all of one or nothing."""
+    import uvicorn
+    from uvicorn.protocols.http import auto
+
+    from fastserve_ray_serve.deployment import use_own_connections
+    from fastserve_server.connections import TimeoutHttpProtocol
+
+    monkeypatch.setattr(auto, "AutoHTTPProtocol", auto.AutoHTTPProtocol)
+    use_own_connections()
+    config = uvicorn.Config(lambda: None, factory=True, lifespan="off", log_config=None)  # as Ray makes it
+    config.load()
+    assert config.http_protocol_class is TimeoutHttpProtocol
 
 
 def family(server: ServerProcess) -> list[psutil.Process]:
@@ -196,19 +212,22 @@ def test_no_request_is_lost_when_a_replica_is_killed(server: ServerProcess) -> N
 
 @pytest.mark.slow
 def test_it_bounds_its_queue_drains_on_sigterm_and_leaves_no_process(writer: Artifact) -> None:
-    options = RayServeOptions(port=0, max_ongoing_requests=1, max_queued_requests=1)
+    options = RayServeOptions(port=0, max_ongoing_requests=1, max_queued_requests=1, drain_s=60)
     with start(writer.folder, options, cores=1) as server, ThreadPoolExecutor(8) as pool:
         processes = family(server)
         assert len(processes) > 5
         answers = list(pool.map(lambda _: httpx.post(server.url + "/predict", json=LONG, timeout=60), range(8)))
         assert {one.status_code for one in answers} == {200, 429}
         assert all(one.headers["retry-after"] == "1" for one in answers if one.status_code == 429)
-        long = LONG | {"inputs": ["the film"] * 4}
-        in_flight = pool.submit(httpx.post, server.url + "/predict", json=long, timeout=60)
-        time.sleep(0.3)
-        os.kill(server.pid, signal.SIGTERM)
+        asked = {"model": "tiny-writer", "prompt": "the film", "max_tokens": 250, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", server.url + "/v1/completions", json=asked | {"n": 4}, timeout=60) as response:
+            lines = response.iter_lines()
+            received = [next(lines)]  # it is in flight, and ends with its last line
+            os.kill(server.pid, signal.SIGTERM)
+            received += lines
+        assert response.status_code == 200
+        assert received[-2:] == ["data: [DONE]", ""]
         server.wait()  # raises unless the exit code is 0
-        assert in_flight.result().status_code == 200
     assert not outlived(processes)
 
 
