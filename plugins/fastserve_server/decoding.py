@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import zlib
+from typing import Any
 
+import msgspec
 from starlette.exceptions import HTTPException
 
 from fastserve_core.errors import did_you_mean
@@ -58,7 +61,35 @@ def parse_count(digits: str) -> int | None:
     return int(digits) if is_number else None
 
 
-def validation_message(kind: type, message: str) -> str:
+@functools.cache
+def field_names(kind: Any) -> frozenset[str] | None:
+    """Return the names of a body's fields in JSON; ``None`` if it is not of a type with named fields."""
+    described = msgspec.inspect.type_info(kind)
+    fields = getattr(described, "fields", None)
+    return None if fields is None else frozenset(field.encode_name for field in fields)
+
+
+@functools.cache
+def _fields_to_check(kind: Any) -> frozenset[str]:
+    """Return the names of a body's fields if msgspec ignores all others, as for a dataclass; else none."""
+    is_strict = getattr(msgspec.inspect.type_info(kind), "forbid_unknown_fields", False)
+    return frozenset() if is_strict else field_names(kind) or frozenset()
+
+
+def check_fields(kind: Any, body: bytes | memoryview) -> None:
+    """Check that a valid body has no field that its type does not have, if msgspec has not checked that.
+
+    Raises:
+        HTTPException: 422, with the name of the field.
+    """
+    names = _fields_to_check(kind)
+    for name in msgspec.json.decode(body, type=dict[str, msgspec.Raw]) if names else ():
+        if name not in names:
+            short = name[:MAX_NAME_LENGTH]
+            raise HTTPException(422, f"the field '{short}' is not supported{did_you_mean(short, names)}")
+
+
+def validation_message(kind: Any, message: str) -> str:
     """Return a message about a body that names the field if the field is unknown or not supported.
 
     Args:
@@ -70,7 +101,7 @@ def validation_message(kind: type, message: str) -> str:
     unsupported: frozenset[str] = getattr(kind, "unsupported", frozenset())
     if unknown := UNKNOWN_FIELD.match(fault):
         name = unknown[1][:MAX_NAME_LENGTH]
-        fields = set(kind.__struct_fields__) - unsupported  # type: ignore[attr-defined]
+        fields = set(field_names(kind) or ()) - unsupported
         return (
             f"the field '{path}.{name}' is not supported"
             if path

@@ -15,7 +15,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from fastserve_core.errors import UserError
-from fastserve_server.decoding import MAX_NAME_LENGTH, decompress, parse_count, too_large, validation_message
+from fastserve_server.decoding import (
+    MAX_NAME_LENGTH,
+    check_fields,
+    decompress,
+    parse_count,
+    too_large,
+    validation_message,
+)
 from fastserve_server.engine_loop import SHUTTING_DOWN
 from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.requests import EngineError, QueueFullError, UnavailableError
@@ -147,11 +154,12 @@ def decode(kind: type[T], body: bytes | memoryview) -> T:
     """
     try:
         value: T = _decoder(kind).decode(body)
-        return value
     except msgspec.ValidationError as error:
         raise HTTPException(422, validation_message(kind, str(error))) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise HTTPException(400, f"the body is not JSON: {error}") from error
+    check_fields(kind, body)
+    return value
 
 
 _decoder: Callable[[Any], msgspec.json.Decoder[Any]] = functools.cache(msgspec.json.Decoder)

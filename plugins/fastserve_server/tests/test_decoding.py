@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import msgspec
 import pytest
@@ -12,8 +14,9 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
 from fastserve_server.decoding import MAX_NAME_LENGTH, decompress, parse_count, validation_message
-from fastserve_server.openai_schemas import ChatRequest, CompletionRequest
 from fastserve_server.schemas import InferRequest, PredictRequest
+from fastserve_server.web import decode
+from fastserve_text.openai_schemas import ChatRequest, CompletionRequest
 
 LIMIT = 1000
 
@@ -27,10 +30,10 @@ def test_a_body_is_decompressed(body: bytes, encoding: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "encoding", "status"),
     [
-        (gzip.compress(bytes(LIMIT + 1)), b"gzip", 413),
+        (gzip.compress(bytes(LIMIT + 1), mtime=0), b"gzip", 413),
         (zlib.compress(bytes(10**7)), b"deflate", 413),
-        (gzip.compress(b"a body")[:-3], b"gzip", 400),
-        (gzip.compress(b"a body") + b"more", b"gzip", 400),
+        (gzip.compress(b"a body", mtime=0)[:-3], b"gzip", 400),
+        (gzip.compress(b"a body", mtime=0) + b"more", b"gzip", 400),
         (b"{}", b"gzip", 400),
         (b"", b"gzip", 400),
         (b"{}", b"br", 400),
@@ -79,3 +82,45 @@ def test_fields_that_are_not_supported_may_be_left_out(kind: type) -> None:
     unsupported: frozenset[str] = kind.unsupported  # type: ignore[attr-defined]
     assert unsupported - of_messages <= fields.keys()
     assert not any(fields[name].required or fields[name].default is not None for name in unsupported - of_messages)
+
+
+@dataclass
+class Question:
+    """A body of a task's own route."""
+
+    question: str
+    count: int = 1
+
+
+class Answer(TypedDict):
+    """Another one."""
+
+    answer: str
+
+
+class Loose(msgspec.Struct, rename="camel"):
+    """One of msgspec's that permits unknown fields."""
+
+    the_text: str
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "named"),
+    [
+        (Question, '{"question": "who?", "count": 2}', ""),
+        (Question, '{"question": "who?", "counts": 2}', "the field 'counts' is not supported; did you mean 'count'?"),
+        (Answer, '{"answer": "she"}', ""),
+        (Answer, '{"answer": "she", "answers": []}', "the field 'answers' is not supported"),
+        (Loose, '{"theText": "a"}', ""),
+        (Loose, '{"theText": "a", "the_text": "b"}', "the field 'the_text' is not supported"),
+        (dict[str, int], '{"anything": 1}', ""),
+    ],
+)
+def test_fields_that_the_type_of_a_route_does_not_have_are_refused(kind: Any, body: str, named: str) -> None:
+    if not named:
+        decode(kind, body.encode())
+        return
+    with pytest.raises(HTTPException) as refused:
+        decode(kind, body.encode())
+    assert refused.value.status_code == 422
+    assert refused.value.detail.startswith(named)
