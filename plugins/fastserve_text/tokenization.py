@@ -99,7 +99,7 @@ def encode_within(
     them. If it then has fewer tokens than the model reads, as one of spaces has, it is tokenized again with many more.
 
     Args:
-        encode: Tokenizes texts, pairs of texts or lists of words, with truncation at ``max_length``.
+        encode: Tokenizes texts or pairs of texts, with truncation at ``max_length``.
         inputs: The inputs.
         max_length: Maximum number of tokens.
 
@@ -120,25 +120,13 @@ def encode_within(
 
 
 def num_characters(value: Any) -> int:
-    """Return the number of characters of a text, of a list of words, or of the longer text of a pair."""
-    if isinstance(value, str):
-        return len(value)
-    return (max if isinstance(value, tuple) else sum)(map(len, value))
+    """Return the number of characters of a text, or of the longer text of a pair."""
+    return len(value) if isinstance(value, str) else max(map(len, value))
 
 
 def cut_input(value: Any, limit: int) -> Any:
-    """Return the begin of a text, of both texts of a pair, or of a list of words, with at most ``limit`` characters."""
-    if isinstance(value, str):
-        return value[:limit]
-    if isinstance(value, tuple):
-        return tuple(text[:limit] for text in value)
-    words = []
-    for word in value:
-        words.append(word[:limit])
-        limit -= len(word)
-        if limit <= 0:
-            break
-    return words
+    """Return at most ``limit`` characters of a text, or of each text of a pair."""
+    return value[:limit] if isinstance(value, str) else tuple(text[:limit] for text in value)
 
 
 def check_positions(folder: Path, max_length: int) -> None:

@@ -17,7 +17,7 @@ from fastserve_core.inference import length_batches
 from fastserve_core.tasks import Encoded, Task, load_task
 from fastserve_text.base import sorted_labels
 from fastserve_text.model_factory import build_model, write_scratch
-from fastserve_text.tokenization import cut_input, encode_within, load_tokenizer, num_characters, pad
+from fastserve_text.tokenization import encode_within, load_tokenizer, num_characters, pad
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +60,7 @@ def test_a_long_text_has_the_tokens_of_the_whole_one(tiny_bert: Path) -> None:
     assert [truncated for _, truncated in found] == [True, False, True, False, True, True, True, True]
 
 
-@given(st.lists(st.text(st.sampled_from("ab ,."), min_size=1), min_size=1, max_size=30), st.integers(1, 40))
-def test_words_are_cut_to_a_number_of_characters(words: list[str], limit: int) -> None:
-    cut = cut_input(words, limit)
-    assert "".join(cut) == "".join(words)[: len("".join(cut))]
-    assert num_characters(cut) >= min(limit, num_characters(words))
-    assert len(cut) == 1 or num_characters(cut[:-1]) < limit
-    assert all(len(word) <= limit for word in cut)
-
-
-@pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm", "pretraining"])
+@pytest.mark.parametrize("name", ["text_classification", "causal_lm", "pretraining"])
 def test_an_input_that_was_cut_is_marked(name: str, tiny_bert: Path) -> None:
     labels = ["a", "b"] if "classification" in name else []
     task = load_task(name, {"max_length": 16}, labels)
