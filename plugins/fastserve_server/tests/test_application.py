@@ -17,6 +17,7 @@ import pytest
 from starlette.applications import Starlette
 
 from fastserve_core.artifacts import Artifact
+from fastserve_core.errors import StageError
 from fastserve_core.inference import Predictor
 from fastserve_core.tasks import Encoded
 from fastserve_server.application import ENDPOINTS, build_application
@@ -147,6 +148,27 @@ def test_before_the_model_is_warm_it_is_503(classifier: Artifact, monkeypatch: p
         await service.wait_until_loaded()
         assert (await client.get("/v2/health/ready")).status_code == 200
         assert (await ask(client)).status_code == 200
+
+    play(classifier, scene, wait=False)
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, type("PanicException", (BaseException,), {})])
+def test_a_model_that_cannot_be_loaded_is_reported_in_one_line(
+    classifier: Artifact, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
+    def fail(self: Service) -> None:
+        raise kind("secret detail")
+
+    monkeypatch.setattr(Service, "_make_worker", fail)
+
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        with pytest.raises(
+            StageError, match=rf"^{classifier.folder} cannot be loaded: {kind.__name__}: secret detail$"
+        ):
+            await service.wait_until_loaded()
+        refused = await ask(client)
+        assert error_of(refused) == (503, "unavailable")
+        assert "secret" not in refused.text
 
     play(classifier, scene, wait=False)
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from fastserve_core.artifacts import Artifact
-from fastserve_core.errors import OptionError, StageError, UserError
+from fastserve_core.errors import FastServeError, OptionError, UserError
 from fastserve_core.tasks import Encoded
 from fastserve_server.application import build_application
 from fastserve_server.canary_analysis import CanaryAnalysis, extract_decision
@@ -268,14 +268,14 @@ def test_what_cannot_stand_beside_the_model_is_refused(
 @pytest.mark.slow
 def test_one_that_cannot_be_loaded_ends_the_server_with_its_name(classifier: Artifact, broken: Artifact) -> None:
     options = ServerOptions(port=0, workers=1, candidate=str(broken.folder))
-    with pytest.raises(StageError, match=rf"^{broken.folder} cannot be loaded: SafetensorError: [^\n]+$"):
+    with pytest.raises(FastServeError, match=rf"^{broken.folder} cannot be loaded [^\n]+$"):
         start(classifier.folder, options, threads=1)
 
 
 def known_of(server: EmbeddedProcess, answers: int) -> dict[str, Any]:
     end = time.monotonic() + 20
     while True:
-        known: dict[str, Any] = httpx.get(server.url + "/candidate").json()
+        known: dict[str, Any] = httpx.get(server.url + "/candidate", timeout=60).json()
         if sum(known["answers"].values()) >= answers or time.monotonic() > end:
             return known
         time.sleep(0.02)
@@ -287,7 +287,7 @@ def test_a_twin_stays_until_it_takes_the_place(classifier: Artifact, twin: Artif
                             candidate_max_slowdown=100.0)  # fmt: skip
     with start(classifier.folder, options, threads=1) as server:
         for _ in range(12):
-            assert httpx.post(server.url + "/predict", json={"inputs": TEXTS}).status_code == 200
+            assert httpx.post(server.url + "/predict", json={"inputs": TEXTS}, timeout=60).status_code == 200
         known = known_of(server, 24)
         assert (known["asked"], known["reason"], known["disagreement"]) == (True, "", 0.0)
         assert (known["answers"]["same"], known["digest"]) == (24, twin.digest)
@@ -295,7 +295,7 @@ def test_a_twin_stays_until_it_takes_the_place(classifier: Artifact, twin: Artif
         assert known_of(server, 24)["disagreement"] is None, "it is compared with another model from now on"
         assert server.reload(twin.folder)
         assert known_of(server, 24)["reason"] == "served now"
-        assert httpx.post(server.url + "/predict", json={"inputs": TEXTS}).status_code == 200
+        assert httpx.post(server.url + "/predict", json={"inputs": TEXTS}, timeout=60).status_code == 200
 
 
 @pytest.mark.slow
@@ -304,7 +304,10 @@ def test_no_request_fails_while_one_is_rolled_back(
 ) -> None:
     options = ServerOptions(port=0, workers=1, candidate=str(other.folder), candidate_mode="canary",
                             candidate_share=0.5, candidate_window=40)  # fmt: skip
-    with start(classifier.folder, options, threads=1) as server, httpx.Client(base_url=server.url) as client:
+    with (
+        start(classifier.folder, options, threads=1) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
         tensor = {"name": "text", "datatype": "BYTES", "shape": [2], "data": TEXTS}
         for _ in range(10):
             assert client.post("/predict", json={"inputs": TEXTS}).status_code == 200

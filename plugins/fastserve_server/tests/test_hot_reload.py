@@ -39,7 +39,7 @@ def running(classifier: Artifact) -> Iterator[EmbeddedProcess]:
 
 
 def served(url: str) -> str:
-    return str(httpx.get(f"{url}/lineage").json()["digest"])
+    return str(httpx.get(f"{url}/lineage", timeout=60).json()["digest"])
 
 
 def test_no_request_is_lost_while_the_model_changes(
@@ -49,7 +49,7 @@ def test_no_request_is_lost_while_the_model_changes(
     ended = threading.Event()
 
     def ask() -> None:
-        with httpx.Client() as client:
+        with httpx.Client(timeout=60) as client:
             while not ended.is_set():
                 statuses[client.post(f"{running.url}/predict", json=TEXT).status_code] += 1
 
@@ -57,11 +57,11 @@ def test_no_request_is_lost_while_the_model_changes(
     for one in clients:
         one.start()
     try:
-        before = httpx.post(f"{running.url}/predict", json=TEXT).json()
+        before = httpx.post(f"{running.url}/predict", json=TEXT, timeout=60).json()
         for artifact in (other, classifier, other):
             assert running.reload(artifact.folder)
             assert served(running.url) == artifact.digest
-        after = httpx.post(f"{running.url}/predict", json=TEXT).json()
+        after = httpx.post(f"{running.url}/predict", json=TEXT, timeout=60).json()
     finally:
         ended.set()
         for one in clients:
@@ -91,7 +91,7 @@ def test_what_cannot_take_the_place_is_refused(
     with pytest.raises(UserError, match=r"model\.safetensors"):
         running.reload(altered)
     assert served(running.url) == classifier.digest
-    assert httpx.post(f"{running.url}/predict", json=TEXT).status_code == 200
+    assert httpx.post(f"{running.url}/predict", json=TEXT, timeout=60).status_code == 200
 
 
 def test_a_second_model_needs_memory(classifier: Artifact, other: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_a_signal_has_the_command_look_again(
         os.kill(process.pid, signal.SIGUSR1)
         assert process.stdout.readline() == f"serving {other.folder} now\n"
         assert served(url) == load_artifact(other.folder).digest
-        for bad, message in ((broken.folder, "broken cannot be loaded: SafetensorError"), (None, "does not exist")):
+        for bad, message in ((broken.folder, "broken cannot be loaded"), (None, "does not exist")):
             current.unlink()
             if bad is not None:
                 current.symlink_to(bad)
@@ -177,7 +177,7 @@ def test_a_signal_has_the_command_look_again(
         os.kill(process.pid, signal.SIGUSR1)
         assert process.stdout.readline() == f"serving {classifier.folder} now\n"
         assert served(url) == classifier.digest
-        assert httpx.post(f"{url}/predict", json=TEXT).status_code == 200
+        assert httpx.post(f"{url}/predict", json=TEXT, timeout=60).status_code == 200
         process.terminate()
         assert process.wait(20) in (0, 130)
     finally:
