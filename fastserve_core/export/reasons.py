@@ -10,7 +10,9 @@ LENGTH_MESSAGES = (
 )
 """Parts of torch's messages about a computation that branches on the length or the values of its inputs."""
 DYNAMIC_MODEL = "its computation depends on the length or the values of the input, so that no graph fits all texts"
-MISSING_OPERATOR = re.compile(r"No conversion rule found for operations: ([\w:., ]+)")
+INSTRUCTIONS = "This is step"
+"""How torch.onnx begins its advice to the authors of a model, after the reason and a colour."""
+MISSING_OPERATOR = re.compile(r"No conversion rule found for operations: (?:<function )?([\w:.]+)")
 NO_ONNX_OPERATOR = re.compile(r"(?:No ONNX function found for|no decompositions? .*for) <?OpOverload\(op='([\w.:]+)'")
 
 
@@ -25,7 +27,9 @@ def explain_export_error(error: BaseException) -> str | None:
     for pattern in (MISSING_OPERATOR, NO_ONNX_OPERATOR):
         if match := pattern.search(text):
             return f"the format has no operator {match[1].strip().rstrip('.,')}"
-    return DYNAMIC_MODEL if any(part in text for part in LENGTH_MESSAGES) else None
+    if any(part in text for part in LENGTH_MESSAGES):
+        return DYNAMIC_MODEL
+    return str(error).partition("\x1b")[0].strip() if INSTRUCTIONS in text else None
 
 
 def fixed_shape_message(name: str, shape: object) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fastserve_core.errors import ModelError, did_you_mean
+from fastserve_core.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def find_layout(model: Any) -> Layout:
     """
     family = model.config.model_type
     if family not in FAMILIES:
-        raise ModelError(f"prune does not support the model type {family}{did_you_mean(family, FAMILIES)}")
+        raise ModelError(f"prune does not support {family} models; it supports {', '.join(sorted(FAMILIES))}")
     return FAMILIES[family]
 
 

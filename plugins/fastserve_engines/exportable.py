@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastserve_core.errors import ExportError
 from fastserve_core.export import FormatReader
 from fastserve_core.tasks import DEFAULT_OUTPUTS, select_outputs
 from fastserve_engines.cls_only_attention import compute_cls_only
@@ -71,7 +72,10 @@ class TracedModel:
 
         Raises:
             ModelError: The model has no such output.
+            ExportError: The model is an encoder with a decoder.
         """
+        if model.config.is_encoder_decoder:
+            raise ExportError(f"{type(model).__name__} is an encoder with a decoder, which runs in torch only")
         self.has_16bit_weights = any(
             parameter.dtype in (torch.bfloat16, torch.float16) for parameter in model.parameters()
         )

@@ -106,6 +106,8 @@ def quantize_encoder(
     Raises:
         ExportError: The model cannot be quantized.
     """
+    if model.config.is_encoder_decoder:
+        raise ExportError(f"{type(model).__name__} is an encoder with a decoder, which runs in torch only")
     with suppress_library_output(), hide_package("openvino_telemetry"), torch.no_grad():
         duplicate = replace_conv1d(model)
         names = list(find_linear_layers(duplicate, PER_ROW, uncompressed))

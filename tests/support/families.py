@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(5)
-WIDTH, HEADS, LAYERS, NEURONS, POSITIONS = 64, 4, 2, 64, 64
+WIDTH, HEADS, NEURONS, POSITIONS = 64, 4, 64, 64
 
 
 def sizes(**entries: Any) -> dict[str, Any]:
@@ -18,75 +17,76 @@ def sizes(**entries: Any) -> dict[str, Any]:
     return entries
 
 
-ENCODER = sizes(
-    hidden_size=WIDTH,
-    num_attention_heads=HEADS,
-    num_hidden_layers=LAYERS,
-    intermediate_size=NEURONS,
-    max_position_embeddings=POSITIONS,
-    pad_token_id=PAD,
-    bos_token_id=CLS,
-    eos_token_id=SEP,
-)
-DECODER = sizes(
-    **{**ENCODER, "pad_token_id": None},
-    num_key_value_heads=2,
-    head_dim=WIDTH // HEADS,
-    tie_word_embeddings=False,
-)
-RELATIVE = sizes(**ENCODER, relative_attention=True, pos_att_type=["c2p", "p2c"], type_vocab_size=0)
-FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "bert": ENCODER,
-        "roberta": ENCODER,
-        "xlm-roberta": ENCODER,
-        "camembert": ENCODER,
-        "electra": sizes(**ENCODER, embedding_size=WIDTH),
+def config_sizes(layers: int = 2) -> dict[str, dict[str, Any]]:
+    """Return the sizes of each family's config, by ``model_type``."""
+    encoder = sizes(
+        hidden_size=WIDTH,
+        num_attention_heads=HEADS,
+        num_hidden_layers=layers,
+        intermediate_size=NEURONS,
+        max_position_embeddings=POSITIONS,
+        pad_token_id=PAD,
+        bos_token_id=CLS,
+        eos_token_id=SEP,
+    )
+    decoder = sizes(
+        **{**encoder, "pad_token_id": None},
+        num_key_value_heads=2,
+        head_dim=WIDTH // HEADS,
+        tie_word_embeddings=False,
+    )
+    relative = sizes(**encoder, relative_attention=True, pos_att_type=["c2p", "p2c"], type_vocab_size=0)
+    return {
+        "bert": encoder,
+        "roberta": encoder,
+        "xlm-roberta": encoder,
+        "camembert": encoder,
+        "electra": sizes(**encoder, embedding_size=WIDTH),
         "distilbert": sizes(
             dim=WIDTH,
             n_heads=HEADS,
-            n_layers=LAYERS,
+            n_layers=layers,
             hidden_dim=NEURONS,
             max_position_embeddings=POSITIONS,
             pad_token_id=PAD,
         ),
-        "albert": sizes(**ENCODER, embedding_size=WIDTH),
-        "mpnet": ENCODER,
-        "deberta": RELATIVE,
-        "deberta-v2": sizes(**RELATIVE, position_buckets=16, share_att_key=True, norm_rel_ebd="layer_norm"),
+        "albert": sizes(**encoder, embedding_size=WIDTH),
+        "mpnet": encoder,
+        "deberta": relative,
+        "deberta-v2": sizes(**relative, position_buckets=16, share_att_key=True, norm_rel_ebd="layer_norm"),
         "modernbert": sizes(
-            **ENCODER, global_attn_every_n_layers=2, local_attention=16, cls_token_id=CLS, sep_token_id=SEP
+            **encoder, global_attn_every_n_layers=2, local_attention=16, cls_token_id=CLS, sep_token_id=SEP
         ),
-        "xlnet": sizes(d_model=WIDTH, n_head=HEADS, n_layer=LAYERS, d_inner=NEURONS, pad_token_id=PAD),
+        "xlnet": sizes(d_model=WIDTH, n_head=HEADS, n_layer=layers, d_inner=NEURONS, pad_token_id=PAD),
         "funnel": sizes(
             d_model=WIDTH,
             n_head=HEADS,
             d_head=WIDTH // HEADS,
             d_inner=NEURONS,
-            block_sizes=[1, 1],
+            block_sizes=[1] * layers,
             num_decoder_layers=1,
             pad_token_id=PAD,
         ),
-        "fnet": ENCODER,
-        "longformer": sizes(**ENCODER, attention_window=[8, 8]),
-        "big_bird": sizes(**ENCODER, attention_type="original_full"),
+        "fnet": encoder,
+        "longformer": sizes(**encoder, attention_window=[8] * layers),
+        "big_bird": sizes(**encoder, attention_type="original_full"),
         "gpt2": sizes(
             n_embd=WIDTH,
             n_head=HEADS,
-            n_layer=LAYERS,
+            n_layer=layers,
             n_inner=NEURONS,
             n_positions=POSITIONS,
             bos_token_id=CLS,
             eos_token_id=SEP,
         ),
-        "llama": DECODER,
-        "mistral": sizes(**DECODER, sliding_window=16),
-        "gemma": DECODER,
-        "qwen2": DECODER,
+        "llama": decoder,
+        "mistral": sizes(**decoder, sliding_window=16),
+        "gemma": decoder,
+        "qwen2": decoder,
         "opt": sizes(
             hidden_size=WIDTH,
             num_attention_heads=HEADS,
-            num_hidden_layers=LAYERS,
+            num_hidden_layers=layers,
             ffn_dim=NEURONS,
             word_embed_proj_dim=WIDTH,
             max_position_embeddings=POSITIONS,
@@ -98,7 +98,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             d_model=WIDTH,
             d_kv=WIDTH // HEADS,
             d_ff=NEURONS,
-            num_layers=LAYERS,
+            num_layers=layers,
             num_heads=HEADS,
             pad_token_id=PAD,
             eos_token_id=SEP,
@@ -106,8 +106,8 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         ),
         "bart": sizes(
             d_model=WIDTH,
-            encoder_layers=LAYERS,
-            decoder_layers=LAYERS,
+            encoder_layers=layers,
+            decoder_layers=layers,
             encoder_ffn_dim=NEURONS,
             decoder_ffn_dim=NEURONS,
             encoder_attention_heads=HEADS,
@@ -120,12 +120,19 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             forced_eos_token_id=SEP,
         ),
     }
-)
-"""The sizes of each family's config, by ``model_type``."""
+
+
+FAMILIES = tuple(config_sizes())
 
 
 def make_model(
-    family: str, folder: Path, head: str, words: Iterable[str], labels: Sequence[str] = (), **changes: Any
+    family: str,
+    folder: Path,
+    head: str,
+    words: Iterable[str],
+    labels: Sequence[str] = (),
+    layers: int = 2,
+    **changes: Any,
 ) -> Path:
     """Write a tiny model with random weights and a tokenizer of words into a folder, and return the folder.
 
@@ -135,6 +142,7 @@ def make_model(
         head: The name of the auto class without ``AutoModel``, such as ``ForSequenceClassification``.
         words: The words of the vocabulary.
         labels: The labels of a classifier.
+        layers: The number of layers.
         changes: Further entries of the config.
     """
     import torch
@@ -143,7 +151,7 @@ def make_model(
     vocabulary = write_tokenizer(folder, words)
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
     config = transformers.AutoConfig.for_model(
-        family, **{**FAMILIES[family], "vocab_size": vocabulary, **(names if labels else {}), **changes}
+        family, **{**config_sizes(layers)[family], "vocab_size": vocabulary, **(names if labels else {}), **changes}
     )
     torch.manual_seed(0)
     getattr(transformers, f"AutoModel{head}").from_config(config).save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from inspect import signature
@@ -18,6 +19,7 @@ from fastserve_compression.importance import task_loss
 from fastserve_compression.prune import check_model, cut_units
 from fastserve_compression.structural_pruning import record_sizes
 from fastserve_core.artifacts import TRAINABLE, Manifest, copy_tokenizer, hash_files, write_manifest
+from fastserve_core.entry_points import load_entry_point
 from fastserve_core.errors import UserError
 from fastserve_core.export import load_format
 from fastserve_core.inference import Predictor
@@ -32,8 +34,10 @@ ROWS = [
     {"text": "great", "label": "good"},
 ]
 LABELS = ["bad", "good"]
-COLUMNS = ("train", "torch", "serve", "distil", "prune", "OpenVINO", "int8", "ONNX")
-MIN_SPREAD = 0.1
+HEAD = "ForSequenceClassification"
+IN_TORCH = ("train", "torch", "serve", "distil", "prune")
+EXPORTS = ("OpenVINO", "int8", "ONNX")
+MIN_SPREAD = 0.05
 """How far logits of different texts differ at least, so that a comparison of two engines means something."""
 
 
@@ -43,11 +47,12 @@ class Family:
     Args:
         name: The ``model_type``.
         folder: A folder to write into.
+        layers: The number of layers.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name, self.folder = name, make_model(name, folder / "model", "ForSequenceClassification", WORDS, LABELS)
+    def __init__(self, name: str, folder: Path, layers: int = 2) -> None:
         self.work = folder
+        self.folder = make_model(name, folder / "model", HEAD, WORDS, LABELS, layers)
         self.task: Task = load_task("text_classification", {"max_length": 24}, LABELS)
         self.encoded = self.task.encoder(self.folder)(ROWS)
         model = self.build()
@@ -69,7 +74,7 @@ class Family:
         return {name: torch.from_numpy(array) for name, array in arrays.items() if name in accepted}
 
     def cell(self, column: str) -> str:
-        """Return ``yes``, or the sentence that a user gets."""
+        """Return ``yes``, or the sentence that a user gets, with ``…`` for what is of the family alone."""
         attempts: dict[str, Callable[[], None]] = {
             "train": self.train,
             "torch": partial(self.compare, TorchEngine, self.folder),
@@ -83,7 +88,7 @@ class Family:
         try:
             attempts[column]()
         except UserError as error:
-            return str(error).replace(str(self.folder), "the folder")
+            return re.sub(rf"\w+{HEAD}\b|\b{self.name}(?= models)", "…", str(error))
         return "yes"
 
     def train(self) -> None:
@@ -164,6 +169,4 @@ class Family:
 
 
 def load_format_reader(to: str) -> Any:
-    from fastserve_core.entry_points import load_entry_point
-
     return load_entry_point("fastserve.exports", to).read

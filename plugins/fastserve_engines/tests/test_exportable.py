@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 import transformers
 
-from fastserve_core.errors import ModelError
+from fastserve_core.errors import ExportError, ModelError
+from fastserve_core.export import explain_export_error
 from fastserve_core.tasks import select_outputs
 from fastserve_engines.cls_only_attention import ClsOnlyLayer
+from fastserve_engines.decode_step import check_family
 from fastserve_engines.exportable import TracedModel
 
 SIZES: dict[str, Any] = {
@@ -76,3 +79,35 @@ def test_an_output_that_the_model_lacks_is_named() -> None:
         TracedModel(model)
     with pytest.raises(ModelError, match="output hidden_states is not a tensor"):
         select_outputs({"hidden_states": (torch.ones(1),)}, ["hidden_states"])
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            RuntimeError("No conversion rule found for operations: aten._fft_c2c.default"),
+            "no operator aten._fft_c2c",
+        ),
+        (RuntimeError("No conversion rule found for operations: <function sym_min at 0x7f>"), "no operator sym_min"),
+        (ValueError("Constraints violated (length)! For more information, run with TORCH_LOGS"), "no graph fits all"),
+        (RuntimeError("Failed to decompose the graph. \x1b[96mThis is step 2/3"), "^Failed to decompose the graph.$"),
+    ],
+)
+def test_a_compilers_words_become_a_sentence(error: Exception, reason: str) -> None:
+    message = explain_export_error(error)
+    assert message is not None and re.search(reason, message)
+    assert explain_export_error(RuntimeError("something else")) is None
+
+
+def test_decode_steps_are_refused_for_windows_and_for_encoders() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    mistral = transformers.MistralConfig(vocab_size=9, sliding_window=8, max_position_embeddings=64, **sizes)
+    with pytest.raises(ExportError, match="attends to a window of 8 tokens"):
+        check_family(transformers.MistralForCausalLM(mistral))
+    mistral.sliding_window = 64
+    check_family(transformers.MistralForCausalLM(mistral))
+    bert = transformers.BertConfig(vocab_size=9, **sizes)
+    with pytest.raises(ExportError, match="attends to the tokens behind a position"):
+        check_family(transformers.BertLMHeadModel(bert))
+    bert.is_decoder = True
+    check_family(transformers.BertLMHeadModel(bert))

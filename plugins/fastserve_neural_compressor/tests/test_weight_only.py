@@ -177,3 +177,16 @@ def test_texts_are_cut_into_blocks_of_one_length() -> None:
     assert long[0][0, 199:202].tolist() == [199, 0, 1]
     short = make_calibration_blocks(Task(), Path(), [{"length": 9}], 256)  # type: ignore[arg-type]
     assert [one.shape for one in short] == [(1, 9)]
+
+
+def test_layers_that_a_model_does_not_compute_are_left_alone() -> None:
+    import torch
+    from transformers import BartConfig, BartForCausalLM
+
+    sizes = {"d_model": 32, "decoder_layers": 1, "decoder_ffn_dim": 64, "decoder_attention_heads": 4}
+    model = BartForCausalLM(BartConfig(vocab_size=40, **sizes)).eval()
+    with torch.no_grad():
+        names = find_linear_layers(model, 32)
+    assert sorted(name.rpartition("layers.0.")[2] for name in names) == [
+        *("fc1", "fc2", "self_attn.k_proj", "self_attn.out_proj", "self_attn.q_proj", "self_attn.v_proj"),
+    ]
