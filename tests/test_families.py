@@ -47,7 +47,7 @@ def test_a_family_trains_shrinks_and_answers_as_its_row_says(name: str, tmp_path
 @pytest.mark.slow(8)
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in COPIES])
 def test_a_family_runs_on_other_engines_as_its_row_says(name: str, tmp_path: Path) -> None:
-    """An int8 model is OpenVINO's graph of the model with other weights, so one conversion is enough where both work."""
+    """An int8 model is OpenVINO's graph with other weights, so that one conversion is enough where both work."""
     family = Family(name, tmp_path, layers=1)
     int8 = family.cell("int8")
     cells = {"OpenVINO": int8 if int8 == "yes" else family.cell("OpenVINO"), "int8": int8, "ONNX": family.cell("ONNX")}
