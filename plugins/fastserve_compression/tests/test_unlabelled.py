@@ -114,7 +114,7 @@ def test_words_without_tags_count_by_their_first_token(tiny_bert: Path) -> None:
 
 @pytest.mark.slow
 def test_they_change_what_is_learnt_and_the_next_run_finds_it(
-    cli: Cli, tiny_bert: Path, reviews: Path, tmp_path: Path
+    cli: Cli, tiny_bert: Path, reviews: Path, tmp_path: Path, home: Path
 ) -> None:
     command = [
         "+plugin=[torch_ddp,prune,distill]", f"model={tiny_bert}", f"data={reviews}", "gate.enabled=false",
@@ -134,7 +134,7 @@ def test_they_change_what_is_learnt_and_the_next_run_finds_it(
     lines.append(newest(tmp_path)["stages"][-1])
     assert [one["status"] for one in lines] == ["done", "done", "reused"]
     assert lines[0]["digest"] != lines[1]["digest"] == lines[2]["digest"]
-    counts = [read_json(one / "data.json")["counts"]["train"] for one in tmp_path.glob("home/store/data-unlabelled-*")]
+    counts = [read_json(one / "data.json")["counts"]["train"] for one in home.glob("store/data-unlabelled-*")]
     assert counts == [191 + 80 + 191] * 2
 
 
