@@ -18,7 +18,8 @@ import httpx
 import psutil
 import pytest
 
-from fastserve_core.artifacts import Artifact
+from conftest import Cli
+from fastserve_core.artifacts import MANIFEST, Artifact
 from fastserve_core.errors import FastServeError, StageError, UserError
 from fastserve_core.inference import Predictor
 from fastserve_core.plugins import ServeContext
@@ -54,6 +55,15 @@ def test_it_answers_as_the_predictor_does(server: ServerProcess, classifier: Art
     for given, expected in zip(response.json()["predictions"], Predictor(classifier, 1).predict(inputs), strict=True):
         assert given["label"] == expected["label"]
         assert given["scores"] == pytest.approx(expected["scores"], abs=1e-5)
+
+
+def test_files_are_predicted_for_by_a_server(server: ServerProcess, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("review;id\na film;1\na dull film;2\n")
+    done = cli("predict", server.url, "--json", "--input", "x.csv")
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["text"] for answer in answers] == ["a film", "a dull film"]
+    assert [set(answer["scores"]) for answer in answers] == [{"negative", "positive"}] * 2
 
 
 def test_many_at_once_are_all_answered_in_batches(server: ServerProcess) -> None:
