@@ -41,12 +41,13 @@ def prepare_dataset(options: DataOptions, task: Task, store: Store, report: Call
     bytes_hash = [source.fingerprint(options, store.downloads_dir), entry_point_version(GROUP, options.source)]
     fingerprint = _fingerprint(bytes_hash, options, task)
     with store.claim(result_id("data", options.source, fingerprint), report) as claim:
-        if not claim.is_published:
-            notes: list[str] = []
-            records = source.read(options, store.downloads_dir, notes.append)
-            _write(claim.partial, records, options, task, fingerprint, notes)
-            claim.publish()
-    return _load(claim.final, report)
+        if claim.is_published:
+            return _load_again(claim.final, report)
+        notes = _Notes(report)
+        records = source.read(options, store.downloads_dir, notes.add)
+        _write(claim.partial, records, options, task, fingerprint, notes)
+        claim.publish()
+    return load_dataset(claim.final)
 
 
 def prepare_rows(
@@ -70,15 +71,33 @@ def prepare_rows(
     """
     fingerprint = _fingerprint({split: _hash_rows(rows) for split, rows in splits.items()}, options, task)
     with store.claim(result_id("data", "memory", fingerprint)) as claim:
-        if not claim.is_published:
-            notes: list[str] = []
-            records = {
-                split: (RawRecord(f"{split} row {number}", row) for number, row in enumerate(rows))
-                for split, rows in splits.items()
-            }
-            _write(claim.partial, records, options, task, fingerprint, notes)
-            claim.publish()
-    return _load(claim.final, report)
+        if claim.is_published:
+            return _load_again(claim.final, report)
+        records = {
+            split: (RawRecord(f"{split} row {number}", row) for number, row in enumerate(rows))
+            for split, rows in splits.items()
+        }
+        _write(claim.partial, records, options, task, fingerprint, _Notes(report))
+        claim.publish()
+    return load_dataset(claim.final)
+
+
+class _Notes:
+    """Reports each message once, and keeps it for those who read the prepared data again.
+
+    Args:
+        report: Called with each message.
+    """
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
+        self.messages: list[str] = []
+
+    def add(self, message: str) -> None:
+        """Report a message, unless it was reported before."""
+        if message not in self.messages:
+            self.messages.append(message)
+            self._report(message)
 
 
 def _fingerprint(data: Any, options: DataOptions, task: Task) -> str:
@@ -107,17 +126,16 @@ def _write(
     options: DataOptions,
     task: Task,
     fingerprint: str,
-    notes: list[str],
+    notes: _Notes,
 ) -> None:
-    labels, bad_rows = validate_and_split(records, options, task, folder, notes.append)
+    labels, bad_rows = validate_and_split(records, options, task, folder, notes.add)
     counts = {split: len(Rows(folder, split)) for split in SPLITS}
-    unique_notes = tuple(dict.fromkeys(notes))
     is_timed = options.time is not None
-    data = Dataset(folder, fingerprint, counts, tuple(labels), tuple(bad_rows), unique_notes, is_timed)
+    data = Dataset(folder, fingerprint, counts, tuple(labels), tuple(bad_rows), tuple(notes.messages), is_timed)
     write_description(folder, data)
 
 
-def _load(folder: Path, report: Callable[[str], None]) -> Dataset:
+def _load_again(folder: Path, report: Callable[[str], None]) -> Dataset:
     """Load prepared data, and report again what was guessed when it was read."""
     data = load_dataset(folder)
     for note in data.notes:

@@ -99,6 +99,7 @@ class _Columns:
 
     def __init__(self, schema: pa.Schema, path: Path, report: Callable[[str], None]) -> None:
         self._path, self._report = path, report
+        self._unreadable: set[str] = set()
         self._names = name_columns(schema.names, str(path))
         self._labels = _label_names(schema)
         for name, labels in self._labels.items():
@@ -113,7 +114,9 @@ class _Columns:
             try:
                 values = _to_python(column)
             except (ValueError, TypeError, KeyError, OverflowError, NotImplementedError) as error:
-                self._report(f"{self._path}: column '{name}' cannot be read and is left out: {error}")
+                if name not in self._unreadable:
+                    self._unreadable.add(name)
+                    self._report(f"{self._path}: column '{name}' cannot be read and is left out: {error}")
                 continue
             labels = self._labels.get(name)
             columns[name] = [name_label(value, labels) for value in values] if labels else values

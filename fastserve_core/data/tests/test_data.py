@@ -329,6 +329,11 @@ def test_guesses_are_reported_by_every_run(tmp_path: Path, task: Task) -> None:
             "column 'review' is read as text (data.columns.text)",
             f"{path}: fields are separated by ';' (data.separator=semicolon)",
         }
+    path.write_text("review;verdict\na;b\n")
+    notes.clear()
+    with pytest.raises(DataError, match="no column 'label'"):
+        prepare_dataset(DataOptions(train=str(path)), task, Store(tmp_path), notes.append)
+    assert notes == [f"{path}: fields are separated by ';' (data.separator=semicolon)"]
 
 
 def test_rows_in_memory_are_prepared_alike(tmp_path: Path, task: Task) -> None:
