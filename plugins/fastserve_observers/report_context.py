@@ -100,6 +100,8 @@ def _list_data_facts(outcome: RunSummary, history: History) -> list[tuple[str, s
     ]
     if bad := outcome.data.get("bad_rows"):
         facts.append(("bad rows left out", format_count(bad)))
+    notes = outcome.data.get("notes")
+    facts += [("note on the data", str(note)) for note in notes] if isinstance(notes, list) else []
     if preflight := history.preflight:
         facts += [
             ("tokens to train on", format_count(preflight.tokens)),

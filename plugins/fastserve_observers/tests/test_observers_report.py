@@ -71,10 +71,12 @@ SENTENCE = (
 
 
 def test_both_forms_tell_the_whole_run(tmp_path: Path, record: dict[str, Any], told: list[Event]) -> None:
+    record["data"]["notes"] = ["column 'review' is read as text (data.columns.text)"]
     html, markdown = written(tmp_path, record, *told)
     page = Page(html)
     for words in (page.words, markdown):
         for expected in (
+            "note on the data", "column 'review' is read as text",
             SENTENCE, "within the sampling error of the test split (± 1.0 points with 1,066 rows)",
             "8,530", "negative, positive", "9f2c" * 16, "88.1 ± 1.0 %", "4.21 ms", "802/s", "23.3 MB", "3.9x", "2.9x",
             "quality drop 0.0425", "lr=8.7e-05, batch_size=16", "failed", "weight_decay", "static",
