@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,8 @@ def _read_cells(path: Path, report: Callable[[str], None]) -> Iterator[tuple[int
     except ImportError as error:
         raise MissingPackageError("Excel files need openpyxl: pip install 'fastserve-core[excel]'") from error
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of styles and pictures, which are not read
+            book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         sheet = book.worksheets[0]
         if len(book.worksheets) > 1:
             report(f"{path}: only the first of {len(book.worksheets)} sheets is read, '{sheet.title}'")

@@ -36,7 +36,7 @@ TEXT = Column(
     title="Text",
     usual_names=(
         "texts", "sentence", "sentences", "content", "review", "reviews", "comment", "tweet", "utterance", "message",
-        "post", "document", "article", "body", "query", "sentence1", "premise", "question1",
+        "post", "document", "article", "body", "query", "question", "sentence1", "premise", "question1",
         "文本", "内容", "评论", "评价", "句子", "正文",
     ),
 )  # fmt: skip

@@ -59,6 +59,7 @@ def test_the_options_win() -> None:
     ("known", "chosen", "fault"),
     [
         (["content", "review", "label"], {}, r"f:1: no column 'text', and 'content', 'review' may be meant: data\.col"),
+        (["question", "sentence", "label"], {}, "no column 'text', and 'question', 'sentence' may be meant"),
         (["text", "intent", "category"], {}, "no column 'label', and 'intent', 'category' may be meant"),
         (["headline", "label"], {}, r"f:1: no column 'text' \(known: headline, label\); data\.columns\.text=NAME"),
         (["text", "label"], {"text": "txt"}, r"no column 'txt'; did you mean 'text'"),

@@ -12,6 +12,8 @@ import pytest
 from fastserve_core.errors import DataError
 from fastserve_data.tests.reading import read, values
 
+EMPTY_STYLES = '<styleSheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"/>'
+
 openpyxl = pytest.importorskip("openpyxl")
 
 
@@ -35,6 +37,15 @@ def test_the_first_sheet_is_read(tmp_path: Path) -> None:
     assert empty.values == {"text": "dull", "label": None, "day": None}
     assert (wide.where, wide.fault) == (f"{path} row 6", "4 fields, but the header has 3")
     assert notes == [f"{path}: only the first of 2 sheets is read, 'sheet 1'"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_workbook_without_styles_gives_no_warning(tmp_path: Path) -> None:
+    write(tmp_path / "styled.xlsx", [["text"], ["fine"]])
+    with zipfile.ZipFile(tmp_path / "styled.xlsx") as old, zipfile.ZipFile(tmp_path / "x.xlsx", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name) if name != "xl/styles.xml" else EMPTY_STYLES)
+    assert values(tmp_path / "x.xlsx") == [{"text": "fine"}]
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
