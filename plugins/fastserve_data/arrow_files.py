@@ -68,13 +68,14 @@ def _batches(path: Path, suffix: str) -> Iterator[pa.RecordBatch]:
         with parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
             yield from file.iter_batches(BATCH_ROWS)
         return
-    with pa.memory_map(str(path)) as source:
+    with pa.OSFile(str(path)) as source:  # a map of a file that is cut meanwhile would end the process
         try:
             batches: Iterable[pa.RecordBatch] = pa.ipc.open_stream(source)
         except pa.ArrowInvalid:
             reader = pa.ipc.open_file(source)
             batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
         for batch in batches:
+            batch.validate(full=True)  # offsets of a damaged file may lead anywhere
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield batch.slice(start, BATCH_ROWS)
 

@@ -91,6 +91,17 @@ def test_arrow_files_of_both_kinds(tmp_path: Path, make: Any) -> None:
     assert values(tmp_path / "x.arrow") == [{"text": "a"}, {"text": "b"}] * 1500
 
 
+@pytest.mark.parametrize("make", [pa.ipc.new_stream, pa.ipc.new_file])
+def test_offsets_beyond_the_data_are_refused(tmp_path: Path, make: Any) -> None:
+    path, table = tmp_path / "x.arrow", pa.table({"text": ["a", "b"]})
+    with make(str(path), table.schema) as writer:
+        writer.write_table(table)
+    offsets = b"".join(number.to_bytes(4, "little") for number in range(3))
+    path.write_bytes(path.read_bytes().replace(offsets, offsets[:8] + b"\xff\xff\xff\x7f"))
+    with pytest.raises(DataError, match=r"x\.arrow is not a valid Arrow file"):
+        read(path)
+
+
 def test_a_data_set_that_was_saved_is_read_as_it_was(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(
