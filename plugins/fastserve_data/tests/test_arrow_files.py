@@ -97,7 +97,7 @@ def test_offsets_beyond_the_data_are_refused(tmp_path: Path, make: Any) -> None:
     with make(str(path), table.schema) as writer:
         writer.write_table(table)
     offsets = b"".join(number.to_bytes(4, "little") for number in range(3))
-    path.write_bytes(path.read_bytes().replace(offsets, offsets[:8] + b"\xff\xff\xff\x7f"))
+    path.write_bytes(path.read_bytes().replace(offsets, offsets[:8] + (40).to_bytes(4, "little")))
     with pytest.raises(DataError, match=r"x\.arrow is not a valid Arrow file"):
         read(path)
 
