@@ -109,6 +109,53 @@ def test_it_is_tuned_trained_distilled_quantized_exported_served_and_reported(
     assert serve(example, last["artifact"], "ray_serve", tmp_path, TOPICS["sport"], "/tag", body) == served
 
 
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment with the package ``toy_embedder``."""
+    environment = Environment(tmp_path_factory.mktemp("stranger") / "environment")
+    package = environment.packages / "toy_embedder"
+    (package / "conf" / "task").mkdir(parents=True)
+    (package / "conf" / "task" / "toy_embedder.yaml").write_text("name: toy_embedder\nmax_length: 64\n")
+    shutil.copy(Path(__file__).parent / "support" / "toy_embedder.py", package / "__init__.py")
+    about = environment.packages / "toy_embedder-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-embedder\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[fastserve.tasks]\ntoy_embedder = toy_embedder:Embedder\n")
+    return environment
+
+
+def test_a_model_without_a_head_is_trained_distilled_quantized_exported_and_served(
+    stranger: Environment, tmp_path: Path, tiny_bert: Path
+) -> None:
+    messages = tmp_path / "messages.csv"
+    topics = [(number, *list(TOPICS.items())[number % 3]) for number in range(150)]
+    messages.write_text("text,topic\n" + "".join(f"{number} {text},{name}\n" for number, name, text in topics))
+    options = [
+        "+plugin=[torch_ddp,distill,neural_compressor]", "task=toy_embedder", f"model={tiny_bert}",
+        f"data.train={messages}", "+data.columns.topic=topic", "gate.enabled=false", "engine=torch",
+        "train.torch_ddp.epochs=20", "train.torch_ddp.lr=0.005", "compress.distill.epochs=4",
+    ]  # fmt: skip
+    stranger.run("fastserve_core", *options, cwd=tmp_path)
+    (path,) = tmp_path.glob("outputs/*/*/run.json")
+    stages = json.loads(path.read_text())["stages"]
+    assert [stage["status"] for stage in stages] == ["done"] * 3
+    assert all(stage["measures"]["quality"]["accuracy"] > 0.9 for stage in stages)
+    stranger.run(
+        "fastserve_core", "export", stages[1]["artifact"], tmp_path / "file", "--to", "torch_export", cwd=tmp_path
+    )
+    (output,) = json.loads((tmp_path / "file" / "export.json").read_text())["outputs"]
+    assert (output["name"], output["shape"]) == ("last_hidden_state", ["batch", "length", 32])
+
+    text, body = TOPICS["money"], {"inputs": [TOPICS["money"], "another text"], "dimensions": 3}
+    served = serve(stranger, stages[-1]["artifact"], "server", tmp_path, text, "/embed", body)
+    (answer,) = served["predict"]["predictions"]
+    assert sum(number**2 for number in answer["embedding"]) == pytest.approx(1, abs=1e-3)
+    assert served["own"][0] == pytest.approx(answer["embedding"][:3], abs=0.02)
+    assert [len(vector) for vector in served["own"]] == [3, 3]
+    (tensor,) = served["infer"]["outputs"]
+    assert (tensor["name"], tensor["datatype"], tensor["shape"]) == ("embedding", "FP32", [1, 32])
+
+
 def serve(
     environment: Environment, artifact: str, plugin: str, folder: Path, text: str, path: str, body: dict[str, Any]
 ) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from .generation import SequenceChunk as SequenceChunk
 from .generation import TextCodec as TextCodec
 from .generation import TextDelta as TextDelta
 from .load import load_task as load_task
+from .probabilities import log_softmax as log_softmax
+from .probabilities import softmax as softmax
 from .routes import GenerationRoute as GenerationRoute
 from .routes import PredictionRoute as PredictionRoute
 from .routes import Route as Route

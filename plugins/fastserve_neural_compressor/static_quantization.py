@@ -167,7 +167,10 @@ def _export_graph(export: ExportFormat) -> Any:
 
     example, shapes = export.example()
     try:
-        return capture(export.module, example, shapes)
+        captured = capture(export.module, example, shapes)
+        captured.graph.eliminate_dead_code()  # torchao cannot quantize a layer that no output reads, such as a pooler
+        captured.recompile()
+        return captured
     except RuntimeError:
         # neural-compressor only logs the cause, and the log is suppressed: torch raises it
         torch.export.export(export.module, example, dynamic_shapes=shapes, strict=False)

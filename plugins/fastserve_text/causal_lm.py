@@ -22,6 +22,7 @@ from fastserve_core.tasks import (
     LossOptions,
     MetricSpec,
     Row,
+    log_softmax,
     object_schema,
 )
 from fastserve_text.base import TextTask
@@ -177,9 +178,7 @@ class CausalLM(TextTask):
 
         found = []
         for logits, one in zip(outputs["logits"], batch, strict=True):
-            rows = logits[: len(one)]
-            shifted = rows - rows.max(axis=-1, keepdims=True)
-            logs = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+            logs = log_softmax(logits[: len(one)])
             targets = np.asarray(one.target[1:])
             found.append((float(-logs[np.arange(len(targets)), targets].sum()), len(targets)))
         return found

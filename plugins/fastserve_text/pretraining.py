@@ -10,12 +10,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from fastserve_core.errors import ModelError, OptionError
-from fastserve_core.tasks import IGNORE_INDEX, AnswerView, Arrays, Encoded, Encoder, MetricSpec, Row, object_schema
+from fastserve_core.tasks import (
+    IGNORE_INDEX,
+    AnswerView,
+    Arrays,
+    Encoded,
+    Encoder,
+    MetricSpec,
+    Row,
+    log_softmax,
+    object_schema,
+    softmax,
+)
 from fastserve_text.base import TextTask
 from fastserve_text.documents import tokenize_document
 from fastserve_text.masking import Masking
 from fastserve_text.next_sentence import ExampleLayout, NextSentenceExamples
-from fastserve_text.tokenization import check_positions, load_tokenizer, pad, pad_id, softmax, token_id
+from fastserve_text.tokenization import check_positions, load_tokenizer, pad, pad_id, token_id
 
 if TYPE_CHECKING:
     from torch import nn
@@ -207,5 +218,4 @@ def _losses(logits: Any, truth: Any) -> Any:
     """The negative log-likelihood of each row's true column."""
     import numpy as np
 
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.log(np.exp(shifted).sum(axis=-1)) - shifted[np.arange(len(truth)), truth]
+    return -log_softmax(logits)[np.arange(len(truth)), truth]

@@ -26,10 +26,10 @@ from fastserve_core.tasks import (
     TensorSpec,
     object_schema,
     read_label,
+    softmax,
 )
 from fastserve_text.base import TEXT, TextTask, sorted_labels, validate_text
 from fastserve_text.losses import cross_entropy
-from fastserve_text.tokenization import softmax
 
 if TYPE_CHECKING:
     from torch import Tensor

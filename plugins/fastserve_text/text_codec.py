@@ -29,9 +29,12 @@ SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 class TokenizersDetokenizer(IncrementalDetokenizer):
     """Decodes one text, token by token, with a tokenizer of the library ``tokenizers``.
 
-    The characters of a token depend on the token before it: some tokenizers leave out the space before the first
-    word of
-    a text. So the tokens of the last characters are decoded again, together with the new ones.
+    The characters of a token depend on the token before it: some tokenizers leave out the space before the first word
+    of a text. So the tokens of the last characters are decoded again, together with the new ones.
+
+    ``tokenizers.decoders.DecodeStream`` gives the same pieces in half the time, which saves a microsecond a token. But
+    it raises an error for bytes that form no character, which models with byte fallback can generate, and it does not
+    return the rest of a text that ends within a character.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -221,11 +221,3 @@ def pad(
             array[number, place] = row
         arrays[name] = array
     return arrays
-
-
-def softmax(logits: Any) -> Any:
-    """Probabilities over the last axis."""
-    import numpy as np
-
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)

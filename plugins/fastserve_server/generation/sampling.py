@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastserve_core.tasks import Sampling
+from fastserve_core.tasks import Sampling, softmax
 
 TOP_P_CANDIDATES = 1024
 """Number of most likely tokens that ``top_p`` looks at first: sorting a whole vocabulary takes milliseconds."""
@@ -29,7 +29,7 @@ def sample(logits: Any, sampling: Sampling, counts: Mapping[int, int], random: n
     if not sampling.temperature:
         return int(logits.argmax())
     tokens = _top_k_top_p(logits / sampling.temperature, sampling)
-    probabilities = _softmax(logits[tokens] / sampling.temperature)
+    probabilities = softmax((logits[tokens] / sampling.temperature).astype(np.float64))
     drawn = np.searchsorted(probabilities.cumsum(), random.random() * probabilities.sum(), side="right")
     return int(tokens[min(drawn, len(tokens) - 1)])
 
@@ -53,7 +53,7 @@ def _top_k_top_p(logits: Any, sampling: Sampling) -> Any:
     count = min(sampling.top_k or len(logits), len(logits))
     if sampling.top_p >= 1:
         return np.arange(len(logits)) if count == len(logits) else _top_indices(logits, count)
-    probabilities = _softmax(logits)
+    probabilities = softmax(logits.astype(np.float64))
     for candidates in (min(TOP_P_CANDIDATES, count), count):
         order = _top_indices(logits, candidates)
         mass = probabilities[order].cumsum()
@@ -67,8 +67,3 @@ def _top_indices(logits: Any, count: int) -> Any:
     """Indices of the largest logits, largest first."""
     indices = np.arange(len(logits)) if count == len(logits) else np.argpartition(-logits, count - 1)[:count]
     return indices[np.argsort(-logits[indices], kind="stable")]
-
-
-def _softmax(logits: Any) -> Any:
-    exponentials = np.exp((logits - logits.max()).astype(np.float64))
-    return exponentials / exponentials.sum()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fastserve_core.config import ModelSpec
 from fastserve_core.errors import DataError, ModelError, OptionError
 from fastserve_core.inference import length_batches
-from fastserve_core.tasks import Encoded, Task, load_task
+from fastserve_core.tasks import Encoded, Task, load_task, log_softmax, softmax
 from fastserve_text.base import sorted_labels
 from fastserve_text.model_factory import build_model, write_scratch
 from fastserve_text.tokenization import encode_within, load_tokenizer, num_characters, pad
@@ -225,3 +225,13 @@ def test_every_task_declares_what_the_others_read(name: str) -> None:
     assert task.label_columns == tuple(column.name for column in task.columns if column.is_label)
     assert next(iter(task.input_tensors())).name == "text"
     assert task.warmup_inputs()
+
+
+@given(st.lists(st.floats(-80, 80), min_size=1, max_size=9), st.integers(1, 3))
+def test_probabilities_are_torchs(row: list[float], rows: int) -> None:
+    import torch
+
+    logits = np.array([row] * rows)
+    assert np.allclose(softmax(logits), torch.from_numpy(logits).softmax(-1).numpy())
+    assert np.allclose(log_softmax(logits), torch.from_numpy(logits).log_softmax(-1).numpy())
+    assert softmax(logits.astype(np.float32)).dtype == np.float32

@@ -54,6 +54,13 @@ def word_pieces() -> Any:
 KINDS: dict[str, Callable[[], Any]] = {"bytes": byte_level, "pieces": pieces, "words": word_pieces}
 
 
+@given(st.lists(st.integers(0, 260), max_size=40))
+def test_bytes_that_form_no_character_do_not_fail(ids: list[int]) -> None:
+    detokenizer = TokenizersDetokenizer(pieces())
+    assert all(isinstance(detokenizer.add(token), str) for token in ids)
+    detokenizer.end()
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def tokenizer(request: pytest.FixtureRequest) -> Any:
     return KINDS[request.param]()

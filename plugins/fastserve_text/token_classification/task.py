@@ -22,6 +22,7 @@ from fastserve_core.tasks import (
     LossOptions,
     MetricSpec,
     Row,
+    log_softmax,
     object_schema,
     read_label,
     read_words,
@@ -219,8 +220,7 @@ class TokenClassification(TextTask):
 
         tags, scores = [OUTSIDE] * len(alignment.words), [0.0] * len(alignment.words)
         if alignment.first_tokens:
-            first = logits[list(alignment.first_tokens)].astype(np.float64)
-            probabilities = first - np.logaddexp.reduce(first, axis=-1, keepdims=True)
+            probabilities = log_softmax(logits[list(alignment.first_tokens)].astype(np.float64))
             chosen = tag_schemes.best_tags(probabilities, *self._forbidden)
             found = np.exp(probabilities[np.arange(len(chosen)), chosen]).tolist()
             for word, number, score in zip(alignment.word_numbers, chosen, found, strict=True):
