@@ -44,7 +44,7 @@ MODEL_DIMENSIONS = tuple(
 
 @dataclass(frozen=True)
 class Result:
-    """What a verb gave: the artifact's folder and measures, and how it went.
+    """The result of a verb: the artifact's folder and measures, and the status.
 
     ``status`` is ``done``, ``reused`` (from the store), or ``rejected`` (by the gate, with the reason).
     """
@@ -59,7 +59,7 @@ class Result:
 class FastServe:
     """A model on its way from a checkpoint to an endpoint.
 
-    ``config`` says ``model`` (a name in ``conf/model/``, a checkpoint's folder, or a hub id), the
+    ``config`` has ``model`` (a name in ``conf/model/``, a checkpoint's folder, or a hub id), the
     dimensions of a model from scratch (``dim``, ``num_heads``, ``num_layers``, ``hidden_size`` …),
     ``num_labels``, ``task`` and the task's options (``max_length`` …), ``seed``, ``home`` (the store), ``gate`` (its
     bounds) and ``engine``.
@@ -111,7 +111,7 @@ class FastServe:
     ) -> Result:
         """Train on inputs and targets, or on rows; splits that are not given are cut from train.
 
-        The task says what inputs and targets are (texts, pairs or word lists, and a label each, say). Without targets,
+        The task defines the inputs and targets, such as texts, pairs or word lists with a label each. Without targets,
         each element is a row: a mapping of the task's columns. ``options`` are the trainer's (``epochs``,
         ``batch_size``, ``lr`` …).
         """
@@ -134,7 +134,7 @@ class FastServe:
         """Search the training options on the data given to ``train``, scored on ``dev_data``.
 
         ``steps`` bounds the training steps of all trials together, ``patience`` the trials without gain.
-        The model is then trained with what was found, and the better of the two models is kept.
+        The model is then trained with the best options, and the better of the two models is kept.
         """
         if "train" not in self._splits:
             raise PlanError("tune needs training data: call train first")
@@ -228,7 +228,7 @@ class FastServe:
         return ExecutedStages(Session(settings, store, data, record), first)
 
     def _report(self, note: str) -> None:
-        """Print what was guessed about the data."""
+        """Print the guesses about the data."""
         if self.show:
             print(note, file=sys.stderr)
 
@@ -267,7 +267,7 @@ def _export_target(filename: str | Path | None) -> Path | None:
     """Where to copy an artifact to; only an older artifact is replaced."""
     target = Path(filename).absolute() if filename is not None else None
     if target is not None and target.exists() and not is_artifact(target):
-        raise ArtifactError(f"{target} exists and is no artifact: it is not replaced")
+        raise ArtifactError(f"{target} exists and is not an artifact: it is not replaced")
     return target
 
 

@@ -15,7 +15,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "fastserve_core"
 PICTURE = ROOT / "docs" / "pictures" / "rooms.svg"
-PAGE = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+PAGE, CHINESE_PAGE = (
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("how-it-works.md", "how-it-works.zh.md")
+)
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
 SVG = "{http://www.w3.org/2000/svg}"
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 OPTIONS = {
@@ -64,9 +67,10 @@ def test_the_picture_has_the_layers_of_the_contract() -> None:
     ("kind", "item"), [("run", r"^(\d+)\. `(\w+)` "), ("request", r"^- \*\*([a-z])\.\*\* `(\w+)` ")]
 )
 def test_the_ways_are_those_of_the_picture(kind: str, item: str) -> None:
-    told = dict(re.findall(item, PAGE, re.MULTILINE))
-    assert told
-    assert told == marks(kind)
+    for page in (PAGE, CHINESE_PAGE):
+        described = dict(re.findall(item, page, re.MULTILINE))
+        assert described
+        assert described == marks(kind)
 
 
 def test_the_table_of_rooms_has_their_docstrings() -> None:
@@ -74,6 +78,14 @@ def test_the_table_of_rooms_has_their_docstrings() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE))
     assert list(rows) == [room for layer in contract() for room in layer]
     assert rows == {room: summary(room) for room in rows}
+
+
+def test_the_chinese_table_describes_each_room_in_chinese() -> None:
+    (table,) = re.findall(r"^\| 房间 \| 内容 \|\n\|---\|---\|\n((?:\|.*\n)+)", CHINESE_PAGE, re.MULTILINE)
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE))
+    assert list(rows) == [room for layer in contract() for room in layer]
+    assert len(set(rows.values())) == len(rows)
+    assert all(CHINESE.search(text) for text in rows.values())
 
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "README.md", "docs/how-it-works.md", "docs/glossary.md"])

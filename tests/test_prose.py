@@ -1,4 +1,4 @@
-"""The documentation is plain technical English: habits that it once had are counted, and stay rare.
+"""Documentation, docstrings and messages are plain technical English: habits that they once had are counted.
 
 The limits are the highest rates that were counted in the documentation of eleven Python projects (pluggy, kedro,
 starlette, litestar, optuna, skorch, fairseq2, torchtitan, LitServe, accelerate, llm), per 10,000 words.
@@ -6,8 +6,10 @@ starlette, litestar, optuna, skorch, fairseq2, torchtitan, LitServe, accelerate,
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,15 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *sorted(page for page in (ROOT / "docs").glob("*.md") if not page.name.endswith(".zh.md")),
 ]
+MODULES = [
+    path
+    for folder in ("fastserve_core", "plugins")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if "tests" not in path.parts
+]
+SOURCES = {"pages": PAGES, "modules": MODULES}
+MIN_WORDS = 4
+"""A string of fewer words in a module is a name or a part of one, not a message."""
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 QUOTED = re.compile(r"^\| room \| contents \|\n(?:\|.*\n)+", re.MULTILINE)
@@ -78,7 +89,13 @@ HABITS = [
         "because",
         0.5,
     ),
-    Habit("an inversion with 'Of'", r"(?:[.:;|]\s|\n\n)(?-i:Of)\s+(?!course\b)", "the subject first", 1.0),
+    Habit(
+        "an inversion with 'Of'",
+        r"(?:[.:;|]\s|\n\n)(?-i:Of)\s+(?!course\b)",
+        "the subject first",
+        1.0,
+        allowed=r":\s+Of\s+shape\b",
+    ),
 ]
 
 
@@ -87,12 +104,42 @@ def blank(match: re.Match[str]) -> str:
     return "\n" * match.group().count("\n")
 
 
-def prose(page: Path) -> str:
-    """A page without its blocks, comments, quotes of code and targets of links; the lines keep their numbers."""
+@cache
+def prose(path: Path) -> str:
+    """A page without its blocks, or the docstrings and messages of a module; the lines keep their numbers."""
+    return module_prose(path) if path.suffix == ".py" else page_prose(path)
+
+
+def page_prose(page: Path) -> str:
+    """A page without its blocks, comments, quotes of code and targets of links."""
     text = page.read_text(encoding="utf-8")
     for pattern in (BLOCK, COMMENT, QUOTED):
         text = pattern.sub(blank, text)
     return TARGET.sub(lambda match: "]" + blank(match), CODE.sub(lambda match: "code" + blank(match), text))
+
+
+def module_prose(path: Path) -> str:
+    """The docstrings and the messages of a module, each from its first line on."""
+    source = path.read_text(encoding="utf-8")
+    lines = [""] * (source.count("\n") + 2)
+    nodes = list(ast.walk(ast.parse(source)))
+    parts = {part for node in nodes if isinstance(node, ast.JoinedStr) for part in ast.walk(node) if part is not node}
+    documented = {node.value for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        text = text_of(node)
+        if text is None or node in parts:
+            continue
+        if node in documented or len(WORD.findall(text)) >= MIN_WORDS:
+            for number, line in enumerate(CODE.sub("code", text.replace("``", "`")).splitlines(), node.lineno):  # type: ignore[attr-defined]
+                lines[min(number, len(lines) - 1)] += f"{line} "
+    return "\n".join(lines[1:])
+
+
+def text_of(node: ast.AST) -> str | None:
+    """The text of a string in code, with ``code`` for its expressions."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "code" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 def finds(habit: Habit, page: Path) -> list[str]:
@@ -106,14 +153,36 @@ def finds(habit: Habit, page: Path) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("habit", HABITS, ids=lambda habit: habit.name.replace(" ", "-").replace("'", ""))
-def test_a_habit_is_rare(habit: Habit) -> None:
-    words = sum(len(WORD.findall(prose(page))) for page in PAGES)
-    found = [line for page in PAGES for line in finds(habit, page)]
+def test_a_habit_is_rare(habit: Habit, source: str) -> None:
+    words = sum(len(WORD.findall(prose(page))) for page in SOURCES[source])
+    found = [line for page in SOURCES[source] for line in finds(habit, page)]
     rate = 10_000 * len(found) / words
     assert rate <= habit.limit, (
         f"{habit.name}: {rate:.1f} per 10,000 words, at most {habit.limit}; write: {habit.instead}\n" + "\n".join(found)
     )
+
+
+def test_docstrings_and_messages_of_modules_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(
+        '"""What it is."""\n\nLIMIT = 3\n"""What is\nallowed."""\nname = "what is"\n\n\n'
+        "def check(value):\n"
+        '    """Say what ``what`` holds."""\n'
+        "    raise ValueError(\n"
+        "        f'{value} is what nobody '\n"
+        "        'wants to see'\n"
+        "    )\n"
+    )
+    lines = dict(enumerate(module_prose(path).splitlines(), 1))
+    assert {number: line.strip() for number, line in lines.items() if line} == {
+        1: "What it is.",
+        4: "What is",
+        5: "allowed.",
+        10: "Say what code holds.",
+        12: "code is what nobody wants to see",
+    }
 
 
 def test_each_habit_is_found() -> None:

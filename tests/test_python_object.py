@@ -81,7 +81,7 @@ def test_each_verb_gives_its_result_and_the_rest_goes_on_from_it(
         assert answer.status == 200
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious.txt").touch()
-    with pytest.raises(ArtifactError, match="is no artifact: it is not replaced"):
+    with pytest.raises(ArtifactError, match="is not an artifact: it is not replaced"):
         fs.compress(filename="full", calibration_rows=16)
     assert (tmp_path / "full" / "precious.txt").is_file()
 

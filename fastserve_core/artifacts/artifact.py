@@ -52,8 +52,8 @@ class Artifact:
 
     Attributes:
         folder: The folder.
-        digest: The hash of what it computes: its files' names and bytes, and of the manifest the task with its
-            options, the labels, the form and the engine that the files are for. Measures and lineage do not count.
+        digest: The hash of all that decides its answers: its files' names and bytes, and of the manifest the task with
+            its options, the labels, the form and the engine that the files are for. Measures and lineage do not count.
         manifest: The content of ``fastserve.json``.
     """
 

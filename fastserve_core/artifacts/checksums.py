@@ -36,7 +36,7 @@ def find_damage(folder: Path, record: Path) -> str:
         record: The file that ``write_checksums`` wrote.
 
     Returns:
-        What is wrong, or an empty string.
+        The fault, or an empty string.
     """
     return _compare(folder, record, (*_state(folder), *_state(record)))
 

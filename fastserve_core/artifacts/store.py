@@ -54,7 +54,7 @@ class Claim:
         return self.final.is_dir()
 
     def find_damage(self) -> str:
-        """Return what is wrong with the published result, or an empty string."""
+        """Return the fault of the published result, or an empty string."""
         return find_damage(self.final, self.checksums)
 
     def publish(self, folder: Path | None = None) -> Path:

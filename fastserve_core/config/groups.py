@@ -61,7 +61,7 @@ def find_config(group: str, name: str) -> Path | None:
 
 
 def default_choice(group: str) -> str:
-    """Return what ``config.yaml`` chooses for a group."""
+    """Return the choice of ``config.yaml`` for a group."""
     from omegaconf import OmegaConf
 
     defaults: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / "config.yaml"))

@@ -28,9 +28,9 @@ class DataOptions:
         test: The files of test rows; by default split off the training rows.
         columns: The names of the user's columns by the names of the task's; a column that is missing or ``null`` has
             the task's name, or a usual one.
-        separator: What separates the fields of CSV and TSV files: ``auto``, a name of ``SEPARATORS``, or a character.
+        separator: Separator of the fields of CSV and TSV files: ``auto``, a name of ``SEPARATORS``, or a character.
         quoting: ``double``: fields may be in double quotes; ``none``: quotes are text; ``auto``: ``none`` for TSV.
-        encoding: The encoding of text files; ``auto`` is UTF-8, or what a byte order mark says.
+        encoding: The encoding of text files; ``auto`` is UTF-8, or that of a byte order mark.
         group: The column whose equal values stay in one split.
         time: The column by which the splits are cut: train has the oldest rows, test the newest.
         max_bad_rows: The number of rows that may be invalid.

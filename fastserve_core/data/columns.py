@@ -1,4 +1,4 @@
-"""Which of the data's columns is which of the task's: as the options say, of the same name, or of a usual one."""
+"""The columns of the data that are those of the task: by the options, by the same name, or by a usual one."""
 
 from __future__ import annotations
 
@@ -157,14 +157,14 @@ class _Matcher:
             listed = ", ".join(f"'{other}'" for other in fitting)
             raise DataError(
                 f"{self.where}: no column '{name}', and {listed} may be meant: "
-                f"data.columns.{column.name}=NAME says which one to use"
+                f"data.columns.{column.name}=NAME selects one"
             )
         if fitting:
             return fitting[0]
         if column.required or given is not None:
             raise DataError(
                 f"{self.where}: no column '{name}'{did_you_mean(name, self.known)}; "
-                f"data.columns.{column.name}=NAME says which one to use"
+                f"data.columns.{column.name}=NAME selects one"
             )
         return None
 

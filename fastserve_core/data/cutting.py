@@ -25,7 +25,7 @@ def cut_splits(train: ValidatedRows, options: DataOptions, missing: Sequence[str
         missing: The splits to cut.
 
     Returns:
-        The numbers of the rows by split, in their order; those of ``train`` are what is left.
+        The numbers of the rows by split, in their order; ``train`` has the rest.
 
     Raises:
         DataError: There are too few rows.
@@ -56,7 +56,7 @@ def _cut_evenly(
 ) -> dict[str, array[int]]:
     """Take each split's fraction of all strata together, as evenly over them as whole rows allow.
 
-    What is rounded off in one stratum is carried to the next one. A stratum keeps one row to train on.
+    The rest of rounding in one stratum is carried to the next one. A stratum keeps one row to train on.
     """
     cut = {split: array("Q") for split in ("train", *fractions)}
     seen = 0
@@ -139,7 +139,7 @@ def _check_not_empty(cut: dict[str, array[int]], train: ValidatedRows, options: 
 
 
 def _describe_scarcity(train: ValidatedRows, numbers: Sequence[int], options: DataOptions) -> str:
-    """Name what there is too little of: groups, times, rows of a label, or rows."""
+    """Name the thing of which there are too few: groups, times, rows of a label, or rows."""
     rows = f"{len(numbers)} different rows"
     if copies := len(train.rows) - len(numbers):
         rows += f" (and {copies} copies of them)" if options.max_rows is None else ""

@@ -21,7 +21,7 @@ class Dataset:
         counts: The number of rows by split.
         labels: The labels of the training rows.
         bad_rows: A message for each invalid row.
-        notes: What was guessed when the data was read, and what looked wrong.
+        notes: Guesses that were made when the data was read, and signs of faults.
         is_timed: Whether the splits were cut by time, so that folds would mix past and future.
     """
 

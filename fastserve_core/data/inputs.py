@@ -65,7 +65,7 @@ def read_inputs(given: Any, option: str, task: Task, options: DataOptions, repor
     Args:
         given: A path, a pattern, a folder, or a list of them.
         option: The option that they come from, for error messages.
-        task: The model's task, which says what an input is.
+        task: The model's task, which defines its inputs.
         options: The ``data`` node of the config: how files are read, the names of columns, ``max_bad_rows``.
         report: Called with a message for each guess, and for each row that is left out.
 

@@ -49,7 +49,7 @@ class PositionColumn:
         """Return the hash of the row's group, or its time in seconds or in the data's own unit.
 
         Raises:
-            BadRowError: The row has none, or it is no time.
+            BadRowError: The row has none, or it is not a time.
         """
         value = values.get(self.name)
         if is_missing(value) or value == "":

@@ -136,7 +136,7 @@ def _write(
 
 
 def _load_again(folder: Path, report: Callable[[str], None]) -> Dataset:
-    """Load prepared data, and report again what was guessed when it was read."""
+    """Load prepared data, and report again the guesses that were made when it was read."""
     data = load_dataset(folder)
     for note in data.notes:
         report(note)

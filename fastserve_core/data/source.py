@@ -17,7 +17,7 @@ GROUP = "fastserve.data"
 """The group of entry points of data sources."""
 
 Report = Callable[[str], None]
-"""Takes a message about the data: what was guessed, and what looks wrong."""
+"""Takes a message about the data: a guess, or a sign of a fault."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class DataSource(Protocol):
 
 
 class FileSource(DataSource, Protocol):
-    """The source of files: what else reads files uses it, so that a file is read alike everywhere."""
+    """The source of files. All other code that reads files uses it, so that a file is read alike everywhere."""
 
     def check_files(self, given: Any, option: str) -> None:
         """Check that files exist and can be read.
@@ -103,7 +103,7 @@ class FileSource(DataSource, Protocol):
         Args:
             given: A path, a pattern, a folder, or a list of them.
             option: The option that they come from, for error messages.
-            options: The ``data`` node of the config, which says how files are read.
+            options: The ``data`` node of the config, with the options of reading.
             report: Called with a message for each guess.
 
         Raises:

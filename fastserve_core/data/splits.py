@@ -32,7 +32,7 @@ def validate_and_split(
         options: The ``data`` node of the config.
         task: The task.
         folder: The folder, in which nothing is left after an error.
-        report: Called with a message for each guess, and for what splits have in common.
+        report: Called with a message for each guess, and for rows that splits have in common.
 
     Returns:
         The labels, and a message for each bad row that was left out.
@@ -95,7 +95,7 @@ def _describe_empty(split: str, bad: BadRows) -> str:
 def _report_overlap(
     train: ValidatedRows, other: ValidatedRows, split: str, options: DataOptions, report: Report
 ) -> None:
-    """Report rows of a given split that the training data tells too much about."""
+    """Report rows of a given split that the training data also has."""
     total, theirs = len(other.rows), set(other.hashes)
     common = {value for value in train.hashes if value in theirs}
     if copies := sum(value in common for value in other.hashes):

@@ -1,4 +1,4 @@
-"""Texts without labels beside the training split: for a teacher who speaks of them in place of labels."""
+"""Texts without labels beside the training split; the answers of a teacher replace the labels."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ OPTION = "compress.distill.unlabelled"
 
 @dataclass(frozen=True)
 class UnlabelledFiles:
-    """Files that are read as the options say, and rows as the splits have them, but for a target.
+    """Files that are read with the options of the data, and rows like those of the splits, without a target.
 
-    The rows are iterated twice: to tell whether they were stored before, and to store them.
+    The rows are iterated twice: to find out whether they were stored before, and to store them.
     """
 
     files: Sequence[str]
@@ -49,7 +49,7 @@ class UnlabelledFiles:
 def add_unlabelled(data: Dataset, texts: UnlabelledFiles, task: Task, store: Store) -> Dataset:
     """The same splits, with the texts after the training split's rows; made once and kept in the store.
 
-    Their target is ``None``. Raises ``DataError`` with file, line and reason for what cannot be used, and for a task
+    Their target is ``None``. Raises ``DataError`` with file, line and reason for unusable rows, and for a task
     whose rows have no labels in the first place.
     """
     targets = dict.fromkeys(task.label_columns)

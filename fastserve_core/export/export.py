@@ -127,7 +127,7 @@ def _make_metadata(
 
 
 def _engine_only_message(artifact: Artifact, to: str) -> str:
-    """Explain why files for one engine cannot be exported, and what can."""
+    """Explain why files for one engine cannot be exported, and name the model that can."""
     parents = [str(stage["parent"]) for stage in artifact.manifest.lineage if stage.get("parent")]
     parent = parents[-1] if parents else ""
     folder = _find_by_digest(artifact, parent)

@@ -66,7 +66,7 @@ def fetch_package(
 
 
 def _find_damage(folder: Path, checksums: Path) -> str:
-    """Return what is wrong with a download; one that the user copied here without its checksums counts as intact."""
+    """Return the fault of a download; one that the user copied here without its checksums counts as intact."""
     return find_damage(folder, checksums) if checksums.is_file() else ""
 
 

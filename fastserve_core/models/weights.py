@@ -1,4 +1,4 @@
-"""Loading of weights with transformers: what a folder lacks, and what does not fit its config, is an error."""
+"""Loading of weights with transformers: missing weights, and weights that do not fit the config, are errors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def load_weights(kind: Any, folder: Path, is_complete: bool = True, **arguments:
         arguments: Further arguments of ``from_pretrained``.
 
     Raises:
-        ModelError: Weights other than those of a head or a pooler are missing, have other shapes than the config says,
+        ModelError: Weights other than those of a head or a pooler are missing, have other shapes than in the config,
             or are not used.
     """
     first = _load(kind, folder, **arguments)

@@ -133,7 +133,7 @@ def warn_of_unknown_words(session: Session, model: Artifact) -> None:
     if share > MAX_UNKNOWN_SHARE:
         session.warn(
             f"the tokenizer of {model.folder} does not know {share:.0%} of the tokens of the training texts, which the "
-            "model cannot tell apart: is it a model for their language?"
+            "model cannot distinguish: is it a model for their language?"
         )
 
 

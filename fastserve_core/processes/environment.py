@@ -25,7 +25,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 
 
 def set_library_environment(offline: bool = True) -> None:
-    """Set the variables that dependencies read, for this process and its children.
+    """Set the variables that dependencies read, in this process and its children.
 
     Args:
         offline: Whether Hugging Face libraries may not use the network.

@@ -55,7 +55,7 @@ class ForkServer:
         idle_seconds: The server ends after so many seconds without a request or a child.
         children: The running children by their ``exit_descriptor``.
         request_descriptor: In a child: the client's end of the socket for requests.
-        interrupt_handler: What children do at SIGINT: what the client did when it started this process.
+        interrupt_handler: The children's handler of SIGINT: that of the client when it started this process.
     """
 
     def __init__(self, requests: socket.socket, idle_seconds: float) -> None:

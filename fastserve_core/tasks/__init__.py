@@ -1,4 +1,4 @@
-"""What a task is, and how one generates text."""
+"""Tasks: their base class, their declarations and HTTP routes, and the generation of text."""
 
 import lazy_loader
 

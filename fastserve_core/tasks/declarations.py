@@ -1,4 +1,4 @@
-"""What a task declares about itself: its metrics, its tensors, its loss, and what a teacher is compared on."""
+"""The types of a task's declarations: columns, metrics, tensors, outputs and losses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Comparison = Literal["categorical", "binary", "regression", "span", "embedding"]
 class Column:
     """A column that a task reads, under the name the task knows it by.
 
-    ``is_label`` marks what is to be predicted: a request has no such column. ``title`` heads its field on a form.
+    ``is_label`` marks a column that is predicted: a request has no such column. ``title`` heads its field on a form.
     A column that the data does not have under this name may have one of the ``usual_names`` instead.
     """
 
@@ -78,7 +78,7 @@ class LossOptions:
 
 
 class BatchLoss(NamedTuple):
-    """A loss summed over everything in a batch that counts, and the number (or the weight) of what counts.
+    """A loss summed over all items of a batch that count, and their number (or their weight).
 
     A mean over a batch that was cut in parts is not the mean of the parts' means where a part has fewer tokens, or
     lighter classes, than another. So a trainer adds up both over all parts and ranks before it divides.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 KV_BLOCK_SIZE = 32
-"""Tokens whose keys and values lie together: what a text's memory is counted in. OpenVINO's is as large."""
+"""Tokens whose keys and values lie together, the unit of a text's memory. OpenVINO's is as large."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ class IncrementalDetokenizer(Protocol):
     """One text, token by token."""
 
     def add(self, token: int) -> str:
-        """What the token completes: a character may be of several."""
+        """Return the characters that the token completes; one may need several tokens."""
 
     def end(self) -> str:
-        """What is left, where the text ends within a character."""
+        """Return the rest of a text that ends within a character."""
 
 
 class TextCodec(Protocol):
@@ -131,4 +131,4 @@ class TextCodec(Protocol):
         """For one text."""
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The prompt that the model's chat template makes; raises ``DataError`` where it has none, or refuses."""
+        """The prompt that the model's chat template makes; raises ``DataError`` if it has none, or refuses."""

@@ -1,4 +1,4 @@
-"""What a task is: the base class that its provider fills, and what goes in and out of it."""
+"""The base class of tasks, and the types of its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 """One example by column, as the task names its columns."""
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
-"""Named arrays: what goes into an engine and what comes out."""
+"""Named arrays: the inputs and the outputs of an engine."""
 
 IGNORE_INDEX = -100
 """The label of a position that no loss and no score counts."""
@@ -47,7 +47,7 @@ class Encoded:
     """One input as token ids; ``target`` is there when the row was labelled.
 
     ``inputs`` are equally long lists or arrays by the model's input name. ``decode_state`` is what the task needs again
-    to decode (word positions, say). ``truncated`` marks an input that was longer than the model reads.
+    to decode, such as word positions. ``truncated`` marks an input that was longer than the model reads.
     """
 
     inputs: Mapping[str, Sequence[int]]
@@ -67,7 +67,7 @@ class Encoder(Protocol):
 
 
 class Task(ABC):
-    """Everything that depends on what is asked of the model, and on nothing else.
+    """Everything that depends on the job of the model, and on nothing else.
 
     The class attributes are declarations that trainers, compressors, servers and reports read; the methods below them
     are in the order in which a row passes through them.
@@ -83,7 +83,7 @@ class Task(ABC):
     is_pretraining: ClassVar[bool] = False
     """A model made for this task is a starting point for the others."""
     target_names: ClassVar[tuple[str, ...]] = ("labels",)
-    """The arrays of a training batch that are no inputs."""
+    """The arrays of a training batch that are not inputs."""
     model_computes_loss: ClassVar[bool] = True
     """The model is given the targets as well, and its output ``loss`` is the loss."""
     loss_options: ClassVar[frozenset[str]] = frozenset()
@@ -108,12 +108,12 @@ class Task(ABC):
 
     @property
     def label_columns(self) -> tuple[str, ...]:
-        """The names of the columns that hold what is to be predicted; empty for a task that learns from plain texts."""
+        """The names of the columns that are predicted; empty for a task that learns from plain texts."""
         return tuple(column.name for column in self.columns if column.is_label)
 
     @property
     def request_columns(self) -> tuple[Column, ...]:
-        """The fields of a request, for forms and tensors: the columns that are no labels."""
+        """The fields of a request, for forms and tensors: the columns that are not labels."""
         return tuple(column for column in self.columns if not column.is_label)
 
     def split_record(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -195,10 +195,10 @@ class Task(ABC):
         return 0.0
 
     def complete_checkpoint(self, folder: Path) -> None:  # noqa: B027 - the files may be enough
-        """Add to the files of a model that was trained elsewhere what this task and engines must agree on."""
+        """Add the settings that this task and engines share to the files of a model that was trained elsewhere."""
 
     def accepts_model(self, architecture: str) -> bool:
-        """Return whether a model of that class was trained for this task, as far as its name tells."""
+        """Return whether a model of that class was trained for this task, judged by its name."""
         return True
 
     def find_uncompressed(self, model: nn.Module) -> frozenset[str]:
@@ -270,7 +270,7 @@ class Task(ABC):
 
     @abstractmethod
     def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
-        """Return what ``score`` needs of each row of a labelled batch."""
+        """Return the statistics that ``score`` needs of each row of a labelled batch."""
 
     @abstractmethod
     def score(self, statistics: Sequence[Any]) -> dict[str, float]:

@@ -53,7 +53,7 @@ def _plain_scalar(value: Any) -> Any:
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value stands for no value: ``None``, or what does not equal itself."""
+    """Return whether a value stands for no value: ``None``, or one that does not equal itself."""
     if value is None:
         return True
     try:

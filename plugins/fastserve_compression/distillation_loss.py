@@ -113,7 +113,7 @@ def load_teacher(folder: Path) -> nn.Module:
 def output_loss(
     target: DistillationTarget, student: Tensor, teacher: Tensor, counted: Tensor, temperature: float, mask: Tensor
 ) -> Tensor:
-    """Return the distance of one output, summed over what counts.
+    """Return the distance of one output, summed over the positions that count.
 
     Args:
         target: The distribution that the output holds.
@@ -121,7 +121,7 @@ def output_loss(
         teacher: The teacher's output, in the same shape.
         counted: True for positions that count.
         temperature: Softens categorical, span and binary outputs.
-        mask: Shape (rows, tokens), true for tokens that are no padding; span outputs are compared on these.
+        mask: Shape (rows, tokens), true for tokens that are not padding; span outputs are compared on these.
     """
     own, wanted = student.float(), teacher.float()
     if target.comparison == "binary":

@@ -1,4 +1,4 @@
-"""Allocate what is pruned over the layers: the least important units overall, with a minimum per layer."""
+"""Allocation of pruning over the layers: the least important units overall, with a minimum per layer."""
 
 from __future__ import annotations
 

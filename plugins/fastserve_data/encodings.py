@@ -1,4 +1,4 @@
-"""Encodings of text files: byte order marks, and advice for what is not UTF-8."""
+"""Encodings of text files: byte order marks, and advice for files that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BYTE_ORDER_MARKS = {
 CANDIDATES = ("gb18030", "big5", "cp1252", "cp932", "euc_kr", "cp1251", "cp1250")
 """Encodings that are advised, in the order in which they are preferred if a text looks sound in several."""
 SIMILAR_CHAOS = 0.12
-"""Differences of the measure of ``charset_normalizer`` within which, for a few words, it does not tell them apart."""
+"""Differences of the measure of ``charset_normalizer`` within which, for a few words, it does not distinguish them."""
 MULTIPLE_OF_BYTES = ("utf-16", "utf-32")
 SAMPLE_BYTES = 50_000
 MAX_CANDIDATES = 3

@@ -87,7 +87,7 @@ class Files:
         Args:
             given: A path, a pattern, a folder, or a list of them.
             option: Option that they come from, for error messages.
-            options: Options of the data, which say how files are read.
+            options: Options of the data, with those of reading.
             report: Called with a message for each guess.
 
         Raises:

@@ -131,7 +131,7 @@ class _ValueStream:
 
     @property
     def where(self) -> str:
-        """File and line of what comes next."""
+        """File and line of the next token."""
         return f"{self._path}:{self._line}"
 
     def peek(self) -> str:

@@ -45,7 +45,7 @@ class DataFile:
     suffix: str
 
     def hash(self) -> list[Any]:
-        """Hash the contents, with what decides how they are read."""
+        """Hash the contents, with the options that decide how they are read."""
         return ["", hash_files(self.path)] if self.path.is_dir() else [self.suffix, hash_file(self.path)]
 
 

@@ -1,4 +1,4 @@
-"""Reads files of separated fields: CSV, TSV, and what is written with semicolons or bars."""
+"""Reads files of separated fields: CSV, TSV, and files with semicolons or bars."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class _Table:
         self._wrapped = self._in_quotes = 0
 
     def read(self, report: Callable[[str], None]) -> Iterator[RawRecord]:
-        """Yield the rows; report at the end what a wrong ``data.quoting`` would look like."""
+        """Yield the rows; report signs of a wrong ``data.quoting`` at the end."""
         header: list[str] | None = None
         for number, row in self._rows():
             if header is None:

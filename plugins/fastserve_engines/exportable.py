@@ -148,6 +148,6 @@ def find_window(model: Any) -> int | None:
 
 
 def is_decoder(model: Any) -> bool:
-    """Return whether the layers of a model attend to earlier tokens only; families that do not tell are decoders."""
+    """Return whether the layers of a model attend to earlier tokens only; families without a declaration do."""
     flags = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
     return not flags or any(flags)

@@ -23,8 +23,8 @@ ENCODER_CONFIG = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "128"}
 with 128, 47 ms with OpenVINO's default 32."""
 
 LENGTH_MULTIPLE = 4
-"""Lengths are rounded up to a multiple, because OpenVINO never frees what it prepares for a shape. Measured for MiniLM
-over 1,500 passes of random shapes: 380 MB, and 120 MB with rounding, mostly in the first 300, for 2 % more time."""
+"""Lengths are rounded up to a multiple, because OpenVINO never frees the memory of a shape. Measured for MiniLM over
+1,500 passes of random shapes: 380 MB, and 120 MB with rounding, mostly in the first 300, for 2 % more time."""
 
 
 class OpenVINOEngine(Engine):

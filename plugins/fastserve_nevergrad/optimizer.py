@@ -51,7 +51,7 @@ class NevergradAdapter:
         self._optimizer = registry[self.name](space.parameters, budget=trials, num_workers=1)
 
     def ask(self, finished: Mapping[str, Losses | None], running: Sequence[str] = ()) -> tuple[Any, dict[str, Any]]:
-        """Propose a new trial; for a finished one the optimizer is told its losses and asked again.
+        """Propose a new trial; the losses of a finished one are reported to the optimizer, which proposes another.
 
         Args:
             finished: The losses of finished trials by ``serialize_options`` of their options.

@@ -26,7 +26,7 @@ class DeliveryQueue:
         """Start the delivery thread.
 
         Args:
-            deliver: Removes from its batches what has arrived, and raises if something did not arrive.
+            deliver: Removes the data that has arrived from its batches, and raises if some has not.
             warn: Called with the first error.
         """
         self._deliver = deliver

@@ -12,7 +12,7 @@ MAX_METRICS_PER_BATCH, MAX_PARAMS_PER_BATCH = 1000, 100
 
 
 class MlflowSender:
-    """Callable that sends batches and removes from them what has arrived."""
+    """Callable that sends batches and removes the data that has arrived from them."""
 
     def __init__(self, uri: str, experiment: str, name: str) -> None:
         """Create the sender without connecting.

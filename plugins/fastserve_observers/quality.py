@@ -15,7 +15,7 @@ LOWER_IS_BETTER_SUFFIXES = ("loss", "perplexity", "error")
 
 
 class ScoreName(str):
-    """A score's name with what its task declares of it."""
+    """A score's name with its task's declaration of it."""
 
     spec: MetricSpec
 
@@ -32,7 +32,7 @@ def declared_metrics(record: Mapping[str, Any]) -> dict[str, MetricSpec]:
 
 
 def spec_of(name: str) -> MetricSpec:
-    """Return what is known of a score: what its task declares, else what its name suggests."""
+    """Return the specification of a score: its task's declaration, else the one that its name suggests."""
     if isinstance(name, ScoreName):
         return name.spec
     is_fraction = not name.endswith(LOWER_IS_BETTER_SUFFIXES) and not FRACTION_METRICS.isdisjoint(name.split("_"))
@@ -71,7 +71,7 @@ def format_score(name: str, value: Any) -> str:
 
 
 def format_tick(name: str, value: float) -> str:
-    """A score on an axis: as many digits as it takes to tell neighbours apart."""
+    """A score on an axis, with as many digits as distinguish neighbours."""
     return f"{100 * value:.5g} %" if is_fraction(name) else format_value(value, 5)
 
 

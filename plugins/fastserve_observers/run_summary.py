@@ -93,7 +93,7 @@ class RunSummary:
         return next(filter(None, names), "")
 
     def score_name(self, name: str) -> str:
-        """Return a score's name with what the task declares of it."""
+        """Return a score's name with the task's declaration of it."""
         return ScoreName(name, self.declared[name]) if name in self.declared else name
 
     @property

@@ -30,7 +30,7 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 class Dispatcher:
     """ASGI application of endpoints.
 
-    It does in one step what is usually a stack of middlewares around a router. That stack took longer than everything
+    It replaces the usual stack of middlewares around a router. That stack took longer than everything
     else that the event loop does for a short request.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the text tasks share: columns, padding, reading a caller's input."""
+"""The common part of the text tasks: columns, padding, reading a caller's input."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class TextTask(Task):
 
         Args:
             folder: The model's folder, with its tokenizer.
-            target: What is to be learnt from a row; ``None`` for a row without label columns.
+            target: Returns the target of a row; ``None`` for a row without label columns.
         """
         tokenizer = self.prepare_padding(folder)
         self.pads_left = pads_left(folder)
@@ -181,6 +181,6 @@ def check_files(folder: Path) -> None:
 
 
 def sorted_labels(labels: set[str]) -> list[str]:
-    """Labels in a stable order: by number where all are whole numbers, else by text."""
+    """Labels in a stable order: by number if all are whole numbers, else by text."""
     numeric = all(label.lstrip("-").isdecimal() for label in labels)
     return sorted(labels, key=int) if numeric else sorted(labels)

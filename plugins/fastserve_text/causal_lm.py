@@ -1,4 +1,4 @@
-"""The next token: training on plain text, and text that goes on from a prompt."""
+"""The next token: training on plain text, and continuation of a prompt."""
 
 from __future__ import annotations
 

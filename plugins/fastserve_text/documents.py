@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Flags = np.ndarray[Any, Any]
 
 WORD, SENTENCE = 1, 2
-"""The marks of a token that begins a word, and of one that begins a sentence; 0 goes on with a word."""
+"""The marks of a token that begins a word, and of one that begins a sentence; 0 continues a word."""
 
 SENTENCE_END = re.compile(
     r"""[!?。！？…]+['")\]”’）」』》]*"""  # signs that only ever end a sentence, with what closes after them
@@ -32,9 +32,9 @@ def sentence_starts(text: str) -> list[int]:
 
 
 def tokenize_document(text: str, encoding: Any) -> Encoded:
-    """The tokens of a whole text, uncut and without special ones; ``marks`` say what begins at each.
+    """The tokens of a whole text, uncut and without special ones; ``marks`` are the units that begin at each.
 
-    Words are those of the tokenizer: what blanks and punctuation part, and every Chinese character.
+    Words are those of the tokenizer: parts between blanks and punctuation, and every Chinese character.
     """
     import numpy as np
 

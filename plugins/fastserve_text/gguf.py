@@ -31,7 +31,7 @@ class GGUF:
 
 
 def convert_in_process(file: str, folder: str, events: str) -> None:
-    """The conversion itself, in this process; it has no ``events`` to tell."""
+    """Convert in this process; ``events`` is not used."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

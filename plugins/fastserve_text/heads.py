@@ -41,7 +41,7 @@ def match_labels(own: Sequence[str], labels: Sequence[str]) -> list[int | None]:
 def head_linears(model: Any, labels: int) -> list[str]:
     """Return the names of the linear layers of a model that have one output for each label.
 
-    They are those whose shapes change with the number of labels, which two models without weights tell.
+    Their shapes change with the number of labels: two models without weights are compared.
 
     Args:
         model: The model.
@@ -97,7 +97,7 @@ def name_labels(labels: Sequence[str]) -> dict[str, Mapping[Any, Any]]:
 
 
 def describe_head(own: Sequence[str], labels: Sequence[str], rows: Sequence[int | None]) -> str:
-    """Return a line on what became of a checkpoint's head."""
+    """Return a line on the use of a checkpoint's head."""
     kept = [label for label, row in zip(labels, rows, strict=True) if row is not None]
     new = [label for label, row in zip(labels, rows, strict=True) if row is None]
     dropped = [label for row, label in enumerate(own) if row not in rows]

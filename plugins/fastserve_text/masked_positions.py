@@ -15,7 +15,7 @@ def masked_positions_only(model: nn.Module) -> nn.Module:
 
     The loss is the same. The logits of the tokens are then of shape (hidden, vocabulary), row after row, and in
     fp32 where the weights are not: bf16 is too coarse for a softmax over a vocabulary. It is done by hooks, so
-    that the model's class, and what it saves, stay those of transformers. A caller that passes the hooks by, as
+    that the model's class and its files stay those of transformers. A caller that passes the hooks by, as
     peft does, gets the loss from logits at every token.
     """
     gathering = _Gathering()
@@ -28,7 +28,7 @@ def masked_positions_only(model: nn.Module) -> nn.Module:
 
 
 class _Gathering:
-    """What passes from a model's call to its encoder's output within one forward."""
+    """The values that pass from a model's call to its encoder's output within one forward."""
 
     def __init__(self) -> None:
         self.places: Tensor | None = None

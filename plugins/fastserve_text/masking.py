@@ -1,4 +1,4 @@
-"""Which tokens are hidden from a masked language model, and by what."""
+"""The choice of the tokens that are hidden from a masked language model, and of their substitutes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MASKED, REPLACED = 0.8, 0.1
 class Masking:
     """Masked language modelling (Devlin et al. 2018), by whole words or by single tokens.
 
-    ``special`` says of each token id whether it is one that is never hidden; ``ordinary`` are the other ids.
+    ``special`` marks the token ids that are never hidden; ``ordinary`` are the other ids.
     """
 
     fraction: float
@@ -32,7 +32,7 @@ class Masking:
     def hide(self, ids: Numbers, begins: Numbers, draw: np.random.Generator) -> tuple[Numbers, Numbers]:
         """The ids with some hidden, and the labels: the true id where one was chosen, ``IGNORE_INDEX`` elsewhere.
 
-        ``begins`` says of each token whether it begins a word. Words are chosen in random order as long as
+        ``begins`` marks the tokens that begin a word. Words are chosen in random order as long as
         they fit into ``fraction`` of the tokens; one is always chosen.
         """
         import numpy as np

@@ -30,7 +30,7 @@ def build_model(folder: Path, head: str, labels: Sequence[str]) -> nn.Module:
 def build_and_describe(folder: Path, head: str, labels: Sequence[str]) -> tuple[nn.Module, str]:
     """Build the folder's model with the head, whose rows are in the order of the labels.
 
-    What the folder does not have gets random weights, which follow torch's seed: all of a model from scratch, else only
+    Weights that the folder does not have are random and follow torch's seed: all of a model from scratch, else only
     a head or a pooler.
 
     Args:

@@ -14,8 +14,8 @@ from fastserve_text.examples import Examples, seed_number
 class PackedSequences(Examples):
     """The texts in an order drawn by the seed, an end-of-text token after each, cut every ``length`` tokens.
 
-    A text may go on in the next block, and in a block the tokens see those of the texts before theirs, as in
-    GPT-2's training (Radford et al. 2019). The last block is shorter; one of a single token is left out, for
+    A text may continue in the next block, and in a block the tokens see those of the texts before theirs, as in
+    GPT-2's training (Radford et al. 2019). The last block is shorter; one of a single token is left out, because
     nothing follows it.
     """
 

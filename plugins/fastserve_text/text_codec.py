@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 TEMPLATE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""What the bytes of a part of a character are decoded to."""
+"""The decoded form of the bytes of a part of a character."""
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
-"""What a template may name."""
+"""The tokens that a template may name."""
 
 
 class TokenizersDetokenizer(IncrementalDetokenizer):

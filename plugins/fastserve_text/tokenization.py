@@ -30,7 +30,7 @@ COMMON_SPECIAL_TOKENS = {
     "unk_token": ("[UNK]", "<unk>"),
     "eos_token": ("<|endoftext|>", "</s>"),
 }
-"""How special tokens are spelt where a folder's tokenizer_config.json does not say."""
+"""Usual spellings of special tokens, for a folder whose tokenizer_config.json does not name them."""
 
 
 def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:
@@ -202,7 +202,7 @@ def pad(
 
     They have at least ``length`` columns.
 
-    What is padded may be lists or arrays; a target that is one number stays one number a row.
+    The rows may be lists or arrays; a target that is one number stays one number a row.
     """
     import numpy as np
 

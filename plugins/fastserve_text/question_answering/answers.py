@@ -55,7 +55,7 @@ def _read(value: Any) -> tuple[list[dict[str, Any]], str | None]:
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list) or not all(isinstance(answer, Mapping) for answer in value):
-        return [], "'answers' is no list of answers, each with 'text' and 'answer_start'"
+        return [], "'answers' is not a list of answers, each with 'text' and 'answer_start'"
     answers = [{"text": one.get("text"), "start": one.get("answer_start", one.get("start"))} for one in value]
     return [answer for answer in answers if answer["text"] != ""], None
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """What decoding needs of a row.
+    """The state for decoding a row.
 
     ``offsets`` are the first and the last character of each token of the context; ``key`` identifies the row when its
     windows are scored.
@@ -37,7 +37,7 @@ class Question:
 
 
 class QuestionWindow(NamedTuple):
-    """What scoring needs of a window: its question, and where it begins in the tokens of the context."""
+    """The state for scoring a window: its question, and its start in the tokens of the context."""
 
     question: Question
     start: int

@@ -17,7 +17,7 @@ WIDE_CHARACTER = re.compile(r"([\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u
 def normalize(text: str) -> str:
     """Return a text in lower case without punctuation, English articles and double blanks.
 
-    A text without Chinese or Japanese characters gets what SQuAD's evaluation makes of it. In others, punctuation of
+    A text without Chinese or Japanese characters is normalized as in SQuAD's evaluation. In others, punctuation of
     any script is removed and each such character is a word.
     """
     text = text.lower()

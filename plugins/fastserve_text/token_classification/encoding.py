@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WordAlignment:
-    """What decoding needs of a row: its words, and which tokens of the body are the first of a word.
+    """The state for decoding a row: its words, and which tokens of the body are the first of a word.
 
     ``bounds`` are the characters of the words in ``text``; ``key`` identifies the row when its windows are scored.
     """
@@ -36,7 +36,7 @@ class WordAlignment:
 
 
 class TaggedWindow(NamedTuple):
-    """What scoring needs of a window: its row, and where it begins in the tokens of the body."""
+    """The state for scoring a window: its row, and its start in the tokens of the body."""
 
     alignment: WordAlignment
     start: int

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OUTSIDE = "O"
 """The tag of a word that belongs to no entity."""
 PREFIXES = {"B": "B", "I": "I", "E": "E", "L": "E", "S": "S", "U": "S"}
-"""What a prefix means; BILOU has other letters for the last word and for a single one."""
+"""The meaning of a prefix; BILOU has other letters for the last word and for a single one."""
 IMPOSSIBLE = -1e9
 
 
@@ -31,7 +31,7 @@ class EntitySpan(NamedTuple):
 
 
 def parse_tag(tag: str) -> tuple[str, str]:
-    """Return what the prefix of a tag means (``B``, ``I``, ``E``, ``S``) and its type; empty for other tags."""
+    """Return the meaning of a tag's prefix (``B``, ``I``, ``E``, ``S``) and its type; empty for other tags."""
     prefix, separator, kind = tag.partition("-")
     return (PREFIXES[prefix], kind) if separator and kind and prefix in PREFIXES else ("", "")
 
