@@ -1,4 +1,9 @@
-"""Rows on disk, read through memory maps, so that a split may be larger than memory."""
+"""Rows on disk, read through memory maps, so that a split may be larger than memory.
+
+Lines of JSON hold the values of any task, and the core needs no package for them. pyarrow, 170 MB on disk, would write
+100,000 short texts in 0.1 s instead of 2 s and scan them in 0.1 s instead of 0.8 s, but read rows in random order, as
+training does, in 25 microseconds each instead of 16.
+"""
 
 from __future__ import annotations
 

@@ -295,7 +295,8 @@ class QuestionAnswering(TextTask):
 
     @override
     def output_tensors(self) -> list[TensorSpec]:
-        return [TensorSpec("answer"), *(TensorSpec(name, "FP32") for name in ("score", "start", "end"))]
+        positions = [TensorSpec(name, "INT64") for name in ("start", "end")]
+        return [TensorSpec("answer"), TensorSpec("score", "FP32"), *positions]
 
     @override
     def tensor_values(self, name: str, answers: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -248,3 +248,11 @@ def test_a_misplaced_answer_is_reported_with_its_question(task: Task, tmp_path: 
     path = write_article(tmp_path / "squad.json", rows)
     with pytest.raises(DataError, match=f"paragraph {number + 1}, question q{number}: .* is not at character"):
         prepare_dataset(DataOptions(train=str(path)), task, Store(tmp_path / "home"), print)
+
+
+def test_positions_are_integers_in_the_open_inference_protocol() -> None:
+    task = load_task("question_answering", {})
+    datatypes = {tensor.name: tensor.datatype for tensor in task.output_tensors()}
+    assert datatypes == {"answer": "BYTES", "score": "FP32", "start": "INT64", "end": "INT64"}
+    answers = [{"answer": "a hammer", "score": 0.5, "start": 20_000_001, "end": 20_000_009}]
+    assert task.tensor_values("start", answers) == [20_000_001]
