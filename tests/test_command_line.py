@@ -107,7 +107,7 @@ DDP = "+plugin=torch_ddp"
 NO_EPOCH = "train.torch_ddp has no option 'epoch'; did you mean 'epochs'"
 
 
-def test_wrong_input_is_said_to_a_shell(command: Cli) -> None:
+def test_wrong_input_is_reported_to_a_shell(command: Cli) -> None:
     """The tests below call what the command calls, in this process."""
     refused(command(DDP, "sed=1", "gate.max_quality_dorp=1"), "2 errors", "'seed'", "'max_quality_drop'")
     refused(command("predictt"), "nor a command; did you mean 'predict'")
@@ -154,7 +154,7 @@ def test_wrong_input_is_said_to_a_shell(command: Cli) -> None:
         ([DDP, "data.列=1"], ["data has no option '列'"]),
     ],
 )
-def test_wrong_input_is_said_in_one_message(
+def test_wrong_input_is_reported_in_one_message(
     cli: Cli, arguments: list[str], said: list[str], reviews: Path, tiny_bert: Path
 ) -> None:
     places = {"REVIEWS_MODEL": str(tiny_bert), "REVIEWS": str(reviews)}
@@ -168,7 +168,7 @@ def test_a_run_with_wrong_input_leaves_no_store(command: Cli, home: Path) -> Non
     assert not home.exists()
 
 
-def test_blocked_plugins_and_missing_packages_are_said(cli: Cli, tmp_path: Path) -> None:
+def test_blocked_plugins_and_missing_packages_are_reported(cli: Cli, tmp_path: Path) -> None:
     refused(cli("+plugin=torch_ddp", FASTSERVE_BLOCK_PLUGINS="torch_ddp"), "is blocked")
     code = (
         "import sys, importlib.util as u; find = u.find_spec\n"
@@ -191,12 +191,14 @@ def test_blocked_plugins_and_missing_packages_are_said(cli: Cli, tmp_path: Path)
         (b"text,label\ncaf\xe9,a\n", "train.csv:2: byte 4 of the line is not UTF-8"),
     ],
 )
-def test_data_that_cannot_be_used_is_said(cli: Cli, tmp_path: Path, tiny_bert: Path, content: bytes, said: str) -> None:
+def test_data_that_cannot_be_used_is_reported(
+    cli: Cli, tmp_path: Path, tiny_bert: Path, content: bytes, said: str
+) -> None:
     (tmp_path / "train.csv").write_bytes(content)
     refused(cli("+plugin=torch_ddp", f"model={tiny_bert}", "data.train=train.csv"), said)
 
 
-def test_models_that_cannot_be_used_are_said(cli: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+def test_models_that_cannot_be_used_are_reported(cli: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     refused(cli("+plugin=torch_ddp", f"model={empty}", f"data={reviews}"), "no config.json")
@@ -206,7 +208,9 @@ def test_models_that_cannot_be_used_are_said(cli: Cli, tmp_path: Path, tiny_bert
     refused(cli("+plugin=torch_ddp", f"model={empty}", f"data={reviews}"), "a pickle")
 
 
-def test_an_output_that_cannot_be_written_is_said(command: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+def test_an_output_that_cannot_be_written_is_reported(
+    command: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path
+) -> None:
     (tmp_path / "file").touch()
     arguments = ["+plugin=torch_ddp", f"model={tiny_bert}", f"data={reviews}"]
     refused(command(*arguments, "hydra.run.dir=file/run"), "cannot be written")
@@ -243,7 +247,7 @@ def test_plugins_are_listed_as_json(cli: Cli) -> None:
     assert next(one for one in blocked if one["name"] == "torch_ddp")["state"].startswith("blocked")
 
 
-def test_doctor_says_what_is_there_and_what_is_wrong(command: Cli) -> None:
+def test_doctor_reports_packages_and_faults(command: Cli) -> None:
     done = command("doctor")
     for wanted in ("Python", "cores", "memory", "store", "torch", "neural-compressor"):
         assert wanted in done.stdout
@@ -270,7 +274,7 @@ def test_the_small_commands_refuse_wrong_input(cli: Cli, arguments: list[str], s
     refused(cli(*arguments), said)
 
 
-def test_no_runs_is_said_kindly(command: Cli) -> None:
+def test_no_runs_is_reported_kindly(command: Cli) -> None:
     done = command("runs")
     assert done.returncode == 0
     assert "no runs below" in done.stdout

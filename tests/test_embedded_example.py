@@ -73,14 +73,16 @@ def test_it_labels_token_ids_as_python_does(program: Path, exported: Path, tmp_p
 @pytest.mark.parametrize(
     ("line", "said"), [("2 10 x 3", "this is no token id"), ("2 -1 3", "is not negative"), ("2 " * 600, "more tokens")]
 )
-def test_what_is_no_text_is_said(program: Path, exported: Path, tmp_path: Path, line: str, said: str) -> None:
+def test_a_file_that_is_not_text_is_reported(
+    program: Path, exported: Path, tmp_path: Path, line: str, said: str
+) -> None:
     (tmp_path / "tokens.txt").write_text(line)
     done = classify(program, exported, tmp_path / "tokens.txt")
     assert (done.returncode, done.stdout) == (1, "")
     assert said in done.stderr
 
 
-def test_a_folder_without_a_model_is_said(program: Path, exported: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_reported(program: Path, exported: Path, tmp_path: Path) -> None:
     (tmp_path / "tokens.txt").write_text("2 3")
     assert "labels.txt: cannot be opened" in classify(program, tmp_path, tmp_path / "tokens.txt").stderr
     shutil.copyfile(exported / "labels.txt", tmp_path / "labels.txt")

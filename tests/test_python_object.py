@@ -61,7 +61,7 @@ def test_it_runs_as_the_documents_say(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-def test_each_verb_gives_its_result_and_the_rest_goes_on_from_it(
+def test_each_verb_returns_its_result_and_the_others_continue_from_it(
     tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -86,7 +86,7 @@ def test_each_verb_gives_its_result_and_the_rest_goes_on_from_it(
     assert (tmp_path / "full" / "precious.txt").is_file()
 
 
-def test_wrong_configs_are_said(tmp_path: Path) -> None:
+def test_wrong_configs_are_reported(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no option 'dims'; did you mean 'dim'"):
         FastServe({"model": "bert", "dims": 64})
     with pytest.raises(UnknownNameError, match="no model named 'brt'; did you mean 'bert'"):
@@ -99,7 +99,7 @@ def test_wrong_configs_are_said(tmp_path: Path) -> None:
         FastServe({"gate": {"min_speedup": -1}})
 
 
-def test_verbs_out_of_order_and_wrong_data_are_said(tiny_bert: Path) -> None:
+def test_verbs_out_of_order_and_wrong_data_are_reported(tiny_bert: Path) -> None:
     fs = FastServe({"model": str(tiny_bert)}, show=False)
     with pytest.raises(PlanError, match="call train first"):
         fs.tune(["x"], ["y"])

@@ -246,7 +246,7 @@ def test_a_run_may_end_in_its_server(done: tuple[Path, list[str]]) -> None:
     assert records(done[0])[-1]["status"] == "done"
 
 
-def test_wrong_options_of_the_server_are_said(done: tuple[Path, list[str]]) -> None:
+def test_wrong_options_of_the_server_are_reported(done: tuple[Path, list[str]]) -> None:
     run = sorted(done[0].glob("outputs/*/*/run.json"))[0].parent
     for arguments, said in (
         (["prot=1"], "no option 'prot'; did you mean 'port'"),
@@ -377,7 +377,7 @@ def long_job(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> tuple
     return command, records(folder)[0]["stages"][0]["digest"]
 
 
-def test_a_killed_run_goes_on_and_ends_in_the_same_artifact(tmp_path: Path, long_job: tuple[list[str], str]) -> None:
+def test_a_killed_run_continues_and_ends_in_the_same_artifact(tmp_path: Path, long_job: tuple[list[str], str]) -> None:
     command, digest = long_job
     process = start(tmp_path, *command)
     newest = wait_for("home/partial/train-*/work/checkpoint-0000002*", tmp_path, process)
@@ -406,7 +406,7 @@ def test_a_killed_rank_is_restarted_and_the_result_is_the_same(tmp_path: Path, l
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_so_and_keeps_its_work(
+def test_an_interrupted_run_reports_it_and_keeps_its_work(
     tmp_path: Path, long_job: tuple[list[str], str], number: signal.Signals
 ) -> None:
     process = start(tmp_path, *long_job[0])

@@ -216,14 +216,14 @@ except StoreError as error:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-def test_a_home_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.touch()
     with pytest.raises(StoreError, match="could not write the store to .*file"), Store(blocker / "home").claim("a"):
         pass
 
 
-def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path) -> None:
+def test_too_little_space_is_reported_before_anything_is_written(tmp_path: Path) -> None:
     store = Store(tmp_path / "deep" / "home")
     store.check_space(1)
     with pytest.raises(StoreError, match="set FASTSERVE_HOME to another disk"):

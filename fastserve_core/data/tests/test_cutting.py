@@ -77,7 +77,7 @@ def test_every_label_stays_in_train_and_the_sizes_are_right(
             assert all(abs(counts[f"l{name}"] - fraction * size) < 2 for name, size in enumerate(sizes))
 
 
-def test_one_row_a_label_is_said(tmp_path: Path) -> None:
+def test_one_row_a_label_is_reported(tmp_path: Path) -> None:
     rows = [{"text": f"t{number}", "label": f"l{number}"} for number in range(18)]
     with pytest.raises(
         DataError, match="18 different rows have a label each, of which one row stays in train: too few"

@@ -77,7 +77,7 @@ def test_no_text_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, pair
     assert set(seen) == {json.dumps({"text": t, "label": y}, sort_keys=True) for t, y in pairs if t.strip()}
 
 
-def test_bad_rows_are_said_with_place_and_reason(task: Task, tmp_path: Path) -> None:
+def test_bad_rows_are_reported_with_place_and_reason(task: Task, tmp_path: Path) -> None:
     given_rows = [*many(50), RawRecord("f:99", None, "3 fields, but the header has 2"), *rows(("", "a"), ("x", ""))]
     with pytest.raises(DataError) as error:
         cut({"train": given_rows}, DataOptions(), task, tmp_path)
@@ -90,7 +90,7 @@ def test_bad_rows_are_said_with_place_and_reason(task: Task, tmp_path: Path) -> 
     assert sum(map(len, splits.values())) == 50
 
 
-def test_a_missing_column_is_said_with_the_nearest_one(task: Task, tmp_path: Path) -> None:
+def test_a_missing_column_is_reported_with_the_nearest_one(task: Task, tmp_path: Path) -> None:
     given_rows = [RawRecord("f:2", {"txt": "a", "label": "b"})]
     with pytest.raises(DataError, match=r"no column 'text'; did you mean 'txt'.*data\.columns\.text=NAME"):
         cut({"train": given_rows}, DataOptions(), task, tmp_path)

@@ -42,7 +42,7 @@ def test_a_smaller_and_faster_model_within_the_budget_passes(tmp_path: Path, ori
     assert verdict.speedup == {"latency": 2.0, "throughput": 3.0}
 
 
-def test_every_figure_that_is_over_its_bound_is_said(tmp_path: Path, original: Artifact) -> None:
+def test_every_figure_that_is_over_its_bound_is_reported(tmp_path: Path, original: Artifact) -> None:
     said = reason(model(tmp_path, "candidate", 0.85, 2000), original, Speedup(0.8, 0.9), Speedup(0.5, 1.0))
     assert said.split("; ") == [
         "quality drop 0.0500 is above gate.max_quality_drop=0.01",

@@ -71,7 +71,7 @@ def test_the_fastest_engine_is_chosen() -> None:
     assert select_fastest(found, accuracy, lambda _: None) == "torch"
 
 
-def test_an_engine_that_answers_worse_is_said_and_not_used() -> None:
+def test_an_engine_that_answers_worse_is_reported_and_not_used() -> None:
     told: list[Event] = []
     for wrong in (0.85, float("nan")):
         found = {"torch": measures(0.9, 8.0, 300), "openvino": measures(wrong, 2.0, 900)}

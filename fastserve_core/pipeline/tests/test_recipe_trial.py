@@ -91,7 +91,7 @@ def test_a_search_of_compressors_alone_needs_no_trainer_and_comes_after_it() -> 
 
 
 @pytest.mark.slow
-def test_a_killed_search_goes_on_keeps_its_failures_and_reuses_the_winner(
+def test_a_killed_search_continues_keeps_its_failures_and_reuses_the_winner(
     cli: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path
 ) -> None:
     space = "{compress.prune.neuron_ratio: [0.2, 0.7], compress.prune.layers: {choice: [[7], [1, 7]]}}"  # it has two

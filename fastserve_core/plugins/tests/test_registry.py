@@ -145,7 +145,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def test_an_unknown_plugin_is_said_with_the_nearest() -> None:
+def test_an_unknown_plugin_is_reported_with_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="no plugin named 'toi'; did you mean 'toy'"):
         Registry().activate("compress", "toi", {})
 
@@ -169,7 +169,7 @@ def test_a_plugin_that_does_not_fit_is_refused_with_the_reason(name: str, kind: 
         Registry().activate("compress", name, {})
 
 
-def test_options_are_typed_and_every_fault_is_said() -> None:
+def test_options_are_typed_and_every_fault_is_reported() -> None:
     with pytest.raises(OptionError, match="no option 'strenght'; did you mean 'strength'"):
         Registry().activate("compress", "toy", {"strenght": 1})
     with pytest.raises(OptionError, match=r"compress\.toy\.strength='much'"):
@@ -220,7 +220,7 @@ def test_a_call_reaches_one_plugin_and_every_observers_wrapper() -> None:
     assert wrapper.seen == ["a", ("a", 0.1), "b", ("b", 0.2)]
 
 
-def test_an_observer_that_fails_is_said_once_and_left_out(
+def test_an_observer_that_fails_is_reported_once_and_left_out(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Heard:
@@ -283,7 +283,7 @@ def test_a_plugin_derives_from_the_base_of_its_stage(name: str, place: str, mess
         Registry().activate(place, name, {})
 
 
-def test_a_verb_that_returns_nothing_is_said() -> None:
+def test_a_verb_that_returns_nothing_is_reported() -> None:
     chosen = Registry()
     active = chosen.activate("compress", "silent", {})
     with pytest.raises(PluginError, match="returned nothing from 'compress'"):

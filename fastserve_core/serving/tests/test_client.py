@@ -100,7 +100,7 @@ def test_the_key_of_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> N
     assert asked[0][0] == "Bearer another-key-of-mine"
 
 
-def test_a_busy_server_is_asked_again_when_it_says() -> None:
+def test_a_busy_server_is_asked_again_at_the_time_that_it_names() -> None:
     busy: Answer = (429, {"Retry-After": "1"}, b'{"error": {"type": "queue_full", "message": "too many"}}')
     date = {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}
     with answering(busy, (503, date, b"{}"), OK) as (url, asked):
@@ -127,7 +127,7 @@ def test_patience_ends() -> None:
     ((200, {}, b"<html>"), ServerUnavailableError, r"this is not a FastServe server \(200\)"),
     ((403, {}, b"go away"), RequestRejectedError, r"this is not a FastServe server \(403\)"),
 ])  # fmt: skip
-def test_what_is_refused_is_said(answer: Answer, kind: type[Exception], message: str) -> None:
+def test_what_is_refused_is_reported(answer: Answer, kind: type[Exception], message: str) -> None:
     with answering(answer) as (url, _), pytest.raises(kind, match=message):
         predict(url, 100, batch=10)
 

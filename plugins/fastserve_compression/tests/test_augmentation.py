@@ -48,7 +48,7 @@ def test_words_stay_a_list_and_a_text_without_spaces_one_piece() -> None:
     assert " " not in text and len(text) == 8
 
 
-def test_what_cannot_be_is_said() -> None:
+def test_impossible_options_are_reported() -> None:
     with pytest.raises(DataError, match="augment needs single texts, but the data has pairs"):
         list(AugmentedRows([{"text": "a", "text_pair": "b"}], 1, 0))
     with pytest.raises(OptionError, match="compress.distill.augment: causal_lm learns from texts as they are"):

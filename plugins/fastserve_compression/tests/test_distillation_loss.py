@@ -183,7 +183,7 @@ def newest(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_teacher_that_is_none_is_said_when_the_options_are_read(tmp_path: Path) -> None:
+def test_a_teacher_that_is_not_an_artifact_is_reported_when_the_options_are_read(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is not an artifact"):
         DistillOptions(teacher=str(tmp_path / "nowhere"))
 

@@ -45,7 +45,7 @@ def test_options_of_prune_out_of_range_are_refused(wrong: dict[str, Any]) -> Non
         PruneOptions(**wrong)
 
 
-def test_every_wrong_option_is_said_at_once() -> None:
+def test_every_wrong_option_is_reported_at_once() -> None:
     with pytest.raises(ValidationError, match="3 errors"):
         PruneOptions(head_ratio=2, neuron_ratio=-1, rows=0)
 

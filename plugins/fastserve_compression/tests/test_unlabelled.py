@@ -53,7 +53,7 @@ def test_files_that_cannot_be_used_are_refused(
     assert str(error.value).startswith("compress.distill.unlabelled: ")
 
 
-def test_a_missing_file_is_said_when_the_options_are_read(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_when_the_options_are_read(tmp_path: Path) -> None:
     (tmp_path / "texts.csv").write_text("text\na\n")
     with pytest.raises(DataError, match="text.csv does not exist; did you mean 'texts.csv'"):
         DistillOptions(unlabelled=str(tmp_path / "text.csv"))

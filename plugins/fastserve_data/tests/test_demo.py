@@ -44,7 +44,7 @@ def test_another_file_than_the_pinned_one_is_refused(tmp_path: Path, online: Non
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-def test_without_an_index_the_message_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_index_the_message_reports_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_RETRIES", "0")
@@ -52,7 +52,7 @@ def test_without_an_index_the_message_says_what_is_needed(tmp_path: Path, monkey
         fetch_package(PIN, tmp_path, lambda _: None)
 
 
-def test_an_unknown_set_is_said_with_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_set_is_reported_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(
         UnknownNameError, match="no demo set named 'movies'; did you mean 'movie_reviews'|known: movie_reviews"
     ):

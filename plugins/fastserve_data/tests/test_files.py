@@ -132,7 +132,7 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
             Files().fingerprint(options, tmp_path)
 
 
-def test_a_parquet_that_is_none_is_said(tmp_path: Path) -> None:
+def test_a_parquet_that_is_none_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("no parquet at all")
     with pytest.raises(DataError, match="is not a valid Parquet file"):
         read(tmp_path / "x.parquet")

@@ -24,7 +24,7 @@ def test_a_local_data_set_is_read_with_its_class_names(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_a_set_that_cannot_be_loaded_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_that_cannot_be_loaded_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     with pytest.raises(DataError, match="could not be loaded"):

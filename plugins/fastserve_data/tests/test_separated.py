@@ -16,7 +16,7 @@ from fastserve_data.tests.reading import read, values
 GOOD = [{"text": "fine", "label": "a"}, {"text": "dull", "label": "b"}]
 
 
-def test_quotes_in_tsv_are_text_unless_the_option_says_otherwise(tmp_path: Path) -> None:
+def test_quotes_in_tsv_are_text_unless_the_option_requests_otherwise(tmp_path: Path) -> None:
     path = tmp_path / "x.tsv"
     path.write_text('text\tlabel\n"great\ta\nan "open" mind\tb\n5" disk\ta\n"whole"\tb\nend"\ta\n')
     notes: list[str] = []
@@ -27,7 +27,7 @@ def test_quotes_in_tsv_are_text_unless_the_option_says_otherwise(tmp_path: Path)
     assert notes[1:] == [f"{path}: 1 rows have line ends within quotes (data.quoting=none ends rows there)"]
 
 
-def test_quotes_in_csv_are_text_if_the_option_says_so(tmp_path: Path) -> None:
+def test_quotes_in_csv_are_text_if_the_option_requests_it(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text('text,label\n"open,a\nclose",b\n')
     assert [row["text"] for row in values(path, quoting="none")] == ['"open', 'close"']

@@ -46,7 +46,7 @@ def texts(count: int, longest: int = 2 * KV_BLOCK_SIZE + 9) -> list[list[int]]:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_prompts_in_parts_beside_texts_that_go_on(engine: str, family: str, tmp_path: Path, home: Path) -> None:
+def test_prompts_in_parts_beside_texts_that_continue(engine: str, family: str, tmp_path: Path, home: Path) -> None:
     model(family, **FAMILIES[family]).save_pretrained(tmp_path)
     stepper = ENGINES[engine].make_decoder(tmp_path, 1, MEMORY)
     assert stepper.eos_token_ids == {1}

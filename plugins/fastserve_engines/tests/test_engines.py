@@ -50,7 +50,7 @@ def test_padding_does_not_change_an_answer(tiny_bert: Path) -> None:
     assert np.allclose(engine.run(ARRAYS)["logits"][1], alone[0], atol=1e-5)
 
 
-def test_a_class_that_transformers_lacks_is_said(tmp_path: Path) -> None:
+def test_a_class_that_transformers_lacks_is_reported(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["NoSuchModel"]}')
     with pytest.raises(ArtifactError, match="the class NoSuchModel"):
         TorchEngine(tmp_path, 1)
@@ -75,7 +75,7 @@ def test_the_torch_engine_generates(tmp_path: Path) -> None:
     assert engine.generate(prompt, {"max_new_tokens": 2, "temperature": 0.9})["ids"].shape[1] <= 2
 
 
-def test_an_openvino_folder_without_a_model_is_said(tmp_path: Path) -> None:
+def test_an_openvino_folder_without_a_model_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no openvino_model\.xml and no weights"):
         OpenVINOEngine(tmp_path, 1)
 
@@ -210,7 +210,7 @@ def test_the_outputs_that_a_task_declares_are_lowered_and_answered(
 
 
 @pytest.mark.slow
-def test_a_model_that_does_not_go_through_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_does_not_go_through_reports_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import ReformerConfig, ReformerForSequenceClassification
 
     monkeypatch.setenv("FASTSERVE_HOME", str(tmp_path / "home"))

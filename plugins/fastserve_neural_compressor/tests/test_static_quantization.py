@@ -249,7 +249,7 @@ class Branching(torch.nn.Module):
         return {"logits": input_ids if input_ids.sum() > 3 else attention_mask}
 
 
-def test_unsupported_model_says_why_in_one_line(tmp_path: Path) -> None:
+def test_unsupported_model_reports_why_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot be quantized: ") as caught:
         static_quantization.quantize_static(Branching(), batches(["input_ids", "attention_mask"]), tmp_path)
     assert "\n" not in str(caught.value)

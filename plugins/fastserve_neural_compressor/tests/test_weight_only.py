@@ -116,7 +116,7 @@ def test_integers_stand_for_the_weights_that_are_computed_with() -> None:
     assert (packed.dequantize() - weight).abs().max() <= torch.from_numpy(packed.scales).max() * 0.51
 
 
-def test_models_that_do_not_fit_are_said() -> None:
+def test_models_that_do_not_fit_are_reported() -> None:
     import torch
 
     with pytest.raises(ExportError, match="group_size 48 does not divide the 64 inputs of model.layers.0"):
@@ -141,7 +141,7 @@ def test_models_that_do_not_fit_are_said() -> None:
         ({"tolerable_loss": 0.1, "method": "dynamic"}, "tolerable_loss needs method=static, not dynamic"),
     ],
 )
-def test_bad_options_are_said(options: dict[str, Any], message: str) -> None:
+def test_bad_options_are_reported(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         QuantizeOptions(**options)
 
@@ -152,7 +152,7 @@ def refusal(task: str, **options: Any) -> str:
     return str(told.value)
 
 
-def test_options_for_the_other_kind_of_model_are_said() -> None:
+def test_options_for_the_other_kind_of_model_are_reported() -> None:
     encoder = "text_classification"
     assert "method=gptq is for language models, not for text_classification" in refusal(encoder, method="gptq")
     assert "method=static is for encoders, not for causal_lm" in refusal("causal_lm", method="static")

@@ -59,7 +59,7 @@ def test_the_best_that_keeps_the_limit_is_taken(tmp_path: Path) -> None:
     assert best == max(line["objective"] for line in kept)
 
 
-def test_when_nothing_keeps_the_limits_the_nearest_is_said(tmp_path: Path) -> None:
+def test_when_nothing_keeps_the_limits_the_nearest_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StageError) as error:
         tuned(tmp_path, trials=5, constraints=["latency_ms_p50 <= 0.5", "quality >= 0.5"])
     assert str(error.value).startswith(

@@ -67,12 +67,12 @@ def test_two_nodes_make_the_trials_and_none_is_lost_with_one_of_them(
     assert "killed under 1 trial; left: []" in done.stdout
 
 
-def test_a_machine_that_does_not_see_the_files_says_so(tmp_path: Path) -> None:
+def test_a_machine_that_does_not_see_the_files_reports_it(tmp_path: Path) -> None:
     said = run_remote_trial({"model": str(tmp_path / "away"), "data": str(tmp_path), "folder": str(tmp_path)})
     assert "does not see" in said["error"] and "on a disk that all machines share" in said["error"]
 
 
-def test_a_cluster_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_is_not_there_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(StageError, match=r"no Ray cluster answers at RAY_ADDRESS=127\.0\.0\.1:1"), ray_executor():
         pass

@@ -74,7 +74,7 @@ def test_the_best_is_found_and_the_defaults_are_the_first_trial(tmp_path: Path) 
     assert abs(found[LR] - 0.01) < abs(1e-4 - 0.01)
 
 
-def test_a_killed_search_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+def test_a_killed_search_continues_and_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     options = NevergradOptions(trials=8, space=SPACE)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -91,21 +91,21 @@ def test_a_killed_search_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path) 
     ]
 
 
-def test_failed_trials_are_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
+def test_failed_trials_are_recorded_and_the_search_continues(tmp_path: Path) -> None:
     found = search(make_run(tmp_path, Trainer(fail=frozenset({0, 2}))), NevergradOptions(trials=5, space=SPACE))
     assert LR in found
     log = read_log(tmp_path / LOG_FILE)
     assert [line["error"] for line in log] == ["out of memory", "", "out of memory", "", ""]
 
 
-def test_when_every_trial_fails_the_cause_is_said(tmp_path: Path) -> None:
+def test_when_every_trial_fails_the_cause_is_reported(tmp_path: Path) -> None:
     trainer = Trainer(fail=frozenset(range(20)))
     with pytest.raises(StageError, match="every trial failed: out of memory"):
         search(make_run(tmp_path, trainer), NevergradOptions(trials=20, space=SPACE))
     assert trainer.tried == [0, 1, 2], "the others would fail too"
 
 
-def test_the_commonest_of_several_causes_is_said(tmp_path: Path) -> None:
+def test_the_commonest_of_several_causes_is_reported(tmp_path: Path) -> None:
     class Flawed(Trainer):
         def __call__(self, trial: TrialRequest) -> TrialResult:
             raise StageError("the disk is full" if trial.number == 1 else "out of memory")
@@ -158,7 +158,7 @@ def halved(folder: Path, learner: Learner, **options: Any) -> tuple[dict[str, An
     return search(run, NevergradOptions(**given)), told
 
 
-def test_with_halving_the_better_ones_go_on_from_where_they_are(tmp_path: Path) -> None:
+def test_with_halving_the_better_ones_continue_from_where_they_are(tmp_path: Path) -> None:
     learner = Learner()
     found, told = halved(tmp_path, learner)
     assert [call for call in learner.calls if call[0] == 0] == [(0, 0, 15), (0, 15, 45), (0, 45, 135)]
@@ -185,7 +185,7 @@ def test_a_training_that_is_at_its_end_is_not_made_again(tmp_path: Path, pauses:
     assert [line["steps"] for line in read_log(tmp_path / LOG_FILE) if line["number"] == 0] == steps
 
 
-def test_a_killed_search_with_halving_goes_on_as_an_undisturbed_one(tmp_path: Path) -> None:
+def test_a_killed_search_with_halving_continues_as_an_undisturbed_one(tmp_path: Path) -> None:
     calm = Learner()
     expected, _ = halved(tmp_path / "calm", calm)
     first = Learner(stop=9)
@@ -204,7 +204,7 @@ def test_steps_bound_all_rungs_together(tmp_path: Path) -> None:
     assert 500 - 90 <= used <= 500
 
 
-def test_an_optimizer_that_breaks_is_said_and_its_trials_are_drawn(
+def test_an_optimizer_that_breaks_is_reported_and_its_trials_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import nevergrad as ng
@@ -323,7 +323,7 @@ def test_options_out_of_range_are_refused(options: dict[str, int], said: str) ->
         NevergradOptions(**options)  # type: ignore[arg-type]
 
 
-def test_an_unknown_optimizer_is_said_with_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_optimizer_is_reported_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="nevergrad has no 'NGOptt'; did you mean"):
         search(make_run(tmp_path, Trainer()), NevergradOptions(optimizer="NGOptt", space=SPACE))
 

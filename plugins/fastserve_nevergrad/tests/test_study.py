@@ -89,7 +89,7 @@ def test_steps_count_the_trainings_of_every_fold(tmp_path: Path) -> None:
     assert len(trainer.trials) == 9, "three trials of three trainings; a fourth would take 120 steps"
 
 
-def test_trials_at_once_are_told_in_their_order(tmp_path: Path) -> None:
+def test_concurrent_trials_are_reported_in_their_order(tmp_path: Path) -> None:
     options = {"trials": 10, "workers": 3, "space": SPACE}
     trainer = Trainer(seconds=0.03)
     found = search(run_in(tmp_path / "a", trainer), NevergradOptions(**options))
@@ -212,7 +212,7 @@ def test_a_study_of_another_space_is_refused_with_the_difference(tmp_path: Path)
         search(run_in(tmp_path / "a", Trainer()), NevergradOptions(trials=2, space=space))
 
 
-def test_a_folder_without_a_study_is_said(tmp_path: Path) -> None:
+def test_a_folder_without_a_study_is_reported(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"no study in .*nothing-here: set the folder of a run, or a trials\.jsonl"):
         NevergradOptions(trials=2, warm_start=str(tmp_path / "nothing-here"), space=SPACE)
 

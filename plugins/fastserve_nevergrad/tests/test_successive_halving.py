@@ -13,7 +13,7 @@ from fastserve_nevergrad.study_log import read_log
 
 
 @pytest.mark.slow
-def test_trials_go_on_from_their_checkpoints(cli: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
+def test_trials_continue_from_their_checkpoints(cli: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
     done = cli(
         *("+plugin=[nevergrad,torch_ddp]", f"model={tiny_bert}", f"data={reviews}", "train.torch_ddp.batch_size=16"),
         *("tune.nevergrad.trials=4", "tune.nevergrad.trial_steps=45", "tune.nevergrad.min_resource=15"),

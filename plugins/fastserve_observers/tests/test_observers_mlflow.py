@@ -151,7 +151,7 @@ def script(store: str) -> str:
 
 
 @pytest.mark.slow
-def test_what_was_told_before_the_process_ended_arrives(store: str) -> None:
+def test_events_reported_before_the_process_ended_arrive(store: str) -> None:
     subprocess.run([sys.executable, "-c", script(store)], check=True)
     (run,) = runs(store)
     assert (run.info.status, run.data.metrics["train.torch_ddp/loss"]) == ("FAILED", 0.5)
@@ -243,7 +243,7 @@ def test_a_slow_server_slows_nothing_and_gets_all_in_few_requests(server: Server
     assert server.got[-1][1]["status"] == "FINISHED"
 
 
-def test_a_server_that_is_not_there_is_said_once(done: RunFinished, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_not_there_is_reported_once(done: RunFinished, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://ann:secret@127.0.0.1:{free.getsockname()[1]}"
     begin = time.perf_counter()
@@ -256,7 +256,7 @@ def test_a_server_that_is_not_there_is_said_once(done: RunFinished, capsys: pyte
     assert "secret" not in said
 
 
-def test_the_end_of_a_run_waits_no_longer_than_it_was_told(
+def test_the_end_of_a_run_waits_no_longer_than_its_limit(
     server: Server, done: RunFinished, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.delay = 3.0

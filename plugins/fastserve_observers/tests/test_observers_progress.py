@@ -136,7 +136,7 @@ def test_a_terminal_is_not_steered_by_a_message() -> None:
 
 
 @pytest.mark.parametrize("shown", [plain, live])
-def test_a_step_says_both_rates(shown: Callable[..., str]) -> None:
+def test_a_step_reports_both_rates(shown: Callable[..., str]) -> None:
     text = bare(shown(StageStarted("train", "torch_ddp"), step(400)))
     assert "812 samples/s, 24.1 k tokens/s" in text
 

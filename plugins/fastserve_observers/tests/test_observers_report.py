@@ -97,7 +97,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path, record: dict[str, Any
     assert 'name="viewport"' in html
 
 
-def test_a_reused_run_is_told_from_its_record(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_a_reused_run_is_reported_from_its_record(tmp_path: Path, record: dict[str, Any]) -> None:
     record["stages"] = [one | {"status": "reused"} for one in record["stages"][:3]]
     html, markdown = written(tmp_path, record)
     for words in (Page(html).words, markdown):
@@ -187,7 +187,7 @@ def test_a_validation_loss_is_drawn_with_the_training_loss(tmp_path: Path, recor
     assert "validation perplexity" in html
 
 
-def test_a_disk_that_refuses_is_said_in_one_message(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_a_disk_that_refuses_is_reported_in_one_message(tmp_path: Path, record: dict[str, Any]) -> None:
     with pytest.raises(StoreError, match=r"report\.html"):
         Report(ReportOptions()).observe(RunFinished(tmp_path / "gone", record))
 

@@ -80,7 +80,7 @@ def test_curves_of_trials_that_went_on() -> None:
     ]  # fmt: skip
 
 
-def test_the_option_that_decides_is_told_from_those_that_do_not() -> None:
+def test_the_option_that_decides_is_distinguished_from_the_others() -> None:
     draw = random.Random(0)
     trials = []
     for number in range(60):

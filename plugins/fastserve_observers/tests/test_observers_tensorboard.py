@@ -90,7 +90,7 @@ def test_each_trial_is_a_session_with_its_own_curve(tmp_path: Path, told: list[E
     assert [step for step, _ in curve(tuned, "score")] == [0, 1, 3, 4]
 
 
-def test_what_was_told_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None:
+def test_reported_events_can_be_read_while_the_run_continues(tmp_path: Path) -> None:
     observer = TensorBoard(TensorBoardOptions(str(tmp_path)))
     observer.observe(StageStarted("train", "torch_ddp"))
     observer.observe(Step(7, 10, 0.7, 0.25, 1e-5, 800.0, 24_000.0, 1.0))
@@ -98,7 +98,7 @@ def test_what_was_told_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None
     observer.observe(StageFinished("train", "torch_ddp", "failed", 1.0, reason="a rank died"))
 
 
-def test_a_folder_that_cannot_be_written_is_said_once(
+def test_a_folder_that_cannot_be_written_is_reported_once(
     tmp_path: Path, told: list[Event], done: RunFinished, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()

@@ -61,7 +61,7 @@ cluster.shutdown()
         ({"artifact": "a", "max_replicas": 1, "replicas": 2}, "serve.ray_serve.max_replicas must be at least 2"),
     ],
 )
-def test_wrong_arguments_are_said(args: dict[str, object], said: str) -> None:
+def test_wrong_arguments_are_reported(args: dict[str, object], said: str) -> None:
     from fastserve_ray_serve.deployment import build_app  # it imports Ray, in every worker that collects this test
 
     with pytest.raises(UserError, match=re.escape(said)):
@@ -69,7 +69,7 @@ def test_wrong_arguments_are_said(args: dict[str, object], said: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_nodes_answer_and_one_goes_on_alone(
+def test_two_nodes_answer_and_one_continues_alone(
     writer: Artifact, every_core: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {**LOOPBACK_ONLY, **PROXY_TIMEOUT, "RAY_AUTH_MODE": "disabled"}.items():

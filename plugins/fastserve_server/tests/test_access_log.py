@@ -24,7 +24,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_each_request_is_a_line_and_a_moved_file_begins_anew(
+def test_each_request_is_a_line_and_a_moved_file_begins_again(
     classifier: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "access.jsonl"
@@ -91,7 +91,7 @@ def test_what_fails_and_who_leaves_is_a_line_too(
     assert [one["status"] for one in lines(path)] == [500, 499]
 
 
-def test_a_full_disk_is_said_once_and_requests_are_answered(
+def test_a_full_disk_is_reported_once_and_requests_are_answered(
     classifier: Artifact, capsys: pytest.CaptureFixture[str]
 ) -> None:
     application = build_application(classifier.folder, ServingOptions(access_log="/dev/full"), 1)
@@ -108,7 +108,7 @@ def test_a_full_disk_is_said_once_and_requests_are_answered(
     assert "Traceback" not in said
 
 
-def test_a_file_that_cannot_be_written_is_said(classifier: Artifact, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported(classifier: Artifact, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="serve.access_log: cannot write .*nowhere/log: No such file"):
         build_application(classifier.folder, ServingOptions(access_log=str(tmp_path / "nowhere" / "log")), 1)
 

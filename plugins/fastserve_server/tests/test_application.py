@@ -281,7 +281,7 @@ def test_words_are_tagged(tagger: Artifact) -> None:
     play(tagger, scene)
 
 
-def test_what_is_cut_is_said_or_refused(classifier: Artifact) -> None:
+def test_what_is_cut_is_reported_or_refused(classifier: Artifact) -> None:
     long = "the film is wonderful " * 40
 
     async def cutting(client: httpx.AsyncClient, service: Service) -> None:
@@ -327,7 +327,7 @@ def test_a_prompt_that_leaves_no_positions_is_422(writer: Artifact) -> None:
     play(writer, scene)
 
 
-def test_the_description_says_every_endpoint_and_the_pages_load_nothing(classifier: Artifact, held: Held) -> None:
+def test_the_description_reports_every_endpoint_and_the_pages_load_nothing(classifier: Artifact, held: Held) -> None:
     async def scene(client: httpx.AsyncClient, service: Service) -> None:
         description = (await client.get("/openapi.json")).json()
         assert set(description["paths"]) == {one.path for one in ENDPOINTS}

@@ -44,7 +44,7 @@ def test_a_key_that_can_be_guessed_or_not_be_sent_is_refused_unnamed(written: st
     assert written not in str(told.value)
 
 
-def test_files_without_keys_are_said(tmp_path: Path) -> None:
+def test_files_without_keys_are_reported(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="serve.server.api_keys_file: cannot read the file .*nowhere"):
         key_hashes(str(tmp_path / "nowhere"), "serve.server.api_keys_file")
     (tmp_path / "empty").write_text("# none\n")

@@ -163,7 +163,7 @@ def test_what_could_not_be_answered_in_time_is_sent_away_at_once() -> None:
     asyncio.run(asyncio.wait_for(scene(), 20))
 
 
-def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:
+def test_the_queue_is_bounded_and_reports_when_to_come_back() -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         first = await hold(batcher, puppet)
         asked = batcher.predict(rows("a", "b", "c"), {})
@@ -279,7 +279,7 @@ def test_what_takes_less_than_to_wake_another_is_not_shared() -> None:
     assert sorted(puppet.batches for puppet in puppets) == [[], [[4] * 8]]
 
 
-def test_a_worker_that_cannot_be_made_is_said() -> None:
+def test_a_worker_that_cannot_be_made_is_reported() -> None:
     def fail() -> Puppet:
         raise DataError("no weights")
 

@@ -229,7 +229,7 @@ def test_that_the_server_shuts_down_is_no_fault_of_the_candidate(
     play(classifier, twin, (Engine("a"), Engine("a")), scene, candidate_mode=mode, candidate_window=10)
 
 
-def test_what_is_unusable_is_said_by_either(classifier: Artifact, twin: Artifact) -> None:
+def test_what_is_unusable_is_reported_by_either(classifier: Artifact, twin: Artifact) -> None:
     async def scene(client: httpx.AsyncClient, models: ModelRegistry) -> None:
         assert (await client.post("/predict", json={"inputs": [""]})).status_code == 422
         assert models.candidate is not None and models.candidate.is_active

@@ -30,7 +30,7 @@ def test_packed_bytes_are_unpacked(values: list[bytes]) -> None:
 
 
 @given(st.binary(max_size=40))
-def test_unpacking_anything_gives_values_or_says_so(blob: bytes) -> None:
+def test_unpacking_anything_gives_values_or_reports_it(blob: bytes) -> None:
     with contextlib.suppress(TensorError):
         assert pack_bytes(unpack_bytes(memoryview(blob))) == blob
 

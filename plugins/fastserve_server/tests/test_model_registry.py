@@ -55,7 +55,7 @@ def test_two_models_of_one_name_are_refused(classifier: Artifact) -> None:
         build_application(classifier.folder, ServingOptions(models=[str(classifier.folder)]))
 
 
-def test_what_is_wrong_of_further_models_is_said(classifier: Artifact, tmp_path: Path) -> None:
+def test_what_is_wrong_of_further_models_is_reported(classifier: Artifact, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"serve\.server\.models='a b': use letters"):
         ServerOptions(models=["a b:/models/one"])
     with pytest.raises(ArtifactError, match="nowhere does not exist"):
@@ -83,7 +83,7 @@ def test_each_answers_as_its_predictor_does(both: EmbeddedProcess, classifier: A
 
 
 @pytest.mark.slow
-def test_every_protocol_says_which(both: EmbeddedProcess) -> None:
+def test_every_protocol_reports_which(both: EmbeddedProcess) -> None:
     client = openai.OpenAI(base_url=both.url + "/v1", api_key="none", max_retries=0)
     assert [one.id for one in client.models.list().data] == ["reviews", "tags", "tiny-writer"]
     text = client.completions.create(model="tiny-writer", prompt="the film is", max_tokens=4, temperature=0)

@@ -249,7 +249,7 @@ def test_who_leaves_in_the_middle_makes_room(talking: ServerProcess) -> None:
     assert httpx.post(talking.url + "/v1/completions", json={**asked, "stream": False}).status_code == 200
 
 
-def test_a_stream_that_takes_too_long_says_so(chatty: Artifact) -> None:
+def test_a_stream_that_takes_too_long_reports_it(chatty: Artifact) -> None:
     options = ServerOptions(port=0, name="w", request_timeout_s=0.2, max_new_tokens=100)
     with start(chatty.folder, options, threads=1) as server:
         asked = {**ASKED, "max_tokens": 100, "stream": True, "ignore_eos": True, "n": 16}

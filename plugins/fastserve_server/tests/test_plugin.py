@@ -28,7 +28,7 @@ def test_an_option_out_of_range_is_named(option: str, value: Any) -> None:
     assert str(value) in str(refused.value)
 
 
-def test_all_faults_are_said_together() -> None:
+def test_all_faults_are_reported_together() -> None:
     with pytest.raises(ValidationError, match=r"(?s)max_batch.*port"):
         ServerOptions(max_batch=0, port=-1)
 

@@ -94,7 +94,7 @@ def test_an_interrupt_that_the_command_ignores_does_not_end_it(classifier: Artif
     assert not psutil.pid_exists(server.pid)
 
 
-def test_it_says_what_it_is(server: ServerProcess, classifier: Artifact) -> None:
+def test_it_reports_what_it_is(server: ServerProcess, classifier: Artifact) -> None:
     lineage = httpx.get(server.url + "/lineage").json()
     assert lineage["digest"] == classifier.digest
     assert lineage["lineage"] == [dict(one) for one in classifier.manifest.lineage]
@@ -125,7 +125,7 @@ def test_it_says_what_it_is(server: ServerProcess, classifier: Artifact) -> None
         (b'{"inputs": ["' + b"a" * 5000 + b'"]}', 413, "5000 bytes"),
     ],
 )
-def test_errors_are_said(server: ServerProcess, body: bytes, status: int, reason: str) -> None:
+def test_errors_are_reported(server: ServerProcess, body: bytes, status: int, reason: str) -> None:
     response = httpx.post(server.url + "/predict", content=body)
     assert response.status_code == status
     assert response.headers["content-type"] == "application/json"

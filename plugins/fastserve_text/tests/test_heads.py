@@ -94,7 +94,7 @@ def test_heads_of_other_tasks_and_regressions_are_not_taken_for_classifiers(tmp_
     assert built.config.problem_type is None
 
 
-def test_the_report_says_what_became_of_the_head() -> None:
+def test_the_report_names_the_use_of_the_head() -> None:
     assert describe_head(["n", "p"], ["n", "p"], [0, 1]) == "the checkpoint's head is kept: n, p"
     assert describe_head(["LABEL_0", "LABEL_1"], ["0", "1"], [0, 1]).endswith(
         "which the checkpoint calls LABEL_0, LABEL_1"

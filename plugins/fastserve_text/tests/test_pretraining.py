@@ -329,7 +329,7 @@ def test_more_tokens_than_the_model_has_positions_are_refused(folder: Path) -> N
         load_task("pretraining", {}).encoder(folder)
 
 
-def test_models_without_the_heads_are_said(tmp_path: Path) -> None:
+def test_models_without_the_heads_are_reported(tmp_path: Path) -> None:
     from transformers import DistilBertConfig
 
     spec = ModelSpec("scratch", "gpt2", dim=16, num_heads=2, num_layers=1, hidden_size=32, vocab_size=300)

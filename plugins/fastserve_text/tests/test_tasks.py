@@ -117,12 +117,12 @@ def test_classification_decodes_and_scores(classify: Task) -> None:
         ({"text": "x", "text_pair": "", "label": "a"}, "'text_pair' is empty"),
     ],
 )
-def test_rows_that_cannot_be_classified_are_said(classify: Task, row: dict[str, Any], said: str) -> None:
+def test_rows_that_cannot_be_classified_are_reported(classify: Task, row: dict[str, Any], said: str) -> None:
     assert classify.check(row) == said or (classify.check(row) or "").startswith(said)
 
 
 @pytest.mark.parametrize("value", [3, "", None, {"txt": "x"}, ["a", ""]])
-def test_inputs_that_cannot_be_read_are_said(classify: Task, value: Any) -> None:
+def test_inputs_that_cannot_be_read_are_reported(classify: Task, value: Any) -> None:
     with pytest.raises(DataError, match="an input cannot be used"):
         classify.read_input(value)
 
@@ -174,7 +174,7 @@ def test_options_out_of_range_are_refused(name: str) -> None:
         load_task(name, {"max_length": 1})
 
 
-def test_models_that_cannot_be_built_are_said(tmp_path: Path, tiny_bert: Path) -> None:
+def test_models_that_cannot_be_built_are_reported(tmp_path: Path, tiny_bert: Path) -> None:
     with pytest.raises(OptionError, match="no model from scratch is called 'brt'; did you mean 'bert'"):
         write_scratch(ModelSpec("scratch", "brt"), ["x"], tmp_path, "ForMaskedLM")
     (tmp_path / "config.json").write_text('{"model_type": "no_such_type"}')

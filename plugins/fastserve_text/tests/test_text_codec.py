@@ -137,7 +137,7 @@ def test_a_template_in_a_file_comes_first(folder: Path) -> None:
         ("{% if %}", "refuses the messages"),
     ],
 )
-def test_a_template_that_cannot_is_said(folder: Path, template: str | None, reason: str) -> None:
+def test_a_template_that_fails_is_reported(folder: Path, template: str | None, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         configure(folder, **({"chat_template": template} if template else {})).chat(SAID)
 

@@ -334,7 +334,7 @@ def test_adaloras_extra_loss_is_the_one_that_peft_adds() -> None:
 
 
 @pytest.mark.parametrize("stop", [4, 9])
-def test_adalora_goes_on_from_a_checkpoint_as_if_nothing_had_been(stop: int) -> None:
+def test_adalora_continues_from_a_checkpoint_as_if_nothing_had_been(stop: int) -> None:
     total = 12
     whole = classifier()
     attached = attach_method(whole, options(method="adalora"), total)

@@ -137,7 +137,7 @@ def test_weights_that_do_not_fit_are_refused(given: Any, message: str) -> None:
         class_weights(given, ["negative", "positive"], [3, 4])
 
 
-def test_all_wrong_weights_are_said_at_once_and_numbers_may_name_labels() -> None:
+def test_all_wrong_weights_are_reported_at_once_and_numbers_may_name_labels() -> None:
     with pytest.raises(ValidationError, match="(?s)'x'.*'y'"):
         class_weights({"x": 1, "y": 1}, ["0", "1"], [])
     assert class_weights({1: 2}, ["0", "1"], []) == [1.0, 2.0]
@@ -191,7 +191,7 @@ def test_a_model_has_the_averages_in_the_block_only() -> None:
     assert not torch.equal(model.weight, last)
 
 
-def test_averages_go_on_from_a_checkpoint() -> None:
+def test_averages_continue_from_a_checkpoint() -> None:
     live = {"a": torch.zeros(3)}
     first = ExponentialMovingAverage(live, 0.9)
     live["a"].fill_(1.0)

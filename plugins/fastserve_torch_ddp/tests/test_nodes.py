@@ -148,7 +148,7 @@ def test_a_rendezvous_that_nobody_joins_ends_with_the_address() -> None:
     assert "same command on every node" in message
 
 
-def test_a_host_that_never_listens_is_said() -> None:
+def test_a_host_that_never_listens_is_reported() -> None:
     port, other = free_port(), find_endpoint("127.0.0.1:1")
     from fastserve_torch_ddp.rendezvous.config import RendezvousConfig
     from fastserve_torch_ddp.rendezvous.handler import TcpRendezvousHandler
@@ -159,7 +159,7 @@ def test_a_host_that_never_listens_is_said() -> None:
     assert f"127.0.0.1:{port}" in message
 
 
-def test_a_port_of_another_program_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_of_another_program_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastserve_torch_ddp.rendezvous import handler
 
     monkeypatch.setattr(handler, "ANSWER_SECONDS", 0.5)

@@ -207,7 +207,9 @@ def test_ranks_that_step_alone_meet_when_they_average(on_ranks: OnRanks, lazy: b
     ("mode", "world", "near"),
     [("single", 1, True), ("sharded", 2, True), ("sharded", 2, False), ("local_sgd", 2, True)],
 )
-def test_a_resumed_optimizer_goes_on_as_if_never_stopped(on_ranks: OnRanks, mode: str, world: int, near: bool) -> None:
+def test_a_resumed_optimizer_continues_as_if_never_stopped(
+    on_ranks: OnRanks, mode: str, world: int, near: bool
+) -> None:
     def run(model: Model, optimizer: Optimizer, begin: int, end: int) -> None:
         rank = collectives.get_rank()
         for number in range(begin, end):

@@ -122,7 +122,7 @@ def test_options_that_exclude_each_other_are_refused(pair: dict[str, Any], named
         DDPOptions(**pair)
 
 
-def test_all_faults_are_said_at_once_with_a_suggestion() -> None:
+def test_all_faults_are_reported_at_once_with_a_suggestion() -> None:
     with pytest.raises(UserError) as caught:
         DDPOptions(lr=-1.0, epochs=0, schedule="cosin", nnodes=2)
     message = str(caught.value)

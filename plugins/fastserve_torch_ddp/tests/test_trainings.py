@@ -191,7 +191,7 @@ def test_what_the_command_ignores_does_not_end_its_training(train: Train, monkey
     [{"ema_decay": 0.9}, {"nproc": 2, "local_sgd_steps": 3}, {"nproc": 2, "sharding": "fsdp"}],
     ids=lambda options: ",".join(f"{name}={value}" for name, value in options.items()) or "defaults",
 )
-def test_a_paused_training_goes_on_as_one_that_was_not(train: Train, given_options: dict[str, Any]) -> None:
+def test_a_paused_training_continues_as_one_that_was_not(train: Train, given_options: dict[str, Any]) -> None:
     settings = {"steps": 18, "eval_steps": 6, **given_options}
     straight = train("straight", **settings)
     first = train("paused", stop_at_step=6, **settings)
@@ -213,7 +213,7 @@ def test_training_stops_when_there_is_no_more_gain(train: Train) -> None:
     assert done.result["steps"] == 15
 
 
-def test_a_loss_that_is_not_finite_stops_at_once_and_says_where(train: Train, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_at_once_and_reports_where(train: Train, tmp_path: Path) -> None:
     with pytest.raises(StageError) as caught:
         train(lr=1e30, schedule="constant", warmup_ratio=0.0, checkpoint_every_s=0.0, max_restarts=2)
     message = str(caught.value)
@@ -237,7 +237,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_disk_that_fills_up_is_warned_of_and_training_goes_on(train: Train, small_disk: Path) -> None:
+def test_a_disk_that_fills_up_is_warned_of_and_training_continues(train: Train, small_disk: Path) -> None:
     filler = small_disk / "filler"
 
     def fill(event: Event) -> None:
@@ -259,7 +259,7 @@ def test_a_name_that_freezes_nothing_is_refused(train: Train) -> None:
         train(freeze=["embedings"])
 
 
-def test_a_batch_that_does_not_fit_says_which_and_what_to_do(train: Train, tmp_path: Path) -> None:
+def test_a_batch_that_does_not_fit_reports_which_and_what_to_do(train: Train, tmp_path: Path) -> None:
     """This process, as a rank of its own, may have 30 MB more than it has, and the first layer's output alone is 65."""
     train(epochs=1)
     (request,) = train.requests

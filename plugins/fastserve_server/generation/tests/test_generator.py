@@ -235,7 +235,7 @@ def test_a_text_that_cannot_be_spelt_ends_alone(model: Artifact, monkeypatch: py
     play(scene)
 
 
-def test_a_server_that_cannot_go_on_says_so(model: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_cannot_continue_reports_it(model: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(scheduler: SkipJoinMLFQ, now: float) -> list[TextSequence]:
         raise RuntimeError("no such luck")
 

@@ -61,7 +61,7 @@ def test_a_long_prompt_does_not_push_short_ones_aside() -> None:
     assert scheduler.order(0.0) == [middle, short, long]
 
 
-def test_what_waited_for_long_begins_anew_at_the_top() -> None:
+def test_a_text_that_waited_for_long_begins_again_at_the_top() -> None:
     scheduler = SkipJoinMLFQ()
     long = job(8)
     scheduler.add(long, 0.0)
