@@ -148,11 +148,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-MEMORY_ERRORS = (errno.ENOMEM,)
+MEMORY_ERRORS = (errno.ENOMEM, errno.EAGAIN)
 
 
 def transient_kind(error: BaseException | str) -> type[TransientError] | None:
-    """Return the class for an error that the machine caused, such as a full disk.
+    """Return the class for an error that the machine caused, such as a full disk or the end of another process.
 
     Args:
         error: An exception of any library, or its message. Libraries in other languages pass on only the text of the
@@ -163,7 +163,7 @@ def transient_kind(error: BaseException | str) -> type[TransientError] | None:
     """
     if isinstance(error, TransientError):
         return type(error)
-    if isinstance(error, MemoryError):
+    if isinstance(error, (MemoryError, ConnectionError)):
         return TransientError
     number, text = getattr(error, "errno", None), str(error)
     for numbers, kind in ((DISK_ERRORS, StoreError), (MEMORY_ERRORS, TransientError)):

@@ -96,6 +96,7 @@ def _start(job: Callable[[DictConfig], None], overrides: list[str]) -> None:
 
 def _run(cfg: DictConfig) -> int:
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     from fastserve_core.config.options import resolve_interpolations
     from fastserve_core.pipeline.execute import execute
@@ -103,7 +104,8 @@ def _run(cfg: DictConfig) -> int:
 
     hydra = HydraConfig.get()
     cfg = resolve_interpolations(cfg)
-    set_library_environment(offline=cfg.model.kind != "hub" and cfg.data.source != "hub")
+    sources = (OmegaConf.select(cfg, key) for key in ("model.kind", "data.source"))
+    set_library_environment(offline="hub" not in sources)
     user_overrides = frozenset(override.partition("=")[0].lstrip("+~") for override in hydra.overrides.task)
     execute(cfg, Path(hydra.runtime.output_dir), user_overrides)
     return 0

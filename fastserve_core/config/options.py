@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
@@ -26,15 +27,23 @@ def parse_options(kind: type[T], values: Mapping[str, Any] | DictConfig | None, 
         path: The node's path, for messages.
 
     Raises:
-        OptionError: A name is unknown, or a value is missing or has the wrong type or range.
+        OptionError: A name is unknown, or a value is missing or has the wrong type or range, or is not finite.
         ValidationError: There are several such errors.
     """
-    node = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values or {}))
+    if not isinstance(values, Mapping | None):
+        raise OptionError(f"{path} must be a mapping of options, not {values!r}")
+    try:
+        node = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values or {}))
+    except OmegaConfBaseException as error:
+        raise OptionError(f"{path}: {_first_line(error)}") from error
     schema = OmegaConf.structured(kind)
     errors = ErrorCollector()
     for name in node:
         with errors.collect():
             _merge_option(schema, node, str(name), path)
+    for name, value in cast(dict[str, Any], OmegaConf.to_container(schema)).items():
+        with errors.collect():
+            _check_finite(value, name if path == ROOT else f"{path}.{name}")
     errors.raise_if_any()
     try:
         return cast(T, OmegaConf.to_object(schema))
@@ -108,9 +117,18 @@ def _merge_option(schema: Any, node: DictConfig, name: str, path: str) -> None:
         raise OptionError(f"{path} has no option '{error.full_key or error.key}'") from error
     except OmegaConfBaseException as error:
         option = error.full_key or name
-        value = OmegaConf.select(node, option)
+        value = OmegaConf.select(node, option, throw_on_resolution_failure=False)
         option_path = option if path == ROOT else f"{path}.{option}"
         raise OptionError(f"{option_path}={value!r}: {_first_line(error)}") from error
+
+
+def _check_finite(value: Any, path: str) -> None:
+    """Check that all numbers of an option's value are finite: nan passes most comparisons with bounds."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise OptionError(f"{path} must be a finite number, not {value}")
+    if isinstance(value, (dict, list)):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_finite(item, f"{path}.{name}")
 
 
 def _first_line(error: OmegaConfBaseException) -> str:

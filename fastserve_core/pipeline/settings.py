@@ -116,32 +116,51 @@ def read_settings(cfg: DictConfig, user_overrides: frozenset[str] = frozenset())
 
     root = OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name not in CONFIG_SECTIONS])
     read("general", parse_options, RunOptions, root, ROOT)
-    read("model", parse_options, ModelSpec, cfg.model, "model")
-    read("data", parse_options, DataOptions, cfg.data, "data")
-    read("task", _read_task, cfg.task)
-    registry = Registry(blocked=list(cfg.get("blocked_plugins") or ()))
-    for section, name, options in selected_plugins(cfg):
+    read("model", parse_options, ModelSpec, _node(cfg, "model"), "model")
+    read("data", parse_options, DataOptions, _node(cfg, "data"), "data")
+    read("task", _read_task, cfg)
+    general: RunOptions = values.get("general") or RunOptions()
+    registry = Registry(blocked=general.blocked_plugins)
+    for section, name, options in _selected_plugins(cfg, general, errors):
         read(f"{section}.{name}", registry.activate, section, name, options)
     errors.raise_if_any()
-    fields = {name: values[name] for name in ("general", "model", "data", "task")}
-    settings = Settings(registry=registry, user_overrides=user_overrides, **fields)
+    settings = Settings(
+        registry=registry,
+        user_overrides=user_overrides,
+        **{name: values[name] for name in ("general", "model", "data", "task")},
+    )
     check_plan(settings)
     return settings
 
 
-def selected_plugins(cfg: DictConfig) -> list[tuple[str, str, Any]]:
+def _selected_plugins(cfg: DictConfig, general: RunOptions, errors: ErrorCollector) -> list[tuple[str, str, Any]]:
     """List ``(section, plugin, options)`` in the order of the config; observers come first."""
-    observers = dict.fromkeys(cfg.get("default_observers") or (), None) | dict(cfg.get(OBSERVE) or {})
-    blocked = set(cfg.get("blocked_plugins") or ())
-    selected = [(OBSERVE, str(name), options) for name, options in observers.items() if name not in blocked]
-    return selected + [
-        (stage, str(name), options) for stage in STAGES for name, options in dict(cfg.get(stage) or {}).items()
-    ]
+    chosen: dict[str, dict[str, Any]] = {section: {} for section in (OBSERVE, *STAGES)}
+    for section in chosen:
+        with errors.collect():
+            node = _section(cfg, section)
+            chosen[section] = {str(name): _node(node, name) for name in node}
+    observers = dict.fromkeys(general.default_observers, None) | chosen.pop(OBSERVE)
+    selected = [(OBSERVE, name, options) for name, options in observers.items() if name not in general.blocked_plugins]
+    return selected + [(stage, name, options) for stage, plugins in chosen.items() for name, options in plugins.items()]
 
 
-def _read_task(node: DictConfig) -> Task:
-    options = {str(name): value for name, value in node.items()}
-    return load_task(str(options.pop("name", "")), options)
+def _node(parent: DictConfig, name: Any) -> Any:
+    """Return a child; ``None`` if there is none, and ``???`` if its value is missing."""
+    return "???" if OmegaConf.is_missing(parent, name) else parent.get(name)
+
+
+def _section(cfg: DictConfig, name: str) -> DictConfig:
+    node = _node(cfg, name)
+    if not isinstance(node, DictConfig | None):
+        raise OptionError(f"{name} must be a mapping, not {node!r}")
+    return OmegaConf.create() if node is None else node
+
+
+def _read_task(cfg: DictConfig) -> Task:
+    node = _section(cfg, "task")
+    options = OmegaConf.masked_copy(node, [str(name) for name in node if name != "name"])
+    return load_task(str(_node(node, "name") or ""), options)
 
 
 def check_plan(settings: Settings) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MAX_MESSAGE_BYTES = 4096
+MAX_STARTS = 2
+"""How often a server is started for one request: one may be killed before it has received the request."""
 IDLE_SECONDS = 30.0
 """An idle server ends soon, because it holds some 400 MB once torch and transformers are imported."""
 IMPORT_TIME_ENV_PREFIXES = (
@@ -88,14 +90,18 @@ class ForkServerPool:
             request: The file with the request.
             environment: The child's environment, which the request also holds.
             output: The descriptor for the child's output.
+
+        Raises:
+            OSError: No server could be started, or each one ended at once.
         """
         key, (ours, theirs) = self._key(environment), socket.socketpair()
         with self.lock, theirs:
-            try:
-                self._send_request(self.running[key][0], request, theirs, output)
-            except (KeyError, OSError):  # there is no server yet, or it has ended
+            for _ in range(MAX_STARTS):
+                with contextlib.suppress(KeyError, OSError):  # there is no server yet, or it has ended
+                    self._send_request(self.running[key][0], request, theirs, output)
+                    return ForkedProcess(ours)
                 self.running[key] = self._start(environment, output)
-                self._send_request(self.running[key][0], request, theirs, output)
+            self._send_request(self.running[key][0], request, theirs, output)
         return ForkedProcess(ours)
 
     def share(self, requests: socket.socket, environment: Mapping[str, str]) -> None:

@@ -40,7 +40,7 @@ WORK = """
         if what == "fill":
             raise {"disk": OSError(28, os.strerror(28)), "library": RuntimeError("I/O error: " + os.strerror(28)),
                    "memory": MemoryError(), "allocator": RuntimeError("Error code 12 (" + os.strerror(12) + ")"),
-                   "input": OSError(2, os.strerror(2))}[more["kind"]]
+                   "peer": BrokenPipeError(32, os.strerror(32)), "input": OSError(2, os.strerror(2))}[more["kind"]]
         if what == "wait":
             event_writer(events)(Progress(str(os.getpid()), 0, 1))
             time.sleep(60)
@@ -151,7 +151,8 @@ def test_a_killed_child_is_not_a_fault_of_its_work(ask: Callable[..., Any], numb
     ("kind", "error"),
     [
         *(("disk", StoreError), ("library", StoreError)),
-        *(("memory", TransientError), ("allocator", TransientError), ("input", StageError)),
+        *(("memory", TransientError), ("allocator", TransientError), ("peer", TransientError)),
+        ("input", StageError),
     ],
 )
 def test_what_the_machine_lacks_is_told_from_other_faults(
@@ -191,6 +192,23 @@ def test_where_the_process_was_killed_another_takes_its_place(ask: Callable[...,
     os.kill(first, signal.SIGKILL)
     until(lambda: gone(first))
     assert ask("tell")["parent"] != first
+
+
+def test_a_process_that_is_killed_before_its_first_request_is_replaced(
+    ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, killed = child.FORK_SERVERS._start, list[int]()
+
+    def start_and_kill(*arguments: Any) -> Any:
+        requests, process = start(*arguments)
+        if len(killed) < fork_pool.MAX_STARTS - 1:
+            process.kill()
+            killed.append(process.wait())
+        return requests, process
+
+    monkeypatch.setattr(child.FORK_SERVERS, "_start", start_and_kill)
+    assert ask("tell")["slow"]
+    assert killed == [-signal.SIGKILL]
 
 
 def test_a_child_ends_with_the_process_it_was_forked_off(ask: Callable[..., Any]) -> None:
