@@ -16,6 +16,9 @@ MANIFEST = "fastserve.json"
 CHECKSUM = "checksum"
 """The entry of ``fastserve.json`` with the hash of all others."""
 SCHEMA = 1
+FIELD_TYPES = {"task": str, "labels": list, "lineage": list} | dict.fromkeys(
+    ("task_options", "runtime", "files", "measures"), dict
+)
 
 TRAINABLE, COMPILED = "trainable", "engine"
 """The two forms: Hugging Face weights, which can be trained further, and files for one engine."""
@@ -126,10 +129,10 @@ def _read_manifest(path: Path) -> Manifest:
         raise ArtifactError(f"{path.parent} has schema {record['schema']}; this FastServe reads up to {SCHEMA}")
     if record.pop(CHECKSUM, None) != stable_hash(record):
         raise ArtifactError(f"{path} changed since it was published: its checksum does not match")
-    try:
-        return Manifest(**{name: value for name, value in record.items() if name in Manifest.__dataclass_fields__})
-    except TypeError as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from error
+    wrong = [name for name, kind in FIELD_TYPES.items() if not isinstance(record.get(name), kind)]
+    if wrong:
+        raise ArtifactError(f"{path} cannot be read: {', '.join(wrong)} of another type than in a manifest, or missing")
+    return Manifest(**{name: value for name, value in record.items() if name in Manifest.__dataclass_fields__})
 
 
 def _digest(manifest: Manifest) -> str:

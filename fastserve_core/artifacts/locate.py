@@ -70,6 +70,16 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not a run: it has no run.json")
     try:
         record: dict[str, Any] = read_json(path)
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(record, dict) or not _are_stages(record.setdefault("stages", [])):
+        raise UserError(f"{path} cannot be read: it is not the record of a run")
     return record
+
+
+def _are_stages(stages: Any) -> bool:
+    kinds = {"stage": str, "plugin": str, "status": str, "artifact": str, "measures": dict}
+    return isinstance(stages, list) and all(
+        isinstance(stage, dict) and all(isinstance(stage.get(name), kind) for name, kind in kinds.items())
+        for stage in stages
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastserve_core.artifacts.locate import read_record
 from fastserve_core.cli.arguments import format_table, make_parser
+from fastserve_core.errors import UserError
 
 IGNORED_KEYS = {"command", "best", "folder", "stages"}
 STAGE_KEYS = ("status", "digest", "options", "measures", "found", "seconds")
@@ -57,9 +58,14 @@ def flatten_config(run: Path) -> dict[str, Any]:
         run: The run's folder, or its ``run.json``.
     """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     path = (run.parent if run.name == "run.json" else run) / "config.yaml"
-    config: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    try:
+        config: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
     return dict(_flatten_mapping({name: config[name] for name in CONFIG_SECTIONS if name in config}, "config."))
 
 

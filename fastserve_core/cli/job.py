@@ -106,7 +106,8 @@ def _run(cfg: DictConfig) -> int:
     cfg = resolve_interpolations(cfg)
     sources = (OmegaConf.select(cfg, key) for key in ("model.kind", "data.source"))
     set_library_environment(offline="hub" not in sources)
-    user_overrides = frozenset(override.partition("=")[0].lstrip("+~") for override in hydra.overrides.task)
+    overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # they may contain interpolations
+    user_overrides = frozenset(str(override).partition("=")[0].lstrip("+~") for override in overrides)
     execute(cfg, Path(hydra.runtime.output_dir), user_overrides)
     return 0
 

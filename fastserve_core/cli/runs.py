@@ -13,6 +13,8 @@ from fastserve_core.errors import FastServeError
 
 PATTERNS = ("outputs/*/run.json", "outputs/*/*/run.json", "multirun/*/*/*/run.json")
 
+UNREADABLE = "unreadable"
+
 
 def main(arguments: Sequence[str]) -> int:
     """Print the runs; return the exit code."""
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"no runs below {options.folder.absolute()}: they are in outputs/ of the folder where they were started")
     else:
         header = ["run", "status", "task", "stages", "quality", "MB"]
-        print(format_table([header, *(_table_row(folder, record) for folder, record in runs)]))
+        print(format_table([header, *(_readable_row(folder, record) for folder, record in runs)]))
     return 0
 
 
@@ -39,8 +41,15 @@ def _find_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
         try:
             runs.append((path.parent, read_record(path)))
         except FastServeError:
-            runs.append((path.parent, {"status": "unreadable"}))
+            runs.append((path.parent, {"status": UNREADABLE}))
     return sorted(runs, key=lambda run: (run[0] / "run.json").stat().st_mtime, reverse=True)
+
+
+def _readable_row(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    try:
+        return _table_row(folder, record)
+    except (AttributeError, KeyError, TypeError, ValueError):  # a record that was damaged or edited
+        return _table_row(folder, {"status": UNREADABLE})
 
 
 def _table_row(folder: Path, record: Mapping[str, Any]) -> list[str]:

@@ -97,12 +97,12 @@ def _prepare_stages(settings: Settings, record: RunRecord) -> ExecutedStages:
         data = prepare_dataset(settings.data, settings.task, store, lambda text: print(text, file=sys.stderr))
         record.describe_data(data)
     model = resolve_model(settings.model, settings.task, data, store, settings.general.seed)
-    store.check_space(DISK_SPACE_FACTOR * _folder_size(model.folder))
     _check_model(settings, model)
     session = Session(settings, store, data, record)
     plan = plan_run(session, model)
     session.emit(RunPlanned(tuple(plan)))
     if any(state == TO_DO for *_, state in plan):
+        store.check_space(DISK_SPACE_FACTOR * _folder_size(model.folder))
         warn_of_unknown_words(session, model)
     if any(stage in ("tune", "train") and state == TO_DO for stage, _, state in plan):
         check_estimates(session, model)

@@ -119,7 +119,7 @@ class Study:
         )  # fmt: skip
         earlier = read_earlier_trials(options.warm_start, space) if options.warm_start else []
         log = run.folder / LOG_FILE
-        begin_log(log, space)
+        begin_log(log, space, lambda text: run.emit(WarningRaised(text)))
         self.logged: dict[tuple[int, int], Line] = {
             (line["number"], line.get("rung", 0)): line for line in read_log(log)
         }

@@ -4,54 +4,80 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.artifacts import expand_user
+from fastserve_core.artifacts import expand_user, read_record, write_text
 from fastserve_core.errors import OptionError
 
 LOG_FILE = "trials.jsonl"
 RUN_FILE = "run.json"
+CHECKSUM = "crc32"
+"""The entry of a line with the checksum of its other entries."""
 Line = dict[str, Any]
 """A trial in the log: ``number``, ``options``, ``objective`` (``None`` for a failure), ``error``, ``seconds``; after a
 success also ``scores``, ``steps`` and ``measures``; with several rungs ``rung``, with several trainings ``each``."""
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one line to a log, and wait until it is on disk."""
+    """Append one line with a checksum to a log, and wait until it is on disk."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(_to_line(record))
         file.flush()
         os.fsync(file.fileno())
 
 
 def read_log(path: Path) -> list[Line]:
-    """Return the finished trials of a log, without a last line that a kill cut short."""
-    return [record for record in _read_records(path) if "number" in record]
+    """Return the finished trials of a log, without lines that are damaged or that a kill cut short."""
+    return [record for record in _read_records(path) if record is not None and "number" in record]
 
 
-def _read_records(path: Path) -> list[Line]:
-    """Return all records of a log, and remove an incomplete last line from the file."""
+def _to_line(record: Mapping[str, Any]) -> str:
+    checksum = zlib.crc32(json.dumps(record).encode())
+    return json.dumps({**record, CHECKSUM: checksum}) + "\n"
+
+
+def _from_line(line: str) -> Line | None:
+    """Return the record of a line; ``None`` if the line is damaged."""
+    try:
+        record = json.loads(line)
+        checksum = record.pop(CHECKSUM, None)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    if checksum is not None and checksum != zlib.crc32(json.dumps(record).encode()):
+        return None
+    return dict(record) if line.endswith("\n") else None
+
+
+def _read_records(path: Path) -> list[Line | None]:
+    """Return the record of each line of a log; ``None`` for a damaged one."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    complete = [line for line in lines if line.endswith("\n")]
-    if len(complete) < len(lines):
-        path.write_text("".join(complete), encoding="utf-8")
-    return [json.loads(line) for line in complete]
+    return [_from_line(line) for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)]
 
 
-def begin_log(path: Path, space: Mapping[str, Any]) -> None:
-    """Create a log for a space, or check the space of an existing one.
+def begin_log(path: Path, space: Mapping[str, Any], warn: Callable[[str], None]) -> None:
+    """Create a log for a space, or check the space of an existing one and remove its damaged lines.
+
+    Args:
+        path: The log.
+        space: The space to search.
+        warn: Receives a warning about damaged lines. A last line that a kill cut short is removed without one.
 
     Raises:
         OptionError: The log exists and has another space.
     """
-    if records := _read_records(path):
-        check_space(records[0].get("space", {}), space, path)
-    else:
-        append_record(path, {"space": space})
+    records = _read_records(path)
+    whole = [record for record in records if record is not None]
+    if None in records[:-1]:
+        warn(f"{path} has damaged lines: their trials are made again")
+    for record in whole:
+        check_space(record.get("space", space), space, path)
+    if not whole or None in records:
+        trials = [record for record in whole if "space" not in record]
+        write_text(path, "".join(map(_to_line, [{"space": space}, *trials])))
 
 
 def check_space(logged: Mapping[str, Any], space: Mapping[str, Any], path: Path) -> None:
@@ -87,7 +113,7 @@ def read_earlier_trials(study: str, space: Mapping[str, Any]) -> list[Line]:
         OptionError: There is no study, or it has another space.
     """
     path = find_log(study)
-    records = _read_records(path)
+    records = [record for record in _read_records(path) if record is not None]
     check_space(records[0].get("space", {}) if records else {}, space, path)
     last = {line["number"]: line for line in records if line.get("objective") is not None}
     return sorted(last.values(), key=lambda line: (-line.get("rung", 0), -line["objective"]))
@@ -106,7 +132,7 @@ def find_log(study: str) -> Path:
     if path.is_file():
         return path
     if (run_file := path / RUN_FILE).is_file():
-        stages = json.loads(run_file.read_text(encoding="utf-8")).get("stages", [])
+        stages = read_record(run_file)["stages"]
         artifacts = (stage["artifact"] for stage in stages if stage["stage"] == "tune" and stage["artifact"])
         path = Path(next(artifacts, path))
     if (path / LOG_FILE).is_file():

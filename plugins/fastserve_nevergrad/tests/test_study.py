@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from fastserve_core.data import Dataset
 from fastserve_core.errors import OptionError, StoreError, TransientError
+from fastserve_core.events import WarningRaised
 from fastserve_core.plugins import TrialRequest, TrialResult, TuneContext
 from fastserve_core.processes import threads_per_process
 from fastserve_nevergrad import NevergradOptions
@@ -181,6 +183,25 @@ def test_recipes_are_timed_and_so_tried_one_at_a_time(tmp_path: Path) -> None:
             search(run, NevergradOptions(space=SPACE, **options))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("place", "damage"),
+    [(3, "bit"), (3, "json"), (3, "text"), (0, "json"), (0, "bit")],
+)
+def test_the_trial_of_a_damaged_line_is_made_again(tmp_path: Path, place: int, damage: str) -> None:
+    options, events = NevergradOptions(trials=6, space=SPACE), list[Any]()
+    whole = search(run_in(tmp_path / "whole", Trainer()), options)
+    log = tmp_path / "whole" / LOG_FILE
+    lines = log.read_text().splitlines(keepends=True)
+    kept = lines[place]
+    lines[place] = {"bit": kept.replace("0", "1", 1), "json": kept[1:], "text": "[1]\n"}[damage]
+    log.write_text("".join(lines))
+    again = Trainer()
+    assert search(replace(run_in(tmp_path / "whole", again), emit=events.append), options) == whole
+    assert [trial.number for trial in again.trials] == ([place - 1] if place else [])
+    assert [str(log) in event.message for event in events if isinstance(event, WarningRaised)] == [True]
+    assert len(read_log(log)) == 6
+
+
 # -- earlier studies ---------------------------------------------------------------------------------
 
 
@@ -188,7 +209,7 @@ def test_a_study_learns_from_an_earlier_one(tmp_path: Path) -> None:
     earlier = search(run_in(tmp_path / "a", Trainer()), NevergradOptions(trials=12, space=SPACE))
     folder = tmp_path / "outputs"
     folder.mkdir()
-    stage = {"stage": "tune", "artifact": str(tmp_path / "a")}
+    stage = {"stage": "tune", "plugin": "nevergrad", "status": "done", "artifact": str(tmp_path / "a"), "measures": {}}
     (folder / "run.json").write_text(json.dumps({"stages": [stage]}))
     for number, where in enumerate((tmp_path / "a", tmp_path / "a" / LOG_FILE, folder)):
         options = NevergradOptions(trials=4, warm_start=str(where), space=SPACE)
