@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from fastserve_core.errors import FastServeError, StageError, StoreError, TransientError, UserError, transient_kind
-from fastserve_core.events import Event, from_json, to_json
+from fastserve_core.events import Event, WarningRaised, from_json, to_json
 from fastserve_core.processes.fork_pool import FORK_SERVERS, ForkedProcess, can_fork
 from fastserve_core.processes.resources import thread_environment
 
@@ -198,6 +199,17 @@ def event_writer(path: str | Path) -> Callable[[Event], None]:
     return emit
 
 
+class _WarningEvents(logging.Handler):
+    """Reports the warnings in a child's log to its parent; the log itself is seen only if the child fails."""
+
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._emit_event = emit
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._emit_event(WarningRaised(record.getMessage()))
+
+
 def child_main(function: Any) -> None:
     """Run the child's side of ``run_in_child``: read the request, call the function, write the response.
 
@@ -210,8 +222,10 @@ def child_main(function: Any) -> None:
     for descriptor in sys.argv[3:]:
         os.set_inheritable(int(descriptor), False)
         FORK_SERVERS.share(socket.socket(fileno=int(descriptor)), os.environ)
+    request = json.loads(request_path.read_text(encoding="utf-8"))
+    logging.getLogger("fastserve").addHandler(_WarningEvents(event_writer(request["events"])))
     try:
-        response: dict[str, Any] = {"value": function(**json.loads(request_path.read_text(encoding="utf-8")))}
+        response: dict[str, Any] = {"value": function(**request)}
     except Exception as error:
         response = _describe_error(error)
     response_path.write_text(json.dumps(response, default=str), encoding="utf-8")

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from fastserve_core.errors import StageError, StoreError, TransientError, UserError
-from fastserve_core.events import Progress
+from fastserve_core.events import Progress, WarningRaised
 from fastserve_core.processes import child, fork_pool
 from fastserve_core.processes.child import run_in_child
 from fastserve_core.processes.fork_pool import ForkServerPool
@@ -25,7 +25,7 @@ from fastserve_core.processes.fork_pool import ForkServerPool
 pytestmark = pytest.mark.skipif(not fork_pool.can_fork(), reason="forks only on Linux")
 
 WORK = """
-    import atexit, os, pathlib, signal, sys, time
+    import atexit, logging, os, pathlib, signal, sys, time
     from fastserve_core.processes.child import child_main, event_writer, ignored_signals
     from fastserve_core.errors import OptionError
     from fastserve_core.events import Progress
@@ -41,6 +41,9 @@ WORK = """
             raise {"disk": OSError(28, os.strerror(28)), "library": RuntimeError("I/O error: " + os.strerror(28)),
                    "memory": MemoryError(), "allocator": RuntimeError("Error code 12 (" + os.strerror(12) + ")"),
                    "peer": BrokenPipeError(32, os.strerror(32)), "input": OSError(2, os.strerror(2))}[more["kind"]]
+        if what == "warn":
+            logging.getLogger("fastserve").warning("the file %s is damaged", "x")
+            return None
         if what == "wait":
             event_writer(events)(Progress(str(os.getpid()), 0, 1))
             time.sleep(60)
@@ -121,6 +124,12 @@ def test_a_child_ignores_the_signals_that_the_command_does(ask: Callable[..., An
     finally:
         for name, handler in before.items():
             signal.signal(signal.Signals[name], handler)
+
+
+def test_warnings_in_the_log_of_a_child_are_events(ask: Callable[..., Any]) -> None:
+    events: list[Any] = []
+    assert run_in_child("some_work", {"what": "warn"}, 1, events.append, imports=["slowly"]) is None
+    assert events == [WarningRaised("the file x is damaged")]
 
 
 def test_what_is_read_while_importing_needs_another_process(
