@@ -10,7 +10,7 @@ from fastserve_core.cli.arguments import make_parser
 from fastserve_core.entry_points import all_entry_points
 from fastserve_core.export.export import VERIFICATION_ROWS, export_artifact
 from fastserve_core.export.formats import GROUP
-from fastserve_core.processes.environment import set_library_environment
+from fastserve_core.processes.environment import set_library_environment, skip_compile_cache
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_intermixed_args(arguments)
     set_library_environment()
+    skip_compile_cache()
     export = export_artifact(find_artifact(options.model), options.folder, options.to, options.check)
     check = export.metadata["check"]
     print(f"{export.metadata['format']}: {export.folder}")

@@ -100,12 +100,13 @@ def _run(cfg: DictConfig) -> int:
 
     from fastserve_core.config.options import resolve_interpolations
     from fastserve_core.pipeline.execute import execute
-    from fastserve_core.processes.environment import set_library_environment
+    from fastserve_core.processes.environment import set_library_environment, skip_compile_cache
 
     hydra = HydraConfig.get()
     cfg = resolve_interpolations(cfg)
     sources = (OmegaConf.select(cfg, key) for key in ("model.kind", "data.source"))
     set_library_environment(offline="hub" not in sources)
+    skip_compile_cache()
     overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # they may contain interpolations
     user_overrides = frozenset(str(override).partition("=")[0].lstrip("+~") for override in overrides)
     execute(cfg, Path(hydra.runtime.output_dir), user_overrides)

@@ -20,7 +20,7 @@ from fastserve_core.config.options import parse_options
 from fastserve_core.data.inputs import read_inputs
 from fastserve_core.errors import DataError, FastServeError, OptionError
 from fastserve_core.inference.predictor import Predictor
-from fastserve_core.processes.environment import set_library_environment
+from fastserve_core.processes.environment import set_library_environment, skip_compile_cache
 from fastserve_core.serving.client import lineage_remote, predict_remote
 from fastserve_core.serving.file_prediction import predict_file
 from fastserve_core.tasks.load import load_task
@@ -92,6 +92,7 @@ def _open_model(model: str, name: str | None) -> _Model:
     if name is not None:
         raise OptionError("--name needs a server's address: a folder has one model")
     set_library_environment()
+    skip_compile_cache()
     predictor = Predictor(find_artifact(Path(model)))
     return _Model(predictor.predict, lambda: predictor.task)
 

@@ -6,8 +6,10 @@ from .child import die_with_parent as die_with_parent
 from .child import event_writer as event_writer
 from .child import ignored_signals as ignored_signals
 from .child import run_in_child as run_in_child
+from .environment import COMPILE_CACHE_ENV as COMPILE_CACHE_ENV
 from .environment import hide_package as hide_package
 from .environment import set_library_environment as set_library_environment
+from .environment import skip_compile_cache as skip_compile_cache
 from .environment import suppress_library_output as suppress_library_output
 from .fork_pool import can_fork as can_fork
 from .processor import Processor as Processor

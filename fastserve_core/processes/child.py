@@ -73,6 +73,8 @@ def run_in_child(
 ) -> Any:
     """Run ``python -m module`` on a JSON request; the module calls ``child_main``.
 
+    What the child leaves in its folder for temporary files is removed when it has ended.
+
     Args:
         module: The module to run.
         request: Keyword arguments of the module's function, as JSON values. ``events`` is added to them: a path for
@@ -97,7 +99,8 @@ def run_in_child(
         request_path.write_text(json.dumps({**request, "events": events_path}, default=str), encoding="utf-8")
         events_path.touch()
         with output_path.open("wb") as output, events_path.open(encoding="utf-8") as events:
-            child = _start(module, [str(request_path), str(response_path)], threads, imports, output)
+            environment = os.environ | thread_environment(threads) | {"TMPDIR": scratch}
+            child = _start(module, [str(request_path), str(response_path)], environment, imports, output)
             try:
                 _forward_events(child, events, emit)
             finally:
@@ -145,9 +148,8 @@ def _describe_error(error: Exception) -> dict[str, str]:
 
 
 def _start(
-    module: str, arguments: list[str], threads: int, imports: Sequence[str], output: BinaryIO
+    module: str, arguments: list[str], environment: Mapping[str, str], imports: Sequence[str], output: BinaryIO
 ) -> subprocess.Popen[bytes] | ForkedProcess:
-    environment = os.environ | thread_environment(threads)
     if imports and can_fork():
         request = Path(arguments[0]).with_name("fork.json")
         call = {"module": module, "arguments": arguments, "imports": imports}

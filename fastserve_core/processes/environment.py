@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,13 @@ QUIET_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "ORT_DISABLE_TELEMETRY": "1",  # read when onnxruntime is imported, which otherwise starts to send at once
     "RAY_USAGE_STATS_ENABLED": "0",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "true",
 }
+COMPILE_CACHE_ENV = "TORCHINDUCTOR_CACHE_DIR"
+"""The folder of torch's compiled code; ``import torch`` makes it, by default in the folder for temporary files."""
 NOISY_LOGGERS = ("torchao", "torch.utils._pytree")
 """Loggers that warn at the import of transformers about kernels for other machines and each other's versions."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
@@ -34,6 +38,15 @@ def set_library_environment(offline: bool = True) -> None:
         os.environ.setdefault(name, value)
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def skip_compile_cache() -> None:
+    """Keep ``import torch`` from making a folder for compiled code in this process and its children.
+
+    For processes of the command line only, because what the process of a Python program compiles would be stored
+    between the other temporary files. A training that compiles sets a folder in the store.
+    """
+    os.environ.setdefault(COMPILE_CACHE_ENV, tempfile.gettempdir())
 
 
 @contextmanager

@@ -12,6 +12,9 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
+
+from fastserve_core.processes.environment import COMPILE_CACHE_ENV
 
 MAX_MESSAGE_BYTES = 4096
 MAX_STARTS = 2
@@ -133,7 +136,7 @@ class ForkServerPool:
             arguments = [str(theirs.fileno()), str(self.idle_seconds)]
             server = subprocess.Popen(
                 [sys.executable, "-m", "fastserve_core.processes.fork_server", *arguments],
-                env=environment,
+                env={COMPILE_CACHE_ENV: gettempdir(), **environment, "TMPDIR": gettempdir()},  # those of no child
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -22,6 +22,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
@@ -149,6 +150,7 @@ def run_module(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    tempfile.tempdir = None  # the child has its own folder for temporary files
     sys.path[0] = folder
     sys.argv = [module, *arguments]
     try:

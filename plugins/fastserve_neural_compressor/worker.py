@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,10 +46,10 @@ def quantize(
     Raises:
         ModelError: The model cannot be quantized.
     """
-    source, target, emit = Path(model), Path(draft), event_writer(events)
-    job = QuantizeJob(
-        load_task(*task), source, load_dataset(Path(data)), target, QuantizeOptions(**options), seed, emit
-    )
+    source, target, dataset = (Path(path).absolute() for path in (model, draft, data))
+    emit = event_writer(events)
+    _redirect_library_files()
+    job = QuantizeJob(load_task(*task), source, load_dataset(dataset), target, QuantizeOptions(**options), seed, emit)
     emit(Progress("quantizing", 0, 1))
     torch.manual_seed(seed)
     try:
@@ -59,6 +61,15 @@ def quantize(
             shutil.copyfile(source / name, target / name)
     copy_tokenizer(source, target, skip_vocabularies=True)
     emit(Progress("quantizing", 1, 1))
+
+
+def _redirect_library_files() -> None:
+    """Send the files that neural_compressor writes to a folder that is removed.
+
+    These are ``nc_workspace`` in the working directory, and a log for Habana's devices in the home folder.
+    """
+    os.chdir(tempfile.gettempdir())
+    os.environ.setdefault("HABANA_LOGS", tempfile.gettempdir())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from fastserve_core.errors import FastServeError
-from fastserve_core.processes import die_with_parent, set_library_environment
+from fastserve_core.processes import die_with_parent, set_library_environment, skip_compile_cache
 
 ServeFunction = Callable[[Mapping[str, Any], Callable[[], None]], None]
 
@@ -24,6 +24,7 @@ def run_child(serve: ServeFunction) -> NoReturn:
     request = json.loads(sys.stdin.readline())
     die_with_parent(request["parent"])
     set_library_environment()
+    skip_compile_cache()
     pipe: int = request["report"]
     os.set_inheritable(pipe, False)  # our own children must not hold it open: its end reports ours to the parent
     try:

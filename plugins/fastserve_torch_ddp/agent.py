@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import tempfile
 import uuid
 from collections.abc import Mapping
 from json import JSONDecodeError
@@ -59,6 +61,7 @@ def train(**request: Any) -> dict[str, Any]:
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     # otherwise restarted ranks share the agent's store with the dead ones, and may read their old addresses
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    socket.getfqdn = _host_name
     options = request["options"]
     nproc = options["nproc"] or torch.cuda.device_count() or _local_world_size(request)
     tokens = tokenize(
@@ -79,6 +82,11 @@ def train(**request: Any) -> dict[str, Any]:
     handled = {signal.SIGTERM, *TERMINAL_SIGNALS} - ignored_signals()
     config.signals_to_handle = ",".join(sorted(number.name for number in handled))
     return _launch(config, job)
+
+
+def _host_name(name: str = "") -> str:
+    """Replace ``socket.getfqdn``, with which the agent's log names this machine: it asks DNS."""
+    return name or socket.gethostname()
 
 
 def _launch(config: LaunchConfig, job: TrainingJob) -> dict[str, Any]:
@@ -106,14 +114,18 @@ def _local_world_size(request: Mapping[str, Any]) -> int:
 
 
 def configure_single_node() -> LaunchConfig:
-    """Return the launch configuration of one machine, with a rendezvous on loopback."""
+    """Return the launch configuration of one machine, with a rendezvous in a file.
+
+    A rendezvous on loopback would ask DNS for the name of the address.
+    """
     return LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=1,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
+        rdzv_endpoint=str(Path(tempfile.gettempdir(), "rendezvous")),
+        rdzv_configs={"store_type": "file"},
         local_addr="127.0.0.1",
     )
 

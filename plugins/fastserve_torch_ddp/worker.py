@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from fastserve_core.artifacts import read_json, write_json
+from fastserve_core.artifacts import read_json, resolve_home, write_json
 from fastserve_core.errors import StageError, TransientError, UserError
-from fastserve_core.processes import die_with_parent
+from fastserve_core.processes import COMPILE_CACHE_ENV, die_with_parent
 from fastserve_torch_ddp.job import TrainingJob, local_device
 from fastserve_torch_ddp.ops import precision
-from fastserve_torch_ddp.rendezvous.endpoint import bind_interface, find_endpoint
+from fastserve_torch_ddp.rendezvous.endpoint import bind_interface, find_endpoint, list_interfaces
 from fastserve_torch_ddp.rendezvous.nodes import check_consistency, collect_settings
 from fastserve_torch_ddp.trainer import Trainer
 
@@ -38,10 +40,10 @@ def run_rank(job: TrainingJob) -> dict[str, Any]:
     """
     die_with_parent()
     precision.configure_process(job.options, job.threads)
+    if job.options["compile"]:
+        os.environ[COMPILE_CACHE_ENV] = str(resolve_home(Path(job.folder)) / "cache" / "torchinductor")
     is_multi_node = job.options["nnodes"] > 1
-    if is_multi_node:
-        bind_interface(find_endpoint(job.options["rdzv_endpoint"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    _join_group(job, is_multi_node)
     try:
         if failure := _read_earlier_error(job):
             return failure
@@ -59,6 +61,23 @@ def run_rank(job: TrainingJob) -> dict[str, Any]:
         dist.destroy_process_group()
     trainer.write_draft()
     return result
+
+
+def _join_group(job: TrainingJob, is_multi_node: bool) -> None:
+    """Join the process group; on one machine the ranks meet in a file, and gloo listens on loopback only.
+
+    torch's TCP store asks DNS for the names of the addresses that it connects to, also of loopback.
+    """
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if is_multi_node:
+        bind_interface(find_endpoint(job.options["rdzv_endpoint"]))
+        dist.init_process_group(backend)
+        return
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", list_interfaces().get("127.0.0.1", "lo"))
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    name = f"group-{os.environ['TORCHELASTIC_RUN_ID']}-{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    store = dist.FileStore(str(Path(tempfile.gettempdir(), name)), world_size)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
 
 
 def _read_earlier_error(job: TrainingJob) -> dict[str, Any]:

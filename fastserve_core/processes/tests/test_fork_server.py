@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -52,6 +53,9 @@ WORK = """
             print("before the inner one", flush=True)
             return {"parent": os.getppid(), "inner": run_in_child("some_work", {"what": "tell", "marked": True}, 1,
                                                           imports=["slowly"])}
+        if what == "litter":
+            import tempfile
+            return [tempfile.mkdtemp(), tempfile.mkstemp()[1]]
         if what == "leave":
             atexit.register(pathlib.Path(more["file"]).write_text, "left")
             sys.exit(more["code"])
@@ -101,6 +105,19 @@ def test_imports_are_done_once_for_all_children(ask: Callable[..., Any]) -> None
     first, second = ask("tell"), ask("tell")
     assert first["pid"] != second["pid"]
     assert first["imported_by"] == second["imported_by"] == first["parent"] == second["parent"] != os.getpid()
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_temporary_files_of_a_child_are_removed(
+    ask: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: bool
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(child, "can_fork", lambda: forks)
+    ask("tell")  # a server that has its own folder for temporary files by now
+    left = ask("litter")
+    assert all(Path(path).is_relative_to(tmp_path / "temporary") for path in left)
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_a_child_has_the_folder_and_the_variables_of_the_one_who_asks(
