@@ -90,10 +90,11 @@ def write_wrapper(program: str | None, folder: Path) -> None:
 def patch_config(config: str) -> str:
     """Return the configuration without statistics, which would listen on every address, and with buffered requests.
 
-    HAProxy can only retry a request that it has buffered.
+    HAProxy can only retry a request that it has buffered. It resolves no names, so it opens no socket to DNS servers.
     """
     for section in (r"^frontend prometheus\n(?: .*\n)+", r"^listen stats\n(?: .*\n?)+"):
         config = re.sub(section, "", config, flags=re.MULTILINE)
+    config = re.sub(r"^global\n", "global\n    httpclient.resolvers.disabled on\n", config, flags=re.MULTILINE)
     return re.sub(r"^defaults\n", "defaults\n    option http-buffer-request\n", config, flags=re.MULTILINE)
 
 

@@ -27,6 +27,8 @@ from fastserve_ray_serve.options import RayServeOptions
 from fastserve_server.child import run_child
 
 NAME = "fastserve"
+CLUSTER_CONFIG = "ray_bootstrap_config.yaml"
+"""A file in the home folder; without it Ray asks the metadata servers of three clouds for the place of the cluster."""
 OBJECT_STORE_BYTES = 100_000_000
 """Requests do not use Ray's object store, which would take a third of the memory by default."""
 
@@ -68,6 +70,7 @@ def serve(request: Mapping[str, Any], ready: Callable[[], None]) -> None:
 @contextmanager
 def _session_dir(folder: Path) -> Iterator[Path]:
     folder.mkdir(mode=0o700)
+    (folder / CLUSTER_CONFIG).write_text("{}\n", encoding="utf-8")
     try:
         yield folder
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
+import site
 import tempfile
 from contextlib import suppress
 from dataclasses import asdict
@@ -69,6 +70,7 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
         | LOOPBACK_ONLY
         | PROXY_TIMEOUT
         | authentication()
+        | own_home(folder)
         | environment(haproxy, folder, options.drain_s),
         patience_s=options.drain_s + 2 * END_S,
         kind=ServerProcess,
@@ -82,6 +84,11 @@ def _free_port(host: str) -> int:
             bind(host, port, "").close()
             return port
     raise BindError(f"no free port of {host} found in 100 attempts")
+
+
+def own_home(folder: Path) -> dict[str, str]:
+    """Return variables that make a folder the home of Ray's processes; packages of the user's home are still found."""
+    return {"HOME": str(folder), "PYTHONUSERBASE": site.getuserbase()}
 
 
 def authentication() -> dict[str, str]:
