@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick coverage lint docs bench benchmarks clean
+.PHONY: demo test quick coverage lint docs requirements install-hashed bench benchmarks clean
 
 # The main job: tune, train and compress a pretrained model on real reviews, then the report.
 demo: $(VENV)/.installed-all
@@ -49,6 +49,18 @@ benchmarks: $(VENV)/.installed-bench
 # The reference pages, from the code.
 docs: $(VENV)/.installed-test
 	$(BIN)/python docs/generate.py
+
+# The pinned requirements with the hash of every file, and the table of dependencies. uv must find torch's build for CPUs.
+requirements: $(VENV)/.installed-test
+	$(BIN)/python requirements/generate.py
+
+# FastServe with [all] in .venv, each file checked against its hash (Linux on x86-64, Python 3.11). What has no wheel is
+# built with packages that are checked too.
+install-hashed:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --require-hashes -r requirements/build.txt
+	$(BIN)/python -m pip install --require-hashes --no-build-isolation -r requirements/all.txt
+	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
