@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -19,7 +20,11 @@ from fastserve_core.artifacts.files import apply_umask
 from fastserve_core.config.nodes import PackagePin
 from fastserve_core.errors import DownloadError, wrap_write_errors
 
-PIP = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes")
+PIP = (sys.executable, "-m", "pip")
+DOWNLOAD = (*PIP, "download", "--quiet", "--no-deps", "--require-hashes")
+INSTALL = (*PIP, "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:")
+BUILD_REQUIREMENTS = Path(__file__).with_name("build-requirements.txt")
+"""Pinned packages that build the metadata of source distributions; pip itself takes the newest ones, unchecked."""
 
 
 def fetch_package(
@@ -74,20 +79,26 @@ def _download(pin: PackagePin, scratch: Path) -> Path:
     """Download the file with pip, which also checks its sha256."""
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{pin.package}=={pin.version} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
-    kind = ["--no-binary", ":all:"] if pin.source else ["--only-binary", ":all:"]
+    kind, environment = ["--only-binary", ":all:"], dict(os.environ)
+    if pin.source:
+        tools = scratch / "tools"
+        _run_pip(pin, [*INSTALL, "--target", str(tools), "--requirement", str(BUILD_REQUIREMENTS)], environment)
+        kind = ["--no-binary", pin.package, "--no-build-isolation"]
+        environment["PYTHONPATH"] = str(tools)
+    arguments = [*DOWNLOAD, *kind, "--dest", str(scratch / "files"), "--requirement", str(requirements)]
+    _run_pip(pin, arguments, environment)
+    return next((scratch / "files").iterdir())
+
+
+def _run_pip(pin: PackagePin, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     process = subprocess.run(
-        [*PIP, *kind, "--dest", str(scratch / "files"), "--requirement", str(requirements)],
-        capture_output=True,
-        check=False,
-        text=True,
-        errors="replace",
-    )
+        arguments, env=environment, capture_output=True, check=False, text=True, errors="replace"
+    )  # fmt: skip
     if process.returncode:
         raise DownloadError(
             f"pip could not fetch {pin.package} {pin.version}:\n{process.stderr.strip()[-1500:]}\n"
             "It needs a package index: is pip installed, and does 'pip download' reach one from here?"
         )
-    return next((scratch / "files").iterdir())
 
 
 def _unpack(archive: Path, target: Path, patterns: list[str]) -> None:
