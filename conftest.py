@@ -241,9 +241,9 @@ def command(tmp_path: Path) -> Cli:
     return run
 
 
-def ranks_below(pid: int) -> list[int]:
+def ranks_below(pid: int, generations: int = 4) -> list[int]:
     """The ranks of a process that trains: its nursery has the launcher, that a fork server, and that the ranks."""
     generation = [psutil.Process(pid)]
-    for _ in range(4):
+    for _ in range(generations):
         generation = [child for one in generation for child in one.children()]
     return [one.pid for one in generation]

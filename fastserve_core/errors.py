@@ -31,6 +31,20 @@ class TransientError(StageError):
     """
 
 
+class VerbError(StageError):
+    """A plugin broke a rule for verbs.
+
+    Args:
+        path: The path of the plugin, such as ``compress.prune``.
+        verb: The verb.
+        fault: The plugin's action, and the rule that it breaks.
+    """
+
+    def __init__(self, path: str, verb: str, fault: str) -> None:
+        self.path, self.verb, self.fault = path, verb, fault
+        super().__init__(f"{path}: '{verb}' {fault}")
+
+
 class StoreError(TransientError):
     """The store cannot be written: the disk is full, or there is no permission."""
 

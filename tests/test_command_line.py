@@ -231,7 +231,7 @@ def test_the_debug_switch_shows_where(command: Cli) -> None:
 def test_the_quick_screens_load_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     code = (
         f"import sys; sys.argv = ['fastserve', *{arguments!r}]\n"
-        "from fastserve_core.cli import main; main(); print(); print(*sys.modules)"
+        "from fastserve_core.cli import main; main(sys.argv[1:]); print(); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert not HEAVY & set(done.stdout.splitlines()[-1].split())

@@ -397,7 +397,7 @@ def test_a_killed_rank_is_restarted_and_the_result_is_the_same(tmp_path: Path, l
     command, digest = long_job
     process = start(tmp_path, *command)
     wait_for("home/partial/train-*/work/checkpoint-0000002*", tmp_path, process)
-    ranks = ranks_below(process.pid)
+    ranks = ranks_below(process.pid, generations=5)  # the command runs in a child
     assert len(ranks) == 2
     os.kill(ranks[0], signal.SIGKILL)
     code, out, err = finish(process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -13,6 +14,10 @@ from types import FrameType
 from fastserve_core.errors import FastServeError
 
 INTERRUPTED_EXIT_CODE = 130
+REPEAT_SECONDS = 0.5
+"""A signal to a process group reaches a command twice, the second time by its parent: it is one interruption."""
+CALLING_VERBS = frozenset({"serve"})
+"""Commands that call verbs of plugins, besides runs."""
 COMMANDS = {
     "plugins": "list the installed plugins",
     "doctor": "check this machine and this installation",
@@ -29,13 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: The command line; by default that of the process.
+        arguments: The command line; by default that of the process, in which the command then runs in a child.
 
     Returns:
         The exit code: 0 done, 1 a stage failed, 2 wrong input, 130 interrupted.
     """
-    command_line = list(sys.argv[1:] if arguments is None else arguments)
-    return exit_on_error(lambda: _dispatch(command_line))
+    if arguments is not None:
+        return exit_on_error(lambda: _dispatch(list(arguments)))
+    command_line = sys.argv[1:]
+    if not command_line or command_line[0] in ("--version", *(COMMANDS.keys() - CALLING_VERBS)):
+        return main(command_line)
+    from fastserve_core.cli.supervisor import supervise
+
+    return supervise(lambda: main(command_line))
 
 
 def _dispatch(command_line: list[str]) -> int:
@@ -45,14 +56,25 @@ def _dispatch(command_line: list[str]) -> int:
         command, arguments = command_line[0].replace("-", "_"), command_line[1:]
     else:
         command, arguments = "job", command_line
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt = _make_interrupt()
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     module = import_module(f"fastserve_core.cli.{command}")
     code: int = module.main(arguments)
     return code
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _make_interrupt() -> Callable[[int, FrameType | None], None]:
+    last = -REPEAT_SECONDS
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        if time.monotonic() - last > REPEAT_SECONDS:
+            last = time.monotonic()
+            raise KeyboardInterrupt
+
+    return interrupt
 
 
 def exit_on_error(function: Callable[[], int]) -> int:

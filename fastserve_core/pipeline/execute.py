@@ -147,7 +147,7 @@ def check_estimates(session: Session, model: Artifact) -> None:
     if trainer is None:
         return
     context = make_train_context(session, session.store.home, model)
-    estimate: Preflight | None = session.registry.call(trainer, "preflight", optional=True, run=context)
+    estimate: Preflight | None = session.call_plugin(trainer, "preflight", context)
     if estimate is not None:
         session.emit(estimate)
         _check_memory(estimate, session.settings)
@@ -174,5 +174,5 @@ def _serve(session: Session, model: Artifact, folder: Path) -> None:
     work = folder / "serve"
     work.mkdir(exist_ok=True)
     context = make_serve_context(session, work, model)
-    serve_until_signal(session.registry.call(server, "serve", run=context), model.folder)
+    serve_until_signal(session.call_plugin(server, "serve", context), model.folder)
     shutil.rmtree(work, ignore_errors=True)

@@ -14,6 +14,7 @@ from fastserve_core.errors import FastServeError, StageError, TransientError
 from fastserve_core.plugins.contexts import TrainContext
 from fastserve_core.plugins.registry import ActivePlugin, Registry
 from fastserve_core.plugins.requests import Budget, StagedArtifact
+from fastserve_core.plugins.verbs import call_verb
 from fastserve_core.tasks.load import load_task
 
 
@@ -68,7 +69,7 @@ def run_remote_trial(trial: Mapping[str, Any]) -> dict[str, Any]:
             data=load_dataset(Path(trial["data"])),
             budget=Budget(**trial["budget"]),
         )
-        staged: StagedArtifact = registry.call(active, "train", run=context)
+        staged: StagedArtifact = call_verb(registry, active, "train", context)
         return {"scores": dict(staged.scores), "steps": staged.steps}
     except FastServeError as error:
         return {"error": str(error), "is_transient": isinstance(error, TransientError)}

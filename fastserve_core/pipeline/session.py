@@ -10,13 +10,14 @@ from typing import Any
 
 from fastserve_core.artifacts.store import Store
 from fastserve_core.data.dataset import Dataset
-from fastserve_core.errors import FastServeError, PlanError, StageError, TransientError, transient_kind
+from fastserve_core.errors import FastServeError, PlanError
 from fastserve_core.events import Event, Progress, StageFinished, Step, WarningRaised
 from fastserve_core.pipeline.record import RunRecord, StageRecord
 from fastserve_core.pipeline.settings import Settings
 from fastserve_core.plugins.contexts import StageContext
 from fastserve_core.plugins.registry import ActivePlugin, Registry
 from fastserve_core.plugins.requests import Budget
+from fastserve_core.plugins.verbs import call_verb
 
 TRIAL_EVENTS = (Step, Progress, WarningRaised)
 
@@ -91,21 +92,11 @@ class Session:
             The verb's result.
 
         Raises:
-            StageError: The plugin failed; the message names it.
+            StageError: The plugin failed or broke a rule for verbs; the message names it.
             TransientError: The machine failed, and not the plugin.
             FastServeError: The plugin rejected its input.
         """
-        try:
-            return self.registry.call(active, verb, run=context)
-        except StageError as error:
-            raise (transient_kind(error) or StageError)(f"{active.path}: {error}") from error
-        except FastServeError:
-            raise
-        except MemoryError as error:
-            raise TransientError(f"{active.path} ran out of memory") from error
-        except Exception as error:
-            kind = transient_kind(error) or StageError
-            raise kind(f"{active.path} failed: {type(error).__name__}: {error}") from error
+        return call_verb(self.registry, active, verb, context)
 
     @contextmanager
     def recording_failure(self, active: ActivePlugin[Any], begin: float) -> Iterator[None]:

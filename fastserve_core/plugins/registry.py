@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakSet
 
 import pluggy
 
@@ -62,6 +63,9 @@ class Registry:
 
     Args:
         blocked: Plugins that may not be activated, besides those of ``FASTSERVE_BLOCK_PLUGINS``.
+
+    Attributes:
+        observer_threads: The threads that observers have started.
     """
 
     def __init__(self, blocked: Iterable[str] = ()) -> None:
@@ -71,6 +75,7 @@ class Registry:
         self._blocked = {*blocked, *blocked_plugins()}
         self._disabled: set[object] = set()
         self._notify_lock = threading.RLock()
+        self.observer_threads: WeakSet[threading.Thread] = WeakSet()
 
     def activate(self, section: str, name: str, options: Mapping[str, Any] | DictConfig | None) -> ActivePlugin[Any]:
         """Import a plugin, check it and its options, and add it to a section of the config.
@@ -178,6 +183,7 @@ class Registry:
         changed = self._rebuild(active, changes)
         other = Registry()
         other._blocked, other._disabled, other._notify_lock = self._blocked, self._disabled, self._notify_lock
+        other.observer_threads = self.observer_threads
         other._active = {
             section: [changed if plugin is active else plugin for plugin in plugins]
             for section, plugins in self._active.items()
@@ -207,11 +213,13 @@ class Registry:
             with self._notify_lock:
                 if observer in self._disabled:
                     continue
+                threads = set(threading.enumerate())
                 try:
                     self._hooks.subset_hook_caller("observe", others)(event=event)
                 except Exception as error:
                     self._disabled.add(observer)
                     self._warn(observer, error)
+                self.observer_threads.update(set(threading.enumerate()) - threads)
 
     def _warn(self, observer: object, error: Exception) -> None:
         paths = (active.path for active in self.plugins_for(OBSERVE) if active.plugin is observer)

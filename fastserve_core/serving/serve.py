@@ -15,6 +15,7 @@ from fastserve_core.errors import FastServeError
 from fastserve_core.plugins.contexts import ServeContext
 from fastserve_core.plugins.registry import Registry
 from fastserve_core.plugins.requests import RunningServer
+from fastserve_core.plugins.verbs import call_verb
 from fastserve_core.processes.environment import set_library_environment
 from fastserve_core.processes.resources import threads_per_process
 from fastserve_core.processes.streams import write_line
@@ -85,5 +86,5 @@ def start_server(artifact: Artifact, plugin: str, options: Mapping[str, Any]) ->
         threads=threads_per_process(),
         emit=registry.notify,
     )
-    server: RunningServer = registry.call(active, "serve", run=context)
+    server: RunningServer = call_verb(registry, active, "serve", context)
     return server

@@ -20,6 +20,7 @@ import signal
 import site
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import forks
@@ -126,6 +127,7 @@ def become(asked: dict[str, Any], descriptors: list[int], connection: socket.soc
             site.addsitedir(asked["packages"])
         importlib.invalidate_caches()
         start_beside()
+        serve_supervised()
         code = forks.run_as_main(asked["arguments"], asked["environment"], asked["folder"])
     finally:
         forks.finish(code)
@@ -145,6 +147,21 @@ def start_beside() -> None:
         server.run()
     server.listener.close()
     forks.use_server(lambda: address)
+
+
+def serve_supervised() -> None:
+    """A command runs in a child of the process that was started: let that child have a server of its own too."""
+    module = importlib.import_module("fastserve_core.cli.supervisor")
+    supervise = module.supervise
+
+    def supervise_beside(function: Callable[[], int]) -> int:
+        def run() -> int:
+            start_beside()
+            return function()
+
+        return supervise(run)
+
+    module.supervise = supervise_beside
 
 
 def main(address: str) -> None:
