@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from multiprocessing import connection, forkserver, resource_tracker
+import tempfile
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
 from typing import Any
 
 from fastserve_core.processes import PRELOAD_MODULES, can_fork
@@ -27,7 +29,8 @@ def start_fork_server() -> None:
     resource_tracker.ensure_running()
     alive_reader, alive_writer = os.pipe()  # the server ends when every copy of the writer is closed
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address := connection.arbitrary_address("AF_UNIX"))  # type: ignore[attr-defined]
+        # this launcher's own folder; multiprocessing's address is longer, and the system allows 107 characters
+        listener.bind(address := str(Path(tempfile.gettempdir(), "ranks")))
         listener.listen()
         if (pid := os.fork()) == 0:
             os.close(alive_writer)
