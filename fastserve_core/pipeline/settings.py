@@ -18,6 +18,7 @@ from fastserve_core.inference.engines import AUTO, check_engine, check_generatio
 from fastserve_core.pipeline.search_scope import check_search
 from fastserve_core.plugins.hookspecs import OBSERVE, STAGES
 from fastserve_core.plugins.registry import Registry
+from fastserve_core.plugins.verbs import ask_plugin
 from fastserve_core.tasks.load import load_task
 from fastserve_core.tasks.task import Task
 
@@ -182,7 +183,7 @@ def check_plan(settings: Settings) -> None:
             raise PlanError(
                 f"plugin '{active.name}' compresses models for {', '.join(plugin.tasks)}, not for {task.name}"
             )
-        plugin.check_task(task)
+        ask_plugin(active, "check_task", task)
         input_form, output_form = plugin.form
         if compiling_plugin and input_form == TRAINABLE:
             raise PlanError(

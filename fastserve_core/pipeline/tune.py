@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +15,7 @@ from fastserve_core.artifacts.files import read_json, write_json
 from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.artifacts.store import Claim, result_id
 from fastserve_core.data.folds import make_fold
-from fastserve_core.errors import FastServeError, PlanError, StageError, StoreError, TransientError
+from fastserve_core.errors import FastServeError, PlanError, StageError, StoreError, TransientError, VerbError
 from fastserve_core.events import Event, Metric, Step
 from fastserve_core.pipeline.cache import content_key
 from fastserve_core.pipeline.context import make_train_context, make_tune_context
@@ -27,6 +27,7 @@ from fastserve_core.pipeline.session import Session
 from fastserve_core.plugins.base import Trainer, Tuner
 from fastserve_core.plugins.registry import ActivePlugin
 from fastserve_core.plugins.requests import StagedArtifact, TrialRequest, TrialResult
+from fastserve_core.plugins.verbs import ask_plugin
 
 TRIALS_DIR = "trials"
 
@@ -92,12 +93,15 @@ def search(
 
 def _default_search_space(model: Artifact, plugins: Sequence[ActivePlugin[Any]]) -> dict[str, Any]:
     """Return the space that the trainer proposes for this model, by path."""
-    return {
-        f"{active.path}.{name}": description
-        for active in plugins
-        if isinstance(active.plugin, Trainer)
-        for name, description in active.plugin.search_space(model).items()
-    }
+    found: dict[str, Any] = {}
+    for active in plugins:
+        if isinstance(active.plugin, Trainer):
+            space = ask_plugin(active, "search_space", model)
+            if not isinstance(space, Mapping):
+                fault = f"returned {space!r}: it must return the ranges by option"
+                raise VerbError(active.path, "search_space", fault)
+            found |= {f"{active.path}.{name}": description for name, description in space.items()}
+    return found
 
 
 def _read_trials(work: Path) -> list[dict[str, Any]]:

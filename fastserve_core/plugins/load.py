@@ -20,15 +20,18 @@ def load_plugin(entry: PluginEntry) -> type[Plugin]:
     """
     try:
         kind: type[Plugin] = entry.entry_point.load()
-    except (ImportError, AttributeError) as error:
-        raise PluginError(f"plugin '{entry.name}' ({entry.source}) could not be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+        kind_of_error = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+        raise PluginError(
+            f"plugin '{entry.name}' ({entry.source}) could not be imported: {kind_of_error}{error}"
+        ) from error
     built_for = getattr(kind, "api_version", None)
     if built_for != API_VERSION:
         raise PluginError(
             f"plugin '{entry.name}' ({entry.source}) is built for plugin API {built_for}; "
             f"this FastServe has API {API_VERSION}"
         )
-    if not issubclass(kind, Plugin):
+    if not isinstance(kind, type) or not issubclass(kind, Plugin):
         raise PluginError(
             f"plugin '{entry.name}' ({entry.source}) must derive from a class of fastserve_core.plugins: "
             f"{', '.join(base.__name__ for base in BASES.values())}"

@@ -13,7 +13,7 @@ from weakref import WeakSet
 import pluggy
 
 from fastserve_core.entry_points import blocked_plugins, installed_plugins
-from fastserve_core.errors import PluginError, UnknownNameError
+from fastserve_core.errors import PluginError, UnknownNameError, UserError
 from fastserve_core.events import Event, WarningRaised
 from fastserve_core.plugins.base import BASES, Compressor, Plugin, Server, Trainer, Tuner
 from fastserve_core.plugins.hookspecs import OBSERVE, PROJECT_NAME, REPEATABLE_STAGES, STAGES, Hooks
@@ -108,7 +108,12 @@ class Registry:
                 f"fastserve_core.plugins.{BASES[section].__name__}"
             )
         typed_options = parse_options(kind.Options, options, f"{section}.{name}")
-        plugin = kind(typed_options)
+        try:
+            plugin = kind(typed_options)
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"plugin '{name}' cannot be created: {type(error).__name__}: {error}") from error
         self._register(plugin, section, name)
         active = ActivePlugin(section, name, known[name].version, plugin, typed_options)
         self._active[section].append(active)

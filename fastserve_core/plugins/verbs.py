@@ -84,6 +84,29 @@ def _call(registry: Registry, active: ActivePlugin[Any], verb: str, run: StageCo
         raise kind(f"{active.path} failed: {type(error).__name__}: {error}") from error
 
 
+def ask_plugin(active: ActivePlugin[Any], method: str, *arguments: Any) -> Any:
+    """Call a method of a plugin that is not a verb, such as ``search_space``.
+
+    Args:
+        active: The plugin.
+        method: The method.
+        arguments: Its arguments.
+
+    Returns:
+        The method's result.
+
+    Raises:
+        StageError: The method failed; the message names it.
+        FastServeError: The plugin rejected its input.
+    """
+    try:
+        return getattr(active.plugin, method)(*arguments)
+    except FastServeError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise StageError(f"{active.path}: '{method}' failed: {type(error).__name__}: {error}") from error
+
+
 class ProcessWatch:
     """Notices changes of the process during a verb.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -113,8 +114,14 @@ class Foreign:
     Options = ToyOptions
 
 
+class Uncreatable(Toy):
+    def __init__(self, options: ToyOptions) -> None:
+        raise KeyError("no such key")
+
+
 KINDS = (
     Toy,
+    Uncreatable,
     Second,
     Old,
     Missing,
@@ -131,7 +138,7 @@ KINDS = (
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """An environment in which these classes are the installed plugins."""
     import sys
 
@@ -141,6 +148,10 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "toy_plugins", module)
     entries = [EntryPoint(kind.__name__.lower(), f"toy_plugins:{kind.__name__}", entry_points.GROUP) for kind in KINDS]
     entries.append(EntryPoint("broken", "no_such_module:Plugin", entry_points.GROUP))
+    for name, code in (("leaving", "raise SystemExit(0)"), ("raising", "1 / 0"), ("function", "P = print")):
+        (tmp_path / f"{name}_plugin.py").write_text(code)
+        entries.append(EntryPoint(name, f"{name}_plugin:P", entry_points.GROUP))
+    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(entry_points, "all_entry_points", lambda: EntryPoints(entries))
     yield
 
@@ -162,6 +173,10 @@ def test_an_unknown_plugin_is_reported_with_the_nearest() -> None:
         ("byvalue", PluginError, "eq=False"),
         ("nooptions", PluginError, "no Options"),
         ("broken", PluginError, "could not be imported"),
+        ("leaving", PluginError, "could not be imported: SystemExit: 0"),
+        ("raising", PluginError, "could not be imported: ZeroDivisionError: division by zero"),
+        ("function", PluginError, "is built for plugin API None"),
+        ("uncreatable", PluginError, "cannot be created: KeyError: 'no such key'"),
     ],
 )
 def test_a_plugin_that_does_not_fit_is_refused_with_the_reason(name: str, kind: type[Exception], said: str) -> None:

@@ -45,7 +45,7 @@ from fastserve_core.plugins import (
     process_state,
 )
 from fastserve_core.plugins import verbs as verbs_module
-from fastserve_core.plugins.verbs import call_verb
+from fastserve_core.plugins.verbs import ask_plugin, call_verb
 from fastserve_core.processes.journal import VerbJournal
 
 Act = Callable[[Any], Any]
@@ -532,3 +532,11 @@ def test_the_journal_names_the_running_verbs(supervised: VerbJournal) -> None:
         assert supervised.read() == "train.b in 'train', tune.a in 'tune'"
         assert not supervised.runs_in_other_threads()
     assert supervised.read() == ""
+
+
+def test_other_methods_that_fail_name_the_plugin() -> None:
+    plugin = StrangeTrainer(StrangeOptions())
+    plugin.search_space = raises(ZeroDivisionError("no steps"))  # type: ignore[method-assign]
+    active: ActivePlugin[Any] = ActivePlugin("train", "strange", "1", plugin, plugin.options)
+    with pytest.raises(StageError, match="train.strange: 'search_space' failed: ZeroDivisionError: no steps"):
+        ask_plugin(active, "search_space", None)
