@@ -34,7 +34,12 @@ class Preflight(Event):
         parameters: The number of the model's parameters.
         memory_bytes: The memory that the training needs.
         available_bytes: The memory that is available.
-        seconds: The duration.
+        seconds: The duration; an upper bound of a short training that was not measured.
+        processor: The processor that the times are for.
+        is_measured: Whether the times are those of steps that were taken on this machine.
+        step_seconds: The mean time of an optimizer step.
+        start_seconds: The time to start and end a training.
+        evaluation_seconds: The time of one evaluation on the validation split.
         unknown_share: The share of the tokens that the model's tokenizer does not know, in a sample of the rows.
     """
 
@@ -45,6 +50,11 @@ class Preflight(Event):
     available_bytes: int
     seconds: float
     unknown_share: float = 0.0
+    processor: str = ""
+    is_measured: bool = False
+    step_seconds: float = 0.0
+    start_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

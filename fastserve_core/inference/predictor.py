@@ -50,7 +50,9 @@ class Predictor:
         Raises:
             DataError: An input cannot be read.
         """
-        return self.answer_encoded(self.encode([self.task.read_input(value) for value in list_inputs(inputs)]), batch_size)
+        return self.answer_encoded(
+            self.encode([self.task.read_input(value) for value in list_inputs(inputs)]), batch_size
+        )
 
     def answer_encoded(self, encoded: Sequence[Encoded], batch_size: int = 32) -> list[dict[str, Any]]:
         """Predict for encoded inputs, in batches of similar length.

@@ -17,12 +17,13 @@ from fastserve_core.data.prepare import prepare_dataset
 from fastserve_core.errors import FastServeError, ModelError, PlanError, wrap_write_errors
 from fastserve_core.events import Event, Preflight, RunFinished, RunPlanned, Step
 from fastserve_core.models.resolve import resolve_model
-from fastserve_core.pipeline.context import make_serve_context, make_train_context
+from fastserve_core.pipeline.context import make_serve_context
 from fastserve_core.pipeline.executed_stages import ExecutedStages
 from fastserve_core.pipeline.plan import TO_DO, plan_run
 from fastserve_core.pipeline.record import RunRecord
 from fastserve_core.pipeline.session import Session
 from fastserve_core.pipeline.settings import Settings, read_settings
+from fastserve_core.pipeline.time_limit import estimate_training, fit_to_time
 from fastserve_core.plugins.hookspecs import hookimpl
 from fastserve_core.serving.serve import serve_until_signal
 
@@ -98,7 +99,7 @@ def _prepare_stages(settings: Settings, record: RunRecord) -> ExecutedStages:
         record.describe_data(data)
     model = resolve_model(settings.model, settings.task, data, store, settings.general.seed)
     _check_model(settings, model)
-    session = Session(settings, store, data, record)
+    session = fit_to_time(Session(settings, store, data, record), model)
     plan = plan_run(session, model)
     session.emit(RunPlanned(tuple(plan)))
     if any(state == TO_DO for *_, state in plan):
@@ -143,11 +144,7 @@ def check_estimates(session: Session, model: Artifact) -> None:
     Raises:
         ModelError: The training is not expected to fit into memory.
     """
-    trainer = session.registry.trainer
-    if trainer is None:
-        return
-    context = make_train_context(session, session.store.home, model)
-    estimate: Preflight | None = session.call_plugin(trainer, "preflight", context)
+    estimate = estimate_training(session, model)
     if estimate is not None:
         session.emit(estimate)
         _check_memory(estimate, session.settings)

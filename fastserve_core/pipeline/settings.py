@@ -29,9 +29,15 @@ class PreflightOptions:
 
     Attributes:
         enforce: Whether a training that is not expected to fit into memory is an error.
+        max_minutes: The time that a run may take on this machine: the search and the training are shortened to it.
     """
 
     enforce: bool = True
+    max_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise OptionError(f"preflight.max_minutes must be above 0, not {self.max_minutes}")
 
 
 @dataclass

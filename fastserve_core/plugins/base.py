@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from fastserve_core.artifacts.artifact import TRAINABLE, Artifact
@@ -55,9 +55,29 @@ class Trainer(Plugin):
         """
         return {}
 
+    def shorter_options(self) -> Sequence[Mapping[str, Any]]:
+        """Propose options that make the training shorter, for a run with a limited time.
+
+        Returns:
+            The changed options by name, the mildest change first.
+        """
+        return ()
+
 
 class Tuner(Plugin):
     """The base class of plugins for the stage ``tune``."""
+
+    def search_size(self) -> tuple[int, int] | None:
+        """Return the maximum number of trainings of the search, and of their steps together, if they are known."""
+        return None
+
+    def shorter_options(self) -> Sequence[Mapping[str, Any]]:
+        """Propose options that make the search shorter, for a run with a limited time.
+
+        Returns:
+            The changed options by name, the mildest change first.
+        """
+        return ()
 
     @property
     def searches(self) -> tuple[str, ...]:

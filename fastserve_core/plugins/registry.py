@@ -186,16 +186,32 @@ class Registry:
             OptionError: An option is wrong.
         """
         changed = self._rebuild(active, changes)
+        return self._copy({active.path: changed}), changed
+
+    def without(self, active: ActivePlugin[Any]) -> Registry:
+        """Copy the registry without one plugin.
+
+        Args:
+            active: The plugin.
+        """
+        return self._copy({active.path: None})
+
+    def _copy(self, changes: Mapping[str, ActivePlugin[Any] | None]) -> Registry:
+        """Copy the registry with some plugins replaced, or left out."""
         other = Registry()
         other._blocked, other._disabled, other._notify_lock = self._blocked, self._disabled, self._notify_lock
         other.observer_threads = self.observer_threads
-        other._active = {
-            section: [changed if plugin is active else plugin for plugin in plugins]
-            for section, plugins in self._active.items()
-        }
+        replaced: dict[object, object] = {}
+        for section, plugins in self._active.items():
+            for active in plugins:
+                changed = changes.get(active.path, active)
+                replaced[active.plugin] = changed.plugin if changed is not None else None
+                if changed is not None:
+                    other._active[section].append(changed)
         for name, plugin in self._hooks.list_name_plugin():
-            other._hooks.register(changed.plugin if plugin is active.plugin else plugin, name)
-        return other, changed
+            if (registered := replaced.get(plugin, plugin)) is not None:
+                other._hooks.register(registered, name)
+        return other
 
     def _rebuild(self, active: ActivePlugin[P], changes: Mapping[str, Any]) -> ActivePlugin[P]:
         from fastserve_core.config.options import parse_options

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from fastserve_core import hookimpl
 from fastserve_core.plugins import TuneContext, Tuner
 from fastserve_nevergrad.distributions import read_condition
-from fastserve_nevergrad.options import NevergradOptions
+from fastserve_nevergrad.options import DEFAULT_FULL_TRIALS, NevergradOptions
 
 
 class NevergradTuner(Tuner):
@@ -36,6 +36,19 @@ class NevergradTuner(Tuner):
         return tuple(
             {other: None for path, description in space.items() for other in read_condition(path, description)}
         )
+
+    def search_size(self) -> tuple[int, int] | None:
+        """Return the maximum number of trainings and of their steps, unless compressors' options are searched."""
+        options = self.options
+        if options.recipes or options.workers != 1:
+            return None
+        trainings = options.trials * options.samples if options.trials is not None else None
+        steps = options.steps or (trainings or DEFAULT_FULL_TRIALS * options.samples) * options.trial_steps
+        return trainings or -(-steps // options.trial_steps), steps
+
+    def shorter_options(self) -> list[dict[str, Any]]:
+        """Propose fewer trials, if their number is set."""
+        return [{"trials": trials} for trials in range((self.options.trials or 0) - 1, 1, -1)]
 
     @hookimpl
     def tune(self, run: TuneContext) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from fastserve_nevergrad.objectives import Objectives
 from fastserve_nevergrad.study_log import find_log
 
 RAY = "ray"
+DEFAULT_FULL_TRIALS = 6
+"""The default budget, in steps of full trials."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ from fastserve_core.events import WarningRaised
 from fastserve_core.plugins import TuneContext
 from fastserve_nevergrad.objectives import Objectives
 from fastserve_nevergrad.optimizer import FAILURE_LOSS, NevergradAdapter, serialize_options
-from fastserve_nevergrad.options import NevergradOptions
+from fastserve_nevergrad.options import DEFAULT_FULL_TRIALS, NevergradOptions
 from fastserve_nevergrad.selection import select_trial
 from fastserve_nevergrad.space import Space, default_space
 from fastserve_nevergrad.study_log import LOG_FILE, Line, begin_log, read_earlier_trials, read_log
@@ -25,8 +25,6 @@ from fastserve_nevergrad.workers import WorkerPool
 
 CONSTRAINT_PENALTY = 1e4
 """The loss of a trial that violates a constraint, before its violation is added; larger than any loss of a result."""
-DEFAULT_FULL_TRIALS = 6
-"""The default budget, in steps of full trials."""
 MAX_INITIAL_FAILURES = 3
 """The search ends if its first trials, this many, fail with the same error."""
 

@@ -37,7 +37,8 @@ def format_preflight(event: Preflight) -> str:
         f"({event.unknown_share:.1%} unknown), "
         f"{format_count(event.parameters)} parameters; "
         f"{format_bytes(event.memory_bytes)} of memory needed of {format_bytes(event.available_bytes)} available; "
-        f"about {format_duration(event.seconds)}"
+        f"{'about' if event.is_measured else 'less than'} {format_duration(event.seconds)}"
+        + (f" on {event.processor}" if event.processor else "")
     )
 
 

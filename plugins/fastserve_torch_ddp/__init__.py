@@ -43,6 +43,10 @@ class TorchDDP(Trainer):
 
         return suggest_search_space(self.options, model.size_bytes)
 
+    def shorter_options(self) -> list[dict[str, Any]]:
+        """Propose fewer epochs."""
+        return [{"epochs": epochs} for epochs in range(self.options.epochs - 1, 0, -1)]
+
     @hookimpl
     def preflight(self, run: TrainContext) -> Preflight:
         """Estimate the training's memory and time.

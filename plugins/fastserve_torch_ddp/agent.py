@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 import tempfile
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from fastserve_torch_ddp.job import TrainingJob
 from fastserve_torch_ddp.rendezvous.config import RendezvousConfig
 from fastserve_torch_ddp.rendezvous.endpoint import find_endpoint
 from fastserve_torch_ddp.rendezvous.handler import BACKEND, TcpRendezvousHandler
-from fastserve_torch_ddp.worker import ERROR_FILE, run_rank
+from fastserve_torch_ddp.worker import ERROR_FILE, run_rank, time_rank
 
 START_METHOD = "forkserver"
 """Ranks are forked from a process that has imported torch and transformers, which takes seconds."""
@@ -58,6 +59,31 @@ def train(**request: Any) -> dict[str, Any]:
         StageError: The nodes did not meet, or a rank failed.
         TransientError: Ranks were killed more often than ``max_restarts``, or memory or disk space ran out.
     """
+    config, job = _prepare(request)
+    return _launch(config, job, run_rank)
+
+
+def time_training(**request: Any) -> dict[str, Any]:
+    """Time some steps with the ranks of this machine.
+
+    Args:
+        **request: As in ``train``.
+
+    Returns:
+        The fields of ``calibration.StepCosts``.
+
+    Raises:
+        UserError: The input is invalid.
+        StageError: A rank failed.
+    """
+    config, job = _prepare(request)
+    begin = time.monotonic()
+    costs = _launch(config, job, time_rank)
+    return costs | {"start_seconds": time.monotonic() - begin - costs.pop("seconds")}
+
+
+def _prepare(request: dict[str, Any]) -> tuple[LaunchConfig, TrainingJob]:
+    """Tokenize the training split, and return the launch configuration and the job of each rank."""
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     # otherwise restarted ranks share the agent's store with the dead ones, and may read their old addresses
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
@@ -81,7 +107,7 @@ def train(**request: Any) -> dict[str, Any]:
     # otherwise the agent ends the training at a signal that the command ignores, as with nohup
     handled = {signal.SIGTERM, *TERMINAL_SIGNALS} - ignored_signals()
     config.signals_to_handle = ",".join(sorted(number.name for number in handled))
-    return _launch(config, job)
+    return config, job
 
 
 def _host_name(name: str = "") -> str:
@@ -89,10 +115,12 @@ def _host_name(name: str = "") -> str:
     return name or socket.gethostname()
 
 
-def _launch(config: LaunchConfig, job: TrainingJob) -> dict[str, Any]:
+def _launch(
+    config: LaunchConfig, job: TrainingJob, rank: Callable[[TrainingJob], dict[str, Any] | None]
+) -> dict[str, Any]:
     """Run the ranks of this machine and return the result of the first; raise the error that one reports."""
     try:
-        results: Mapping[int, dict[str, Any]] = elastic_launch(config, run_rank)(job)
+        results: Mapping[int, dict[str, Any]] = elastic_launch(config, rank)(job)
     except ChildFailedError as error:
         path = Path(job.folder, ERROR_FILE)
         raise (_reported_failure(read_json(path)) if path.is_file() else _failure(error)) from error

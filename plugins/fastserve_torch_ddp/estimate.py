@@ -11,7 +11,8 @@ from typing import Any
 from fastserve_core.artifacts import read_json
 from fastserve_core.events import Preflight
 from fastserve_core.plugins import TrainContext
-from fastserve_core.processes import available_memory
+from fastserve_core.processes import available_memory, read_processor
+from fastserve_torch_ddp.calibration import calibrate
 from fastserve_torch_ddp.options import DDPOptions
 
 SAMPLE_ROWS = 300
@@ -21,19 +22,21 @@ BASE_BYTES = 600_000_000
 MIN_PARAMETERS, MIN_ROWS = 2_000_000, 8
 """The size of a model, and the rows of a rank's share of a batch, from which more ranks are faster than one."""
 START_SECONDS = 8.0
-"""Time to start the launcher and the ranks, which import torch and transformers."""
+"""Time to start the launcher and the ranks, of trainings that are too short to be calibrated."""
 STATE_BYTES = 16
 """A parameter's weight, gradient and Adam's two moments in fp32."""
 ACTIVATION_FLOATS = 34
 """Floats stored for the backward pass, for each token, layer and unit of width (Korthikanti et al. 2022)."""
-FLOPS_PER_S_CORE = 2.0e11
-"""Measured in training on one core of a CPU with bf16 matrix units; older CPUs take several times longer."""
+MIN_FLOPS_PER_S_CORE, MIN_STEPS_PER_S = 5.0e9, 20.0
+"""The speed of a slow core, and of steps of tiny models."""
+SHORT_SECONDS = 20.0
+"""A training that takes less even at that speed is not calibrated."""
 
 
 def estimate(run: TrainContext, options: DDPOptions) -> Preflight:
     """Estimate rows, tokens of an epoch, parameters, memory in bytes and time in seconds.
 
-    The time can be wrong by a small factor.
+    The time is that of steps that are taken on this machine (``calibration``), unless the training is a short one.
 
     Args:
         run: The context of the stage.
@@ -47,15 +50,24 @@ def estimate(run: TrainContext, options: DDPOptions) -> Preflight:
     step_tokens = options.batch_tokens or min(options.batch_size, rows) * row_tokens * 2
     batch_tokens = step_tokens / options.gradient_accumulation_steps
     memory = ranks * (BASE_BYTES + STATE_BYTES * parameters) + 4 * ACTIVATION_FLOATS * batch_tokens * layers * width
+    available = available_memory()
     # forward and backward take six operations for each parameter and token; embeddings are only looked up
     flops = 6 * (parameters - embedded) * tokens * options.epochs
+    slow = flops / (MIN_FLOPS_PER_S_CORE * run.threads) + options.epochs * rows / options.batch_size / MIN_STEPS_PER_S
+    is_measured = slow > SHORT_SECONDS and memory <= available
+    costs = calibrate(run, options) if is_measured else None
     return Preflight(
         rows=rows,
         tokens=tokens,
         parameters=parameters,
         memory_bytes=round(memory),
-        available_bytes=available_memory(),
-        seconds=round(START_SECONDS + flops / (FLOPS_PER_S_CORE * run.threads), 1),
+        available_bytes=available,
+        seconds=round(costs.training_seconds(options, run.budget.steps) if costs else START_SECONDS + slow, 1),
+        processor=read_processor().label,
+        is_measured=is_measured,
+        step_seconds=costs.epoch_seconds / costs.epoch_steps if costs else 0.0,
+        start_seconds=costs.start_seconds if costs else START_SECONDS,
+        evaluation_seconds=costs.evaluation_seconds if costs else 0.0,
         unknown_share=run.task.unknown_share(run.model.folder, run.data.rows("train")[:SAMPLE_ROWS]),
     )
 

@@ -11,12 +11,12 @@ from fastserve_core.processes import child_main
 from fastserve_torch_ddp.fork_server import start_fork_server
 
 
-def launch(**request: Any) -> dict[str, Any]:
-    """Start the fork server and train; see ``agent.train``."""
-    from fastserve_torch_ddp.agent import train  # imported before the fork, so that the ranks have it
+def launch(calibrates: bool = False, **request: Any) -> dict[str, Any]:
+    """Start the fork server, and train (``agent.train``) or time some steps (``agent.time_training``)."""
+    from fastserve_torch_ddp.agent import time_training, train  # imported before the fork, so that the ranks have it
 
     start_fork_server()
-    return train(**request)
+    return time_training(**request) if calibrates else train(**request)
 
 
 if __name__ == "__main__":

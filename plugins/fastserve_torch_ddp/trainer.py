@@ -100,7 +100,7 @@ class Trainer:
         begin, is_local_sgd, self.started = self.progress.step, self.strategy.mode == "local_sgd", time.monotonic()
         end = min(self.schedule.total, self.job.stop_at_step or self.schedule.total)
         for examples, batch in islice(self.schedule.steps(begin), max(0, end - begin)):
-            loss = self._step(examples, batch)
+            loss = self.take_step(examples, batch)
             self.progress.step = step = self.progress.step + 1
             self._report_step(loss, begin)
             is_averaged = is_local_sgd and step % self.options["local_sgd_steps"] == 0
@@ -132,7 +132,7 @@ class Trainer:
 
     # -- step ----------------------------------------------------------------------------------------
 
-    def _step(self, examples: Sequence[Encoded], batch: Indices) -> float:
+    def take_step(self, examples: Sequence[Encoded], batch: Indices) -> float:
         """Take one optimizer step on this rank's share of the batch, and return the share's mean loss."""
         step = self.progress.step
         # the seed of dropout follows from the step, so that a resumed run draws the same masks

@@ -18,6 +18,7 @@ from fastserve_torch_ddp.job import TrainingJob, local_device
 from fastserve_torch_ddp.ops import precision
 from fastserve_torch_ddp.rendezvous.endpoint import bind_interface, find_endpoint, list_interfaces
 from fastserve_torch_ddp.rendezvous.nodes import check_consistency, collect_settings
+from fastserve_torch_ddp.step_timing import time_steps
 from fastserve_torch_ddp.trainer import Trainer
 
 ERROR_FILE = "error.json"
@@ -78,6 +79,27 @@ def _join_group(job: TrainingJob, is_multi_node: bool) -> None:
     name = f"group-{os.environ['TORCHELASTIC_RUN_ID']}-{os.environ['TORCHELASTIC_RESTART_COUNT']}"
     store = dist.FileStore(str(Path(tempfile.gettempdir(), name)), world_size)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+
+
+@record
+def time_rank(job: TrainingJob) -> dict[str, Any]:
+    """Time some steps as one rank of the group, on one machine.
+
+    Args:
+        job: The training job.
+
+    Returns:
+        The result of ``time_steps``, or the key ``error`` with the message of a ``UserError``.
+    """
+    die_with_parent()
+    precision.configure_process(job.options, job.threads)
+    _join_group(job, is_multi_node=False)
+    try:
+        return time_steps(Trainer(job))
+    except UserError as error:
+        return {"error": str(error)}
+    finally:
+        dist.destroy_process_group()
 
 
 def _read_earlier_error(job: TrainingJob) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from conftest import Cli
-from fastserve_core.artifacts import MANIFEST, Artifact
+from fastserve_core.artifacts import Artifact
 from fastserve_core.errors import FastServeError, StageError, UserError
 from fastserve_core.inference import Predictor
 from fastserve_core.plugins import ServeContext

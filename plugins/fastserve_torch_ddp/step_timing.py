@@ -1,0 +1,102 @@
+"""The times of a training's parts, measured by its ranks: some real steps and a part of an evaluation."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastserve_core.tasks import Encoded
+from fastserve_torch_ddp.checkpointing.validation import BATCH_SIZE, TrainState, evaluate
+from fastserve_torch_ddp.data.batches import Indices
+from fastserve_torch_ddp.distributed import collectives
+from fastserve_torch_ddp.trainer import Trainer
+
+PERCENTILES = (15, 50, 85)
+"""The batches to time, among those of an epoch in the order of their padded tokens."""
+MIN_SECONDS, MAX_PASSES = 1.0, 5
+
+
+def time_steps(trainer: Trainer) -> dict[str, float]:
+    """Time steps and an evaluation; all ranks call it together.
+
+    Args:
+        trainer: A trainer that has not begun; its weights change.
+
+    Returns:
+        ``epoch_steps``, ``epoch_seconds``, ``evaluation_seconds`` of the whole validation split, and ``seconds``, the
+        duration of the measurement.
+    """
+    begin = time.monotonic()
+    trainer.progress = TrainState()
+    trainer.method.model.train()
+    examples = trainer.schedule.examples(0)
+    batches = trainer.schedule.batches(examples, 0)
+    sizes = padded_sizes(examples, batches)
+    order = np.argsort(sizes, kind="stable")
+    picks = sorted({int(order[percentile * (len(order) - 1) // 100]) for percentile in PERCENTILES})
+    chosen = [batches[pick] for pick in picks]
+    warm_up = sum(_time_pass(trainer, examples, chosen))
+    longest = max(1e-6, collectives.all_reduce_max(torch.tensor(warm_up)))  # the ranks take the same number of steps
+    passes = min(MAX_PASSES, max(1, math.ceil(MIN_SECONDS / longest)))
+    times = np.mean([_time_pass(trainer, examples, chosen) for _ in range(passes)], axis=0)
+    return {
+        "epoch_steps": len(batches),
+        "epoch_seconds": float(predict_seconds(sizes[picks], times, sizes).sum()),
+        "evaluation_seconds": _time_evaluation(trainer),
+        "seconds": time.monotonic() - begin,
+    }
+
+
+def padded_sizes(examples: Sequence[Encoded], batches: Sequence[Indices]) -> NDArray[np.float64]:
+    """Return the number of tokens of each batch, padding included."""
+    known = getattr(examples, "lengths", None)
+    lengths = np.asarray(known if known is not None else [len(example) for example in examples])
+    return np.array([len(batch) * lengths[batch].max() for batch in batches], dtype=np.float64)
+
+
+def predict_seconds(
+    sizes: NDArray[np.float64], times: NDArray[np.float64], others: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Predict the times of steps from those of a few, by a line over the padded tokens.
+
+    Args:
+        sizes: Padded tokens of the timed steps.
+        times: Their seconds.
+        others: Padded tokens of other steps.
+    """
+    if len(set(sizes)) < 2:
+        return np.full(len(others), float(times.mean()))
+    slope, constant = np.polyfit(sizes, times, 1)
+    if slope <= 0:  # the overhead of a step, or other processes, matter more than its size
+        return np.full(len(others), float(times.mean()))
+    seconds: NDArray[np.float64] = np.maximum(slope * others + constant, 0.5 * times.min())
+    return seconds
+
+
+def _time_pass(trainer: Trainer, examples: Sequence[Encoded], batches: Sequence[Indices]) -> list[float]:
+    times = []
+    for batch in batches:
+        begin = time.monotonic()
+        trainer.take_step(examples, batch)
+        trainer.progress.step += 1
+        times.append(time.monotonic() - begin)
+    return times
+
+
+def _time_evaluation(trainer: Trainer) -> float:
+    """Return the time of a whole evaluation, from that of a sample."""
+    validation, count = trainer.validation, BATCH_SIZE * collectives.get_world_size()
+    sample = [validation[number] for number in range(0, len(validation), max(1, len(validation) // count))][:count]
+
+    def run(examples: Sequence[Encoded]) -> float:
+        begin = time.monotonic()
+        evaluate(trainer.method.model, trainer.task, examples, trainer.collate, trainer.precision)
+        return time.monotonic() - begin
+
+    run(sample[: len(sample) // 4 + 1])
+    return run(sample) * len(validation) / len(sample)
