@@ -87,7 +87,7 @@ def told(record: dict[str, Any]) -> list[Event]:
     lines = record["stages"]
     events: list[Event] = [
         RunPlanned(tuple((one["stage"], one["plugin"], "to do") for one in lines)),
-        Preflight(8530, 1_913_000, 22_713_216, 1_213_000_000, 14_800_000_000, 430.0),
+        Preflight(8530, 1_913_000, 22_713_216, 1_213_000_000, 14_800_000_000, 430.0, "EPYC", True),
         StageStarted("tune", "nevergrad"),
         *trials(),
         finished(lines[0]),
