@@ -30,7 +30,7 @@ class StepCosts:
     """The measured times of a training's parts.
 
     Attributes:
-        start_seconds: The time to start and end the ranks, with the model.
+        start_seconds: The time to start and end the ranks, with the model, and to prepare for the shapes of batches.
         epoch_steps: The number of optimizer steps of an epoch.
         epoch_seconds: The time of these steps.
         evaluation_seconds: The time of an evaluation on the validation split.

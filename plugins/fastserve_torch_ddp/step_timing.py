@@ -28,35 +28,39 @@ def time_steps(trainer: Trainer) -> dict[str, float]:
         trainer: A trainer that has not begun; its weights change.
 
     Returns:
-        ``epoch_steps``, ``epoch_seconds``, ``evaluation_seconds`` of the whole validation split, and ``seconds``, the
-        duration of the measurement.
+        ``epoch_steps`` and ``epoch_seconds``; ``preparation_seconds``, which the first steps of each shape take longer;
+        ``evaluation_seconds`` of the whole validation split; and ``seconds``, the duration of the measurement.
     """
     begin = time.monotonic()
     trainer.progress = TrainState()
     trainer.method.model.train()
     examples = trainer.schedule.examples(0)
     batches = trainer.schedule.batches(examples, 0)
-    sizes = padded_sizes(examples, batches)
+    shapes = batch_shapes(examples, batches)
+    sizes = shapes.prod(axis=1)
     order = np.argsort(sizes, kind="stable")
     picks = sorted({int(order[percentile * (len(order) - 1) // 100]) for percentile in PERCENTILES})
     chosen = [batches[pick] for pick in picks]
-    warm_up = sum(_time_pass(trainer, examples, chosen))
-    longest = max(1e-6, collectives.all_reduce_max(torch.tensor(warm_up)))  # the ranks take the same number of steps
+    first = _time_pass(trainer, examples, chosen)
+    longest = max(1e-6, collectives.all_reduce_max(torch.tensor(sum(first))))  # the ranks take the same number of steps
     passes = min(MAX_PASSES, max(1, math.ceil(MIN_SECONDS / longest)))
     times = np.mean([_time_pass(trainer, examples, chosen) for _ in range(passes)], axis=0)
+    # the very first step prepares more than its shape, so the median
+    preparation = max(0.0, float(np.median(np.array(first) - times)))
     return {
         "epoch_steps": len(batches),
+        "preparation_seconds": preparation * len(np.unique(shapes, axis=0)),
         "epoch_seconds": float(predict_seconds(sizes[picks], times, sizes).sum()),
         "evaluation_seconds": _time_evaluation(trainer),
         "seconds": time.monotonic() - begin,
     }
 
 
-def padded_sizes(examples: Sequence[Encoded], batches: Sequence[Indices]) -> NDArray[np.float64]:
-    """Return the number of tokens of each batch, padding included."""
+def batch_shapes(examples: Sequence[Encoded], batches: Sequence[Indices]) -> NDArray[np.float64]:
+    """Return the number of rows and of tokens in the longest row of each batch, of shape (batches, 2)."""
     known = getattr(examples, "lengths", None)
     lengths = np.asarray(known if known is not None else [len(example) for example in examples])
-    return np.array([len(batch) * lengths[batch].max() for batch in batches], dtype=np.float64)
+    return np.array([(len(batch), lengths[batch].max()) for batch in batches], dtype=np.float64)
 
 
 def predict_seconds(

@@ -72,7 +72,9 @@ def test_an_epochs_time_follows_from_a_few_steps(
     monkeypatch.setattr(step_timing, "time", clock)
     monkeypatch.setattr(step_timing, "evaluate", trainer.evaluate)
     costs = step_timing.time_steps(trainer)
-    sizes = step_timing.padded_sizes(trainer.examples_of_all, trainer.all_batches)
+    shapes = step_timing.batch_shapes(trainer.examples_of_all, trainer.all_batches)
+    sizes = shapes.prod(axis=1)
+    assert costs["preparation_seconds"] == pytest.approx(5.0 * len({tuple(shape) for shape in shapes}))
     assert costs["epoch_steps"] == len(sizes) == 32
     assert costs["epoch_seconds"] == pytest.approx(constant * len(sizes) + per_token * sizes.sum(), rel=0.01)
     assert costs["evaluation_seconds"] == pytest.approx(0.01 * 500)
