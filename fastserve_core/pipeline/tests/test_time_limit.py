@@ -39,7 +39,7 @@ class Machine:
     def estimate(self, session: FakeSession, model: object) -> Preflight:
         assert session.registry.trainer is not None
         steps = STEPS * session.registry.trainer.options.epochs
-        return Preflight(0, 0, 0, 0, 0, steps * self.step, "", True, self.step, 0.0, 0.0)
+        return Preflight(0, 0, 0, 0, 0, steps * self.step, is_measured=True, step_seconds=self.step)
 
     def fit(self, monkeypatch: pytest.MonkeyPatch) -> tuple[int | None, int]:
         monkeypatch.setattr(time_limit, "estimate_training", self.estimate)

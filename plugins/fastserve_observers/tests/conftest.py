@@ -87,7 +87,9 @@ def told(record: dict[str, Any]) -> list[Event]:
     lines = record["stages"]
     events: list[Event] = [
         RunPlanned(tuple((one["stage"], one["plugin"], "to do") for one in lines)),
-        Preflight(8530, 1_913_000, 22_713_216, 1_213_000_000, 14_800_000_000, 430.0, "EPYC", True),
+        Preflight(
+            8530, 1_913_000, 22_713_216, 1_213_000_000, 14_800_000_000, 430.0, processor="EPYC", is_measured=True
+        ),
         StageStarted("tune", "nevergrad"),
         *trials(),
         finished(lines[0]),
