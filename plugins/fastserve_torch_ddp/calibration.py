@@ -42,7 +42,7 @@ class StepCosts:
     evaluation_seconds: float
 
     def training_seconds(self, options: DDPOptions, steps: int | None = None) -> float:
-        """Return the time of a training.
+        """Return the time of a training; several machines are taken to share the work evenly, at no cost.
 
         Args:
             options: The trainer's options.
@@ -51,9 +51,8 @@ class StepCosts:
         total = self.epoch_steps * options.epochs
         total = min(steps or total, total)
         evaluations = -(-total // (options.eval_steps or self.epoch_steps))
-        return (
-            self.start_seconds + self.epoch_seconds * total / self.epoch_steps + evaluations * self.evaluation_seconds
-        )
+        work = self.epoch_seconds * total / self.epoch_steps + evaluations * self.evaluation_seconds
+        return self.start_seconds + work / options.nnodes
 
 
 def calibrate(run: TrainContext, options: DDPOptions) -> StepCosts:

@@ -29,7 +29,7 @@ ACTIVATION_FLOATS = 34
 """Floats stored for the backward pass, for each token, layer and unit of width (Korthikanti et al. 2022)."""
 MIN_FLOPS_PER_S_CORE, MIN_STEPS_PER_S = 5.0e9, 20.0
 """The speed of a slow core, and of steps of tiny models."""
-SHORT_SECONDS = 20.0
+SHORT_SECONDS = 60.0
 """A training that takes less even at that speed is not calibrated."""
 
 

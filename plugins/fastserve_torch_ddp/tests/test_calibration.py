@@ -94,6 +94,7 @@ def test_noise_does_not_make_longer_batches_cheaper() -> None:
         ({"epochs": 1}, None, 5 + 20 + 2),
         ({"epochs": 3}, 40, 5 + 8 + 2),
         ({"epochs": 1, "eval_steps": 30}, None, 5 + 20 + 4 * 2),
+        ({"epochs": 1, "nnodes": 2, "rdzv_endpoint": "a:1", "rdzv_id": "x"}, None, 5 + 10 + 1),
     ],
 )
 def test_a_trainings_time_is_the_sum_of_its_parts(options: dict[str, Any], steps: int | None, seconds: float) -> None:
