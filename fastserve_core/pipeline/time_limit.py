@@ -63,7 +63,7 @@ def estimate_training(session: Session, model: Artifact) -> Preflight | None:
     if trainer is None:
         return None
     context = make_train_context(session, session.store.home, model)
-    estimate: Preflight | None = session.registry.call(trainer, "preflight", optional=True, run=context)
+    estimate: Preflight | None = session.call_plugin(trainer, "preflight", context)
     return estimate
 
 
