@@ -15,7 +15,7 @@ from environments import Environment
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "fastserve-multilabel"
 
-pytestmark = [pytest.mark.slow(90), pytest.mark.network, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow(120), pytest.mark.network, pytest.mark.timeout(1800)]
 
 TOPICS = {"sport": "the match was won in the last minute", "money": "shares and prices fell", "film": "a moving film"}
 
