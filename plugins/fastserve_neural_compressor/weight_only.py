@@ -135,33 +135,36 @@ def replace_conv1d(model: Any) -> Any:
     return duplicate
 
 
-def find_computed_modules(model: Any) -> set[nn.Module]:
-    """Return the modules that a pass of the model computes."""
-    computed: set[nn.Module] = set()
-    hooks = [module.register_forward_hook(lambda module, *_: computed.add(module)) for module in model.modules()]
+def find_used_linears(model: Any) -> set[nn.Module]:
+    """Return the linear layers that the logits depend on."""
+    outputs: dict[nn.Module, Tensor] = {}
+    linears = [module for module in model.modules() if type(module) is nn.Linear]
+    hooks = [layer.register_forward_hook(lambda layer, _, output: outputs.update({layer: output})) for layer in linears]
     try:
-        model(input_ids=torch.ones(1, 2, dtype=torch.long))
+        with torch.enable_grad():
+            logits = model(input_ids=torch.ones(1, 2, dtype=torch.long)).logits
     finally:
         for hook in hooks:
             hook.remove()
-    return computed
+    gradients = torch.autograd.grad(logits.sum(), list(outputs.values()), allow_unused=True)
+    return {layer for layer, gradient in zip(outputs, gradients, strict=True) if gradient is not None}
 
 
 def find_linear_layers(model: Any, group_size: int, uncompressed: Collection[str] = ()) -> dict[str, nn.Linear]:
     """Return the linear layers to quantize by name, without the projection to the vocabulary.
 
-    Layers that the model does not compute, such as a decoder's attention to an encoder that it does not have, are not
-    in a graph of it either.
+    Layers that do not change the logits, such as a decoder's attention to an encoder that it does not have, are not in a
+    graph of the model either.
 
     Raises:
         ExportError: There is none, or the group size does not divide a layer's inputs.
     """
     head = model.get_output_embeddings()
-    computed = find_computed_modules(model)
+    used = find_used_linears(model)
     layers = {
         name: layer
         for name, layer in model.named_modules()
-        if type(layer) is nn.Linear and layer is not head and layer in computed and name not in uncompressed
+        if type(layer) is nn.Linear and layer is not head and layer in used and name not in uncompressed
     }
     if not layers:
         raise ExportError("the model has no linear layer that neural-compressor quantizes")

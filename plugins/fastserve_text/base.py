@@ -21,6 +21,7 @@ from fastserve_text.tokenization import (
     pad,
     pad_id,
     pads_left,
+    takes_token_types,
     unknown_share,
 )
 
@@ -71,7 +72,7 @@ class TextTask(Task):
     def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
         super().__init__(options, labels)
         self.padding: dict[str, int] = {"input_ids": 0}
-        self.pads_left, self.padded_length = False, 0
+        self.pads_left, self.padded_length, self.has_token_types = False, 0, True
 
     @override
     def check(self, row: Row) -> str | None:
@@ -115,13 +116,17 @@ class TextTask(Task):
 
     @override
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
-        return pad(batch, self.padding, targets, self.pads_left, self.padded_length)
+        arrays = pad(batch, self.padding, targets, self.pads_left, self.padded_length)
+        if not self.has_token_types:
+            arrays.pop("token_type_ids", None)
+        return arrays
 
     def prepare_padding(self, folder: Path) -> Tokenizer:
-        """Load the tokenizer of a model folder, and read how the model's batches are padded."""
+        """Load the tokenizer of a model folder, and read how the model's batches are laid out."""
         tokenizer = load_tokenizer(folder, self.options.max_length)
         self.padding["input_ids"] = pad_id(folder, tokenizer)
         self.padded_length = self.options.max_length if ignores_mask(folder) else 0
+        self.has_token_types = takes_token_types(folder)
         return tokenizer
 
     @override

@@ -23,6 +23,8 @@ have 4 to 5. BERT's tokenizer reads about a megabyte a second: 128 tokens take 1
 PAD_VALUES = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORE_INDEX}
 UNMASKED = frozenset({"fnet"})
 """By ``model_type``: families without an attention mask."""
+SHARED_TYPES = frozenset({"ctrl", "gpt2", "openai-gpt"})
+"""Families that look up token types among the words, so that zeros add the embedding of a word."""
 COMMON_SPECIAL_TOKENS = {
     "cls_token": ("[CLS]", "<s>"),
     "sep_token": ("[SEP]", "</s>"),
@@ -193,6 +195,13 @@ def pads_left(folder: Path) -> bool:
 def ignores_mask(folder: Path) -> bool:
     """Return whether the folder's model mixes padding into its outputs, so that all texts need the same length."""
     return read_config(folder).get("model_type") in UNMASKED
+
+
+def takes_token_types(folder: Path) -> bool:
+    """Return whether the folder's model tells the two texts of a pair apart by token types."""
+    config = read_config(folder)
+    rows = config.get("type_vocab_size", 2)
+    return config.get("model_type") not in SHARED_TYPES and not (isinstance(rows, int) and rows < 2)
 
 
 def pad(

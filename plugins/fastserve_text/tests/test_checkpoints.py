@@ -101,13 +101,22 @@ def test_a_text_scores_the_same_alone_and_in_a_batch(family: str, tmp_path: Path
 
     def logits(batch: list[Any]) -> torch.Tensor:
         arrays = task.collate(batch)
-        arrays.pop("token_type_ids")
+        arrays.pop("token_type_ids", None)
         with torch.no_grad():
             return model(**{name: torch.from_numpy(array) for name, array in arrays.items()}).logits  # type: ignore
 
     alone = torch.cat([logits([row]) for row in rows])
     torch.testing.assert_close(logits(rows), alone)
     assert (alone[0] - alone[1]).abs().max() > 1e-4
+
+
+def test_token_types_are_left_out_where_they_would_be_words(tmp_path: Path) -> None:
+    names = {}
+    for family in ("gpt2", "bert", "deberta"):
+        folder = make_model(family, tmp_path / family, HEAD, WORDS, ["no", "yes"])
+        task = load_task("text_classification", {"max_length": 16}, ["no", "yes"])
+        names[family] = "token_type_ids" in task.collate(task.encoder(folder)([{"text": "jump", "text_pair": "quick"}]))
+    assert names == {"gpt2": False, "bert": True, "deberta": False}
 
 
 def test_the_padding_of_an_imported_decoder_is_written_into_its_config(tmp_path: Path, task: Task) -> None:

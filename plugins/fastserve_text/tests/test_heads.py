@@ -42,7 +42,7 @@ def scores(folder: Path, labels: list[str], task: str = "text_classification") -
     batch = loaded.collate(loaded.encoder(folder)([row]))
     inputs = {name: torch.from_numpy(array) for name, array in batch.items()}
     if model.config.model_type in ("roberta", "distilbert"):
-        inputs.pop("token_type_ids")
+        inputs.pop("token_type_ids", None)
     with torch.no_grad():
         return model(**inputs).logits.flatten(0, -2)  # type: ignore[no-any-return]
 
