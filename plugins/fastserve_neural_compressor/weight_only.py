@@ -136,25 +136,30 @@ def replace_conv1d(model: Any) -> Any:
 
 
 def find_used_linears(model: Any) -> set[nn.Module]:
-    """Return the linear layers that the logits depend on."""
+    """Return the linear layers that the model's outputs depend on."""
     outputs: dict[nn.Module, Tensor] = {}
     linears = [module for module in model.modules() if type(module) is nn.Linear]
-    hooks = [layer.register_forward_hook(lambda layer, _, output: outputs.update({layer: output})) for layer in linears]
+
+    def record(layer: nn.Module, _: Any, output: Tensor) -> None:
+        outputs[layer] = output
+
+    hooks = [layer.register_forward_hook(record) for layer in linears]
     try:
         with torch.enable_grad():
-            logits = model(input_ids=torch.ones(1, 2, dtype=torch.long)).logits
+            results = model(input_ids=torch.ones(1, 2, dtype=torch.long)).values()
+            total = torch.stack([value.float().sum() for value in results if isinstance(value, Tensor)]).sum()
     finally:
         for hook in hooks:
             hook.remove()
-    gradients = torch.autograd.grad(logits.sum(), list(outputs.values()), allow_unused=True)
+    gradients = torch.autograd.grad(total, list(outputs.values()), allow_unused=True)
     return {layer for layer, gradient in zip(outputs, gradients, strict=True) if gradient is not None}
 
 
 def find_linear_layers(model: Any, group_size: int, uncompressed: Collection[str] = ()) -> dict[str, nn.Linear]:
     """Return the linear layers to quantize by name, without the projection to the vocabulary.
 
-    Layers that do not change the logits, such as a decoder's attention to an encoder that it does not have, are not in a
-    graph of the model either.
+    Layers that do not change the outputs, such as a decoder's attention to an encoder that it does not have, are not in
+    a graph of the model either.
 
     Raises:
         ExportError: There is none, or the group size does not divide a layer's inputs.

@@ -51,7 +51,7 @@ class Family:
     """
 
     def __init__(self, name: str, folder: Path, layers: int = 2) -> None:
-        self.work = folder
+        self.name, self.work = name, folder
         self.folder = make_model(name, folder / "model", HEAD, WORDS, LABELS, layers)
         self.task: Task = load_task("text_classification", {"max_length": 24}, LABELS)
         self.encoded = self.task.encoder(self.folder)(ROWS)
