@@ -19,11 +19,12 @@ from conftest import ranks_below
 from fastserve_core.artifacts import Store, hash_file
 from fastserve_core.config import DataOptions
 from fastserve_core.data import load_dataset, prepare_dataset
-from fastserve_core.errors import OptionError, StageError
+from fastserve_core.errors import OptionError, StageError, TransientError
 from fastserve_core.events import Event, Metric, Step, WarningRaised
 from fastserve_core.processes import TERMINAL_SIGNALS, child, run_in_child
 from fastserve_core.processes.fork_pool import ForkServerPool
 from fastserve_core.tasks import Encoded, load_task
+from fastserve_torch_ddp.checkpointing import checkpoint
 from fastserve_torch_ddp.checkpointing.validation import TrainState
 from fastserve_torch_ddp.fork_server import PRELOADED_MODULES
 from fastserve_torch_ddp.options import DDPOptions
@@ -162,6 +163,27 @@ def test_a_killed_rank_changes_nothing_in_the_result(train: Train, given_options
     disturbed = train("disturbed", tell=kill, **settings)
     assert killed
     assert list(disturbed.folder.glob("logs/**/attempt_1")), "the group was restarted"
+    assert disturbed.result["scores"] == calm.result["scores"]
+    assert disturbed.digest() == calm.digest()
+
+
+def test_a_killed_launcher_and_damaged_best_weights_change_nothing_in_the_result(train: Train) -> None:
+    settings = {"checkpoint_every_s": 0.0, "epochs": 3, "eval_steps": 7}
+    calm = train("calm", **settings)
+    killed: list[psutil.Process] = []
+
+    def kill(event: Event) -> None:
+        if isinstance(event, Step) and event.step >= 12 and not killed:
+            killed.append(psutil.Process(ranks_below(os.getpid())[-1]).parents()[1])
+            killed[0].kill()
+
+    with pytest.raises(TransientError, match="SIGKILL"):
+        train("disturbed", tell=kill, **settings)
+    best = calm.folder.with_name("disturbed") / checkpoint.BEST
+    content = best.read_bytes()
+    best.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    disturbed = train("disturbed", **settings)
+    assert [str(best) in warning.message for warning in disturbed.of(WarningRaised)] == [True]
     assert disturbed.result["scores"] == calm.result["scores"]
     assert disturbed.digest() == calm.digest()
 
