@@ -16,6 +16,8 @@ from typing import Any
 from fastserve_core.processes.environment import COMPILE_CACHE_ENV
 
 STREAMS = (1, 2)
+IMPORT_VARIABLES = frozenset({COMPILE_CACHE_ENV, "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"})
+"""Environment variables that the imports of torch and scikit-learn set."""
 TORCH_DEFAULTS = ("float32", "cpu", True, False)
 """What ``_read_torch`` returns while torch is not imported."""
 
@@ -50,11 +52,11 @@ def _restore_folder(folder: str | None) -> None:
 
 
 def _read_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != COMPILE_CACHE_ENV}  # set by `import torch`
+    return {name: value for name, value in os.environ.items() if name not in IMPORT_VARIABLES}
 
 
 def _restore_environment(values: dict[str, str]) -> None:
-    for name in os.environ.keys() - values.keys() - {COMPILE_CACHE_ENV}:
+    for name in os.environ.keys() - values.keys() - IMPORT_VARIABLES:
         del os.environ[name]
     os.environ.update(values)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import site
 import socket
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -46,7 +49,7 @@ def ray_executor() -> Iterator[tuple[int, RemoteExecutor]]:
             "tune.nevergrad.workers=ray needs the package ray: pip install 'fastserve-core[ray_serve]'"
         )
     address = os.environ.get(ADDRESS_VARIABLE)
-    with _connect(address) if address else _start_local() as ray:
+    with _keep_process(), _connect(address) if address else _start_local() as ray:
         node_cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         task_cores = min(usable_cores(), max(node_cores))
         task = ray.remote(num_cpus=task_cores, max_retries=1)(run_remote_trial)
@@ -96,6 +99,20 @@ def _start_local() -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _keep_process() -> Iterator[None]:
+    """Put back what Ray changes of this process: environment variables, ``sys.path``, and the handler of SIGTERM."""
+    environment, path, handler = dict(os.environ), list(sys.path), signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.path[:] = path
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

@@ -464,6 +464,15 @@ def test_a_changed_process_is_put_back_after_an_error(case: Case) -> None:
     assert Path.cwd() == folder
 
 
+def test_variables_that_imports_set_are_no_change(case: Case) -> None:
+    def act(run: Any) -> Any:
+        os.environ.setdefault("KMP_INIT_AT_FORK", "FALSE")  # as scikit-learn does
+        return StagedArtifact(draft(run))
+
+    case.call("compress", act)
+    assert case.warnings == []
+
+
 def start_thread(daemon: bool) -> None:
     threading.Thread(target=time.sleep, args=(3,), name="strange work", daemon=daemon).start()
 
