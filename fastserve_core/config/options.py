@@ -113,6 +113,7 @@ def _merge_option(schema: Any, node: DictConfig, name: str, path: str) -> None:
         if name not in schema:
             raise OptionError(f"{path} has no option '{name}'{did_you_mean(name, map(str, schema))}")
         schema.merge_with(OmegaConf.masked_copy(node, [name]))
+        _check_elements(schema._get_node(name), name if path == ROOT else f"{path}.{name}")
     except ConfigKeyError as error:
         raise OptionError(f"{path} has no option '{error.full_key or error.key}'") from error
     except OmegaConfBaseException as error:
@@ -120,6 +121,14 @@ def _merge_option(schema: Any, node: DictConfig, name: str, path: str) -> None:
         value = OmegaConf.select(node, option, throw_on_resolution_failure=False)
         option_path = option if path == ROOT else f"{path}.{option}"
         raise OptionError(f"{option_path}={value!r}: {_first_line(error)}") from error
+
+
+def _check_elements(value: Any, path: str) -> None:
+    """Check that a list of texts or numbers holds no lists or mappings, which OmegaConf accepts."""
+    if isinstance(value, ListConfig) and not value._is_none() and value._metadata.element_type in (str, int, float):
+        nested = [item for item in value if isinstance(item, (DictConfig, ListConfig))]
+        if nested:
+            raise OptionError(f"{path} must be a list of {value._metadata.element_type.__name__}, not with {nested[0]}")
 
 
 def _check_finite(value: Any, path: str) -> None:
