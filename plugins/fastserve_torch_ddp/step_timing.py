@@ -93,9 +93,12 @@ def _time_pass(trainer: Trainer, examples: Sequence[Encoded], batches: Sequence[
 
 
 def _time_evaluation(trainer: Trainer) -> float:
-    """Return the time of a whole evaluation, from that of a sample."""
+    """Return the time of a whole evaluation, from that of two batches for each rank, of short and of long rows."""
     validation, count = trainer.validation, BATCH_SIZE * collectives.get_world_size()
-    sample = [validation[number] for number in range(0, len(validation), max(1, len(validation) // count))][:count]
+    order = sorted(range(len(validation)), key=lambda number: len(validation[number]))
+    starts = [max(0, quarter * len(order) // 4 - count // 2) for quarter in (1, 3)]
+    numbers = dict.fromkeys(number for start in starts for number in order[start : start + count])
+    sample = [validation[number] for number in numbers]
 
     def run(examples: Sequence[Encoded]) -> float:
         begin = time.monotonic()
