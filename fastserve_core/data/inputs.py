@@ -39,7 +39,7 @@ def iterate_inputs(given: Any, option: str, task: Task, options: DataOptions, re
     Args:
         given: A path, a pattern, a folder, or a list of them.
         option: The option that they come from, for error messages.
-        task: The model's task, which says what an input is.
+        task: The model's task, which defines an input.
         options: The ``data`` node of the config: how files are read, and the names of columns.
         report: Called with a message for each guess.
 

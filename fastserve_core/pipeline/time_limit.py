@@ -79,7 +79,7 @@ def estimate_run(session: Session, model: Artifact) -> float | None:
 
 
 def _shorter_sessions(session: Session) -> Iterator[tuple[Session, list[str]]]:
-    """Yield the session and shorter ones, with descriptions of what is changed."""
+    """Yield the session and shorter ones, with descriptions of the changes."""
     yield session, []
     registry, overrides = session.registry, session.settings.user_overrides
     changes: list[str] = []

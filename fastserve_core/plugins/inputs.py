@@ -54,7 +54,7 @@ class VerbInputs:
 
 
 def _sign_file(path: Path) -> tuple[int, ...] | None:
-    """Return what tells a change of a file without reading it: a program cannot set the time of the last change."""
+    """Return numbers that change with a file, without reading it: a program cannot set the time of the last change."""
     try:
         status = path.stat()
     except OSError:

@@ -42,7 +42,7 @@ MAX_MESSAGES = 5
 
 @dataclass
 class FilePrediction:
-    """What a prediction has written.
+    """The counts of a prediction.
 
     Attributes:
         output: The file.

@@ -17,6 +17,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -431,8 +432,9 @@ CHANGES: list[tuple[str, Callable[[], Any], Callable[[], Any]]] = [
 
 @pytest.mark.parametrize(("name", "change", "read"), CHANGES)
 def test_a_changed_process_is_put_back_with_a_warning(
-    case: Case, name: str, change: Callable[[], Any], read: Callable[[], Any]
+    request: pytest.FixtureRequest, case: Case, name: str, change: Callable[[], Any], read: Callable[[], Any]
 ) -> None:
+    request.addfinalizer(partial(locale.setlocale, locale.LC_ALL, locale.setlocale(locale.LC_ALL)))
     locale.setlocale(locale.LC_ALL, "C")
     signal.setitimer(signal.ITIMER_REAL, 0)  # that of this test's own limit
     before = read()

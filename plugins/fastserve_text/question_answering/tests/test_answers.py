@@ -49,8 +49,8 @@ def test_answers_of_every_form_are_read(given_value: Any, expected: Any) -> None
         ([{"text": 1871, "answer_start": 35}], "needs 'text' (a text)"),
         ([{"text": " ", "answer_start": 3}], "an answer is empty"),
         ({"text": ["Ada Byron", "1871"], "answer_start": [22]}, "2 of 'text' but not as many"),
-        ("Ada Byron", "no list of answers"),
-        ([22], "no list of answers"),
+        ("Ada Byron", "not a list of answers"),
+        ([22], "not a list of answers"),
     ],
 )
 def test_answers_that_cannot_be_used_are_reported(given_value: Any, fault: str) -> None:
