@@ -16,7 +16,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 
 def read_table() -> tuple[dict[str, dict[str, str]], list[str]]:
     """Return the rows of the page by family, and its notes."""
-    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    lines = PAGE.read_text(encoding="utf-8").partition("## The table")[2].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     header, rows = cells[0], cells[2:]
     notes = [match[1] for line in lines if (match := re.fullmatch(r"\d+\. `(.*)`", line))]
