@@ -54,7 +54,7 @@ class VerbInputs:
 
 
 def _sign_file(path: Path) -> tuple[int, ...] | None:
-    """Return numbers that change with a file, without reading it: a program cannot set the time of the last change."""
+    """Return the signs of a file's change, without reading it: a program cannot set the time of the last change."""
     try:
         status = path.stat()
     except OSError:

@@ -31,7 +31,7 @@ class Leftovers:
         self._threads, self._processes = set(threading.enumerate()), _list_processes()
 
     def end(self, tolerated: Iterable[threading.Thread]) -> list[str]:
-        """Wait shortly for the new ones, and kill the processes that remain.
+        """Wait shortly for new threads and processes, and kill the processes that remain.
 
         Args:
             tolerated: Threads that others have started in the meantime.

@@ -19,7 +19,7 @@ STREAMS = (1, 2)
 IMPORT_VARIABLES = frozenset({COMPILE_CACHE_ENV, "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"})
 """Environment variables that the imports of torch and scikit-learn set."""
 TORCH_DEFAULTS = ("float32", "cpu", True, False)
-"""What ``_read_torch`` returns while torch is not imported."""
+"""The values of ``_read_torch`` while torch is not imported."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The checks of what a verb returns: its type, and for a model the files."""
+"""The checks of a verb's result: its type, and for a model the files."""
 
 from __future__ import annotations
 

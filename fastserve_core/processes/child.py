@@ -73,7 +73,7 @@ def run_in_child(
 ) -> Any:
     """Run ``python -m module`` on a JSON request; the module calls ``child_main``.
 
-    What the child leaves in its folder for temporary files is removed when it has ended.
+    The child has a folder of its own for temporary files, which is removed when it has ended.
 
     Args:
         module: The module to run.

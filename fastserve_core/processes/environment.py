@@ -43,8 +43,8 @@ def set_library_environment(offline: bool = True) -> None:
 def skip_compile_cache() -> None:
     """Keep ``import torch`` from making a folder for compiled code in this process and its children.
 
-    For processes of the command line only, because what the process of a Python program compiles would be stored
-    between the other temporary files. A training that compiles sets a folder in the store.
+    For processes of the command line only, because the compiled code of a Python program would be stored between
+    the other temporary files. A training that compiles sets a folder in the store.
     """
     os.environ.setdefault(COMPILE_CACHE_ENV, tempfile.gettempdir())
 

@@ -103,7 +103,7 @@ def _start_local() -> Iterator[Any]:
 
 @contextmanager
 def _keep_process() -> Iterator[None]:
-    """Put back what Ray changes of this process: environment variables, ``sys.path``, and the handler of SIGTERM."""
+    """Undo Ray's changes of this process: environment variables, ``sys.path``, and the handler of SIGTERM."""
     environment, path, handler = dict(os.environ), list(sys.path), signal.getsignal(signal.SIGTERM)
     try:
         yield
