@@ -19,7 +19,7 @@ def sizes(**entries: Any) -> dict[str, Any]:
 
 def config_sizes(layers: int = 2) -> dict[str, dict[str, Any]]:
     """Return the sizes of each family's config, by ``model_type``."""
-    encoder = sizes(
+    usual = sizes(
         hidden_size=WIDTH,
         num_attention_heads=HEADS,
         num_hidden_layers=layers,
@@ -29,12 +29,10 @@ def config_sizes(layers: int = 2) -> dict[str, dict[str, Any]]:
         bos_token_id=CLS,
         eos_token_id=SEP,
     )
-    decoder = sizes(
-        **{**encoder, "pad_token_id": None},
-        num_key_value_heads=2,
-        head_dim=WIDTH // HEADS,
-        tie_word_embeddings=False,
-    )
+    return _encoders(layers, usual) | _decoders(layers, usual) | _encoders_with_decoders(layers)
+
+
+def _encoders(layers: int, encoder: dict[str, Any]) -> dict[str, dict[str, Any]]:
     relative = sizes(**encoder, relative_attention=True, pos_att_type=["c2p", "p2c"], type_vocab_size=0)
     return {
         "bert": encoder,
@@ -70,6 +68,17 @@ def config_sizes(layers: int = 2) -> dict[str, dict[str, Any]]:
         "fnet": encoder,
         "longformer": sizes(**encoder, attention_window=[8] * layers),
         "big_bird": sizes(**encoder, attention_type="original_full"),
+    }
+
+
+def _decoders(layers: int, usual: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    decoder = sizes(
+        **{**usual, "pad_token_id": None},
+        num_key_value_heads=2,
+        head_dim=WIDTH // HEADS,
+        tie_word_embeddings=False,
+    )
+    return {
         "gpt2": sizes(
             n_embd=WIDTH,
             n_head=HEADS,
@@ -94,6 +103,11 @@ def config_sizes(layers: int = 2) -> dict[str, dict[str, Any]]:
             bos_token_id=CLS,
             eos_token_id=SEP,
         ),
+    }
+
+
+def _encoders_with_decoders(layers: int) -> dict[str, dict[str, Any]]:
+    return {
         "t5": sizes(
             d_model=WIDTH,
             d_kv=WIDTH // HEADS,
