@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.artifacts import list_weight_files, read_config, write_json
+from fastserve_core.artifacts import is_artifact, list_weight_files, load_artifact, read_config, write_json
 from fastserve_core.errors import FastServeError, ModelError, OptionError, did_you_mean
 from fastserve_core.models import load_for_task, own_code_error
 from fastserve_text.heads import describe_head, match_labels, name_labels, reorder_head
@@ -56,7 +56,7 @@ def build_and_describe(folder: Path, head: str, labels: Sequence[str]) -> tuple[
             f"{folder} is a model of the type {config.model_type}, which transformers has no {head[3:]} for"
         )
     is_own_head = (config.architectures or [head])[0].endswith(head)
-    own = [str(config.id2label[row]) for row in range(config.num_labels)] if labels else []
+    own = _read_labels(folder, config) if labels else []
     if own == list(labels) or not is_own_head:
         loaded = load_for_task(kind, folder, attn_implementation="eager", **naming)
         model, rows = loaded.model, [None if not is_own_head else row for row in range(len(labels))]
@@ -75,6 +75,14 @@ def build_and_describe(folder: Path, head: str, labels: Sequence[str]) -> tuple[
         [f"new weights, which the checkpoint does not have: {', '.join(sorted(loaded.new))}"] if loaded.new else []
     )
     return model, "; ".join(report)
+
+
+def _read_labels(folder: Path, config: Any) -> list[str]:
+    """Return the labels of the rows of a folder's head; in an artifact they are those of its manifest."""
+    labels = load_artifact(folder).manifest.labels if is_artifact(folder) else ()
+    if len(labels) == config.num_labels:
+        return list(labels)
+    return [str(config.id2label[row]) for row in range(config.num_labels)]
 
 
 def _set_padding(config: Any, folder: Path) -> None:
