@@ -245,8 +245,13 @@ class Branching(torch.nn.Module):
 
     config = BertConfig()
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 32)
+
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"logits": input_ids if input_ids.sum() > 3 else attention_mask}
+        hidden = self.layer(input_ids.float()[..., None])
+        return {"logits": hidden if input_ids.sum() > 3 else hidden * attention_mask[..., None]}
 
 
 def test_unsupported_model_reports_why_in_one_line(tmp_path: Path) -> None:

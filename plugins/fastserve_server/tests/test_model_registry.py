@@ -121,7 +121,7 @@ def test_pages_and_description_know_all(both: EmbeddedProcess) -> None:
     answers = described["components"]["schemas"]["PredictResponse"]["properties"]["predictions"]["items"]["anyOf"]
     assert [sorted(answer["required"]) for answer in answers] == [
         ["label", "score", "scores"],
-        ["entities", "tags", "words"],
+        ["entities", "spans", "tags", "words"],
         ["text", "tokens"],
     ]
     assert "reviews, tags, tiny-writer" in httpx.get(both.url + "/dashboard").text
