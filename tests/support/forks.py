@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -29,6 +30,8 @@ from typing import Any
 
 READ_AT_IMPORT = ("PYTHON", "LD_", "GLIBC_", "THP_", "CUDA_", "TORCH", "HF_", "TRANSFORMERS_", "GOMP_", "KMP_")
 """Prefixes of the variables that are read while modules are imported: a fork cannot change their effect."""
+READ_WHEN_USED = frozenset({"TORCHINDUCTOR_CACHE_DIR"})
+"""Those with such a prefix that are read later, so that a fork follows them."""
 IMPORTED_WITH = dict(os.environ)
 """The environment in which this process has imported what it has."""
 OF_TERMINALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
@@ -58,7 +61,9 @@ def is_forkable(arguments: Sequence[str], environment: Mapping[str, str]) -> boo
     """
     # torch's pool of threads does not survive a fork: one that is to fork in its turn may not have been given another
     prefixes = READ_AT_IMPORT + (("OMP_",) if list(arguments[1:2]) == ["fastserve_core.processes.fork_server"] else ())
-    given = {name: value for name, value in environment.items() if name.startswith(prefixes)}
+    given = {
+        name: value for name, value in environment.items() if name.startswith(prefixes) and name not in READ_WHEN_USED
+    }
     return arguments[:1] in (["-m"], ["-c"]) and all(IMPORTED_WITH.get(name) == given[name] for name in given)
 
 
@@ -70,6 +75,7 @@ def run_as_main(arguments: Sequence[str], environment: Mapping[str, str], folder
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    tempfile.tempdir = None  # that of this environment
     threads = environment.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     if threads != IMPORTED_WITH.get("OMP_NUM_THREADS") and "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(threads))  # OpenMP has read the variable already
