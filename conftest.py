@@ -28,7 +28,7 @@ import fastserve_core.cli
 from fastserve_core.processes import thread_environment, usable_cores
 
 settings.register_profile("suite", deadline=None)  # on a busy machine an example may take any time
-settings.load_profile("suite")
+settings.register_profile("quick", deadline=None, max_examples=25)
 
 ROOT = Path(__file__).parent
 CORES = os.sched_getaffinity(0)
@@ -49,6 +49,7 @@ PLOTS = ("the film is {}", "a {} piece of work", "what a {} story", "{} acting a
 
 def pytest_configure(config: pytest.Config) -> None:
     """No test reaches beyond loopback, and the commands that tests start share what is slow to import."""
+    settings.load_profile("quick" if "not slow" in config.option.markexpr else "suite")
     refuse_other_sockets()
     if hasattr(config, "workerinput"):
         use_one_core(int(config.workerinput["workerid"].removeprefix("gw")))
