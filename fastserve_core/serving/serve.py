@@ -38,8 +38,8 @@ def serve_until_signal(server: RunningServer, model: str | Path, resolvers: Arti
     """
     if resolvers is not None and hasattr(server, "reload") and hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, lambda *_: threading.Thread(target=_reload, args=(server, resolvers)).start())
-    write_line(sys.stdout, f"serving {model} at {server.url} (Ctrl-C ends it)")
-    try:
+    try:  # a signal may follow as soon as the line is printed
+        write_line(sys.stdout, f"serving {model} at {server.url} (Ctrl-C ends it)")
         server.wait()
     except KeyboardInterrupt:
         pass
