@@ -42,6 +42,11 @@ class Processor:
         return self.limit not in LIMITS_WITHOUT_BF16 and not self.features.isdisjoint(BF16_FEATURES)
 
     @property
+    def may_prefer_floats(self) -> bool:
+        """Whether products of floats may be as fast as those of 8-bit integers: without int8, or with bf16 units."""
+        return self.has_bf16_units or not self.has_int8_units
+
+    @property
     def label(self) -> str:
         """The name with the limit, for messages and keys."""
         return f"{self.name} (limited to {self.limit})" if self.limit else self.name

@@ -32,7 +32,7 @@ class OpenVINOEngine(Engine):
 
     A single input is computed with all threads, for the lowest latency; of many batches, each thread computes its own,
     which is 5 to 15 % faster for MiniLM on two cores. On processors with bf16 units, OpenVINO computes unquantized
-    operators in bf16. On those without 8-bit units, integer weights become floats when they are loaded. A folder of
+    operators in bf16. There, and without 8-bit units, integer weights become floats when they are loaded. A folder of
     Hugging Face weights is lowered on first use and cached in the store.
     """
 
@@ -59,7 +59,7 @@ class OpenVINOEngine(Engine):
         self._graph = self._core.read_model(_find_files(folder, threads, outputs) / MODEL_FILE)
         causal = is_causal(self._graph)
         processor = read_processor()
-        if not (causal or processor.has_int8_units or _quantizes_inputs(self._graph)):
+        if processor.may_prefer_floats and not (causal or _quantizes_inputs(self._graph)):
             _fold_weights(self._graph)
         precision = FP32_CONFIG if causal or _has_gated_layers(self._graph) else ENCODER_CONFIG
         self._config = {"INFERENCE_NUM_THREADS": threads} | precision

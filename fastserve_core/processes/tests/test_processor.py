@@ -42,6 +42,7 @@ def test_the_units_follow_from_the_list_and_the_limit(
         cpuinfo.write_text(PINS[machine])
     processor = read_processor(cpuinfo, {"ONEDNN_MAX_CPU_ISA": limit})
     assert (processor.has_int8_units, processor.has_bf16_units) == (int8, bf16)
+    assert processor.may_prefer_floats == (bf16 or not int8)
     assert processor.name
     assert ("limited to AVX2" in processor.label) == (limit == "avx2")
 

@@ -33,11 +33,14 @@ def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
         ({}, "causal_lm", (None,)),
     ],
 )
-def test_without_8_bit_units_the_form_that_computes_in_floats_is_tried_too(
+def test_where_floats_may_be_as_fast_the_form_that_computes_in_them_is_tried_too(
     options: dict[str, Any], task: str, methods: tuple[str | None, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert choose_methods(QuantizeOptions(**options), load_task(task, {})) == methods
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
-    if read_processor().has_int8_units:
+    expected = methods if read_processor().may_prefer_floats or len(methods) == 1 else (None,)
+    assert choose_methods(QuantizeOptions(**options), load_task(task, {})) == expected
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
+    if read_processor().has_int8_units:  # and none for bf16
         assert len(choose_methods(QuantizeOptions(**options), load_task(task, {}))) == 1
