@@ -61,9 +61,10 @@ def extend_grammar() -> None:
     class Characters(InputStream):  # type: ignore[misc]
         def _loadString(self) -> None:  # noqa: N802 - its name in ANTLR
             super()._loadString()
-            # a tilde deletes an option if it is the first character, and has no meaning elsewhere
+            # a tilde deletes an option if it is the first character, and has no meaning elsewhere. The letter is none
+            # of a number or a keyword: an underscore would make 1#0 a number
             self.data = [
-                code if code in HYDRA_CHARACTERS and not (code == ord("~") and index) else ord("_")
+                code if code in HYDRA_CHARACTERS and not (code == ord("~") and index) else ord("x")
                 for index, code in enumerate(map(ord, self.strdata))
             ]
 

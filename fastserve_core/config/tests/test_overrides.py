@@ -102,6 +102,11 @@ def test_labels_of_a_mapping_may_have_any_script_and_signs(weights: dict[str, in
         ("train.torch_ddp.lr=1e-5", 1e-5),
         ("train.torch_ddp.freeze=[层,(2)]", ["层", "(2)"]),
         ("data.max_rows=007", "007"),
+        ("serve.server.name=1#0", "1#0"),
+        ("serve.server.name=1_0", 10),
+        ("serve.server.name=1é0.5", "1é0.5"),
+        ("serve.server.name=1评论", "1评论"),
+        ("serve.server.name=0x1F", "0x1F"),
     ],
 )
 def test_values_of_the_grammar_keep_their_meaning(override: str, value: Any) -> None:
@@ -130,6 +135,9 @@ def test_what_cannot_be_read_is_reported_with_the_form_to_type(override: str) ->
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+@example("1#0")
+@example("1#0.5")
+@example("1e#0")
 def test_no_argument_raises_anything_but_an_error_of_the_user(text: str) -> None:
     for override in (text, f"data.train={text}", f"train.torch_ddp.freeze={text}", f"{text}=1", f"model={text}"):
         try:
