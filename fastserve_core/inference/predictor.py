@@ -10,6 +10,7 @@ from typing import Any
 from fastserve_core.artifacts.artifact import Artifact, load_artifact
 from fastserve_core.inference.engines import load_engine
 from fastserve_core.processes.resources import threads_per_process
+from fastserve_core.tasks.calibration import read_calibration
 from fastserve_core.tasks.inputs import list_inputs
 from fastserve_core.tasks.load import load_task
 from fastserve_core.tasks.task import Arrays, Encoded, Row, Task
@@ -33,6 +34,7 @@ class Predictor:
         self.artifact = load_artifact(artifact) if isinstance(artifact, Path) else artifact
         manifest = self.artifact.manifest
         self.task = load_task(manifest.task, manifest.task_options, manifest.labels)
+        self.task.calibration = read_calibration(self.artifact.folder)
         self.encode = self.task.encoder(self.artifact.folder)
         self.threads = threads or threads_per_process()
         self.engine = load_engine(self.artifact, self.threads, engine)
@@ -135,12 +137,24 @@ class Predictor:
         Returns:
             The metrics by name.
         """
-        examples = self.task.examples(self.encode(rows), "validation")
         statistics: list[Any] = []
-        batches = [[examples[index] for index in indices] for indices in length_batches(examples, batch_size)]
-        for outputs, batch in zip(self._run_all(batches), batches, strict=True):
+        for outputs, batch in self.run_rows(rows, batch_size):
             statistics += self.task.batch_statistics(outputs, batch)
         return self.task.score(statistics)
+
+    def run_rows(self, rows: Sequence[Row], batch_size: int = 32) -> Iterator[tuple[Arrays, Sequence[Encoded]]]:
+        """Run the model on labelled rows.
+
+        Args:
+            rows: The rows.
+            batch_size: The number of rows of one pass.
+
+        Yields:
+            The outputs of each batch with its inputs, in an order of their lengths.
+        """
+        examples = self.task.examples(self.encode(rows), "validation")
+        batches = [[examples[index] for index in indices] for indices in length_batches(examples, batch_size)]
+        yield from zip(self._run_all(batches), batches, strict=True)
 
     def warmup(self, inputs: Sequence[Any]) -> None:
         """Predict for a few inputs, so that the first request does not pay for lazy initialization."""

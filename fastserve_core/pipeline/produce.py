@@ -12,6 +12,7 @@ from fastserve_core.artifacts.artifact import MANIFEST, Artifact, Manifest, load
 from fastserve_core.artifacts.hashing import hash_files
 from fastserve_core.artifacts.store import Claim
 from fastserve_core.errors import StageError
+from fastserve_core.evaluation.calibrate import calibrate_artifact
 from fastserve_core.evaluation.gate import Verdict, evaluate_gate, models_to_time
 from fastserve_core.evaluation.measure import measure_artifact
 from fastserve_core.evaluation.paired_timing import measure_speedups
@@ -184,6 +185,10 @@ def seal(
     artifact = write_manifest(staged.folder, manifest)
     if session.data is None:
         return artifact
+    if task.is_calibrated:
+        calibrate_artifact(artifact, session.data, session.emit)
+        manifest = replace(manifest, files=hash_files(staged.folder, exclude=[MANIFEST]))
+        artifact = write_manifest(staged.folder, manifest)
     engines = candidate_engines(artifact, task, session.settings.general.engine, original)
     measures = measure_artifact(artifact, session.data, task, session.emit, engines)
     best = next(iter(measures))

@@ -1,4 +1,6 @@
 # The public names of this room, and the modules that define them; imported when they are first used.
+from .calibration import CALIBRATION_FILE as CALIBRATION_FILE
+from .calibration import read_calibration as read_calibration
 from .declarations import DEFAULT_OUTPUTS as DEFAULT_OUTPUTS
 from .declarations import AnswerView as AnswerView
 from .declarations import BatchLoss as BatchLoss
@@ -31,6 +33,7 @@ from .task import Arrays as Arrays
 from .task import Encoded as Encoded
 from .task import Encoder as Encoder
 from .task import Row as Row
+from .task import RunSplit as RunSplit
 from .task import Task as Task
 from .values import is_missing as is_missing
 from .values import plain_value as plain_value

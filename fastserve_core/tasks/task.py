@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -40,6 +40,10 @@ IGNORE_INDEX = -100
 """The label of a position that no loss and no score counts."""
 UNLABELLED = -101
 """The label of a position without a label, on which a teacher is compared; a row's label columns are ``None`` then."""
+
+
+RunSplit = Callable[[str], Iterator[tuple[Arrays, Sequence["Encoded"]]]]
+"""Yields a model's outputs on the rows of a split, batch by batch, with the inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,8 @@ class Task(ABC):
     """Patterns of names of the model's modules that compressors neither cut nor round, nor the modules inside them."""
     outputs: ClassVar[tuple[str, ...]] = DEFAULT_OUTPUTS
     """Patterns of names of the model's outputs that ``decode`` and ``batch_statistics`` read; engines omit others."""
+    is_calibrated: ClassVar[bool] = False
+    """``calibrate`` chooses what answers need besides the outputs of a trained or compressed model."""
     answer_view: ClassVar[AnswerView] = AnswerView()
     not_in_rows: ClassVar[frozenset[str]] = frozenset()
     """The options that do not decide how rows are read; prepared rows are reused whatever their values are."""
@@ -101,6 +107,8 @@ class Task(ABC):
     def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
         self.options = options
         self.labels = list(labels)
+        self.calibration: Arrays = {}
+        """The result of ``calibrate`` for the model that answers; empty before, and while a model is trained."""
         self.head_report = ""
         """A line on the head of the last model of ``build``: kept, reordered or new. Trainers report it."""
 
@@ -258,6 +266,16 @@ class Task(ABC):
         return counted
 
     # -- answers -------------------------------------------------------------------------------------
+
+    def calibrate(self, run: RunSplit) -> Arrays:
+        """Return arrays that ``decode`` and ``batch_statistics`` find in ``calibration``, such as thresholds.
+
+        They are chosen for each trained and each compressed model, and kept in its folder.
+
+        Args:
+            run: Runs the model on the rows of a split, ``train`` or ``validation``.
+        """
+        return {}
 
     @abstractmethod
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
