@@ -19,6 +19,7 @@ POSITIVE_OPTIONS = (
     "max_batch",
     "max_queue",
     "max_inputs",
+    "max_windows",
     "max_body_bytes",
     "max_new_tokens",
     "kv_cache_mb",
@@ -32,7 +33,8 @@ class ServingOptions:
     Each entry of ``models`` is the folder of an artifact or of a run, or ``NAME:FOLDER``; requests select a model by
     its name. With ``api_keys_file``, or keys in ``FASTSERVE_API_KEYS``, requests without a valid key are rejected.
     If ``truncation`` is true, an input longer than the model reads is cut and its answer has ``"truncated": true``;
-    if it is false, the request is rejected. A language model generates up to ``max_batch`` texts at a time, in the
+    if it is false, the request is rejected. A task that reads long inputs in windows, as token_classification does, cuts
+    nothing; ``max_windows`` limits those of one request. A language model generates up to ``max_batch`` texts at a time, in the
     order of ``scheduler``: ``fcfs`` is first come, first served; ``mlfq`` prefers texts with few tokens so far.
     """
 
@@ -45,6 +47,7 @@ class ServingOptions:
     max_delay_ms: float = 0.0
     max_queue: int = 1024
     max_inputs: int = 256
+    max_windows: int = 256
     max_body_bytes: int = 1_000_000
     max_new_tokens: int = 256
     request_timeout_s: float = 30.0

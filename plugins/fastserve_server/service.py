@@ -217,7 +217,10 @@ class Service:
             raise OptionError(f"max_new_tokens must be at most {limit} on this server, not {requested}")
 
     def _check_length(self, encoded: Sequence[Encoded], options: Mapping[str, Any]) -> None:
-        """Reject truncated inputs if required, and prompts that leave no positions; runs in a worker's thread."""
+        """Reject inputs that are too long, and prompts that leave no positions; runs in a worker's thread."""
+        count, most = sum(len(self.task.windows(row)) for row in encoded), self.options.max_windows
+        if count > max(most, len(encoded)):
+            raise DataError(f"the inputs have {count} windows together, and this server's limit is {most}: split them")
         if not self.options.truncation and any(row.truncated for row in encoded):
             max_length = getattr(self.task.options, "max_length", None)
             limit = "the model's limit" if max_length is None else f"the model's limit of {max_length} tokens"

@@ -110,6 +110,18 @@ def test_a_full_queue_is_429_with_a_time_to_come_back(classifier: Artifact, held
     play(classifier, scene, max_queue=2, max_inputs=2)
 
 
+def test_texts_of_too_many_windows_are_422(tagger: Artifact) -> None:
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        longest = service.task.options.max_length
+        answered = await client.post("/predict", json={"inputs": ["word " * longest, *["short"] * 5]})
+        assert answered.status_code == 200
+        refused = await client.post("/predict", json={"inputs": ["word " * 20 * longest, "short"]})
+        assert error_of(refused)[0] == 422
+        assert "windows together, and this server's limit is 8" in refused.text
+
+    play(tagger, scene, max_windows=8)
+
+
 def test_an_answer_after_the_deadline_is_504(classifier: Artifact, held: Held) -> None:
     async def scene(client: httpx.AsyncClient, service: Service) -> None:
         running, waits = asyncio.ensure_future(ask(client)), asyncio.ensure_future(ask(client))

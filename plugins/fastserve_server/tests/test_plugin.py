@@ -18,7 +18,7 @@ class TestServer(PluginContract):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("workers", 0), ("max_batch", 0), ("max_delay_ms", -1.0), ("max_inputs", 0), ("port", 65536),
+    [("workers", 0), ("max_batch", 0), ("max_delay_ms", -1.0), ("max_inputs", 0), ("max_windows", 0), ("port", 65536),
      ("port", -1), ("drain_s", -1.0), ("request_timeout_s", 0.0), ("max_body_bytes", 0), ("max_new_tokens", 0),
      ("name", "a/b"), ("scheduler", "fifo"), ("kv_cache_mb", 0)],
 )  # fmt: skip
