@@ -182,12 +182,15 @@ class FastServe:
         """
         return export_artifact(self._split_options(None), Path(folder), to, check)
 
-    def predict(self, data: Sequence[Any]) -> list[dict[str, Any]]:
-        """The answers to texts (pairs, word lists), as ``POST /predict`` gives them; one text is one input."""
+    def predict(self, data: Sequence[Any], **parameters: Any) -> list[dict[str, Any]]:
+        """The answers to texts (pairs, word lists), as ``POST /predict`` gives them; one text is one input.
+
+        ``parameters`` are those of the task's requests, such as ``top_k``.
+        """
         artifact = self._split_options(None)
         if self._predictor is None or self._predictor.artifact.folder != artifact.folder:
             self._predictor = Predictor(artifact)
-        return self._predictor.predict(data)
+        return self._predictor.predict(data, parameters=parameters)
 
     # -- what the verbs share ------------------------------------------------------------------------
 

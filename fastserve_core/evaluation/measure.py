@@ -28,7 +28,7 @@ from fastserve_core.tasks.task import Encoded, Task
 LATENCY_REQUESTS, LATENCY_SECONDS = 200, 4.0
 THROUGHPUT_BATCHES, THROUGHPUT_ROWS, THROUGHPUT_SECONDS = (8, 32, 64), 512, 3.0
 WARMUP_SECONDS = 2.0
-GENERATED_TOKENS = {"max_new_tokens": 16}
+GENERATED_TOKENS = 16
 """A generative task is timed over this many new tokens."""
 
 
@@ -129,12 +129,13 @@ def measure_latencies(predictor: Predictor, encoded: Sequence[Encoded]) -> list[
         Milliseconds.
     """
     warm_up(predictor, encoded)
+    options = timing_options(predictor.task)
     times: list[float] = []
     start = time.perf_counter()
     while len(times) < LATENCY_REQUESTS and (time.perf_counter() - start < LATENCY_SECONDS or not times):
         example = encoded[len(times) % len(encoded)]
         begin = time.perf_counter()
-        predictor.answer([example], GENERATED_TOKENS)
+        predictor.answer([example], options)
         times.append(1000 * (time.perf_counter() - begin))
     return times
 
@@ -143,7 +144,7 @@ def warm_up(predictor: Predictor, encoded: Sequence[Encoded]) -> None:
     """Predict for one input of each length within a time limit, because engines prepare for every new shape."""
     start = time.perf_counter()
     for example in {len(example): example for example in encoded}.values():
-        predictor.answer([example], GENERATED_TOKENS)
+        predictor.answer([example], timing_options(predictor.task))
         if time.perf_counter() - start > WARMUP_SECONDS:
             break
 
@@ -154,21 +155,26 @@ def measure_throughput(predictor: Predictor, encoded: Sequence[Encoded]) -> floa
     Returns:
         Inputs per second.
     """
-    best = 0.0
+    best, options = 0.0, timing_options(predictor.task)
     for size in THROUGHPUT_BATCHES:
         batches = [[encoded[index] for index in indices] for indices in length_batches(encoded, size)]
         middle = len(batches[len(batches) // 2][0])
         # middle batches first, so that the lengths are typical if the time runs out
         batches.sort(key=lambda batch: abs(len(batch[0]) - middle))
-        for _ in predictor.answer_all(batches[:2], GENERATED_TOKENS):  # a warm-up: engines prepare for many batches
+        for _ in predictor.answer_all(batches[:2], options):  # a warm-up: engines prepare for many batches
             pass
         count, start = 0, time.perf_counter()
-        for predictions in predictor.answer_all(batches, GENERATED_TOKENS):
+        for predictions in predictor.answer_all(batches, options):
             count += len(predictions)
             if time.perf_counter() - start > THROUGHPUT_SECONDS:
                 break
         best = max(best, count / (time.perf_counter() - start))
     return best
+
+
+def timing_options(task: Task) -> dict[str, Any]:
+    """Return the options of the inputs that a model is timed on."""
+    return {"max_new_tokens": GENERATED_TOKENS} if task.is_generative else {}
 
 
 def _round_scores(scores: dict[str, float]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.artifacts.store import Store, result_id
 from fastserve_core.data.dataset import Dataset, load_dataset
 from fastserve_core.evaluation.gate import Speedup
-from fastserve_core.evaluation.measure import GENERATED_TOKENS, THROUGHPUT_ROWS, warm_up
+from fastserve_core.evaluation.measure import THROUGHPUT_ROWS, timing_options, warm_up
 from fastserve_core.events import Event, WarningRaised
 from fastserve_core.inference.engines import preload_modules
 from fastserve_core.inference.predictor import Predictor, length_batches
@@ -87,13 +87,14 @@ def time_interleaved(models: Sequence[str], data: str, threads: int, events: str
     encoded = [predictor.encode(rows) for predictor in predictors]
     batches = length_batches(encoded[0], BATCH)
     batches = batches[:: max(1, len(batches) // BATCHES)][:BATCHES]
+    options = timing_options(predictors[0].task)
 
     def run_single(model: int, row: int) -> None:
-        predictors[model].answer([encoded[model][row % len(rows)]], GENERATED_TOKENS)
+        predictors[model].answer([encoded[model][row % len(rows)]], options)
 
     def run_batches(model: int, _: int) -> None:
         inputs = [[encoded[model][index] for index in indices] for indices in batches]
-        for _predictions in predictors[model].answer_all(inputs, GENERATED_TOKENS):
+        for _predictions in predictors[model].answer_all(inputs, options):
             pass
 
     for predictor, inputs in zip(predictors, encoded, strict=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact, load_artifact
+from fastserve_core.config.options import parse_options
 from fastserve_core.inference.engines import load_engine
 from fastserve_core.processes.resources import threads_per_process
 from fastserve_core.tasks.calibration import read_calibration
@@ -39,36 +40,45 @@ class Predictor:
         self.threads = threads or threads_per_process()
         self.engine = load_engine(self.artifact, self.threads, engine)
 
-    def predict(self, inputs: Sequence[Any], batch_size: int = 32) -> list[dict[str, Any]]:
+    def predict(
+        self, inputs: Sequence[Any], batch_size: int = 32, parameters: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         """Predict for raw inputs.
 
         Args:
             inputs: Texts, pairs of texts, or mappings by column; a single text or mapping is one input.
             batch_size: The number of inputs of one pass.
+            parameters: The task's ``request_parameters`` for these inputs, such as ``top_k``.
 
         Returns:
             The predictions, in the order of the inputs.
 
         Raises:
             DataError: An input cannot be read.
+            OptionError: The task does not have a parameter, or not with this value.
         """
-        return self.answer_encoded(
-            self.encode([self.task.read_input(value) for value in list_inputs(inputs)]), batch_size
-        )
+        options = self.task.read_parameters(parameters or {})
+        if options:
+            parse_options(self.task.Options, {**vars(self.task.options), **options}, "parameters")
+        encoded = self.encode([self.task.read_input(value) for value in list_inputs(inputs)])
+        return self.answer_encoded(encoded, batch_size, options)
 
-    def answer_encoded(self, encoded: Sequence[Encoded], batch_size: int = 32) -> list[dict[str, Any]]:
+    def answer_encoded(
+        self, encoded: Sequence[Encoded], batch_size: int = 32, options: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         """Predict for encoded inputs, in batches of similar length.
 
         Args:
             encoded: The encoded inputs.
             batch_size: The number of inputs of one pass.
+            options: Options of the task for these inputs.
 
         Returns:
             The predictions, in the order of the inputs.
         """
         predictions: list[dict[str, Any]] = [{}] * len(encoded)
         batches = length_batches(encoded, batch_size)
-        results = self.answer_all([[encoded[index] for index in indices] for indices in batches])
+        results = self.answer_all([[encoded[index] for index in indices] for indices in batches], options)
         for indices, batch_predictions in zip(batches, results, strict=True):
             for index, prediction in zip(indices, batch_predictions, strict=True):
                 predictions[index] = prediction
@@ -79,15 +89,15 @@ class Predictor:
 
         Args:
             batch: The encoded inputs.
-            options: Options of generation, such as ``max_new_tokens``.
+            options: Options of the task for these inputs, such as ``max_new_tokens``.
 
         Returns:
             The predictions; that of a truncated input has ``truncated``.
         """
         if self.task.is_generative:
             merged = {**vars(self.task.options), **(options or {})}
-            return self._decode(self.engine.generate(self.task.collate_prompts(batch), merged), batch)
-        return next(self.answer_all([batch]))
+            return decode_batch(self.task, self.engine.generate(self.task.collate_prompts(batch), merged), batch)
+        return next(self.answer_all([batch], options))
 
     def answer_all(
         self, batches: Sequence[Sequence[Encoded]], options: Mapping[str, Any] | None = None
@@ -96,7 +106,7 @@ class Predictor:
 
         Args:
             batches: The encoded batches.
-            options: Options of generation, such as ``max_new_tokens``.
+            options: Options of the task for these inputs, such as ``max_new_tokens``.
 
         Yields:
             The predictions of each batch, in the same order.
@@ -105,23 +115,11 @@ class Predictor:
             for batch in batches:
                 yield self.answer(batch, options)
         else:
-            passes = [self._split_passes(batch) for batch in batches]
+            task = self.task.with_options(options) if options else self.task
+            passes = [split_passes(task, batch) for batch in batches]
             outputs = self._run_all(list(chain.from_iterable(passes)))
             for batch, parts in zip(batches, passes, strict=True):
-                yield self._decode(join_outputs(list(islice(outputs, len(parts)))), batch)
-
-    def _split_passes(self, batch: Sequence[Encoded]) -> list[Sequence[Encoded]]:
-        """Return the windows of a batch's inputs, in passes of a bounded number of them."""
-        windows = [window for example in batch for window in self.task.windows(example)]
-        size = max(len(batch), MAX_WINDOWS)
-        return [windows[start : start + size] for start in range(0, len(windows), size)]
-
-    def _decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
-        predictions = self.task.decode(outputs, batch)
-        for prediction, example in zip(predictions, batch, strict=True):
-            if example.truncated:
-                prediction["truncated"] = True
-        return predictions
+                yield decode_batch(task, join_outputs(list(islice(outputs, len(parts)))), batch)
 
     def _run_all(self, batches: Sequence[Sequence[Encoded]]) -> Iterator[Arrays]:
         inputs = (self.task.collate(batch) for batch in batches)
@@ -164,6 +162,22 @@ class Predictor:
     def close(self) -> None:
         """Free the model."""
         self.engine.close()
+
+
+def split_passes(task: Task, batch: Sequence[Encoded]) -> list[Sequence[Encoded]]:
+    """Return the windows of a batch's inputs, in passes of a bounded number of them."""
+    windows = [window for example in batch for window in task.windows(example)]
+    size = max(len(batch), MAX_WINDOWS)
+    return [windows[start : start + size] for start in range(0, len(windows), size)]
+
+
+def decode_batch(task: Task, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
+    """Return the predictions of a batch; those of truncated inputs have ``truncated``."""
+    predictions = task.decode(outputs, batch)
+    for prediction, example in zip(predictions, batch, strict=True):
+        if example.truncated:
+            prediction["truncated"] = True
+    return predictions
 
 
 def join_outputs(passes: Sequence[Arrays]) -> Arrays:

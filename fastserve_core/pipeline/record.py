@@ -86,7 +86,8 @@ class RunRecord:
     @classmethod
     def of(cls, task: Task, seed: int, folder: Path | None = None, command: str = "") -> RunRecord:
         """Return the record of a run that begins, with the metrics that its task declares."""
-        return cls(folder, task.name, seed, command, {name: asdict(spec) for name, spec in task.metrics.items()})
+        metrics = {task.main_metric: task.metrics[task.main_metric], **task.metrics} if task.metrics else {}
+        return cls(folder, task.name, seed, command, {name: asdict(spec) for name, spec in metrics.items()})
 
     def describe_data(self, data: Dataset) -> None:
         """Add a summary of the data."""

@@ -1,6 +1,8 @@
 # The public names of this room, and the modules that define them; imported when they are first used.
 from .calibration import CALIBRATION_FILE as CALIBRATION_FILE
 from .calibration import read_calibration as read_calibration
+from .class_weights import balance_classes as balance_classes
+from .class_weights import count_labels as count_labels
 from .declarations import DEFAULT_OUTPUTS as DEFAULT_OUTPUTS
 from .declarations import AnswerView as AnswerView
 from .declarations import BatchLoss as BatchLoss

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from fastserve_core.errors import DataError, PlanError
+from fastserve_core.errors import DataError, OptionError, PlanError, did_you_mean
+from fastserve_core.tasks.class_weights import balance_classes, count_labels
 from fastserve_core.tasks.declarations import (
     DEFAULT_OUTPUTS,
     AnswerView,
@@ -101,6 +103,8 @@ class Task(ABC):
     is_calibrated: ClassVar[bool] = False
     """``calibrate`` chooses what answers need besides the outputs of a trained or compressed model."""
     answer_view: ClassVar[AnswerView] = AnswerView()
+    request_parameters: ClassVar[Mapping[str, str]] = {}
+    """The parameters that a request may have, each with the option that it sets for the request's inputs."""
     not_in_rows: ClassVar[frozenset[str]] = frozenset()
     """The options that do not decide how rows are read; prepared rows are reused whatever their values are."""
 
@@ -111,6 +115,25 @@ class Task(ABC):
         """The result of ``calibrate`` for the model that answers; empty before, and while a model is trained."""
         self.head_report = ""
         """A line on the head of the last model of ``build``: kept, reordered or new. Trainers report it."""
+
+    @property
+    def main_metric(self) -> str:
+        """The name of the metric that stands for all in reports; by default the first one."""
+        return next(iter(self.metrics), "")
+
+    def read_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that a request's parameters set, by their names; raises ``OptionError``."""
+        for name in parameters:
+            if name not in self.request_parameters:
+                hint = did_you_mean(name, self.request_parameters)
+                raise OptionError(f"a request for the task {self.name} has no option '{name}'{hint}")
+        return {self.request_parameters[name]: value for name, value in parameters.items()}
+
+    def with_options(self, changes: Mapping[str, Any]) -> Self:
+        """Return a copy of the task with other values of some options; ``windows`` and ``decode`` read them."""
+        changed = copy.copy(self)
+        changed.options = replace(self.options, **changes)
+        return changed
 
     # -- rows ----------------------------------------------------------------------------------------
 
@@ -191,6 +214,16 @@ class Task(ABC):
             ModelError: The weights do not fit the config, or transformers cannot build the model.
         """
 
+    def fit_targets(self, targets: Iterable[Any]) -> None:  # noqa: B027 - most tasks need nothing of them
+        """Learn from the targets of all training rows what ``build`` and ``loss`` need, such as their scale.
+
+        A trainer calls this before ``build``; elsewhere, models are built without.
+        """
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Return a trained model of ``build`` in the form to save, which needs nothing of ``fit_targets``."""
+        return model
+
     def check_model(self, folder: Path) -> None:  # noqa: B027 - a task may take every model
         """Check that the model of a folder can be used with the task's options, without loading its weights.
 
@@ -259,6 +292,14 @@ class Task(ABC):
         """
         rows = len(batch["input_ids"])
         return BatchLoss(outputs["loss"] * rows, rows)
+
+    def balanced_class_weights(self, targets: Iterable[Any]) -> list[float]:
+        """Return the weights of the labels by which rare ones count as much as common ones in ``loss``.
+
+        Args:
+            targets: The targets of the training rows.
+        """
+        return balance_classes(count_labels(targets, len(self.labels)))
 
     def counted_positions(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return which positions of the outputs count, labelled or not: true or false in the targets' shape."""

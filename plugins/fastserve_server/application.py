@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fastserve_core.artifacts import MANIFEST, load_artifact
-from fastserve_core.inference import describe_prediction
 from fastserve_core.processes import threads_per_process
 from fastserve_server import kserve, pages, schemas
 from fastserve_server.access_log import access_log
@@ -45,7 +44,10 @@ async def predict(request: Request) -> Response:
     body = decode(schemas.PredictRequest, await read_body(request))
     service = service_of(request, body.model)  # after the body: the model may have been replaced while it arrived
     check_num_inputs(service, len(body.inputs))
-    answers = await await_or_disconnect(request, models_of(request).predict(service, body.inputs, body.options))
+    if repeated := sorted(body.options.keys() & body.parameters.keys()):
+        raise HTTPException(422, f"'{repeated[0]}' is in 'parameters' and in 'options': leave it out of one")
+    parameters = {**body.options, **body.parameters}
+    answers = await await_or_disconnect(request, models_of(request).predict(service, body.inputs, parameters))
     return reply(schemas.PredictResponse(answers, service.name))
 
 
@@ -106,8 +108,8 @@ async def docs(request: Request) -> Response:
 
 
 def _description(request: Request) -> dict[str, Any]:
-    answers = {service.name: describe_prediction(service.task) for service in models_of(request)}
-    return describe(request.app.state.endpoints, answers, request.app.state.requires_key)
+    tasks = {service.name: service.task for service in models_of(request)}
+    return describe(request.app.state.endpoints, tasks, request.app.state.requires_key)
 
 
 async def home(request: Request) -> Response:

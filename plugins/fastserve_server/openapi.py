@@ -9,8 +9,10 @@ from typing import Any
 
 import msgspec
 
+from fastserve_core.inference import describe_prediction
+from fastserve_core.tasks import Task
 from fastserve_server.auth import PUBLIC_PATHS
-from fastserve_server.schemas import ErrorResponse, InferError, PredictResponse
+from fastserve_server.schemas import ErrorResponse, InferError, PredictRequest, PredictResponse
 from fastserve_server.web import JSON, PROTOCOL, Endpoint
 
 REFERENCE = "#/components/schemas/{name}"
@@ -26,33 +28,36 @@ ERROR_DESCRIPTIONS = {
 }
 
 
-def describe(
-    endpoints: Sequence[Endpoint], answers: Mapping[str, Mapping[str, Any]], requires_key: bool = False
-) -> dict[str, Any]:
+def describe(endpoints: Sequence[Endpoint], tasks: Mapping[str, Task], requires_key: bool = False) -> dict[str, Any]:
     """Build an OpenAPI 3.1 document.
 
     Args:
         endpoints: The endpoints of the server.
-        answers: JSON Schemas of the models' answers, by the names of the models.
+        tasks: The tasks of the models, by the names of the models.
         requires_key: Whether requests need an API key.
     """
     kinds = [kind for endpoint in endpoints for kind in (endpoint.request_type, endpoint.response_type)]
     types = [*dict.fromkeys([*filter(_is_described, kinds), ErrorResponse, InferError])]
     found, components = msgspec.json.schema_components(types, ref_template=REFERENCE)
     schemas = dict(zip(types, found, strict=True))
+    answers = [describe_prediction(task) for task in tasks.values()]
     _component(components, schemas[PredictResponse])["properties"]["predictions"]["items"] = _any_of(answers)
+    body = _component(components, schemas[PredictRequest])["properties"]
+    parameters = _any_of([_describe_parameters(task) for task in tasks.values()])
+    for name in ("parameters", "options"):
+        body[name] = {**parameters, "description": body[name]["description"], "default": {}}
     for endpoint in endpoints:
         if _has_model_field(endpoint, schemas, components):
-            _component(components, schemas[endpoint.request_type])["properties"]["model"] = _model_names(answers)
+            _component(components, schemas[endpoint.request_type])["properties"]["model"] = _model_names(tasks)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         may_404 = endpoint.may_404 or _has_model_field(endpoint, schemas, components)
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(
-            endpoint, schemas, _model_names(answers), requires_key and endpoint.path not in PUBLIC_PATHS, may_404
+            endpoint, schemas, _model_names(tasks), requires_key and endpoint.path not in PUBLIC_PATHS, may_404
         )
     return {
         "openapi": "3.1.0",
-        "info": {"title": f"FastServe: {', '.join(answers)}", "version": version("fastserve-core")},
+        "info": {"title": f"FastServe: {', '.join(tasks)}", "version": version("fastserve-core")},
         "paths": paths,
         "components": {"schemas": components, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     }
@@ -63,13 +68,23 @@ def _is_described(kind: Any) -> bool:
     return kind is not None and not isinstance(kind, str)
 
 
-def _model_names(answers: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "string", "enum": list(answers)}
+def _model_names(tasks: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "string", "enum": list(tasks)}
 
 
-def _any_of(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the schema of an answer of any of the models."""
-    alternatives = list(answers.values())
+def _describe_parameters(task: Task) -> dict[str, Any]:
+    """Return the JSON Schema of the parameters of a request for a task; their defaults are the model's options."""
+    _, components = msgspec.json.schema_components([task.Options], ref_template=REFERENCE)
+    properties = components.get(task.Options.__name__, {}).get("properties", {})
+    options = vars(task.options)
+    described = {
+        name: {**properties[option], "default": options[option]} for name, option in task.request_parameters.items()
+    }
+    return {"type": "object", "properties": described, "additionalProperties": False}
+
+
+def _any_of(alternatives: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the schema of a value of any of the models."""
     different = [schema for index, schema in enumerate(alternatives) if schema not in alternatives[:index]]
     return dict(different[0]) if len(different) == 1 else {"anyOf": different}
 

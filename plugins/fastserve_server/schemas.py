@@ -18,9 +18,10 @@ class PredictRequest(Struct, forbid_unknown_fields=True):
     """Body of ``/predict``."""
 
     inputs: Annotated[list[Input], Meta(description="Texts, or objects with the task's fields")]
-    options: Annotated[
-        dict[str, OptionValue], Meta(description="For generative tasks: max_new_tokens, temperature")
+    parameters: Annotated[
+        dict[str, OptionValue], Meta(description="Parameters of the task for these inputs, such as top_k")
     ] = {}
+    options: Annotated[dict[str, OptionValue], Meta(description="Further parameters")] = {}
     model: Annotated[str | None, Meta(description="Name of the model; the first one by default")] = None
 
 

@@ -36,8 +36,6 @@ from fastserve_server.requests import Answers, UnavailableError, check_positions
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
-ENCODING_OPTIONS = frozenset({"max_length"})
-"""Task options that control how texts are encoded; a request cannot change them."""
 
 
 class LoadError(StageError):
@@ -152,27 +150,26 @@ class Service:
             self._load_task.cancel()
         await self.engine.stop()
 
-    def predict(self, inputs: Sequence[Any], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
+    def predict(self, inputs: Sequence[Any], parameters: Mapping[str, Any]) -> asyncio.Future[Answers]:
         """Accept a request for complete answers.
 
         Args:
             inputs: Texts, pairs, word lists or mappings of the task's fields, as in the JSON of ``/predict``.
-            options: Task options of this request, such as ``max_new_tokens``.
+            parameters: Parameters of the task for this request, such as ``top_k``.
 
         Returns:
             A future of one answer per input, which may fail with ``DataError``. Cancel it to withdraw the request.
 
         Raises:
             DataError: An input has the wrong form.
-            OptionError: The task does not have an option, or not with this value.
+            OptionError: The task does not have a parameter, or not with this value.
             QueueFullError: Too many inputs are waiting.
             UnavailableError: The model is not ready.
         """
         self._check_ready()
         if not inputs:
             raise DataError("no inputs were given")
-        if options:
-            self._check_options(options)
+        options = self._read_parameters(parameters) if parameters else {}
         return self.engine.predict([self.task.read_input(self._check_fields(value)) for value in inputs], options)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[TokenStream]:
@@ -202,19 +199,16 @@ class Service:
         if not self.ready:
             raise UnavailableError(self.not_ready_reason())
 
-    def _check_options(self, options: Mapping[str, Any]) -> None:
-        defaults = vars(self.task.options)
-        allowed = defaults.keys() - ENCODING_OPTIONS if self.task.is_generative else ()
-        for name in options:
-            if name not in allowed:
-                raise OptionError(f"the task {self.task.name} has no option '{name}'{did_you_mean(name, allowed)}")
+    def _read_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        options = self.task.read_parameters(parameters)
         try:
-            converted: Any = msgspec.convert({**defaults, **options}, self.task.Options)
+            converted: Any = msgspec.convert({**vars(self.task.options), **options}, self.task.Options)
         except msgspec.ValidationError as error:
-            raise OptionError(f"options: {error}") from error
+            raise OptionError(f"parameters: {error}") from error
         limit, requested = self.options.max_new_tokens, getattr(converted, "max_new_tokens", 0)
         if requested > limit:
             raise OptionError(f"max_new_tokens must be at most {limit} on this server, not {requested}")
+        return options
 
     def _check_length(self, encoded: Sequence[Encoded], options: Mapping[str, Any]) -> None:
         """Reject inputs that are too long, and prompts that leave no positions; runs in a worker's thread."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from fastserve_core.artifacts import list_weight_files, read_config, read_object, write_json
-from fastserve_core.errors import DataError, ModelError
+from fastserve_core.errors import DataError, ModelError, OptionError
 from fastserve_core.tasks import Arrays, Column, Encoded, Encoder, Row, Task
 from fastserve_text.tokenization import (
     check_embedding,
@@ -49,6 +49,17 @@ def validate_text(row: Row, name: str = "text") -> str | None:
     if not isinstance(value, str):
         return f"'{name}' is missing" if value is None else f"'{name}' is {type(value).__name__}, not text"
     return None if value.strip() else f"'{name}' is empty"
+
+
+@dataclass
+class TextOptions:
+    """``max_length`` is in tokens."""
+
+    max_length: int = 128
+
+    def __post_init__(self) -> None:
+        if self.max_length < 4:
+            raise OptionError(f"task.max_length must be at least 4 tokens, not {self.max_length}")
 
 
 @dataclass(frozen=True)

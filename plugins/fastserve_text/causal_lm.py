@@ -73,6 +73,7 @@ class CausalLM(TextTask):
     loss_options: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(),)
     answer_view: ClassVar[AnswerView] = AnswerView(headline="text")
+    request_parameters: ClassVar[Mapping[str, str]] = {"max_new_tokens": "max_new_tokens", "temperature": "temperature"}
 
     @override
     def encoder(self, folder: Path) -> Encoder:

@@ -30,7 +30,7 @@ from fastserve_torch_ddp.job import TrainingJob, is_local_main, local_device
 from fastserve_torch_ddp.ops.precision import choose_precision
 from fastserve_torch_ddp.optim.auxiliary_loss import load_auxiliary_loss
 from fastserve_torch_ddp.optim.ema import ExponentialMovingAverage
-from fastserve_torch_ddp.optim.losses import count_labels, make_loss_options
+from fastserve_torch_ddp.optim.losses import make_loss_options
 from fastserve_torch_ddp.optim.schedules import lr_factor
 
 KIBIBYTE = 1024
@@ -56,14 +56,13 @@ class Trainer:
         encode, rows = self.task.encoder(Path(job.model)), TokenDataset(Path(job.tokens))
         self.schedule = BatchSchedule(rows, self.task, self.options, job.seed, job.steps)
         self.validation = self.task.examples(encode(load_dataset(Path(job.data)).rows("validation")), "validation")
+        self.task.fit_targets(row.target for row in rows)
         self.method = build_method(job, self.task, self.device, self.schedule.total)
         if self.task.head_report:
             self.emit(Notice(self.task.head_report))
         model = self.method.model
         self.collate = BatchCollator(self.task, model, self.device)
-        is_balanced = self.options["class_weights"] == "balanced" and "class_weights" in self.task.loss_options
-        counts = count_labels((row.target for row in rows), len(self.task.labels)) if is_balanced else ()
-        self.loss_options = make_loss_options(self.options, self.task, counts)
+        self.loss_options = make_loss_options(self.options, self.task, (row.target for row in rows))
         self.precision = choose_precision(self.options, self.device)
         self.auxiliary_loss = load_auxiliary_loss(job, self.task, model, self.precision, self.device)
         self.strategy = build_strategy(model, self.options, self.precision, job.seed, self.device)

@@ -14,9 +14,8 @@ from fastserve_core.artifacts import Store, read_json
 from fastserve_core.config import DataOptions
 from fastserve_core.data import Dataset, UnlabelledFiles, add_unlabelled, prepare_rows
 from fastserve_core.errors import DataError, OptionError
-from fastserve_core.tasks import UNLABELLED, load_task
+from fastserve_core.tasks import UNLABELLED, count_labels, load_task
 from fastserve_torch_ddp.data.tokens import TokenDataset, tokenize
-from fastserve_torch_ddp.optim.losses import count_labels
 
 LABELLED = [{"text": f"text {number}", "label": str(number % 2)} for number in range(30)]
 

@@ -317,7 +317,7 @@ def test_text_is_written_within_bounds(writer: Artifact) -> None:
         for options, reason in (
             ({"max_new_tokens": 0}, "at least 1"),
             ({"max_new_tokens": 21}, "at most 20"),
-            ({"max_new_tokens": "many"}, "options"),
+            ({"max_new_tokens": "many"}, "parameters"),
             ({"temperature": -1}, "temperature"),
             ({"max_length": 9}, "has no option 'max_length'"),
             ({"max_new_token": 3}, "did you mean 'max_new_tokens'"),

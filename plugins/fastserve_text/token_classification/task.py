@@ -27,8 +27,7 @@ from fastserve_core.tasks import (
     read_label,
     read_words,
 )
-from fastserve_text import text_classification
-from fastserve_text.base import TEXT, TextTask, sorted_labels
+from fastserve_text.base import TEXT, TextOptions, TextTask, sorted_labels
 from fastserve_text.losses import cross_entropy
 from fastserve_text.token_classification import tag_schemes
 from fastserve_text.token_classification.encoding import WordAlignment, WordEncoder, cut_window, merge_windows
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Options(text_classification.Options):
+class Options(TextOptions):
     """``max_length`` is the number of tokens of a window, of which neighbours share ``stride``.
 
     By default they share a quarter. Texts of any length are read.

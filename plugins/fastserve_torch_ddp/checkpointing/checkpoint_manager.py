@@ -144,7 +144,7 @@ class CheckpointManager:
         checkpoint.copy_weights(method.model, tensors)
         draft = self.folder / "draft"
         shutil.rmtree(draft, ignore_errors=True)
-        merged, dtypes = method.merge(), read_stored_dtypes(self.job, task)
+        merged, dtypes = task.finish(method.merge()), read_stored_dtypes(self.job, task)
         for name, parameter in merged.named_parameters():
             parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
         merged.save_pretrained(draft)  # type: ignore[operator]

@@ -11,13 +11,13 @@ from fastserve_core.tasks import LossOptions, Task
 HERE = "train.torch_ddp"
 
 
-def make_loss_options(options: Mapping[str, Any], task: Task, counts: Sequence[int] = ()) -> LossOptions:
+def make_loss_options(options: Mapping[str, Any], task: Task, targets: Iterable[Any] = ()) -> LossOptions:
     """Return the options of the task's loss.
 
     Args:
         options: The trainer's options.
         task: The task with its labels.
-        counts: How often each label occurs among the training rows; only balanced weights need them.
+        targets: The targets of the training rows; only balanced weights need them.
 
     Raises:
         OptionError: The task's loss does not read an option that is set, or weights do not fit the labels.
@@ -27,14 +27,14 @@ def make_loss_options(options: Mapping[str, Any], task: Task, counts: Sequence[i
         raise OptionError(f"{HERE}.class_weights does not go with the task {task.name}: it has no classes")
     if smoothing and "label_smoothing" not in task.loss_options:
         raise OptionError(f"{HERE}.label_smoothing does not go with the task {task.name} and its own loss")
-    return LossOptions(smoothing, None if given is None else tuple(class_weights(given, task.labels, counts)))
+    if given is None:
+        return LossOptions(smoothing)
+    weights = task.balanced_class_weights(targets) if given == "balanced" else class_weights(given, task.labels)
+    return LossOptions(smoothing, tuple(weights))
 
 
-def class_weights(given: Any, labels: Sequence[str], counts: Sequence[int]) -> list[float]:
-    """One weight a label: ``balanced`` is n / (k * count) as in scikit-learn, a mapping's missing labels weigh 1."""
-    if given == "balanced":
-        there = sum(1 for count in counts if count)
-        return [sum(counts) / (there * count) if count else 1.0 for count in counts]
+def class_weights(given: Any, labels: Sequence[str]) -> list[float]:
+    """One weight a label; labels that the mapping lacks weigh 1."""
     if not isinstance(given, Mapping):
         raise OptionError(f"{HERE}.class_weights must be 'balanced' or a mapping of labels to weights, not '{given}'")
     by_label = {_label_name(label, labels): weight for label, weight in given.items()}
@@ -57,14 +57,3 @@ def _check_weight(label: str, weight: Any, labels: Sequence[str]) -> None:
         raise OptionError(f"{HERE}.class_weights: the data has no label '{label}'{did_you_mean(label, labels)}")
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
         raise OptionError(f"{HERE}.class_weights: the weight of '{label}' must be a number above 0, not {weight!r}")
-
-
-def count_labels(targets: Iterable[Any], classes: int) -> list[int]:
-    """How often each class occurs in encoded targets, a number a row or a list of them; those below 0 are none."""
-    import numpy as np
-
-    counts = np.zeros(classes, dtype=np.int64)
-    for target in targets:
-        numbers = np.atleast_1d(np.asarray(target, dtype=np.int64))
-        counts += np.bincount(numbers[numbers >= 0], minlength=classes)
-    return [int(count) for count in counts]

@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from fastserve_core.errors import OptionError, ValidationError
-from fastserve_core.tasks import IGNORE_INDEX, LossOptions, load_task
+from fastserve_core.tasks import IGNORE_INDEX, LossOptions, balance_classes, count_labels, load_task
 from fastserve_torch_ddp.optim.ema import ExponentialMovingAverage
-from fastserve_torch_ddp.optim.losses import class_weights, count_labels, make_loss_options
+from fastserve_torch_ddp.optim.losses import class_weights, make_loss_options
 from fastserve_torch_ddp.optim.param_groups import build_parameter_groups
 from fastserve_torch_ddp.optim.schedules import lr_factor
 
@@ -112,7 +112,7 @@ def test_balanced_weights_are_scikit_learns(targets: list[int]) -> None:
     assert counts == [targets.count(number) for number in range(5)]
     there = sorted(set(targets))
     expected = compute_class_weight("balanced", classes=np.array(there), y=targets)
-    ours = class_weights("balanced", list("abcde"), counts)
+    ours = balance_classes(counts)
     assert [ours[number] for number in there] == pytest.approx(expected.tolist())
     assert all(ours[number] == 1 for number in range(5) if number not in there)
 
@@ -134,13 +134,13 @@ def test_labels_of_tokens_are_counted_without_the_ignored() -> None:
 )
 def test_weights_that_do_not_fit_are_refused(given: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        class_weights(given, ["negative", "positive"], [3, 4])
+        class_weights(given, ["negative", "positive"])
 
 
 def test_all_wrong_weights_are_reported_at_once_and_numbers_may_name_labels() -> None:
     with pytest.raises(ValidationError, match="(?s)'x'.*'y'"):
-        class_weights({"x": 1, "y": 1}, ["0", "1"], [])
-    assert class_weights({1: 2}, ["0", "1"], []) == [1.0, 2.0]
+        class_weights({"x": 1, "y": 1}, ["0", "1"])
+    assert class_weights({1: 2}, ["0", "1"]) == [1.0, 2.0]
 
 
 def test_what_does_not_go_with_a_task_is_refused() -> None:
