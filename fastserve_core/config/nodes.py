@@ -27,7 +27,7 @@ class DataOptions:
         validation: The files of validation rows; by default split off the training rows.
         test: The files of test rows; by default split off the training rows.
         columns: The names of the user's columns by the names of the task's; a column that is missing or ``null`` has
-            the task's name, or a usual one.
+            the task's name, or a usual one. Some columns of tasks take a list of names.
         separator: Separator of the fields of CSV and TSV files: ``auto``, a name of ``SEPARATORS``, or a character.
         quoting: ``double``: fields may be in double quotes; ``none``: quotes are text; ``auto``: ``none`` for TSV.
         encoding: The encoding of text files; ``auto`` is UTF-8, or that of a byte order mark.
@@ -46,7 +46,7 @@ class DataOptions:
     train: Paths = None
     validation: Paths = None
     test: Paths = None
-    columns: dict[str, str | None] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
     separator: str = "auto"
     quoting: str = "auto"
     encoding: str = "auto"
@@ -63,6 +63,9 @@ class DataOptions:
         for name in ("train", "validation", "test"):
             setattr(self, name, _read_paths(getattr(self, name), f"data.{name}"))
         self._check_format()
+        for name, column in self.columns.items():
+            if column is not None:
+                self.columns[name] = _read_column(column, f"data.columns.{name}")
         if self.group is not None and self.time is not None:
             raise OptionError("the splits are cut by data.group or by data.time, not by both: set one of them to null")
         for name in ("validation_fraction", "test_fraction"):
@@ -90,6 +93,16 @@ class DataOptions:
                     f"data.encoding: Python has no text encoding '{self.encoding}'; "
                     "examples: utf-8, utf-16, gb18030, big5, cp1252"
                 ) from error
+
+
+def _read_column(given: Any, option: str) -> Any:
+    """Return the name of a column, or a list of several; a name that is a number was text on the command line."""
+    if isinstance(given, (str, int, float)) and not isinstance(given, bool):
+        return str(given)
+    is_list = isinstance(given, list) and all(isinstance(name, (str, int, float)) for name in given)
+    if is_list and 0 < len(given) == len(set(map(str, given))):
+        return [str(name) for name in given]
+    raise OptionError(f"{option} must be the name of a column, or a list of different names, not {given!r}")
 
 
 def _read_paths(given: Any, option: str) -> Any:

@@ -35,10 +35,11 @@ def is_text_option(key: str) -> bool:
     return name in texts or (node == "data" and name.startswith("columns."))
 
 
-def is_list_of_paths(key: str, value: str) -> bool:
-    """Return whether a value in brackets is a list of files, rather than the name of one."""
+def is_list_of_names(key: str, value: str) -> bool:
+    """Return whether a value in brackets is a list of files or columns, rather than the name of one."""
     paths = {f"data.{field.name}" for field in fields(DataOptions) if field.type == PATHS_TYPE}
-    return key.lstrip("+") in paths and value.startswith("[") and value.endswith("]")
+    option = key.lstrip("+")
+    return (option in paths or option.startswith("data.columns.")) and value.startswith("[") and value.endswith("]")
 
 
 def quote(text: str) -> str:
@@ -87,7 +88,7 @@ def quote_value(override: str) -> str:
 def _quote_if_needed(key: str, value: str) -> str:
     from hydra.errors import HydraException
 
-    is_text = is_text_option(key) and not is_list_of_paths(key, value)
+    is_text = is_text_option(key) and not is_list_of_names(key, value)
     try:
         parsed = _parse_value(value)
     except HydraException as error:

@@ -23,17 +23,23 @@ class ColumnMap:
 
     Attributes:
         columns: The task's columns.
-        names: The data's names by the task's; a column that the data lacks is left out.
+        names: The data's names by the task's; a list if there are several; a column that the data lacks is left out.
         known: The names of all columns of the first records.
     """
 
     columns: Sequence[Column]
-    names: Mapping[str, str]
+    names: Mapping[str, str | Sequence[str]]
     known: Sequence[str]
 
     def read_row(self, values: Mapping[str, Any]) -> tuple[Row, str | None]:
         """Return the task's columns of a record, and the reason if a required one is missing."""
-        row = {name: plain_value(values[own]) for name, own in self.names.items() if own in values}
+        row = {}
+        for name, own in self.names.items():
+            if isinstance(own, str):
+                if own in values:
+                    row[name] = plain_value(values[own])
+            else:
+                row[name] = {part: plain_value(values.get(part)) for part in own}
         for column in self.columns:
             if column.required and column.name not in row:
                 return row, f"no column '{self.names.get(column.name, column.name)}'"
@@ -43,7 +49,7 @@ class ColumnMap:
 def match_columns(
     records: Iterable[RawRecord],
     columns: Sequence[Column],
-    chosen: Mapping[str, str | None],
+    chosen: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> tuple[ColumnMap, Iterator[RawRecord]]:
     """Find the task's columns in the first records.
@@ -51,7 +57,7 @@ def match_columns(
     Args:
         records: The records.
         columns: The task's columns.
-        chosen: The data's names that the user gave, by the task's.
+        chosen: The data's names that the user gave, by the task's; a list if there are several.
         report: Called with a message for each guess.
 
     Returns:
@@ -66,7 +72,7 @@ def match_columns(
 
 
 def match_inputs(
-    records: Iterable[RawRecord], task: Task, chosen: Mapping[str, str | None], report: Callable[[str], None]
+    records: Iterable[RawRecord], task: Task, chosen: Mapping[str, Any], report: Callable[[str], None]
 ) -> tuple[ColumnMap, Iterator[RawRecord]]:
     """Find the columns of a prediction's inputs, which are the task's columns without labels, or a request's.
 
@@ -90,7 +96,7 @@ def match_inputs(
         return _match(first, task.request_columns, chosen, report), records
 
 
-def _check_chosen(chosen: Mapping[str, str | None], known: Sequence[str]) -> None:
+def _check_chosen(chosen: Mapping[str, Any], known: Sequence[str]) -> None:
     unknown = [name for name, own in chosen.items() if own is not None and name not in known]
     if unknown:
         raise DataError(f"data.columns.{unknown[0]}: the task has no such column{did_you_mean(unknown[0], known)}")
@@ -105,14 +111,14 @@ def _peek(records: Iterable[RawRecord]) -> tuple[list[RawRecord], Iterator[RawRe
 def _match(
     first: Sequence[RawRecord],
     columns: Sequence[Column],
-    chosen: Mapping[str, str | None],
+    chosen: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> ColumnMap:
     known = list(dict.fromkeys(str(name) for record in first for name in record.values or ()))
     where = next((record.where for record in first if record.values is not None), "")
     names = _Matcher(known, chosen, where).match(columns) if known else {}
     for task_name, name in names.items():
-        if name != (chosen.get(task_name) or task_name):
+        if isinstance(name, str) and name != (chosen.get(task_name) or task_name):
             report(f"column '{name}' is read as {task_name} (data.columns.{task_name})")
     return ColumnMap(columns, names, known)
 
@@ -120,14 +126,17 @@ def _match(
 @dataclass(frozen=True)
 class _Matcher:
     known: Sequence[str]
-    chosen: Mapping[str, str | None]
+    chosen: Mapping[str, Any]
     where: str
 
-    def match(self, columns: Sequence[Column]) -> dict[str, str]:
-        names: dict[str, str] = {}
+    def match(self, columns: Sequence[Column]) -> dict[str, str | Sequence[str]]:
+        names: dict[str, str | Sequence[str]] = {}
         has_guessed = False
         free = self._unclaimed(columns)
         for column in sorted(columns, key=lambda column: not column.required):
+            if isinstance(self.chosen.get(column.name), list):
+                names[column.name] = self._find_several(column, self.chosen[column.name])
+                continue
             name = self._find(column, free, may_guess=column.required or has_guessed)
             if name is None:
                 continue
@@ -143,8 +152,21 @@ class _Matcher:
 
     def _unclaimed(self, columns: Sequence[Column]) -> list[str]:
         """Return the columns that no option and no name of the task claims, which may be guessed."""
-        claimed = {name for name in self.chosen.values() if name} | {column.name for column in columns}
+        given = (name if isinstance(name, list) else [name] for name in self.chosen.values() if name)
+        claimed = {*chain.from_iterable(given), *(column.name for column in columns)}
         return [name for name in self.known if name not in claimed]
+
+    def _find_several(self, column: Column, given: Sequence[str]) -> Sequence[str]:
+        if not column.takes_several:
+            raise DataError(
+                f"data.columns.{column.name} must be one name, not a list: the task reads one column. A name with "
+                "brackets is put in quotes"
+            )
+        for name in given:
+            if name not in self.known:
+                hint = did_you_mean(name, self.known)
+                raise DataError(f"{self.where}: no column '{name}'{hint}; data.columns.{column.name} names it")
+        return given
 
     def _find(self, column: Column, free: Sequence[str], may_guess: bool) -> str | None:
         given = self.chosen.get(column.name)
@@ -162,9 +184,10 @@ class _Matcher:
         if fitting:
             return fitting[0]
         if column.required or given is not None:
+            several = f", and data.columns.{column.name}=[NAME,NAME] several" if column.takes_several else ""
             raise DataError(
                 f"{self.where}: no column '{name}'{did_you_mean(name, self.known)}; "
-                f"data.columns.{column.name}=NAME selects one"
+                f"data.columns.{column.name}=NAME selects one{several}"
             )
         return None
 

@@ -40,4 +40,5 @@ from .task import Task as Task
 from .values import is_missing as is_missing
 from .values import plain_value as plain_value
 from .values import read_label as read_label
+from .values import read_labels as read_labels
 from .values import read_words as read_words

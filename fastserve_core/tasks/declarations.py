@@ -19,7 +19,8 @@ class Column:
     """A column that a task reads, under the name the task knows it by.
 
     ``is_label`` marks a column that is predicted: a request has no such column. ``title`` heads its field on a form.
-    A column that the data does not have under this name may have one of the ``usual_names`` instead.
+    A column that the data does not have under this name may have one of the ``usual_names`` instead. For a column that
+    ``takes_several`` the user may name several; the row's value is then a mapping of their values by name.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Column:
     is_label: bool = False
     title: str = ""
     usual_names: tuple[str, ...] = ()
+    takes_several: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,12 @@ class DistillationTarget:
 
     ``comparison`` is the distribution that the output holds: ``categorical`` logits over the last axis, ``binary``
     logits of independent labels, ``regression`` values, ``span`` logits over the positions of the input, or an
-    ``embedding``, of which the direction counts.
+    ``embedding``, of which the direction counts. Values of ``regression`` are compared in this ``unit``.
     """
 
     output: str = "logits"
     comparison: Comparison = "categorical"
+    unit: float = 1.0
 
 
 @dataclass(frozen=True)

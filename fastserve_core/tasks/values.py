@@ -18,6 +18,7 @@ MAX_EXACT_INTEGER = 2**53
 BRACKETS = {"[": "]", "(": ")"}
 QUOTED_LISTS = ("['", '["', "('", '("')
 """How a list of words begins as text; words in brackets without quotes may be a remark in the text itself."""
+FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 KINDS = {"list": "a list", "dict": "a mapping"}
 SHOWN_CHARACTERS = 40
 
@@ -92,6 +93,43 @@ def _read_label_text(text: str) -> str:
     if text.startswith("[") and text.endswith("]") and _parse_list(text) is not None:
         raise ValueError(f"is a list, not one label: {_shorten(text)}")
     return text
+
+
+def read_labels(value: Any, separator: str) -> list[str]:
+    """Return the names of the labels that a cell holds, sorted, each once; a cell may have none.
+
+    Args:
+        value: A list, a list that is written as text, names with a separator between, one label, or a mapping of
+            names to 0 or 1.
+        separator: The separator.
+
+    Raises:
+        ValueError: The value holds no labels; the message completes "the labels …".
+    """
+    value = plain_value(value)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return []
+    if isinstance(value, Mapping):
+        return sorted(str(name) for name, flag in value.items() if read_flag(str(name), flag))
+    if isinstance(value, str):
+        elements = _parse_list(value.strip()) if value.strip()[:1] == "[" else None
+        value = [part for part in value.split(separator) if part.strip()] if elements is None else elements
+    labels = set()
+    for number, element in enumerate(value if isinstance(value, list) else [value], 1):
+        try:
+            labels.add(read_label(element))
+        except ValueError as error:
+            raise ValueError(f"have an element at place {number} that {error}") from error
+    return sorted(labels)
+
+
+def read_flag(name: str, value: Any) -> bool:
+    """Return whether a cell of 0 or 1, or of a truth value, is set; raises ``ValueError`` for anything else."""
+    flag = FLAGS.get(str(value).strip().lower()) if isinstance(value, (str, bool, int, float)) else None
+    if flag is None:
+        found = "an empty cell" if value is None or value == "" else f"the value {_shorten(value)}"
+        raise ValueError(f"have {found} for '{name}': 0 or 1 is needed")
+    return flag
 
 
 def read_words(value: Any) -> list[str]:

@@ -127,7 +127,7 @@ def output_loss(
     if target.comparison == "binary":
         return binary_loss(own[counted], wanted[counted], temperature)
     if target.comparison == "regression":
-        return functional.mse_loss(own[counted], wanted[counted], reduction="sum")
+        return functional.mse_loss(own[counted] / target.unit, wanted[counted] / target.unit, reduction="sum")
     if target.comparison == "embedding":
         return (1 - functional.cosine_similarity(own[counted], wanted[counted], dim=-1)).sum()
     if target.comparison == "span":

@@ -24,7 +24,8 @@ TEXT_PAIR = Column(
     usual_names=("sentence2", "hypothesis", "question2"),
 )
 LABEL_NAMES = (
-    "intent", "category", "target", "class", "sentiment", "emotion", "topic", "gold_label", "标签", "类别", "分类", "情感",
+    "intent", "category", "target", "class", "sentiment", "emotion", "topic", "gold_label",
+    "标签", "类别", "分类", "情感",
 )  # fmt: skip
 """Usual names of a column with labels."""
 FUNCTIONS = ("softmax", "sigmoid", "none")

@@ -70,8 +70,8 @@ def test_a_quoted_text_is_read_as_it_is(text: str) -> None:
 def test_a_text_option_is_read_as_it_is_typed(text: str) -> None:
     assume(not text.lstrip().startswith("'") and not INTERPOLATION.search(text))  # quoted, or a reference
     for option in ("data.columns.text", "data.columns.评论", "data.train", "model.path"):
-        if option == "data.train" and text.startswith("[") and text.endswith("]"):
-            continue  # a list of files
+        if option != "model.path" and text.startswith("[") and text.endswith("]"):
+            continue  # a list of files or of columns
         assert read(f"{option}={text}") == text
 
 
@@ -99,6 +99,8 @@ def test_labels_of_a_mapping_may_have_any_script_and_signs(weights: dict[str, in
         (r"data.train=a\,b.csv", "a,b.csv"),
         ("data.train=[a.csv,验证 (1).csv]", ["a.csv", "验证 (1).csv"]),
         ("data.train=[1] (2).csv", "[1] (2).csv"),
+        ("data.columns.labels=[toxic,骂人 (1)]", ["toxic", "骂人 (1)"]),
+        ("data.columns.text='[1]'", "[1]"),
         ("train.torch_ddp.lr=1e-5", 1e-5),
         ("train.torch_ddp.freeze=[层,(2)]", ["层", "(2)"]),
         ("data.max_rows=007", "007"),

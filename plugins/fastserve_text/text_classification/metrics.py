@@ -109,7 +109,9 @@ def mean_ranking(name: str, truth: Array, scores: Array) -> float | None:
 
 def _mixed_labels(truth: Array) -> list[int]:
     """Return the labels that some rows have and some have not."""
-    mixed: list[int] = (truth.any(axis=0) & ~truth.all(axis=0)).nonzero()[0].tolist()
+    import numpy as np
+
+    mixed: list[int] = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0)).tolist()
     return mixed
 
 
