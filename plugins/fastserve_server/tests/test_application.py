@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import threading
 import time
@@ -328,6 +329,44 @@ def test_text_is_written_within_bounds(writer: Artifact) -> None:
         assert (await client.get("/")).text.count('max="20"') == 1
 
     play(writer, scene, max_new_tokens=20)
+
+
+def test_parameters_are_those_of_the_task(classifier: Artifact) -> None:
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        (plain,) = (await ask(client, "the film")).json()["predictions"]
+        (best,) = (await ask(client, "the film", parameters={"top_k": 1})).json()["predictions"]
+        assert best["scores"] == {plain["label"]: plain["score"]}
+        (raw,) = (await ask(client, "the film", parameters={"function_to_apply": "none"})).json()["predictions"]
+        logits = raw["scores"]
+        assert logits["positive"] - logits["negative"] == pytest.approx(
+            math.log(plain["scores"]["positive"] / plain["scores"]["negative"]), abs=1e-5
+        )
+        both = await ask(client, parameters={"top_k": 1}, options={"function_to_apply": "sigmoid"})
+        assert len(both.json()["predictions"][0]["scores"]) == 1
+        for parameters, reason in (
+            ({"top_k": 0}, "top_k must be at least 1"),
+            ({"top_k": "1"}, "Expected `int | null`"),
+            ({"function_to_apply": "softmin"}, "did you mean 'softmax'"),
+            ({"topk": 1}, "has no option 'topk'; did you mean 'top_k'"),
+            ({"max_length": 9}, "has no option 'max_length'"),
+        ):
+            refused = await ask(client, parameters=parameters)
+            assert error_of(refused) == (422, "unusable")
+            assert reason in refused.json()["error"]["message"]
+        repeated = await ask(client, parameters={"top_k": 1}, options={"top_k": 2})
+        assert "is in 'parameters' and in 'options'" in repeated.json()["error"]["message"]
+        body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}
+        path = f"/v2/models/{service.name}/infer"
+        refused = await client.post(path, json=body | {"parameters": {"top_k": 1}})
+        assert refused.status_code == 422 and "changes the shape" in refused.json()["error"]
+        answered = await client.post(path, json=body | {"parameters": {"function_to_apply": "sigmoid"}})
+        assert answered.status_code == 200
+        described = (await client.get("/openapi.json")).json()["components"]["schemas"]["PredictRequest"]["properties"]
+        parameters = described["parameters"]
+        assert set(parameters["properties"]) == {"top_k", "function_to_apply"}
+        assert parameters["properties"]["top_k"]["default"] is None and parameters["additionalProperties"] is False
+
+    play(classifier, scene)
 
 
 def test_a_prompt_that_leaves_no_positions_is_422(writer: Artifact) -> None:

@@ -104,6 +104,12 @@ class QuestionAnswering(TextTask):
         DistillationTarget("end_logits", "span"),
     )
     answer_view: ClassVar[AnswerView] = AnswerView(headline="answer")
+    request_parameters: ClassVar[Mapping[str, str]] = {  # by the names of transformers' pipeline
+        "top_k": "top_k",
+        "handle_impossible_answer": "no_answer",
+        "max_answer_len": "max_answer_length",
+        "doc_stride": "stride",
+    }
 
     @property
     def layout(self) -> WindowLayout:
@@ -284,10 +290,9 @@ class QuestionAnswering(TextTask):
         text, score = {"type": "string"}, {"type": "number", "minimum": 0, "maximum": 1}
         character = {"type": "integer", "minimum": 0, "description": "counted in characters of the context"}
         answer = object_schema(answer=text, score=score, start=character, end=character)
-        if self.options.top_k == 1:
-            return answer
-        several = {"type": "array", "items": answer, "maxItems": self.options.top_k}
-        return object_schema(**answer["properties"], answers=several)
+        several = {"type": "array", "items": answer, "description": "the best ones, if top_k is above 1"}
+        required = answer["required"] if self.options.top_k == 1 else [*answer["required"], "answers"]
+        return {**answer, "properties": {**answer["properties"], "answers": several}, "required": required}
 
     @override
     def format_answer(self, answer: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from typing_extensions import override
 
-from fastserve_core.errors import DataError
+from fastserve_core.errors import DataError, OptionError, did_you_mean
 from fastserve_core.tasks import (
     Arrays,
     BatchLoss,
@@ -22,7 +22,6 @@ from fastserve_core.tasks import (
     LossOptions,
     MetricSpec,
     Row,
-    log_softmax,
     object_schema,
     read_label,
     read_words,
@@ -30,6 +29,7 @@ from fastserve_core.tasks import (
 from fastserve_text.base import TEXT, TextOptions, TextTask, sorted_labels
 from fastserve_text.losses import cross_entropy
 from fastserve_text.token_classification import tag_schemes
+from fastserve_text.token_classification.aggregation import STRATEGIES, word_log_probabilities
 from fastserve_text.token_classification.encoding import WordAlignment, WordEncoder, cut_window, merge_windows
 from fastserve_text.token_classification.tag_schemes import OUTSIDE
 from fastserve_text.token_classification.words import split_words
@@ -46,14 +46,22 @@ if TYPE_CHECKING:
 class Options(TextOptions):
     """``max_length`` is the number of tokens of a window, of which neighbours share ``stride``.
 
-    By default they share a quarter. Texts of any length are read.
+    By default they share a quarter. Texts of any length are read. ``aggregation_strategy`` is how the tokens of a word,
+    and the words of an entity, become one.
     """
 
     stride: int | None = None
+    aggregation_strategy: str = "first"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.layout
+        if self.aggregation_strategy not in STRATEGIES:
+            hint = did_you_mean(self.aggregation_strategy, STRATEGIES)
+            raise OptionError(
+                f"task.aggregation_strategy must be one of {', '.join(STRATEGIES)}, "
+                f"not '{self.aggregation_strategy}'{hint}"
+            )
 
     @property
     def layout(self) -> WindowLayout:
@@ -87,6 +95,7 @@ class TokenClassification(TextTask):
     model_computes_loss: ClassVar[bool] = False
     loss_options: ClassVar[frozenset[str]] = frozenset({"class_weights", "label_smoothing"})
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(),)
+    request_parameters: ClassVar[Mapping[str, str]] = {name: name for name in ("aggregation_strategy", "stride")}
 
     @override
     @property
@@ -211,6 +220,8 @@ class TokenClassification(TextTask):
             text, score = alignment.text[first:last], fmean(scores[start:end])
             entities.append({"type": kind, "text": text, "start": start, "end": end})
             spans.append({"entity_group": kind, "word": text, "start": first, "end": last, "score": score})
+        if self.options.aggregation_strategy == "none":
+            spans = list(_word_spans(alignment, words))
         return {"tags": tags, "words": words, "entities": entities, "spans": spans}
 
     def _choose_tags(self, alignment: WordAlignment, logits: Matrix) -> tuple[list[str], list[float]]:
@@ -219,7 +230,8 @@ class TokenClassification(TextTask):
 
         tags, scores = [OUTSIDE] * len(alignment.words), [0.0] * len(alignment.words)
         if alignment.first_tokens:
-            probabilities = log_softmax(logits[list(alignment.first_tokens)].astype(np.float64))
+            strategy = self.options.aggregation_strategy
+            probabilities = word_log_probabilities(logits, alignment.first_tokens, strategy)
             chosen = tag_schemes.best_tags(probabilities, *self._forbidden)
             found = np.exp(probabilities[np.arange(len(chosen)), chosen]).tolist()
             for word, number, score in zip(alignment.word_numbers, chosen, found, strict=True):
@@ -280,7 +292,8 @@ class TokenClassification(TextTask):
             {"type": "integer", "minimum": 0, "description": f"counted in {unit}"} for unit in ("words", "characters")
         )
         entity = object_schema(type=text, text=text, start=index, end=index)
-        span = object_schema(entity_group=text, word=text, start=character, end=character, score=number)
+        place = {"word": text, "start": character, "end": character, "score": number}
+        span = {"anyOf": [object_schema(entity_group=text, **place), object_schema(entity=tag, index=index, **place)]}
         lists = {"tags": tag, "words": word, "entities": entity, "spans": span}
         return object_schema(**{name: {"type": "array", "items": items} for name, items in lists.items()})
 
@@ -288,6 +301,14 @@ class TokenClassification(TextTask):
     def format_answer(self, answer: Mapping[str, Any]) -> str:
         found = [f"{entity['text']} ({entity['type']})" for entity in answer["entities"]]
         return ", ".join(found) or " ".join(answer["tags"])
+
+
+def _word_spans(alignment: WordAlignment, words: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield each word that is part of an entity, with its tag."""
+    for index, (word, (start, end)) in enumerate(zip(words, alignment.bounds, strict=True)):
+        if word["tag"] != OUTSIDE:
+            place = {"word": word["word"], "start": start, "end": end, "score": word["score"]}
+            yield {"entity": word["tag"], "index": index, **place}
 
 
 def _find_frame(tokenizer: Any) -> Frame:

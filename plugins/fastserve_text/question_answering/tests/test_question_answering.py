@@ -256,3 +256,21 @@ def test_positions_are_integers_in_the_open_inference_protocol() -> None:
     assert datatypes == {"answer": "BYTES", "score": "FP32", "start": "INT64", "end": "INT64"}
     answers = [{"answer": "a hammer", "score": 0.5, "start": 20_000_001, "end": 20_000_009}]
     assert task.tensor_values("start", answers) == [20_000_001]
+
+
+def test_a_request_sets_the_parameters_of_transformers_pipeline(artifact: Path) -> None:
+    predictor = Predictor(artifact, threads=1)
+    empty = {"question": "which tool", "context": "river cloud stone"}
+    assert predictor.predict(empty)[0]["answer"] == ""
+    (forced,) = predictor.predict(empty, parameters={"handle_impossible_answer": False})
+    assert forced["answer"] != "" and "answers" not in forced
+    (several,) = predictor.predict(empty, parameters={"top_k": 3, "max_answer_len": 1})
+    assert len(several["answers"]) == 3 and all(" " not in answer["answer"] for answer in several["answers"])
+    for parameters, message in (
+        ({"top_k": 0}, "task.top_k must be at least 1"),
+        ({"topk": 3}, "did you mean 'top_k'"),
+        ({"doc_stride": 17}, "task.stride must lie between 0 and half"),
+        ({"top_k": "many"}, "parameters.top_k='many'"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            predictor.predict(empty, parameters=parameters)

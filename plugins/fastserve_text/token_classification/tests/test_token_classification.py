@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fastserve_core.errors import DataError, OptionError
 from fastserve_core.inference.predictor import join_outputs
 from fastserve_core.tasks import Encoded, Task, load_task
+from fastserve_text.token_classification.aggregation import STRATEGIES, word_log_probabilities
 from fastserve_text.token_classification.encoding import merge_windows
 from fastserve_text.token_classification.words import split_words
 
@@ -45,6 +46,43 @@ def outputs_of(task: Task, batch: list[Encoded]) -> dict[str, Any]:
             window = task.options.layout.cut(Encoded({"input_ids": list(logits)}), frame, start)["input_ids"]
             passes.append({"logits": np.stack(window)[None]})
     return join_outputs(passes)
+
+
+def test_the_tokens_of_a_word_become_one_by_the_strategy_of_the_request(task: Task) -> None:
+    probabilities = np.array([[0.5, 0.4, 0.1], [0.1, 0.7, 0.2], [0.1, 0.2, 0.7], [0.0, 0.9, 0.1], [0.6, 0.3, 0.1]])
+    logits, first_tokens = np.log(np.maximum(probabilities, 1e-9)), [0, 3]  # words of three and of two tokens
+    expected = {
+        "first": [probabilities[0], probabilities[3]],
+        "average": [probabilities[:3].mean(0), probabilities[3:].mean(0)],
+        "max": [probabilities[1], probabilities[3]],
+    }
+    expected |= dict.fromkeys(("simple", "none"), expected["first"])
+    assert set(expected) == set(STRATEGIES)
+    for strategy, words in expected.items():
+        assert np.exp(word_log_probabilities(logits, first_tokens, strategy)) == pytest.approx(
+            np.array(words), abs=1e-6
+        )
+
+
+def test_words_are_not_grouped_with_the_strategy_none(task: Task, tiny_bert: Path) -> None:
+    words, tags = ["New", "York", "is", "big"], ["B-LOC", "I-LOC", "O", "O"]
+    batch = task.encoder(tiny_bert)([{"tokens": words, "tags": tags}])
+    options = task.read_parameters({"aggregation_strategy": "none"})
+    (answer,) = task.with_options(options).decode(outputs_of(task, batch), batch)
+    found = [(span["entity"], span["word"], span["index"], span["start"], span["end"]) for span in answer["spans"]]
+    assert found == [("B-LOC", "New", 0, 0, 3), ("I-LOC", "York", 1, 4, 8)]
+    assert [entity["text"] for entity in answer["entities"]] == ["New York"]
+    with pytest.raises(OptionError, match="not 'avg'.*|did you mean"):
+        task.with_options({"aggregation_strategy": "avg"})
+
+
+def test_a_request_may_choose_the_stride_of_the_windows(task: Task, tiny_bert: Path) -> None:
+    batch = task.encoder(tiny_bert)([{"tokens": WORDS * 12, "tags": TAGS * 12}])
+    for stride in (0, 8):
+        changed = task.with_options(task.read_parameters({"stride": stride}))
+        assert len(changed.windows(batch[0])) != len(task.windows(batch[0]))
+        (answer,) = changed.decode(outputs_of(changed, batch), batch)
+        assert answer["tags"] == TAGS * 12
 
 
 def test_the_first_piece_of_each_word_has_its_tag(task: Task, tiny_bert: Path) -> None:
