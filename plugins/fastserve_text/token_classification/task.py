@@ -292,7 +292,7 @@ class TokenClassification(TextTask):
             {"type": "integer", "minimum": 0, "description": f"counted in {unit}"} for unit in ("words", "characters")
         )
         entity = object_schema(type=text, text=text, start=index, end=index)
-        place = {"word": text, "start": character, "end": character, "score": number}
+        place: dict[str, Any] = {"word": text, "start": character, "end": character, "score": number}
         span = {"anyOf": [object_schema(entity_group=text, **place), object_schema(entity=tag, index=index, **place)]}
         lists = {"tags": tag, "words": word, "entities": entity, "spans": span}
         return object_schema(**{name: {"type": "array", "items": items} for name, items in lists.items()})
