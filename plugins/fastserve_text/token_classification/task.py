@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from typing_extensions import override
@@ -26,14 +24,14 @@ from fastserve_core.tasks import (
     read_label,
     read_words,
 )
-from fastserve_text.base import TEXT, TextOptions, TextTask, sorted_labels
+from fastserve_text.base import sorted_labels
 from fastserve_text.losses import cross_entropy
-from fastserve_text.token_classification import tag_schemes
-from fastserve_text.token_classification.aggregation import STRATEGIES, word_log_probabilities
-from fastserve_text.token_classification.encoding import WordAlignment, WordEncoder, cut_window, merge_windows
-from fastserve_text.token_classification.tag_schemes import OUTSIDE
-from fastserve_text.token_classification.words import split_words
-from fastserve_text.windows import Frame, WindowExamples, WindowLayout
+from fastserve_text.tagging import base, tag_schemes
+from fastserve_text.tagging.aggregation import STRATEGIES
+from fastserve_text.tagging.base import WordTask, find_body
+from fastserve_text.tagging.encoding import WordAlignment, WordEncoder, merge_windows
+from fastserve_text.tagging.tag_schemes import OUTSIDE
+from fastserve_text.tagging.tagger import Tagger
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,30 +41,19 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Options(TextOptions):
-    """``max_length`` is the number of tokens of a window, of which neighbours share ``stride``.
+class Options(base.Options):
+    """``aggregation_strategy`` is how the tokens of a word, and the words of an entity, become one."""
 
-    By default they share a quarter. Texts of any length are read. ``aggregation_strategy`` is how the tokens of a word,
-    and the words of an entity, become one.
-    """
-
-    stride: int | None = None
     aggregation_strategy: str = "first"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.layout
         if self.aggregation_strategy not in STRATEGIES:
             hint = did_you_mean(self.aggregation_strategy, STRATEGIES)
             raise OptionError(
                 f"task.aggregation_strategy must be one of {', '.join(STRATEGIES)}, "
                 f"not '{self.aggregation_strategy}'{hint}"
             )
-
-    @property
-    def layout(self) -> WindowLayout:
-        """How texts are cut into windows."""
-        return WindowLayout(self.max_length, self.max_length // 4 if self.stride is None else self.stride)
 
 
 class WindowScores(NamedTuple):
@@ -78,7 +65,7 @@ class WindowScores(NamedTuple):
     logits: Matrix
 
 
-class TokenClassification(TextTask):
+class TokenClassification(WordTask):
     """Labels every word of a text of any length, and groups the labels into entities."""
 
     name: ClassVar[str] = "token_classification"
@@ -87,7 +74,6 @@ class TokenClassification(TextTask):
         Column("tokens", usual_names=("words",)),
         Column("tags", is_label=True, usual_names=("ner_tags", "labels", "ner")),
     )
-    head: ClassVar[str] = "ForTokenClassification"
     metrics: ClassVar[Mapping[str, MetricSpec]] = {
         "f1": MetricSpec(unit="%"),
         "accuracy": MetricSpec(unit="%"),  # of words, of which a split has more than rows
@@ -96,11 +82,6 @@ class TokenClassification(TextTask):
     loss_options: ClassVar[frozenset[str]] = frozenset({"class_weights", "label_smoothing"})
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(),)
     request_parameters: ClassVar[Mapping[str, str]] = {name: name for name in ("aggregation_strategy", "stride")}
-
-    @override
-    @property
-    def request_columns(self) -> tuple[Column, ...]:
-        return (TEXT,)  # which is split into words
 
     # -- rows ----------------------------------------------------------------------------------------
 
@@ -127,56 +108,11 @@ class TokenClassification(TextTask):
     def stratify_key(self, row: Row) -> str:
         return " ".join(sorted({tag for tag in row["tags"] if tag != OUTSIDE})[:1])
 
-    @override
-    def read_input(self, value: Any) -> Row:
-        words = value.get("text") if isinstance(value, Mapping) else value
-        try:
-            if isinstance(value, Mapping) and "tokens" in value:
-                words = read_words(value["tokens"])
-        except ValueError as error:
-            raise DataError(f"an input cannot be used: 'tokens' {error}") from error
-        if isinstance(words, str) and (bounds := split_words(words)):
-            return {"tokens": [words[start:end] for start, end in bounds], "text": words, "bounds": bounds}
-        if not isinstance(words, (list, tuple)) or not words or not all(isinstance(one, str) for one in words):
-            raise DataError("an input cannot be used: give a text, or a list of words as 'tokens'")
-        return {"tokens": list(words)}
-
-    @override
-    def make_rows(self, inputs: Sequence[Any], targets: Sequence[Any] | None = None) -> list[Row]:
-        if targets is not None:  # which are for the words between blanks
-            inputs = [value.split() if isinstance(value, str) else value for value in inputs]
-        return super().make_rows(inputs, targets)
-
-    @override
-    def texts(self, rows: Sequence[Row]) -> Iterator[str]:
-        return (" ".join(row["tokens"]) for row in rows)
-
     # -- the model and its batches -------------------------------------------------------------------
 
     @override
     def encoder(self, folder: Path) -> Encoder:
-        tokenizer = self.prepare_padding(folder)
-        tokenizer.no_truncation()
-        self._frame = _find_frame(tokenizer)
-        return WordEncoder(tokenizer, self.labels)
-
-    @override
-    def windows(self, encoded: Encoded) -> Sequence[Encoded]:
-        layout, frame = self.options.layout, encoded.decode_state.frame
-        starts = layout.starts(len(encoded), frame)
-        return (encoded,) if len(starts) == 1 else [Encoded(layout.cut(encoded, frame, start)) for start in starts]
-
-    @override
-    def examples(self, encoded: Sequence[Encoded], seed: str) -> Sequence[Encoded]:
-        layout, frame = self.options.layout, self._frame
-        known = getattr(encoded, "lengths", None)
-        if max(map(len, encoded) if known is None else known, default=0) <= layout.max_length:
-            return encoded
-
-        def make_window(row: Encoded, start: int) -> Encoded:
-            return row if len(row) <= layout.max_length else cut_window(layout, row, frame, start)
-
-        return WindowExamples(encoded, layout, lambda _: frame, make_window)
+        return WordEncoder(self.prepare_tokenizer(folder), self.labels)
 
     # -- learning and answers ------------------------------------------------------------------------
 
@@ -185,28 +121,14 @@ class TokenClassification(TextTask):
         return cross_entropy(outputs["logits"], batch["labels"], options)
 
     @cached_property
-    def _forbidden(self) -> tuple[Matrix, Matrix]:
-        return tag_schemes.forbidden_transitions(self.labels)
+    def _tagger(self) -> Tagger:
+        return Tagger(self.labels)
 
     @override
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
-        answers, row = [], 0
-        for encoded in batch:
-            frame, body = _find_body(encoded)
-            starts = self.options.layout.starts(len(encoded), frame)
-            windows = [
-                (start, self._body_logits(outputs, row + number, frame, body - start))
-                for number, start in enumerate(starts)
-            ]
-            answers.append(self._make_answer(encoded.decode_state, merge_windows(windows, body)))
-            row += len(starts)
-        return answers
-
-    def _body_logits(self, outputs: Arrays, row: int, frame: Frame, count: int) -> Matrix:
-        """Return the logits of a window's tokens, at most ``count``, without those that every window repeats."""
-        room = self.options.layout.room(frame)
-        logits: Matrix = outputs["logits"][row, frame.prefix : frame.prefix + min(count, room)]
-        return logits
+        return [
+            self._make_answer(encoded.decode_state, logits) for encoded, _, logits in self.merge_rows(outputs, batch)
+        ]
 
     def _make_answer(self, alignment: WordAlignment, logits: Matrix) -> dict[str, Any]:
         tags, scores = self._choose_tags(alignment, logits)
@@ -214,42 +136,31 @@ class TokenClassification(TextTask):
             {"word": word, "tag": tag, "score": score}
             for word, tag, score in zip(alignment.words, tags, scores, strict=True)
         ]
-        entities, spans = [], []
-        for kind, start, end in tag_schemes.find_entities(tags, self.labels):
-            first, last = alignment.bounds[start][0], alignment.bounds[end - 1][1]
-            text, score = alignment.text[first:last], fmean(scores[start:end])
-            entities.append({"type": kind, "text": text, "start": start, "end": end})
-            spans.append({"entity_group": kind, "word": text, "start": first, "end": last, "score": score})
+        found = self._tagger.find_spans(alignment, tags, scores)
+        entities = [{"type": one.kind, "text": one.text, "start": one.first_word, "end": one.end_word} for one in found]
+        spans = [
+            {"entity_group": one.kind, "word": one.text, "start": one.start, "end": one.end, "score": one.score}
+            for one in found
+        ]
         if self.options.aggregation_strategy == "none":
             spans = list(_word_spans(alignment, words))
         return {"tags": tags, "words": words, "entities": entities, "spans": spans}
 
     def _choose_tags(self, alignment: WordAlignment, logits: Matrix) -> tuple[list[str], list[float]]:
-        """Return the tag of each word and its probability; those of words without tokens are ``O`` and 0."""
-        import numpy as np
-
-        tags, scores = [OUTSIDE] * len(alignment.words), [0.0] * len(alignment.words)
-        if alignment.first_tokens:
-            strategy = self.options.aggregation_strategy
-            probabilities = word_log_probabilities(logits, alignment.first_tokens, strategy)
-            chosen = tag_schemes.best_tags(probabilities, *self._forbidden)
-            found = np.exp(probabilities[np.arange(len(chosen)), chosen]).tolist()
-            for word, number, score in zip(alignment.word_numbers, chosen, found, strict=True):
-                tags[word], scores[word] = self.labels[number], score
-        return tags, scores
+        return self._tagger.choose(alignment, logits, self.options.aggregation_strategy)
 
     @override
     def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
         statistics: list[Any] = []
         for row, encoded in enumerate(batch):
             if isinstance(encoded.decode_state, WordAlignment):
-                frame, body = _find_body(encoded)
-                logits = self._body_logits(outputs, row, frame, body)
+                frame, body = find_body(encoded)
+                logits = self.body_logits(outputs, row, frame, body)
                 statistics.append(self._compare(encoded.decode_state, logits))
                 continue
             alignment, start = encoded.decode_state
             room = len(encoded) - alignment.frame.prefix - alignment.frame.suffix
-            logits = self._body_logits(outputs, row, alignment.frame, room)
+            logits = self.body_logits(outputs, row, alignment.frame, room)
             statistics.append(WindowScores(alignment, start + room, start, logits))
         return statistics
 
@@ -262,7 +173,7 @@ class TokenClassification(TextTask):
 
         guesses, truth = [list(column) for column in zip(*self._join_windows(statistics), strict=True)]
         scores = {"accuracy": float(accuracy_score(truth, guesses))}
-        marked = [[tag_schemes.mark_entities(row, self.labels) for row in rows] for rows in (truth, guesses)]
+        marked = [[self._tagger.mark(row) for row in rows] for rows in (truth, guesses)]
         if any(tag != OUTSIDE for row in marked[0] for tag in row):
             scores["f1"] = float(f1_score(*marked, zero_division=0))
         return scores
@@ -309,16 +220,3 @@ def _word_spans(alignment: WordAlignment, words: Sequence[Mapping[str, Any]]) ->
         if word["tag"] != OUTSIDE:
             place = {"word": word["word"], "start": start, "end": end, "score": word["score"]}
             yield {"entity": word["tag"], "index": index, **place}
-
-
-def _find_frame(tokenizer: Any) -> Frame:
-    """Return the special tokens around a text."""
-    word_ids = tokenizer.encode(["a"], is_pretokenized=True).word_ids
-    inside = [place for place, word in enumerate(word_ids) if word is not None]
-    return Frame(inside[0], len(word_ids) - inside[-1] - 1) if inside else Frame(0, 0)
-
-
-def _find_body(encoded: Encoded) -> tuple[Frame, int]:
-    """Return the frame of an encoded row, and the number of tokens between."""
-    frame = encoded.decode_state.frame
-    return frame, len(encoded) - frame.prefix - frame.suffix

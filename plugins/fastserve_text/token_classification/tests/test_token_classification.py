@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from fastserve_core.errors import DataError, OptionError
 from fastserve_core.inference.predictor import join_outputs
 from fastserve_core.tasks import Encoded, Task, load_task
-from fastserve_text.token_classification.aggregation import STRATEGIES, word_log_probabilities
-from fastserve_text.token_classification.encoding import merge_windows
-from fastserve_text.token_classification.words import split_words
+from fastserve_text.tagging.aggregation import STRATEGIES, word_log_probabilities
+from fastserve_text.tagging.encoding import merge_windows
+from fastserve_text.tagging.words import split_words
 
 WORDS = ["Ann", "lives", "in", "Oslo"]
 TAGS = ["B-PER", "O", "O", "B-LOC"]

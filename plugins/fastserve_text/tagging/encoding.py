@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastserve_core.tasks import IGNORE_INDEX, UNLABELLED, Encoded, Row
-from fastserve_text.token_classification.words import Bounds
+from fastserve_text.tagging.words import Bounds
 from fastserve_text.windows import Frame, WindowLayout
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserve_text.token_classification.tag_schemes import (
+from fastserve_text.tagging.tag_schemes import (
     begin_entities,
     best_tags,
     find_entities,
