@@ -137,7 +137,7 @@ class _Matcher:
             if isinstance(self.chosen.get(column.name), list):
                 names[column.name] = self._find_several(column, self.chosen[column.name])
                 continue
-            name = self._find(column, free, may_guess=column.required or has_guessed)
+            name = self._find(column, free, may_guess=column.required or column.is_label or has_guessed)
             if name is None:
                 continue
             if name in names.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,12 +97,14 @@ class Validator:
                 position_column.raise_missing(columns.known)
             position_column = None  # a given split needs none
         known_labels = set(labels)
+        unknown: Counter[str] = Counter()
         hashes, strata, names = array("Q"), array("I"), dict[str, int]()
         positions: array[Any] = array("Q" if self.options.group is not None else "d")
         with RowWriter(self.scratch, split) as writer:
             for record in records:
                 try:
-                    row = self._read_row(record, columns, split, known_labels)
+                    row = self._read_row(record, columns)
+                    self._check_labels(row, split, known_labels, unknown)
                     line = _encode(row)
                     if position_column is not None:
                         positions.append(position_column.read(record.values or {}))
@@ -111,22 +114,34 @@ class Validator:
                 writer.add(line)
                 hashes.append(hash_bytes(line))
                 strata.append(names.setdefault(self.task.stratify_key(row), len(names)))
+        if unknown:
+            self._report_unknown(split, unknown)
         return ValidatedRows(Rows(self.scratch, split), hashes, strata, list(names), positions)
 
-    def _read_row(self, record: RawRecord, columns: ColumnMap, split: str, labels: set[str]) -> Row:
+    def _read_row(self, record: RawRecord, columns: ColumnMap) -> Row:
         if record.values is None:
             raise BadRowError(record.fault)
         try:
             row, reason = columns.read_row(record.values)
         except RecursionError as error:
             raise BadRowError("its values are nested too deeply") from error
-        if reason := reason or self.task.check(row) or self._unknown_label(row, split, labels):
+        if reason := reason or self.task.check(row):
             raise BadRowError(reason)
         return row
 
-    def _unknown_label(self, row: Row, split: str, labels: set[str]) -> str | None:
+    def _check_labels(self, row: Row, split: str, labels: set[str], unknown: Counter[str]) -> None:
+        """Refuse a row with a label that train lacks, or count it, if the task scores such rows as errors."""
         strangers = sorted(self.task.row_labels(row) - labels) if labels else []
-        return f"the label '{strangers[0]}' of the {split} split is not in train" if strangers else None
+        if strangers and self.task.unknown_labels == "refused":
+            raise BadRowError(f"the label '{strangers[0]}' of the {split} split is not in train")
+        unknown.update(strangers[:1])
+
+    def _report_unknown(self, split: str, unknown: Counter[str]) -> None:
+        shown = ", ".join(f"'{label}'" for label in sorted(unknown)[:MAX_SHOWN])
+        self.report(
+            f"{unknown.total()} rows of the {split} split have labels that are not in train, and count as errors: "
+            + shown
+        )
 
 
 def _encode(row: Row) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from fastserve_core.errors import DataError, OptionError, PlanError, did_you_mean
 from fastserve_core.tasks.class_weights import balance_classes, count_labels
@@ -105,6 +105,8 @@ class Task(ABC):
     answer_view: ClassVar[AnswerView] = AnswerView()
     request_parameters: ClassVar[Mapping[str, str]] = {}
     """The parameters that a request may have, each with the option that it sets for the request's inputs."""
+    unknown_labels: ClassVar[Literal["refused", "errors"]] = "refused"
+    """Whether rows of validation and test with a label that train lacks are refused, or read and scored as errors."""
     not_in_rows: ClassVar[frozenset[str]] = frozenset()
     """The options that do not decide how rows are read; prepared rows are reused whatever their values are."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,12 @@ from fastserve_core.data import SPLITS, RawRecord, Report
 from fastserve_core.errors import DataError
 from fastserve_data import writers
 from fastserve_data.arrow_files import read_arrow
+from fastserve_data.conll import read_conll
 from fastserve_data.json_files import read_json
+from fastserve_data.json_splits import find_parts, read_parts
+from fastserve_data.parallel_files import TEXTS, read_parallel
 from fastserve_data.paths import DataFile, find_files, find_splits
+from fastserve_data.rasa import read_rasa
 from fastserve_data.separated import read_separated
 from fastserve_data.text_files import iterate_lines, open_text
 from fastserve_data.workbook import read_workbook
@@ -127,11 +132,34 @@ def _find_files(options: DataOptions, report: Report) -> dict[str, list[DataFile
             if split == "train" or not given[split]:
                 given[split] = paths
                 report(f"{folder}: {split} is {', '.join(Path(path).name for path in paths)}")
-    return {split: find_files(paths, f"data.{split}") for split, paths in given.items() if paths}
+    found_files = {split: find_files(paths, f"data.{split}") for split, paths in given.items() if paths}
+    return _divide_file(found_files, report)
+
+
+def _divide_file(files: dict[str, list[DataFile]], report: Report) -> dict[str, list[DataFile]]:
+    """Give each split its lists of files that hold several, and all splits of one that is the training file."""
+    divided = dict(files)
+    for split, own in files.items():
+        parts = [find_parts(file.path, file.suffix) for file in own]
+        if not any(parts):
+            continue
+        divided[split] = [
+            replace(file, parts=found[split]) if split in found else file
+            for file, found in zip(own, parts, strict=True)
+        ]
+        if split == "train" and len(own) == 1:
+            others = {name: [replace(own[0], parts=names)] for name, names in parts[0].items() if name not in files}
+            divided |= others
+            for name in ("train", *others):
+                report(f"{own[0].path}: {name} is {', '.join(parts[0][name])}")
+    return divided
 
 
 def _read_files(files: list[DataFile], options: DataOptions, report: Report) -> Iterator[RawRecord]:
     for file in files:
+        if file.parts:
+            yield from read_parts(file.path, file.parts, options, report)
+            continue
         yield from READERS[file.suffix](file.path, options, report, file.suffix)
 
 
@@ -153,5 +181,9 @@ READERS: dict[str, Reader] = {
     "": read_arrow,
     ".xlsx": read_workbook,
     ".txt": _read_txt,
+    ".conll": read_conll,
+    ".yml": read_rasa,
+    ".yaml": read_rasa,
+    TEXTS: read_parallel,
 }
-"""The readers by suffix; the empty one is that of a saved data set."""
+"""The readers by suffix; the empty one is that of a saved data set, ``seq.in`` that of parallel files."""

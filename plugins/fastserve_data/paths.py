@@ -12,8 +12,11 @@ from typing import Any
 from fastserve_core.artifacts import hash_file, hash_files
 from fastserve_core.data import expand_path
 from fastserve_core.errors import DataError, did_you_mean
+from fastserve_data.parallel_files import TEXTS, is_parallel
+from fastserve_data.rasa import has_examples
 
-TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
+YAML_SUFFIXES = (".yml", ".yaml")
+TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".conll", *YAML_SUFFIXES)
 BINARY_SUFFIXES = (".parquet", ".arrow", ".xlsx")
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz")
 SAVED_SET, SAVED_SPLITS = "state.json", "dataset_dict.json"
@@ -34,19 +37,23 @@ SPLIT_FILE = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?![a-z])", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file, or the folder of a saved data set.
+    """A file, or the folder of a saved data set or of parallel files.
 
     Attributes:
         path: The path.
-        suffix: The suffix that decides how it is read, without that of a compression; empty for a saved data set.
+        suffix: The suffix that decides how it is read, without that of a compression; empty for a saved data set,
+            ``seq.in`` for parallel files.
+        parts: The lists of a JSON file that holds several splits; empty if all of the file is read.
     """
 
     path: Path
     suffix: str
+    parts: tuple[str, ...] = ()
 
     def hash(self) -> list[Any]:
         """Hash the contents, with the options that decide how they are read."""
-        return ["", hash_files(self.path)] if self.path.is_dir() else [self.suffix, hash_file(self.path)]
+        contents = hash_files(self.path) if self.path.is_dir() else hash_file(self.path)
+        return [self.suffix, contents, *self.parts]
 
 
 def find_files(given: Any, option: str) -> list[DataFile]:
@@ -72,7 +79,7 @@ def find_splits(folder: Path) -> dict[str, list[str]]:
     if (folder / SAVED_SPLITS).is_file():
         paths: Iterable[Path] = (path.parent for path in folder.glob(f"*/{SAVED_SET}"))
     else:
-        paths = _list_folder(folder)
+        paths = [*_list_folder(folder), *filter(is_parallel, folder.glob("[!.]*"))]
     splits: dict[str, list[str]] = {}
     for path in sorted(paths):
         if found := SPLIT_FILE.match(path.name):
@@ -109,6 +116,8 @@ def _expand_folder(folder: Path, option: str) -> list[DataFile]:
     if (folder / SAVED_SPLITS).is_file():
         names = sorted(path.parent.name for path in folder.glob(f"*/{SAVED_SET}"))
         raise DataError(f"{option}: the data set {folder} has several splits ({', '.join(names)}): name one of them")
+    if is_parallel(folder):
+        return [DataFile(folder, TEXTS)]
     files = [DataFile(path, data_suffix(path)) for path in _list_folder(folder)]
     if not files:
         raise DataError(f"{option}: the folder {folder} has no data files; supported: {_supported()}")
@@ -116,12 +125,16 @@ def _expand_folder(folder: Path, option: str) -> list[DataFile]:
 
 
 def _list_folder(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("[!.]*") if path.is_file() and is_supported(path))
+    return sorted(
+        path
+        for path in folder.glob("[!.]*")
+        if path.is_file() and is_supported(path) and (data_suffix(path) not in YAML_SUFFIXES or has_examples(path))
+    )
 
 
 def _check_file(file: DataFile, option: str) -> None:
     path = file.path
-    if not file.suffix and path.is_dir():
+    if path.is_dir():  # of a saved data set, or of parallel files
         return
     if not path.is_file():
         near = [other.name for other in path.parent.glob("[!.]*") if is_supported(other)]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastserve_core.tasks import DEFAULT_OUTPUTS, select_outputs
+from fastserve_core.tasks import DEFAULT_OUTPUTS
+from fastserve_engines.model_outputs import compute_outputs
 
 FAMILIES = frozenset({"bert", "camembert", "electra", "roberta", "xlm-roberta"})
 """By ``model_type``: families whose classifiers read the first token and whose layers have BERT's modules."""
@@ -87,4 +88,4 @@ def _reads_first_token_only(model: Any, last: nn.Module, outputs: Sequence[str])
 
 
 def _compute(model: Any, ids: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
-    return select_outputs(model(input_ids=ids, attention_mask=torch.ones_like(ids)), outputs)
+    return compute_outputs(model, outputs, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from fastserve_core.errors import ExportError
 from fastserve_core.export import FormatReader
-from fastserve_core.tasks import DEFAULT_OUTPUTS, select_outputs
+from fastserve_core.tasks import DEFAULT_OUTPUTS
 from fastserve_engines.cls_only_attention import compute_cls_only
+from fastserve_engines.model_outputs import compute_outputs
 from fastserve_engines.torch_engine import TorchEngine
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
@@ -45,7 +46,8 @@ class PositionalModel(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Return the outputs for int64 inputs of shape (batch, length)."""
         token_types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, **token_types, **self.constant_inputs)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **token_types, **self.constant_inputs}
+        outputs = compute_outputs(self.model, self.outputs, inputs)
         return tuple(outputs[name] for name in self.outputs)
 
 
@@ -91,8 +93,8 @@ class TracedModel:
         disabled = [name for name in ("use_cache",) if name in parameters]  # a single pass needs no cache
         example, _ = self.example()
         with torch.no_grad():
-            computed = model(**dict(zip(self.inputs, example, strict=True)), **dict.fromkeys(disabled, False))
-        self.outputs = tuple(select_outputs(computed, outputs))
+            inputs = dict(zip(self.inputs, example, strict=True))
+            self.outputs = tuple(compute_outputs(model, outputs, {**inputs, **dict.fromkeys(disabled, False)}))
         self.module = PositionalModel(model, self.outputs, disabled)
         self.uncompressed = {name for name, module in self.module.named_modules() if module in excluded}
 

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from fastserve_core.inference import Engine
 from fastserve_core.processes import PRELOAD_MODULES
-from fastserve_core.tasks import DEFAULT_OUTPUTS, Arrays, DecodeEngine, select_outputs
+from fastserve_core.tasks import DEFAULT_OUTPUTS, Arrays, DecodeEngine
+from fastserve_engines.model_outputs import compute_outputs
 
 
 class TorchEngine(Engine):
@@ -52,8 +53,8 @@ class TorchEngine(Engine):
             Outputs by name, in fp32.
         """
         with self._torch.inference_mode():
-            outputs = self._model(**self._to_tensors(inputs))
-        return {name: tensor.float().numpy() for name, tensor in select_outputs(outputs, self._outputs).items()}
+            outputs = compute_outputs(self._model, self._outputs, self._to_tensors(inputs))
+        return {name: tensor.float().numpy() for name, tensor in outputs.items()}
 
     def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
         """Continue each row of ``input_ids``.

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from fastserve_core.errors import DataError
-from fastserve_core.tasks import Arrays, Column, Encoded, Row, read_words
+from fastserve_core.tasks import Arrays, Column, Encoded, Row, read_label, read_words
 from fastserve_text.base import TEXT, TextOptions, TextTask
 from fastserve_text.tagging.encoding import cut_window, merge_windows
+from fastserve_text.tagging.tag_schemes import begin_entities
 from fastserve_text.tagging.words import split_words
 from fastserve_text.windows import Frame, WindowExamples, WindowLayout
 
@@ -119,6 +120,25 @@ class WordTask(TextTask):
         room = self.options.layout.room(frame)
         logits: Matrix = outputs["logits"][row, frame.prefix : frame.prefix + min(count, room)]
         return logits
+
+
+def read_tags(value: Any, count: int) -> list[str]:
+    """Return the tags of a row, in which every entity that begins with ``I-x`` begins with ``B-x``.
+
+    Args:
+        value: A list, a list that is written as text, or tags with blanks between them.
+        count: The number of words.
+
+    Raises:
+        ValueError: The value is no list of tags, or has more or fewer.
+    """
+    try:
+        tags = begin_entities([read_label(tag) for tag in read_words(value)])
+    except ValueError as error:
+        raise ValueError(f"'tags' {error}") from error
+    if len(tags) != count:
+        raise ValueError(f"{count} tokens but {len(tags)} tags")
+    return tags
 
 
 def find_frame(tokenizer: Any) -> Frame:

@@ -47,12 +47,11 @@ class WordEncoder:
 
     Args:
         tokenizer: The tokenizer, which cuts nothing.
-        labels: The tags in the order of the model's outputs.
+        numbers: The column of each tag in the model's outputs; no loss counts a word with another tag.
     """
 
-    def __init__(self, tokenizer: Tokenizer, labels: Sequence[str]) -> None:
-        self._tokenizer = tokenizer
-        self._numbers = {label: number for number, label in enumerate(labels)}
+    def __init__(self, tokenizer: Tokenizer, numbers: Mapping[str, int]) -> None:
+        self._tokenizer, self._numbers = tokenizer, numbers
 
     def __call__(self, rows: Sequence[Row]) -> list[Encoded]:
         """Encode the rows, in their order."""
@@ -90,7 +89,7 @@ class WordEncoder:
     def _encode_tags(self, tags: Sequence[str] | None, first: Mapping[int, int], length: int) -> list[int]:
         target = [IGNORE_INDEX] * length
         for word, place in first.items():
-            target[place] = UNLABELLED if tags is None else self._numbers[tags[word]]
+            target[place] = UNLABELLED if tags is None else self._numbers.get(tags[word], IGNORE_INDEX)
         return target
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -21,14 +22,13 @@ from fastserve_core.tasks import (
     MetricSpec,
     Row,
     object_schema,
-    read_label,
     read_words,
 )
 from fastserve_text.base import sorted_labels
 from fastserve_text.losses import cross_entropy
-from fastserve_text.tagging import base, tag_schemes
+from fastserve_text.tagging import base
 from fastserve_text.tagging.aggregation import STRATEGIES
-from fastserve_text.tagging.base import WordTask, find_body
+from fastserve_text.tagging.base import WordTask, find_body, read_tags
 from fastserve_text.tagging.encoding import WordAlignment, WordEncoder, merge_windows
 from fastserve_text.tagging.tag_schemes import OUTSIDE
 from fastserve_text.tagging.tagger import Tagger
@@ -87,14 +87,14 @@ class TokenClassification(WordTask):
 
     @override
     def check(self, row: Row) -> str | None:
-        for name in ("tokens", "tags"):
-            try:
-                row[name] = read_words(row.get(name))
-            except ValueError as error:
-                return f"'{name}' {error}"
-        row["tags"] = tag_schemes.begin_entities([read_label(tag) for tag in row["tags"]])
-        if len(row["tokens"]) != len(row["tags"]):
-            return f"{len(row['tokens'])} tokens but {len(row['tags'])} tags"
+        try:
+            row["tokens"] = read_words(row.get("tokens"))
+        except ValueError as error:
+            return f"'tokens' {error}"
+        try:
+            row["tags"] = read_tags(row.get("tags"), len(row["tokens"]))
+        except ValueError as error:
+            return str(error)
         return None
 
     @override
@@ -112,7 +112,8 @@ class TokenClassification(WordTask):
 
     @override
     def encoder(self, folder: Path) -> Encoder:
-        return WordEncoder(self.prepare_tokenizer(folder), self.labels)
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        return WordEncoder(self.prepare_tokenizer(folder), numbers)
 
     # -- learning and answers ------------------------------------------------------------------------
 

@@ -1,0 +1,90 @@
+"""The scores of intents, slots and the decision on texts out of scope."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from fastserve_core.tasks import MetricSpec
+from fastserve_text.tagging.tag_schemes import OUTSIDE
+
+METRICS: Mapping[str, MetricSpec] = {
+    "whole": MetricSpec(unit="%", is_share_of_rows=True),
+    "intent": MetricSpec(unit="%", is_share_of_rows=True),
+    "slot_f1": MetricSpec(unit="%"),
+    "in_scope": MetricSpec(unit="%", is_share_of_rows=True),
+    "oos_recall": MetricSpec(unit="%"),
+    "auroc": MetricSpec(),
+    "fpr95": MetricSpec(unit="%", higher_is_better=False),
+}
+
+
+class Verdict(NamedTuple):
+    """A labelled row beside the model's answer.
+
+    Attributes:
+        is_in_scope: Whether it has one of the intents.
+        is_right: Whether its intent was found.
+        tags: Its BIO tags; empty if it has none.
+        found_tags: Those that were found.
+        margin: The log-odds that it is in scope; ``None`` if the model does not decide.
+    """
+
+    is_in_scope: bool
+    is_right: bool
+    tags: Sequence[str]
+    found_tags: Sequence[str]
+    margin: float | None
+
+
+def compute_metrics(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """Return the scores that the rows allow.
+
+    ``intent`` and ``whole`` count the rows in scope, whatever the model thinks of their scope; in ``in_scope`` a row
+    that is taken to be out of scope is wrong.
+    """
+    inside = [verdict for verdict in verdicts if verdict.is_in_scope]
+    scores: dict[str, float] = {}
+    if inside:
+        scores["intent"] = fmean(verdict.is_right for verdict in inside)
+    scores |= _score_slots(verdicts)
+    if verdicts and all(verdict.margin is not None for verdict in verdicts):
+        scores |= _score_scope(verdicts)
+    return scores
+
+
+def _score_slots(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    from seqeval.metrics import f1_score
+
+    tagged = [verdict for verdict in verdicts if verdict.tags]
+    truth, found = [list(one.tags) for one in tagged], [list(one.found_tags) for one in tagged]
+    if not any(tag != OUTSIDE for tags in truth for tag in tags):
+        return {}
+    scores = {"slot_f1": float(f1_score(truth, found, zero_division=0))}
+    inside = [verdict for verdict in tagged if verdict.is_in_scope]
+    if inside:
+        scores["whole"] = fmean(one.is_right and list(one.tags) == list(one.found_tags) for one in inside)
+    return scores
+
+
+def _score_scope(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    truth = [verdict.is_in_scope for verdict in verdicts]
+    margins = [verdict.margin or 0.0 for verdict in verdicts]
+    accepted = [margin >= 0 for margin in margins]
+    scores: dict[str, float] = {}
+    if any(truth):
+        scores["in_scope"] = fmean(
+            verdict.is_right and taken for verdict, taken in zip(verdicts, accepted, strict=True) if verdict.is_in_scope
+        )
+    if not all(truth):
+        scores["oos_recall"] = fmean(
+            not taken for verdict, taken in zip(verdicts, accepted, strict=True) if not verdict.is_in_scope
+        )
+    if any(truth) and not all(truth):
+        false_positives, true_positives, _ = roc_curve(truth, margins)
+        scores["auroc"] = float(roc_auc_score(truth, margins))
+        scores["fpr95"] = float(false_positives[true_positives >= 0.95].min())
+    return scores
