@@ -33,9 +33,9 @@ class ServingOptions:
     Each entry of ``models`` is the folder of an artifact or of a run, or ``NAME:FOLDER``; requests select a model by
     its name. With ``api_keys_file``, or keys in ``FASTSERVE_API_KEYS``, requests without a valid key are rejected.
     If ``truncation`` is true, an input longer than the model reads is cut and its answer has ``"truncated": true``;
-    if it is false, the request is rejected. A task that reads long inputs in windows, as token_classification does, cuts
-    nothing; ``max_windows`` limits those of one request. A language model generates up to ``max_batch`` texts at a time, in the
-    order of ``scheduler``: ``fcfs`` is first come, first served; ``mlfq`` prefers texts with few tokens so far.
+    if it is false, the request is rejected. Some tasks read long inputs in windows and cut nothing; ``max_windows``
+    limits the windows of one request. A language model generates up to ``max_batch`` texts at a time, in the order of
+    ``scheduler``: ``fcfs`` is first come, first served; ``mlfq`` prefers texts with few tokens so far.
     """
 
     where: ClassVar[str] = "serve"

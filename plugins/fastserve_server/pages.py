@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def home(service: Service, models: Sequence[str], requires_key: bool) -> Respons
         others=[name for name in models if name != service.name],
         task=service.task.name,
         fields=service.task.request_columns,
-        view=service.task.answer_view,
+        view=asdict(service.task.answer_view),
         generative=service.task.is_generative,
         requires_key=requires_key,
         max_new_tokens=service.options.max_new_tokens,

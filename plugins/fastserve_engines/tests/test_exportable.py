@@ -73,6 +73,21 @@ def test_the_declared_outputs_are_traced_and_a_shorter_last_layer_only_if_they_s
             assert torch.allclose(value, expected[name], atol=1e-6)
 
 
+@pytest.mark.parametrize("head", ["SequenceClassification", "TokenClassification"])
+def test_a_model_with_a_head_gives_its_last_hidden_state_too(head: str) -> None:
+    torch.manual_seed(0)
+    model = getattr(transformers, f"BertFor{head}")(transformers.BertConfig(**SIZES)).eval()
+    with torch.no_grad():
+        hidden, logits = model.base_model(**IDS).last_hidden_state, model(**IDS).logits
+    traced = TracedModel(model, ("logits", "last_hidden_state"))
+    assert traced.outputs == ("logits", "last_hidden_state")
+    types = torch.zeros(1, 4, dtype=torch.long)
+    with torch.no_grad():
+        found = traced.module(*(IDS | {"token_type_ids": types}).values())
+    assert torch.allclose(found[0], logits, atol=1e-6)
+    assert torch.allclose(found[1], hidden, atol=1e-6)
+
+
 def test_an_output_that_the_model_lacks_is_named() -> None:
     model = transformers.BertModel(transformers.BertConfig(**SIZES)).eval()
     with pytest.raises(ModelError, match=r"has no output \*logits; its outputs are last_hidden_state, pooler_output"):

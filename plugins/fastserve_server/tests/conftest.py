@@ -18,6 +18,7 @@ TEXTS = ["the film is wonderful", "a dreadful piece of work", "what a moving sto
 LABELS = {
     "text_classification": ("negative", "positive"),
     "token_classification": ("O", "B-PER", "I-PER"),
+    "joint_intent_slots": ("intent:praise", "intent:blame", "slot:B-PER", "slot:O"),
     "causal_lm": (),
 }
 
@@ -31,7 +32,7 @@ def make_artifact(folder: Path, task: str) -> Artifact:
 
     from fastserve_text.model_factory import write_scratch
 
-    kind = {"text_classification": Classifier, "token_classification": Tagger, "causal_lm": GPT2LMHeadModel}[task]
+    kind = {"text_classification": Classifier, "causal_lm": GPT2LMHeadModel}.get(task, Tagger)
     name = "gpt2" if task == "causal_lm" else "bert"
     folder.mkdir()
     spec = ModelSpec(
@@ -56,6 +57,11 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="session")
 def tagger(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return make_artifact(tmp_path_factory.mktemp("models") / "tiny-tagger", "token_classification")
+
+
+@pytest.fixture(scope="session")
+def intents(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return make_artifact(tmp_path_factory.mktemp("models") / "tiny-intents", "joint_intent_slots")
 
 
 @pytest.fixture(scope="session")

@@ -394,7 +394,7 @@ def test_the_description_reports_every_endpoint_and_the_pages_load_nothing(class
     play(classifier, scene)
 
 
-@pytest.mark.parametrize("kind", ["classifier", "tagger", "writer"])
+@pytest.mark.parametrize("kind", ["classifier", "tagger", "intents", "writer"])
 def test_answers_are_as_the_description_declares(kind: str, request: pytest.FixtureRequest) -> None:
     artifact: Artifact = request.getfixturevalue(kind)
     model = f"/v2/models/{artifact.folder.name}"

@@ -94,3 +94,18 @@ def test_a_candidate_is_shown_until_it_is_rolled_back(opened: Any, classifier: A
         opened.wait_for_selector("#candidate .more:has-text('of 2 · failed 0 · ')")
         httpx.post(f"{server.url}/predict", json={"inputs": ["the film is wonderful"]})
         opened.wait_for_selector("#candidate h2:has-text('not asked any more')")
+
+
+def test_the_page_to_try_a_model_marks_the_spans_of_its_answer(opened: Any, tagger: Artifact) -> None:
+    text = "👩‍🚀 Ann in New York"
+    spans = [{"start": 4, "end": 7, "entity_group": "PER"}, {"start": 11, "end": 19, "entity_group": "LOC"}]
+    with start(tagger.folder, ServerOptions(port=0), threads=1) as server:
+        opened.goto(server.url)
+        opened.evaluate("([spans, text]) => mark(spans, text)", [spans, text])
+        assert opened.locator("#spans mark").all_inner_texts() == ["Ann PER", "New York LOC"]
+        assert opened.inner_text("#spans") == "👩‍🚀 Ann PER in New York LOC"
+        opened.fill("#text", text)
+        opened.click("button")
+        opened.wait_for_selector("#answer:has-text('entities')")
+        opened.evaluate("mark([], 'nothing')")
+        assert opened.is_hidden("#spans")

@@ -81,8 +81,7 @@ class Options(base.Options):
         known = (out_of_scope.AUTO, out_of_scope.NONE, *out_of_scope.METHODS)
         if self.out_of_scope not in known:
             raise OptionError(
-                f"task.out_of_scope must be {', '.join(known)}, not '{self.out_of_scope}'"
-                f"{did_you_mean(self.out_of_scope, known)}"
+                f"task.out_of_scope: '{self.out_of_scope}' is not a method{did_you_mean(self.out_of_scope, known)}"
             )
         if not 0 < self.in_scope_share <= 1:
             raise OptionError(f"task.in_scope_share must lie above 0 and be at most 1, not {self.in_scope_share}")
@@ -126,7 +125,7 @@ class JointIntentSlots(WordTask):
     not_in_rows: ClassVar[frozenset[str]] = frozenset(
         {"max_length", "stride", "slot_weight", "in_scope_share", "top_k"}
     )
-    answer_view: ClassVar[AnswerView] = AnswerView(headline="intent.name", scores="intents")
+    answer_view: ClassVar[AnswerView] = AnswerView("intent.name", "intents", "slots", span_name="slot")
 
     # -- labels --------------------------------------------------------------------------------------
 

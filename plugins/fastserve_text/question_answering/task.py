@@ -103,7 +103,7 @@ class QuestionAnswering(TextTask):
         DistillationTarget("start_logits", "span"),
         DistillationTarget("end_logits", "span"),
     )
-    answer_view: ClassVar[AnswerView] = AnswerView(headline="answer")
+    answer_view: ClassVar[AnswerView] = AnswerView(headline="answer", spans=".", span_input="context")
     request_parameters: ClassVar[Mapping[str, str]] = {  # by the names of transformers' pipeline
         "top_k": "top_k",
         "handle_impossible_answer": "no_answer",

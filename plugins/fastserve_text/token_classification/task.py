@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from fastserve_core.errors import DataError, OptionError, did_you_mean
 from fastserve_core.tasks import (
+    AnswerView,
     Arrays,
     BatchLoss,
     Column,
@@ -81,6 +82,7 @@ class TokenClassification(WordTask):
     model_computes_loss: ClassVar[bool] = False
     loss_options: ClassVar[frozenset[str]] = frozenset({"class_weights", "label_smoothing"})
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(),)
+    answer_view: ClassVar[AnswerView] = AnswerView(spans="spans", span_name="entity_group")
     request_parameters: ClassVar[Mapping[str, str]] = {name: name for name in ("aggregation_strategy", "stride")}
 
     # -- rows ----------------------------------------------------------------------------------------
