@@ -35,7 +35,7 @@ class Block:
 def read_conll(path: Path, options: DataOptions, report: Callable[[str], None], suffix: str) -> Iterator[RawRecord]:
     """Read the texts of a file; the word is in the first column, its tag in the last.
 
-    A column of intents behind the tags is recognized by having one value in each text that is no tag.
+    A column of intents behind the tags is recognized by its single value in each text, which does not look like a tag.
 
     Args:
         path: The file.

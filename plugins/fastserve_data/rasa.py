@@ -14,7 +14,7 @@ from fastserve_core.errors import DataError
 from fastserve_data.text_files import open_text
 
 if TYPE_CHECKING:
-    from yaml import MappingNode, Node
+    from yaml import MappingNode, Node  # type: ignore[import-untyped]
 
     from fastserve_core.config import DataOptions
 

@@ -74,7 +74,7 @@ def read_slots(value: Any, text: str) -> list[Slot]:
         text: The text.
 
     Raises:
-        ValueError: The value is no such list, a slot does not fit the text, or two overlap.
+        ValueError: The value is not such a list, a slot does not fit the text, or two overlap.
     """
     if isinstance(value, str) and value.strip():
         try:
@@ -96,7 +96,7 @@ def _read_slot(entry: Any, text: str) -> Slot:
     if isinstance(entry, (list, tuple)) and len(entry) == 3:
         entry = dict(zip(("start", "end", "slot"), entry, strict=True))
     if not isinstance(entry, Mapping):
-        raise ValueError(f"'slots' has an entry that is no slot: {_shorten(str(entry))}")
+        raise ValueError(f"'slots' has an entry that is not a slot: {_shorten(str(entry))}")
     try:
         name = read_label(next((entry[key] for key in NAME_KEYS if key in entry), None))
     except ValueError as error:

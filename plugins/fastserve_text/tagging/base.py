@@ -130,7 +130,7 @@ def read_tags(value: Any, count: int) -> list[str]:
         count: The number of words.
 
     Raises:
-        ValueError: The value is no list of tags, or has more or fewer.
+        ValueError: The value is not a list of tags, or has more or fewer.
     """
     try:
         tags = begin_entities([read_label(tag) for tag in read_words(value)])

@@ -61,7 +61,7 @@ def test_any_name_is_an_intent_and_a_slot(name: str) -> None:
         ({"text": None}, "'text' is empty or no list of words"),
         ({"text": "a b", "slots": "nothing"}, "'slots' is not a list of slots as JSON: nothing"),
         ({"text": "a b", "slots": {"x": "a"}}, "'slots' is not a list of slots"),
-        ({"text": "a b", "slots": ["a"]}, "'slots' has an entry that is no slot: a"),
+        ({"text": "a b", "slots": ["a"]}, "'slots' has an entry that is not a slot: a"),
         ({"text": "a b", "slots": [[0, 1, ""]]}, "the name of a slot is empty"),
         ({"text": "a b", "slots": [[0, 9, "x"]]}, "the slot 'x' at 0 to 9 marks nothing in the text of 3 characters"),
         ({"text": "a b", "slots": [[1, 1, "x"]]}, "the slot 'x' at 1 to 1 marks nothing"),
