@@ -42,11 +42,11 @@ from fastserve_text.joint_intent_slots.out_of_scope import (
     to_probability,
 )
 from fastserve_text.joint_intent_slots.rows import normalize_row, prefer_words
+from fastserve_text.sequence_task import LABEL_NAMES
 from fastserve_text.tagging import base
 from fastserve_text.tagging.base import WordTask, find_body
 from fastserve_text.tagging.encoding import WordEncoder, merge_windows
 from fastserve_text.tagging.tagger import Tagger
-from fastserve_text.text_classification import LABEL_NAMES
 
 if TYPE_CHECKING:
     import numpy as np
