@@ -17,6 +17,7 @@ from fastserve_core.errors import ArtifactError, OptionError, wrap_write_errors
 from fastserve_core.export.formats import load_format_class
 from fastserve_core.processes.child import PRELOAD_MODULES, run_in_child
 from fastserve_core.processes.resources import threads_per_process
+from fastserve_core.tasks.calibration import read_calibration
 
 EXPORT_FILE = "export.json"
 SCHEMA = 1
@@ -113,6 +114,7 @@ def _make_metadata(
         "task": manifest.task,
         "task_options": manifest.task_options,
         "labels": manifest.labels,
+        "calibration": {name: array.tolist() for name, array in read_calibration(artifact.folder).items()},
         "inputs": signature["inputs"],
         "outputs": signature["outputs"],
         "max_length": signature["max_length"],

@@ -212,16 +212,16 @@ class Service:
 
     def _check_length(self, encoded: Sequence[Encoded], options: Mapping[str, Any]) -> None:
         """Reject inputs that are too long, and prompts that leave no positions; runs in a worker's thread."""
-        count, most = sum(len(self.task.windows(row)) for row in encoded), self.options.max_windows
+        task = self.task.with_options(options) if options else self.task
+        count, most = sum(len(task.windows(row)) for row in encoded), self.options.max_windows
         if count > max(most, len(encoded)):
             raise DataError(f"the inputs have {count} windows together, and this server's limit is {most}: split them")
         if not self.options.truncation and any(row.truncated for row in encoded):
             max_length = getattr(self.task.options, "max_length", None)
             limit = "the model's limit" if max_length is None else f"the model's limit of {max_length} tokens"
             raise DataError(f"an input is longer than {limit}: shorten it")
-        if self.task.is_generative:
-            new = {**vars(self.task.options), **options}.get("max_new_tokens", 0)
-            check_positions(max(map(len, encoded)), new, self._positions)
+        if task.is_generative:
+            check_positions(max(map(len, encoded)), getattr(task.options, "max_new_tokens", 0), self._positions)
 
     def _check_fields(self, value: Any) -> Any:
         if isinstance(value, Mapping):
