@@ -124,7 +124,8 @@ def _read_records(archive: Path, member: str, neutral: float) -> Iterator[RawRec
         _, score, text = line.split("\t", 2)
         if abs(float(score)) >= neutral:
             label = "positive" if float(score) > 0 else "negative"
-            yield RawRecord(f"{Path(member).name}:{number}", {"text": text, "label": label})
+            values = {"text": text, "label": label, "score": float(score)}
+            yield RawRecord(f"{Path(member).name}:{number}", values)
 
 
 def _read_chinese_records(folder: Path) -> Iterator[RawRecord]:

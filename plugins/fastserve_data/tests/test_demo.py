@@ -27,7 +27,9 @@ def test_all_four_sets_are_fetched_once_and_read(tmp_path: Path, online: None) -
         rows = list(
             Demo().read(DataOptions(source="demo", name=name, options={"neutral": 0.5}), tmp_path, print)["train"]
         )
-        assert {record.values["label"] for record in rows if record.values} == {"positive", "negative"}
+        values = [record.values for record in rows if record.values]
+        assert {row["label"] for row in values} == {"positive", "negative"}
+        assert all((row["score"] > 0) == (row["label"] == "positive") for row in values)
         counts[name] = len(rows)
     assert counts["movie_reviews"] > 9000
     everything = list(
