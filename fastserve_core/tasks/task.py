@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from fastserve_core.errors import DataError, OptionError, PlanError, did_you_mean
+from fastserve_core.tasks.answers import without_scores
 from fastserve_core.tasks.class_weights import balance_classes, count_labels
 from fastserve_core.tasks.declarations import (
     DEFAULT_OUTPUTS,
@@ -356,6 +357,10 @@ class Task(ABC):
             name: value if isinstance(value, plain) else json.dumps(value, ensure_ascii=False)
             for name, value in answer.items()
         }
+
+    def agrees(self, answer: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Return whether the answers of two models to one input are the same; by default without their scores."""
+        return bool(without_scores(answer) == without_scores(other))
 
     # -- serving -------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
 
 
 class CanaryAnalysis:
@@ -61,11 +60,3 @@ class CanaryAnalysis:
         limit = f"candidate_max_slowdown={self._max_slowdown:g}"
         model_ms, candidate_ms = (f"{1000 * seconds:.1f} ms" for seconds in medians)
         return f"its median time of {self.window} requests is {candidate_ms}, and the model's {model_ms} ({limit})"
-
-
-def extract_decision(answer: Any) -> Any:
-    """Return an answer without its scores, which are floats."""
-    if isinstance(answer, dict):
-        decisions = {name: extract_decision(value) for name, value in answer.items() if not isinstance(value, float)}
-        return {name: value for name, value in decisions.items() if value != {}}
-    return [extract_decision(item) for item in answer] if isinstance(answer, list) else answer

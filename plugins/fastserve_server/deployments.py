@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from fastserve_core.errors import FastServeError, OptionError
-from fastserve_server.canary_analysis import CanaryAnalysis, extract_decision
+from fastserve_server.canary_analysis import CanaryAnalysis
 from fastserve_server.metrics import Metrics
 from fastserve_server.options import CANARY, ServerOptions
 from fastserve_server.requests import Answers, EngineError, QueueFullError, UnavailableError
@@ -126,8 +126,8 @@ class Candidate:
         task.add_done_callback(self._tasks.discard)
 
     def _record_comparison(self, model_answers: Answers, answers: Answers, model_s: float, candidate_s: float) -> None:
-        pairs = zip(model_answers, answers, strict=True)
-        agreements = [extract_decision(expected) == extract_decision(answer) for expected, answer in pairs]
+        agrees = self.service.task.agrees
+        agreements = [agrees(expected, answer) for expected, answer in zip(model_answers, answers, strict=True)]
         self._counts["same"] += sum(agreements)
         self._counts["other"] += len(agreements) - sum(agreements)
         self._analysis.record_comparison(agreements, model_s, candidate_s)

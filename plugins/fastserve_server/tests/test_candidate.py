@@ -15,7 +15,7 @@ from fastserve_core.artifacts import Artifact
 from fastserve_core.errors import FastServeError, OptionError, UserError
 from fastserve_core.tasks import Encoded
 from fastserve_server.application import build_application
-from fastserve_server.canary_analysis import CanaryAnalysis, extract_decision
+from fastserve_server.canary_analysis import CanaryAnalysis
 from fastserve_server.model_registry import ModelRegistry
 from fastserve_server.options import ServerOptions
 from fastserve_server.process import make_candidate
@@ -64,15 +64,6 @@ def test_the_analysis_compares_medians_when_it_has_seen_enough() -> None:
     for _ in range(2):
         analysis.record_comparison([True], 0.020, 0.016)
     assert analysis.violation() is None
-
-
-@pytest.mark.parametrize(("answer", "expected"), [
-    ({"label": "positive", "score": 0.9, "scores": {"positive": 0.9, "negative": 0.1}}, {"label": "positive"}),
-    ({"tags": ["O"], "entities": [{"type": "PER", "start": 3, "score": 0.5}]},
-     {"tags": ["O"], "entities": [{"type": "PER", "start": 3}]}),
-])  # fmt: skip
-def test_how_sure_a_model_is_decides_nothing(answer: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert extract_decision(answer) == expected
 
 
 # -- one process, engines made for the purpose -------------------------------------------------------

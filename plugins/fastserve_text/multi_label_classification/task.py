@@ -263,6 +263,10 @@ class MultiLabelClassification(SequenceTask):
         joined = separator.join(names) if is_clear else json.dumps(names, ensure_ascii=False)
         return {**super().answer_columns(answer), "labels": joined}
 
+    @override
+    def agrees(self, answer: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        return {found["label"] for found in answer["labels"]} == {found["label"] for found in other["labels"]}
+
     # -- serving -------------------------------------------------------------------------------------
 
     @override

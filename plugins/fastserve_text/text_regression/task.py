@@ -23,6 +23,7 @@ from fastserve_core.tasks import (
     LossOptions,
     MetricSpec,
     Row,
+    RunSplit,
     TensorSpec,
     object_schema,
     plain_value,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 OUTPUT = "score"
 """The name of the only output of a new head in the model's config."""
+ERROR = "rmse"
+"""The name of the model's root mean square error in its calibration, within which two models agree."""
 
 
 @dataclass
@@ -72,6 +75,7 @@ class TextRegression(SequenceTask):
     )  # fmt: skip
     metrics: ClassVar[Mapping[str, MetricSpec]] = METRICS
     uncompressed_modules: ClassVar[tuple[str, ...]] = ("classifier", "score")  # small, and 8 bits are 256 numbers
+    is_calibrated: ClassVar[bool] = True
     answer_view: ClassVar[AnswerView] = AnswerView(headline="score")
     request_parameters: ClassVar[Mapping[str, str]] = {"function_to_apply": "function_to_apply"}
 
@@ -167,6 +171,13 @@ class TextRegression(SequenceTask):
 
         return torch.ones_like(batch["labels"], dtype=torch.bool)
 
+    @override
+    def calibrate(self, run: RunSplit) -> Arrays:
+        import numpy as np
+
+        statistics = [one for outputs, batch in run("validation") for one in self.batch_statistics(outputs, batch)]
+        return {ERROR: np.asarray(self.score(statistics)["rmse"])}
+
     # -- answers -------------------------------------------------------------------------------------
 
     @override
@@ -190,7 +201,14 @@ class TextRegression(SequenceTask):
 
     @override
     def format_answer(self, answer: Mapping[str, Any]) -> str:
-        return f"{answer['score']:.4g}"
+        score = answer["score"]
+        return f"{score:.4g}" if abs(score) < 1 else f"{score:.4f}"
+
+    @override
+    def agrees(self, answer: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Return whether the difference is less than the model's own error on the validation split."""
+        error = float(self.calibration.get(ERROR, 0.0))
+        return bool(abs(answer["score"] - other["score"]) <= error)
 
     @override
     def output_tensors(self) -> list[TensorSpec]:

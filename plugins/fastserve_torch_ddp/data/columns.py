@@ -48,8 +48,9 @@ class ColumnWriter:
             return
         previous_count, constant = self.count, self.minimum
         self.count += len(values)
-        self.minimum = min(values.min(), self.minimum) if previous_count else values.min()
-        self.maximum = max(values.max(), self.maximum) if previous_count else values.max()
+        # numpy's functions keep NaN, the target of a row without a number
+        self.minimum = np.minimum(values.min(), self.minimum) if previous_count else values.min()
+        self.maximum = np.maximum(values.max(), self.maximum) if previous_count else values.max()
         self.is_float |= values.dtype.kind == "f"
         if self.dtype is None and self.minimum == self.maximum:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -96,6 +97,14 @@ def test_numbers_come_back_whatever_they_are(
     everything = [number for chunk in chunks for number in chunk]
     assert found.tolist() == everything
     assert (folder / "numbers").exists() == (len(set(everything)) > 1)
+
+
+def test_missing_numbers_stay_missing(tmp_path: Path) -> None:
+    column = ColumnWriter(tmp_path / "numbers")
+    for values in ([math.nan, math.nan], [3.0], [math.nan]):
+        column.add(np.asarray(values))
+    found = map_column(tmp_path / "numbers", column.describe())
+    assert np.array_equal(found, [math.nan, math.nan, 3.0, math.nan], equal_nan=True)
 
 
 def test_files_are_narrow_and_grow_wider_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,6 +255,7 @@ def test_answers_have_the_labels_above_their_thresholds_the_best_first(task: Tas
     assert [found["label"] for found in ask(threshold=0.4)["labels"]] == ["film", "sport"]
     assert list(ask(threshold=0.4, top_k=1)["scores"]) == ["film"] and len(ask(threshold=0.01, top_k=1)["labels"]) == 1
     assert ask(function_to_apply="none")["labels"] == [{"label": "sport", "score": 0.0}]
+    assert task.agrees(first, {"labels": [{"label": "sport", "score": 0.9}]}) and not task.agrees(first, none)
     odd = load_task(TASK, {}, ["a|b", "c"])
     answer = odd.decode({"logits": np.array([[5.0, 5.0]])}, encoded([[0, 0]]))[0]
     assert json.loads(odd.answer_columns(answer)["labels"]) == ["a|b", "c"]

@@ -171,10 +171,18 @@ def test_constant_numbers_have_no_correlation(task: Task) -> None:
         task.objective(undefined)
 
 
+def test_two_models_agree_within_the_error_of_the_model(task: Task) -> None:
+    batch = [Encoded({"input_ids": [1]}, target) for target in (1.0, 5.0)]
+    assert not task.agrees({"score": 1.0}, {"score": 1.1})
+    task.calibration = task.calibrate(lambda split: iter([({"logits": np.array([[2.0], [4.0]])}, batch)]))
+    assert task.agrees({"score": 1.0}, {"score": 1.9}) and not task.agrees({"score": 1.0}, {"score": 2.1})
+
+
 def test_an_answer_is_the_number(task: Task) -> None:
     batch = [Encoded({"input_ids": [1]})]
     (answer,) = task.decode({"logits": np.array([[3.14159]])}, batch)
-    assert answer == {"score": pytest.approx(3.14159)} and task.format_answer(answer) == "3.142"
+    assert answer == {"score": pytest.approx(3.14159)} and task.format_answer(answer) == "3.1416"
+    assert [task.format_answer({"score": score}) for score in (1234567.8, 2e-6)] == ["1234567.8000", "2e-06"]
     assert task.answer_columns(answer) == answer and task.tensor_values("score", [answer]) == [answer["score"]]
     changed = task.with_options(task.read_parameters({"function_to_apply": "sigmoid"}))
     assert changed.decode({"logits": np.array([[0.0]])}, batch) == [{"score": 0.5}]
