@@ -11,6 +11,7 @@ from .declarations import DistillationTarget as DistillationTarget
 from .declarations import LossOptions as LossOptions
 from .declarations import MetricSpec as MetricSpec
 from .declarations import TensorSpec as TensorSpec
+from .declarations import Triple as Triple
 from .declarations import object_schema as object_schema
 from .declarations import select_outputs as select_outputs
 from .generation import KV_BLOCK_SIZE as KV_BLOCK_SIZE

@@ -99,7 +99,7 @@ class AnswerView:
     numbers by name, or a list of objects with ``name`` and ``score``. ``spans`` are parts of the input that are marked
     in it: a list of objects with ``start`` and ``end`` in characters, or ``.`` if the answer itself is one.
     ``span_name`` is the field of a span that is shown beside it, and ``span_input`` the field of the input that has the
-    characters, by default the first.
+    characters, by default the first. ``triples`` is a list of subject, predicate and object, drawn as a graph.
     """
 
     headline: str = ""
@@ -107,6 +107,22 @@ class AnswerView:
     spans: str = ""
     span_name: str = ""
     span_input: str = ""
+    triples: str = ""
+
+
+@dataclass(frozen=True)
+class Triple:
+    """A fact of a text: its subject, predicate and object, and the probability of the predicate.
+
+    ``subject_type`` and ``object_type`` are the kinds of the entities, if the model names them.
+    """
+
+    subject: str
+    predicate: str
+    object: str
+    score: float = 1.0
+    subject_type: str = ""
+    object_type: str = ""
 
 
 def select_outputs(outputs: Mapping[str, Any], patterns: Sequence[str]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from fastserve_core.tasks.declarations import (
     LossOptions,
     MetricSpec,
     TensorSpec,
+    Triple,
 )
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class Task(ABC):
     """The parameters that a request may have, each with the option that it sets for the request's inputs."""
     unknown_labels: ClassVar[Literal["refused", "errors"]] = "refused"
     """Whether rows of validation and test with a label that train lacks are refused, or read and scored as errors."""
+    has_triples: ClassVar[bool] = False
+    """Answers have facts, which ``triples`` returns, for graphs."""
     not_in_rows: ClassVar[frozenset[str]] = frozenset()
     """The options that do not decide how rows are read; prepared rows are reused whatever their values are."""
 
@@ -349,6 +352,10 @@ class Task(ABC):
     def format_answer(self, answer: Mapping[str, Any]) -> str:
         """Return an answer as a line for a terminal."""
         return str(answer.get("text", dict(answer)))
+
+    def triples(self, answer: Mapping[str, Any]) -> Sequence[Triple]:
+        """Return the facts of an answer, for graphs; none by default."""
+        return ()
 
     def answer_columns(self, answer: Mapping[str, Any]) -> Row:
         """Return an answer as columns of a table: numbers and texts as they are, anything else as JSON."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from fastserve_data.arrow_files import read_arrow
 from fastserve_data.conll import read_conll
 from fastserve_data.json_files import read_json
 from fastserve_data.json_splits import find_parts, read_parts
+from fastserve_data.marked_sentences import is_marked_sentence, read_marked_sentences
 from fastserve_data.parallel_files import TEXTS, read_parallel
 from fastserve_data.paths import DataFile, find_files, find_splits
 from fastserve_data.rasa import read_rasa
@@ -25,7 +27,7 @@ from fastserve_data.workbook import read_workbook
 if TYPE_CHECKING:
     from fastserve_core.config import DataOptions
 
-READERS_VERSION = 1
+READERS_VERSION = 2
 """Part of every fingerprint: it changes when a reader gives other rows for the same bytes."""
 
 Reader = Callable[[Path, "DataOptions", Report, str], Iterator[RawRecord]]
@@ -165,9 +167,17 @@ def _read_files(files: list[DataFile], options: DataOptions, report: Report) -> 
 
 def _read_txt(path: Path, options: DataOptions, report: Report, suffix: str) -> Iterator[RawRecord]:
     with open_text(path, options.encoding, None, report) as file:
-        for number, line in enumerate(iterate_lines(file, path), 1):
-            if line.strip():
-                yield RawRecord(f"{path}:{number}", {"text": line.strip()})
+        lines = ((number, line.strip()) for number, line in enumerate(iterate_lines(file, path), 1))
+        first = next(((number, line) for number, line in lines if line), None)
+        if first is None:
+            return
+        if is_marked_sentence(first[1]):
+            report(f"{path}: sentences with marked entities, each with its relation in the next line")
+            yield from read_marked_sentences(chain([first], lines), path)
+            return
+        for number, line in chain([first], lines):
+            if line:
+                yield RawRecord(f"{path}:{number}", {"text": line})
 
 
 READERS: dict[str, Reader] = {
