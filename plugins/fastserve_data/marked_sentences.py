@@ -34,6 +34,9 @@ def read_marked_sentences(lines: Iterable[tuple[int, str]], path: Path) -> Itera
             if record and "relation" not in record:
                 record["relation"] = line
                 continue
+            if record:
+                yield RawRecord(where, record)
+                record = {}
             fault = "neither a numbered sentence with marked entities, nor the relation of the one before"
             yield RawRecord(f"{path}:{number}", None, fault)
     if record:
