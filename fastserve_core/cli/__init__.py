@@ -24,6 +24,7 @@ COMMANDS = {
     "runs": "list the runs below this folder",
     "diff": "compare two runs: options and measures",
     "predict": "predict with the model of a run, an artifact or a server",
+    "graph": "write the entities and relations of texts as a graph",
     "export": "export a model for another runtime or a device, and verify it",
     "serve": "serve an artifact or a run's best model",
     "new-plugin": "write an installable plugin package with its contract test",

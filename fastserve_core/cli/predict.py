@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.locate import find_artifact
-from fastserve_core.cli.arguments import make_parser
+from fastserve_core.cli.arguments import make_parser, parse_data_options
 from fastserve_core.cli.progress_line import ProgressLine
-from fastserve_core.config.nodes import DataOptions
-from fastserve_core.config.options import parse_options
 from fastserve_core.data.inputs import read_inputs
 from fastserve_core.errors import DataError, FastServeError, OptionError
 from fastserve_core.inference.predictor import Predictor
@@ -51,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.input:
         if options.pair:
             raise OptionError("--pair is for texts: a file has a column text_pair")
-        rows = read_inputs(options.input, "--input", model.get_task(), _parse_data_options(options.texts), _warn)
+        rows = read_inputs(options.input, "--input", model.get_task(), parse_data_options(options.texts), _warn)
         inputs: Iterable[Any] = rows
     else:
         texts = [_check_text(text) for text in options.texts] or list(_read_standard_input())
@@ -72,7 +70,7 @@ def _write_predictions(options: Any) -> int:
     set_library_environment()
     predictor = Predictor(find_artifact(Path(options.model)))
     with ProgressLine(sys.stderr) as line:
-        data_options = _parse_data_options(options.texts)
+        data_options = parse_data_options(options.texts)
         result = predict_file(predictor, options.input, Path(options.output), data_options, line.show)
     print(f"{result.output}: {result.rows} rows, {line.rate:,.0f} rows/s")
     return 0
@@ -167,21 +165,6 @@ def _check_text(text: str) -> str:
         if Path(text).is_file():
             _warn(f"'{text}' is predicted for as a text; --input {text} reads the file")
     return text
-
-
-def _parse_data_options(arguments: Sequence[str]) -> DataOptions:
-    """Parse arguments as ``data.encoding=gb18030`` and ``data.columns.text=review``."""
-    values: dict[str, Any] = {"columns": {}}
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        path = name.split(".")
-        if not equals or path[0] != "data" or len(path) not in (2, 3) or (len(path) == 3 and path[1] != "columns"):
-            raise OptionError(f"--input takes no texts beside it, only options of data: '{argument}' is none")
-        if len(path) == 3:
-            values["columns"][path[2]] = value
-        else:
-            values[path[1]] = value
-    return parse_options(DataOptions, values, "data")
 
 
 def _warn(message: str) -> None:
