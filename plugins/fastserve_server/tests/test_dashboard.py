@@ -96,7 +96,9 @@ def test_a_candidate_is_shown_until_it_is_rolled_back(opened: Any, classifier: A
         opened.wait_for_selector("#candidate h2:has-text('not asked any more')")
 
 
-def test_the_page_to_try_a_model_marks_the_spans_of_its_answer(opened: Any, tagger: Artifact) -> None:
+def test_the_page_to_try_a_model_marks_the_spans_and_draws_the_triples_of_its_answer(
+    opened: Any, tagger: Artifact
+) -> None:
     text = "👩‍🚀 Ann in New York"
     spans = [{"start": 4, "end": 7, "entity_group": "PER"}, {"start": 11, "end": 19, "entity_group": "LOC"}]
     with start(tagger.folder, ServerOptions(port=0), threads=1) as server:
@@ -109,3 +111,15 @@ def test_the_page_to_try_a_model_marks_the_spans_of_its_answer(opened: Any, tagg
         opened.wait_for_selector("#answer:has-text('entities')")
         opened.evaluate("mark([], 'nothing')")
         assert opened.is_hidden("#spans")
+        triples = [
+            ["Ann", "runs", "<Acme>"],
+            ["<Acme>", "in", "New York"],
+            ["Ann", "owns", "<Acme>"],
+            ["Ann", "runs", "<Acme>"],
+        ]
+        opened.evaluate("triples => draw(triples)", triples)
+        found = sorted(opened.locator("#triples text").all_text_contents())
+        assert found == ["<Acme>", "Ann", "New York", "in", "runs, owns"]
+        assert opened.locator("#triples circle").count() == 3
+        opened.evaluate("draw([])")
+        assert opened.is_hidden("#triples")
