@@ -96,7 +96,7 @@ def write_graphml(graph: KnowledgeGraph, path: Path, emit: Callable[[Event], Non
     Raises:
         MissingPackageError: networkx is not installed.
     """
-    check_networkx(path)
+    check_packages(path, ("networkx",))
     import networkx
 
     found = graph.to_networkx()
@@ -105,10 +105,10 @@ def write_graphml(graph: KnowledgeGraph, path: Path, emit: Callable[[Event], Non
     write_atomically(path, "\n".join(networkx.generate_graphml(found, named_key_ids=True)) + "\n")
 
 
-def check_networkx(path: Path) -> None:
-    """Raise ``MissingPackageError`` if networkx is not installed."""
-    if missing_packages(("networkx",)):
-        raise MissingPackageError(f"{path.suffix} needs networkx: pip install 'fastserve-core[graph]'")
+def check_packages(path: Path, names: tuple[str, ...]) -> None:
+    """Raise ``MissingPackageError`` if a package is not installed that a file of this type needs."""
+    if missing := missing_packages(names):
+        raise MissingPackageError(f"{path.suffix} needs {missing[0]}: pip install 'fastserve-core[graph]'")
 
 
 def write_atomically(path: Path, text: str) -> None:

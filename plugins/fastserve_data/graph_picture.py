@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from unicodedata import east_asian_width
 
 from fastserve_core.events import Event, Notice
 from fastserve_core.serving import KnowledgeGraph
-from fastserve_data.graph_files import check_networkx, write_atomically
+from fastserve_data.graph_files import check_packages, write_atomically
 
 MAX_ENTITIES = 60
 """More names than that cannot be read in one picture."""
 MAX_NAME = 28
 """The number of characters of a name or of relations that are shown."""
-SPACE = 150.0
-"""The distance of two entities, in pixels, if they filled the picture evenly."""
-MARGIN_X, MARGIN_Y = 110.0, 40.0
-RADIUS, BEND = 7.0, 18.0
-ITERATIONS = 300
+EDGE_LENGTH = 150.0
+"""The mean length of the edges of a few entities, in pixels; that of many entities is larger."""
+FEW_ENTITIES = 10
+MARGIN_X, MARGIN_Y = 95.0, 34.0
+"""The room for names around the entities of a component."""
+PICTURE_SHAPE = 1.4
+"""The width of a picture by its height."""
+RADIUS, BEND, LEGEND_HEIGHT = 7.0, 18.0, 18.0
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e")
 OTHER_COLOUR = "#9498a0"
 STYLE = (
@@ -37,15 +41,72 @@ def write_svg(graph: KnowledgeGraph, path: Path, emit: Callable[[Event], None]) 
     """Write a picture of the entities with most relations, and say how many are not in it.
 
     Raises:
-        MissingPackageError: networkx is not installed.
+        MissingPackageError: networkx or scipy is not installed.
     """
-    check_networkx(path)
-    degrees = Counter(end.key for relation in graph.relations for end in (relation.subject, relation.object))
-    keys = sorted(degrees, key=lambda key: (-degrees[key], key))
-    if len(keys) > MAX_ENTITIES:
-        emit(Notice(f"{path} shows the {MAX_ENTITIES} of {len(keys)} entities with most relations"))
-    drawn = graph.to_networkx().subgraph(keys[:MAX_ENTITIES])
+    check_packages(path, ("networkx", "scipy"))
+    whole = graph.to_networkx()
+    drawn = whole.subgraph(_choose_entities(whole))
+    if len(drawn) < len(whole):
+        emit(Notice(f"{path} shows {len(drawn)} of {len(whole)} entities, those of the largest parts of the graph"))
     write_atomically(path, _Picture(drawn).render())
+
+
+def _find_components(graph: Any) -> list[list[str]]:
+    """Return the connected parts of a graph, the largest first."""
+    import networkx
+
+    return sorted(map(sorted, networkx.weakly_connected_components(graph)), key=lambda keys: (-len(keys), keys))
+
+
+def _choose_entities(graph: Any) -> list[str]:
+    """Return the entities of the largest parts that fit into one picture; of a larger one, those with most relations."""
+    chosen: list[str] = []
+    for keys in _find_components(graph):
+        room = MAX_ENTITIES - len(chosen)
+        if len(keys) <= room:
+            chosen += keys
+        elif not chosen:
+            chosen = sorted(keys, key=lambda key: (-graph.degree(key), key))[:room]
+    alone = {key for key in chosen if not graph.subgraph(chosen).degree(key)}
+    return [key for key in chosen if key not in alone]
+
+
+def _place_component(graph: Any) -> dict[str, Point]:
+    """Return the centres of connected entities (Kamada and Kawai 1989); names fit between two that are not level."""
+    import networkx
+
+    plain = networkx.Graph()
+    plain.add_nodes_from(sorted(graph))
+    plain.add_edges_from(sorted(set(graph.to_undirected().edges())))
+    found: Any = dict(zip(plain, ((0, 0), (0, 1)), strict=False))
+    if len(plain) > 2:
+        found = networkx.kamada_kawai_layout(plain)
+    lengths = [math.dist(found[head], found[tail]) for head, tail in plain.edges()]
+    scale = EDGE_LENGTH * max(1.0, len(plain) / FEW_ENTITIES) ** 0.5 / fmean(lengths)
+    low = [min(float(point[axis]) for point in found.values()) for axis in (0, 1)]
+    return {
+        key: (MARGIN_X + (float(x) - low[0]) * scale, MARGIN_Y + (float(y) - low[1]) * scale)
+        for key, (x, y) in found.items()
+    }
+
+
+def _pack(components: Sequence[Mapping[str, Point]]) -> tuple[dict[str, Point], Point]:
+    """Return the centres of all entities with the components in rows, and the width and height of all rows."""
+    sizes = [
+        tuple(max(point[axis] for point in points.values()) + margin for axis, margin in ((0, MARGIN_X), (1, MARGIN_Y)))
+        for points in components
+    ]
+    area = sum(width * height for width, height in sizes)
+    limit = max([width for width, _ in sizes] + [math.sqrt(area * PICTURE_SHAPE)], default=0.0)
+    placed: dict[str, Point] = {}
+    x = y = row_height = widest = 0.0
+    for points, (width, height) in zip(components, sizes, strict=True):
+        if x and x + width > limit:
+            x, y, row_height = 0.0, y + row_height, 0.0
+        placed |= {key: (x + point[0], y + point[1]) for key, point in points.items()}
+        x, row_height = x + width, max(row_height, height)
+        widest = max(widest, x)
+    return placed, (widest, y + row_height)
 
 
 class _Picture:
@@ -56,25 +117,13 @@ class _Picture:
         self._edges: dict[tuple[str, str], list[str]] = defaultdict(list)
         for head, tail, name in sorted(graph.edges(keys=True)):
             self._edges[head, tail].append(name)
-        side = SPACE * math.sqrt(max(1, len(self._nodes)))
-        self.width, self.height = side * 1.25 + 2 * MARGIN_X, side * 0.8 + 2 * MARGIN_Y
+        parts = [_place_component(graph.subgraph(keys)) for keys in _find_components(graph)]
+        self._points, (width, height) = _pack(parts)
         types = Counter(node["type"] for node in self._nodes.values() if node["type"])
         ranked = sorted(types, key=lambda kind: (-types[kind], kind))
         self._colours = dict(zip(ranked, COLOURS, strict=False))
-        self._points = self._place()
-
-    def _place(self) -> Mapping[str, Point]:
-        """Return the centres of the entities: edges pull, all others push (Fruchterman and Reingold 1991)."""
-        import networkx
-
-        plain = networkx.Graph()
-        plain.add_nodes_from(self._nodes)
-        plain.add_edges_from(self._edges)
-        found = networkx.spring_layout(plain, k=2.2 / math.sqrt(max(1, len(plain))), iterations=ITERATIONS, seed=0)
-        columns = [[float(point[axis]) for point in found.values()] for axis in (0, 1)]
-        sizes = ((self.width, MARGIN_X), (self.height, MARGIN_Y))
-        scaled = [_stretch(column, *size) for column, size in zip(columns, sizes, strict=True)]
-        return dict(zip(found, zip(*scaled, strict=True), strict=True))
+        self.width = max(width, 2 * MARGIN_X)
+        self.height = height + LEGEND_HEIGHT * (len(self._colours) + 1)
 
     def render(self) -> str:
         """Return the SVG document."""
@@ -105,17 +154,9 @@ class _Picture:
 
     def _draw_legend(self) -> Iterator[str]:
         for number, (kind, colour) in enumerate(self._colours.items()):
-            y = self.height - 14 - 18 * number
+            y = self.height - 14 - LEGEND_HEIGHT * number
             yield f'<circle cx="14" cy="{y - 4:.1f}" r="5" fill="{colour}"/>'
             yield _draw_text((24, y), _shorten(kind), "l", kind)
-
-
-def _stretch(values: list[float], size: float, margin: float) -> list[float]:
-    """Return coordinates that fill a side of the picture between its margins."""
-    low, high = min(values, default=0.0), max(values, default=0.0)
-    if high - low < 1e-9:
-        return [size / 2] * len(values)
-    return [margin + (value - low) / (high - low) * (size - 2 * margin) for value in values]
 
 
 def _draw_arrow(start: Point, end: Point) -> tuple[str, Point]:

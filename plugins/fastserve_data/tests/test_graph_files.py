@@ -97,9 +97,25 @@ def test_pictures_are_svg_that_loads_nothing(tmp_path: Path) -> None:
         assert 0 < float(circle.attrib["cy"]) < height
 
 
-def test_a_picture_shows_the_entities_with_most_relations(tmp_path: Path) -> None:
+def test_a_picture_shows_the_largest_parts_of_a_graph(tmp_path: Path) -> None:
     events: list[Event] = []
-    facts = [Triple("hub" if number % 2 else f"name{number}" * 9, "of", f"leaf{number}") for number in range(90)]
-    picture = write("svg", tmp_path / "graph.svg", facts, events).decode()
+    chain = [Triple(f"link {number}", "of", f"link {number + 1}") for number in range(30)]
+    star = [Triple("hub", "of", f"a very long name of leaf {number}") for number in range(25)]
+    pairs = [Triple(f"left {number}", "of", f"right {number}") for number in range(9)]
+    picture = write("svg", tmp_path / "graph.svg", [*pairs, *star, *chain], events).decode()
     assert ">hub<" in picture
-    assert events == [Notice(f"{tmp_path / 'graph.svg'} shows the 60 of 136 entities with most relations")]
+    assert ">a very long name of leaf 1<" in picture
+    assert ">left 0<" in picture
+    assert ">left 1<" not in picture
+    path = tmp_path / "graph.svg"
+    assert events == [Notice(f"{path} shows 59 of 75 entities, those of the largest parts of the graph")]
+
+
+def test_a_picture_of_one_large_part_shows_the_entities_with_most_relations(tmp_path: Path) -> None:
+    facts = [Triple("hub", "of", f"leaf {number:02}") for number in range(90)]
+    facts += [Triple("leaf 88", "of", "leaf 89"), Triple("leaf 89", "of", f"{'long ' * 9}tail")]
+    picture = write("svg", tmp_path / "graph.svg", facts).decode()
+    assert picture.count("<circle") == 60
+    assert ">hub<" in picture
+    assert ">leaf 89<" in picture
+    assert "tail" not in picture
