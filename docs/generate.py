@@ -72,10 +72,14 @@ PUBLIC = {
     "Tasks, data sources and engines": [
         *("tasks.task.Task", "tasks.task.Encoder", "tasks.task.Encoded"),
         *(f"tasks.declarations.{name}" for name in ("Column", "MetricSpec", "TensorSpec", "LossOptions", "BatchLoss")),
-        *("tasks.declarations.DistillationTarget", "tasks.declarations.AnswerView"),
+        *("tasks.declarations.DistillationTarget", "tasks.declarations.AnswerView", "tasks.declarations.Triple"),
         *(f"tasks.routes.{name}" for name in ("Route", "PredictionRoute", "GenerationRoute", "TextResponse")),
         *(f"tasks.generation.{name}" for name in ("GenerationRequest", "Sampling", "TextDelta", "GeneratedText")),
         *("data.source.DataSource", "data.source.RawRecord", "inference.engine.Engine"),
+    ],
+    "Graphs": [
+        *(f"serving.knowledge_graph.{name}" for name in ("KnowledgeGraph", "Entity", "Relation", "Aliases")),
+        "serving.knowledge_graph.describe_entity",
     ],
     "Data": ["data.dataset.Dataset", "config.nodes.DataOptions"],
     "The other nodes of the config": [

@@ -59,7 +59,7 @@ def _find_components(graph: Any) -> list[list[str]]:
 
 
 def _choose_entities(graph: Any) -> list[str]:
-    """Return the entities of the largest parts that fit into one picture; of a larger one, those of most relations."""
+    """Return the entities of the largest parts that fit into one picture; of a larger one, the most connected ones."""
     chosen: list[str] = []
     for keys in _find_components(graph):
         room = MAX_ENTITIES - len(chosen)
