@@ -16,6 +16,7 @@ def train_tiny(task: Task, rows: Sequence[dict[str, Any]], folder: Path, epochs:
     import torch
 
     sizes = {"dim": 32, "num_heads": 2, "num_layers": 2, "hidden_size": 64, "vocab_size": 200, "max_positions": 64}
+    folder.mkdir(exist_ok=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # two would wait for each other
     task.init_from_scratch(ModelSpec("scratch", "bert", **sizes), rows, folder)  # type: ignore[arg-type]
