@@ -1,7 +1,8 @@
 """Scores of relations between pairs of entities, from vectors that the model puts out for their first tokens.
 
 The score of a relation is the product of the subject's vector and of the object's, as in Su et al. 2022. Both are
-outputs of one linear layer, so that every engine runs the model as it is.
+outputs of one linear layer, so that every engine runs the model as it is. The vectors of a new layer are small. So the
+product is multiplied by the root of their length, by which attention divides; else the first epochs only lengthen them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def pair_loss(outputs: Tensor, places: Tensor, relations: Tensor, width: int) ->
     rows = torch.arange(len(places), device=places.device)
     found = outputs[rows[:, None], places.clamp(min=0)].float()
     heads, tails = found.reshape(*places.shape, 2, count, width).unbind(2)
-    scores = torch.einsum("berw,bfrw->befr", heads, tails) / math.sqrt(width)
+    scores = torch.einsum("berw,bfrw->befr", heads, tails) * math.sqrt(width)
     target = torch.zeros_like(scores)
     row, link = (relations[..., 0] != NO_PLACE).nonzero(as_tuple=True)
     head, tail, relation = relations[row, link].unbind(-1)
@@ -76,7 +77,7 @@ def score_pairs(
     vectors = outputs[tokens].astype(np.float64).reshape(len(tokens), 2, count, width)
     for index, token in enumerate(tokens):
         first, last = np.searchsorted(tokens, (token - reach + 1, token + reach))
-        logits = np.einsum("rw,erw->er", vectors[index, 0], vectors[first:last, 1]) / math.sqrt(width)
+        logits = np.einsum("rw,erw->er", vectors[index, 0], vectors[first:last, 1]) * math.sqrt(width)
         scores = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
         for other, relation in np.argwhere(scores >= min_score).tolist():
             if first + other != index:

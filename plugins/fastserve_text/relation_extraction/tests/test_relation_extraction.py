@@ -164,7 +164,7 @@ def test_scores_are_those_of_the_vectors() -> None:
     pairs = list(score_pairs(vectors.reshape(30, 24), places, width=4, reach=12, min_score=0.0))
     assert {(pair.head, pair.tail) for pair in pairs} == {(0, 2), (2, 0), (2, 3), (3, 2)}  # 12 tokens are too far
     for head, tail, relation, score in pairs:
-        product = vectors[places[head], 0, relation] @ vectors[places[tail], 1, relation] / 2
+        product = vectors[places[head], 0, relation] @ vectors[places[tail], 1, relation] * 2
         assert score == pytest.approx(1 / (1 + np.exp(-product)))
 
 
