@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fastserve_core.config.options import parse_options
 from fastserve_core.data.dataset import Dataset
 from fastserve_core.data.prepare import prepare_rows
 from fastserve_core.errors import ArtifactError, OptionError, PlanError, UnknownNameError, did_you_mean
+from fastserve_core.events import Event, Notice, WarningRaised
 from fastserve_core.export.export import VERIFICATION_ROWS, Export, export_artifact
 from fastserve_core.inference.predictor import Predictor
 from fastserve_core.models.resolve import resolve_model
@@ -30,7 +31,10 @@ from fastserve_core.pipeline.settings import RunOptions, Settings
 from fastserve_core.plugins.registry import Registry
 from fastserve_core.plugins.requests import RunningServer
 from fastserve_core.processes.environment import set_library_environment
+from fastserve_core.serving.file_prediction import FilePrediction, predict_file
+from fastserve_core.serving.frame_prediction import predict_frame
 from fastserve_core.serving.serve import start_server
+from fastserve_core.serving.windows import WINDOW_ROWS, stream_answers
 from fastserve_core.tasks.inputs import check_list
 from fastserve_core.tasks.load import load_task, task_option_names
 from fastserve_core.tasks.task import Row
@@ -187,10 +191,36 @@ class FastServe:
 
         ``parameters`` are those of the task's requests, such as ``top_k``.
         """
-        artifact = self._split_options(None)
-        if self._predictor is None or self._predictor.artifact.folder != artifact.folder:
-            self._predictor = Predictor(artifact)
-        return self._predictor.predict(data, parameters=parameters)
+        return self._open_predictor().predict(data, parameters=parameters)
+
+    def predict_stream(self, data: Iterable[Any], window: int = WINDOW_ROWS) -> Iterator[dict[str, Any]]:
+        """Yield the answers to inputs of any number, in their order and in constant memory.
+
+        ``window`` inputs are read before their answers are yielded: more is faster, 1 answers each input at once. The
+        answer to an input that cannot be used is ``{"error": reason}``.
+        """
+        if window < 1:
+            raise OptionError(f"window must be at least 1, not {window}")
+        return stream_answers(self._open_predictor(), data, window)
+
+    def predict_file(self, data: Any, output: str | Path, **options: Any) -> FilePrediction:
+        """Write the rows of files with their answers to a file, and return the counts; a killed call resumes.
+
+        ``data`` is a path, a pattern, a folder, or a list of them; the suffix of ``output`` is its format. ``options``
+        are those of reading files (``encoding``, ``separator``, ``columns={"text": "review"}`` …).
+        """
+        given = [str(path) for path in data] if isinstance(data, (list, tuple)) else str(data)
+        return predict_file(
+            self._open_predictor(), given, Path(output), parse_options(DataOptions, options, "data"), self._show
+        )
+
+    def predict_frame(self, data: Any, **options: Any) -> Any:
+        """The DataFrame of pandas with the columns of the answers beside its own, and the same index.
+
+        ``options`` has the names of columns (``columns={"text": "review"}``). A row that cannot be used has the reason
+        in the column ``error``.
+        """
+        return predict_frame(self._open_predictor(), data, parse_options(DataOptions, options, "data"), self._show)
 
     # -- what the verbs share ------------------------------------------------------------------------
 
@@ -229,6 +259,17 @@ class FastServe:
         first = model or resolve_model(self._spec, self._task, data, store, self._general.seed)
         record = RunRecord.of(self._task, self._general.seed)
         return ExecutedStages(Session(settings, store, data, record), first)
+
+    def _open_predictor(self) -> Predictor:
+        artifact = self._split_options(None)
+        if self._predictor is None or self._predictor.artifact.folder != artifact.folder:
+            self._predictor = Predictor(artifact)
+        return self._predictor
+
+    def _show(self, event: Event) -> None:
+        """Print notices and warnings of predictions."""
+        if isinstance(event, (Notice, WarningRaised)):
+            self._report(event.message)
 
     def _report(self, note: str) -> None:
         """Print the guesses about the data."""

@@ -20,7 +20,7 @@ from fastserve_core.config import DataOptions
 from fastserve_core.errors import DataError
 from fastserve_core.events import Event, Notice, Progress
 from fastserve_core.inference import Predictor
-from fastserve_core.serving import file_prediction
+from fastserve_core.serving import windows
 from fastserve_core.serving.file_prediction import predict_file
 from fastserve_data.writers import write_rows
 from fastserve_server.tests.conftest import make_artifact
@@ -35,7 +35,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_prediction, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(windows, "WINDOW_ROWS", 10)
 
 
 @pytest.fixture

@@ -14,13 +14,12 @@ from typing import Any
 
 from fastserve_core.artifacts.locate import find_artifact
 from fastserve_core.cli.arguments import make_parser, parse_data_options
-from fastserve_core.cli.progress_line import ProgressLine
+from fastserve_core.cli.predict_tables import predict_tables
 from fastserve_core.data.inputs import read_inputs
 from fastserve_core.errors import DataError, FastServeError, OptionError
 from fastserve_core.inference.predictor import Predictor
 from fastserve_core.processes.environment import set_library_environment, skip_compile_cache
 from fastserve_core.serving.client import lineage_remote, predict_remote
-from fastserve_core.serving.file_prediction import predict_file
 from fastserve_core.tasks.load import load_task
 from fastserve_core.tasks.task import Row, Task
 
@@ -38,13 +37,18 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="with --input: options of data, as data.encoding=NAME")
     parser.add_argument("--pair", action="append", default=[], metavar="TEXT", help="the second text, once per text")
     parser.add_argument("--input", action="append", default=[], metavar="FILE", help="a data file; may be repeated")
-    parser.add_argument("--output", metavar="FILE", help="with --input: write all columns and the answer's to a file")
+    parser.add_argument(
+        "--output", metavar="FILE", help="with --input: write all columns and the answer's to a file, or -"
+    )
+    parser.add_argument("--format", choices=("csv", "tsv", "jsonl", "txt"), help="that of --input - and --output -")
+    parser.add_argument(
+        "--follow", action="store_true", help="with --output -: answer lines as they are appended to --input"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object per line, with all scores")
     options = parser.parse_intermixed_args(arguments)
-    if options.output and not options.input:
-        raise OptionError("--output needs --input: it writes the rows of files with their answers")
+    _check_tables(options)
     if options.output:
-        return _write_predictions(options)
+        return predict_tables(options)
     model = _open_model(options.model, options.name)
     if options.input:
         if options.pair:
@@ -61,19 +65,14 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _write_predictions(options: Any) -> int:
-    """Write the rows of files with their answers, and report the progress."""
-    if options.model.startswith(("http://", "https://")):
-        raise OptionError("--output needs the folder of a model: a server answers requests, not files")
-    if options.pair or options.json or options.name:
-        raise OptionError("--output takes no --pair, --json and --name: its columns are those of the file")
-    set_library_environment()
-    predictor = Predictor(find_artifact(Path(options.model)))
-    with ProgressLine(sys.stderr) as line:
-        data_options = parse_data_options(options.texts)
-        result = predict_file(predictor, options.input, Path(options.output), data_options, line.show)
-    print(f"{result.output}: {result.rows} rows, {line.rate:,.0f} rows/s")
-    return 0
+def _check_tables(options: Any) -> None:
+    if options.output and not options.input:
+        raise OptionError("--output needs --input: it writes the rows of files with their answers")
+    for name in ("format", "follow"):
+        if getattr(options, name) and not options.output:
+            raise OptionError(f"--{name} needs --output -: it writes rows with their answers")
+    if "-" in options.input and not options.output:
+        raise OptionError("--input - reads a table and needs --output -; texts a line are read without --input")
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,11 @@ def match_columns(
 
 
 def match_inputs(
-    records: Iterable[RawRecord], task: Task, chosen: Mapping[str, Any], report: Callable[[str], None]
+    records: Iterable[RawRecord],
+    task: Task,
+    chosen: Mapping[str, Any],
+    report: Callable[[str], None],
+    look_ahead: int = FIRST_RECORDS,
 ) -> tuple[ColumnMap, Iterator[RawRecord]]:
     """Find the columns of a prediction's inputs, which are the task's columns without labels, or a request's.
 
@@ -81,6 +85,7 @@ def match_inputs(
         task: The task.
         chosen: The data's names that the user gave, by the task's.
         report: Called with a message for each guess.
+        look_ahead: The number of records that the names of the columns are taken from.
 
     Returns:
         The map, and all records.
@@ -89,7 +94,7 @@ def match_inputs(
         DataError: A required column is missing, or two columns may be meant.
     """
     _check_chosen(chosen, [column.name for column in (*task.columns, *task.request_columns)])
-    first, records = _peek(records)
+    first, records = _peek(records, look_ahead)
     try:
         return _match(first, [column for column in task.columns if not column.is_label], chosen, report), records
     except DataError:
@@ -102,9 +107,12 @@ def _check_chosen(chosen: Mapping[str, Any], known: Sequence[str]) -> None:
         raise DataError(f"data.columns.{unknown[0]}: the task has no such column{did_you_mean(unknown[0], known)}")
 
 
-def _peek(records: Iterable[RawRecord]) -> tuple[list[RawRecord], Iterator[RawRecord]]:
+def _peek(records: Iterable[RawRecord], count: int = FIRST_RECORDS) -> tuple[list[RawRecord], Iterator[RawRecord]]:
+    """Return the first records, as far as the first one that can be read, and all records."""
     iterator = iter(records)
-    first = list(islice(iterator, FIRST_RECORDS))
+    first = list(islice(iterator, count))
+    while first and first[-1].values is None and (following := next(iterator, None)) is not None:
+        first.append(following)
     return first, chain(first, iterator)
 
 

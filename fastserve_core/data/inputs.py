@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.data.columns import match_inputs
-from fastserve_core.data.source import Report, file_source, split_records
+from fastserve_core.data.columns import FIRST_RECORDS, match_inputs
+from fastserve_core.data.source import RawRecord, Report, file_source, split_records
 from fastserve_core.errors import DataError
 from fastserve_core.tasks.task import Row, Task
 from fastserve_core.tasks.values import plain_value
@@ -46,8 +46,25 @@ def iterate_inputs(given: Any, option: str, task: Task, options: DataOptions, re
     Raises:
         DataError: A file cannot be read, or lacks a column.
     """
-    records = file_source().records(given, option, options, report)
-    columns, records = match_inputs(split_records(records, task), task, options.columns, report)
+    yield from match_rows(file_source().records(given, option, options, report), task, options, report)
+
+
+def match_rows(
+    records: Iterable[RawRecord], task: Task, options: DataOptions, report: Report, look_ahead: int = FIRST_RECORDS
+) -> Iterator[InputRow]:
+    """Read records as inputs of a model.
+
+    Args:
+        records: The records.
+        task: The model's task, which defines an input.
+        options: The ``data`` node of the config, with the names of columns.
+        report: Called with a message for each guess.
+        look_ahead: The number of records that the names of the columns are taken from.
+
+    Raises:
+        DataError: A column is missing, or two may be meant.
+    """
+    columns, records = match_inputs(split_records(records, task), task, options.columns, report, look_ahead)
     for record in records:
         values = {str(name): plain_value(value) for name, value in (record.values or {}).items()}
         row, fault = columns.read_row(record.values) if record.values is not None else ({}, record.fault)

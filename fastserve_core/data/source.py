@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from fastserve_core.entry_points import load_entry_point
 
@@ -72,6 +72,22 @@ class DataSource(Protocol):
         """
 
 
+class RowStream(Protocol):
+    """Writes rows to a stream.
+
+    Attributes:
+        dropped: The number of values by column that could not be written, because the header lacks the column.
+    """
+
+    dropped: Mapping[str, int]
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows and flush the stream."""
+
+    def close(self) -> None:
+        """Flush the stream, which stays open."""
+
+
 class FileSource(DataSource, Protocol):
     """The source of files. All other code that reads files uses it, so that a file is read alike everywhere."""
 
@@ -108,6 +124,49 @@ class FileSource(DataSource, Protocol):
 
         Raises:
             DataError: A file is missing, empty, of an unsupported type, or cannot be read.
+        """
+
+    def read_stream(
+        self, stream: BinaryIO, name: str, row_format: str | None, options: DataOptions, report: Report
+    ) -> tuple[str, Iterator[RawRecord]]:
+        """Return the format and the records of a stream that is read once, such as a pipe.
+
+        Args:
+            stream: The stream, which is closed at the end.
+            name: Its name, for messages.
+            row_format: ``csv``, ``tsv``, ``jsonl`` or ``txt``; by default guessed from its first line.
+            options: The ``data`` node of the config, with the options of reading.
+            report: Called with a message for each guess.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+
+    def follow(
+        self, given: str, row_format: str | None, options: DataOptions, report: Report, stop: Callable[[], bool]
+    ) -> tuple[str, Iterator[RawRecord]]:
+        """Return the format and the records of a file that grows, or of standard input, as their lines are written.
+
+        Args:
+            given: The path, or ``-``.
+            row_format: ``csv``, ``tsv``, ``jsonl`` or ``txt``; by default that of the file's name, or guessed.
+            options: The ``data`` node of the config, with the options of reading.
+            report: Called with a message for each guess, and if the file was truncated or replaced.
+            stop: Returns whether to end.
+
+        Raises:
+            DataError: The file is missing, of an unsupported type, or cannot be read.
+        """
+
+    def open_row_stream(self, stream: BinaryIO, row_format: str) -> RowStream:
+        """Return a writer of rows to a stream.
+
+        Args:
+            stream: The stream.
+            row_format: ``csv``, ``tsv`` or ``jsonl``.
+
+        Raises:
+            UnknownNameError: The format is not one of these.
         """
 
     def check_output(self, path: Path) -> None:

@@ -13,57 +13,38 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifacts.files import read_json, write_json, write_text
 from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.data.inputs import InputRow, iterate_inputs
-from fastserve_core.data.source import file_source
+from fastserve_core.data.source import file_source, split_records
 from fastserve_core.errors import DataError
-from fastserve_core.events import Event, Notice, Progress, WarningRaised
-from fastserve_core.tasks.task import Encoded, Row
+from fastserve_core.events import Event, Notice, Progress
+from fastserve_core.serving import windows
+from fastserve_core.serving.answer_columns import AnswerColumns
+from fastserve_core.serving.counts import PredictionCounts
+from fastserve_core.serving.windows import answer_window, encode_window, iterate_windows
+from fastserve_core.tasks.task import Encoded
 
 if TYPE_CHECKING:
     from fastserve_core.config.nodes import DataOptions
     from fastserve_core.inference.predictor import Predictor
 
-CHUNK_ROWS = 8192
-"""The number of rows of a chunk, which is also the number that is sorted by length."""
-BATCH_SIZE = 32
-FORMAT = 1
+FORMAT = 2
 """Increment when the chunks of the same input change."""
-ERROR = "error"
-"""The column with the reason why a row has no answer."""
-MAX_MESSAGES = 5
-"""The number of bad rows that are reported one by one."""
 
 
 @dataclass
-class FilePrediction:
-    """The counts of a prediction.
+class FilePrediction(PredictionCounts):
+    """The counts of a prediction for files, and its output.
 
     Attributes:
         output: The file.
-        rows: The number of its rows.
-        bad_rows: The number of rows without an answer.
-        truncated: The number of rows that were longer than the model reads.
-        messages: The reasons for the first bad rows.
     """
 
-    output: Path
-    rows: int = 0
-    bad_rows: int = 0
-    truncated: int = 0
-    messages: list[str] = field(default_factory=list)
-
-    def add(self, chunk: dict[str, Any]) -> None:
-        """Add the counts of a chunk."""
-        self.rows += chunk["rows"]
-        self.bad_rows += chunk["bad_rows"]
-        self.truncated += chunk["truncated"]
-        self.messages = [*self.messages, *chunk["messages"]][:MAX_MESSAGES]
+    output: Path = field(default_factory=Path)
 
 
 def predict_file(
@@ -88,33 +69,26 @@ def predict_file(
     source = file_source()
     source.check_output(output)
     source.check_files(given, "--input")
-    key = stable_hash(
-        [FORMAT, CHUNK_ROWS, predictor.artifact.digest, source.hash_files(given, "--input"), asdict(options)]
-    )
+    sizes = [windows.WINDOW_ROWS, windows.WINDOW_CHARACTERS]
+    key = stable_hash([FORMAT, sizes, predictor.artifact.digest, source.hash_files(given, "--input"), asdict(options)])
     with _open_chunks(output, key, emit) as folder:
-        writer = _ChunkWriter(predictor, folder, emit)
+        total, known = 0, dict[str, None]()
+        for record in split_records(source.records(given, "--input", options, lambda _: None), predictor.task):
+            total += 1
+            known |= dict.fromkeys(map(str, record.values or ()))
+        if not total:
+            raise DataError("--input: the files have no rows")
+        columns = AnswerColumns(predictor.task, known, lambda message: emit(Notice(message)))
+        writer = _ChunkWriter(predictor, folder, columns)
         inputs = iterate_inputs(given, "--input", predictor.task, options, lambda text: emit(Notice(text)))
-        total = sum(1 for _ in source.records(given, "--input", options, lambda _: None))
-        result = FilePrediction(output)
+        result = FilePrediction(output=output)
         for counts in writer.write(inputs):
             result.add(counts)
             emit(Progress("predicting", result.rows, max(total, result.rows)))
-        if not result.rows:
-            raise DataError("--input: the files have no rows")
         source.write_rows(writer.parts, list(writer.columns), output)
         shutil.rmtree(folder)
-    _report(result, emit)
+    result.report(emit)
     return result
-
-
-def _report(result: FilePrediction, emit: Callable[[Event], None]) -> None:
-    if result.bad_rows:
-        reasons = "".join(f"\n  {message}" for message in result.messages)
-        more = "\n  …" if result.bad_rows > len(result.messages) else ""
-        emit(WarningRaised(f"{result.bad_rows} of {result.rows} rows have no answer:{reasons}{more}"))
-    if result.truncated:
-        message = f"{result.truncated} of {result.rows} texts were truncated to the model's maximum length"
-        emit(WarningRaised(message))
 
 
 @contextmanager
@@ -140,12 +114,12 @@ def _open_chunks(output: Path, key: str, emit: Callable[[Event], None]) -> Itera
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A chunk that was read; ``counts`` are there if its answers were written before."""
+    """A chunk that was read; ``record`` is there if its answers were written before."""
 
     number: int
     inputs: Sequence[InputRow]
     encoded: Sequence[Encoded]
-    counts: dict[str, Any] | None
+    record: dict[str, Any] | None
 
 
 class _ChunkWriter:
@@ -154,35 +128,34 @@ class _ChunkWriter:
     Args:
         predictor: The model.
         folder: The folder of the chunks.
-        emit: Receives a notice of columns that get other names.
+        names: Names the columns.
 
     Attributes:
         parts: The paths of the chunks so far.
         columns: Their columns.
     """
 
-    def __init__(self, predictor: Predictor, folder: Path, emit: Callable[[Event], None]) -> None:
-        self._predictor, self._folder, self._emit = predictor, folder, emit
-        self._names: dict[str, str] = {}
+    def __init__(self, predictor: Predictor, folder: Path, names: AnswerColumns) -> None:
+        self._predictor, self._folder, self._names = predictor, folder, names
         self.parts: list[Path] = []
         self.columns: dict[str, None] = {}
 
-    def write(self, inputs: Iterator[InputRow]) -> Iterator[dict[str, Any]]:
+    def write(self, inputs: Iterator[InputRow]) -> Iterator[PredictionCounts]:
         """Write all chunks, and yield the counts of each."""
-        numbers = count()
+        chunks = enumerate(iterate_windows(inputs))
 
         def read_next() -> _Chunk | None:
-            chunk = list(islice(inputs, CHUNK_ROWS))
-            return self._prepare(next(numbers), chunk) if chunk else None
+            following = next(chunks, None)
+            return None if following is None else self._prepare(*following)
 
         with ThreadPoolExecutor(1) as reader:
             following = reader.submit(read_next)
             while (chunk := following.result()) is not None:
                 following = reader.submit(read_next)
-                counts = chunk.counts or self._write_chunk(chunk)
+                record = chunk.record or self._write_chunk(chunk)
                 self.parts.append(self._part(chunk.number))
-                self.columns |= dict.fromkeys(counts["columns"])
-                yield counts
+                self.columns |= dict.fromkeys(record["columns"])
+                yield PredictionCounts(**record["counts"])
 
     def _part(self, number: int) -> Path:
         return self._folder / f"part-{number:06}"
@@ -191,34 +164,15 @@ class _ChunkWriter:
         record = self._part(number).with_suffix(".json")
         if record.is_file():
             return _Chunk(number, (), (), read_json(record))
-        return _Chunk(number, inputs, self._predictor.encode([one.row for one in inputs if one.row is not None]), None)
+        return _Chunk(number, inputs, encode_window(self._predictor, inputs), None)
 
     def _write_chunk(self, chunk: _Chunk) -> dict[str, Any]:
-        answers = iter(self._predictor.answer_encoded(chunk.encoded, BATCH_SIZE))
-        found = [{ERROR: one.fault} if one.row is None else next(answers) for one in chunk.inputs]
-        rows = [
-            {**one.values, **self._name_columns(one.values, answer)}
-            for one, answer in zip(chunk.inputs, found, strict=True)
-        ]
-        faults = [f"{one.where}: {one.fault}" for one in chunk.inputs if one.row is None]
-        counts = {
-            "rows": len(rows),
-            "bad_rows": len(faults),
-            "truncated": sum("truncated" in answer for answer in found),
-            "messages": faults[:MAX_MESSAGES],
-            "columns": list(dict.fromkeys(name for row in rows for name in row)),
-        }
+        answers = answer_window(self._predictor, chunk.inputs, chunk.encoded)
+        rows = [self._names.add(one.values, answer) for one, answer in zip(chunk.inputs, answers, strict=True)]
+        counts = PredictionCounts()
+        counts.count(chunk.inputs, answers)
+        record = {"columns": list(dict.fromkeys(name for row in rows for name in row)), "counts": asdict(counts)}
         part = self._part(chunk.number)
         write_text(part, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
-        write_json(part.with_suffix(".json"), counts)
-        return counts
-
-    def _name_columns(self, values: Row, answer: dict[str, Any]) -> Row:
-        """Return the columns of an answer; those that the row has already get the prefix ``predicted_``."""
-        columns = {**self._predictor.task.answer_columns(answer), ERROR: answer.get(ERROR)}
-        for name in columns:
-            if name not in self._names:
-                self._names[name] = f"predicted_{name}" if name in values else name
-                if name in values:
-                    self._emit(Notice(f"the answer's column '{name}' is written as 'predicted_{name}'"))
-        return {self._names[name]: value for name, value in columns.items()}
+        write_json(part.with_suffix(".json"), record)
+        return record

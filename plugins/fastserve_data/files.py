@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fastserve_core.artifacts import expand_user, stable_hash
 from fastserve_core.data import SPLITS, RawRecord, Report
@@ -20,8 +20,10 @@ from fastserve_data.marked_sentences import is_marked_sentence, read_marked_sent
 from fastserve_data.parallel_files import TEXTS, read_parallel
 from fastserve_data.paths import DataFile, find_files, find_splits
 from fastserve_data.rasa import read_rasa
+from fastserve_data.row_stream import RowStream
 from fastserve_data.separated import read_separated
-from fastserve_data.text_files import iterate_lines, open_text
+from fastserve_data.streams import follow_stream, read_stream
+from fastserve_data.text_files import iterate_lines, open_text, parse_texts
 from fastserve_data.workbook import read_workbook
 
 if TYPE_CHECKING:
@@ -101,6 +103,52 @@ class Files:
             DataError: A file is missing, empty, of an unsupported type, or cannot be read.
         """
         return _read_files(find_files(given, option), options, report)
+
+    def read_stream(
+        self, stream: BinaryIO, name: str, row_format: str | None, options: DataOptions, report: Report
+    ) -> tuple[str, Iterator[RawRecord]]:
+        """Return the format and the records of a stream that is read once, such as a pipe.
+
+        Args:
+            stream: The stream, which is closed at the end.
+            name: Its name, for messages.
+            row_format: ``csv``, ``tsv``, ``jsonl`` or ``txt``; by default guessed from its first line.
+            options: Options of the data, with those of reading.
+            report: Called with a message for each guess.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        return read_stream(stream, name, row_format, options, report)
+
+    def follow(
+        self, given: str, row_format: str | None, options: DataOptions, report: Report, stop: Callable[[], bool]
+    ) -> tuple[str, Iterator[RawRecord]]:
+        """Return the format and the records of a file that grows, or of standard input, as their lines are written.
+
+        Args:
+            given: The path, or ``-``.
+            row_format: ``csv``, ``tsv``, ``jsonl`` or ``txt``; by default that of the file's name, or guessed.
+            options: Options of the data, with those of reading.
+            report: Called with a message for each guess, and if the file was truncated or replaced.
+            stop: Returns whether to end.
+
+        Raises:
+            DataError: The file is missing, of an unsupported type, or cannot be read.
+        """
+        return follow_stream(given, row_format, options, report, stop)
+
+    def open_row_stream(self, stream: BinaryIO, row_format: str) -> RowStream:
+        """Return a writer of rows to a stream.
+
+        Args:
+            stream: The stream.
+            row_format: ``csv``, ``tsv`` or ``jsonl``.
+
+        Raises:
+            DataError: The format is not one of these.
+        """
+        return RowStream(stream, row_format)
 
     def check_output(self, path: Path) -> None:
         """Check that rows can be written to a file of that name.

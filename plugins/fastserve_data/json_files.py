@@ -51,7 +51,7 @@ def read_json(path: Path, options: DataOptions, report: Callable[[str], None], s
         elif suffix == ".json" and not _begins_with_lines(start):
             yield from _read_values(_ValueStream(file, path), path, report)
         else:
-            yield from _read_lines(iterate_lines(file, path), path)
+            yield from parse_lines(iterate_lines(file, path), str(path))
 
 
 def _begins_with_lines(start: str) -> bool:
@@ -64,17 +64,21 @@ def _begins_with_lines(start: str) -> bool:
     return bool(rest.strip())
 
 
-def _read_lines(lines: Iterator[str], path: Path) -> Iterator[RawRecord]:
+def parse_lines(lines: Iterator[str], path: str) -> Iterator[RawRecord]:
+    """Parse lines with one object each; ``path`` is their source, for messages."""
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            yield _make_record(where, DECODER.decode(line.strip()))
-        except ValueError as error:
-            yield RawRecord(where, None, f"not valid JSON: {error}")
-        except RecursionError:
-            yield RawRecord(where, None, "not valid JSON: its values are nested too deeply")
+        if line.strip():
+            yield parse_object(line, f"{path}:{number}")
+
+
+def parse_object(line: str, where: str) -> RawRecord:
+    """Parse a line with one object."""
+    try:
+        return _make_record(where, DECODER.decode(line.strip()))
+    except ValueError as error:
+        return RawRecord(where, None, f"not valid JSON: {error}")
+    except RecursionError:
+        return RawRecord(where, None, "not valid JSON: its values are nested too deeply")
 
 
 def _read_array(stream: _ValueStream, path: Path) -> Iterator[RawRecord]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 from fastserve_core.config import SEPARATORS
 from fastserve_core.data import RawRecord
@@ -36,25 +37,68 @@ def read_separated(path: Path, options: DataOptions, report: Callable[[str], Non
     Raises:
         DataError: The file has no header, two columns of one name, or a quote that is never closed.
     """
-    csv.field_size_limit(MAX_FIELD_CHARACTERS)
     with open_text(path, options.encoding, "", report) as file:
-        lines = iterate_lines(file, path)
-        first = next((line for line in lines if line.strip()), None)
-        if first is None:
-            raise DataError(f"{path} has no header: its first line has to name the columns")
-        named = SEPARATOR_LINE.fullmatch(first)
-        skipped = 1 if named else 0
-        header = next(lines, "") if named else first
-        separator = options.separator
-        if separator == "auto":
-            own = "\t" if suffix == ".tsv" else ","
-            separator = named[1] if named else _guess_separator(header, own, path, report)
-        is_quoted = options.quoting == "double" or (
-            options.quoting == "auto" and not (suffix == ".tsv" and separator == "\t")
-        )
-        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
-        reader = csv.reader(chain([header], lines), delimiter=separator, quoting=quoting, strict=True)
-        yield from _Table(reader, path, skipped, is_quoted).read(report)
+        yield from parse_separated(iterate_lines(file, path), str(path), options, report, suffix)
+
+
+def parse_separated(
+    lines: Iterator[str], path: str, options: DataOptions, report: Callable[[str], None], suffix: str
+) -> Iterator[RawRecord]:
+    """Parse the lines of a table, as ``read_separated`` does; ``path`` is their source, for messages."""
+    csv.field_size_limit(MAX_FIELD_CHARACTERS)
+    layout, header = find_layout(lines, path, options, report, suffix)
+    reader = csv.reader(chain([header], lines), strict=True, **layout.dialect)
+    yield from _Table(reader, path, layout).read(report)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the fields of a table are separated.
+
+    Attributes:
+        separator: The character between two fields.
+        is_quoted: Whether fields may be in quotes.
+        skipped: The number of lines before the header.
+    """
+
+    separator: str
+    is_quoted: bool
+    skipped: int = 0
+
+    @property
+    def dialect(self) -> Any:
+        """The arguments of a reader of ``csv``."""
+        return {"delimiter": self.separator, "quoting": csv.QUOTE_MINIMAL if self.is_quoted else csv.QUOTE_NONE}
+
+
+def find_layout(
+    lines: Iterator[str], path: str, options: DataOptions, report: Callable[[str], None], suffix: str
+) -> tuple[Layout, str]:
+    """Read the lines up to the header; return how fields are separated, and the header's line.
+
+    Raises:
+        DataError: There is no header, or its fields may be separated in several ways.
+    """
+    first = next((line for line in lines if line.strip()), None)
+    if first is None:
+        raise DataError(f"{path} has no header: its first line has to name the columns")
+    named = SEPARATOR_LINE.fullmatch(first)
+    header = next(lines, "") if named else first
+    separator = options.separator
+    if separator == "auto":
+        own = "\t" if suffix == ".tsv" else ","
+        separator = named[1] if named else _guess_separator(header, own, path, report)
+    is_quoted = options.quoting == "double" or (
+        options.quoting == "auto" and not (suffix == ".tsv" and separator == "\t")
+    )
+    return Layout(separator, is_quoted, 1 if named else 0), header
+
+
+def make_record(where: str, header: Sequence[str], row: Sequence[str]) -> RawRecord:
+    """Return the record of a row, which has as many fields as the header if it can be used."""
+    if len(row) != len(header):
+        return RawRecord(where, None, f"{len(row)} fields, but the header has {len(header)}")
+    return RawRecord(where, dict(zip(header, row, strict=True)))
 
 
 class _Table:
@@ -63,12 +107,12 @@ class _Table:
     Args:
         reader: The reader, before the header.
         path: The file, for messages.
-        skipped: The number of lines before the header.
-        is_quoted: Whether fields may be in quotes.
+        layout: How the fields are separated.
     """
 
-    def __init__(self, reader: Iterator[list[str]], path: Path, skipped: int, is_quoted: bool) -> None:
-        self._reader, self._path, self._skipped, self._is_quoted = reader, path, skipped, is_quoted
+    def __init__(self, reader: Iterator[list[str]], path: str, layout: Layout) -> None:
+        self._reader, self._path = reader, path
+        self._skipped, self._is_quoted = layout.skipped, layout.is_quoted
         self._wrapped = self._in_quotes = 0
 
     def read(self, report: Callable[[str], None]) -> Iterator[RawRecord]:
@@ -76,12 +120,9 @@ class _Table:
         header: list[str] | None = None
         for number, row in self._rows():
             if header is None:
-                header = name_columns(row, str(self._path))
-            elif len(row) != len(header):
-                fault = f"{len(row)} fields, but the header has {len(header)}"
-                yield RawRecord(f"{self._path}:{number}", None, fault)
+                header = name_columns(row, self._path)
             else:
-                yield RawRecord(f"{self._path}:{number}", dict(zip(header, row, strict=True)))
+                yield make_record(f"{self._path}:{number}", header, row)
         if self._wrapped:
             report(
                 f"{self._path}: {self._wrapped} rows have line ends within quotes (data.quoting=none ends rows there)"
@@ -128,7 +169,7 @@ class _Table:
         )
 
 
-def _guess_separator(header: str, own: str, path: Path, report: Callable[[str], None]) -> str:
+def _guess_separator(header: str, own: str, path: str, report: Callable[[str], None]) -> str:
     """Return the separator in the header outside quotes: the one that the suffix names, or the only other."""
     bare = QUOTED.sub("", header)
     found = [separator for separator in SEPARATORS.values() if separator in bare]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
+from fastserve_core.data import RawRecord
 from fastserve_core.errors import DataError
 from fastserve_data.encodings import choose_encoding, describe_undecodable
 
@@ -55,7 +56,7 @@ def open_text(path: Path, encoding: str, newline: str | None, report: Callable[[
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def iterate_lines(file: TextIO, path: Path) -> Iterator[str]:
+def iterate_lines(file: TextIO, path: Path | str) -> Iterator[str]:
     """Yield the lines of an open file, without a byte order mark.
 
     Raises:
@@ -65,6 +66,13 @@ def iterate_lines(file: TextIO, path: Path) -> Iterator[str]:
         if len(line) == MAX_LINE_CHARACTERS:
             raise DataError(f"{path}:{number}: the line is longer than {MAX_LINE_CHARACTERS // 1_000_000} MB")
         yield line.removeprefix("\ufeff") if number == 1 else line
+
+
+def parse_texts(lines: Iterator[str], path: str) -> Iterator[RawRecord]:
+    """Parse lines with one text each; ``path`` is their source, for messages."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield RawRecord(f"{path}:{number}", {"text": line.strip()})
 
 
 def _open_binary(path: Path) -> BinaryIO:

@@ -80,15 +80,33 @@ def _write_text(parts: Sequence[Path], columns: Sequence[str], suffix: str, file
         for part in parts:
             file.writelines(part.open(encoding="utf-8"))
         return
-    plain, quoted = (
-        csv.writer(file, delimiter=SEPARATORS[suffix], lineterminator="\n", quoting=quoting)
-        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
-    )
-    plain.writerow(columns)
+    table = TableWriter(file, SEPARATORS[suffix], columns)
     for row in _read_rows(parts):
-        cells = [_to_cell(row.get(name)) for name in columns]
+        table.write(row)
+
+
+class TableWriter:
+    """Writes rows as separated fields, after a header.
+
+    Args:
+        file: The file.
+        separator: The character between two fields.
+        columns: The columns.
+    """
+
+    def __init__(self, file: IO[str], separator: str, columns: Sequence[str]) -> None:
+        self.columns = tuple(columns)
+        self._plain, self._quoted = (
+            csv.writer(file, delimiter=separator, lineterminator="\n", quoting=quoting)
+            for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+        )
+        self._plain.writerow(columns)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write a row; a column that it lacks is empty."""
+        cells = [_to_cell(row.get(name)) for name in self.columns]
         has_return = any("\r" in cell for cell in cells if isinstance(cell, str))
-        (quoted if has_return else plain).writerow(cells)  # a return alone would not be quoted, and end the row
+        (self._quoted if has_return else self._plain).writerow(cells)  # it would not be quoted, and end the row
 
 
 def _to_cell(value: Any) -> Any:
