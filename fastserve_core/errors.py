@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -88,6 +88,33 @@ class OptionError(UserError):
 
 class DataError(UserError):
     """The data cannot be used: a missing file or column, invalid rows, unknown labels."""
+
+
+class MissingColumnError(DataError):
+    """The data lacks a column that a task requires.
+
+    Args:
+        column: The task's name of the column.
+        message: The message.
+    """
+
+    def __init__(self, column: str, message: str) -> None:
+        self.column = column
+        super().__init__(message)
+
+
+class AmbiguousColumnError(DataError):
+    """Several columns of the data may be one of a task.
+
+    Args:
+        column: The task's name of the column.
+        candidates: The data's names.
+        message: The message.
+    """
+
+    def __init__(self, column: str, candidates: Sequence[str], message: str) -> None:
+        self.column, self.candidates = column, tuple(candidates)
+        super().__init__(message)
 
 
 class ModelError(UserError):

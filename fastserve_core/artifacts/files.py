@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.errors import wrap_write_errors
+from fastserve_core.errors import OptionError, wrap_write_errors
 
 VOCABULARIES = (
     *("vocab*.txt", "vocab*.json", "merges.txt", "*.model", "*.spm", "*.tiktoken", "tekken.json", "bpe.codes"),
@@ -46,6 +46,25 @@ def write_text(path: Path, text: str) -> None:
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def publish_new(path: Path, text: str) -> None:
+    """Write a new file atomically, with its folder; a file of that name is not replaced.
+
+    Raises:
+        OptionError: The file exists.
+        StoreError: The file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with wrap_write_errors(path.name, path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            os.link(partial, path)  # which fails if the file exists, unlike a rename
+        except FileExistsError as error:
+            raise OptionError(f"{path} exists already") from error
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": "check this machine and this installation",
     "runs": "list the runs below this folder",
     "diff": "compare two runs: options and measures",
+    "init": "read a file, and write an experiment for it",
     "predict": "predict with the model of a run, an artifact or a server",
     "graph": "write the entities and relations of texts as a graph",
     "export": "export a model for another runtime or a device, and verify it",

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from typing import Any
 
 from fastserve_core.data.source import RawRecord
-from fastserve_core.errors import DataError, did_you_mean
+from fastserve_core.errors import AmbiguousColumnError, DataError, MissingColumnError, did_you_mean
 from fastserve_core.tasks.declarations import Column
 from fastserve_core.tasks.task import Row, Task
 from fastserve_core.tasks.values import plain_value
@@ -185,17 +185,20 @@ class _Matcher:
         fitting = [other for other in free if _normalize(other) in usual] if given is None and may_guess else []
         if len(fitting) > 1:
             listed = ", ".join(f"'{other}'" for other in fitting)
-            raise DataError(
+            raise AmbiguousColumnError(
+                column.name,
+                fitting,
                 f"{self.where}: no column '{name}', and {listed} may be meant: "
-                f"data.columns.{column.name}=NAME selects one"
+                f"data.columns.{column.name}=NAME selects one",
             )
         if fitting:
             return fitting[0]
         if column.required or given is not None:
             several = f", and data.columns.{column.name}=[NAME,NAME] several" if column.takes_several else ""
-            raise DataError(
+            raise MissingColumnError(
+                column.name,
                 f"{self.where}: no column '{name}'{did_you_mean(name, self.known)}; "
-                f"data.columns.{column.name}=NAME selects one{several}"
+                f"data.columns.{column.name}=NAME selects one{several}",
             )
         return None
 

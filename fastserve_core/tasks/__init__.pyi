@@ -10,6 +10,7 @@ from .declarations import Column as Column
 from .declarations import DistillationTarget as DistillationTarget
 from .declarations import LossOptions as LossOptions
 from .declarations import MetricSpec as MetricSpec
+from .declarations import Proposal as Proposal
 from .declarations import TensorSpec as TensorSpec
 from .declarations import Triple as Triple
 from .declarations import object_schema as object_schema

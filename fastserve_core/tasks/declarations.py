@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
@@ -123,6 +123,21 @@ class Triple:
     score: float = 1.0
     subject_type: str = ""
     object_type: str = ""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The settings that a task proposes for a first run with some rows.
+
+    Attributes:
+        options: Its options by name.
+        model: A choice of the group ``model``; empty for the default.
+        notes: The evidence, a line each.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def select_outputs(outputs: Mapping[str, Any], patterns: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from fastserve_core.config.options import parse_options
-from fastserve_core.entry_points import load_entry_point
+from fastserve_core.entry_points import all_entry_points, load_entry_point
 from fastserve_core.tasks.task import Task
 
 TASK_GROUP = "fastserve.tasks"
@@ -19,6 +19,11 @@ def load_task(name: str, options: Mapping[str, Any], labels: Sequence[str] = ())
     kind = load_entry_point(TASK_GROUP, name)
     task: Task = kind(parse_options(kind.Options, options, "task"), labels)
     return task
+
+
+def installed_tasks() -> list[str]:
+    """Return the names of the installed tasks."""
+    return sorted(entry.name for entry in all_entry_points().select(group=TASK_GROUP))
 
 
 def task_option_names(name: str) -> list[str]:

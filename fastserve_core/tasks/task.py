@@ -22,6 +22,7 @@ from fastserve_core.tasks.declarations import (
     DistillationTarget,
     LossOptions,
     MetricSpec,
+    Proposal,
     TensorSpec,
     Triple,
 )
@@ -114,6 +115,9 @@ class Task(ABC):
     not_in_rows: ClassVar[frozenset[str]] = frozenset()
     """The options that do not decide how rows are read; prepared rows are reused whatever their values are."""
 
+    readings: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    """The options under which the rows of a file may be read differently; those that can use most rows are proposed."""
+
     def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
         self.options = options
         self.labels = list(labels)
@@ -202,6 +206,16 @@ class Task(ABC):
     @abstractmethod
     def read_input(self, value: Any) -> Row:
         """Return a row for an input of ``predict``: a text, a pair, a mapping; raises ``DataError``."""
+
+    # -- a first look at a file ----------------------------------------------------------------------
+
+    def recognizes_column(self, column: Column, values: Sequence[Any]) -> bool:
+        """Return whether values look like those of a column, which is guessed if the data has none of its names."""
+        return False
+
+    def propose(self, rows: Sequence[Row]) -> Proposal:
+        """Return settings for a first run with rows that ``check`` accepts."""
+        return Proposal()
 
     # -- the model -----------------------------------------------------------------------------------
 

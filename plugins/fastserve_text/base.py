@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from fastserve_core.artifacts import list_weight_files, read_config, read_object, write_json
 from fastserve_core.errors import DataError, ModelError, OptionError
-from fastserve_core.tasks import Arrays, Column, Encoded, Encoder, Row, Task
+from fastserve_core.tasks import Arrays, Column, Encoded, Encoder, Proposal, Row, Task
+from fastserve_text.recognition import count_tokens, holds_labels, holds_texts, is_latin, propose_length
 from fastserve_text.tokenization import (
     check_embedding,
     check_positions,
@@ -41,6 +42,10 @@ TEXT = Column(
         "文本", "内容", "评论", "评价", "句子", "正文",
     ),
 )  # fmt: skip
+
+
+LABEL = "label"
+"""The name of the column of a task that has one label a row."""
 
 
 def validate_text(row: Row, name: str = "text") -> str | None:
@@ -79,6 +84,10 @@ class TextTask(Task):
     not_in_rows: ClassVar[frozenset[str]] = frozenset({"max_length"})
     head: ClassVar[str]
     """How the name of the model's class in transformers ends."""
+    first_model: ClassVar[str] = ""
+    """The model that a first run on texts in Latin letters starts from; empty for the default."""
+    untrained_model: ClassVar[str] = "bert"
+    """The model that a first run on other texts starts from."""
 
     def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
         super().__init__(options, labels)
@@ -161,6 +170,29 @@ class TextTask(Task):
     @override
     def unknown_share(self, folder: Path, rows: Sequence[Row]) -> float:
         return unknown_share(folder, list(self.texts(rows)))
+
+    # -- a first look at a file ----------------------------------------------------------------------
+
+    @override
+    def recognizes_column(self, column: Column, values: Sequence[Any]) -> bool:
+        if column is TEXT:
+            return holds_texts(values)
+        return self.label_columns == (LABEL,) == (column.name,) and holds_labels(values)
+
+    @override
+    def propose(self, rows: Sequence[Row]) -> Proposal:
+        sample = list(self.texts(rows))
+        proposed = self.propose_length(rows)
+        if is_latin(sample):
+            return Proposal(proposed.options, self.first_model, proposed.notes)
+        note = f"the letters are mostly not Latin: {self.untrained_model} learns a tokenizer; a checkpoint knows more"
+        return Proposal(proposed.options, self.untrained_model, (*proposed.notes, note))
+
+    def propose_length(self, rows: Sequence[Row]) -> Proposal:
+        """Return the proposal for ``max_length``, for a task that cuts longer texts."""
+        lengths = [sum(count_tokens(text) for text in self.texts([row])) for row in rows]
+        length, note = propose_length(lengths)
+        return Proposal({"max_length": length}, notes=(note,))
 
     @override
     def complete_checkpoint(self, folder: Path) -> None:

@@ -64,6 +64,8 @@ class CausalLM(TextTask):
     name: ClassVar[str] = "causal_lm"
     Options: ClassVar[type] = Options
     head: ClassVar[str] = "ForCausalLM"
+    first_model: ClassVar[str] = "smollm2"
+    untrained_model: ClassVar[str] = "gpt2"
     is_generative: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, MetricSpec]] = {
         "perplexity": MetricSpec(higher_is_better=False),

@@ -63,6 +63,7 @@ class Pretraining(TextTask):
     name: ClassVar[str] = "pretraining"
     Options: ClassVar[type] = Options
     head: ClassVar[str] = "ForPreTraining"
+    first_model: ClassVar[str] = "bert"
     is_pretraining: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, MetricSpec]] = {
         "loss": MetricSpec(higher_is_better=False),

@@ -25,6 +25,7 @@ from fastserve_core.tasks import (
     Encoder,
     LossOptions,
     MetricSpec,
+    Proposal,
     Row,
     TensorSpec,
     object_schema,
@@ -111,6 +112,8 @@ class QuestionAnswering(TextTask):
         "doc_stride": "stride",
     }
 
+    readings: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"no_answer": True})
+
     @property
     def layout(self) -> WindowLayout:
         """How contexts are cut."""
@@ -132,6 +135,10 @@ class QuestionAnswering(TextTask):
         if not row["answers"] and not self.options.no_answer:
             return "the question has no answer: set task.no_answer=true if some questions have none"
         return None
+
+    @override
+    def propose_length(self, rows: Sequence[Row]) -> Proposal:
+        return Proposal()  # texts of any length are read
 
     @override
     def collect_labels(self, rows: Sequence[Row]) -> list[str]:

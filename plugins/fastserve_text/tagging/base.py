@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from fastserve_core.errors import DataError
-from fastserve_core.tasks import Arrays, Column, Encoded, Row, read_label, read_words
+from fastserve_core.tasks import Arrays, Column, Encoded, Proposal, Row, read_label, read_words
 from fastserve_text.base import TEXT, TextOptions, TextTask
 from fastserve_text.tagging.encoding import cut_window, merge_windows
 from fastserve_text.tagging.tag_schemes import begin_entities
@@ -76,6 +76,10 @@ class WordTask(TextTask):
     @override
     def texts(self, rows: Sequence[Row]) -> Iterator[str]:
         return (" ".join(row["tokens"]) for row in rows)
+
+    @override
+    def propose_length(self, rows: Sequence[Row]) -> Proposal:
+        return Proposal()  # texts of any length are read
 
     def prepare_tokenizer(self, folder: Path) -> Tokenizer:
         """Load the tokenizer of a model folder, which cuts nothing, and find the tokens around a text."""
