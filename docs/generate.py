@@ -110,6 +110,13 @@ def commands() -> str:
     parts = ["# Commands and options\n", NOTE, "## `fastserve`\n", *_screen("main_help", [])]
     for name, text in cli.COMMANDS.items():
         parts += [f"## `fastserve {name}`\n", f"{text[0].upper()}{text[1:]}.\n", *_screen(name, ["--help"])]
+    for name in entry_points.installed_commands():
+        text = entry_points.load_entry_point(entry_points.COMMAND_GROUP, name).help
+        parts += [
+            f"## `fastserve {name}`\n",
+            f"{text[0].upper()}{text[1:]}.\n",
+            *_screen("extension", [name, "--help"]),
+        ]
     parts += ["## The options of the plugins\n", "Set one with `STAGE.PLUGIN.OPTION=VALUE`.\n"]
     for name in group_choices("plugin"):
         path = config_dir() / "plugin" / f"{name}.yaml"

@@ -14,7 +14,8 @@ from typing import Any, cast
 from fastserve_core.errors import MissingPackageError, PluginError, UnknownNameError
 
 GROUP = "fastserve.plugins"
-CONFIG_GROUPS = (GROUP, "fastserve.tasks", "fastserve.data")
+COMMAND_GROUP = "fastserve.commands"
+CONFIG_GROUPS = (GROUP, "fastserve.tasks", "fastserve.data", COMMAND_GROUP)
 """Entry points whose packages may have Hydra configs."""
 
 
@@ -86,6 +87,11 @@ def installed_plugins() -> dict[str, PluginEntry]:
             raise PluginError(f"two distributions provide a plugin '{entry.name}': {other.source} and {entry.source}")
         plugins[entry.name] = entry
     return plugins
+
+
+def installed_commands() -> list[str]:
+    """Return the names of the commands that packages provide."""
+    return sorted(entry.name for entry in all_entry_points().select(group=COMMAND_GROUP))
 
 
 def package_config_dir(package: str) -> Path | None:

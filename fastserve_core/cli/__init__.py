@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import FrameType
 
+from fastserve_core.entry_points import installed_commands
 from fastserve_core.errors import FastServeError
 
 INTERRUPTED_EXIT_CODE = 130
@@ -56,6 +57,8 @@ def _dispatch(command_line: list[str]) -> int:
         command, arguments = "main_help", command_line
     elif command_line[0] in COMMANDS:
         command, arguments = command_line[0].replace("-", "_"), command_line[1:]
+    elif _is_extension(command_line[0]):
+        command, arguments = "extension", command_line
     else:
         command, arguments = "job", command_line
     interrupt = _make_interrupt()
@@ -65,6 +68,11 @@ def _dispatch(command_line: list[str]) -> int:
     module = import_module(f"fastserve_core.cli.{command}")
     code: int = module.main(arguments)
     return code
+
+
+def _is_extension(word: str) -> bool:
+    """Return whether a word is the command of an installed package; an option is recognized by its signs."""
+    return word.replace("-", "").isalnum() and not word.startswith("-") and word in installed_commands()
 
 
 def _make_interrupt() -> Callable[[int, FrameType | None], None]:

@@ -28,21 +28,6 @@ def make_parser(command: str, description: str) -> Parser:
     return Parser(prog=f"fastserve {command}", description=description)
 
 
-def parse_data_options(arguments: Sequence[str]) -> DataOptions:
-    """Parse arguments as ``data.encoding=gb18030`` and ``data.columns.text=review``."""
-    values: dict[str, Any] = {"columns": {}}
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        path = name.split(".")
-        if not equals or path[0] != "data" or len(path) not in (2, 3) or (len(path) == 3 and path[1] != "columns"):
-            raise OptionError(f"--input takes no texts beside it, only options of data: '{argument}' is none")
-        if len(path) == 3:
-            values["columns"][path[2]] = value
-        else:
-            values[path[1]] = value
-    return parse_options(DataOptions, values, "data")
-
-
 def format_table(rows: Sequence[Sequence[object]]) -> str:
     """Format rows of cells as aligned columns; the first row is the heading."""
     texts = [[str(cell) for cell in row] for row in rows]

@@ -7,7 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastserve_core.cli import COMMANDS
 from fastserve_core.config.groups import group_choices
-from fastserve_core.entry_points import DISTRIBUTION, installed_plugins
+from fastserve_core.entry_points import (
+    COMMAND_GROUP,
+    DISTRIBUTION,
+    installed_commands,
+    installed_plugins,
+    load_entry_point,
+)
 
 START = """Start with
   fastserve +experiment=movie_reviews
@@ -41,5 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     print("More commands")
     for name, text in COMMANDS.items():
         print(f"  fastserve {name:<12}{text}")
+    for name in installed_commands():
+        print(f"  fastserve {name:<12}{load_entry_point(COMMAND_GROUP, name).help}")
     print("  fastserve --help       list every option with its current value")
     return 0

@@ -4,6 +4,7 @@ from .columns import match_inputs as match_inputs
 from .dataset import Dataset as Dataset
 from .dataset import load_dataset as load_dataset
 from .folds import check_folds as check_folds
+from .inputs import InputRow as InputRow
 from .inputs import read_inputs as read_inputs
 from .paths import expand_path as expand_path
 from .prepare import prepare_dataset as prepare_dataset

