@@ -18,6 +18,7 @@ from typing import Any
 from fastserve_core.artifacts.artifact import TRAINABLE, Artifact, load_artifact
 from fastserve_core.data.dataset import Dataset, load_dataset
 from fastserve_core.errors import FastServeError, StoreError, TransientError
+from fastserve_core.evaluation.doubts import DoubtedRows
 from fastserve_core.events import Event, Progress, WarningRaised
 from fastserve_core.inference.engines import BASELINE_ENGINE, preload_modules, select_fastest
 from fastserve_core.inference.predictor import Predictor, length_batches
@@ -96,7 +97,7 @@ def benchmark_in_process(artifact: str, data: str, threads: int, engine: str, ev
 
     Returns:
         The measures of ``run.json``: scores on the test and validation splits, latencies of single inputs in
-        milliseconds, throughput in inputs per second, sizes in bytes.
+        milliseconds, throughput in inputs per second, sizes in bytes, and the rows that the model doubts most.
     """
     emit = event_writer(events)
     dataset, model = load_dataset(Path(data)), load_artifact(Path(artifact))
@@ -108,15 +109,17 @@ def benchmark_in_process(artifact: str, data: str, threads: int, engine: str, ev
     emit(Progress("measuring", 1, 3))
     rate = measure_throughput(predictor, encoded)
     emit(Progress("measuring", 2, 3))
+    doubted = DoubtedRows(predictor.task)
     measures = {
-        "quality": _round_scores(predictor.score(dataset.rows("test"))),
-        "quality_validation": _round_scores(predictor.score(validation)),
+        "quality": _round_scores(predictor.score(dataset.rows("test"), watch=doubted.watch("test"))),
+        "quality_validation": _round_scores(predictor.score(validation, watch=doubted.watch("validation"))),
         "latency_ms_p50": round(statistics.median(times), 3),
         "latency_ms_p99": round(sorted(times)[math.ceil(0.99 * len(times)) - 1], 3),
         "throughput_per_s": round(rate, 1),
         "size_bytes": model.size_bytes,
         "peak_memory_bytes": _peak_memory(),
         "threads": threads,
+        "doubted_rows": doubted.list_worst(),
     }
     predictor.close()
     return measures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,10 @@ from fastserve_core.tasks.task import Arrays, Encoded, Row, Task
 
 MAX_WINDOWS = 32
 """The number of windows of long inputs that a pass has at most, unless a batch has more inputs."""
+
+
+WatchBatch = Callable[[Sequence[int], Arrays, Sequence[Encoded]], None]
+"""Takes the numbers of a batch's examples, the model's outputs, and the examples."""
 
 
 class Predictor:
@@ -125,19 +129,22 @@ class Predictor:
         inputs = (self.task.collate(batch) for batch in batches)
         return self.engine.run_all(inputs) if len(batches) > 1 else map(self.engine.run, inputs)
 
-    def score(self, rows: Sequence[Row], batch_size: int = 32) -> dict[str, float]:
+    def score(self, rows: Sequence[Row], batch_size: int = 32, watch: WatchBatch | None = None) -> dict[str, float]:
         """Compute the task's metrics on labelled rows.
 
         Args:
             rows: The rows.
             batch_size: The number of rows of one pass.
+            watch: Called with the numbers of each batch's examples, the outputs and the examples.
 
         Returns:
             The metrics by name.
         """
         statistics: list[Any] = []
-        for outputs, batch in self.run_rows(rows, batch_size):
+        for numbers, outputs, batch in self._run_examples(rows, batch_size):
             statistics += self.task.batch_statistics(outputs, batch)
+            if watch is not None:
+                watch(numbers, outputs, batch)
         return self.task.score(statistics)
 
     def run_rows(self, rows: Sequence[Row], batch_size: int = 32) -> Iterator[tuple[Arrays, Sequence[Encoded]]]:
@@ -150,9 +157,15 @@ class Predictor:
         Yields:
             The outputs of each batch with its inputs, in an order of their lengths.
         """
+        return ((outputs, batch) for _, outputs, batch in self._run_examples(rows, batch_size))
+
+    def _run_examples(
+        self, rows: Sequence[Row], batch_size: int
+    ) -> Iterator[tuple[Sequence[int], Arrays, Sequence[Encoded]]]:
         examples = self.task.examples(self.encode(rows), "validation")
-        batches = [[examples[index] for index in indices] for indices in length_batches(examples, batch_size)]
-        yield from zip(self._run_all(batches), batches, strict=True)
+        numbers = length_batches(examples, batch_size)
+        batches = [[examples[number] for number in part] for part in numbers]
+        yield from zip(numbers, self._run_all(batches), batches, strict=True)
 
     def warmup(self, inputs: Sequence[Any]) -> None:
         """Predict for a few inputs, so that the first request does not pay for lazy initialization."""

@@ -15,6 +15,7 @@ from fastserve_core.artifacts.files import write_text
 from fastserve_core.artifacts.store import Store
 from fastserve_core.data.prepare import prepare_dataset
 from fastserve_core.errors import FastServeError, ModelError, PlanError, wrap_write_errors
+from fastserve_core.evaluation.doubts import read_doubted
 from fastserve_core.events import Event, Preflight, RunFinished, RunPlanned, Step
 from fastserve_core.models.resolve import resolve_model
 from fastserve_core.pipeline.context import make_serve_context
@@ -83,6 +84,9 @@ def execute(cfg: DictConfig, folder: Path, user_overrides: frozenset[str] = froz
         if not isinstance(error, FastServeError) or error.exit_code != 2 or record.stages:
             record.write()
         raise
+    if stages.session.data is not None:
+        rows = stages.artifact.measures.get("doubted_rows", ())
+        record.doubted_rows = read_doubted(rows, stages.session.data, settings.task)
     record.status = "done"
     record.write()
     settings.registry.notify(RunFinished(folder, record.as_json()))

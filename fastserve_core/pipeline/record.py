@@ -69,6 +69,7 @@ class RunRecord:
         best: The folder of the best artifact so far.
         error: Why the run failed.
         data: Fingerprint, counts of rows, and labels of the data.
+        doubted_rows: The rows that the best model doubts most, with their labels and the model's answers.
         stages: The stages so far.
     """
 
@@ -81,6 +82,7 @@ class RunRecord:
     best: str = ""
     error: str = ""
     data: dict[str, Any] = field(default_factory=dict)
+    doubted_rows: list[dict[str, Any]] = field(default_factory=list)
     stages: list[StageRecord] = field(default_factory=list)
 
     @classmethod

@@ -8,6 +8,7 @@ from .declarations import AnswerView as AnswerView
 from .declarations import BatchLoss as BatchLoss
 from .declarations import Column as Column
 from .declarations import DistillationTarget as DistillationTarget
+from .declarations import Doubt as Doubt
 from .declarations import LossOptions as LossOptions
 from .declarations import MetricSpec as MetricSpec
 from .declarations import Proposal as Proposal

@@ -140,6 +140,21 @@ class Proposal:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """A label that a model contradicts.
+
+    Attributes:
+        label: The row's label.
+        answer: The model's answer.
+        score: The probability of the answer.
+    """
+
+    label: str
+    answer: str
+    score: float
+
+
 def select_outputs(outputs: Mapping[str, Any], patterns: Sequence[str]) -> dict[str, Any]:
     """Return the outputs of a model that match a pattern, by name.
 

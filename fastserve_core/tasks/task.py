@@ -20,6 +20,7 @@ from fastserve_core.tasks.declarations import (
     BatchLoss,
     Column,
     DistillationTarget,
+    Doubt,
     LossOptions,
     MetricSpec,
     Proposal,
@@ -350,6 +351,13 @@ class Task(ABC):
     @abstractmethod
     def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
         """Return the statistics that ``score`` needs of each row of a labelled batch."""
+
+    def find_doubts(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Doubt | None]:
+        """Return for each row of a labelled batch whether the model contradicts its label; ``None`` if it does not.
+
+        Reports list the rows that a model doubts most: their labels may be wrong.
+        """
+        return [None] * len(batch)
 
     @abstractmethod
     def score(self, statistics: Sequence[Any]) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Posts on two targets, made of texts with a sentiment: the demo of opinions on a target.
 
-No set of the packages at hand has targets. Two texts that follow each other are joined, each with the name of a target
-before it or after it, so that only the name decides which of the two sentiments counts.
+No set of the packages at hand has targets. Two texts drawn at random are joined, each with the name of a target before
+it or after it, so that only the name decides which of the two sentiments counts. Neighbours in the file would not do:
+they are often parts of one review, and have its sentiment.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ PATTERNS = ("{name}: {text}", "About {name}: {text}", "{text} ({name})", "{name}
 
 
 def join_posts(records: Iterator[RawRecord]) -> Iterator[RawRecord]:
-    """Yield two rows for each two records: the post with one target, and with the other.
+    """Yield two rows for each two records, drawn at random: the post with one target, and with the other.
 
     Args:
         records: Records with ``text`` and ``label``; an odd last one is left out.
     """
     draw = Random(0)
-    for first, second in zip(records, records, strict=False):
-        if first.values is None or second.values is None:
-            continue
-        pairs = list(zip(draw.sample(NAMES, 2), (first.values, second.values), strict=True))
+    shuffled = list(records)
+    draw.shuffle(shuffled)
+    for first, second in zip(shuffled[::2], shuffled[1::2], strict=False):
+        pairs = list(zip(draw.sample(NAMES, 2), (first.values or {}, second.values or {}), strict=True))
         text = " ".join(draw.choice(PATTERNS).format(name=name, text=values["text"]) for name, values in pairs)
         for name, values in pairs:
             yield RawRecord(

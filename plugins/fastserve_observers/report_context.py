@@ -27,6 +27,7 @@ from fastserve_observers.quality import compute_sampling_error, format_metric_na
 from fastserve_observers.run_summary import RunSummary, Stage, make_headline, make_significance_note
 
 MAX_LABELS = 30
+MAX_TEXT = 300
 
 
 def make_context(record: Mapping[str, Any], folder: Path, history: History, now: datetime) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def make_context(record: Mapping[str, Any], folder: Path, history: History, now:
         "options": [(stage.name, _format_options(stage.options)) for stage in summary.stages if stage.options],
         "lineage": [stage for stage in summary.stages if stage.artifact],
         "best": str(record.get("best") or ""),
+        "doubted": _list_doubted(record),
         "command": f"fastserve {record['command']}" if record.get("command") else "",
         "fingerprint": str(summary.data.get("fingerprint", "")),
         "warnings": history.warnings,
@@ -151,6 +153,17 @@ def _make_stage_row(outcome: RunSummary, stage: Stage) -> dict[str, Any]:
 
 def _format_times(value: float | None) -> str:
     return "-" if value is None else f"{format_ratio(value)}x"
+
+
+def _list_doubted(record: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Return split, label, answer and input of the rows that the best model doubts most."""
+    rows = []
+    for row in record.get("doubted_rows") or ():
+        values = row["input"].values()
+        text = " | ".join(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in values)
+        shown = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} …"
+        rows.append((row["split"], row["label"], f"{row['answer']} ({row['score']:.3f})", shown))
+    return rows
 
 
 def _list_scores(outcome: RunSummary) -> list[tuple[str, str, str, str]]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from fastserve_core.data import RawRecord
 from fastserve_data.targeted_posts import PATTERNS, join_posts
 
 
 def test_each_row_names_the_target_of_its_sentiment() -> None:
-    labels = ("positive", "negative", "negative")
-    records = [RawRecord(f"x:{one}", {"text": f"text {one}.", "label": labels[one % 3]}) for one in range(41)]
+    texts = {f"text {number}.": ("positive", "negative")[number < 30] for number in range(61)}
+    records = [RawRecord(f"x:{text}", {"text": text, "label": label}) for text, label in texts.items()]
     rows = [record.values for record in join_posts(iter(records))]
-    assert len(rows) == 40
-    for number, row in enumerate(rows):
-        assert row is not None
-        assert row["label"] == labels[number % 3]
-        assert any(one.format(name=row["text_pair"], text=f"text {number}.") in row["text"] for one in PATTERNS)
-    assert set(Counter(row["post"] for row in rows if row).values()) == {2}
+    assert len(rows) == 60
+    opposite = 0
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        assert first is not None
+        assert second is not None
+        assert (first["text"], first["post"]) == (second["text"], second["post"])
+        for row in (first, second):
+            (own,) = [text for text in texts for one in PATTERNS
+                      if one.format(name=row["text_pair"], text=text) in row["text"]]  # fmt: skip
+            assert row["label"] == texts[own]
+        opposite += first["label"] != second["label"]
+    assert 8 <= opposite <= 22  # neighbours in the file have one label
     assert rows == [record.values for record in join_posts(iter(records))]

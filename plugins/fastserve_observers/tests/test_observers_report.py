@@ -121,6 +121,19 @@ def test_what_the_user_wrote_is_shown_and_not_obeyed(tmp_path: Path, record: dic
     assert "<img" not in markdown
 
 
+def test_rows_that_the_model_doubts_are_listed(tmp_path: Path, record: dict[str, Any]) -> None:
+    assert "doubts" not in "".join(written(tmp_path, record))
+    row = {"split": "test", "row": 3, "label": "good", "answer": "<b>bad</b>", "score": 0.98765}
+    record["doubted_rows"] = [
+        {**row, "input": {"text": "it was | dreadful", "text_pair": "a film"}},
+        {**row, "input": {"text": "x" * 5000}},
+    ]
+    html, markdown = written(tmp_path, record)
+    assert "<td>&lt;b&gt;bad&lt;/b&gt; (0.988)</td><td>it was | dreadful | a film</td>" in html
+    assert "| test | good | &lt;b>bad&lt;/b> (0.988) | it was \\| dreadful \\| a film |" in markdown
+    assert "x" * 400 not in html
+
+
 def test_scores_where_lower_is_better(tmp_path: Path, language: dict[str, Any]) -> None:
     html, markdown = written(tmp_path, language)
     assert "with a perplexity of 25.3 instead of 24.83 (worse) on the test split" in markdown
