@@ -44,10 +44,14 @@ GROUPS = {
     "data": "`data=NAME`, or a file",
 }
 PUBLIC = {
-    "The Python object": ["api.FastServe", "api.Result"],
+    "The Python object": [
+        *("api.FastServe", "api.Result"),
+        *("serving.counts.PredictionCounts", "serving.file_prediction.FilePrediction"),
+    ],
     "Plugins": [
         "plugins.hookspecs.Hooks",
         *(f"plugins.base.{name}" for name in ("Plugin", "Trainer", "Tuner", "Compressor", "Server", "Observer")),
+        "plugins.command.Command",
         "testing.PluginContract",
     ],
     "What a verb is given and gives": [
@@ -73,6 +77,7 @@ PUBLIC = {
         *("tasks.task.Task", "tasks.task.Encoder", "tasks.task.Encoded"),
         *(f"tasks.declarations.{name}" for name in ("Column", "MetricSpec", "TensorSpec", "LossOptions", "BatchLoss")),
         *("tasks.declarations.DistillationTarget", "tasks.declarations.AnswerView", "tasks.declarations.Triple"),
+        *("tasks.declarations.Proposal", "tasks.declarations.Doubt"),
         *(f"tasks.routes.{name}" for name in ("Route", "PredictionRoute", "GenerationRoute", "TextResponse")),
         *(f"tasks.generation.{name}" for name in ("GenerationRequest", "Sampling", "TextDelta", "GeneratedText")),
         *("data.source.DataSource", "data.source.RawRecord", "inference.engine.Engine"),
