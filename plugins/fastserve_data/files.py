@@ -23,7 +23,7 @@ from fastserve_data.rasa import read_rasa
 from fastserve_data.row_stream import RowStream
 from fastserve_data.separated import read_separated
 from fastserve_data.streams import follow_stream, read_stream
-from fastserve_data.text_files import iterate_lines, open_text, parse_texts
+from fastserve_data.text_files import iterate_lines, open_text
 from fastserve_data.workbook import read_workbook
 
 if TYPE_CHECKING:

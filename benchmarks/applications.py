@@ -1,0 +1,134 @@
+"""Each task against what the example scripts of transformers do, on the same rows and for the same epochs.
+
+    python benchmarks/applications.py [TASK …] [--data FOLDER] [--quick] [--seeds 0,1,2] [--out FILE]
+
+``--data`` (or FASTSERVE_BENCH_DATA) is the folder with the labelled sets; ``benchmarks/tasks/sources.py`` names the
+files. The last line is ``RESULT {json}``: for each task the means over the seeds of each metric, ``reference`` and
+``compressed`` with the same metrics, ``baseline``, ``rate_ratio`` (training rows a second, ours to the reference's),
+``speedup`` and ``size_ratio`` of the compressed model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import sections
+from tasks import ours
+from tasks.baselines import score_baseline
+from tasks.catalog import APPLICATIONS, Application
+from tasks.setting import QUICK_EPOCHS, QUICK_ROWS, Bench, Scores
+from training.tables import table
+
+from fastserve_core.api import model_spec
+from fastserve_core.artifacts import Store, default_home
+from fastserve_core.data import load_dataset
+from fastserve_core.models import resolve_model
+from fastserve_core.processes import run_in_child, usable_cores
+from fastserve_core.tasks import load_task
+
+FOLDER = "FASTSERVE_BENCH_DATA"
+
+
+def compare(bench: Bench, name: str, application: Application) -> dict[str, Any]:
+    """Train ours and the reference with each seed; return the means."""
+    found: dict[str, list[Any]] = {"ours": [], "compressed": [], "reference": [], "baseline": []}
+    for seed in bench.seeds:
+        epochs = bench.epochs or application.epochs
+        options = [*application.overrides(bench.data, bench.scratch, seed), f"train.torch_ddp.epochs={epochs}"]
+        record = ours.run(bench, name, seed, options)
+        trained, compressed = ours.read_scores(record, application.metrics)
+        found["ours"].append(trained)
+        found["compressed"].append(compressed)
+        found["reference"].append(train_reference(bench, application, record, epochs, seed))
+        found["baseline"].append(Scores(score_baseline(application.head, ours.find_data(record))))
+    result = summarize(found)
+    print_table(name, application.metrics, found)
+    return {name: result}
+
+
+def train_reference(
+    bench: Bench, application: Application, record: Mapping[str, Any], epochs: int, seed: int
+) -> Scores:
+    """Train the reference on the rows of a run, from the checkpoint that it started from."""
+    data, labels = ours.find_data(record), record["data"]["labels"]
+    task = load_task(application.task, {}, labels)
+    checkpoint = resolve_model(
+        model_spec({"model": application.model}), task, load_dataset(data), Store(default_home()), seed=0
+    )
+    request = {
+        "model": checkpoint.folder,
+        "data": data,
+        "head": application.head,
+        "settings": {"labels": labels, "max_length": application.max_length, "epochs": epochs, "seed": seed},
+        "folder": bench.scratch / "reference",
+    }
+    outcome = run_in_child("tasks.reference", request, usable_cores())
+    return Scores(outcome["scores"], outcome["rate"])
+
+
+def summarize(found: Mapping[str, Sequence[Scores]]) -> dict[str, Any]:
+    """Return the means over the seeds of each model's scores, and the ratios."""
+    pairs = zip(found["ours"], found["reference"], strict=True)
+    return {
+        **mean_scores(found["ours"]),
+        **{name: mean_scores(found[name]) for name in ("reference", "compressed", "baseline")},
+        "rate_ratio": round(statistics.median(mine.rate / other.rate for mine, other in pairs), 2),
+        "speedup": round(statistics.median(one.speedup for one in found["compressed"]), 2),
+        "size_ratio": round(statistics.median(one.size_ratio for one in found["compressed"]), 2),
+    }
+
+
+def mean_scores(models: Sequence[Scores]) -> dict[str, float]:
+    """Return the mean of each score."""
+    return {name: round(statistics.mean(one.scores[name] for one in models), 4) for name in models[0].scores}
+
+
+def print_table(name: str, metrics: Mapping[str, str], found: Mapping[str, Sequence[Scores]]) -> None:
+    """Print the scores of all models with their spread over the seeds."""
+    rows = []
+    for model in ("baseline", "reference", "ours", "compressed"):
+        cells = []
+        for metric in metrics:
+            values = [100 * one.scores[metric] for one in found[model] if metric in one.scores]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "-")
+        rows.append([model, *cells])
+    print(table([name, *metrics], rows))
+
+
+def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(APPLICATIONS)}; all by default")
+    parser.add_argument("--data", type=Path, default=os.environ.get(FOLDER), help=f"the labelled sets (or {FOLDER})")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS} rows, one epoch, one seed")
+    parser.add_argument("--seeds", type=sections.numbers, help="0,1,2 by default")
+    parser.add_argument("--out", type=Path, help="a JSON file for the results")
+    chosen = parser.parse_args(given)
+    if strangers := [name for name in chosen.tasks if name not in APPLICATIONS]:
+        parser.error(f"no task is called {strangers[0]}: choose of {', '.join(APPLICATIONS)}")
+    if chosen.data is None or not Path(chosen.data).is_dir():
+        parser.error(f"--data (or {FOLDER}) must be the folder with the labelled sets")
+    return chosen
+
+
+def main() -> None:
+    chosen = parse()
+    seeds = chosen.seeds or ((0,) if chosen.quick else Bench.seeds)
+    with sections.scratch() as folder:
+        bounds = {"rows": QUICK_ROWS, "epochs": QUICK_EPOCHS} if chosen.quick else {}
+        bench = Bench(Path(chosen.data).resolve(), folder, seeds, **bounds)
+        parts: dict[str, Callable[[Bench], dict[str, Any]]] = {
+            name: partial(compare, name=name, application=one) for name, one in APPLICATIONS.items()
+        }
+        result = sections.run(parts, chosen.tasks or tuple(parts), bench, chosen.out)
+    sections.finish(result)
+
+
+if __name__ == "__main__":
+    main()

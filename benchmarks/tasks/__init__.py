@@ -1,0 +1,1 @@
+"""The parts of the benchmark of the tasks: its data, our runs, the references and the scorers."""

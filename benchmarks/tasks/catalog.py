@@ -1,0 +1,93 @@
+"""The tasks of the benchmark: their data, our options, and what the reference is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tasks import sources
+
+INT8 = "+plugin=[torch_ddp,neural_compressor]"
+CHAIN = "+plugin=[torch_ddp,prune,distill,neural_compressor]"
+
+
+@dataclass(frozen=True)
+class Application:
+    """A task of the benchmark.
+
+    Attributes:
+        task: Our task.
+        prepare: Writes the files and returns the overrides of ``data``; it gets the seed if ``is_drawn``.
+        head: The reference, by its name in ``tasks.reference``.
+        epochs: The epochs of ours and of the reference.
+        max_length: The tokens of an input, for both.
+        metrics: Our metric for each name in the result.
+        options: Further overrides of ours.
+        is_drawn: The training rows are drawn anew for each seed.
+        model: The checkpoint by its name in ``conf/model``.
+    """
+
+    task: str
+    prepare: Callable[..., list[str]]
+    head: str
+    epochs: int
+    max_length: int
+    metrics: Mapping[str, str]
+    options: Sequence[str] = ()
+    is_drawn: bool = False
+    model: str = "minilm"
+
+    def overrides(self, data: Path, scratch: Path, seed: int) -> list[str]:
+        """Return the overrides of a run."""
+        drawn = [seed] if self.is_drawn else []
+        return [
+            f"task={self.task}", f"model={self.model}", f"task.max_length={self.max_length}", *self.options,
+            *self.prepare(*drawn, data, scratch),
+        ]  # fmt: skip
+
+
+ACCURACY = {"accuracy": "accuracy"}
+ANSWERS = {"em": "exact_match", "f1": "f1"}
+SCOPE = {"in_scope": "in_scope", "oos_recall": "oos_recall", "auroc": "auroc"}
+INTENTS = {"intent": "intent", "slot_f1": "slot_f1", "whole": "whole"}
+
+
+def lr(value: float) -> str:
+    """Return the override of our learning rate."""
+    return f"train.torch_ddp.lr={value}"
+
+
+APPLICATIONS: Mapping[str, Application] = {
+    "banking77": Application(
+        "text_classification",
+        sources.banking77,
+        "classes",
+        8,
+        64,
+        ACCURACY,
+        (lr(2e-4), "data.validation_fraction=0.05"),
+    ),
+    "banking77_5": Application(
+        "text_classification", partial(sources.few_shot, 5), "classes", 40, 64, ACCURACY, (lr(2e-4),), is_drawn=True
+    ),
+    "banking77_10": Application(
+        "text_classification", partial(sources.few_shot, 10), "classes", 30, 64, ACCURACY, (lr(2e-4),), is_drawn=True
+    ),
+    "atis": Application("joint_intent_slots", sources.atis, "intents", 10, 64, INTENTS, (lr(3e-4),)),
+    "clinc150": Application("joint_intent_slots", sources.clinc150, "intents", 5, 64, SCOPE, (lr(2e-4),)),
+    "wnut17": Application("token_classification", sources.wnut17, "tags", 5, 128, {"f1": "f1"}, (lr(2e-4),)),
+    "semeval10t8": Application(
+        "relation_classification", sources.semeval10t8, "relations", 5, 128, {"macro_f1": "macro_f1"}, (lr(2e-4),)
+    ),
+    "stsb_en": Application(
+        "text_regression", sources.stsb_en, "numbers", 4, 128, {"spearman": "spearman"}, (lr(1e-4),)
+    ),
+    "xquad_en": Application("question_answering", sources.xquad_en, "answers", 4, 384, ANSWERS, (lr(1e-4),)),
+    "xquad_zh": Application("question_answering", sources.xquad_zh, "answers", 4, 384, ANSWERS, (lr(1e-4),)),
+    "cmrc": Application("question_answering", sources.cmrc, "answers", 2, 384, ANSWERS, (lr(1e-4),)),
+    "pubmedqa": Application(
+        "text_classification", sources.pubmedqa, "classes", 4, 384, ACCURACY, (lr(5e-5), "data.validation_fraction=0.1")
+    ),
+}

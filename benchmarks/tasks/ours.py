@@ -1,0 +1,80 @@
+"""Our run of a task: the command that a user gives, and what its record says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastserve_core.artifacts import load_artifact
+from fastserve_core.errors import StageError
+from tasks.setting import Bench, Scores
+
+PLUGINS = "+plugin=[torch_ddp,neural_compressor]"
+
+
+def run(bench: Bench, name: str, seed: int, options: Sequence[str]) -> dict[str, Any]:
+    """Train and compress a model.
+
+    Args:
+        bench: The setting.
+        name: The task's name, for the folder.
+        seed: The seed of the training.
+        options: Overrides of the command line.
+
+    Returns:
+        The record of the run.
+
+    Raises:
+        StageError: The command failed.
+    """
+    folder = bench.scratch / f"{name}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    plugins = [] if any(one.startswith("+plugin=") for one in options) else [PLUGINS]
+    bounds = [f"data.max_rows={bench.rows}"] if bench.rows else []
+    command = [*plugins, "gate.enabled=false", f"seed={seed}", *options, *bounds, f"hydra.run.dir={folder}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fastserve_core", *command], check=False, cwd=folder, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise StageError(f"{name}: {done.stderr.strip() or done.stdout.strip()[-2000:]}")
+    record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return record
+
+
+def find_data(record: Mapping[str, Any]) -> Path:
+    """Return the folder of a run's prepared rows."""
+    store = Path(_stage(record, "train")["artifact"]).parent
+    (folder,) = store.glob(f"data-*-{record['data']['fingerprint'][:16]}")
+    return folder
+
+
+def read_scores(record: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Scores, Scores]:
+    """Return the scores of the trained and of the last compressed model.
+
+    Args:
+        record: The record of a run.
+        names: Our metric for each name of the benchmark.
+    """
+    trained, compressed = _stage(record, "train"), record["stages"][-1]
+    costs = load_artifact(Path(trained["artifact"])).manifest.lineage[-1]["costs"]
+    seen = trained["options"]["epochs"] * record["data"]["rows"]["train"]
+    ratio = trained["measures"]["size_bytes"] / compressed["measures"]["size_bytes"]
+    speedup = trained["measures"]["latency_ms_p50"] / compressed["measures"]["latency_ms_p50"]
+    return (
+        Scores(_rename(trained, names), rate=seen / costs["seconds"]),
+        Scores(_rename(compressed, names), speedup=speedup, size_ratio=ratio),
+    )
+
+
+def _stage(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = next(stage for stage in record["stages"] if stage["stage"] == name)
+    return found
+
+
+def _rename(stage: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, float]:
+    quality = stage["measures"]["quality"]
+    return {name: float(quality[own]) for name, own in names.items() if own in quality}
