@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PRODUCT = ("fastserve.py", "fastserve_core", "plugins", "conf")
 SUFFIXES = {".py", ".pyi", ".j2", ".html", ".yaml", ".css"}
-TASK_PACKAGES = ("plugins/fastserve_text", "conf/task")
+TASK_PACKAGES = ("plugins/fastserve_text", "conf/task", "conf/experiment")
 HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForCausalLM", "ForMaskedLM",
          "ForPreTraining", "ForMultipleChoice", "LMHeadModel")  # fmt: skip
 EXCEPTIONS = {

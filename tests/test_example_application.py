@@ -1,0 +1,42 @@
+"""The example of an application: its own tests pass, and its data and its replies fit each other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fastserve_core.config import DataOptions
+from fastserve_data.files import Files
+
+EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "fastserve-customer-service"
+
+
+@pytest.mark.slow
+def test_its_own_tests_pass(tmp_path: Path) -> None:
+    paths = [str(EXAMPLE / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLE / "tests")],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_each_intent_has_a_reply_and_each_slot_is_learnt() -> None:
+    records = list(Files().read(DataOptions(train=str(EXAMPLE / "nlu.yml")), Path(), print)["train"])
+    assert all(record.values is not None for record in records)
+    rows = [record.values for record in records if record.values is not None]
+    replies = yaml.safe_load((EXAMPLE / "replies.yml").read_text(encoding="utf-8"))["intents"]
+    assert {row["intent"] for row in rows} == set(replies)
+    needed = {slot for reply in replies.values() for slot in reply.get("needs", {})}
+    assert needed <= {slot["slot"] for row in rows for slot in row["slots"]}
