@@ -81,6 +81,7 @@ class StageFinished(Event):
         seconds: Wall time.
         measures: The measurements of its result.
         reason: Why the result was rejected or the stage failed.
+        metrics: The task's declarations of the scores by name, as a run's record has them.
     """
 
     stage: str
@@ -89,6 +90,7 @@ class StageFinished(Event):
     seconds: float
     measures: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

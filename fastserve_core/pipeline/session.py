@@ -129,4 +129,9 @@ class Session:
         if is_usable and stage.artifact and stage.status in ("done", "reused") and stage.stage != "tune":
             self.record.best = stage.artifact
         self.record.write()
-        self.emit(StageFinished(stage.stage, stage.plugin, stage.status, stage.seconds, stage.measures, stage.reason))
+        self.emit(
+            StageFinished(
+                stage.stage, stage.plugin, stage.status, stage.seconds, stage.measures, stage.reason,
+                self.record.metrics,
+            )
+        )  # fmt: skip

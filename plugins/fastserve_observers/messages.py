@@ -19,7 +19,14 @@ from fastserve_observers.formatting import (
     format_value,
     to_finite_float,
 )
-from fastserve_observers.quality import ScoreName, find_main_score, format_metric_name, format_score, is_fraction
+from fastserve_observers.quality import (
+    ScoreName,
+    declared_metrics,
+    find_main_score,
+    format_metric_name,
+    format_score,
+    is_fraction,
+)
 from fastserve_observers.run_summary import RunSummary, Stage, make_headline
 
 SUMMARY_COLUMNS = ("stage", "plugin", "status", "", "p50 ms", "per second", "MB", "smaller", "faster")
@@ -95,16 +102,21 @@ def format_stage_result(event: StageFinished) -> str:
     For example: ``compress x: rejected in 31 s: quality drops ...; accuracy 86.1 % on validation, ...``.
     """
     reason = f": {event.reason}" if event.reason else ""
-    figures = format_measures(event.measures)
+    figures = format_measures(event.measures, declared_metrics({"metrics": event.metrics}))
     outcome = f"{event.status} in {format_duration(event.seconds)}"
     return f"{event.stage} {event.plugin}: {outcome}{reason}" + (f"; {figures}" if figures else "")
 
 
-def format_measures(measures: Mapping[str, Any]) -> str:
-    """Return the main score, latency, throughput and size."""
+def format_measures(measures: Mapping[str, Any], declared: Mapping[str, MetricSpec] | None = None) -> str:
+    """Return the main score, latency, throughput and size.
+
+    Args:
+        measures: The measurements.
+        declared: The task's declarations of its scores, if they are known.
+    """
     parts = []
     test, validation = measures.get("quality") or {}, measures.get("quality_validation") or {}
-    if name := find_main_score(validation) or find_main_score(test):
+    if name := find_main_score(validation, declared) or find_main_score(test, declared):
         splits = (("validation", validation), ("test", test))
         scores = [f"{format_score(name, scores[name])} on {split}" for split, scores in splits if name in scores]
         parts.append(f"{format_metric_name(name)} {', '.join(scores)}")

@@ -106,6 +106,13 @@ def test_what_a_message_holds_cannot_steer_the_terminal(message: str) -> None:
     )
 
 
+def test_a_stage_shows_the_main_score_as_its_task_declares_it() -> None:
+    measures = {"quality_validation": {"hits": 0.5, "misses": 0.25}, "quality": {"hits": 0.75, "misses": 0.5}}
+    metrics = {"misses": {"higher_is_better": False, "unit": "%"}, "hits": {"unit": "%"}}
+    text = plain(StageFinished("train", "x", "done", 1.0, measures, metrics=metrics))
+    assert "misses 25.0 % on validation, 50.0 % on test" in text
+
+
 def test_a_stream_of_few_characters_gets_question_marks(tmp_path: Path, done: RunFinished) -> None:
     with (tmp_path / "out.txt").open("w", encoding="ascii") as stream:
         play(PlainScreen(stream, 1.0), done)

@@ -41,8 +41,8 @@ class Verdict(NamedTuple):
 def compute_metrics(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """Return the scores that the rows allow.
 
-    ``intent`` and ``whole`` count the rows in scope, whatever the model thinks of their scope; in ``in_scope`` a row
-    that is taken to be out of scope is wrong.
+    ``intent``, ``slot_f1`` and ``whole`` count the rows in scope, whatever the model thinks of their scope; in
+    ``in_scope`` a row that is taken to be out of scope is wrong.
     """
     inside = [verdict for verdict in verdicts if verdict.is_in_scope]
     scores: dict[str, float] = {}
@@ -57,15 +57,12 @@ def compute_metrics(verdicts: Sequence[Verdict]) -> dict[str, float]:
 def _score_slots(verdicts: Sequence[Verdict]) -> dict[str, float]:
     from seqeval.metrics import f1_score
 
-    tagged = [verdict for verdict in verdicts if verdict.tags]
+    tagged = [verdict for verdict in verdicts if verdict.tags and verdict.is_in_scope]
     truth, found = [list(one.tags) for one in tagged], [list(one.found_tags) for one in tagged]
     if not any(tag != OUTSIDE for tags in truth for tag in tags):
         return {}
-    scores = {"slot_f1": float(f1_score(truth, found, zero_division=0))}
-    inside = [verdict for verdict in tagged if verdict.is_in_scope]
-    if inside:
-        scores["whole"] = fmean(one.is_right and list(one.tags) == list(one.found_tags) for one in inside)
-    return scores
+    whole = fmean(one.is_right and list(one.tags) == list(one.found_tags) for one in tagged)
+    return {"whole": whole, "slot_f1": float(f1_score(truth, found, zero_division=0))}
 
 
 def _score_scope(verdicts: Sequence[Verdict]) -> dict[str, float]:
