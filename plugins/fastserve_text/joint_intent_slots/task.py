@@ -73,7 +73,7 @@ class Options(base.Options):
     slot_weight: float = 1.0
     out_of_scope: str = out_of_scope.AUTO
     out_of_scope_label: str = "oos"
-    in_scope_share: float = 0.97
+    in_scope_share: float = 0.98
     top_k: int = 10
 
     def __post_init__(self) -> None:
