@@ -66,8 +66,7 @@ class Options(base.Options):
     ``slot_weight`` is the weight of the slots of a text beside its intent. ``out_of_scope`` is the method: ``auto``,
     ``softmax``, ``energy``, ``mahalanobis``, ``trained`` or ``none``; ``out_of_scope_label`` is the intent of the rows
     that have none of the others. ``auto`` and ``trained`` learn such training rows as a label, other methods ignore
-    them. ``in_scope_share`` of the validation rows in scope stay in scope. ``top_k`` intents
-    are returned.
+    them. ``in_scope_share`` of the validation rows in scope stay in scope. ``top_k`` intents are returned.
     """
 
     slot_weight: float = 1.0
@@ -121,6 +120,7 @@ class JointIntentSlots(WordTask):
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(),)
     outputs: ClassVar[tuple[str, ...]] = ("logits", HIDDEN)
     is_calibrated: ClassVar[bool] = True
+    request_parameters: ClassVar[Mapping[str, str]] = {name: name for name in ("stride", "top_k")}
     unknown_labels: ClassVar[Literal["refused", "errors"]] = "errors"
     not_in_rows: ClassVar[frozenset[str]] = frozenset(
         {"max_length", "stride", "slot_weight", "in_scope_share", "top_k"}
@@ -358,6 +358,19 @@ class JointIntentSlots(WordTask):
         intent = answer["intent"]
         rest = {name: value for name, value in answer.items() if name != "intent"}
         return super().answer_columns({"intent": intent["name"], "intent_score": intent["score"], **rest})
+
+    @override
+    def agrees(self, answer: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Return whether the intents, the decisions on the scope and the slots are the same."""
+        first, second = (
+            (
+                found["intent"]["name"],
+                found.get("in_scope", 1.0) >= 0.5,
+                [(slot["slot"], slot["start"], slot["end"]) for slot in found["slots"]],
+            )
+            for found in (answer, other)
+        )
+        return first == second
 
     @override
     def output_tensors(self) -> list[TensorSpec]:

@@ -136,6 +136,24 @@ def test_the_decision_on_scope_is_scored_beside_the_intent(task: Task, tiny_bert
     assert (scores["intent"], scores["in_scope"], scores["oos_recall"]) == (1.0, 0.0, 1.0)
 
 
+def test_two_models_agree_whatever_their_scores_are(task: Task) -> None:
+    def answer(name: str, in_scope: float, *slots: tuple[str, int, int]) -> dict[str, Any]:
+        found = [{"slot": slot, "start": start, "end": end, "score": in_scope} for slot, start, end in slots]
+        return {"intent": {"name": name, "score": in_scope}, "in_scope": in_scope, "slots": found}
+
+    first = answer("a", 0.9, ("city", 0, 3))
+    assert task.agrees(first, answer("a", 0.6, ("city", 0, 3)))
+    others = [answer("b", 0.9, ("city", 0, 3)), answer("a", 0.4, ("city", 0, 3)), answer("a", 0.9, ("city", 0, 4))]
+    assert not any(task.agrees(first, other) for other in others)
+
+
+def test_a_request_may_ask_for_fewer_intents(task: Task, tiny_bert: Path) -> None:
+    batch = task.encoder(tiny_bert)(ROWS[:1])
+    fewer = task.with_options(task.read_parameters({"top_k": 1}))
+    assert len(fewer.decode(outputs_of(task, batch), batch)[0]["intents"]) == 1
+    assert len(task.decode(outputs_of(task, batch), batch)[0]["intents"]) == 2
+
+
 def test_each_text_counts_alike_however_many_words_it_has(task: Task) -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 5, len(LABELS))
