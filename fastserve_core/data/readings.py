@@ -35,7 +35,7 @@ class Reading:
 
     task: Task
     options: Mapping[str, Any]
-    columns: Mapping[str, str]
+    columns: Mapping[str, str | Sequence[str]]
     guessed: frozenset[str]
     rows: list[Row] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -51,9 +51,10 @@ class Reading:
         lines += [("bad row", fault) for fault in self.faults[:SHOWN_FAULTS]]
         return lines
 
-    def _describe_column(self, name: str, own: str) -> str:
+    def _describe_column(self, name: str, own: str | Sequence[str]) -> str:
         how = "by its values" if name in self.guessed else "by its name"
-        return name if name == own else f"{name} is read from '{own}', {how}"
+        shown = f"'{own}'" if isinstance(own, str) else ", ".join(own)
+        return name if name == own else f"{name} is read from {shown}, {how}"
 
     def _describe_rows(self) -> str:
         seen = Counter(json.dumps(row, sort_keys=True, default=str) for row in self.rows)
