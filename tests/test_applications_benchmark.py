@@ -1,0 +1,96 @@
+"""The benchmark of the tasks: its scorers follow the published rules, and its sources and summary are right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_answers_are_scored_by_the_rules_of_squad(part: Any) -> None:
+    score = part("tasks.scorers").score_answers
+    assert score(["The Cat!"], [["a cat", "dog"]]) == {"em": 1.0, "f1": 1.0}
+    assert score(["cat sat"], [["the cat sat down"]]) == {"em": 0.0, "f1": pytest.approx(0.8)}
+    assert score([""], [["cat"]]) == {"em": 0.0, "f1": 0.0}
+    assert score(["北京市"], [["北京"]])["f1"] == pytest.approx(0.8)
+
+
+def test_relations_are_scored_without_other_and_with_their_direction(part: Any) -> None:
+    """Cause: 1 right of 2 guessed and 2 true, so 1/2; Part: 1 right of 1 guessed and 2 true, so 2/3."""
+    truth = ["Cause(e1,e2)", "Cause(e2,e1)", "Part(e1,e2)", "Part(e1,e2)", "Other"]
+    guesses = ["Cause(e1,e2)", "Cause(e1,e2)", "Part(e1,e2)", "Other", "Other"]
+    assert part("tasks.scorers").score_relations(guesses, truth) == {"macro_f1": pytest.approx((1 / 2 + 2 / 3) / 2)}
+
+
+def test_texts_out_of_scope_are_scored_by_a_threshold(part: Any) -> None:
+    found = part("tasks.scorers").score_scope(["a", "b", "a", "a"], [0.9, 0.4, 0.3, 0.8], ["a", "b", "oos", "oos"], 0.5)
+    assert found == {"in_scope": 0.5, "oos_recall": 0.5, "auroc": 0.75}
+
+
+def test_whole_sentences_have_their_intent_and_all_slots_right(part: Any) -> None:
+    slots, true_slots = [["B-x", "O"], ["O", "O"], ["B-x", "O"]], [["B-x", "O"], ["O", "B-x"], ["B-x", "O"]]
+    found = part("tasks.scorers").score_intents(["i", "i", "j"], slots, ["i", "i", "i"], true_slots)
+    assert found == {
+        "intent": pytest.approx(2 / 3), "slot_f1": pytest.approx(0.8), "whole": pytest.approx(1 / 3)
+    }  # fmt: skip
+
+
+def test_no_paragraph_of_questions_is_in_both_splits(part: Any, tmp_path: Path) -> None:
+    paragraphs = [{"context": f"text {number}", "qas": []} for number in range(10)]
+    (tmp_path / "xquad.en.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    written = part("tasks.sources").xquad_en(tmp_path, tmp_path)
+    contexts = [
+        [one["context"] for one in json.loads(Path(option.partition("=")[2]).read_text())["data"][0]["paragraphs"]]
+        for option in written
+    ]
+    assert [len(one) for one in contexts] == [8, 2]
+    assert not set(contexts[0]) & set(contexts[1])
+
+
+def test_few_shots_are_as_many_of_each_class_and_depend_on_the_seed(part: Any, tmp_path: Path) -> None:
+    rows = [f"text {number},{'abc'[number % 3]}" for number in range(30)]
+    (tmp_path / "banking77_train.csv").write_text("text,category\n" + "\n".join(rows) + "\n")
+    draws = []
+    for seed in (0, 1):
+        paths = [Path(one.partition("=")[2]) for one in part("tasks.sources").few_shot(2, seed, tmp_path, tmp_path)[:2]]
+        splits = [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
+        for split in splits:
+            assert sorted(row["category"] for row in split) == list("aabbcc")
+        texts = [{row["text"] for row in split} for split in splits]
+        assert not texts[0] & texts[1]
+        draws.append(texts[0])
+    assert draws[0] != draws[1]
+
+
+def test_the_first_tag_of_a_known_word_is_the_baseline_of_tags(part: Any) -> None:
+    train = [{"tokens": ["Ann", "in", "Oslo"], "tags": ["B-PER", "O", "B-LOC"]}]
+    test = [{"tokens": ["ann", "of", "Oslo"], "tags": ["B-PER", "O", "B-LOC"]}]
+    assert part("tasks.baselines").BASELINES["tags"](train, test) == {"f1": 1.0}
+
+
+def test_a_summary_has_means_over_the_seeds_and_ratios_of_the_same_seed(part: Any) -> None:
+    scores = part("tasks.setting").Scores
+    found = {
+        "ours": [scores({"f1": 0.8}, rate=30), scores({"f1": 0.9}, rate=80)],
+        "reference": [scores({"f1": 0.7}, rate=10), scores({"f1": 0.7}, rate=20)],
+        "compressed": [scores({"f1": 0.8}, speedup=2, size_ratio=4), scores({"f1": 0.8}, speedup=3, size_ratio=4)],
+        "baseline": [scores({}), scores({})],
+    }
+    assert part("applications").summarize(found) == {
+        "f1": 0.85, "reference": {"f1": 0.7}, "compressed": {"f1": 0.8}, "baseline": {},
+        "rate_ratio": 3.5, "speedup": 2.5, "size_ratio": 4,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(["nothing"], "no task is called nothing"), (["atis", "--data", "/nowhere"], "must be the folder")],
+)
+def test_wrong_arguments_are_refused(
+    part: Any, given: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        part("applications").parse(given)
+    assert message in capsys.readouterr().err
