@@ -23,7 +23,6 @@ from pyarrow import parquet
 from conftest import Cli
 from fastserve_core.data import RawRecord
 from fastserve_core.data.readings import find_readings
-from fastserve_core.errors import AmbiguousColumnError
 from fastserve_core.tasks.load import installed_tasks
 
 POSTS = [{"text": f"the film number {number} was {word}", "label": label}
@@ -118,7 +117,7 @@ def test_questions_without_answers_are_read_with_the_option_for_them(cli: Cli, t
 @pytest.mark.parametrize(
     ("content", "arguments", "said"),
     [
-        ("text\n" + "a text of some words\n" * 3, [], "which task? Type one of"),
+        ("text\n" + "a text of some words\n" * 3, [], "fastserve init a.csv --task pretraining"),
         ("a,b,label\n" + "".join(f"one text {n} of words,two text {n} of words,{n % 2}\n" for n in range(20)), [],
          "fastserve init a.csv data.columns.text=b"),
         ("text,label,intent\n" + "a text,x,y\n", ["--task", "text_classification"], "all 1 training rows"),
@@ -170,21 +169,51 @@ def test_a_terminal_is_asked(tmp_path: Path) -> None:
     assert "override /task: pretraining" in (tmp_path / "conf" / "experiment" / "a.yaml").read_text()
 
 
-def test_answers_decide_columns() -> None:
-    names = ("review", "comment")
+def test_each_choice_of_columns_is_a_reading() -> None:
+    columns = ("review", "comment")
     records = [
-        RawRecord("", {**dict.fromkeys(names, row["text"]), "a": row["label"], "b": row["label"]}) for row in POSTS
+        RawRecord("", {**dict.fromkeys(columns, row["text"]), "a": row["label"], "b": row["label"]}) for row in POSTS
     ]
-    asked: list[str] = []
-    columns: dict[str, str | None] = {}
-    for answer in ("comment", "b"):
-        _, reasons = find_readings(["text_classification"], records, columns)
-        (error,) = reasons.values()
-        assert isinstance(error, AmbiguousColumnError)
-        asked.append(error.column)
-        columns[error.column] = answer
-    (reading,), _ = find_readings(["text_classification"], records, columns)
-    assert (asked, dict(reading.columns)) == (["text", "label"], {"text": "comment", "label": "b"})
+    readings, _ = find_readings(["text_classification"], records, {"label": "b"})
+    assert [dict(reading.columns) for reading in readings] == [{"text": column, "label": "b"} for column in columns]
+    readings, _ = find_readings(["text_classification"], records, {})
+    assert {tuple(reading.decisions.values()) for reading in readings} == {
+        (text, label) for text in columns for label in ("a", "b")
+    }
+
+
+SEVERAL = [{"text": row["text"], "labels": [row["label"], "film"] if number % 3 else [row["label"]]}
+           for number, row in enumerate(POSTS)]  # fmt: skip
+SLOTS = [{"text": "fly to Paris", "label": f"intent {number % 2}", "slots": [{"start": 7, "end": 12, "slot": "to"}]}
+         for number in range(30)]  # fmt: skip
+
+
+RELATIONS = [{"text": f"<e1>it</e1> {number} in <e2>a</e2>", "relation": f"r{number % 2}"} for number in range(30)]
+
+
+def number_labels(label: Callable[[int], float]) -> list[dict[str, Any]]:
+    return [{**row, "label": label(number)} for number, row in enumerate(POSTS)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "tasks"),
+    [
+        (POSTS, ["text_classification"]),
+        ([{**row, "label": int(row["label"] == "pos")} for row in POSTS], ["text_classification"]),
+        (number_labels(lambda number: number % 5), ["text_classification", "text_regression"]),
+        (number_labels(lambda number: number / 7), ["text_regression"]),
+        (SEVERAL, ["multi_label_classification"]),
+        (SLOTS, ["joint_intent_slots"]),
+        (TAGGED, ["token_classification"]),
+        ([{"text": row["text"]} for row in POSTS], ["causal_lm", "pretraining"]),
+        (RELATIONS, ["relation_classification"]),
+    ],
+)  # fmt: skip
+def test_rows_are_those_of_one_task_unless_their_values_fit_two(rows: list[dict[str, Any]], tasks: list[str]) -> None:
+    records = [RawRecord(f"row {number}", row) for number, row in enumerate(rows)]
+    readings, reasons = find_readings(installed_tasks(), records, {})
+    best = [reading.task.name for reading in readings if reading.rank == readings[0].rank]
+    assert best == tasks, reasons
 
 
 CELLS = st.one_of(

@@ -19,15 +19,17 @@ from fastserve_core.config.nodes import DataOptions
 from fastserve_core.data.readings import Reading, find_readings
 from fastserve_core.data.source import RawRecord, file_source
 from fastserve_core.entry_points import installed_plugins
-from fastserve_core.errors import AmbiguousColumnError, DataError, OptionError, UnknownNameError, UserError
+from fastserve_core.errors import DataError, OptionError, UnknownNameError
 from fastserve_core.tasks.declarations import Proposal
-from fastserve_core.tasks.load import installed_tasks, load_task
+from fastserve_core.tasks.load import installed_tasks
 
 MAX_RECORDS = 2000
 """The number of records that are read."""
 TRAINER, COMPRESSOR = "torch_ddp", "neural_compressor"
 EPOCHS = 3
 FOLDER = Path("conf", "experiment")
+
+QUESTION = "The file can be read in several ways."
 
 Ask = Callable[[str, Sequence[str]], str]
 """Asks a question with several answers."""
@@ -73,7 +75,7 @@ def _read(data: DataOptions) -> list[RawRecord]:
 
 
 def _choose(records: Sequence[RawRecord], options: Any, data: DataOptions, ask: Ask | None) -> Reading:
-    """Return the only reading of the records, asking for the choices that decide it.
+    """Return the reading of the records that uses most columns; if several do, the one that is chosen.
 
     Raises:
         OptionError: Several readings are possible, and nobody can be asked.
@@ -82,45 +84,25 @@ def _choose(records: Sequence[RawRecord], options: Any, data: DataOptions, ask: 
     tasks = installed_tasks()
     if options.task is not None and options.task not in tasks:
         raise UnknownNameError("task", options.task, tasks)
-    tasks = [options.task] if options.task else tasks
-    while True:
-        readings, reasons = find_readings(tasks, records, data.columns)
-        most = len(readings[0].columns) if readings else 0
-        question = _find_question(reasons, most)
-        if question is None:
-            break
-        asked = f"--task {options.task} " if options.task else ""
-        answer = _decide(
-            ask,
-            f"which column is {question.column}?",
-            question.candidates,
-            f"fastserve init {options.file} {asked}data.columns.{question.column}=",
-        )
-        data.columns[question.column] = answer
+    readings, reasons = find_readings([options.task] if options.task else tasks, records, data.columns)
     if not readings:
-        reasons_text = "".join(f"\n  {name}: {reason}" for name, reason in reasons.items())
-        raise DataError(f"no task can use the rows of {options.file}:{reasons_text}")
-    best = [reading for reading in readings if len(reading.columns) == most]
+        listed = "".join(f"\n  {name}: {reason}" for name, reason in reasons.items())
+        raise DataError(f"no task can use the rows of {options.file}:{listed}")
+    best = [reading for reading in readings if reading.rank == readings[0].rank]
     if len(best) == 1:
         return best[0]
-    names = [reading.task.name for reading in best]
-    chosen = _decide(ask, "which task?", names, f"fastserve init {options.file} --task ")
-    return next(reading for reading in best if reading.task.name == chosen)
+    names = {reading.task.name for reading in best}
+    answers = {_format_choice(reading, options.task is not None or len(names) > 1): reading for reading in best}
+    if ask is None:
+        commands = "".join(f"\n  fastserve init {shlex.quote(options.file)} {answer}" for answer in answers)
+        raise OptionError(f"{QUESTION} Type one of{commands}")
+    return answers[ask(QUESTION, list(answers))]
 
 
-def _find_question(reasons: dict[str, UserError], most: int) -> AmbiguousColumnError | None:
-    """Return the open question about a column of the task that would read most columns, if that is most of all."""
-    open_tasks = {name: reason for name, reason in reasons.items() if isinstance(reason, AmbiguousColumnError)}
-    counts = {name: sum(column.required for column in load_task(name, {}).columns) for name in open_tasks}
-    name = max(counts, key=counts.__getitem__, default=None)
-    return open_tasks[name] if name is not None and counts[name] > most else None
-
-
-def _decide(ask: Ask | None, question: str, answers: Sequence[str], option: str) -> str:
-    if ask is not None:
-        return ask(question, answers)
-    commands = "".join(f"\n  {option}{shlex.quote(answer)}" for answer in answers)
-    raise OptionError(f"{question} Type one of{commands}")
+def _format_choice(reading: Reading, names_task: bool) -> str:
+    """Return the arguments that choose a reading."""
+    columns = [f"data.columns.{name}={shlex.quote(own)}" for name, own in reading.decisions.items()]
+    return " ".join([f"--task {reading.task.name}", *columns] if names_task else columns)
 
 
 def _ask(question: str, answers: Sequence[str]) -> str:
@@ -130,7 +112,7 @@ def _ask(question: str, answers: Sequence[str]) -> str:
         try:
             given = input(f"1-{len(answers)}: ").strip()
         except EOFError as error:
-            raise OptionError(f"{question} no answer was given") from error
+            raise OptionError(f"{question} No answer was given") from error
         if given in answers:
             return given
         if given.isdecimal() and 1 <= int(given) <= len(answers):

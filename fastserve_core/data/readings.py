@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastserve_core.data.columns import ColumnMap, match_columns
@@ -18,6 +18,8 @@ from fastserve_core.tasks.values import is_missing, plain_value
 MIN_USABLE = 0.5
 """The share of rows that a task has to be able to use."""
 SHOWN_LABELS, SHOWN_FAULTS = 10, 3
+MAX_CANDIDATES = 5
+"""The number of columns that are tried if several may be meant."""
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Reading:
         guessed: The task's columns that were found by their values.
         rows: The rows that can be used.
         faults: The reasons why others cannot.
+        decisions: The columns that were chosen among several.
     """
 
     task: Task
@@ -39,6 +42,12 @@ class Reading:
     guessed: frozenset[str]
     rows: list[Row] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    decisions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The order of readings: by the number of columns, then by those that were found by their names."""
+        return len(self.columns), -len(self.guessed)
 
     def describe(self) -> list[tuple[str, str]]:
         """Return the evidence as pairs of a heading and a text."""
@@ -72,7 +81,7 @@ class Reading:
         return text + (f", {conflicts} inputs have different labels" if conflicts else "")
 
 
-def read_as(task_name: str, records: Sequence[RawRecord], chosen: Mapping[str, str | None]) -> Reading:
+def read_as(task_name: str, records: Sequence[RawRecord], chosen: Mapping[str, Any]) -> Reading:
     """Read records as rows of a task, with those of its options that can use most of them.
 
     Args:
@@ -114,7 +123,7 @@ def _read_row(reading: Reading, columns: ColumnMap, record: RawRecord) -> str | 
 
 
 def _find_columns(
-    task: Task, records: Sequence[RawRecord], chosen: Mapping[str, str | None]
+    task: Task, records: Sequence[RawRecord], chosen: Mapping[str, Any]
 ) -> tuple[ColumnMap, frozenset[str]]:
     """Find the task's columns by their names, and those that are missing by their values."""
     names = dict(chosen)
@@ -131,9 +140,7 @@ def _find_columns(
         return columns, frozenset(guessed)
 
 
-def _guess_column(
-    task: Task, records: Sequence[RawRecord], names: Mapping[str, str | None], error: MissingColumnError
-) -> str:
+def _guess_column(task: Task, records: Sequence[RawRecord], names: Mapping[str, Any], error: MissingColumnError) -> str:
     """Return the only column whose values look like those of a missing one."""
     column = next(column for column in task.columns if column.name == error.column)
     known = dict.fromkeys(str(name) for record in records for name in record.values or ())
@@ -154,14 +161,39 @@ def _guess_column(
 
 
 def find_readings(
-    tasks: Sequence[str], records: Sequence[RawRecord], chosen: Mapping[str, str | None]
+    tasks: Sequence[str], records: Sequence[RawRecord], chosen: Mapping[str, Any]
 ) -> tuple[list[Reading], dict[str, UserError]]:
-    """Return the readings of all tasks that can use records, those with most columns first, and the others' reasons."""
+    """Return the readings of all tasks that can use records, the best ones first, and the others' reasons.
+
+    Args:
+        tasks: The names of the tasks. The only one is read even if the rows are hardly meant for it.
+        records: The first records of a file.
+        chosen: The data's names that the user gave, by the task's.
+    """
     readings, reasons = list[Reading](), dict[str, UserError]()
     for name in tasks:
-        try:
-            readings.append(read_as(name, records, chosen))
-        except UserError as error:
-            reasons[name] = error
-    readings.sort(key=lambda reading: -len(reading.columns))
+        for reading in _read_all(name, records, chosen, {}, reasons):
+            unlikely = reading.task.why_unlikely(reading.rows) if len(tasks) > 1 else None
+            if unlikely is None:
+                readings.append(reading)
+            else:
+                reasons[name] = DataError(unlikely)
+    readings.sort(key=lambda reading: reading.rank, reverse=True)
     return readings, reasons
+
+
+def _read_all(
+    name: str,
+    records: Sequence[RawRecord],
+    chosen: Mapping[str, Any],
+    decisions: Mapping[str, str],
+    reasons: dict[str, UserError],
+) -> Iterator[Reading]:
+    """Yield the readings as a task, one for each choice of its columns if several fit; or note the reason."""
+    try:
+        yield replace(read_as(name, records, {**chosen, **decisions}), decisions=decisions)
+    except AmbiguousColumnError as error:
+        for candidate in error.candidates[:MAX_CANDIDATES]:
+            yield from _read_all(name, records, chosen, {**decisions, error.column: candidate}, reasons)
+    except UserError as error:
+        reasons[name] = error

@@ -214,6 +214,10 @@ class Task(ABC):
         """Return whether values look like those of a column, which is guessed if the data has none of its names."""
         return False
 
+    def why_unlikely(self, rows: Sequence[Row]) -> str | None:
+        """Return why rows that ``check`` accepts are hardly meant for this task; ``None`` if they may be."""
+        return None
+
     def propose(self, rows: Sequence[Row]) -> Proposal:
         """Return settings for a first run with rows that ``check`` accepts."""
         return Proposal()

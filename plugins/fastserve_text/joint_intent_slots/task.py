@@ -157,6 +157,10 @@ class JointIntentSlots(WordTask):
         return None
 
     @override
+    def why_unlikely(self, rows: Sequence[Row]) -> str | None:
+        return None if any(row.get("slots") or row.get("tags") for row in rows) else "no row has slots"
+
+    @override
     def collect_labels(self, rows: Sequence[Row]) -> list[str]:
         counts: Counter[str] = Counter()
         tags: set[str] = set()

@@ -115,6 +115,10 @@ class MultiLabelClassification(SequenceTask):
         return None
 
     @override
+    def why_unlikely(self, rows: Sequence[Row]) -> str | None:
+        return None if any(len(row["labels"]) > 1 for row in rows) else "no row has several labels"
+
+    @override
     def collect_labels(self, rows: Sequence[Row]) -> list[str]:
         found = {label for row in rows for label in row["labels"]}
         if not found:

@@ -97,6 +97,14 @@ class TextClassification(SequenceTask):
         return None
 
     @override
+    def why_unlikely(self, rows: Sequence[Row]) -> str | None:
+        try:
+            numbers = [float(row["label"]) for row in rows]
+        except ValueError:
+            return None
+        return None if all(map(float.is_integer, numbers)) else "the labels are numbers with decimals"
+
+    @override
     def collect_labels(self, rows: Sequence[Row]) -> list[str]:
         counts = Counter(row["label"] for row in rows)
         if len(counts) < 2:

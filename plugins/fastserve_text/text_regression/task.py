@@ -98,6 +98,10 @@ class TextRegression(SequenceTask):
         return None
 
     @override
+    def why_unlikely(self, rows: Sequence[Row]) -> str | None:
+        return None if len({row["score"] for row in rows}) > 2 else "there are two different numbers"
+
+    @override
     def collect_labels(self, rows: Sequence[Row]) -> list[str]:
         numbers = {row["score"] for row in rows}
         if len(numbers) < 2:
