@@ -91,7 +91,7 @@ def test_evidence_is_printed(cli: Cli, tmp_path: Path) -> None:
     write_json_lines(tmp_path / "a.jsonl", rows)
     done = cli("init", "a.jsonl", "--name", "mine")
     assert done.returncode == 0, done.stderr
-    assert "labels    2: pos 32, neg 30" in done.stdout
+    assert "labels    2 in these rows: pos 32, neg 30" in done.stdout
     assert "63 read, 1.6% cannot be used, 1.6% are duplicates, 1 inputs have different labels" in done.stdout
     assert "a.jsonl:63: 'text' is empty" in done.stdout
     assert "max_length=16 cuts 0 of 62" in done.stdout
@@ -125,6 +125,8 @@ def test_questions_without_answers_are_read_with_the_option_for_them(cli: Cli, t
          "fastserve init a.csv data.columns.text=comment"),
         ("a,b\n1,2\n3,4\n", [], "no task can use the rows of a.csv"),
         ("text,label\n", [], "has no rows"),
+        ("It was good.,pos\nIt was bad,neg\n", [], "the first line is a row and not the names of columns, as 'It was"),
+        ("so good it was,pos\nso bad,neg\nfine,pos\n", [], "as 'pos' shows: add a line with names"),
         ("", [], "is empty"),
         ("text\na\n", ["--task", "text_clasification"], "did you mean 'text_classification'"),
         ("text,label\na b c,x\n", ["data.columns.tekst=a"], "no such column"),

@@ -16,7 +16,7 @@ from fastserve_core.artifacts.files import expand_user, publish_new
 from fastserve_core.cli.arguments import make_parser, parse_data_options
 from fastserve_core.config.groups import default_choice, find_config
 from fastserve_core.config.nodes import DataOptions
-from fastserve_core.data.readings import Reading, find_readings
+from fastserve_core.data.readings import Reading, check_header, find_readings
 from fastserve_core.data.source import RawRecord, file_source
 from fastserve_core.entry_points import installed_plugins
 from fastserve_core.errors import DataError, OptionError, UnknownNameError
@@ -68,6 +68,7 @@ def _read(data: DataOptions) -> list[RawRecord]:
     records = list(islice(splits["train"], MAX_RECORDS))
     if not records:
         raise DataError(f"{data.train} has no rows")
+    check_header(records)
     return records
 
 
@@ -86,7 +87,10 @@ def _choose(records: Sequence[RawRecord], options: Any, data: DataOptions, ask: 
         raise UnknownNameError("task", options.task, tasks)
     readings, reasons = find_readings([options.task] if options.task else tasks, records, data.columns)
     if not readings:
-        listed = "".join(f"\n  {name}: {reason}" for name, reason in reasons.items())
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in reasons.items():
+            by_reason.setdefault(str(reason), []).append(name)
+        listed = "".join(f"\n  {', '.join(names)}: {reason}" for reason, names in by_reason.items())
         raise DataError(f"no task can use the rows of {options.file}:{listed}")
     best = [reading for reading in readings if reading.rank == readings[0].rank]
     if len(best) == 1:
@@ -126,7 +130,7 @@ def _print_evidence(file: str, reading: Reading, proposal: Proposal) -> None:
     lines = [("file", f"{file}: the first {len(reading.rows) + len(reading.faults):,} rows")]
     lines += [("task", reading.task.name), *reading.describe()]
     lines += [("option", f"task.{name}={json.dumps(value)}") for name, value in reading.options.items()]
-    lines += [("length" if "token" in note else "note", note) for note in proposal.notes]
+    lines += [("note", note) for note in proposal.notes]
     print("\n".join(f"{heading:<10}{text}" for heading, text in lines))
 
 

@@ -17,6 +17,7 @@ from fastserve_core.tasks.values import is_missing, plain_value
 
 MIN_USABLE = 0.5
 """The share of rows that a task has to be able to use."""
+SENTENCE_ENDS = tuple(".!。！")
 SHOWN_LABELS, SHOWN_FAULTS = 10, 3
 MAX_CANDIDATES = 5
 """The number of columns that are tried if several may be meant."""
@@ -55,7 +56,9 @@ class Reading:
         labels = Counter(label for row in self.rows for label in self.task.row_labels(row))
         if labels:
             shown = ", ".join(f"{label} {count}" for label, count in labels.most_common(SHOWN_LABELS))
-            lines.append(("labels", f"{len(labels)}: {shown}{', …' if len(labels) > SHOWN_LABELS else ''}"))
+            lines.append(
+                ("labels", f"{len(labels)} in these rows: {shown}{', …' if len(labels) > SHOWN_LABELS else ''}")
+            )
         lines.append(("rows", self._describe_rows()))
         lines += [("bad row", fault) for fault in self.faults[:SHOWN_FAULTS]]
         return lines
@@ -79,6 +82,22 @@ class Reading:
         text += f", {1 - len(seen) / max(len(self.rows), 1):.1%} are duplicates"
         conflicts = sum(len(targets) > 1 for targets in inputs.values())
         return text + (f", {conflicts} inputs have different labels" if conflicts else "")
+
+
+def check_header(records: Sequence[RawRecord]) -> None:
+    """Check that the names of columns are not the first row of a table without a header.
+
+    Raises:
+        DataError: A name ends as a sentence does, or is one of the values of its column.
+    """
+    first = next((record for record in records if record.values is not None), records[0])
+    for name in map(str, first.values or ()):
+        values = [(record.values or {}).get(name) for record in records]
+        if name.strip()[-1:] in SENTENCE_ENDS or name in values:
+            raise DataError(
+                f"{first.where}: the first line is a row and not the names of columns, as '{name}' "
+                "shows: add a line with names, such as text and label"
+            )
 
 
 def read_as(task_name: str, records: Sequence[RawRecord], chosen: Mapping[str, Any]) -> Reading:
