@@ -86,6 +86,20 @@ def test_a_task_is_proposed_and_the_experiment_composes(
     assert OmegaConf.create(composed.stdout).data.train == str(tmp_path / name)
 
 
+@pytest.mark.parametrize("task", ["pretraining", "causal_lm", "joint_intent_slots", "text_regression"])
+def test_a_chosen_task_composes(cli: Cli, tmp_path: Path, task: str) -> None:
+    write_json_lines(
+        tmp_path / "a.jsonl", SLOTS if task == "joint_intent_slots" else number_labels(lambda one: one % 4)
+    )
+    done = cli("init", "a.jsonl", "--task", task)
+    assert done.returncode == 0, done.stderr
+    composed = cli("--config-dir", "conf", "+experiment=a", "--cfg", "job")
+    assert composed.returncode == 0, composed.stderr
+    config = OmegaConf.create(composed.stdout)
+    assert config.task.name == task
+    assert ("neural_compressor" in config.compress) == (task != "pretraining")
+
+
 def test_evidence_is_printed(cli: Cli, tmp_path: Path) -> None:
     rows = [*POSTS, POSTS[0], {"text": POSTS[1]["text"], "label": "pos"}, {"text": "", "label": "pos"}]
     write_json_lines(tmp_path / "a.jsonl", rows)
@@ -244,3 +258,7 @@ def test_the_printed_command_runs(cli: Cli, tmp_path: Path, reviews: Path, tiny_
     ran = cli(*shlex.split(command), "engine=torch")
     assert ran.returncode == 0, ran.stderr
     assert "compress neural_compressor" in ran.stdout + ran.stderr
+    record = json.loads(next(tmp_path.glob("outputs/*/*/run.json")).read_text())
+    for row in record["doubted_rows"]:
+        assert row["label"] != row["answer"]
+        assert row["input"]["text"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fastserve_core.artifacts import find_artifact, write_text
 from fastserve_core.data import InputRow
-from fastserve_core.errors import DataError, OptionError, did_you_mean
+from fastserve_core.errors import DataError, OptionError, PlanError, did_you_mean
 from fastserve_core.events import Event, Notice, WarningRaised
 from fastserve_core.inference import Predictor
 from fastserve_core.processes import set_library_environment
@@ -102,7 +102,10 @@ class _Monitor:
         answers = answer_window(self._predictor, [mention.input for mention in mentions])
         changed: dict[tuple[str, date], None] = {}
         for mention, answer in zip(mentions, answers, strict=True):
-            self._counts.add(mention.target, mention.day, str(answer[self._headline]))
+            label = answer.get(self._headline)
+            if label not in self._predictor.task.labels:
+                raise PlanError(f"a model that gives each text one label is needed, not {self._predictor.task.name}")
+            self._counts.add(mention.target, mention.day, label)
             changed[mention.target, mention.day] = None
         if self._is_live:
             self._raise(changed)

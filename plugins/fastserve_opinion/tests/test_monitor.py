@@ -35,6 +35,11 @@ def tagger(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return make_artifact(tmp_path_factory.mktemp("model") / "tagger", "token_classification")
 
 
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return make_artifact(tmp_path_factory.mktemp("model") / "writer", "causal_lm")
+
+
 @pytest.fixture(autouse=True)
 def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -131,15 +136,16 @@ def test_entities_of_a_model_are_targets(classifier: Artifact, tagger: Artifact,
         (["--targets", "none.txt"], DataError, "none.txt cannot be read"),
         (["--entities", "CLASSIFIER"], PlanError, "the model finds no entities"),
         (["--target-column", "brand", "--input", "-"], OptionError, "without further files"),
+        (["--target-column", "brand", "--text-only"], PlanError, "gives each text one label is needed, not causal_lm"),
     ],
 )
 def test_wrong_input_is_refused(
-    classifier: Artifact, tmp_path: Path, arguments: list[str], kind: type[UserError], said: str
+    classifier: Artifact, writer: Artifact, tmp_path: Path, arguments: list[str], kind: type[UserError], said: str
 ) -> None:
     write_posts(tmp_path / "posts.jsonl", POSTS)
     arguments = [str(classifier.folder) if one == "CLASSIFIER" else one for one in arguments]
     with pytest.raises(kind, match=said):
-        monitor(classifier, "--input", "posts.jsonl", *arguments)
+        monitor(writer if "causal_lm" in said else classifier, "--input", "posts.jsonl", *arguments)
     assert not (tmp_path / "opinion.html").exists()
 
 
