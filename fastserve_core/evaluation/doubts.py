@@ -12,6 +12,7 @@ from fastserve_core.inference.predictor import WatchBatch
 from fastserve_core.tasks.task import Arrays, Encoded, Task
 
 MAX_ROWS = 20
+MAX_CHARACTERS = 1000
 MIN_SCORE = 0.8
 """The probability that the model gives to its own answer; below it, a mistake of the model is as likely."""
 
@@ -43,10 +44,15 @@ class DoubtedRows:
 
 
 def read_doubted(rows: Sequence[dict[str, Any]], data: Dataset, task: Task) -> list[dict[str, Any]]:
-    """Return doubted rows with the columns of the data that are not labels as ``input``."""
+    """Return doubted rows with the columns of the data that are not labels as ``input``; long texts are cut."""
     found = []
     for row in rows:
         values = data.rows(row["split"])[row["row"]]
-        inputs = {name: value for name, value in values.items() if name not in task.label_columns}
+        inputs = {name: _cut(value) for name, value in values.items() if name not in task.label_columns}
         found.append({**row, "input": inputs})
     return found
+
+
+def _cut(value: Any) -> Any:
+    is_long = isinstance(value, str) and len(value) > MAX_CHARACTERS
+    return f"{value[:MAX_CHARACTERS]}…" if is_long else value

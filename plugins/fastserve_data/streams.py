@@ -135,7 +135,10 @@ def _decompress(stream: io.BufferedReader) -> io.BufferedReader:
 
 def _guess_format(first: str, name: str, report: Report) -> str:
     """Return the format of a first line: an object, or a header."""
-    if first.removeprefix("\ufeff").lstrip().startswith("{"):
+    start = first.removeprefix("\ufeff").lstrip()
+    if start.startswith("["):
+        raise DataError(f"{name} begins as a JSON array: write it to a file that ends in .json, or one object a line")
+    if start.startswith("{"):
         found = "jsonl"
     else:
         found = (

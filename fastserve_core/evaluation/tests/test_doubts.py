@@ -29,7 +29,9 @@ def make_rows(count: int) -> list[Row]:
     return [{"text": "word " * (7 * one % 23) + f"number {one}", "label": labels[one % 3]} for one in range(count)]
 
 
-def test_the_rows_are_found_in_whatever_order_they_are_scored(positive: Artifact, tmp_path: Path) -> None:
+def test_the_rows_are_found_in_whatever_order_they_are_scored(
+    positive: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     predictor = Predictor(positive, threads=1)
     data = prepare_rows({"train": make_rows(40)}, DataOptions(), predictor.task, Store(tmp_path))
     found = DoubtedRows(predictor.task)
@@ -40,6 +42,9 @@ def test_the_rows_are_found_in_whatever_order_they_are_scored(positive: Artifact
     assert len(rows) == len(wrong) == round((1 - scores["accuracy"]) * len(data.rows("train")))
     assert {(row["split"], row["label"], row["answer"]) for row in rows} == {("train", "negative", "positive")}
     assert all("label" not in row["input"] for row in rows)
+    monkeypatch.setattr(doubts, "MAX_CHARACTERS", 4)
+    (short, *_) = read_doubted(found.list_worst(), data, predictor.task)
+    assert (short["input"]["text"][-1], len(short["input"]["text"])) == ("…", 5)
     assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
 
 

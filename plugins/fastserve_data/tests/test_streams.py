@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from fastserve_core.config import DataOptions
 from fastserve_core.data import RawRecord
-from fastserve_core.errors import DataError, UnknownNameError
+from fastserve_core.errors import DataError, UnknownNameError, UserError
 from fastserve_data import tail
 from fastserve_data.files import Files
 from fastserve_data.row_stream import RowStream
@@ -59,6 +59,7 @@ def test_a_stream_is_read_as_a_file_is(content: bytes, row_format: str | None, r
         (gzip.compress(b"text\na\n", mtime=0)[:-9], None, "stdin"),
         (b'text\n"open\n', None, "never closed"),
         (b"", "csv", "has no header"),
+        (b'[{"text": "a"}]', None, "begins as a JSON array: write it to a file that ends in .json"),
     ],
 )
 def test_a_stream_that_cannot_be_read_is_refused(content: bytes, row_format: str | None, said: str) -> None:
@@ -165,6 +166,42 @@ def test_files_without_lines_of_bytes_are_not_followed(tmp_path: Path, name: str
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=said):
         Follower(tmp_path / name).take(1)
+
+
+PARTS = st.sampled_from(
+    [
+        b"text,n\n",
+        b"a,1\n",
+        b'"',
+        b"\n",
+        b"\r\n",
+        b"\xff",
+        b"{",
+        b'{"text": "a"}\n',
+        "好,2\n".encode(),
+        b"\0",
+        b"sep=;\n",
+    ]
+)
+
+
+@given(
+    st.lists(PARTS | st.binary(max_size=3), max_size=9).map(b"".join), st.sampled_from(["csv", "tsv", "jsonl", "txt"])
+)
+def test_any_followed_bytes_give_rows_faults_or_an_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, row_format: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "followed"
+    path.write_bytes(content)
+    looks = iter([False, False])  # one at the file, and one read
+    try:
+        _, records = SOURCE.follow(str(path), row_format, DataOptions(), lambda _: None, lambda: next(looks, True))
+        found = list(records)
+    except UserError as error:
+        assert str(error)
+    else:
+        assert len(found) <= content.count(b"\n")
+        assert all(record.fault if record.values is None else record.where for record in found)
 
 
 def test_a_missing_file_is_not_followed(tmp_path: Path) -> None:
