@@ -44,6 +44,16 @@ def test_files_are_read_as_training_data_is(
     assert cli("predict", classifier.folder, "--json", "dull").stdout == done.stdout
 
 
+def test_several_files_follow_the_option(cli: Cli, tmp_path: Path, classifier: Artifact) -> None:
+    for name in ("a.csv", "b.csv", "data.x=c.csv"):
+        (tmp_path / name).write_text(f"review\n{name}\n")
+    done = cli("predict", classifier.folder, "--input", "a.csv", "b.csv", "data.columns.text=review")
+    assert done.returncode == 0, done.stderr
+    assert [line.split("\t")[2] for line in done.stdout.splitlines()] == ["a.csv", "b.csv"]
+    refused = cli("predict", classifier.folder, "--input", "a.csv", "none.csv")
+    assert (refused.returncode, "'none.csv' is none" in refused.stderr) == (2, True)
+
+
 def test_lists_of_words_are_inputs(cli: Cli, tmp_path: Path, tagger: Artifact) -> None:
     (tmp_path / "x.csv").write_text("tokens,tags\n\"['New', 'York']\",\"['O', 'O']\"\n")
     (answer,) = map(json.loads, cli("predict", tagger.folder, "--json", "--input", "x.csv").stdout.splitlines())

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.locate import find_artifact
-from fastserve_core.cli.arguments import make_parser, parse_data_options
+from fastserve_core.cli.arguments import is_data_option, make_parser, parse_data_options
 from fastserve_core.cli.predict_tables import predict_tables
 from fastserve_core.data.inputs import read_inputs
 from fastserve_core.errors import DataError, FastServeError, OptionError
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--name", help="the model's name, for a server with several")
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="with --input: options of data, as data.encoding=NAME")
     parser.add_argument("--pair", action="append", default=[], metavar="TEXT", help="the second text, once per text")
-    parser.add_argument("--input", action="append", default=[], metavar="FILE", help="a data file; may be repeated")
+    parser.add_argument("--input", action="append", default=[], metavar="FILE", help="data files; may be repeated")
     parser.add_argument(
         "--output", metavar="FILE", help="with --input: write all columns and the answer's to a file, or -"
     )
@@ -46,6 +46,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per line, with all scores")
     options = parser.parse_intermixed_args(arguments)
+    if options.input:  # a shell replaces a pattern by the names of several files
+        options.input += [argument for argument in options.texts if _is_file(argument)]
+        options.texts = [argument for argument in options.texts if not _is_file(argument)]
     _check_tables(options)
     if options.output:
         return predict_tables(options)
@@ -63,6 +66,13 @@ def main(arguments: Sequence[str]) -> int:
         inputs = list(zip(texts, pairs, strict=True)) if pairs else texts
     _print_predictions(model, inputs, options.json)
     return 0
+
+
+def _is_file(argument: str) -> bool:
+    try:
+        return not is_data_option(argument) and Path(argument).exists()
+    except (OSError, ValueError):  # a text may be too long for a path, or have a zero byte
+        return False
 
 
 def _check_tables(options: Any) -> None:
