@@ -70,7 +70,7 @@ class RelationEncoder:
     Args:
         tokenizer: The tokenizer, which cuts nothing.
         tags: The tags in the order of the model's outputs.
-        relations: The relations in their order.
+        relations: The relations in their order; no loss counts others.
     """
 
     def __init__(self, tokenizer: Tokenizer, tags: Sequence[str], relations: Sequence[str]) -> None:
@@ -92,7 +92,7 @@ class RelationEncoder:
         if target is not None:
             places = entity_places(alignment, entities)
             for head, tail, name in relations:
-                if places[head] is not None and places[tail] is not None:
+                if name in self._numbers and places[head] is not None and places[tail] is not None:
                     target += [
                         places[head] + alignment.frame.prefix,
                         places[tail] + alignment.frame.prefix,

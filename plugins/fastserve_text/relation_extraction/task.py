@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from typing_extensions import override
 
@@ -121,6 +121,7 @@ class RelationExtraction(WordTask):
     request_parameters: ClassVar[Mapping[str, str]] = {name: name for name in ("stride", THRESHOLD, "top_k")}
     has_triples: ClassVar[bool] = True
     is_calibrated: ClassVar[bool] = True
+    unknown_labels: ClassVar[Literal["refused", "errors"]] = "errors"
     not_in_rows: ClassVar[frozenset[str]] = TextTask.not_in_rows | {"stride", "pair_width", THRESHOLD, "top_k"}
 
     # -- labels --------------------------------------------------------------------------------------

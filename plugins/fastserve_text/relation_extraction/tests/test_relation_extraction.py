@@ -168,6 +168,17 @@ def test_scores_are_those_of_the_vectors() -> None:
         assert score == pytest.approx(1 / (1 + np.exp(-product)))
 
 
+def test_types_and_relations_that_train_lacks_are_errors(predictor: Predictor, artifact: Path) -> None:
+    rows = facts(20, seed=5)
+    known = predictor.score(rows)["triple_f1"]
+    rare = [{**row, "relations": [[head, tail, "rare"] for head, tail, _ in row["relations"]]} for row in rows]
+    assert predictor.score([*rows, *rare])["triple_f1"] == pytest.approx(known / 2, abs=0.01)
+    city = {"text": "here oslo", "entities": [[5, 9, "city"]], "relations": []}
+    (one,) = predictor.task.encoder(artifact)([city])
+    assert set(one.target) == {-100, predictor.task.tags.index("O")}  # the loss counts the other word only
+    assert predictor.score([city])["entity_f1"] == 0
+
+
 def test_words_are_split_at_entities() -> None:
     text = "a 3km-run, 张三在华为"
     entities = [[3, 5, "unit"], [11, 13, "person"], [14, 16, "firm"]]
