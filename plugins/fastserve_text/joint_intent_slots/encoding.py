@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastserve_core.errors import ModelError
 from fastserve_core.tasks import IGNORE_INDEX, UNLABELLED, Encoded, Row
+from fastserve_text.joint_intent_slots.labels import LabelColumns
 from fastserve_text.tagging.encoding import WordAlignment, WordEncoder
 from fastserve_text.windows import Frame
 
@@ -25,11 +26,12 @@ class IntentEncoder:
     Args:
         words: The encoder of words and tags.
         place: The index of the token that stands for the intent: 0 or -1.
-        numbers: The column of each intent; no loss counts a row with another intent.
+        columns: The columns of the model; no loss counts a row with another intent.
     """
 
-    def __init__(self, words: WordEncoder, place: int, numbers: Mapping[str, int]) -> None:
-        self._words, self._place, self._numbers = words, place, numbers
+    def __init__(self, words: WordEncoder, place: int, columns: LabelColumns) -> None:
+        self._words, self._place = words, place
+        self._numbers, self._has_tags = columns.intents, bool(columns.tags)
 
     def __call__(self, rows: Sequence[Row]) -> list[Encoded]:
         """Encode the rows, in their order."""
@@ -38,7 +40,8 @@ class IntentEncoder:
     def _add_intent(self, encoded: Encoded, row: Row) -> Encoded:
         intent, target = row.get("intent"), None
         if "intent" in row:
-            target = list(encoded.target or [IGNORE_INDEX] * len(encoded))
+            target = list(encoded.target or ()) if self._has_tags else []
+            target = target or [IGNORE_INDEX] * len(encoded)
             target[self._place] = UNLABELLED if intent is None else self._numbers.get(intent, IGNORE_INDEX)
         return replace(encoded, target=target, decode_state=Utterance(**vars(encoded.decode_state), intent=intent))
 

@@ -216,7 +216,7 @@ class JointIntentSlots(WordTask):
     def encoder(self, folder: Path) -> Encoder:
         tokenizer = self.prepare_tokenizer(folder)
         self._place = find_intent_place(self.frame, folder)
-        return IntentEncoder(WordEncoder(tokenizer, self._columns.tags), self._place, self._columns.intents)
+        return IntentEncoder(WordEncoder(tokenizer, self._columns.tags), self._place, self._columns)
 
     @override
     def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], options: LossOptions) -> BatchLoss:

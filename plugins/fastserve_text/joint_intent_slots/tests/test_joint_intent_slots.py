@@ -99,6 +99,8 @@ def test_long_texts_are_read_in_windows_and_nothing_is_lost(task: Task, tiny_ber
 def test_texts_without_slots_have_scores_of_intents_alone(tiny_bert: Path) -> None:
     task = load_task("joint_intent_slots", {}, LABELS[:2])
     batch = task.encoder(tiny_bert)([{"tokens": ["bye"], "intent": "bye"}])
+    unlabelled = {"tokens": ["bye"], "intent": None, "tags": None, "slots": None}
+    assert list(task.encoder(tiny_bert)([unlabelled])[0].target).count(UNLABELLED) == 1  # a teacher has no tags either
     outputs = outputs_of(task, batch)
     assert task.score(task.batch_statistics(outputs, batch)) == {"intent": 1.0}
     assert task.decode(outputs, batch)[0]["slots"] == []
