@@ -17,12 +17,14 @@ from fastserve_core.errors import ArtifactError, OptionError, wrap_write_errors
 from fastserve_core.export.formats import load_format_class
 from fastserve_core.processes.child import PRELOAD_MODULES, run_in_child
 from fastserve_core.processes.resources import threads_per_process
-from fastserve_core.tasks.calibration import read_calibration
+from fastserve_core.tasks.calibration import CALIBRATION_FILE, read_calibration
 
 EXPORT_FILE = "export.json"
 SCHEMA = 1
 VERIFICATION_ROWS = 16
 """The default number of inputs to compare."""
+MAX_LISTED_NUMBERS = 1000
+"""Calibration arrays of more numbers, such as matrices, are in a file of their own."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def _copy_description(artifact: Artifact, draft: Path) -> None:
     copy_tokenizer(artifact.folder, draft)
     if (artifact.folder / "config.json").is_file():
         shutil.copyfile(artifact.folder / "config.json", draft / "config.json")
+    if any(array.size > MAX_LISTED_NUMBERS for array in read_calibration(artifact.folder).values()):
+        shutil.copyfile(artifact.folder / CALIBRATION_FILE, draft / CALIBRATION_FILE)
     if artifact.manifest.labels:
         labels = (" ".join(str(label).split()) for label in artifact.manifest.labels)
         write_text(draft / "labels.txt", "".join(f"{label}\n" for label in labels))
@@ -114,7 +118,10 @@ def _make_metadata(
         "task": manifest.task,
         "task_options": manifest.task_options,
         "labels": manifest.labels,
-        "calibration": {name: array.tolist() for name, array in read_calibration(artifact.folder).items()},
+        "calibration": {
+            name: array.tolist() if array.size <= MAX_LISTED_NUMBERS else CALIBRATION_FILE
+            for name, array in read_calibration(artifact.folder).items()
+        },
         "inputs": signature["inputs"],
         "outputs": signature["outputs"],
         "max_length": signature["max_length"],

@@ -37,9 +37,9 @@ def test_a_run_is_trained_calibrated_predicted_and_exported(cli: Cli, tiny_bert:
     strange = {"text": "to Rome", "intent": "return", "slots": []}
     test = write_rows(tmp_path / "test.jsonl", [*(make_row(number) for number in range(500, 530)), *outside, strange])
     done = cli(
-        "+plugin=torch_ddp", "task=joint_intent_slots", f"model={tiny_bert}", f"data.train={train}",
-        f"data.validation={test}", f"data.test={test}", "train.torch_ddp.epochs=15", "train.torch_ddp.lr=5e-3",
-        "hydra.run.dir=run",
+        "+plugin=torch_ddp", "task=joint_intent_slots", "task.out_of_scope=mahalanobis", f"model={tiny_bert}",
+        f"data.train={train}", f"data.validation={test}", f"data.test={test}", "train.torch_ddp.epochs=15",
+        "train.torch_ddp.lr=5e-3", "hydra.run.dir=run",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "1 rows of the validation split have labels that are not in train, and count as errors" in done.stderr
@@ -47,12 +47,17 @@ def test_a_run_is_trained_calibrated_predicted_and_exported(cli: Cli, tiny_bert:
     scores = stage["measures"]["quality"]
     assert set(scores) == {"whole", "intent", "slot_f1", "in_scope", "oos_recall", "auroc", "fpr95"}
     assert scores["intent"] > 0.6
-    assert read_calibration(Path(stage["artifact"]))["method"] in ("softmax", "energy", "mahalanobis")
+    calibration = read_calibration(Path(stage["artifact"]))
+    assert calibration["method"] == "mahalanobis"
     predicted = cli("predict", "run", "--json", "fly me to New York now")
     answer = json.loads(predicted.stdout)
     assert {"intent", "intents", "in_scope", "slots"} <= set(answer)
     exported = cli("export", "--to", "onnx", "run", "onnx")
     assert exported.returncode == 0, exported.stderr
+    described = json.loads((tmp_path / "onnx" / "export.json").read_text())["calibration"]
+    assert described["threshold"] == pytest.approx(float(calibration["threshold"]))
+    assert described["whitening"] == "calibration.npz"  # a matrix has a file of its own
+    assert (read_calibration(tmp_path / "onnx")["whitening"] == calibration["whitening"]).all()
 
 
 @pytest.mark.parametrize(
