@@ -197,11 +197,13 @@ def _divide_file(files: dict[str, list[DataFile]], report: Report) -> dict[str, 
             replace(file, parts=found[split]) if split in found else file
             for file, found in zip(own, parts, strict=True)
         ]
-        if split == "train" and len(own) == 1:
+        if split == "train" and len(own) == 1 and split in parts[0]:
             others = {name: [replace(own[0], parts=names)] for name, names in parts[0].items() if name not in files}
             divided |= others
-            for name in ("train", *others):
-                report(f"{own[0].path}: {name} is {', '.join(parts[0][name])}")
+    for split, own in divided.items():
+        for file in own:
+            if file.parts:
+                report(f"{file.path}: {split} is {', '.join(file.parts)}")
     return divided
 
 

@@ -19,16 +19,26 @@ PART = re.compile(r"(?:oos_)?(train|val|valid|validation|dev|test)")
 """The name of a list; those of texts out of scope are parts of the split that they are named after."""
 START = re.compile(rb'\s*\{\s*"(?:oos_)?(?:train|val|valid|validation|dev|test)"\s*:\s*\[')
 START_BYTES = 200
+MAX_BYTES = 500_000_000
+"""The file is read as a whole."""
 SPLITS = {"train": "train", "test": "test"}
 
 
 def find_parts(path: Path, suffix: str) -> dict[str, tuple[str, ...]]:
-    """Return the names of a file's lists by split; empty if the file does not hold several splits."""
+    """Return the names of a file's lists by split; empty if the file does not hold several splits.
+
+    Raises:
+        DataError: The file is too large to be read as a whole.
+    """
     if suffix != ".json" or not path.is_file():
         return {}
     with path.open("rb") as file:
         if not START.match(file.read(START_BYTES)):
             return {}
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(
+            f"{path} holds several splits and has more than {MAX_BYTES // 1_000_000} MB: write a file for each"
+        )
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError):

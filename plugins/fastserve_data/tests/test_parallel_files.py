@@ -79,9 +79,24 @@ def test_one_json_file_may_hold_all_splits(tmp_path: Path) -> None:
     assert f"{path}: train is train, oos_train" in notes
     other = tmp_path / "other.jsonl"
     other.write_text('{"text": "d", "label": "x"}\n')
-    splits, _ = read_splits(train=path, test=other, validation=path)
+    splits, notes = read_splits(train=path, test=other, validation=path)
+    assert f"{path}: validation is val, oos_val" in notes
     assert [len(splits[split]) for split in ("train", "validation", "test")] == [3, 2, 1]
     assert splits["test"] == [{"text": "d", "label": "x"}]
+
+
+def test_a_file_without_training_rows_of_its_own_is_read_as_before(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    path.write_text('{"test": [{"text": "a", "label": "x"}]}')
+    assert read_splits(train=path)[0] == {"train": [{"text": "a", "label": "x"}]}
+
+
+def test_splits_of_a_huge_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "clinc.json"
+    path.write_text(json.dumps(CLINC))
+    monkeypatch.setattr("fastserve_data.json_splits.MAX_BYTES", 10)
+    with pytest.raises(DataError, match="holds several splits and has more than 0 MB: write a file for each"):
+        read_splits(train=path)
 
 
 def test_the_fingerprint_changes_with_each_file(tmp_path: Path) -> None:
