@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Cli
+from conftest import Cli, review
 from fastserve_core import FastServe
 from fastserve_core.artifacts import load_artifact
 from fastserve_core.inference import Predictor
@@ -80,22 +80,21 @@ def test_numbers_of_pairs_at_any_scale_are_learnt_distilled_and_exported(
 ) -> None:
     draw = random.Random(0)
     rows = []
-    for number in range(240):
-        count = number % 4
-        text = f"{number} says: {' and '.join(list(TOPICS.values())[:count]) or 'nothing'}"
-        rows.append((text, "a pair", 250_000 + 1000 * count + draw.gauss(0, 50)))
+    for _ in range(240):
+        text, label = review(draw)
+        rows.append((text, "a pair", draw.gauss(251_000 if label == "positive" else 249_000, 50)))
     path = write_rows(tmp_path / "rows.csv", ("sentence1", "sentence2", "similarity"), rows)
     record = run(
         cli, tmp_path, "+plugin=[torch_ddp,distill]", "task=text_regression", f"model={tiny_bert}",
         f"data.train={path}", "compress.distill.epochs=1", "train.torch_ddp.batch_size=16",
+        "task.metric=rmse",
     )  # fmt: skip
     for stage in record["stages"]:
-        quality = stage["measures"]["quality"]
-        assert quality["spearman"] > 0.8 and quality["rmse"] < 1000
+        assert stage["measures"]["quality"]["rmse"] < 600  # the deviation is 1000
     artifact = record["stages"][-1]["artifact"]
     pair = {"text": rows[3][0], "text_pair": "a pair"}
     fs = FastServe.load(artifact, show=False)
     (answer,) = fs.predict([pair])
-    assert 251_000 < answer["score"] < 255_000
+    assert abs(answer["score"] - rows[3][2]) < 1500
     assert pipeline_scores(artifact, pair) == {"score": pytest.approx(answer["score"], rel=1e-5)}
     assert fs.export(tmp_path / "onnx", check=4).metadata["check"]["difference"] < 1e-3
