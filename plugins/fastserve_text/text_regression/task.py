@@ -68,7 +68,7 @@ class TextRegression(SequenceTask):
             "score",
             is_label=True,
             usual_names=(
-                "similarity_score", "similarity", "rating", "stars", "value", "label", "target",
+                "similarity_score", "similarity", "rating", "stars", "value",
                 "评分", "分数", "相似度",
             ),
         ),
