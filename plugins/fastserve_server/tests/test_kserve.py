@@ -114,7 +114,7 @@ def test_the_client_names_the_version_and_compresses(client: Any) -> None:
         ({"sequence_id": 7, "sequence_start": True}, "sequence_id"),
         ({"priority": 2}, "priority"),
         ({"timeout": 1000}, "timeout"),
-        ({"parameters": {"beams": 2}}, "beams"),
+        ({"parameters": {"top_p": 0.5}}, "top_p"),
         ({"outputs": [triton.InferRequestedOutput("label")] * 2}, "the output 'label' was requested twice"),
     ],
 )
