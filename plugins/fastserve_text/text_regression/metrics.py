@@ -21,6 +21,33 @@ METRICS: Mapping[str, MetricSpec] = {
     "mae": MetricSpec(higher_is_better=False),
 }
 
+ORDINAL_METRICS: Mapping[str, MetricSpec] = {
+    "quadratic_kappa": MetricSpec(),
+    "accuracy": MetricSpec(unit="%", is_share_of_rows=True),
+}
+"""Scores of the nearest level; the kappa weights errors by the square of their distance."""
+
+
+def compute_ordinal_scores(values: Array, truth: Array, levels: int) -> dict[str, float]:
+    """Return the scores of numbers that are rounded to levels.
+
+    Args:
+        values: The answers, of shape (rows,).
+        truth: The numbers of the true levels, from 0, of the same shape.
+        levels: How many there are.
+    """
+    import numpy as np
+    from sklearn import metrics
+
+    rounded, levels_of_truth = np.clip(np.rint(values), 0, levels - 1).astype(int), truth.astype(int)
+    scores = {"accuracy": float(metrics.accuracy_score(levels_of_truth, rounded))}
+    if np.ptp(truth) == 0:
+        return scores
+    return {
+        **scores,
+        "quadratic_kappa": float(metrics.cohen_kappa_score(levels_of_truth, rounded, weights="quadratic")),
+    }
+
 
 def compute_scores(values: Array, truth: Array) -> dict[str, float]:
     """Return all scores that are defined; a correlation is not if all true numbers are equal, and 0 if all others are.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
 from fastserve_core.artifacts import list_weight_files, read_config
-from fastserve_core.errors import DataError, OptionError
+from fastserve_core.errors import DataError, OptionError, did_you_mean
 from fastserve_core.tasks import (
     AnswerView,
     Arrays,
@@ -27,9 +27,10 @@ from fastserve_core.tasks import (
     TensorSpec,
     object_schema,
     plain_value,
+    read_label,
 )
 from fastserve_text.sequence_task import SequenceOptions, SequenceTask, apply_function, check_metric
-from fastserve_text.text_regression.metrics import METRICS, compute_scores
+from fastserve_text.text_regression.metrics import METRICS, ORDINAL_METRICS, compute_ordinal_scores, compute_scores
 from fastserve_text.text_regression.scale import Scale
 
 if TYPE_CHECKING:
@@ -45,14 +46,18 @@ ERROR = "rmse"
 class Options(SequenceOptions):
     """``max_length`` is in tokens; longer texts are cut. ``metric`` is the score by which models are compared.
 
+    With ``levels``, the data has these names instead of numbers, which stand for 0, 1 … in their order.
     ``function_to_apply`` may be ``sigmoid``, for a model whose outputs are logits; by default it is ``none``.
     """
 
     metric: str = "spearman"
+    levels: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_metric(self.metric, METRICS)
+        check_metric(self.metric, {**METRICS, **ORDINAL_METRICS} if self.levels else METRICS)
+        if len(self.levels) == 1 or len(set(self.levels)) < len(self.levels):
+            raise OptionError(f"task.levels must be two or more different names in their order, not {self.levels}")
         if self.function_to_apply == "softmax":
             raise OptionError("task.function_to_apply must be sigmoid or none: the softmax of one number is 1")
 
@@ -73,7 +78,7 @@ class TextRegression(SequenceTask):
             ),
         ),
     )  # fmt: skip
-    metrics: ClassVar[Mapping[str, MetricSpec]] = METRICS
+    metrics: ClassVar[Mapping[str, MetricSpec]] = {**METRICS, **ORDINAL_METRICS}
     uncompressed_modules: ClassVar[tuple[str, ...]] = ("classifier", "score")  # small, and 8 bits are 256 numbers
     is_calibrated: ClassVar[bool] = True
     answer_view: ClassVar[AnswerView] = AnswerView(headline="score")
@@ -92,7 +97,8 @@ class TextRegression(SequenceTask):
         if fault := super().check(row):
             return fault
         try:
-            row["score"] = read_number(row.get("score"))
+            value = row.get("score")
+            row["score"] = read_level(value, self.options.levels) if self.options.levels else read_number(value)
         except ValueError as error:
             return f"'score' {error}"
         return None
@@ -187,7 +193,12 @@ class TextRegression(SequenceTask):
     @override
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
         values = apply_function(self.options.function_to_apply or "none", outputs["logits"][:, 0])
-        return [{"score": value} for value in values.tolist()]
+        return [{"score": value, **self._name_level(value)} for value in values.tolist()]
+
+    def _name_level(self, value: float) -> dict[str, str]:
+        """Return the nearest level as ``label``, if the task has levels."""
+        levels = self.options.levels
+        return {"label": levels[min(max(round(value), 0), len(levels) - 1)]} if levels else {}
 
     @override
     def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
@@ -197,16 +208,20 @@ class TextRegression(SequenceTask):
     def score(self, statistics: Sequence[Any]) -> dict[str, float]:
         import numpy as np
 
-        return compute_scores(*np.asarray(statistics, dtype=np.float64).T)
+        values, truth = np.asarray(statistics, dtype=np.float64).T
+        scores, levels = compute_scores(values, truth), len(self.options.levels)
+        return {**scores, **compute_ordinal_scores(values, truth, levels)} if levels else scores
 
     @override
     def answer_schema(self) -> dict[str, Any]:
-        return object_schema(score={"type": "number"})
+        levels = {"label": {"enum": list(self.options.levels)}} if self.options.levels else {}
+        return object_schema(score={"type": "number"}, **levels)
 
     @override
     def format_answer(self, answer: Mapping[str, Any]) -> str:
         score = answer["score"]
-        return f"{score:.4g}" if abs(score) < 1 else f"{score:.4f}"
+        number = f"{score:.4g}" if abs(score) < 1 else f"{score:.4f}"
+        return f"{answer['label']}\t{number}" if "label" in answer else number
 
     @override
     def agrees(self, answer: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -216,11 +231,11 @@ class TextRegression(SequenceTask):
 
     @override
     def output_tensors(self) -> list[TensorSpec]:
-        return [TensorSpec("score", "FP32")]
+        return [TensorSpec("score", "FP32"), *([TensorSpec("label")] if self.options.levels else [])]
 
     @override
     def tensor_values(self, name: str, answers: Sequence[Mapping[str, Any]]) -> list[Any]:
-        return [answer["score"] for answer in answers]
+        return [answer[name] for answer in answers]
 
 
 def read_number(value: Any) -> float:
@@ -237,6 +252,14 @@ def read_number(value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"is not a finite number: {value}")
     return number
+
+
+def read_level(value: Any, levels: Sequence[str]) -> float:
+    """Return the number of a cell's level; raises ``ValueError`` with the end of a message, as ``read_number``."""
+    name = read_label(value)
+    if name not in levels:
+        raise ValueError(f"is '{name}', which is none of task.levels{did_you_mean(name, levels)}")
+    return float(list(levels).index(name))
 
 
 def _kept_output(folder: Path, head: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from fastserve_core import FastServe
 from fastserve_core.artifacts import TRAINABLE, Manifest, Store, hash_files, write_manifest
 from fastserve_core.config import DataOptions, ModelSpec
 from fastserve_core.data import prepare_dataset
@@ -265,6 +266,7 @@ def test_a_request_sets_the_parameters_of_transformers_pipeline(artifact: Path) 
     (forced,) = predictor.predict(empty, parameters={"handle_impossible_answer": False})
     assert forced["answer"] != "" and "answers" not in forced
     (several,) = predictor.predict(empty, parameters={"top_k": 3, "max_answer_len": 1})
+    assert FastServe.load(artifact, show=False).predict(empty, top_k=3)[0]["answers"]
     assert len(several["answers"]) == 3 and all(" " not in answer["answer"] for answer in several["answers"])
     for parameters, message in (
         ({"top_k": 0}, "task.top_k must be at least 1"),

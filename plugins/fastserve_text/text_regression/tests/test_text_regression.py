@@ -70,6 +70,8 @@ def test_rows_are_read_whatever_numbers_their_splits_have(task: Task, tmp_path: 
     ("options", "message"),
     [
         ({"metric": "spearmann"}, "did you mean 'spearman'"),
+        ({"metric": "accuracy"}, "task.metric must be one of"),
+        ({"levels": ["a", "a"]}, "task.levels must be two or more different names"),
         ({"function_to_apply": "softmax"}, "must be sigmoid or none"),
     ],
 )
@@ -176,6 +178,26 @@ def test_two_models_agree_within_the_error_of_the_model(task: Task) -> None:
     assert not task.agrees({"score": 1.0}, {"score": 1.1})
     task.calibration = task.calibrate(lambda split: iter([({"logits": np.array([[2.0], [4.0]])}, batch)]))
     assert task.agrees({"score": 1.0}, {"score": 1.9}) and not task.agrees({"score": 1.0}, {"score": 2.1})
+
+
+def test_ordered_names_are_numbers_and_answers_have_the_nearest_one() -> None:
+    task = load_task(TASK, {"levels": ["low", "medium", "high"], "metric": "quadratic_kappa"})
+    row = {"text": "a", "score": "high"}
+    assert task.check(row) is None and row["score"] == 2
+    assert "'score' is 'hihg', which is none of task.levels; did you mean 'high'" in str(
+        task.check({"text": "a", "score": "hihg"})
+    )
+    values, truth = [-3.0, 0.4, 1.2, 1.6, 9.0, 1.4], [0, 0, 1, 2, 2, 2]
+    batch = [Encoded({"input_ids": [1]}, float(level)) for level in truth]
+    outputs = {"logits": np.array(values)[:, None]}
+    answers = task.decode(outputs, batch)
+    assert [answer["label"] for answer in answers] == ["low", "low", "medium", "high", "high", "medium"]
+    assert task.format_answer(answers[3]) == "high\t1.6000"
+    assert task.tensor_values("label", answers[:1]) == ["low"] and len(task.output_tensors()) == 2
+    scores = task.score(task.batch_statistics(outputs, batch))
+    assert scores["accuracy"] == pytest.approx(5 / 6)
+    expected = reference.cohen_kappa_score(truth, [0, 0, 1, 2, 2, 1], weights="quadratic")
+    assert task.objective(scores) == pytest.approx(expected)
 
 
 def test_an_answer_is_the_number(task: Task) -> None:
