@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from fastserve_core.artifacts import list_weight_files, read_config, read_object, write_json
 from fastserve_core.errors import DataError, ModelError, OptionError
-from fastserve_core.tasks import Arrays, Column, Doubt, Encoded, Encoder, Proposal, Row, Task, softmax
+from fastserve_core.tasks import Arrays, Column, Encoded, Encoder, Proposal, Row, Task
 from fastserve_text.recognition import count_tokens, holds_labels, holds_texts, is_latin, propose_length
 from fastserve_text.tokenization import (
     check_embedding,
@@ -170,23 +170,6 @@ class TextTask(Task):
     @override
     def unknown_share(self, folder: Path, rows: Sequence[Row]) -> float:
         return unknown_share(folder, list(self.texts(rows)))
-
-    # -- labels that may be wrong --------------------------------------------------------------------
-
-    @override
-    def find_doubts(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Doubt | None]:
-        """Return the doubts of a model that chooses one of the labels for a row."""
-        logits = outputs.get("logits")
-        if logits is None or logits.ndim != 2 or logits.shape[1] != len(self.labels):
-            return [None] * len(batch)
-        doubts: list[Doubt | None] = []
-        for scores, one in zip(softmax(logits), batch, strict=True):
-            best = int(scores.argmax())
-            is_doubted = isinstance(one.target, int) and 0 <= one.target != best
-            doubts.append(
-                Doubt(self.labels[one.target], self.labels[best], float(scores[best])) if is_doubted else None
-            )
-        return doubts
 
     # -- a first look at a file ----------------------------------------------------------------------
 

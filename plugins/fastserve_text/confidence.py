@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from fastserve_core.tasks import Doubt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +37,26 @@ def smoothing_of(count: int) -> float:
     Without it, a model that is right on all of them would be certain of everything.
     """
     return 1 / (count + 2)
+
+
+def contradict_labels(
+    probabilities: Iterable[Array], targets: Iterable[int | None], labels: Sequence[str]
+) -> list[Doubt | None]:
+    """Return for each row the label that a model contradicts; ``None`` if it agrees, or there is no label.
+
+    Args:
+        probabilities: The probability of each label, row by row.
+        targets: The number of each row's label; ``None`` or negative for a row without one.
+        labels: The labels.
+    """
+    doubts: list[Doubt | None] = []
+    for row, target in zip(probabilities, targets, strict=True):
+        best = int(row.argmax())
+        if target is None or target < 0 or target == best:
+            doubts.append(None)
+        else:
+            doubts.append(Doubt(labels[target], labels[best], float(row[best])))
+    return doubts
 
 
 def expected_calibration_error(confidences: Array, outcomes: Array) -> float:

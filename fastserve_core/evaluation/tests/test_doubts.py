@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fastserve_core.artifacts import Artifact, Store
@@ -56,6 +57,17 @@ def test_only_the_most_confident_ones_are_listed(positive: Artifact, monkeypatch
         found = DoubtedRows(predictor.task)
         predictor.score(make_rows(30), watch=found.watch("test"))
         assert len(found.list_worst()) == expected
+
+
+def test_the_confidence_is_that_of_the_answers(positive: Artifact) -> None:
+    predictor, rows = Predictor(positive, threads=1), make_rows(6)
+    predictor.task.calibration = {"temperature": np.asarray(2.0)}
+    found = DoubtedRows(predictor.task)
+    predictor.score(rows, watch=found.watch("test"))
+    answers = predictor.predict(rows)
+    for row in found.list_worst():
+        assert row["score"] == pytest.approx(answers[row["row"]]["score"], abs=1e-4)
+    assert len(found.list_worst()) == 2
 
 
 @pytest.mark.parametrize("task", ["token_classification", "causal_lm"])

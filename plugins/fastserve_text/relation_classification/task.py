@@ -18,6 +18,7 @@ from fastserve_core.tasks import (
     BatchLoss,
     Column,
     DistillationTarget,
+    Doubt,
     Encoded,
     Encoder,
     LossOptions,
@@ -30,6 +31,7 @@ from fastserve_core.tasks import (
     softmax,
 )
 from fastserve_text.base import TEXT, TextOptions, TextTask, sorted_labels, validate_text
+from fastserve_text.confidence import contradict_labels
 from fastserve_text.losses import cross_entropy
 from fastserve_text.relation_classification.encoding import SIGNS, EntityPair, PairEncoder, choose_signs
 from fastserve_text.relation_classification.entity_marks import MARKS, normalize_entities, unify_record
@@ -213,6 +215,13 @@ class RelationClassification(TextTask):
     @override
     def triples(self, answer: Mapping[str, Any]) -> Sequence[Triple]:
         return [Triple(subject, name, object_, answer["score"]) for subject, name, object_ in answer["triples"]]
+
+    @override
+    def find_doubts(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Doubt | None]:
+        places = [encoded.decode_state.place for encoded in batch]
+        probabilities = [softmax(row[place]) for row, place in zip(outputs["logits"], places, strict=True)]
+        targets = [encoded.target and int(encoded.target[place]) for encoded, place in zip(batch, places, strict=True)]
+        return contradict_labels(probabilities, targets, self.labels)
 
     @override
     def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:

@@ -18,6 +18,7 @@ from fastserve_core.tasks import (
     BatchLoss,
     Column,
     DistillationTarget,
+    Doubt,
     Encoded,
     Encoder,
     LossOptions,
@@ -28,9 +29,10 @@ from fastserve_core.tasks import (
     log_softmax,
     object_schema,
     read_label,
+    softmax,
 )
 from fastserve_text.base import sorted_labels
-from fastserve_text.confidence import fit_temperature, smoothing_of
+from fastserve_text.confidence import contradict_labels, fit_temperature, smoothing_of
 from fastserve_text.losses import cross_entropy
 from fastserve_text.sequence_task import (
     LABEL_NAMES,
@@ -169,6 +171,11 @@ class TextClassification(SequenceTask):
             best = max(scores, key=scores.__getitem__)
             answers.append({"label": best, "score": scores[best], "scores": rank_scores(scores, self.options.top_k)})
         return answers
+
+    @override
+    def find_doubts(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Doubt | None]:
+        probabilities = softmax(outputs["logits"] / (self._temperature or 1.0))
+        return contradict_labels(probabilities, [one.target for one in batch], self.labels)
 
     @override
     def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:

@@ -62,6 +62,25 @@ def test_relations_are_learnt_and_scored(predictor: Predictor) -> None:
     assert set(scores) == set(predictor.task.metrics)
 
 
+def test_wrong_labels_are_doubted(predictor: Predictor) -> None:
+    rows, wrong = relations(40, seed=2), {3, 17}
+    for number in wrong:
+        rows[number]["relation"] = "Other" if rows[number]["relation"] != "Other" else LABELS[0]
+    for row in rows:
+        predictor.task.check(row)
+    found: dict[int, Any] = {}
+    predictor.score(rows, watch=lambda numbers, outputs, batch: found.update(
+        zip(numbers, predictor.task.find_doubts(outputs, batch), strict=True)))  # fmt: skip
+    answers = predictor.predict([row["text"] for row in relations(40, seed=2)])
+    for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        doubt = found[number]
+        assert (doubt is None) == (answer["relation"] == row["relation"])
+        if doubt is not None:
+            assert (doubt.label, doubt.answer) == (row["relation"], answer["relation"])
+            assert doubt.score == pytest.approx(answer["score"], abs=1e-5)
+    assert wrong <= {number for number, doubt in found.items() if doubt is not None}
+
+
 def test_an_answer_has_the_triple_and_its_characters(predictor: Predictor) -> None:
     (answer,) = predictor.predict(["🏠 <e1>flood</e1> follows <e2>storm</e2>\u200b"])
     jsonschema.validate(answer, predictor.task.answer_schema())
