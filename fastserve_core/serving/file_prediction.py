@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -26,7 +26,7 @@ from fastserve_core.serving import windows
 from fastserve_core.serving.answer_columns import AnswerColumns
 from fastserve_core.serving.counts import PredictionCounts
 from fastserve_core.serving.windows import answer_window, encode_window, iterate_windows
-from fastserve_core.tasks.task import Encoded
+from fastserve_core.tasks.task import Encoded, Task
 
 if TYPE_CHECKING:
     from fastserve_core.config.nodes import DataOptions
@@ -72,12 +72,7 @@ def predict_file(
     sizes = [windows.WINDOW_ROWS, windows.WINDOW_CHARACTERS]
     key = stable_hash([FORMAT, sizes, predictor.artifact.digest, source.hash_files(given, "--input"), asdict(options)])
     with _open_chunks(output, key, emit) as folder:
-        total, known = 0, dict[str, None]()
-        for record in split_records(source.records(given, "--input", options, lambda _: None), predictor.task):
-            total += 1
-            known |= dict.fromkeys(map(str, record.values or ()))
-        if not total:
-            raise DataError("--input: the files have no rows")
+        total, known = _scan(given, options, predictor.task)
         columns = AnswerColumns(predictor.task, known, lambda message: emit(Notice(message)))
         writer = _ChunkWriter(predictor, folder, columns)
         inputs = iterate_inputs(given, "--input", predictor.task, options, lambda text: emit(Notice(text)))
@@ -89,6 +84,17 @@ def predict_file(
         shutil.rmtree(folder)
     result.report(emit)
     return result
+
+
+def _scan(given: Any, options: DataOptions, task: Task) -> tuple[int, Mapping[str, None]]:
+    """Return the number of rows and the names of all columns, which decide the names of the answer's columns."""
+    total, known = 0, dict[str, None]()
+    for record in split_records(file_source().records(given, "--input", options, lambda _: None), task):
+        total += 1
+        known |= dict.fromkeys(map(str, record.values or ()))
+    if not total:
+        raise DataError("--input: the files have no rows")
+    return total, known
 
 
 @contextmanager

@@ -92,6 +92,7 @@ class _Monitor:
         self._counts = DailyCounts(predictor.task.labels)
         self._headline = predictor.task.answer_view.headline
         self._alarms: dict[tuple[str, str, str], Alarm] = {}
+        self._truncated = 0
 
     def add(self, posts: Sequence[InputRow]) -> None:
         """Score posts, count them, raise alarms, and write the page from time to time."""
@@ -106,6 +107,7 @@ class _Monitor:
             if label not in self._predictor.task.labels:
                 raise PlanError(f"a model that gives each text one label is needed, not {self._predictor.task.name}")
             self._counts.add(mention.target, mention.day, label)
+            self._truncated += "truncated" in answer
             changed[mention.target, mention.day] = None
         if self._is_live:
             self._raise(changed)
@@ -131,6 +133,8 @@ class _Monitor:
             targets = self._counts.targets()
             self._raise((target, day) for target in targets for day in self._counts.days(target))
         self._write_page()
+        if self._truncated:
+            self._emit(WarningRaised(f"{self._truncated} posts were truncated to the model's maximum length"))
         if shares is not None:
             write_text(shares, self._format_shares())
         for target in self._counts.targets():

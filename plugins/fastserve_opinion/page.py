@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -34,26 +35,13 @@ def write_page(
     Raises:
         StoreError: The file cannot be written.
     """
-    targets = counts.targets()
-    charts = []
-    for target in targets[:MAX_TARGETS]:
-        own = [alarm for alarm in alarms if alarm.target == target]
-        last = counts.days(target)[-1]
-        shares = [counts.share(target, label, last) for label in counts.labels]
-        cells = [f"{share.value:.1%} ({share.interval[0]:.1%} to {share.interval[1]:.1%})" for share in shares]
-        charts.append(
-            (
-                target,
-                chart.draw_chart(counts, target, rule, own),
-                {"day": last, "cells": cells, "posts": shares[0].posts},
-            )
-        )
+    targets = counts.targets()[:MAX_TARGETS]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     values = {
-        "charts": charts,
-        "others": len(targets) - len(charts),
+        "charts": [_draw(counts, target, rule, alarms) for target in targets],
+        "others": len(counts.targets()) - len(targets),
         "alarms": list(reversed(alarms))[:MAX_ALARMS],
         "posts": posts,
         "left_out": left_out,
@@ -65,3 +53,15 @@ def write_page(
         "right": chart.RIGHT,
     }
     write_text(path, environment.get_template("page.html.j2").render(values))
+
+
+def _draw(
+    counts: DailyCounts, target: str, rule: AlarmRule, alarms: Sequence[Alarm]
+) -> tuple[str, chart.Chart, dict[str, Any]]:
+    """Return a target, its chart, and the shares of its last day."""
+    own = [alarm for alarm in alarms if alarm.target == target]
+    last = counts.days(target)[-1]
+    shares = [counts.share(target, label, last) for label in counts.labels]
+    cells = [f"{share.value:.1%} ({share.interval[0]:.1%} to {share.interval[1]:.1%})" for share in shares]
+    table = {"day": last, "cells": cells, "posts": shares[0].posts}
+    return target, chart.draw_chart(counts, target, rule, own), table

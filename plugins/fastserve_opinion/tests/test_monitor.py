@@ -71,7 +71,8 @@ POSTS = [{"created_at": f"2026-03-{day:02}", "text": f"film {number} of Acme", "
 def test_shares_and_the_page_are_written(
     classifier: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_posts(tmp_path / "posts.jsonl", [*POSTS, {"created_at": "never", "text": "Acme"}])
+    long = {"created_at": "2026-03-04", "text": "a long post " * 90_000, "brand": "Borealis"}
+    write_posts(tmp_path / "posts.jsonl", [*POSTS, long, {"created_at": "never", "text": "Acme"}])
     messages = monitor(
         classifier,
         "--input",
@@ -84,10 +85,11 @@ def test_shares_and_the_page_are_written(
         "page.html",
     )
     assert any("'created_at' is 'never', not a time" in message for message in messages)
+    assert "1 posts were truncated to the model's maximum length" in messages
     out = capsys.readouterr().out
-    assert "13 posts, 1 left out, 0 without a target, 0 alarms" in out
+    assert "14 posts, 1 left out, 0 without a target, 0 alarms" in out
     rows = list(csv.DictReader((tmp_path / "shares.csv").open()))
-    assert [row["day"] for row in rows[::2]] == ["2026-03-01", "2026-03-02", "2026-03-04"]
+    assert [row["day"] for row in rows[::2]] == ["2026-03-01", "2026-03-02", "2026-03-04", "2026-03-04"]
     predictor = Predictor(classifier, threads=1)
     answers = predictor.predict([{"text": post["text"], "text_pair": post["brand"]} for post in POSTS[:4]])
     for row in rows[:2]:
@@ -95,8 +97,8 @@ def test_shares_and_the_page_are_written(
     page = (tmp_path / "page.html").read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert not re.search(r"<script|https?://|<link|<img", page)
-    assert page.count("<polyline") == 2
-    assert page.count("<title>2026-03-04") == 2
+    assert page.count("<polyline") == 2 * 2
+    assert page.count("<title>2026-03-04") == 2 * 2
 
 
 def test_the_label_depends_on_the_target_unless_the_model_reads_texts(classifier: Artifact, tmp_path: Path) -> None:
