@@ -89,7 +89,7 @@ def test_a_task_is_proposed_and_the_experiment_composes(
 @pytest.mark.parametrize("task", ["pretraining", "causal_lm", "joint_intent_slots", "text_regression"])
 def test_a_chosen_task_composes(cli: Cli, tmp_path: Path, task: str) -> None:
     write_json_lines(
-        tmp_path / "a.jsonl", SLOTS if task == "joint_intent_slots" else number_labels(lambda one: one % 4)
+        tmp_path / "a.jsonl", SLOTS if task == "joint_intent_slots" else number_labels(lambda number: number % 4 / 2)
     )
     done = cli("init", "a.jsonl", "--task", task)
     assert done.returncode == 0, done.stderr
@@ -204,6 +204,7 @@ SLOTS = [{"text": "fly to Paris", "label": f"intent {number % 2}", "slots": [{"s
          for number in range(30)]  # fmt: skip
 
 
+SCORED = [{**row, "score": 0.5 * number} for number, row in enumerate(POSTS)]
 RELATIONS = [{"text": f"<e1>it</e1> {number} in <e2>a</e2>", "relation": f"r{number % 2}"} for number in range(30)]
 
 
@@ -216,7 +217,9 @@ def number_labels(label: Callable[[int], float]) -> list[dict[str, Any]]:
     [
         (POSTS, ["text_classification"]),
         ([{**row, "label": int(row["label"] == "pos")} for row in POSTS], ["text_classification"]),
-        (number_labels(lambda number: number % 5), ["text_classification", "text_regression"]),
+        (number_labels(lambda number: number % 5), ["text_classification"]),
+        ([{"text": row["text"], "stars": number % 5} for number, row in enumerate(POSTS)], ["text_regression"]),
+        (SCORED, ["text_classification", "text_regression"]),
         (number_labels(lambda number: number / 7), ["text_regression"]),
         (SEVERAL, ["multi_label_classification"]),
         (SLOTS, ["joint_intent_slots"]),

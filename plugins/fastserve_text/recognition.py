@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -41,6 +42,16 @@ def holds_labels(values: Sequence[Any]) -> bool:
     is_short = all(len(label) <= MAX_LABEL_CHARACTERS for label in labels)
     most = max(min(ALWAYS_LABELS, len(labels) // 2), MAX_LABEL_SHARE * len(labels))
     return is_short and MIN_LABELS <= distinct <= most
+
+
+def holds_numbers(values: Sequence[Any]) -> bool:
+    """Return whether values look like measured numbers: more than two different ones, some with decimals."""
+    try:
+        numbers = {float(value) for value in values}
+    except (TypeError, ValueError):
+        return False
+    is_finite = all(map(math.isfinite, numbers))
+    return is_finite and len(numbers) > MIN_LABELS and not all(map(float.is_integer, numbers))
 
 
 def count_tokens(text: str) -> int:

@@ -29,6 +29,7 @@ from fastserve_core.tasks import (
     plain_value,
     read_label,
 )
+from fastserve_text.recognition import holds_numbers
 from fastserve_text.sequence_task import SequenceOptions, SequenceTask, apply_function, check_metric
 from fastserve_text.text_regression.metrics import METRICS, ORDINAL_METRICS, compute_ordinal_scores, compute_scores
 from fastserve_text.text_regression.scale import Scale
@@ -102,6 +103,10 @@ class TextRegression(SequenceTask):
         except ValueError as error:
             return f"'score' {error}"
         return None
+
+    @override
+    def recognizes_column(self, column: Column, values: Sequence[Any]) -> bool:
+        return holds_numbers(values) if column.is_label else super().recognizes_column(column, values)
 
     @override
     def why_unlikely(self, rows: Sequence[Row]) -> str | None:
