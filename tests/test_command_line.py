@@ -64,7 +64,7 @@ def test_a_run_composes_its_config_once(cli: Cli, monkeypatch: pytest.MonkeyPatc
     assert len(composed) == 1, done.stderr
 
 
-def test_help_lists_what_can_be_chosen(command: Cli) -> None:
+def test_help_lists_the_choices(command: Cli) -> None:
     done = command("--help")
     assert done.returncode == 0
     for wanted in ("plugin: ", "nevergrad", "model: ", "gate:", "Your own data"):

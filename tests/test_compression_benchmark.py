@@ -68,7 +68,7 @@ def test_arguments_that_cannot_be_are_refused(part: Any, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
-def test_a_chain_is_run_and_timed_against_what_is_made_by_hand(
+def test_a_chain_is_timed_against_handmade_models(
     part: Any, tmp_path: Path, tiny_bert: Path, reviews: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chains, speed = part("compression.chains"), part("compression.speed")

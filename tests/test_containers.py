@@ -44,7 +44,7 @@ def test_the_image_is_as_its_linter_wants_it() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_the_compose_file_names_what_there_is() -> None:
+def test_the_compose_file_names_existing_files() -> None:
     whole = yaml.safe_load(COMPOSE.read_text())
     build = service()["build"]
     assert (COMPOSE.parent / build["context"] / build["dockerfile"]).resolve() == DOCKERFILE
@@ -54,7 +54,7 @@ def test_the_compose_file_names_what_there_is() -> None:
     assert all(one.startswith("127.0.0.1:") for one in service()["ports"])
 
 
-def test_the_build_is_given_what_it_copies() -> None:
+def test_the_build_context_has_the_copied_files() -> None:
     kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     assert all((ROOT / one).exists() for one in kept)
     needed = ["pyproject.toml", "constraints.txt", "README.md", "LICENSE", "NOTICE", "fastserve.py"]

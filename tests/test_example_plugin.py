@@ -72,7 +72,7 @@ def test_the_example_takes_its_place_in_a_run(
         (["compress.drop_layers.keep=2"], "the model has 2 layers"),
     ],
 )
-def test_the_example_refuses_what_it_cannot_do(
+def test_the_example_refuses_unsupported_options(
     example: Environment, tmp_path: Path, tiny_bert: Path, reviews: Path, arguments: list[str], said: str
 ) -> None:
     command = ["fastserve_core", "+plugin=drop_layers", f"model={tiny_bert}", f"data={reviews}", *arguments]

@@ -56,7 +56,7 @@ def test_a_fork_is_like_a_command_but_has_the_imports(module: Path) -> None:
     assert code == 3
 
 
-def test_what_is_read_at_import_makes_a_process_of_its_own(module: Path) -> None:
+def test_variables_read_at_import_need_a_new_process(module: Path) -> None:
     said, code = run(module, sys.executable, "-m", "fastserve_toy", HF_HUB_OFFLINE="0")
     assert (said["torch"], said["parent"], code) == (False, os.getpid(), 3)
 

@@ -64,7 +64,7 @@ def test_the_table_lists_every_package() -> None:
     assert [name for name in copyleft if name not in notice] == []
 
 
-def test_ray_serve_installs_what_ray_asks_for_but_for_haproxy() -> None:
+def test_ray_serve_installs_the_requirements_of_ray_except_haproxy() -> None:
     wanted = {Requirement(line) for line in requires("ray") or [] if "extra" in line}
     serve = {one for one in wanted if one.marker is not None and one.marker.evaluate({"extra": "serve"})}
     assert len(serve) > 10

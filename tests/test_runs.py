@@ -98,7 +98,7 @@ def test_every_stage_is_done_and_measured_alike(done: tuple[Path, list[str]]) ->
     assert runtime["measured"][runtime["engine"]] == record["stages"][1]["measures"]
 
 
-def test_the_run_folder_holds_what_is_promised(done: tuple[Path, list[str]]) -> None:
+def test_the_run_folder_has_the_documented_files(done: tuple[Path, list[str]]) -> None:
     (folder,) = {path.parent for path in sorted(done[0].glob("outputs/*/*/run.json"))[:1]}
     for name in ("report.html", "report.md", "run.json", "config.yaml", "fastserve.log"):
         assert (folder / name).stat().st_size > 0, name
@@ -163,7 +163,7 @@ def test_a_gate_that_is_too_tight_refuses_and_keeps_the_model(done: tuple[Path, 
     assert record["best"] == record["stages"][1]["artifact"]
 
 
-def test_runs_and_diff_show_what_differs(done: tuple[Path, list[str]], cli: Cli) -> None:
+def test_runs_and_diff_show_differences(done: tuple[Path, list[str]], cli: Cli) -> None:
     code, out, _ = here(done[0], "runs")
     assert code == 0
     assert re.search(r"nevergrad \(\d trials, best [0-9.]+\) > torch_ddp > neural_compressor", out)

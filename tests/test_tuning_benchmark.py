@@ -59,7 +59,7 @@ def test_the_figures_are_differences_to_ours(
     assert "| ours | 0.3000 ± 0.0000 | 28.0 | 0.0000 ± 0.0000 |" in printed
 
 
-def test_without_optuna_it_reports_what_to_install(
+def test_without_optuna_it_names_the_package_to_install(
     part: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tune = part("tune")

@@ -22,7 +22,7 @@ def make(folder: Path, text: str = "weights") -> Manifest:
                     ({"stage": "train"},), hash_files(folder, exclude=[MANIFEST]))  # fmt: skip
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_a_manifest_is_read_as_written(tmp_path: Path) -> None:
     written = write_manifest(tmp_path, make(tmp_path))
     read = load_artifact(tmp_path, verify=True)
     assert read.digest == written.digest

@@ -42,7 +42,7 @@ def test_only_the_named_folder_becomes_the_result(tmp_path: Path) -> None:
     assert [path.name for path in claim.final.iterdir()] == ["model"]
 
 
-def test_what_a_failure_leaves_is_found_again(tmp_path: Path) -> None:
+def test_the_rest_of_a_failure_is_found_again(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(RuntimeError), store.claim("a") as claim:
         (claim.partial / "checkpoint").write_text("half")
@@ -100,7 +100,7 @@ def test_a_damaged_result_is_moved_away_and_made_again(
     assert (folder / "numbers").read_bytes() == whole
 
 
-def test_a_store_that_cannot_be_written_provides_what_it_has(tmp_path: Path) -> None:
+def test_a_read_only_store_provides_its_results(tmp_path: Path) -> None:
     folder = publish(tmp_path)
     for name in ("locks", "partial"):
         shutil.rmtree(tmp_path / name)
@@ -110,7 +110,7 @@ def test_a_store_that_cannot_be_written_provides_what_it_has(tmp_path: Path) -> 
         publish(tmp_path, "b")
 
 
-def test_what_a_kill_right_after_the_publication_leaves_is_removed(tmp_path: Path) -> None:
+def test_the_rest_of_a_kill_after_the_publication_is_removed(tmp_path: Path) -> None:
     publish(tmp_path)
     (tmp_path / "partial" / "a" / "work").mkdir(parents=True)
     publish(tmp_path)

@@ -125,7 +125,7 @@ def test_values_of_the_grammar_keep_their_meaning(override: str, value: Any) -> 
         "train.torch_ddp.freeze=${oc.env:NOWHERE}",
     ],
 )
-def test_what_cannot_be_read_is_reported_with_the_form_to_type(override: str) -> None:
+def test_unreadable_values_are_reported_with_the_form_to_type(override: str) -> None:
     key, _, text = override.partition("=")
     with pytest.raises(OptionError, match="write") as caught:
         read(override)

@@ -197,7 +197,7 @@ def test_rows_of_one_time_are_in_one_split(tmp_path_factory: pytest.TempPathFact
         ("2026-01-01", "'created' is '2026-01-01', while the rows before have numbers"),
     ],
 )
-def test_what_is_no_time_is_a_bad_row(tmp_path: Path, value: Any, fault: str) -> None:
+def test_a_row_without_a_time_is_a_bad_row(tmp_path: Path, value: Any, fault: str) -> None:
     rows = [{"text": f"t{number}", "label": "ab"[number % 2], "created": number} for number in range(30)]
     with pytest.raises(DataError, match=rf"f:31: {fault}"):
         cut([*rows, {"text": "x", "label": "a", "created": value}], tmp_path, time="created")

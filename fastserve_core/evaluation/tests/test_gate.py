@@ -53,7 +53,7 @@ def test_every_figure_that_is_over_its_bound_is_reported(tmp_path: Path, origina
     ]
 
 
-def test_what_timing_cannot_tell_apart_is_as_fast(tmp_path: Path, original: Artifact) -> None:
+def test_times_within_the_noise_are_as_fast(tmp_path: Path, original: Artifact) -> None:
     candidate = model(tmp_path, "candidate", 0.9, 1000)
     assert reason(candidate, original, Speedup(0.96, 0.97)) == ""
     assert "latency" in reason(candidate, original, Speedup(0.94, 1.0))
@@ -71,7 +71,7 @@ def test_a_quality_that_is_no_number_is_refused(tmp_path: Path, original: Artifa
     assert "quality drop nan" in reason(model(tmp_path, "candidate", float("nan"), 10), original, FAST)
 
 
-def test_what_is_made_of_a_half_done_model_is_judged_after_the_training() -> None:
+def test_the_gate_of_an_unfinished_model_waits_for_the_training() -> None:
     cut, code, teach, quantize = (
         SimpleNamespace(plugin=SimpleNamespace(**{"wants_training": False, "trains": False} | marks))
         for marks in ({"wants_training": True}, {}, {"trains": True}, {})

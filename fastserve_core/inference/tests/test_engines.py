@@ -44,7 +44,7 @@ def test_weights_run_on_every_installed_engine_and_files_on_their_own(tmp_path: 
     assert candidate_engines(artifact(tmp_path, "engine", "openvino"), task, "torch") == ["openvino"]
 
 
-def test_a_candidate_is_measured_on_the_engine_of_what_it_is_compared_with(tmp_path: Any) -> None:
+def test_a_candidate_is_measured_on_the_engine_of_its_baseline(tmp_path: Any) -> None:
     task = load_task("text_classification", {})
     assert candidate_engines(artifact(tmp_path), task, baseline=artifact(tmp_path, engine="openvino")) == ["openvino"]
     assert candidate_engines(artifact(tmp_path), task, "torch", artifact(tmp_path, engine="openvino")) == ["torch"]

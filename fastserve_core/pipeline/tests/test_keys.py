@@ -52,9 +52,9 @@ def name(**changed: Any) -> str:
     ],
     ids=str,
 )
-def test_what_decides_a_result_is_in_its_name(changed: dict[str, Any]) -> None:
+def test_the_name_of_a_result_depends_on_its_inputs(changed: dict[str, Any]) -> None:
     assert name(**changed) != name() == name()
 
 
-def test_what_decides_nothing_is_not() -> None:
+def test_the_name_of_a_result_depends_on_nothing_else() -> None:
     assert name(show=True) == name()

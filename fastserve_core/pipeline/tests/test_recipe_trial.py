@@ -30,7 +30,7 @@ def test_twice_as_good_in_all_three_is_one() -> None:
     assert score_recipe([4.0, 1.0, 0.25], 0.0, False, GATE) == 0.0
 
 
-def test_what_the_gate_allows_is_free_and_more_costs_in_proportion() -> None:
+def test_losses_within_the_gate_cost_nothing_and_more_cost_in_proportion() -> None:
     assert score_recipe([2.0] * 3, 0.01, False, GATE) == 1.0
     assert score_recipe([2.0] * 3, 0.02, False, GATE) == pytest.approx(0.0)
     assert score_recipe([2.0] * 3, 0.03, False, GATE) == pytest.approx(-1.0)
@@ -45,7 +45,7 @@ def test_it_never_rises_with_the_loss(times: list[float], one: float, other: flo
 
 
 @given(TIMES, TIMES)
-def test_what_the_gate_refuses_is_worse_than_all_that_it_accepts(refused: list[float], accepted: list[float]) -> None:
+def test_a_refused_model_scores_below_every_accepted_one(refused: list[float], accepted: list[float]) -> None:
     assert score_recipe(refused, 0.0, True, GATE) < score_recipe(accepted, 0.0, False, GATE)
 
 
@@ -72,7 +72,9 @@ def registry(space: dict[str, object], *places: str) -> Registry:
         ),
     ],
 )
-def test_a_space_over_what_is_not_chosen_is_refused(space: dict[str, object], places: list[str], said: str) -> None:
+def test_a_space_over_plugins_that_are_not_chosen_is_refused(
+    space: dict[str, object], places: list[str], said: str
+) -> None:
     chosen = registry(space, *places)
     with pytest.raises(Exception, match=said) as error:
         check_search(chosen, *chosen.plugins_for("tune"))

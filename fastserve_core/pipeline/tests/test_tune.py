@@ -39,7 +39,7 @@ def test_a_trial_that_is_killed_twice_ends_the_search_with_advice() -> None:
 
 
 @pytest.mark.parametrize("error", [StageError("the loss is nan"), StoreError("the disk is full")], ids=repr)
-def test_what_would_fail_again_is_not_made_again(error: StageError) -> None:
+def test_a_trial_that_failed_is_not_repeated(error: StageError) -> None:
     attempts = Attempts(error)
     with pytest.raises(type(error), match=str(error)):
         retry_once(attempts, TrialRequest(0, {}, Budget()), pytest.fail)

@@ -149,7 +149,7 @@ def test_warnings_in_the_log_of_a_child_are_events(ask: Callable[..., Any]) -> N
     assert events == [WarningRaised("the file x is damaged")]
 
 
-def test_what_is_read_while_importing_needs_another_process(
+def test_variables_read_at_import_need_another_process(
     ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = ask("tell"), ask("tell", threads=2)
@@ -181,7 +181,7 @@ def test_a_killed_child_is_not_a_fault_of_its_work(ask: Callable[..., Any], numb
         ("input", StageError),
     ],
 )
-def test_what_the_machine_lacks_is_told_from_other_faults(
+def test_faults_of_the_machine_differ_from_other_faults(
     ask: Callable[..., Any], kind: str, error: type[Exception]
 ) -> None:
     with pytest.raises(StageError) as raised:
@@ -205,7 +205,7 @@ def test_a_child_that_is_not_forked_shares_the_process_too(ask: Callable[..., An
 
 
 @pytest.mark.parametrize(("code", "said"), [(3, "exit code 3"), ("the last words", "(?s)exit code 1.*last words")])
-def test_a_child_that_leaves_has_its_exit_code_and_what_it_wants_done_then(
+def test_a_child_that_exits_has_its_code_and_runs_its_exit_functions(
     ask: Callable[..., Any], tmp_path: Path, code: object, said: str
 ) -> None:
     with pytest.raises(StageError, match=said):

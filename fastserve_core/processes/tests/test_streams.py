@@ -11,7 +11,7 @@ import pytest
 from fastserve_core.processes import write_line
 
 
-def test_a_line_follows_what_the_stream_has_buffered(tmp_path: Path) -> None:
+def test_a_line_follows_the_buffered_output(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as stream:
         stream.write("before ")
         write_line(stream, "größe \udce9 评论")

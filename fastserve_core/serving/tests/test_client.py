@@ -127,12 +127,12 @@ def test_patience_ends() -> None:
     ((200, {}, b"<html>"), ServerUnavailableError, r"this is not a FastServe server \(200\)"),
     ((403, {}, b"go away"), RequestRejectedError, r"this is not a FastServe server \(403\)"),
 ])  # fmt: skip
-def test_what_is_refused_is_reported(answer: Answer, kind: type[Exception], message: str) -> None:
+def test_refused_requests_are_reported(answer: Answer, kind: type[Exception], message: str) -> None:
     with answering(answer) as (url, _), pytest.raises(kind, match=message):
         predict(url, 100, batch=10)
 
 
-def test_what_is_no_address_is_refused() -> None:
+def test_invalid_addresses_are_refused() -> None:
     with pytest.raises(OptionError, match="'reviews' is not a server's address"):
         AsyncClient("reviews")
     with pytest.raises(OptionError, match="'http://127.0.0.1:x' is not a server's address"):

@@ -45,7 +45,7 @@ def test_equal_values_are_one_label(values: list[Any], label: str) -> None:
 @pytest.mark.parametrize(
     "value", [["joy"], ("joy", "fear"), {"joy": 1}, np.array([1, 2]), "['joy', 'fear']", '["joy"]', b"\xff", object()]
 )
-def test_what_is_not_one_label_is_refused(value: Any) -> None:
+def test_values_that_are_not_one_label_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"is (a list|a mapping|bytes|object), not one label"):
         read_label(value)
 

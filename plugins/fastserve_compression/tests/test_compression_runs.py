@@ -82,7 +82,7 @@ def test_masks_and_layers_go_together(cli: Cli, tiny_bert: Path, reviews: Path, 
         (["+plugin=prune", "compress.prune.neuron=0.1"], "did you mean 'neuron_ratio'"),
     ],
 )
-def test_what_cannot_be_done_is_one_message(
+def test_unsupported_chains_are_one_message(
     cli: Cli, tiny_bert: Path, reviews: Path, arguments: list[str], said: str
 ) -> None:
     done = cli(*arguments, f"model={tiny_bert}", f"data={reviews}")

@@ -89,7 +89,7 @@ def test_padding_does_not_count(tiny: Callable[..., Any], batches: list[Batch], 
     assert torch.allclose(loss_of(taught, student, batches[0]), loss_of(taught, student, padded), atol=1e-4)
 
 
-def test_answers_are_summed_over_what_counts() -> None:
+def test_answers_are_summed_over_counted_positions() -> None:
     student, teacher = torch.randn(3, 5, 4), torch.randn(3, 5, 4)
     counted = torch.rand(3, 5) > 0.4
     single = sum(

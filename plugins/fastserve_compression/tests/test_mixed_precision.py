@@ -38,7 +38,7 @@ def test_patterns_that_make_no_sense_are_refused(tiny: Callable[..., Any], patte
         half_precision.find_fp32_modules(tiny("Bert"), [pattern])
 
 
-def test_what_is_kept_keeps_every_bit(tiny: Callable[..., Any]) -> None:
+def test_weights_that_stay_keep_every_bit(tiny: Callable[..., Any]) -> None:
     model = tiny("Bert")
     before = {name: one.detach().clone() for name, one in model.named_parameters()}
     kept = half_precision.find_fp32_modules(model, KEEP)

@@ -52,7 +52,7 @@ def test_rows_that_weigh_more_are_kept_more_exactly() -> None:
     assert errors[1] < 0.7 * errors[0]
 
 
-def test_the_search_finds_what_the_decoded_rows_would_give() -> None:
+def test_the_search_equals_one_over_decoded_rows() -> None:
     rows, queries = vectors(500, 16), vectors(7, 16, seed=1)
     books, codes = fit_codebooks(rows, 4, 32)
     places, distances = find_nearest_rows(queries, codes, books, 5)

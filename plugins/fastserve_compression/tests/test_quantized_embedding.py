@@ -123,7 +123,7 @@ def test_tables_of_positions_stay(tiny: Tiny) -> None:
     assert find_large_tables(tiny("GPT2"), SMALL) == ["transformer.wte"]
 
 
-def test_what_cannot_be_coded_is_refused(tiny: Tiny) -> None:
+def test_tables_that_cannot_be_coded_are_refused(tiny: Tiny) -> None:
     with pytest.raises(ModelError, match="no embedding table of 1024 rows or more"):
         find_large_tables(tiny("Bert"), VectorQuantizeOptions())
     with pytest.raises(ModelError, match="quantized already"):

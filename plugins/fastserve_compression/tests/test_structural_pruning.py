@@ -59,7 +59,7 @@ def pruned(model: Any, batches: Batches, options: PruneOptions) -> Any:
 
 
 @pytest.mark.parametrize("family", ENCODERS + WITHOUT_HEADS + DECODERS)
-def test_what_is_useless_is_found_and_cutting_it_changes_nothing(
+def test_useless_units_are_found_and_cut_without_a_change(
     tiny: Tiny, batches: Batches, answer: Answer, family: str, tmp_path: Path
 ) -> None:
     model = tiny(family)
@@ -108,7 +108,7 @@ def test_equal_layers_with_all_heads_load_without_us(
     assert torch.equal(answer(again), answer(model))
 
 
-def test_the_config_tells_what_is_left(tiny: Tiny, batches: Batches, tmp_path: Path) -> None:
+def test_the_config_has_the_remaining_sizes(tiny: Tiny, batches: Batches, tmp_path: Path) -> None:
     pruned(tiny("Roberta"), batches, PruneOptions()).save_pretrained(tmp_path)
     config = read_json(tmp_path / "config.json")
     (about,) = config["fastserve_parts"]
@@ -154,7 +154,7 @@ def test_scores_do_not_depend_on_the_batches(tiny: Tiny, batches: Batches) -> No
 
 
 @pytest.mark.parametrize("family", ["Bert", "GPT2"])
-def test_masks_leave_what_matters(tiny: Tiny, batches: Batches, family: str) -> None:
+def test_masks_keep_important_weights(tiny: Tiny, batches: Batches, family: str) -> None:
     for pattern, sparsity in (("unstructured", 0.7), ("2:4", 0.0)):
         model = tiny(family)
         weights = find_masked_weights(model, pattern)
@@ -182,7 +182,7 @@ def test_a_decoder_without_some_layers_generates(tiny: Tiny, batches: Batches) -
     assert ids.shape == (1, 8)
 
 
-def test_what_cannot_be_pruned_is_refused(tiny: Tiny, batches: Batches) -> None:
+def test_models_that_cannot_be_pruned_are_refused(tiny: Tiny, batches: Batches) -> None:
     with pytest.raises(ModelError, match="does not support albert models; it supports bert"):
         check_model(tiny("Albert"), PruneOptions())
     with pytest.raises(OptionError, match="heads of llama models cannot be pruned"):

@@ -112,7 +112,7 @@ def test_words_without_tags_count_by_their_first_token(tiny_bert: Path) -> None:
 
 
 @pytest.mark.slow
-def test_they_change_what_is_learnt_and_the_next_run_finds_it(
+def test_they_change_the_result_and_the_next_run_reuses_it(
     cli: Cli, tiny_bert: Path, reviews: Path, tmp_path: Path, home: Path
 ) -> None:
     command = [

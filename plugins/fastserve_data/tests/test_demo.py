@@ -46,7 +46,7 @@ def test_another_file_than_the_pinned_one_is_refused(tmp_path: Path, online: Non
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-def test_without_an_index_the_message_reports_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_index_the_message_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_RETRIES", "0")

@@ -119,7 +119,7 @@ def test_an_encoding_that_is_none_is_refused(name: str) -> None:
     ],
     ids=range(10),
 )
-def test_what_is_not_text_is_refused(tmp_path: Path, data: bytes, fault: str) -> None:
+def test_files_that_are_no_text_are_refused(tmp_path: Path, data: bytes, fault: str) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes(data)
     with pytest.raises(DataError, match=fault):

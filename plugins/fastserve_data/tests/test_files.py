@@ -52,7 +52,9 @@ def test_the_fingerprint_is_that_of_all_files(tmp_path: Path, split: str) -> Non
 @given(
     st.lists(st.tuples(st.text(st.characters(codec="utf-8", exclude_characters="\r\0")), st.text("ab")), max_size=20)
 )
-def test_what_csv_writes_is_read_back(tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]) -> None:
+def test_files_of_the_csv_module_are_read_as_written(
+    tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]
+) -> None:
     path = tmp_path_factory.mktemp("csv") / "x.csv"
     rows = [{"text": text, "label": label} for text, label in pairs]
     if rows:

@@ -49,7 +49,7 @@ def test_a_folder_may_have_the_splits(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [3.5, {"a": 1}, [""], "", [3]])
-def test_what_is_no_path_is_refused(given: object) -> None:
+def test_values_that_are_no_paths_are_refused(given: object) -> None:
     if given == "":
         with pytest.raises(DataError, match="no training data"):
             texts(given)

@@ -54,7 +54,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
         values(tmp_path / "x.xlsx")
 
 
-def test_what_is_no_workbook_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_workbooks_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.xlsx"
     path.write_bytes(b"text,label\n")
     with pytest.raises(DataError, match="is not a valid Excel workbook"):

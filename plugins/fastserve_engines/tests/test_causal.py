@@ -82,7 +82,7 @@ def test_an_encoder_cannot_generate(tiny_bert: Path, home: Path) -> None:
         OpenVINOEngine(tiny_bert, 1).generate(left_padded(), {"max_new_tokens": 2})
 
 
-def test_what_cannot_be_carried_over_is_reported(tiny_bert: Path) -> None:
+def test_unsupported_parts_of_a_model_are_reported(tiny_bert: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
     with pytest.raises(ExportError, match="BertForSequenceClassification is not a causal language model"):

@@ -40,7 +40,7 @@ def test_a_classifier_gives_the_same_logits(family: str, attention: str) -> None
 
 
 @pytest.mark.parametrize(("family", "head"), [("Bert", "TokenClassification"), ("Bert", "PreTraining")])
-def test_what_reads_every_token_stays(family: str, head: str) -> None:
+def test_models_that_read_every_token_keep_their_attention(family: str, head: str) -> None:
     model = made(family, head)
     before = [type(one) for one in model.modules()]
     compute_cls_only(model)

@@ -80,7 +80,7 @@ def test_an_openvino_folder_without_a_model_is_reported(tmp_path: Path) -> None:
         OpenVINOEngine(tmp_path, 1)
 
 
-def test_the_openvino_engine_runs_what_it_is_given(tmp_path: Path) -> None:
+def test_the_openvino_engine_runs_all_inputs(tmp_path: Path) -> None:
     import openvino
     from openvino import opset13 as ops
 

@@ -34,7 +34,7 @@ IDS = {"input_ids": torch.tensor([[2, 10, 11, 3]]), "attention_mask": torch.ones
         ("GPT2", GPT2, ("input_ids", "attention_mask"), 40),
     ],
 )
-def test_a_model_is_asked_what_it_reads(
+def test_the_inputs_of_a_model_are_found(
     family: str, sizes: dict[str, Any], inputs: tuple[str, ...], longest: int
 ) -> None:
     torch.manual_seed(0)

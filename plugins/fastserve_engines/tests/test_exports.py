@@ -87,7 +87,7 @@ def test_other_answers_are_not_published(tiny_bert: Path, tmp_path: Path, monkey
         compare_outputs("torch_export", tmp_path, tmp_path)
 
 
-def test_what_cannot_be_exported_is_reported(tiny_bert: Path, tmp_path: Path) -> None:
+def test_models_that_cannot_be_exported_are_reported(tiny_bert: Path, tmp_path: Path) -> None:
     artifact = sealed(tiny_bert, tmp_path / "model")
     with pytest.raises(UnknownNameError, match="no export named 'onx'; did you mean 'onnx'"):
         export_artifact(artifact, tmp_path / "out", "onx")

@@ -267,14 +267,14 @@ def test_patience_and_the_step_budget_end_the_search(tmp_path: Path) -> None:
     assert max(scores[:-2]) >= max(scores[-2:])
 
 
-def test_what_the_user_set_is_left_alone(tmp_path: Path) -> None:
+def test_options_set_by_the_user_are_not_searched(tmp_path: Path) -> None:
     told: list[Event] = []
     run = make_run(tmp_path, Trainer(), told, user_overrides=frozenset({LR}))
     assert search(run, NevergradOptions(space=SPACE)) == {}
     assert any(isinstance(event, WarningRaised) and "nothing is left to tune" in event.message for event in told)
 
 
-def test_the_default_space_is_what_the_trainer_has(tmp_path: Path) -> None:
+def test_the_default_space_is_that_of_the_trainer(tmp_path: Path) -> None:
     trainer = {"train.toy.lr": 1e-4, "train.toy.batch_size": 32}
     found = search(make_run(tmp_path, Trainer(), trainer_options=trainer), NevergradOptions(trials=3))
     assert set(found) == set(trainer)

@@ -115,7 +115,7 @@ def test_trials_at_once_that_are_halved_keep_to_the_steps(tmp_path: Path, worker
     assert list(used.values()).count(135) >= 2
 
 
-def test_what_ended_before_a_kill_is_not_tried_again(tmp_path: Path) -> None:
+def test_trials_that_ended_before_a_kill_are_not_repeated(tmp_path: Path) -> None:
     class Killed(Trainer):
         def __call__(self, trial: TrialRequest) -> TrialResult:
             if trial.number == 4:
@@ -137,7 +137,7 @@ def test_what_ended_before_a_kill_is_not_tried_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("error", [TransientError("killed"), StoreError("the disk is full")], ids=repr)
-def test_what_the_machine_did_to_a_trial_is_no_result(tmp_path: Path, error: Exception, workers: int) -> None:
+def test_a_failure_of_the_machine_is_no_result_of_a_trial(tmp_path: Path, error: Exception, workers: int) -> None:
     class Struck(Trainer):
         def __call__(self, trial: TrialRequest) -> TrialResult:
             if trial.number == 4:

@@ -100,7 +100,7 @@ def test_plain_steps_come_at_most_every_so_many_seconds(monkeypatch: pytest.Monk
 
 
 @given(st.text())
-def test_what_a_message_holds_cannot_steer_the_terminal(message: str) -> None:
+def test_messages_cannot_control_the_terminal(message: str) -> None:
     assert not CONTROL.search(
         plain(WarningRaised(message), StageFinished("train", message, "done", 1.0, reason=message))
     )

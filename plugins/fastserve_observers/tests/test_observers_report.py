@@ -107,7 +107,7 @@ def test_a_reused_run_is_reported_from_its_record(tmp_path: Path, record: dict[s
     assert "its curves are in the report of the original run" in html
 
 
-def test_what_the_user_wrote_is_shown_and_not_obeyed(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_texts_of_the_user_are_escaped(tmp_path: Path, record: dict[str, Any]) -> None:
     record["data"]["labels"] = ["<b>bold</b>", "a|b", "</td><script>alert(1)</script>"]
     record["stages"][2] |= {"plugin": "<i>&", "reason": "`<img src=x>`"}
     html, markdown = written(tmp_path, record)

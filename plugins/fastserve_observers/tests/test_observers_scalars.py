@@ -78,7 +78,7 @@ def test_the_sampling_error_of_a_share_of_rows() -> None:
     assert compute_sampling_error(accuracy, 0.9, 0) is None
 
 
-def test_what_a_task_declares_goes_before_what_a_name_suggests() -> None:
+def test_a_declared_direction_precedes_that_of_the_name() -> None:
     declared = {"regret": MetricSpec(higher_is_better=False), "accuracy": MetricSpec(unit="%")}
     assert find_main_score({"accuracy": 0.9, "regret": 2.0}, declared) == "regret"
     name = find_main_score({"regret": 2.0}, declared)
@@ -130,7 +130,7 @@ def test_a_thinned_curve_keeps_its_course(count: int) -> None:
     assert curve.points == sorted(curve.points)
 
 
-def test_a_resumed_training_replaces_what_it_does_again() -> None:
+def test_a_resumed_training_replaces_repeated_steps() -> None:
     curve = DownsampledCurve()
     for step, loss in [(1, 9.0), (2, 8.0), (3, 7.0), (2, 5.0), (3, 4.0)]:
         curve.add(step, loss)

@@ -38,14 +38,14 @@ listen stats
 """
 
 
-def test_nothing_listens_but_what_was_asked_for() -> None:
+def test_only_the_requested_port_listens() -> None:
     left = haproxy.patch_config(CONFIG)
     assert [line.strip() for line in left.splitlines() if "bind" in line] == ["bind 127.0.0.1:8000"]
     assert "defaults\n    option http-buffer-request\n    mode http\nfrontend http_frontend\n" in left
     assert left.endswith("backend default_backend\n    http-request return status 404\n")
 
 
-def test_rays_own_template_has_what_is_amended() -> None:
+def test_rays_own_template_has_the_amended_lines() -> None:
     from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
     assert "\ndefaults\n" in HAPROXY_CONFIG_TEMPLATE

@@ -59,7 +59,7 @@ def test_each_request_is_a_line_and_a_moved_file_begins_again(
     asyncio.run(ask())
 
 
-def test_what_fails_and_who_leaves_is_a_line_too(
+def test_failures_and_disconnects_are_logged(
     classifier: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "access.jsonl"

@@ -299,7 +299,7 @@ def test_words_are_tagged(tagger: Artifact) -> None:
     play(tagger, scene)
 
 
-def test_what_is_cut_is_reported_or_refused(classifier: Artifact) -> None:
+def test_truncation_is_reported_or_refused(classifier: Artifact) -> None:
     long = "the film is wonderful " * 40
 
     async def cutting(client: httpx.AsyncClient, service: Service) -> None:

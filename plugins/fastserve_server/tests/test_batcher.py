@@ -75,7 +75,7 @@ async def hold(batcher: Batcher, puppet: Puppet) -> asyncio.Future[Answers]:
     return first
 
 
-def test_what_waits_is_answered_in_batches_of_near_length() -> None:
+def test_waiting_inputs_are_batched_by_length() -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         first = await hold(batcher, puppet)
         short = [batcher.predict(rows("a" * 5), {}) for _ in range(6)]
@@ -140,7 +140,7 @@ def test_a_full_batch_does_not_wait_out_the_delay() -> None:
     assert play(scene, max_delay_ms=60_000.0, max_batch=2).batches == [[1, 1]]
 
 
-def test_what_could_not_be_answered_in_time_is_sent_away_at_once() -> None:
+def test_requests_that_would_miss_their_deadline_are_refused_at_once() -> None:
     class Slow(Puppet):
         def answer(self, batch: Sequence[Encoded], options: Mapping[str, Any] | None = None) -> Answers:
             time.sleep(0.05)
@@ -223,7 +223,7 @@ def test_an_input_that_cannot_be_encoded_fails_alone(text: str, error: type[Exce
     play(scene)
 
 
-def test_stopping_refuses_what_waits_and_ends_what_runs() -> None:
+def test_stopping_refuses_waiting_requests_and_finishes_running_ones() -> None:
     async def scene(batcher: Batcher, puppet: Puppet) -> None:
         first = await hold(batcher, puppet)
         waits = batcher.predict(rows("waits"), {})
@@ -249,7 +249,7 @@ async def two_idle_workers(puppets: Sequence[Puppet]) -> AsyncIterator[Batcher]:
     await batcher.stop()
 
 
-def test_idle_workers_share_what_came_together() -> None:
+def test_idle_workers_share_a_batch() -> None:
     puppets = [Puppet(), Puppet()]
 
     async def run() -> None:
@@ -265,7 +265,7 @@ def test_idle_workers_share_what_came_together() -> None:
     assert [puppet.batches for puppet in puppets] == [[[4] * 4], [[4] * 4]]
 
 
-def test_what_takes_less_than_to_wake_another_is_not_shared() -> None:
+def test_short_work_is_not_shared() -> None:
     puppets = [Puppet(), Puppet()]
     for puppet in puppets:
         puppet.go.set()

@@ -169,7 +169,7 @@ def test_one_that_answers_otherwise_is_rolled_back(
     assert f"the candidate {twin.folder} is rolled back: 2 of its last" in capsys.readouterr().out
 
 
-def test_what_a_canary_cannot_answer_the_model_does(classifier: Artifact, twin: Artifact) -> None:
+def test_the_model_answers_failed_requests_of_a_canary(classifier: Artifact, twin: Artifact) -> None:
     async def scene(client: httpx.AsyncClient, models: ModelRegistry) -> None:
         assert set(await labels(client, 6)) == {"a"}
         known = await said(client, 2)
@@ -220,7 +220,7 @@ def test_that_the_server_shuts_down_is_no_fault_of_the_candidate(
     play(classifier, twin, (Engine("a"), Engine("a")), scene, candidate_mode=mode, candidate_window=10)
 
 
-def test_what_is_unusable_is_reported_by_either(classifier: Artifact, twin: Artifact) -> None:
+def test_unusable_requests_are_reported_by_either(classifier: Artifact, twin: Artifact) -> None:
     async def scene(client: httpx.AsyncClient, models: ModelRegistry) -> None:
         assert (await client.post("/predict", json={"inputs": [""]})).status_code == 422
         assert models.candidate is not None and models.candidate.is_active
@@ -246,7 +246,7 @@ def test_options_out_of_range_are_named(option: dict[str, Any], message: str) ->
 
 
 @pytest.mark.slow
-def test_what_cannot_stand_beside_the_model_is_refused(
+def test_unsuitable_candidates_are_refused(
     classifier: Artifact, tagger: Artifact, writer: Artifact, tmp_path: Path
 ) -> None:
     for folder, message in ((tagger.folder, "is for token_classification"), (tmp_path / "none", "does not exist")):

@@ -140,7 +140,7 @@ def test_a_short_answer_leaves_in_one_piece_a_long_one_whole_and_a_slow_one_in_i
     play(scene)
 
 
-def test_what_is_left_is_sent_before_a_connection_is_closed() -> None:
+def test_the_rest_is_sent_before_a_connection_is_closed() -> None:
     async def scene(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         assert (await reader.read()).endswith(b"ok")

@@ -50,7 +50,7 @@ def shown(page: Any, tile: str, part: str = "value") -> str:
     return str(page.inner_text(f"#{tile} .{part}"))
 
 
-def test_it_shows_what_the_server_does(opened: Any, server: ServerProcess) -> None:
+def test_it_shows_the_servers_activity(opened: Any, server: ServerProcess) -> None:
     opened.goto(f"{server.url}/dashboard")
     opened.wait_for_selector("#requests")
     before = float(shown(opened, "requests"))

@@ -23,7 +23,7 @@ COMMAND = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classifier", "writer"])
-def test_what_is_made_up_is_answered_as_described(
+def test_generated_requests_are_answered_as_described(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     artifact: Artifact = request.getfixturevalue(kind)

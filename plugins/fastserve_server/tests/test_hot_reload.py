@@ -75,7 +75,7 @@ def test_no_request_is_lost_while_the_model_changes(
     assert float(counted[0].split()[-1]) >= statuses[200]
 
 
-def test_what_cannot_take_the_place_is_refused(
+def test_models_that_cannot_replace_it_are_refused(
     running: EmbeddedProcess, classifier: Artifact, tagger: Artifact, other: Artifact, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="is for token_classification with .*, but the served model is for text_class"):

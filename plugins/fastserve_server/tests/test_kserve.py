@@ -73,7 +73,7 @@ def test_the_client_finds_the_model(client: Any) -> None:
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
-def test_the_client_gets_what_predict_gives(client: Any, server: ServerProcess, binary: bool) -> None:
+def test_the_client_gets_the_answers_of_predict(client: Any, server: ServerProcess, binary: bool) -> None:
     outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("label", "scores")]
     result = client.infer(MODEL, [tensor(TEXTS, binary=binary)], outputs=outputs, request_id="7")
     expected = httpx.post(server.url + "/predict", json={"inputs": TEXTS}).json()["predictions"]
@@ -90,7 +90,7 @@ def test_the_client_as_it_comes_and_pairs(client: Any) -> None:
     assert result.as_numpy("scores").shape == (3, 2)
 
 
-def test_the_client_can_say_what_was_wrong(client: Any) -> None:
+def test_the_client_gets_the_reason_of_an_error(client: Any) -> None:
     with pytest.raises(InferenceServerException) as refused:
         client.infer("another", [tensor(TEXTS)])
     assert str(refused.value).startswith("[404] the server has no model 'another'")
@@ -118,7 +118,7 @@ def test_the_client_names_the_version_and_compresses(client: Any) -> None:
         ({"outputs": [triton.InferRequestedOutput("label")] * 2}, "the output 'label' was requested twice"),
     ],
 )
-def test_what_the_client_can_ask_for_and_the_server_cannot_do(client: Any, more: Any, named: str) -> None:
+def test_unsupported_features_of_the_client_are_refused(client: Any, more: Any, named: str) -> None:
     with pytest.raises(InferenceServerException, match=named) as refused:
         client.infer(MODEL, [tensor(TEXTS)], **more)
     assert str(refused.value).startswith("[422]")

@@ -102,7 +102,7 @@ def test_where_others_wait_anyway_a_pass_has_a_usual_size() -> None:
 
 
 @given(st.floats(1e-4, 1e-2), st.floats(10, 400), st.lists(st.integers(8, 4096), min_size=20, max_size=60, unique=True))
-def test_what_a_pass_costs_is_learned_from_the_passes(token_s: float, cost: float, sizes: list[int]) -> None:
+def test_the_cost_of_a_pass_is_learned_from_passes(token_s: float, cost: float, sizes: list[int]) -> None:
     learned = BatchCostModel()
     assert learned.tokens == PASS_TOKENS
     for tokens in [8, 2048, *sizes]:

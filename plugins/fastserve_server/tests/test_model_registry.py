@@ -55,7 +55,7 @@ def test_two_models_of_one_name_are_refused(classifier: Artifact) -> None:
         build_application(classifier.folder, ServingOptions(models=[str(classifier.folder)]))
 
 
-def test_what_is_wrong_of_further_models_is_reported(classifier: Artifact, tmp_path: Path) -> None:
+def test_faults_of_further_models_are_reported(classifier: Artifact, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"serve\.server\.models='a b': use letters"):
         ServerOptions(models=["a b:/models/one"])
     with pytest.raises(ArtifactError, match="nowhere does not exist"):

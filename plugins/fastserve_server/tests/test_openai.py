@@ -165,7 +165,9 @@ def test_a_chat_and_the_same_as_a_stream(client: openai.OpenAI) -> None:
         ({"logit_bias": {"film": 3}}, 422, "the keys of logit_bias must be token ids, and 'film' is not"),
     ],
 )
-def test_what_a_completion_cannot_have(client: openai.OpenAI, more: dict[str, Any], status: int, reason: str) -> None:
+def test_invalid_fields_of_a_completion_are_refused(
+    client: openai.OpenAI, more: dict[str, Any], status: int, reason: str
+) -> None:
     with pytest.raises(openai.APIStatusError) as refused:
         client.completions.create(**{**ASKED, **more})
     assert refused.value.status_code == status
@@ -193,7 +195,7 @@ def test_what_a_completion_cannot_have(client: openai.OpenAI, more: dict[str, An
         ({"extra_body": {"max_completion_token": 3}}, "did you mean 'max_completion_tokens'"),
     ],
 )
-def test_what_a_chat_cannot_have(client: openai.OpenAI, more: dict[str, Any], reason: str) -> None:
+def test_invalid_fields_of_a_chat_are_refused(client: openai.OpenAI, more: dict[str, Any], reason: str) -> None:
     with pytest.raises(openai.UnprocessableEntityError, match=reason):
         client.chat.completions.create(**{"model": "w", "messages": SAID, **more})
 
@@ -259,7 +261,7 @@ def test_a_stream_that_takes_too_long_reports_it(chatty: Artifact) -> None:
         assert '"type":"deadline_exceeded"' in lines[-2]
 
 
-def test_openvino_writes_what_torch_writes(chatty: Artifact, client: openai.OpenAI, tmp_path: Path) -> None:
+def test_openvino_writes_the_same_texts_as_torch(chatty: Artifact, client: openai.OpenAI, tmp_path: Path) -> None:
     import shutil
 
     folder = tmp_path / "lowered"

@@ -94,7 +94,7 @@ def test_an_interrupt_that_the_command_ignores_does_not_end_it(classifier: Artif
     assert not psutil.pid_exists(server.pid)
 
 
-def test_it_reports_what_it_is(server: ServerProcess, classifier: Artifact) -> None:
+def test_it_reports_its_model(server: ServerProcess, classifier: Artifact) -> None:
     lineage = httpx.get(server.url + "/lineage").json()
     assert lineage["digest"] == classifier.digest
     assert lineage["lineage"] == [dict(one) for one in classifier.manifest.lineage]
@@ -254,7 +254,7 @@ def run_of(artifact: Artifact) -> Any:
     return ServeContext(model=artifact, task=task, folder=Path(), seed=0, threads=1, emit=emit)
 
 
-def test_a_busy_port_is_named_with_what_to_do(classifier: Artifact) -> None:
+def test_a_busy_port_is_named_with_advice(classifier: Artifact) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(

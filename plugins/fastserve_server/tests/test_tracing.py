@@ -87,7 +87,7 @@ def test_a_collector_that_is_away_does_not_hold_up_the_end() -> None:
     assert time.monotonic() - begin < 6
 
 
-def test_what_is_no_address_is_refused() -> None:
+def test_invalid_addresses_are_refused() -> None:
     with pytest.raises(OptionError, match=r"serve\.otlp_endpoint=localhost: give the collector's address"):
         make_tracing("localhost", "serve.otlp_endpoint")
     assert make_tracing(None, "serve.otlp_endpoint") is None

@@ -173,7 +173,7 @@ def test_altered_offsets_are_found(checkpoint: Path, task: Task) -> None:
         task.check_model(checkpoint)
 
 
-def test_a_folder_names_what_a_model_needs_and_nothing_else(checkpoint: Path) -> None:
+def test_a_folder_lists_the_files_of_a_model_and_nothing_else(checkpoint: Path) -> None:
     before = list_model_files(checkpoint)
     assert before == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     for name in ("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin", "trainer_state.json"):

@@ -83,7 +83,7 @@ def test_the_model_answers_as_before_and_is_converted_once(model: Any, store: St
     assert convert_checkpoint(file.with_name("copy.gguf"), store) == folder
 
 
-def test_what_cannot_be_read_is_reported(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files_are_reported(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(b"GGUF\x03\x00\x00\x00")
     with pytest.raises(UserError, match="cut.gguf cannot be read: "):

@@ -219,7 +219,7 @@ def test_rows_are_made_of_inputs_and_targets_or_taken_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm", "pretraining"])
-def test_every_task_declares_what_the_others_read(name: str) -> None:
+def test_every_task_has_all_declarations(name: str) -> None:
     task = load_task(name, {})
     assert task.metrics
     assert task.label_columns == tuple(column.name for column in task.columns if column.is_label)

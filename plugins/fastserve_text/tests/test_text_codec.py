@@ -115,7 +115,7 @@ LINES = "{{ bos_token }}{% for one in messages %}[{{ one.role }}] {{ one.content
          "bos_token": {"content": "<s>", "lstrip": False}},
     ],
 )  # fmt: skip
-def test_a_chat_is_what_the_template_makes_of_it(folder: Path, config: dict[str, Any]) -> None:
+def test_a_chat_is_rendered_by_the_template(folder: Path, config: dict[str, Any]) -> None:
     assert configure(folder, **config).chat(SAID) == "<s>[user] <hi> ö\n"
 
 

@@ -78,7 +78,7 @@ def test_a_body_gets_a_new_head_and_a_pooler_which_are_named(tmp_path: Path) -> 
     assert "bert.pooler.dense.bias, bert.pooler.dense.weight, classifier.bias, classifier.weight" in task.head_report
 
 
-def test_what_runs_a_model_takes_nothing_new(tmp_path: Path) -> None:
+def test_engines_accept_no_new_weights(tmp_path: Path) -> None:
     import transformers
 
     make_model("bert", tmp_path, "", WORDS)

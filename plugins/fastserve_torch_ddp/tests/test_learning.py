@@ -143,7 +143,7 @@ def test_all_wrong_weights_are_reported_at_once_and_numbers_may_name_labels() ->
     assert class_weights({1: 2}, ["0", "1"]) == [1.0, 2.0]
 
 
-def test_what_does_not_go_with_a_task_is_refused() -> None:
+def test_options_that_a_task_lacks_are_refused() -> None:
     unset = {"class_weights": None, "label_smoothing": 0.0}
     causal, pretraining = load_task("causal_lm", {}), load_task("pretraining", {})
     with pytest.raises(OptionError, match="class_weights does not go with the task causal_lm"):

@@ -83,7 +83,7 @@ def test_masks_follow_from_the_seed_and_differ_between_calls() -> None:
     assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], third[0])
 
 
-def test_the_pool_grows_with_what_is_asked_of_it() -> None:
+def test_the_pool_grows_with_requests() -> None:
     masks = DropoutMaskPool(0)
     assert masks.take(torch.Size((3000, 1000)), 0.1, torch.bfloat16).shape == (3000, 1000)
     assert len(masks.pools[0.1, torch.bfloat16]) == 12_000_000

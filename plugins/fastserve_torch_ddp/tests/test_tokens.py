@@ -62,7 +62,7 @@ def plain(row: Encoded) -> tuple[dict[str, list[int]], Any]:
 )
 @settings(deadline=None, max_examples=12)
 @given(data=st.data())
-def test_what_the_encoder_gave_comes_back(
+def test_encoded_rows_are_read_as_written(
     tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path, name: str, rows: Any, data: st.DataObject
 ) -> None:
     given_rows = data.draw(st.lists(rows, max_size=12))

@@ -188,7 +188,9 @@ def test_a_killed_launcher_and_damaged_best_weights_change_nothing_in_the_result
     assert disturbed.digest() == calm.digest()
 
 
-def test_what_the_command_ignores_does_not_end_its_training(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signals_that_the_command_ignores_do_not_end_its_training(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As with ``nohup``: all processes of the training begin while the signals are ignored."""
     monkeypatch.setattr(child, "FORK_SERVERS", ForkServerPool())
     older, signalled = psutil.Process().children(recursive=True), set[int]()
@@ -281,7 +283,7 @@ def test_a_name_that_freezes_nothing_is_refused(train: Train) -> None:
         train(freeze=["embedings"])
 
 
-def test_a_batch_that_does_not_fit_reports_which_and_what_to_do(train: Train, tmp_path: Path) -> None:
+def test_a_batch_that_does_not_fit_is_named_with_advice(train: Train, tmp_path: Path) -> None:
     """This process, as a rank of its own, may have 30 MB more than it has, and the first layer's output alone is 65."""
     train(epochs=1)
     (request,) = train.requests

@@ -128,7 +128,7 @@ def test_a_node_that_is_lost_comes_back_and_the_result_is_the_same(
     assert [node.digest() for node in pair] == [undisturbed] * 2
 
 
-def test_what_two_nodes_disagree_about_is_reported_by_both(pair: list[Node]) -> None:
+def test_differences_between_two_nodes_are_reported_by_both(pair: list[Node]) -> None:
     pair[0].start()
     pair[1].start("train.torch_ddp.lr=1e-3", "seed=7", "train.torch_ddp.checkpoint_every_s=5")
     for code, said in [node.finish() for node in pair]:

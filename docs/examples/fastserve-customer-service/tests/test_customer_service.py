@@ -98,6 +98,6 @@ def test_replies_that_cannot_be_given_are_refused(tmp_path: Path, content: str, 
         load_rules(path)
 
 
-def test_the_command_names_what_is_missing(replies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_missing_packages(replies: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(replies.parent), str(replies)]) == 2
     assert "fastserve-customer-service: " in capsys.readouterr().err

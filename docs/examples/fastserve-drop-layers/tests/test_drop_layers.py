@@ -57,7 +57,7 @@ def test_spread_layers_are_all_different() -> None:
             assert len(set(chosen(layers, keep, "spread"))) == keep
 
 
-def test_what_it_cannot_do_is_refused() -> None:
+def test_unsupported_options_are_refused() -> None:
     with pytest.raises(OptionError, match="the model has 6 layers"):
         cut(tiny("Bert"), 6, "first")
     with pytest.raises(ModelError, match="GPT2ForSequenceClassification"):

@@ -42,7 +42,7 @@ def test_labels_are_a_list_or_text_with_bars(task: MultiLabel, given: object, re
     assert row["labels"] == read
 
 
-def test_what_cannot_be_used_is_refused(task: MultiLabel) -> None:
+def test_unusable_rows_are_refused(task: MultiLabel) -> None:
     assert task.check({"text": "a text", "labels": 3}) == "'labels' is int, neither a list nor text"
     with pytest.raises(DataError, match="none of the 1 training rows has a label"):
         task.collect_labels([{"text": "a", "labels": []}])

@@ -93,7 +93,7 @@ def alone(folder: Path, prompt: tuple[int, ...], most: int) -> list[int]:
 
 @pytest.mark.parametrize("scheduler", ["fcfs", "mlfq"])
 @pytest.mark.parametrize("blocks", [100, 4], ids=["room for all", "room for one"])
-def test_each_text_is_what_it_is_alone(model: Artifact, scheduler: str, blocks: int) -> None:
+def test_each_text_is_the_same_as_alone(model: Artifact, scheduler: str, blocks: int) -> None:
     async def scene() -> None:
         asked = [GenerationRequest(prompt, 20 + 3 * place, GREEDY) for place, prompt in enumerate(prompts(6))]
         spell = load_tokenizer(model.folder, 1).decode
@@ -135,7 +135,7 @@ def test_a_seed_gives_the_same_draws_and_an_end_is_an_end(model: Artifact) -> No
     play(scene)
 
 
-def test_what_nobody_waits_for_makes_room(model: Artifact) -> None:
+def test_cancelled_requests_free_their_memory(model: Artifact) -> None:
     async def scene() -> None:
         async with running(model.folder, max_queue=2, max_batch=1, max_inputs=2) as (generator, watched):
             streams = generator.submit([GenerationRequest([5], 100, GREEDY)])
@@ -154,7 +154,7 @@ def test_what_nobody_waits_for_makes_room(model: Artifact) -> None:
     play(scene)
 
 
-def test_what_has_no_room_is_refused(model: Artifact) -> None:
+def test_requests_without_room_are_refused(model: Artifact) -> None:
     async def scene() -> None:
         async with running(model.folder, blocks=2, kv_cache_mb=7) as (generator, _):
             for request, reason in (

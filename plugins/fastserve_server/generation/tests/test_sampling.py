@@ -42,7 +42,7 @@ def test_tokens_come_as_often_as_asked_for(sampling: Sampling, expected: list[fl
         assert found[token] / found.total() == pytest.approx(share, abs=0.025)
 
 
-def test_what_the_text_has_already_is_less_likely() -> None:
+def test_repeated_tokens_are_less_likely() -> None:
     assert drawn(Sampling(temperature=0, presence_penalty=1.0), 1, {0: 1}) == {1: 1}
     assert drawn(Sampling(temperature=0, frequency_penalty=0.5), 1, {0: 1}) == {0: 1}
     assert drawn(Sampling(temperature=0, frequency_penalty=0.5), 1, {0: 2}) == {1: 1}

@@ -117,5 +117,5 @@ def test_scores_do_not_overflow() -> None:
         ("auto", ["intent:a", "intent:oos"], METHOD_SET),
     ],
 )
-def test_auto_compares_what_the_model_has(chosen: str, labels: list[str], methods: list[Any]) -> None:
+def test_auto_compares_the_available_methods(chosen: str, labels: list[str], methods: list[Any]) -> None:
     assert calibration.list_methods(chosen, LabelColumns(labels, "oos")) == methods

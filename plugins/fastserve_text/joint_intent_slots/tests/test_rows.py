@@ -74,7 +74,7 @@ def test_any_name_is_an_intent_and_a_slot(name: str) -> None:
          "the slot 'x' is 'b', but the text has 'a'"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_row_is_named(row: dict[str, Any], fault: str) -> None:
+def test_the_fault_of_a_row_is_named(row: dict[str, Any], fault: str) -> None:
     assert str(TASK.check({"intent": "a", **row})).startswith(fault)
 
 
