@@ -33,10 +33,13 @@ def test_its_own_tests_pass(tmp_path: Path) -> None:
 
 
 def test_each_intent_has_a_reply_and_each_slot_is_learnt() -> None:
-    records = list(Files().read(DataOptions(train=str(EXAMPLE / "nlu.yml")), Path(), print)["train"])
-    assert all(record.values is not None for record in records)
-    rows = [record.values for record in records if record.values is not None]
+    options = DataOptions(train=str(EXAMPLE / "nlu.yml"), validation=str(EXAMPLE / "validation.yml"))
+    splits = {split: list(records) for split, records in Files().read(options, Path(), print).items()}
+    assert all(record.values is not None for records in splits.values() for record in records)
+    rows, others = ([record.values or {} for record in splits[split]] for split in ("train", "validation"))
     replies = yaml.safe_load((EXAMPLE / "replies.yml").read_text(encoding="utf-8"))["intents"]
     assert {row["intent"] for row in rows} == set(replies)
+    assert {row["intent"] for row in others} == {*replies, "oos"}
+    assert not {row["text"] for row in rows} & {row["text"] for row in others}
     needed = {slot for reply in replies.values() for slot in reply.get("needs", {})}
     assert needed <= {slot["slot"] for row in rows for slot in row["slots"]}
