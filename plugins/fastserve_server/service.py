@@ -24,7 +24,7 @@ from fastserve_core.errors import (
     did_you_mean,
 )
 from fastserve_core.inference import Predictor, load_decoder, supports_token_streaming
-from fastserve_core.tasks import Encoded, GenerationRequest, load_task
+from fastserve_core.tasks import Encoded, GenerationRequest, load_task, read_calibration
 from fastserve_server.batcher import Batcher
 from fastserve_server.engine_loop import SHUTTING_DOWN, EngineLoop
 from fastserve_server.generation.generator import GenerationEngine
@@ -57,6 +57,7 @@ class Service:
         self.artifact, self.options = artifact, options
         self.name = options.name or artifact.folder.name
         self.task = load_task(manifest.task, manifest.task_options, manifest.labels)
+        self.task.calibration = read_calibration(artifact.folder)
         self.routes = {route.path: route for route in self.task.routes(artifact.folder)}
         self.metrics = metrics
         # Many single-thread workers answer more than one many-thread worker, whose threads wait for each other.

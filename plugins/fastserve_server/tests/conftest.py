@@ -6,11 +6,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from fastserve_core.artifacts import MANIFEST, TRAINABLE, Artifact, Manifest, hash_files, write_manifest
 from fastserve_core.config import ModelSpec
+from fastserve_core.tasks import CALIBRATION_FILE
 from fastserve_server.options import ServerOptions
 from fastserve_server.server import ServerProcess, start
 
@@ -20,6 +23,10 @@ LABELS = {
     "token_classification": ("O", "B-PER", "I-PER"),
     "joint_intent_slots": ("intent:praise", "intent:blame", "slot:B-PER", "slot:O"),
     "causal_lm": (),
+}
+
+CALIBRATIONS: dict[str, dict[str, np.ndarray[Any, Any]]] = {
+    "joint_intent_slots": {"method": np.array("softmax"), "threshold": np.array(0.0), "slope": np.array(1.0)}
 }
 
 
@@ -43,6 +50,8 @@ def make_artifact(folder: Path, task: str) -> Artifact:
     labels = LABELS[task]
     kind(AutoConfig.from_pretrained(folder, **({"num_labels": len(labels)} if labels else {}))).save_pretrained(folder)
     options = {"max_length": 64} | ({} if labels else {"max_new_tokens": 4, "temperature": 0.0})
+    if task in CALIBRATIONS:
+        np.savez(folder / CALIBRATION_FILE, allow_pickle=False, **CALIBRATIONS[task])
     runtime = {"engine": "torch", "form": TRAINABLE}
     lineage = ({"stage": "train", "plugin": "torch_ddp", "data": "abc"},)
     files = hash_files(folder, exclude=[MANIFEST])

@@ -399,6 +399,19 @@ def test_the_description_reports_every_endpoint_and_the_pages_load_nothing(class
     play(classifier, scene)
 
 
+def test_tensors_may_depend_on_the_calibration_of_a_model(intents: Artifact) -> None:
+    async def scene(client: httpx.AsyncClient, service: Service) -> None:
+        path = f"/v2/models/{service.name}"
+        described = (await client.get(path)).json()["outputs"]
+        body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["Ada wrote it"]}]}
+        found = {one["name"]: one["data"] for one in (await client.post(f"{path}/infer", json=body)).json()["outputs"]}
+        assert list(found) == [one["name"] for one in described] == ["intent", "score", "in_scope", "slots"]
+        answer = (await ask(client, "Ada wrote it")).json()["predictions"][0]
+        assert found["in_scope"] == [pytest.approx(answer["in_scope"])]
+
+    play(intents, scene)
+
+
 @pytest.mark.parametrize("kind", ["classifier", "tagger", "intents", "writer"])
 def test_answers_are_as_the_description_declares(kind: str, request: pytest.FixtureRequest) -> None:
     artifact: Artifact = request.getfixturevalue(kind)
