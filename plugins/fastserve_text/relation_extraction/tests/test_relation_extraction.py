@@ -9,11 +9,12 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from tiny_training import train_tiny
 
 from fastserve_core.errors import DataError, OptionError
 from fastserve_core.inference import Predictor
-from fastserve_core.tasks import CALIBRATION_FILE, Task, Triple, load_task
+from fastserve_core.tasks import CALIBRATION_FILE, LossOptions, Task, Triple, load_task
 from fastserve_text.relation_extraction.encoding import EntityWords, split_at_entities, tag_words
 from fastserve_text.relation_extraction.pair_scores import score_pairs
 from fastserve_text.relation_extraction.triple_scores import RowStatistics, best_threshold, score_rows
@@ -210,3 +211,11 @@ def test_unlabelled_rows_have_positions_and_no_targets(artifact: Path) -> None:
     arrays = task.collate([one], targets=True)
     assert set(arrays["labels"][0].tolist()) == {-100, -101}
     assert arrays["entity_places"].shape == (1, 0)
+    counted = task.counted_positions({name: torch.from_numpy(array) for name, array in arrays.items()})
+    assert counted.sum() == 3  # on which a student is compared with its teacher, one position a word
+    total, count = task.loss(
+        {"logits": torch.zeros(1, len(one), 3 + 2 + 2 * 2 * 4)},
+        {name: torch.from_numpy(array) for name, array in arrays.items()},
+        LossOptions(),
+    )
+    assert (float(total), int(count)) == (0, 3)
