@@ -1,4 +1,4 @@
-"""Starting servers for artifacts, and the client of a server."""
+"""Starting servers for artifacts, the client of a server, and the answers and graphs of files."""
 
 import lazy_loader
 
