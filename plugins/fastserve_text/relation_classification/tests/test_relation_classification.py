@@ -97,6 +97,18 @@ def test_an_answer_has_the_triple_and_its_characters(predictor: Predictor) -> No
     assert tensors["scores"] == [answer["scores"][label] for label in LABELS]
 
 
+def test_a_wrong_label_is_doubted(predictor: Predictor) -> None:
+    rows = [{"text": "<e1>storm</e1> brings <e2>flood</e2>", "relation": label} for label in ("Cause(e1,e2)", "Other")]
+    for row in rows:
+        predictor.task.check(row)
+    batch = predictor.encode(rows)
+    right, wrong = predictor.task.find_doubts(predictor.engine.run(predictor.task.collate(batch)), batch)
+    assert right is None
+    assert wrong is not None
+    assert (wrong.label, wrong.answer) == ("Other", "Cause(e1,e2)")
+    assert wrong.score > 0.5
+
+
 def test_no_relation_gives_no_triple(predictor: Predictor) -> None:
     (answer,) = predictor.predict(["<e1>cord</e1> near <e2>child</e2> and storm brings flood"])
     assert (answer["relation"], answer["triples"]) == ("Other", [])
