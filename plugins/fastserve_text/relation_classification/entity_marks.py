@@ -154,7 +154,7 @@ def _find(name: str, entity: str, text: str) -> Span | str:
         return [found[0], found[0] + len(entity)]
     if not found:
         return f"'{name}' is not in the text: {entity!r}"
-    return f"'{name}' is {len(found)} times in the text, give its characters as [start, end]: {entity!r}"
+    return f"'{name}' occurs {len(found)} times in the text: give its characters as [start, end], not {entity!r}"
 
 
 def _is_pair(value: Any) -> bool:

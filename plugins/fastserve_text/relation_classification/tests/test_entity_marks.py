@@ -64,7 +64,7 @@ def test_entities_have_their_characters(value: Any, found: list[str]) -> None:
         ({"text": TEXT, "head": [0, 8], "tail": [4, 13]}, "'head' [0, 8] and 'tail' [4, 13] overlap"),
         ({"text": TEXT, "head": [0, True], "tail": [4, 13]}, "'head' is not a span [start, end] of characters"),
         ({"text": TEXT, "head": "Bob", "tail": "Ann"}, "'head' is not in the text: 'Bob'"),
-        ({"text": "a a b", "head": "a", "tail": "b"}, "'head' is 2 times in the text"),
+        ({"text": "a a b", "head": "a", "tail": "b"}, "'head' occurs 2 times in the text: give its characters"),
         ({"token": ["a", "b"], "h": {"pos": [0, 3]}, "t": {"pos": [1, 2]}}, "'head' [0, 4] lies outside the text"),
         ({"token": ["a", "b"], "h": {"pos": [0, 1]}, "t": {"pos": [-1, 1]}}, "'tail' [-1, 1] lies outside the text"),
         ({"text": None, "head": [0, 1], "tail": [1, 2]}, "'text' is missing"),
