@@ -33,6 +33,7 @@ from fastserve_text.confidence import expected_calibration_error, fit_temperatur
 from fastserve_text.multi_label_classification import metrics
 from fastserve_text.multi_label_classification.thresholds import DEFAULT_THRESHOLD, choose_thresholds
 from fastserve_text.sequence_task import (
+    LABEL_NAMES,
     SequenceOptions,
     SequenceTask,
     apply_function,
@@ -87,7 +88,7 @@ class MultiLabelClassification(SequenceTask):
         Column(
             "labels",
             is_label=True,
-            usual_names=("tags", "topics", "categories", "genres", "emotions"),  # those of one label are not
+            usual_names=("label", "tags", "topics", "categories", "genres", "emotions", *LABEL_NAMES),
             takes_several=True,
         ),
     )

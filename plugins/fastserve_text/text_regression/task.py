@@ -74,7 +74,7 @@ class TextRegression(SequenceTask):
             "score",
             is_label=True,
             usual_names=(
-                "similarity_score", "similarity", "rating", "stars", "value",
+                "similarity_score", "similarity", "rating", "stars", "value", "label", "target",
                 "评分", "分数", "相似度",
             ),
         ),
