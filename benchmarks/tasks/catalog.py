@@ -64,7 +64,7 @@ APPLICATIONS: Mapping[str, Application] = {
         "text_classification",
         sources.banking77,
         "classes",
-        8,
+        5,
         64,
         ACCURACY,
         (lr(2e-4), "data.validation_fraction=0.05"),
@@ -75,11 +75,11 @@ APPLICATIONS: Mapping[str, Application] = {
     "banking77_10": Application(
         "text_classification", partial(sources.few_shot, 10), "classes", 30, 64, ACCURACY, (lr(2e-4),), is_drawn=True
     ),
-    "atis": Application("joint_intent_slots", sources.atis, "intents", 10, 64, INTENTS, (lr(3e-4),)),
+    "atis": Application("joint_intent_slots", sources.atis, "intents", 10, 64, INTENTS, (lr(2e-4),)),
     "clinc150": Application("joint_intent_slots", sources.clinc150, "intents", 5, 64, SCOPE, (lr(2e-4),)),
     "wnut17": Application("token_classification", sources.wnut17, "tags", 5, 128, {"f1": "f1"}, (lr(2e-4),)),
     "semeval10t8": Application(
-        "relation_classification", sources.semeval10t8, "relations", 5, 128, {"macro_f1": "macro_f1"}, (lr(2e-4),)
+        "relation_classification", sources.semeval10t8, "relations", 3, 128, {"macro_f1": "macro_f1"}, (lr(2e-4),)
     ),
     "stsb_en": Application(
         "text_regression", sources.stsb_en, "numbers", 4, 128, {"spearman": "spearman"}, (lr(1e-4),)
