@@ -46,9 +46,10 @@ class Reading:
     decisions: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def rank(self) -> tuple[int, int]:
-        """The order of readings: by the number of columns, then by those that were found by their names."""
-        return len(self.columns), -len(self.guessed)
+    def rank(self) -> tuple[int, int, int]:
+        """The order of readings: by the numbers of all columns, of those found by their names, of the task's own."""
+        own = sum(name == found for name, found in self.columns.items())
+        return len(self.columns), -len(self.guessed), own
 
     def describe(self) -> list[tuple[str, str]]:
         """Return the evidence as pairs of a heading and a text."""
