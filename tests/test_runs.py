@@ -84,7 +84,7 @@ def test_every_stage_is_done_and_measured_alike(done: tuple[Path, list[str]]) ->
     ]
     keys = {
         *("quality", "quality_validation", "latency_ms_p50", "latency_ms_p99"),
-        *("throughput_per_s", "size_bytes", "peak_memory_bytes", "threads"),
+        *("throughput_per_s", "size_bytes", "peak_memory_bytes", "threads", "doubted_rows"),
     }
     assert set(record["stages"][2]["measures"].pop("speedup")) == {"latency", "throughput"}
     for stage in record["stages"][1:]:
