@@ -107,6 +107,7 @@ DDP = "+plugin=torch_ddp"
 NO_EPOCH = "train.torch_ddp has no option 'epoch'; did you mean 'epochs'"
 
 
+@pytest.mark.slow(1)
 def test_wrong_input_is_reported_to_a_shell(command: Cli) -> None:
     """The tests below call what the command calls, in this process."""
     refused(command(DDP, "sed=1", "gate.max_quality_dorp=1"), "2 errors", "'seed'", "'max_quality_drop'")
@@ -114,6 +115,7 @@ def test_wrong_input_is_reported_to_a_shell(command: Cli) -> None:
     refused(command("runs", "--what"), "unrecognized arguments")
 
 
+@pytest.mark.slow(6)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -168,6 +170,7 @@ def test_a_run_with_wrong_input_leaves_no_store(command: Cli, home: Path) -> Non
     assert not home.exists()
 
 
+@pytest.mark.slow(1)
 def test_blocked_plugins_and_missing_packages_are_reported(cli: Cli, tmp_path: Path) -> None:
     refused(cli("+plugin=torch_ddp", FASTSERVE_BLOCK_PLUGINS="torch_ddp"), "is blocked")
     code = (
@@ -180,6 +183,7 @@ def test_blocked_plugins_and_missing_packages_are_reported(cli: Cli, tmp_path: P
     refused(done, "plugin 'nevergrad' needs nevergrad: pip install 'fastserve-core[nevergrad]'")
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -198,6 +202,7 @@ def test_data_that_cannot_be_used_is_reported(
     refused(cli("+plugin=torch_ddp", f"model={tiny_bert}", "data.train=train.csv"), said)
 
 
+@pytest.mark.slow(1)
 def test_models_that_cannot_be_used_are_reported(cli: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -208,6 +213,7 @@ def test_models_that_cannot_be_used_are_reported(cli: Cli, tmp_path: Path, tiny_
     refused(cli("+plugin=torch_ddp", f"model={empty}", f"data={reviews}"), "a pickle")
 
 
+@pytest.mark.slow(1)
 def test_an_output_that_cannot_be_written_is_reported(
     command: Cli, tmp_path: Path, tiny_bert: Path, reviews: Path
 ) -> None:

@@ -46,6 +46,7 @@ def composed() -> Any:
         return OmegaConf.to_container(compose("config", overrides=[*choices, "data.train=rows.csv"]))
 
 
+@pytest.mark.slow(3)
 @given(place=st.integers(0), value=st.sampled_from(VALUES))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_of_any_option_is_taken_or_refused(composed: Any, place: int, value: Any) -> None:
@@ -58,6 +59,7 @@ def test_any_value_of_any_option_is_taken_or_refused(composed: Any, place: int, 
         assert str(error)
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize(
     ("option", "named"),
     [

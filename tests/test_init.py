@@ -55,6 +55,7 @@ def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("name", "write", "rows", "task", "columns"),
     [
@@ -86,6 +87,7 @@ def test_a_task_is_proposed_and_the_experiment_composes(
     assert OmegaConf.create(composed.stdout).data.train == str(tmp_path / name)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("task", ["pretraining", "causal_lm", "joint_intent_slots", "text_regression"])
 def test_a_chosen_task_composes(cli: Cli, tmp_path: Path, task: str) -> None:
     write_json_lines(
@@ -241,6 +243,7 @@ CELLS = st.one_of(
 NAMES = st.sampled_from(["text", "label", "tokens", "tags", "question", "context", "answers", "x"])
 
 
+@pytest.mark.slow(3)
 @given(st.lists(st.dictionaries(NAMES, CELLS, max_size=4), min_size=1, max_size=8))
 def test_any_rows_have_readings_or_reasons(rows: list[dict[str, Any]]) -> None:
     tasks = installed_tasks()

@@ -102,6 +102,7 @@ def run(package: Path, folder: Path, *arguments: object) -> tuple[int, list[str]
     return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("fastserve:")]
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("stage", "act"),
     [

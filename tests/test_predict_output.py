@@ -70,6 +70,7 @@ def test_all_rows_are_written_in_their_order_with_their_answers(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["posts.csv.gz", "scored.parquet"]
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("name", ["out.csv", "out.tsv", "out.jsonl", "out.csv.gz", "out.parquet"])
 def test_an_interrupted_prediction_ends_with_the_same_bytes(
     classifier: Artifact, posts: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -152,6 +153,7 @@ def test_wrong_arguments_are_refused(
 CELLS = st.one_of(st.none(), st.text(max_size=8), st.integers(-9, 9), st.lists(st.integers(), max_size=2))
 
 
+@pytest.mark.slow(1)
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), CELLS), min_size=1, max_size=6), st.integers(1, 3))
 def test_tables_have_every_value(rows: list[dict[str, Any]], size: int) -> None:
     import tempfile

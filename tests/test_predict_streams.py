@@ -150,6 +150,7 @@ def test_standard_input_is_followed_until_it_ends(classifier: Artifact, tmp_path
 # -- from Python -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(1)
 @given(st.lists(st.sampled_from(["good", "a long and moving story " * 5, "", 3]), max_size=9), st.integers(1, 4))
 def test_a_stream_keeps_the_order_and_reads_one_window_ahead(model: FastServe, texts: list[Any], window: int) -> None:
     read = 0

@@ -51,6 +51,7 @@ def test_a_missing_peer_is_named(part: Any, capsys: pytest.CaptureFixture[str], 
     assert "LitServe: missing here, it needs no_such_package" in capsys.readouterr().out
 
 
+@pytest.mark.slow(1)
 def test_without_wrk_it_names_the_package_to_install(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "benchmarks" / "serve.py", "--quick"]
     done = subprocess.run(command, env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True)

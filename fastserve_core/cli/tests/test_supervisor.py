@@ -29,6 +29,7 @@ def start(body: str, **more: object) -> subprocess.Popen[str]:
     )  # type: ignore[call-overload, no-any-return]
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("function", "code", "message"),
     [

@@ -59,6 +59,7 @@ def test_a_quoted_text_is_read_as_it_is(text: str) -> None:
     assert read(argument) == text
 
 
+@pytest.mark.slow(1)
 @given(texts)
 @example("a,b(1)".replace(",", "，"))
 @example("~/评论 (1).csv")
@@ -83,6 +84,7 @@ def test_a_text_option_of_a_plugin_is_read_as_it_is_typed(text: str) -> None:
     assert value == text or isinstance(value, (bool, int, float))
 
 
+@pytest.mark.slow(1)
 @given(st.dictionaries(labels.map(str.strip).filter(lambda name: name and "'" not in name), st.integers(1, 9)))
 @example({"好评": 2, "差评 (1)": 3, "a=b": 1})
 def test_labels_of_a_mapping_may_have_any_script_and_signs(weights: dict[str, int]) -> None:

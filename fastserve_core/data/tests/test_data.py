@@ -192,6 +192,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow(1)
 @settings(max_examples=12)
 @given(st.lists(st.fixed_dictionaries({"text": JSON_VALUES, "label": JSON_VALUES, "tokens": JSON_VALUES}), max_size=6))
 @pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm"])

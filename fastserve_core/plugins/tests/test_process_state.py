@@ -115,6 +115,7 @@ def start_thread(daemon: bool) -> None:
     threading.Thread(target=time.sleep, args=(3,), name="strange work", daemon=daemon).start()
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("verb", ["compress", "train", "tune"])
 @pytest.mark.parametrize(
     ("start", "message"),

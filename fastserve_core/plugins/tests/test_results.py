@@ -34,6 +34,7 @@ class Stop(BaseException):
     pass
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize(
     ("act", "message"),

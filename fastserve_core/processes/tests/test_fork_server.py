@@ -107,6 +107,7 @@ def test_imports_are_done_once_for_all_children(ask: Callable[..., Any]) -> None
     assert first["imported_by"] == second["imported_by"] == first["parent"] == second["parent"] != os.getpid()
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("forks", [True, False])
 def test_temporary_files_of_a_child_are_removed(
     ask: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: bool
@@ -173,6 +174,7 @@ def test_a_killed_child_is_not_a_fault_of_its_work(ask: Callable[..., Any], numb
         ask("die", signal=number)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("kind", "error"),
     [

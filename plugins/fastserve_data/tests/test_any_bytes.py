@@ -25,6 +25,7 @@ CONTENTS = st.lists(st.sampled_from(PIECES) | st.binary(max_size=4), max_size=12
 ENCODINGS = st.sampled_from(["auto", "utf-16", "gb18030", "cp1252", "utf-7"])
 
 
+@pytest.mark.slow(1)
 @settings(max_examples=200)
 @given(CONTENTS, st.sampled_from(SUFFIXES), ENCODINGS, st.sampled_from(["auto", "double", "none"]))
 @example(b"{" * 3000, ".json", "auto", "auto")

@@ -51,6 +51,7 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("args", "said"),
     [

@@ -50,6 +50,7 @@ def scores(folder: Path, labels: list[str], task: str = "text_classification") -
 HEADS = {"text_classification": "ForSequenceClassification", "token_classification": "ForTokenClassification"}
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("task", "family"),
     [("text_classification", "roberta"), ("text_classification", "llama"), ("token_classification", "distilbert")],

@@ -333,6 +333,7 @@ def test_adaloras_extra_loss_is_the_one_that_peft_adds() -> None:
     torch.testing.assert_close(plain + extra, with_extra)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("stop", [4, 9])
 def test_adalora_continues_from_a_checkpoint_as_if_nothing_had_been(stop: int) -> None:
     total = 12

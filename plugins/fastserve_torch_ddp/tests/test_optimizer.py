@@ -203,6 +203,7 @@ def test_ranks_that_step_alone_meet_when_they_average(on_ranks: OnRanks, lazy: b
         np.testing.assert_allclose(weight, weights_too[name], atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("mode", "world", "near"),
     [("single", 1, True), ("sharded", 2, True), ("sharded", 2, False), ("local_sgd", 2, True)],

@@ -60,6 +60,7 @@ def test_a_run_is_trained_calibrated_predicted_and_exported(cli: Cli, tiny_bert:
     assert (read_calibration(tmp_path / "onnx")["whitening"] == calibration["whitening"]).all()
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("name", "content", "messages"),
     [

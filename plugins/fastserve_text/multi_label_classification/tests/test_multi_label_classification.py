@@ -187,6 +187,7 @@ def test_a_head_is_built_that_pipelines_of_transformers_read(task: Task, tiny_be
 # -- answers -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(1)
 def test_thresholds_have_the_best_f1_and_those_of_rare_labels_are_common() -> None:
     logits, truth = draw_rows(80, 4)
     truth[:, 3] = False

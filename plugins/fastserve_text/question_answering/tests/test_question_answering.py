@@ -74,6 +74,7 @@ def artifact(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow(1)
 def test_contexts_longer_than_the_model_reads_are_answered(artifact: Path) -> None:
     predictor, rows = Predictor(artifact, threads=1), questions(40, seed=1, fillers=90)
     answers = predictor.predict([{name: row[name] for name in ("question", "context")} for row in rows])

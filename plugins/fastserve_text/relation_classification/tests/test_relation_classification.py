@@ -49,6 +49,7 @@ def predictor(artifact: Path) -> Predictor:
     return Predictor(artifact, threads=1)
 
 
+@pytest.mark.slow(1)
 def test_relations_are_learnt_and_scored(predictor: Predictor) -> None:
     rows = relations(60, seed=1)
     answers = predictor.predict([row["text"] for row in rows])

@@ -75,6 +75,7 @@ def true_facts(row: dict[str, Any]) -> set[tuple[int, int, str]]:
     return {(row["entities"][head][0], row["entities"][tail][0], name) for head, tail, name in row["relations"]}
 
 
+@pytest.mark.slow(2)
 def test_entities_and_relations_are_learnt(predictor: Predictor) -> None:
     rows = facts(50, seed=1)
     answers = predictor.predict([row["text"] for row in rows])

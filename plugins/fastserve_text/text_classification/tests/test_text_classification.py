@@ -195,6 +195,7 @@ def test_one_example_a_class_is_enough_for_a_split(tmp_path: Path) -> None:
     assert len(data.labels) == len(data.rows("train")) == 10
 
 
+@pytest.mark.slow(1)
 def test_a_thousand_labels_are_scored_and_answered() -> None:
     task = make_task(1000, metric="average_precision")
     truth = np.array(list(itertools.islice(itertools.cycle(range(1000)), 1500)))
