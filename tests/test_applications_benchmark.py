@@ -24,6 +24,11 @@ def test_relations_are_scored_without_other_and_with_their_direction(part: Any) 
     assert part("tasks.scorers").score_relations(guesses, truth) == {"macro_f1": pytest.approx((1 / 2 + 2 / 3) / 2)}
 
 
+def test_entities_are_marked_as_in_the_files_of_semeval(part: Any) -> None:
+    row = {"text": "the audits were about waste", "head": [22, 27], "tail": [4, 10]}
+    assert part("tasks.scorers").mark_entities(row) == "the <e2>audits</e2> were about <e1>waste</e1>"
+
+
 def test_texts_out_of_scope_are_scored_by_a_threshold(part: Any) -> None:
     found = part("tasks.scorers").score_scope(["a", "b", "a", "a"], [0.9, 0.4, 0.3, 0.8], ["a", "b", "oos", "oos"], 0.5)
     assert found == {"in_scope": 0.5, "oos_recall": 0.5, "auroc": 0.75}

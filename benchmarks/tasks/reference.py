@@ -19,7 +19,7 @@ from fastserve_core.processes import child_main
 from fastserve_core.tasks import IGNORE_INDEX
 from tasks.joint_reference import JointModel, encode_intents, score_intent_outputs
 from tasks.question_reference import encode_contexts, encode_questions, score_question_outputs
-from tasks.scorers import score_classes, score_numbers, score_relations, score_tags
+from tasks.scorers import mark_entities, score_classes, score_numbers, score_relations, score_tags
 
 DEFAULTS = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
 MARKS = ("<e1>", "</e1>", "<e2>", "</e2>")
@@ -110,6 +110,9 @@ class Relations(Classes):
         self.tokenizer.add_special_tokens({"additional_special_tokens": list(MARKS)})
         network.resize_token_embeddings(len(self.tokenizer))
         return network
+
+    def encode(self, rows: Rows, is_training: bool) -> list[dict[str, Any]]:
+        return super().encode([row | {"text": mark_entities(row)} for row in rows], is_training)
 
     def target(self, row: dict[str, Any]) -> Any:
         return self.labels.index(row["relation"])

@@ -11,6 +11,14 @@ from typing import Any
 CJK = r"[\u3400-\u9fff\uf900-\ufaff]"
 
 
+def mark_entities(row: dict[str, Any]) -> str:
+    """Return the text of a row with ``<e1>`` and ``<e2>`` around its entities, as SemEval's files have them."""
+    text, spans = row["text"], {"e1": row["head"], "e2": row["tail"]}
+    for name, (start, end) in sorted(spans.items(), key=lambda span: -span[1][0]):  # the last one first
+        text = f"{text[:start]}<{name}>{text[start:end]}</{name}>{text[end:]}"
+    return text
+
+
 def score_classes(guesses: Sequence[Any], truth: Sequence[Any]) -> dict[str, float]:
     """Return the accuracy and the macro F1."""
     from sklearn.metrics import accuracy_score, f1_score
