@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from typing_extensions import override
 
@@ -44,8 +44,8 @@ from fastserve_text.joint_intent_slots.out_of_scope import (
 from fastserve_text.joint_intent_slots.rows import normalize_row, prefer_words
 from fastserve_text.sequence_task import LABEL_NAMES
 from fastserve_text.tagging import base
-from fastserve_text.tagging.base import WordTask, find_body
-from fastserve_text.tagging.encoding import WordEncoder, merge_windows
+from fastserve_text.tagging.base import WordTask
+from fastserve_text.tagging.encoding import WordEncoder
 from fastserve_text.tagging.tagger import Tagger
 
 if TYPE_CHECKING:
@@ -88,16 +88,6 @@ class Options(base.Options):
             raise OptionError(f"task.slot_weight must be a number above 0, not {self.slot_weight}")
         if self.top_k < 1:
             raise OptionError(f"task.top_k must be at least 1, not {self.top_k}")
-
-
-class WindowStatistics(NamedTuple):
-    """The outputs of one window of a row: its tokens in the row, their logits, and the evidence of the intent."""
-
-    utterance: Utterance
-    start: int
-    end: int
-    logits: Matrix
-    evidence: Evidence
 
 
 class JointIntentSlots(WordTask):
@@ -266,45 +256,23 @@ class JointIntentSlots(WordTask):
     # -- scores --------------------------------------------------------------------------------------
 
     @override
-    def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
-        statistics: list[Any] = []
-        for row, encoded in enumerate(batch):
-            evidence = self._find_evidence(outputs, slice(row, row + 1), len(encoded))
-            if isinstance(encoded.decode_state, Utterance):
-                frame, body = find_body(encoded)
-                logits = self.body_logits(outputs, row, frame, body)
-                statistics.append(self._judge(encoded.decode_state, logits, evidence))
-                continue
-            utterance, start = encoded.decode_state
-            room = len(encoded) - utterance.frame.prefix - utterance.frame.suffix
-            logits = self.body_logits(outputs, row, utterance.frame, room)
-            statistics.append(WindowStatistics(utterance, start, start + room, logits, evidence))
-        return statistics
+    def read_evidence(self, outputs: Arrays, row: int, encoded: Encoded) -> Evidence:
+        return self._find_evidence(outputs, slice(row, row + 1), len(encoded))
 
-    def _judge(self, utterance: Utterance, logits: Matrix, evidence: Evidence) -> Verdict:
-        guess = self._columns.names[int(evidence.logits[0, self._columns.inside].argmax())]
+    @override
+    def compare(self, alignment: Any, logits: Matrix, evidence: Sequence[Any]) -> Verdict:
+        utterance: Utterance = alignment
+        joined = mean_evidence(list(evidence))
+        guess = self._columns.names[int(joined.logits[0, self._columns.inside].argmax())]
         tags, found = self._tagger.mark(utterance.tags), list[str]()
         if tags:
             found = self._tagger.mark(self._tagger.choose(utterance, self._tag_logits(logits))[0])
         is_in_scope = utterance.intent != self.options.out_of_scope_label
-        return Verdict(is_in_scope, guess == utterance.intent, tags, found, self._find_margin(evidence))
+        return Verdict(is_in_scope, guess == utterance.intent, tags, found, self._find_margin(joined))
 
     @override
     def score(self, statistics: Sequence[Any]) -> dict[str, float]:
-        return compute_metrics(list(self._join_windows(statistics)))
-
-    def _join_windows(self, statistics: Sequence[Any]) -> Iterator[Verdict]:
-        rows: dict[str, list[WindowStatistics]] = {}
-        for one in statistics:
-            if isinstance(one, WindowStatistics):
-                rows.setdefault(one.utterance.key, []).append(one)
-            else:
-                yield one
-        for windows in rows.values():
-            windows.sort(key=lambda window: window.start)
-            body = max(window.end for window in windows)
-            logits = merge_windows([(window.start, window.logits) for window in windows], body)
-            yield self._judge(windows[0].utterance, logits, mean_evidence([window.evidence for window in windows]))
+        return compute_metrics(list(self.join_windows(statistics)))
 
     @override
     def objective(self, scores: Mapping[str, float]) -> float:
@@ -330,9 +298,7 @@ class JointIntentSlots(WordTask):
         for outputs, batch in batches:
             states = [encoded.decode_state for encoded in batch]
             utterances = [state if isinstance(state, Utterance) else state[0] for state in states]
-            found = [
-                self._find_evidence(outputs, slice(row, row + 1), len(encoded)) for row, encoded in enumerate(batch)
-            ]
+            found = [self.read_evidence(outputs, row, encoded) for row, encoded in enumerate(batch)]
             yield calibration.LabelledEvidence(join_evidence(found), [utterance.intent for utterance in utterances])
 
     # -- how answers are shown -----------------------------------------------------------------------

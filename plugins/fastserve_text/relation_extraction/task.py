@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from typing_extensions import override
 
@@ -30,9 +30,7 @@ from fastserve_text.base import TEXT, TextTask, sorted_labels, validate_text
 from fastserve_text.losses import cross_entropy
 from fastserve_text.relation_extraction.encoding import (
     EntityWords,
-    RelationAlignment,
     RelationEncoder,
-    cut_window,
     entity_places,
     make_targets,
 )
@@ -46,11 +44,9 @@ from fastserve_text.relation_extraction.triple_scores import (
     score_rows,
 )
 from fastserve_text.tagging import base
-from fastserve_text.tagging.base import WordTask, find_body
-from fastserve_text.tagging.encoding import merge_windows
+from fastserve_text.tagging.base import WordTask
 from fastserve_text.tagging.tag_schemes import OUTSIDE
 from fastserve_text.tagging.tagger import TaggedSpan, Tagger
-from fastserve_text.windows import WindowExamples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,15 +83,6 @@ class Options(base.Options):
             raise OptionError(f"task.threshold must lie between {MIN_SCORE} and 1, not {self.threshold}")
         if self.top_k is not None and self.top_k < 1:
             raise OptionError(f"task.top_k must be at least 1, not {self.top_k}")
-
-
-class WindowOutputs(NamedTuple):
-    """The outputs of a window of a row, of shape (tokens, outputs), and its tokens in the row."""
-
-    alignment: RelationAlignment
-    start: int
-    end: int
-    logits: Matrix
 
 
 class RelationExtraction(WordTask):
@@ -209,15 +196,6 @@ class RelationExtraction(WordTask):
         return RelationEncoder(self.prepare_tokenizer(folder), self.tags, self.relations)
 
     @override
-    def examples(self, encoded: Sequence[Encoded], seed: str) -> Sequence[Encoded]:
-        layout, frame = self.options.layout, self.frame
-
-        def make_window(row: Encoded, start: int) -> Encoded:
-            return row if len(row) <= layout.max_length else cut_window(layout, row, frame, start)
-
-        return WindowExamples(encoded, layout, lambda _: frame, make_window)
-
-    @override
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
         arrays = super().collate(batch)
         if targets:
@@ -248,7 +226,7 @@ class RelationExtraction(WordTask):
         import numpy as np
 
         statistics = [one for outputs, batch in run("validation") for one in self.batch_statistics(outputs, batch)]
-        return {THRESHOLD: np.asarray(best_threshold(list(self._join_windows(statistics))))}
+        return {THRESHOLD: np.asarray(best_threshold(list(self.join_windows(statistics))))}
 
     def _score_relations(
         self, alignment: WordAlignment, logits: Matrix, entities: Sequence[EntityWords], min_score: float
@@ -296,34 +274,7 @@ class RelationExtraction(WordTask):
     # -- scores --------------------------------------------------------------------------------------
 
     @override
-    def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
-        statistics: list[Any] = []
-        for row, encoded in enumerate(batch):
-            alignment = encoded.decode_state
-            if isinstance(alignment, RelationAlignment):
-                frame, body = find_body(encoded)
-                statistics.append(self._compare(alignment, self.body_logits(outputs, row, frame, body)))
-                continue
-            alignment, start = encoded.decode_state
-            room = len(encoded) - alignment.frame.prefix - alignment.frame.suffix
-            logits = self.body_logits(outputs, row, alignment.frame, room)
-            statistics.append(WindowOutputs(alignment, start, start + room, logits))
-        return statistics
-
-    def _join_windows(self, statistics: Sequence[Any]) -> Iterator[RowStatistics]:
-        rows: dict[str, list[WindowOutputs]] = {}
-        for one in statistics:
-            if isinstance(one, WindowOutputs):
-                rows.setdefault(one.alignment.key, []).append(one)
-            else:
-                yield one
-        for windows in rows.values():
-            windows.sort(key=lambda window: window.start)
-            body = max(window.end for window in windows)
-            logits = merge_windows([(window.start, window.logits) for window in windows], body)
-            yield self._compare(windows[0].alignment, logits)
-
-    def _compare(self, alignment: RelationAlignment, logits: Matrix) -> RowStatistics:
+    def compare(self, alignment: Any, logits: Matrix, evidence: Sequence[Any]) -> RowStatistics:
         tags, spans = self._find_entities(alignment, logits)
         guessed = as_words(spans)
         true = {(alignment.entities[head], alignment.entities[tail], name) for head, tail, name in alignment.relations}
@@ -336,7 +287,7 @@ class RelationExtraction(WordTask):
 
     @override
     def score(self, statistics: Sequence[Any]) -> dict[str, float]:
-        return score_rows(list(self._join_windows(statistics)), self.threshold)
+        return score_rows(list(self.join_windows(statistics)), self.threshold)
 
     @override
     def objective(self, scores: Mapping[str, float]) -> float:

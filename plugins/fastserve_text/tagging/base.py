@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from typing_extensions import override
 
 from fastserve_core.errors import DataError
 from fastserve_core.tasks import Arrays, Column, Encoded, Proposal, Row, read_label, read_words
 from fastserve_text.base import TEXT, TextOptions, TextTask
-from fastserve_text.tagging.encoding import cut_window, merge_windows
+from fastserve_text.tagging.encoding import TaggedWindow, cut_window, merge_windows
 from fastserve_text.tagging.tag_schemes import begin_entities
 from fastserve_text.tagging.words import split_words
 from fastserve_text.windows import Frame, WindowExamples, WindowLayout
@@ -41,6 +42,16 @@ class Options(TextOptions):
     def layout(self) -> WindowLayout:
         """How texts are cut into windows."""
         return WindowLayout(self.max_length, self.max_length // 4 if self.stride is None else self.stride)
+
+
+class RowWindow(NamedTuple):
+    """The outputs of a window of a row: its tokens in the row, their logits, and what ``read_evidence`` returned."""
+
+    alignment: Any
+    start: int
+    end: int
+    logits: Matrix
+    evidence: Any
 
 
 class WordTask(TextTask):
@@ -124,6 +135,52 @@ class WordTask(TextTask):
         room = self.options.layout.room(frame)
         logits: Matrix = outputs["logits"][row, frame.prefix : frame.prefix + min(count, room)]
         return logits
+
+    # -- the statistics of labelled rows -------------------------------------------------------------
+
+    @override
+    def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
+        statistics: list[Any] = []
+        for row, encoded in enumerate(batch):
+            window = self._read_window(outputs, row, encoded)
+            is_part = isinstance(encoded.decode_state, TaggedWindow)
+            statistics.append(window if is_part else self.compare(window.alignment, window.logits, [window.evidence]))
+        return statistics
+
+    def _read_window(self, outputs: Arrays, row: int, encoded: Encoded) -> RowWindow:
+        state = encoded.decode_state
+        alignment, start = state if isinstance(state, TaggedWindow) else (state, 0)
+        count = len(encoded) - alignment.frame.prefix - alignment.frame.suffix
+        logits = self.body_logits(outputs, row, alignment.frame, count)
+        return RowWindow(alignment, start, start + count, logits, self.read_evidence(outputs, row, encoded))
+
+    def read_evidence(self, outputs: Arrays, row: int, encoded: Encoded) -> Any:
+        """Return what ``compare`` needs of one row of the outputs besides the logits of its words; by default none."""
+        return None
+
+    @abstractmethod
+    def compare(self, alignment: Any, logits: Matrix, evidence: Sequence[Any]) -> Any:
+        """Return the statistics of a labelled row.
+
+        Args:
+            alignment: The row's state for decoding.
+            logits: Those of its tokens, of shape (tokens, labels).
+            evidence: The results of ``read_evidence`` for its windows, in their order.
+        """
+
+    def join_windows(self, statistics: Sequence[Any]) -> Iterator[Any]:
+        """Yield the statistics of each row; those of rows that were read in windows are made of all their windows."""
+        rows: dict[str, list[RowWindow]] = {}
+        for one in statistics:
+            if isinstance(one, RowWindow):
+                rows.setdefault(one.alignment.key, []).append(one)
+            else:
+                yield one
+        for windows in rows.values():
+            windows.sort(key=lambda window: window.start)
+            body = max(window.end for window in windows)
+            logits = merge_windows([(window.start, window.logits) for window in windows], body)
+            yield self.compare(windows[0].alignment, logits, [window.evidence for window in windows])
 
 
 def read_tags(value: Any, count: int) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
@@ -29,8 +29,8 @@ from fastserve_text.base import sorted_labels
 from fastserve_text.losses import cross_entropy
 from fastserve_text.tagging import base
 from fastserve_text.tagging.aggregation import STRATEGIES
-from fastserve_text.tagging.base import WordTask, find_body, read_tags
-from fastserve_text.tagging.encoding import WordAlignment, WordEncoder, merge_windows
+from fastserve_text.tagging.base import WordTask, read_tags
+from fastserve_text.tagging.encoding import WordAlignment, WordEncoder
 from fastserve_text.tagging.tag_schemes import OUTSIDE
 from fastserve_text.tagging.tagger import Tagger
 
@@ -55,15 +55,6 @@ class Options(base.Options):
                 f"task.aggregation_strategy must be one of {', '.join(STRATEGIES)}, "
                 f"not '{self.aggregation_strategy}'{hint}"
             )
-
-
-class WindowScores(NamedTuple):
-    """The logits of a window of a row, of shape (tokens, labels), and where it begins in the row."""
-
-    alignment: WordAlignment
-    body: int
-    start: int
-    logits: Matrix
 
 
 class TokenClassification(WordTask):
@@ -153,46 +144,19 @@ class TokenClassification(WordTask):
         return self._tagger.choose(alignment, logits, self.options.aggregation_strategy)
 
     @override
-    def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
-        statistics: list[Any] = []
-        for row, encoded in enumerate(batch):
-            if isinstance(encoded.decode_state, WordAlignment):
-                frame, body = find_body(encoded)
-                logits = self.body_logits(outputs, row, frame, body)
-                statistics.append(self._compare(encoded.decode_state, logits))
-                continue
-            alignment, start = encoded.decode_state
-            room = len(encoded) - alignment.frame.prefix - alignment.frame.suffix
-            logits = self.body_logits(outputs, row, alignment.frame, room)
-            statistics.append(WindowScores(alignment, start + room, start, logits))
-        return statistics
-
-    def _compare(self, alignment: WordAlignment, logits: Matrix) -> tuple[list[str], list[str]]:
+    def compare(self, alignment: Any, logits: Matrix, evidence: Sequence[Any]) -> tuple[list[str], list[str]]:
         return self._choose_tags(alignment, logits)[0], list(alignment.tags)
 
     @override
     def score(self, statistics: Sequence[Any]) -> dict[str, float]:
         from seqeval.metrics import accuracy_score, f1_score
 
-        guesses, truth = [list(column) for column in zip(*self._join_windows(statistics), strict=True)]
+        guesses, truth = [list(column) for column in zip(*self.join_windows(statistics), strict=True)]
         scores = {"accuracy": float(accuracy_score(truth, guesses))}
         marked = [[self._tagger.mark(row) for row in rows] for rows in (truth, guesses)]
         if any(tag != OUTSIDE for row in marked[0] for tag in row):
             scores["f1"] = float(f1_score(*marked, zero_division=0))
         return scores
-
-    def _join_windows(self, statistics: Sequence[Any]) -> Iterator[tuple[list[str], list[str]]]:
-        rows: dict[str, list[WindowScores]] = {}
-        for one in statistics:
-            if isinstance(one, WindowScores):
-                rows.setdefault(one.alignment.key, []).append(one)
-            else:
-                yield one
-        for windows in rows.values():
-            windows.sort(key=lambda window: window.start)
-            body = max(window.body for window in windows)
-            logits = merge_windows([(window.start, window.logits) for window in windows], body)
-            yield self._compare(windows[0].alignment, logits)
 
     @override
     def objective(self, scores: Mapping[str, float]) -> float:
