@@ -9,9 +9,6 @@ from pathlib import Path
 
 from tasks import sources
 
-INT8 = "+plugin=[torch_ddp,neural_compressor]"
-CHAIN = "+plugin=[torch_ddp,prune,distill,neural_compressor]"
-
 
 @dataclass(frozen=True)
 class Application:

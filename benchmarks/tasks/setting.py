@@ -31,8 +31,8 @@ class Bench:
 class Scores:
     """One model's scores on the test split by the benchmark's names, and what it took.
 
-    ``rate`` is training rows a second over all epochs, ``latency_speedup`` and ``size_ratio`` those of the compressed
-    model.
+    ``rate`` is training rows a second over all epochs; ``speedup`` (of the latency of one input) and ``size_ratio`` are
+    those of the compressed model to the trained one.
     """
 
     scores: dict[str, float]
