@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_training import train_tiny
 
 from fastserve_core import FastServe
-from fastserve_core.artifacts import TRAINABLE, Manifest, Store, hash_files, write_manifest
-from fastserve_core.config import DataOptions, ModelSpec
+from fastserve_core.artifacts import Store
+from fastserve_core.config import DataOptions
 from fastserve_core.data import prepare_dataset
 from fastserve_core.errors import DataError, OptionError
 from fastserve_core.inference import Predictor
@@ -47,31 +48,8 @@ def task() -> Task:
 @pytest.fixture(scope="module")
 def artifact(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT that has learnt to find tools."""
-    folder = tmp_path_factory.mktemp("reader")
-    size = {"dim": 32, "num_heads": 2, "num_layers": 2, "hidden_size": 64, "vocab_size": 200, "max_positions": 64}
     rows = [row for size in (4, 12, 40) for row in questions(100, seed=size, fillers=size)]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two would wait for each other
-    task.init_from_scratch(ModelSpec("scratch", "bert", **size), rows, folder)  # type: ignore[arg-type]
-    torch.manual_seed(0)
-    model: Any = task.build(folder)
-    examples = task.examples(task.encoder(folder)(rows), "0")
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(6):
-        for start in range(0, len(examples), 32):
-            arrays = task.collate(examples[start : start + 32], targets=True)
-            batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            outputs = model(**{name: batch[name] for name in batch if name not in task.target_names})
-            total, count = task.loss(outputs, batch, LossOptions())
-            optimizer.zero_grad()
-            (total / count).backward()
-            optimizer.step()
-    torch.set_num_threads(threads)
-    model.eval().save_pretrained(folder)
-    engine = {"engine": "torch", "form": TRAINABLE}
-    manifest = Manifest(task.name, OPTIONS, (), engine, ({"stage": "train", "plugin": "x"},), hash_files(folder))
-    write_manifest(folder, manifest)
-    return folder
+    return train_tiny(task, rows, tmp_path_factory.mktemp("reader"), epochs=6)
 
 
 @pytest.mark.slow(1)
