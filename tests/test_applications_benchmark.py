@@ -99,3 +99,20 @@ def test_wrong_arguments_are_refused(
     with pytest.raises(SystemExit):
         part("applications").parse(given)
     assert message in capsys.readouterr().err
+
+
+def test_scores_are_read_from_the_record_of_a_run(part: Any, tmp_path: Path) -> None:
+    from fastserve_core.artifacts import Manifest, write_manifest
+
+    lineage = ({"stage": "train", "costs": {"seconds": 20.0}},)
+    write_manifest(tmp_path, Manifest("t", {}, (), {"form": "trainable", "engine": "torch"}, lineage, {}))
+    trained = {"quality": {"em": 0.5, "f1": 0.7}, "size_bytes": 400}
+    compressed = {"quality": {"em": 0.4, "f1": 0.6}, "size_bytes": 100, "speedup": {"latency": 1.5}}
+    stages = [
+        {"stage": "train", "artifact": str(tmp_path), "options": {"epochs": 2}, "measures": trained},
+        {"stage": "compress", "measures": compressed},
+    ]
+    record = {"data": {"rows": {"train": 100}}, "stages": stages}
+    ours, small = part("tasks.ours").read_scores(record, {"exact": "em", "missing": "x"})
+    assert (ours.scores, ours.rate) == ({"exact": 0.5}, 10.0)
+    assert (small.scores, small.speedup, small.size_ratio) == ({"exact": 0.4}, 1.5, 4.0)
