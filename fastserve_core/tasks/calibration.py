@@ -6,7 +6,7 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from fastserve_core.errors import ArtifactError, wrap_write_errors
 
@@ -44,12 +44,12 @@ def write_calibration(folder: Path, arrays: Arrays) -> None:
     """
     import numpy as np
 
-    path = folder / CALIBRATION_FILE
+    path, named = folder / CALIBRATION_FILE, cast("dict[str, Any]", arrays)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with wrap_write_errors(path.name, folder):
             with partial.open("wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, **named)
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
