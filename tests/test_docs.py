@@ -138,8 +138,9 @@ def on_torch(text: str) -> str:
 
 
 def on_small_model(text: str) -> str:
-    """The same commands with the small checkpoint for the default model, which README's run trains."""
-    return re.sub(r"(\+plugin=\S+)(?![^\n]* model=)", r"\1 model=./my-checkpoint", text)
+    """The same commands with the small checkpoint for the default model, which the first run trains."""
+    text = re.sub(r"(\+plugin=\S+)(?![^\n]* model=)", r"\1 model=./my-checkpoint", text)
+    return text.replace('"model": "minilm"', '"model": "./my-checkpoint"')
 
 
 def run_page(page: Path, folder: Path, start: Start, slow: bool) -> None:
@@ -153,7 +154,7 @@ def run_page(page: Path, folder: Path, start: Start, slow: bool) -> None:
         text = block.text.replace("8888", port).replace("+experiment=movie_reviews", SHRUNK)
         if block.mark == "slow" and not is_first:  # README's first run is on all engines, as a reader's is
             text = on_torch(text)
-        if block.mark == "slow" and page.name == "configuration.md":  # the options are its subject, not the model
+        if block.mark == "slow" and page.name in ("README.md", "configuration.md"):  # first-run.md's is the real model
             text = on_small_model(text)
         is_first &= block.mark != "slow"
         text = text.replace('fastserve serve "$run"', f'fastserve serve "$run" port={port}')

@@ -36,7 +36,7 @@ def test_it_runs_as_the_documents_say(tmp_path: Path, monkeypatch: pytest.Monkey
     test_data, test_labels = plain(24, 3)
 
     config = {"model": "bert", "dim": 768, "num_heads": 12, "hidden_size": 3072, "num_labels": 2}
-    fs = FastServe(config | {"engine": "torch"})  # README's run is on all engines
+    fs = FastServe(config | {"num_layers": 1, "engine": "torch"})  # README's run is on all engines
     fs.train(train_data, train_labels, dev_data, dev_labels, epochs=10, batch_size=32)
     fs.tune(dev_data, dev_labels, steps=500, patience=3)
     fs.compress(model="bert", filename="compressed_bert_model")
