@@ -173,6 +173,7 @@ def seal(
         The artifact, not yet published.
     """
     task = session.settings.task
+    task.complete_artifact(staged.folder, model.folder)
     labels = staged.labels if staged.labels is not None else labels_after(session, str(entry["stage"]), model)
     manifest = Manifest(
         task=task.name,

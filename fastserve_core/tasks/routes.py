@@ -45,6 +45,10 @@ class PredictionRoute(Route):
             DataError: The body cannot be used.
         """
 
+    def parameters(self, body: Any) -> Mapping[str, Any]:
+        """Return the parameters of the inputs, as those of a request to ``/predict``; none by default."""
+        return {}
+
     @abstractmethod
     def response(self, body: Any, predictions: Sequence[Mapping[str, Any]], model: str) -> Any:
         """Return the response's body.

@@ -263,6 +263,14 @@ class Task(ABC):
     def complete_checkpoint(self, folder: Path) -> None:  # noqa: B027 - the files may be enough
         """Add the settings that this task and engines share to the files of a model that was trained elsewhere."""
 
+    def complete_artifact(self, folder: Path, source: Path) -> None:  # noqa: B027 - the files may be enough
+        """Add files to the result of a stage, such as settings that other libraries read beside the model.
+
+        Args:
+            folder: The folder of the result, which is measured and published afterwards.
+            source: The folder of the model that the stage started from.
+        """
+
     def accepts_model(self, architecture: str) -> bool:
         """Return whether a model of that class was trained for this task, judged by its name."""
         return True

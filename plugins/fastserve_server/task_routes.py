@@ -80,8 +80,10 @@ async def _answer(declared: Route, request: Request) -> Response:
     assert isinstance(route, PredictionRoute)
     inputs = route.inputs(body)
     check_num_inputs(service, len(inputs))
-    predictions = await await_or_disconnect(request, models_of(request).predict(service, inputs, {})) if inputs else []
-    return reply(route.response(body, predictions, service.name))
+    if not inputs:
+        return reply(route.response(body, [], service.name))
+    pending = models_of(request).predict(service, inputs, route.parameters(body))
+    return reply(route.response(body, await await_or_disconnect(request, pending), service.name))
 
 
 def _model_of(body: Any) -> str | None:
