@@ -85,7 +85,7 @@ class SentenceSettings:
         """Return the entry of the model's config."""
         return {"kind": COMPONENT, **asdict(self), "widths": list(self.widths)}
 
-    def write(self, folder: Path, width: int, max_length: int) -> None:
+    def write(self, folder: Path, width: int | None, max_length: int) -> None:
         """Write the files of sentence-transformers, and the entry in the model's config, into a model folder.
 
         Args:

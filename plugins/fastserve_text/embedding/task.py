@@ -20,6 +20,7 @@ from fastserve_core.tasks import (
     Encoder,
     LossOptions,
     MetricSpec,
+    Route,
     Row,
     TensorSpec,
     object_schema,
@@ -95,6 +96,8 @@ class Embedding(TextTask):
         super().__init__(options, labels)
         self.settings = SentenceSettings()
         """Those of the model that the last encoder was made for."""
+        self.width: int | None = None
+        """The length of its vectors."""
         self._bounds = (0.0, 1.0)
 
     @override
@@ -156,32 +159,45 @@ class Embedding(TextTask):
     @override
     def check_model(self, folder: Path) -> None:
         super().check_model(folder)
-        config, settings = read_config(folder), self.read_settings(folder)
-        if config.get("is_encoder_decoder"):
+        if read_config(folder).get("is_encoder_decoder"):
             raise ModelError(f"{folder} is an encoder with a decoder, which has no vector for a text: use an encoder")
-        self._check_widths(settings, config.get("hidden_size") or config.get("dim"))
+        self.use_settings(folder)
+        widths, width = self.settings.widths, self.width
+        if width is not None and widths and widths[0] >= width:
+            raise OptionError(f"task.widths has {widths[0]}, but the model's vectors have the length {width}")
+        self.check_dimensions(self.options.dimensions)
 
-    def _check_widths(self, settings: SentenceSettings, width: int | None) -> None:
-        if width is None:
-            return
-        if settings.widths and settings.widths[0] >= width:
-            raise OptionError(f"task.widths has {settings.widths[0]}, but the model's vectors have the length {width}")
-        check_dimensions(self.options.dimensions, settings, width)
+    def use_settings(self, folder: Path) -> None:
+        """Read the settings of a model folder, and the length of its vectors."""
+        self.settings, self.width = self.read_settings(folder), read_width(folder)
+
+    def check_dimensions(self, dimensions: Any) -> None:
+        """Raise ``OptionError`` for a length of vectors that the model was not trained for."""
+        known = (self.width, *self.settings.widths)
+        if dimensions is not None and self.width is not None and dimensions not in known:
+            raise OptionError(
+                f"dimensions={dimensions} is not a length that the model was trained for: "
+                f"{', '.join(map(str, known))}; task.widths trains others"
+            )
+
+    @override
+    def read_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        options = super().read_parameters(parameters)
+        self.check_dimensions(options.get("dimensions"))
+        return options
 
     @override
     def build(self, folder: Path) -> nn.Module:
         from fastserve_text.embedding.pooled_model import attach_pooling
         from fastserve_text.model_factory import build_and_describe
 
-        self.settings = self.read_settings(folder)
+        self.use_settings(folder)
         model, self.head_report = build_and_describe(folder, self.head, [])
         return attach_pooling(model, self.settings)
 
     @override
     def complete_artifact(self, folder: Path, source: Path) -> None:
-        config = read_config(folder)
-        width = config.get("hidden_size") or config.get("dim")
-        self.read_settings(source).write(folder, width, self.options.max_length)
+        self.read_settings(source).write(folder, read_width(folder), self.options.max_length)
 
     @override
     def fit_targets(self, targets: Iterable[Any]) -> None:
@@ -196,7 +212,7 @@ class Embedding(TextTask):
 
     @override
     def encoder(self, folder: Path) -> Encoder:
-        self.settings = self.read_settings(folder)
+        self.use_settings(folder)
         return TextEncoder(self.prepare_padding(folder), self.settings, self.options.max_length)
 
     @override
@@ -242,7 +258,10 @@ class Embedding(TextTask):
 
     @override
     def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
-        return [{OUTPUT: vector} for vector in self._vectors(outputs).tolist()]
+        vectors = self._vectors(outputs).tolist()
+        return [
+            {OUTPUT: vector, "tokens": len(self.windows(text)[0])} for vector, text in zip(vectors, batch, strict=True)
+        ]
 
     @override
     def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
@@ -265,7 +284,8 @@ class Embedding(TextTask):
 
     @override
     def answer_schema(self) -> dict[str, Any]:
-        return object_schema(embedding={"type": "array", "items": {"type": "number"}})
+        vector = {"type": "array", "items": {"type": "number"}}
+        return object_schema(embedding=vector, tokens={"type": "integer", "minimum": 1})
 
     @override
     def format_answer(self, answer: Mapping[str, Any]) -> str:
@@ -288,6 +308,13 @@ class Embedding(TextTask):
     def tensor_values(self, name: str, answers: Sequence[Mapping[str, Any]]) -> list[Any]:
         return [number for answer in answers for number in answer[OUTPUT]]
 
+    @override
+    def routes(self, folder: Path) -> Sequence[Route]:
+        from fastserve_text.embedding.routes import make_routes
+
+        self.use_settings(folder)
+        return make_routes(folder, self.settings.prompts)
+
 
 AGREEMENT = 0.99
 """The least cosine of two vectors that are the same answer."""
@@ -302,11 +329,7 @@ def scale_to_unit(vectors: Matrix) -> Matrix:
     return unit
 
 
-def check_dimensions(dimensions: int | None, settings: SentenceSettings, width: int) -> None:
-    """Raise ``OptionError`` for a length of vectors that the model was not trained for."""
-    known = (width, *settings.widths)
-    if dimensions is not None and dimensions not in known:
-        raise OptionError(
-            f"dimensions={dimensions} is no length that the model was trained for: {', '.join(map(str, known))}; "
-            "task.widths names those of a training"
-        )
+def read_width(folder: Path) -> int | None:
+    """Return the length of the last hidden states of a model folder, by the names of several families."""
+    config = read_config(folder)
+    return next((int(config[name]) for name in ("hidden_size", "dim", "d_model", "n_embd") if config.get(name)), None)

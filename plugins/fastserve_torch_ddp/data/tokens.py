@@ -27,11 +27,7 @@ PROGRESS_SECONDS = 0.25
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".codes", ".bpe", ".tiktoken")
 NOT_TOKENIZER = ("config.json", "generation_config.json", "fastserve.json", "model.safetensors.index.json")
 CONFIG_FIELDS = (
-    "model_type",
-    "vocab_size",
-    "max_position_embeddings",
-    "n_positions",
-    "pad_token_id",
+    *("model_type", "vocab_size", "max_position_embeddings", "n_positions", "pad_token_id"),
     "fastserve_parts",
 )
 """Fields of the model's config that a task may read when it encodes; its weights do not matter."""
