@@ -104,6 +104,8 @@ class Task(ABC):
     """Patterns of names of the model's modules that compressors neither cut nor round, nor the modules inside them."""
     outputs: ClassVar[tuple[str, ...]] = DEFAULT_OUTPUTS
     """Patterns of names of the model's outputs that ``decode`` and ``batch_statistics`` read; engines omit others."""
+    completes_rows: bool = False
+    """``complete_rows`` adds something to training rows, for which it reads the weights of the model."""
     is_calibrated: ClassVar[bool] = False
     """``calibrate`` chooses what answers need besides the outputs of a trained or compressed model."""
     answer_view: ClassVar[AnswerView] = AnswerView()
@@ -297,6 +299,18 @@ class Task(ABC):
         tokens. The seed ``validation`` gives the examples that a model is scored on.
         """
         return encoded
+
+    def complete_rows(self, rows: Sequence[Row], folder: Path, report: Callable[[str], None]) -> Callable[[Row], Row]:
+        """Return a function that completes a training row before it is encoded, if the task ``completes_rows``.
+
+        It may add texts of other rows that the model confuses with those of the row.
+
+        Args:
+            rows: All training rows.
+            folder: The folder of the model that the training starts from.
+            report: Called with a message on what is added.
+        """
+        return lambda row: row
 
     @abstractmethod
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:

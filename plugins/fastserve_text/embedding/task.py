@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -50,8 +50,9 @@ class Options(TextOptions):
 
     ``pooling`` is how the vectors of the tokens become that of the text. ``normalize`` gives vectors the length 1.
     ``query_prompt`` and ``document_prompt`` are put before the texts. ``pair_loss`` is that of rows without a score,
-    and ``score_loss`` that of rows with one. ``widths`` are shorter lengths to train for, and ``dimensions`` is the
-    length of the answers. ``metric`` is the score by which models are compared.
+    and ``score_loss`` that of rows with one. ``hard_negatives`` is the number of texts of other rows that are added to
+    a row without a score, because the model takes them for close ones. ``widths`` are shorter lengths to train for,
+    and ``dimensions`` is the length of the answers. ``metric`` is the score by which models are compared.
     """
 
     pooling: str | None = None
@@ -60,6 +61,7 @@ class Options(TextOptions):
     document_prompt: str | None = None
     pair_loss: str = "ranking"
     score_loss: str = "cosent"
+    hard_negatives: int = 0
     widths: list[int] = field(default_factory=list)
     dimensions: int | None = None
     metric: str | None = None
@@ -75,6 +77,8 @@ class Options(TextOptions):
             check_metric(self.metric, METRICS)
         if any(width < 1 for width in (*self.widths, 1 if self.dimensions is None else self.dimensions)):
             raise OptionError("task.widths and task.dimensions must be at least 1")
+        if self.hard_negatives < 0:
+            raise OptionError(f"task.hard_negatives must be 0 or more, not {self.hard_negatives}")
 
 
 class Embedding(TextTask):
@@ -214,6 +218,20 @@ class Embedding(TextTask):
     def encoder(self, folder: Path) -> Encoder:
         self.use_settings(folder)
         return TextEncoder(self.prepare_padding(folder), self.settings, self.options.max_length)
+
+    @property
+    def completes_rows(self) -> bool:  # type: ignore[override]
+        """Whether hard negatives are mined."""
+        return bool(self.options.hard_negatives)
+
+    @override
+    def complete_rows(self, rows: Sequence[Row], folder: Path, report: Callable[[str], None]) -> Callable[[Row], Row]:
+        if not self.completes_rows:
+            return super().complete_rows(rows, folder, report)
+        from fastserve_text.embedding.mining import add_negatives, embed_with, mine_negatives
+
+        mined = mine_negatives(rows, self.options.hard_negatives, embed_with(self, folder), report)
+        return lambda row: add_negatives(row, mined, self.options.hard_negatives)
 
     @override
     def examples(self, encoded: Sequence[Encoded], seed: str) -> Sequence[Encoded]:

@@ -133,7 +133,7 @@ class TextRegression(SequenceTask):
     def build(self, folder: Path) -> nn.Module:
         from fastserve_text.model_factory import build_and_describe
 
-        name = _kept_output(folder, self.head)
+        name = kept_output(folder, self.head)
         model, self.head_report = build_and_describe(folder, self.head, [name or OUTPUT])
         model.config.problem_type = "regression"  # type: ignore[union-attr]
         if self._is_scaled:
@@ -267,7 +267,7 @@ def read_level(value: Any, levels: Sequence[str]) -> float:
     return float(list(levels).index(name))
 
 
-def _kept_output(folder: Path, head: str) -> str | None:
+def kept_output(folder: Path, head: str) -> str | None:
     """Return the name of the output of a regression head that a folder has; ``None`` if it has none."""
     config = read_config(folder)
     names = list((config.get("id2label") or {}).values())

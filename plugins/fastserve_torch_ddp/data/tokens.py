@@ -12,10 +12,10 @@ from typing import Any, overload
 
 import numpy as np
 
-from fastserve_core.artifacts import Store, hash_file, read_json, result_id, stable_hash, write_json
+from fastserve_core.artifacts import Store, hash_file, list_weight_files, read_json, result_id, stable_hash, write_json
 from fastserve_core.data import Dataset, Rows
 from fastserve_core.errors import StageError
-from fastserve_core.events import Event, Progress, WarningRaised
+from fastserve_core.events import Event, Notice, Progress, WarningRaised
 from fastserve_core.tasks import Encoded, Row, Task
 from fastserve_torch_ddp.data.columns import Array, ColumnWriter, concatenate, map_column, write_offsets
 
@@ -131,6 +131,7 @@ def _cache_key(task: Task, model: Path, data: Dataset, split: str) -> dict[str, 
         "tokenizer": {path.name: hash_file(path) for path in files},
         "config": {name: config.get(name) for name in CONFIG_FIELDS},
         "task": [task.name, vars(task.options), list(task.labels)],
+        "weights": {name: hash_file(model / name) for name in list_weight_files(model)} if task.completes_rows else {},
     }
 
 
@@ -139,8 +140,9 @@ def _encode(
 ) -> Iterator[Sequence[Encoded]]:
     """Yield the rows in encoded chunks; progress is emitted only if it takes longer than ``PROGRESS_SECONDS``."""
     encode, encoded_rows, emitted = task.encoder(model), 0, time.monotonic()
+    complete = task.complete_rows(rows, model, lambda text: emit(Notice(text)))
     for chunk in _chunks(rows):
-        yield encode(chunk)
+        yield encode([complete(row) for row in chunk])
         encoded_rows += len(chunk)
         if time.monotonic() - emitted > PROGRESS_SECONDS:
             emitted = time.monotonic()

@@ -1,0 +1,1 @@
+"""Reranking: how well a document answers a query, from both texts at once."""
