@@ -6,6 +6,8 @@
 files. The last line is ``RESULT {json}``: for each task the means over the seeds of each metric, ``reference`` and
 ``compressed`` with the same metrics, ``baseline``, ``rate_ratio`` (training rows a second, ours to the reference's),
 ``speedup`` and ``size_ratio`` of the compressed model.
+``stsb_embedding`` and ``embeddings_served`` have sentence-transformers beside them: ``ratio`` of the training rates,
+and ``vs_peer`` of the requests a second.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import sections
 from tasks import ours
 from tasks.baselines import score_baseline
 from tasks.catalog import APPLICATIONS, Application
+from tasks.embeddings import SECTIONS as EMBEDDINGS
 from tasks.setting import QUICK_EPOCHS, QUICK_ROWS, Bench, Scores
 from training.tables import table
 
@@ -33,6 +36,9 @@ from fastserve_core.processes import run_in_child, usable_cores
 from fastserve_core.tasks import load_task
 
 FOLDER = "FASTSERVE_BENCH_DATA"
+OTHERS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {**EMBEDDINGS}
+"""The tasks that bring their own comparison."""
+NAMES = (*APPLICATIONS, *OTHERS)
 
 
 def compare(bench: Bench, name: str, application: Application) -> dict[str, Any]:
@@ -104,14 +110,14 @@ def print_table(name: str, metrics: Mapping[str, str], found: Mapping[str, Seque
 
 def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(APPLICATIONS)}; all by default")
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(NAMES)}; all by default")
     parser.add_argument("--data", type=Path, default=os.environ.get(FOLDER), help=f"the labelled sets (or {FOLDER})")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS} rows, one epoch, one seed")
     parser.add_argument("--seeds", type=sections.numbers, help="0,1,2 by default")
     parser.add_argument("--out", type=Path, help="a JSON file for the results")
     chosen = parser.parse_args(given)
-    if strangers := [name for name in chosen.tasks if name not in APPLICATIONS]:
-        parser.error(f"no task is called {strangers[0]}: choose of {', '.join(APPLICATIONS)}")
+    if strangers := [name for name in chosen.tasks if name not in NAMES]:
+        parser.error(f"no task is called {strangers[0]}: choose of {', '.join(NAMES)}")
     if chosen.data is None or not Path(chosen.data).is_dir():
         parser.error(f"--data (or {FOLDER}) must be the folder with the labelled sets")
     return chosen
@@ -126,6 +132,7 @@ def main() -> None:
         parts: dict[str, Callable[[Bench], dict[str, Any]]] = {
             name: partial(compare, name=name, application=one) for name, one in APPLICATIONS.items()
         }
+        parts |= OTHERS
         result = sections.run(parts, chosen.tasks or tuple(parts), bench, chosen.out)
     sections.finish(result)
 

@@ -57,7 +57,7 @@ def peers(kind: str, name: str, model: Path, threads: int, *more: str) -> list[S
     if missing := missing_packages(NEEDS[kind]):
         print(f"{name}: missing here, it needs {', '.join(missing)}", flush=True)
         return []
-    return [Server(name, partial(_peer, f"serving.{kind}_peer", model, threads, more), ours=False)]
+    return [Server(name, partial(run_peer, f"serving.{kind}run_peer", model, threads, more), ours=False)]
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def _on_ray(artifact: Path, threads: int) -> Iterator[str]:
 
 
 @contextmanager
-def _peer(module: str, model: Path, threads: int, more: tuple[str, ...]) -> Iterator[str]:
+def run_peer(module: str, model: Path, threads: int, more: tuple[str, ...]) -> Iterator[str]:
     with bind("127.0.0.1", 0, "benchmark") as probe:
         port: int = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/predict"

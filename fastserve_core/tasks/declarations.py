@@ -100,6 +100,7 @@ class AnswerView:
     in it: a list of objects with ``start`` and ``end`` in characters, or ``.`` if the answer itself is one.
     ``span_name`` is the field of a span that is shown beside it, and ``span_input`` the field of the input that has the
     characters, by default the first. ``triples`` is a list of subject, predicate and object, drawn as a graph.
+    ``vector`` is a list of numbers: each line of the first field is an input, and the cosines of all pairs are shown.
     """
 
     headline: str = ""
@@ -108,6 +109,7 @@ class AnswerView:
     span_name: str = ""
     span_input: str = ""
     triples: str = ""
+    vector: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing_extensions import override
 from fastserve_core.artifacts import read_config
 from fastserve_core.errors import DataError, ModelError, OptionError
 from fastserve_core.tasks import (
+    AnswerView,
     Arrays,
     BatchLoss,
     Column,
@@ -25,7 +26,7 @@ from fastserve_core.tasks import (
     TensorSpec,
     object_schema,
 )
-from fastserve_text.base import TextOptions, TextTask
+from fastserve_text.base import ReiterableTexts, TextOptions, TextTask
 from fastserve_text.embedding.batches import make_batch
 from fastserve_text.embedding.encoding import TextEncoder, split
 from fastserve_text.embedding.metrics import METRICS, compute_scores, list_texts
@@ -36,6 +37,8 @@ from fastserve_text.sequence_task import check_metric
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
+
+    from fastserve_core.config import ModelSpec
 
     Matrix = np.ndarray[Any, Any]
 
@@ -93,6 +96,7 @@ class Embedding(TextTask):
     target_names: ClassVar[tuple[str, ...]] = ("anchors", "positives", "twins", "negatives", "scores")
     model_computes_loss: ClassVar[bool] = False
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(OUTPUT, "embedding"),)
+    answer_view: ClassVar[AnswerView] = AnswerView(vector=OUTPUT)
     request_parameters: ClassVar[Mapping[str, str]] = {"normalize": "normalize", "dimensions": "dimensions"}
     not_in_rows: ClassVar[frozenset[str]] = frozenset(Options.__dataclass_fields__)
 
@@ -189,6 +193,12 @@ class Embedding(TextTask):
         options = super().read_parameters(parameters)
         self.check_dimensions(options.get("dimensions"))
         return options
+
+    @override
+    def init_from_scratch(self, spec: ModelSpec, rows: Sequence[Row], folder: Path) -> None:
+        from fastserve_text.model_factory import write_scratch
+
+        write_scratch(spec, ReiterableTexts(lambda: self.texts(rows)), folder, "Model")
 
     @override
     def build(self, folder: Path) -> nn.Module:

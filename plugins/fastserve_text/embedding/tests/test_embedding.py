@@ -18,6 +18,7 @@ from fastserve_core.errors import DataError, ModelError, OptionError
 from fastserve_core.tasks import LossOptions, Task, load_task
 from fastserve_text.embedding.losses import SCALE, cosent_loss, ranking_loss
 from fastserve_text.embedding.metrics import score_ranking
+from fastserve_text.embedding.mining import add_negatives, mine_negatives
 from fastserve_text.embedding.pooled_model import CHUNK_TEXTS, pool
 from fastserve_text.embedding.sentence_settings import SentenceSettings
 
@@ -304,3 +305,31 @@ def test_answers_are_cut_and_normalized_as_asked(tiny_bert: Path) -> None:
     ):
         (answer,) = task.with_options(options).decode(outputs, batch)
         assert answer["embedding"] == pytest.approx(expected)
+
+
+def test_hard_negatives_are_close_but_neither_right_nor_as_close(tiny_bert: Path) -> None:
+    corpus = {"a": [1.0, 0.0], "right": [0.8, 0.6], "as right": [0.79, 0.613], "close": [0.6, 0.8], "far": [0.0, 1.0]}
+    unit = {text: np.asarray(vector) for text, vector in corpus.items()}
+    rows = [{"text": "a", "positive": "right"}, {"text": "b", "positive": "as right", "negative": ["close", "far"]},
+            {"text": "c", "positive": "a"}, {"text": "d", "positive": "x", "score": 1.0}]  # fmt: skip
+    messages: list[str] = []
+
+    def embed(texts: Any, is_query: bool) -> Any:
+        return np.stack([unit.get(text, np.asarray([1.0, 0.0])) for text in texts])
+
+    mined = mine_negatives(rows, 2, embed, messages.append)
+    assert mined["a"] == ["close", "far"] and "d" not in mined
+    assert add_negatives(rows[0], mined, 1)["negative"] == ["close"]
+    assert add_negatives(rows[1], mined, 1)["negative"] == ["close", "far"]
+    assert add_negatives(rows[3], mined, 1) == rows[3]
+    assert messages[0].startswith("hard negatives: ")
+    mine_negatives(rows[3:], 2, embed, messages.append)
+    assert messages[1] == "no hard negatives are mined: all rows have scores"
+
+
+def test_rows_are_completed_by_the_model_that_is_trained(tiny_bert: Path) -> None:
+    task = load_task(TASK, {"max_length": 16, "hard_negatives": 2})
+    rows = [{"text": f"which film {number}", "positive": f"the film {number}"} for number in range(8)]
+    complete = task.complete_rows(rows, tiny_bert, print)
+    assert task.completes_rows and not load_task(TASK, {}).completes_rows
+    assert all(len(complete(row)["negative"]) == 2 for row in rows)
