@@ -25,7 +25,7 @@ def make_batch(rows: Sequence[Encoded]) -> tuple[list[Encoded], Arrays]:
     import numpy as np
 
     texts: list[Encoded] = []
-    numbers: dict[tuple[bool, tuple[int, ...]], int] = {}
+    numbers: dict[tuple[bool, bytes], int] = {}
 
     def add(text: Encoded, is_first: bool) -> int:
         number = numbers.setdefault((is_first, text_key(text.inputs)), len(texts))

@@ -114,6 +114,8 @@ def score_of(encoded: Encoded) -> float:
     return math.nan if encoded.target is None else float(encoded.target[0])
 
 
-def text_key(inputs: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the token ids of a text, by which equal texts are found."""
-    return tuple(map(int, inputs["input_ids"]))
+def text_key(inputs: Mapping[str, Any]) -> bytes:
+    """Return the token ids of a text as bytes, by which equal texts are found."""
+    import numpy as np
+
+    return np.asarray(inputs["input_ids"], dtype=np.int64).tobytes()

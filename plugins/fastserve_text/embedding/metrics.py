@@ -51,7 +51,7 @@ class TextUse:
 
 def list_texts(rows: Sequence[Encoded]) -> list[Encoded]:
     """Return each text of some rows once, with its ``TextUse`` as ``decode_state``."""
-    texts: dict[tuple[int, ...], Encoded] = {}
+    texts: dict[bytes, Encoded] = {}
 
     def use(text: Encoded) -> TextUse:
         known = texts.setdefault(text_key(text.inputs), Encoded(text.inputs, decode_state=TextUse(len(texts))))

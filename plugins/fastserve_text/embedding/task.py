@@ -21,6 +21,7 @@ from fastserve_core.tasks import (
     Encoder,
     LossOptions,
     MetricSpec,
+    Proposal,
     Route,
     Row,
     TensorSpec,
@@ -32,6 +33,7 @@ from fastserve_text.embedding.encoding import TextEncoder, split
 from fastserve_text.embedding.metrics import METRICS, compute_scores, list_texts
 from fastserve_text.embedding.rows import COLUMNS, normalize_row, read_input, row_texts
 from fastserve_text.embedding.sentence_settings import DOCUMENT, POOLINGS, QUERY, SentenceSettings
+from fastserve_text.recognition import count_tokens, propose_length
 from fastserve_text.sequence_task import check_metric
 
 if TYPE_CHECKING:
@@ -127,6 +129,15 @@ class Embedding(TextTask):
     @override
     def row_labels(self, row: Row) -> set[str]:
         return set()
+
+    @override
+    def why_unlikely(self, rows: Sequence[Row]) -> str | None:
+        return "all rows have scores" if all("score" in row for row in rows) else None
+
+    @override
+    def propose_length(self, rows: Sequence[Row]) -> Proposal:
+        length, note = propose_length([count_tokens(text) for text in self.texts(rows)])
+        return Proposal({"max_length": length}, notes=(note,))
 
     @override
     def make_rows(self, inputs: Sequence[Any], targets: Sequence[Any] | None = None) -> list[Row]:

@@ -122,8 +122,10 @@ class Reranking(TextTask):
         return (text for row in rows for pair in row_pairs(row) for text in pair)
 
     @override
-    def recognizes_column(self, column: Column, values: Sequence[Any]) -> bool:
-        return False
+    def why_unlikely(self, rows: Sequence[Row]) -> str | None:
+        has_scores = all("score" in row for row in rows)
+        is_single = len({row["query"] for row in rows}) == len(rows)
+        return "all rows have scores, and no query has several documents" if has_scores and is_single else None
 
     # -- the model and its batches -------------------------------------------------------------------
 
