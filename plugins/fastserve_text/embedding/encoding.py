@@ -53,8 +53,7 @@ class TextEncoder:
         if not row.get("positive"):
             name = row.get("prompt_name", self.settings.default_prompt)
             if name and name not in prompts:
-                known = ", ".join(sorted(prompts)) or "none"
-                raise DataError(f"the model has no prompt '{name}'{did_you_mean(name, prompts)}; its prompts: {known}")
+                raise DataError(f"the model has no prompt '{name}'{did_you_mean(name, prompts)}")
             return [prompts.get(name or "", "") + row["text"]]
         if row.get("score") is not None:  # both texts are of one kind
             return list(row_texts(row))
