@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.files import read_json, write_json
-from fastserve_core.artifacts.hashing import hash_files, json_digest, stable_hash
+from fastserve_core.artifacts.hashing import hash_file, json_digest, stable_hash
 from fastserve_core.errors import ArtifactError
 
 MANIFEST = "fastserve.json"
@@ -144,7 +144,6 @@ def _digest(manifest: Manifest) -> str:
 
 
 def _verify(folder: Path, manifest: Manifest) -> None:
-    hashes = hash_files(folder, exclude=[MANIFEST])
-    changed = [name for name, value in manifest.files.items() if hashes.get(name) != value]
+    changed = [name for name, value in manifest.files.items() if hash_file(folder / name) != value]
     if changed:
         raise ArtifactError(f"{folder}: {', '.join(changed)} changed since it was published")

@@ -126,6 +126,21 @@ class FileSource(DataSource, Protocol):
             DataError: A file is missing, empty, of an unsupported type, or cannot be read.
         """
 
+    def documents(
+        self, given: Any, option: str, options: DataOptions, report: Report
+    ) -> Iterator[tuple[Path, Iterator[RawRecord]]]:
+        """Yield each file with its records; a text or a Markdown file is one record, as is each row of another file.
+
+        Args:
+            given: A path, a pattern, a folder with its subfolders, or a list of them.
+            option: The option that they come from, for error messages.
+            options: The ``data`` node of the config, with the options of reading.
+            report: Called with a message for each guess.
+
+        Raises:
+            DataError: A file is missing, empty, of an unsupported type, or cannot be read.
+        """
+
     def read_stream(
         self, stream: BinaryIO, name: str, row_format: str | None, options: DataOptions, report: Report
     ) -> tuple[str, Iterator[RawRecord]]:

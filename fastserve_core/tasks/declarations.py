@@ -100,6 +100,7 @@ class AnswerView:
     in it: a list of objects with ``start`` and ``end`` in characters, or ``.`` if the answer itself is one.
     ``span_name`` is the field of a span that is shown beside it, and ``span_input`` the field of the input that has the
     characters, by default the first. ``triples`` is a list of subject, predicate and object, drawn as a graph.
+    ``hits`` is a list of passages that were found: objects with ``id``, ``text`` and ``score``.
     ``vector`` is a list of numbers: each line of the first field is an input, and the cosines of all pairs are shown.
     """
 
@@ -110,6 +111,7 @@ class AnswerView:
     span_input: str = ""
     triples: str = ""
     vector: str = ""
+    hits: str = ""
 
 
 @dataclass(frozen=True)

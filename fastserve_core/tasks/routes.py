@@ -20,12 +20,15 @@ class Route(ABC):
         request_type: Type of the request's body: a dataclass, a ``TypedDict`` or a ``msgspec.Struct``. A field
             ``model`` of it selects one of the server's models; without it, the first one with this route answers.
         response_type: Type of the response's body.
+        is_blocking: Whether ``inputs`` and ``response`` of a ``PredictionRoute`` wait for files or compute for long; a
+            server then calls them in a thread.
     """
 
     path: ClassVar[str]
     summary: ClassVar[str]
     request_type: ClassVar[Any]
     response_type: ClassVar[Any]
+    is_blocking: ClassVar[bool] = False
 
 
 class PredictionRoute(Route):

@@ -14,6 +14,7 @@ from fastserve_core.errors import DataError
 from fastserve_data import writers
 from fastserve_data.arrow_files import read_arrow
 from fastserve_data.conll import read_conll
+from fastserve_data.documents import TEXT_DOCUMENTS, find_documents, read_document
 from fastserve_data.json_files import read_json
 from fastserve_data.json_splits import find_parts, read_parts
 from fastserve_data.marked_sentences import is_marked_sentence, read_marked_sentences
@@ -103,6 +104,26 @@ class Files:
             DataError: A file is missing, empty, of an unsupported type, or cannot be read.
         """
         return _read_files(find_files(given, option), options, report)
+
+    def documents(
+        self, given: Any, option: str, options: DataOptions, report: Report
+    ) -> Iterator[tuple[Path, Iterator[RawRecord]]]:
+        """Yield each file with its records; a text or a Markdown file is one record, as is each row of another file.
+
+        Args:
+            given: A path, a pattern, a folder with its subfolders, or a list of them.
+            option: Option that they come from, for error messages.
+            options: Options of the data, with those of reading.
+            report: Called with a message for each guess.
+
+        Raises:
+            DataError: A file is missing, empty, of an unsupported type, or cannot be read.
+        """
+        for file in find_documents(given, option):
+            if file.suffix in TEXT_DOCUMENTS:
+                yield file.path, read_document(file.path, options, report)
+            else:
+                yield file.path, _read_files([file], options, report)
 
     def read_stream(
         self, stream: BinaryIO, name: str, row_format: str | None, options: DataOptions, report: Report

@@ -50,4 +50,6 @@ def _compile_condition(name: str, condition: Any) -> tuple[str, list[Any]]:
             return " AND ".join([*clauses, f"typeof(value) IN {kinds}"]), bounds
     if isinstance(condition, Sequence) and condition and all(isinstance(value, PLAIN) for value in condition):
         return f"value IN ({', '.join('?' * len(condition))})", list(condition)
-    raise DataError(f"filter.{name} must be a value, a list of values, or an object with 'min' or 'max', not {condition}")
+    raise DataError(
+        f"filter.{name} must be a value, a list of values, or an object with 'min' or 'max', not {condition}"
+    )

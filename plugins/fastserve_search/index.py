@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from fastserve_core.artifacts import copy_tree
 from fastserve_core.errors import DataError, OptionError
 from fastserve_search.codes import EXACT, Codes, choose_kind, remove_other_codes
 from fastserve_search.filters import Where
-from fastserve_search.store import CutDocument, PassageStore, RowNumbers, StoredPassage, Vectors
+from fastserve_search.store import CutDocument, PassageStore, StoredPassage
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from fastserve_search.store import RowNumbers, Vectors
 
 DENSE, WORDS, HYBRID = "dense", "words", "hybrid"
 MODES = (DENSE, WORDS, HYBRID)
@@ -176,15 +178,16 @@ class SearchIndex:
         with self._lock:
             if known := self._store.find_known(ids):
                 more = f" and {len(known) - 1} more" if len(known) > 1 else ""
-                raise DataError(f"a document with the id '{known[0]}'{more} is in the index already: replace it, or delete it")
+                raise DataError(
+                    f"a document with the id '{known[0]}'{more} is in the index already: replace it, or delete it"
+                )
 
-    def add(self, documents: Sequence[CutDocument], replace: bool = False, source: tuple[str, str] | None = None) -> None:
+    def add(self, documents: Sequence[CutDocument], replace: bool = False) -> None:
         """Add documents, all or none.
 
         Args:
             documents: The documents.
             replace: Whether documents of the same id are replaced; otherwise they are refused.
-            source: The name and the digest of the file that they are from.
 
         Raises:
             DataError: Two documents have one id, a document has no passage, or the vectors have another width.
@@ -196,10 +199,8 @@ class SearchIndex:
             if cut.vectors.shape != (len(cut.passages), self.width):
                 model = self.describe("model")
                 raise DataError(f"vectors of {cut.vectors.shape[-1]} do not fit an index of {self.width}, of {model}")
-        if repeated := next((name for place, name in enumerate(ids) if name in ids[:place]), None) if len(
-            set(ids)
-        ) < len(ids) else None:
-            raise DataError(f"two documents have the id '{repeated}'")
+        if repeated := [name for name, count in Counter(ids).items() if count > 1]:
+            raise DataError(f"two documents have the id '{repeated[0]}'")
         with self._lock:
             with self._store.transaction():
                 if replace:
@@ -207,10 +208,13 @@ class SearchIndex:
                 else:
                     self.check_new(ids)
                 self._store.add(documents)
-                if source is not None:
-                    self._store.add_source(*source, len(documents))
             self._read_changes()
             self._save_tail()
+
+    def record_source(self, name: str, digest: str, documents: int) -> None:
+        """Record a file that documents were read from."""
+        with self._lock, self._store.transaction():
+            self._store.add_source(name, digest, documents)
 
     def delete(self, ids: Sequence[str]) -> list[str]:
         """Delete documents; return the ids that no document has."""
@@ -309,7 +313,11 @@ class SearchIndex:
         if allowed is not None:
             alive = np.zeros_like(alive)
             alive[allowed[allowed < len(alive)]] = True
-        rows = np.flatnonzero(alive) if self._codes is None or (allowed is not None and len(allowed) <= MAX_EXACT) else None
+        rows = (
+            np.flatnonzero(alive)
+            if self._codes is None or (allowed is not None and len(allowed) <= MAX_EXACT)
+            else None
+        )
         if rows is not None:
             return [self._rank(query, rows, count) for query in queries]
         assert self._codes is not None

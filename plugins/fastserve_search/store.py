@@ -46,8 +46,8 @@ CREATE INDEX fields_of_document ON fields (document);
 CREATE TABLE deletions (number INTEGER PRIMARY KEY AUTOINCREMENT, row INTEGER NOT NULL);
 CREATE TABLE chunks (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, digest TEXT NOT NULL);
 CREATE TABLE sources (number INTEGER PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL, documents INTEGER NOT NULL);
-CREATE VIRTUAL TABLE words USING fts5(words, detail=none);
-CREATE VIRTUAL TABLE vocabulary USING fts5vocab(words, row);
+CREATE VIRTUAL TABLE postings USING fts5(words, detail=none);
+CREATE VIRTUAL TABLE vocabulary USING fts5vocab(postings, row);
 """
 
 
@@ -237,7 +237,7 @@ class PassageStore:
             total += counts[word]
         if not words:
             return []
-        expression = "SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? ORDER BY rank"
+        expression = "SELECT rowid, -bm25(postings) FROM postings WHERE postings MATCH ? ORDER BY rank"
         rows = self._database.execute(expression, (" OR ".join(words),))
         chosen = ((row, score) for row, score in rows if allowed is None or row in allowed)
         return [pair for pair, _ in zip(chosen, range(limit), strict=False)]
@@ -288,14 +288,16 @@ class PassageStore:
             values = (document.id, json.dumps(dict(document.fields), ensure_ascii=False))
             number = self._database.execute("INSERT INTO documents VALUES (NULL, ?, ?)", values).lastrowid
             fields = [(name, field_value(value), number) for name, value in document.fields.items()]
-            self._database.executemany("INSERT INTO fields VALUES (?, ?, ?)", [one for one in fields if one[1] is not None])
+            self._database.executemany(
+                "INSERT INTO fields VALUES (?, ?, ?)", [one for one in fields if one[1] is not None]
+            )
             for passage in cut.passages:
                 text = document.text[passage.start : passage.end]
                 self._database.execute(
                     "INSERT INTO passages VALUES (?, ?, ?, ?, ?)", (row, number, passage.start, passage.end, text)
                 )
                 words = " ".join(split_words(text))
-                self._database.execute("INSERT INTO words (rowid, words) VALUES (?, ?)", (row, words))
+                self._database.execute("INSERT INTO postings (rowid, words) VALUES (?, ?)", (row, words))
                 row += 1
         if row > first:
             self._append(first, np.concatenate([cut.vectors for cut in documents if len(cut.vectors)]))
@@ -322,7 +324,7 @@ class PassageStore:
                 unknown.append(name)
                 continue
             rows = self._database.execute("SELECT row FROM passages WHERE document = ?", found).fetchall()
-            self._database.executemany("DELETE FROM words WHERE rowid = ?", rows)
+            self._database.executemany("DELETE FROM postings WHERE rowid = ?", rows)
             self._database.executemany("INSERT INTO deletions VALUES (NULL, ?)", rows)
             self._database.execute("DELETE FROM passages WHERE document = ?", found)
             self._database.execute("DELETE FROM fields WHERE document = ?", found)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import asyncio
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -78,12 +79,18 @@ async def _answer(declared: Route, request: Request) -> Response:
     if isinstance(route, GenerationRoute):
         return await generate(request, service, route, body)
     assert isinstance(route, PredictionRoute)
-    inputs = route.inputs(body)
+    inputs = await _call(route, route.inputs, body)
     check_num_inputs(service, len(inputs))
-    if not inputs:
-        return reply(route.response(body, [], service.name))
-    pending = models_of(request).predict(service, inputs, route.parameters(body))
-    return reply(route.response(body, await await_or_disconnect(request, pending), service.name))
+    answers: Any = []
+    if inputs:
+        pending = models_of(request).predict(service, inputs, route.parameters(body))
+        answers = await await_or_disconnect(request, pending)
+    return reply(await _call(route, route.response, body, answers, service.name))
+
+
+async def _call(route: Route, method: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a method of a route, in a thread if it blocks."""
+    return await asyncio.to_thread(method, *arguments) if route.is_blocking else method(*arguments)
 
 
 def _model_of(body: Any) -> str | None:
