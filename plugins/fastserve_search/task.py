@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from typing_extensions import override
 
-from fastserve_core.errors import ArtifactError, DataError, PlanError
+from fastserve_core.errors import ArtifactError, PlanError
 from fastserve_core.tasks import (
     AnswerView,
     Arrays,
@@ -44,7 +45,7 @@ class Options:
     ``where``. With ``rerank`` the second stage orders them, and with ``answer`` the reader answers the query.
     """
 
-    model: str
+    model: str = ""
     model_options: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     digest: str = ""
@@ -78,9 +79,13 @@ class Search(Task):
 
     def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
         super().__init__(options, labels)
-        self.embedder = load_task(options.model, options.model_options, labels)
         self._index: SearchIndex | None = None
         self._companions: Companions | None = None
+
+    @cached_property
+    def embedder(self) -> Task:
+        """The model's own task."""
+        return load_task(self.options.model, self.options.model_options, self.labels)
 
     @property
     def outputs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -125,10 +130,7 @@ class Search(Task):
 
     @override
     def read_input(self, value: Any) -> Row:
-        row = self.embedder.read_input(value)
-        if "text" in row and not row["text"].strip():
-            raise DataError("an input cannot be used: the query is empty")
-        return row
+        return self.embedder.read_input(value)
 
     @override
     def read_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:

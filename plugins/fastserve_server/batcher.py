@@ -171,7 +171,7 @@ class Batcher(EngineLoop[InferenceWorker]):
             self._seconds_per_encoding += SMOOTHING * (seconds - self._seconds_per_encoding)
         now = time.monotonic()
         for request, parts in zip(batch, encoded, strict=True):
-            group = tuple(sorted(request.options.items()))
+            group = repr(sorted(request.options.items()))  # a value may be a mapping, which has no hash
             for index, row in enumerate(() if request.cancelled else parts):
                 pending = PendingInput(request, index, row, now)
                 request.queue_ids.append(self._waiting.add(pending, round_up(len(row)), group))

@@ -11,7 +11,7 @@ Input = str | list[str] | dict[str, str | list[str | int] | None]
 
 MAX_DIMENSIONS = 8
 """Maximum number of dimensions of a tensor."""
-OptionValue = bool | int | float | str | None
+OptionValue = bool | int | float | str | dict[str, Any] | None
 
 
 class PredictRequest(Struct, forbid_unknown_fields=True):
