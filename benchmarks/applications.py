@@ -7,7 +7,8 @@ files. The last line is ``RESULT {json}``: for each task the means over the seed
 ``compressed`` with the same metrics, ``baseline``, ``rate_ratio`` (training rows a second, ours to the reference's),
 ``speedup`` and ``size_ratio`` of the compressed model.
 ``stsb_embedding`` and ``embeddings_served`` have sentence-transformers beside them: ``ratio`` of the training rates,
-and ``vs_peer`` of the requests a second.
+and ``vs_peer`` of the requests a second. ``index`` has ``recall`` (of exact search's 10 hits), ``size_ratio`` (of the
+exact vectors to the codes in memory, with their tables) and ``vs_exact`` (queries a second to those of numpy).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tasks import ours
 from tasks.baselines import score_baseline
 from tasks.catalog import APPLICATIONS, Application
 from tasks.embeddings import SECTIONS as EMBEDDINGS
+from tasks.search_index import SECTIONS as SEARCH
 from tasks.setting import QUICK_EPOCHS, QUICK_ROWS, Bench, Scores
 from training.tables import table
 
@@ -36,7 +38,7 @@ from fastserve_core.processes import run_in_child, usable_cores
 from fastserve_core.tasks import load_task
 
 FOLDER = "FASTSERVE_BENCH_DATA"
-OTHERS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {**EMBEDDINGS}
+OTHERS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {**EMBEDDINGS, **SEARCH}
 """The tasks that bring their own comparison."""
 NAMES = (*APPLICATIONS, *OTHERS)
 

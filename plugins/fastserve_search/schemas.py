@@ -22,7 +22,7 @@ class SearchBody(Struct, forbid_unknown_fields=True):
     model: str | None = None
 
 
-class FoundHit(Struct):
+class FoundHit(Struct, omit_defaults=True):
     """A passage: its document's id and fields, and its characters in the document."""
 
     id: str
