@@ -238,6 +238,7 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
     def _append_token(self, sequence: TextSequence, chunk: SequenceChunk, logits: Any) -> Delivery | None:
         """Sample the next token if the model has processed all tokens of the sequence."""
         sequence.num_cached_tokens += len(chunk.tokens)
+        self._pool.publish(sequence)
         complete = not sequence.num_pending_tokens
         self._scheduler.on_step(sequence, len(chunk.tokens) - complete, int(complete), time.monotonic())
         if not complete:

@@ -53,6 +53,8 @@ class TextSequence:
         tokens: Token ids of the prompt and of the text so far.
         num_cached_tokens: Number of tokens with keys and values in ``blocks``.
         blocks: Indices of the blocks in the KV cache.
+        block_keys: Keys of the full blocks of ``tokens``, as far as they were needed.
+        num_published_blocks: Number of blocks that other sequences may find.
         counts: How often the text has each of its generated tokens.
         num_generated: Number of generated tokens.
         level: Index of the queue that the sequence is in.
@@ -67,6 +69,8 @@ class TextSequence:
     tokens: list[int] = field(init=False)
     num_cached_tokens: int = 0
     blocks: list[int] = field(default_factory=list)
+    block_keys: list[bytes] = field(default_factory=list)
+    num_published_blocks: int = 0
     counts: Counter[int] = field(default_factory=Counter)
     num_generated: int = 0
     level: int = 0

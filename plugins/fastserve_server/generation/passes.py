@@ -33,6 +33,8 @@ def schedule_batch(
     for index, sequence in enumerate(order):
         if len(batch) == max_batch:
             break
+        if not sequence.blocks:
+            pool.reuse(sequence)
         pending, cached = sequence.num_pending_tokens, sequence.num_cached_tokens
         count = min(pending, budget) if pending > 1 else 1
         if not count:
