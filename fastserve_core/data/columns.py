@@ -48,7 +48,7 @@ class ColumnMap:
 
 def match_columns(
     records: Iterable[RawRecord],
-    columns: Sequence[Column],
+    task: Task,
     chosen: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> tuple[ColumnMap, Iterator[RawRecord]]:
@@ -56,7 +56,7 @@ def match_columns(
 
     Args:
         records: The records.
-        columns: The task's columns.
+        task: The task.
         chosen: The data's names that the user gave, by the task's; a list if there are several.
         report: Called with a message for each guess.
 
@@ -66,8 +66,11 @@ def match_columns(
     Raises:
         DataError: A required column is missing, two columns may be meant, or the task has no chosen column.
     """
-    _check_chosen(chosen, [column.name for column in columns])
+    _check_chosen(chosen, [column.name for column in task.columns])
     first, records = _peek(records)
+    columns = _select(first, task, chosen)
+    if first and columns[0] is not task.columns[0]:
+        report(f"the rows are read by {', '.join(column.name for column in columns if column.required)}")
     return _match(first, columns, chosen, report), records
 
 
@@ -95,8 +98,9 @@ def match_inputs(
     """
     _check_chosen(chosen, [column.name for column in (*task.columns, *task.request_columns)])
     first, records = _peek(records, look_ahead)
+    columns = _select(first, task, chosen)
     try:
-        return _match(first, [column for column in task.columns if not column.is_label], chosen, report), records
+        return _match(first, [column for column in columns if not column.is_label], chosen, report), records
     except DataError:
         return _match(first, task.request_columns, chosen, report), records
 
@@ -116,13 +120,23 @@ def _peek(records: Iterable[RawRecord], count: int = FIRST_RECORDS) -> tuple[lis
     return first, chain(first, iterator)
 
 
+def _select(first: Sequence[RawRecord], task: Task, chosen: Mapping[str, Any]) -> Sequence[Column]:
+    """Return the columns that the task reads from records such as these."""
+    given = [name for name, own in chosen.items() if own is not None]
+    return task.select_columns([*given, *_names(first)])
+
+
+def _names(records: Iterable[RawRecord]) -> list[str]:
+    return list(dict.fromkeys(str(name) for record in records for name in record.values or ()))
+
+
 def _match(
     first: Sequence[RawRecord],
     columns: Sequence[Column],
     chosen: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> ColumnMap:
-    known = list(dict.fromkeys(str(name) for record in first for name in record.values or ()))
+    known = _names(first)
     where = next((record.where for record in first if record.values is not None), "")
     names = _Matcher(known, chosen, where).match(columns) if known else {}
     for task_name, name in names.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,14 @@ def prepare_rows(
     with store.claim(result_id("data", "memory", fingerprint)) as claim:
         if claim.is_published:
             return _load_again(claim.final, report)
-        records = {
-            split: (RawRecord(f"{split} row {number}", row) for number, row in enumerate(rows))
-            for split, rows in splits.items()
-        }
+        records = {split: _iterate_records(split, rows) for split, rows in splits.items()}
         _write(claim.partial, records, options, task, fingerprint, _Notes(report))
         claim.publish()
     return load_dataset(claim.final)
+
+
+def _iterate_records(split: str, rows: Sequence[Row]) -> Iterator[RawRecord]:
+    return (RawRecord(f"{split} row {number}", row) for number, row in enumerate(rows))
 
 
 class _Notes:

@@ -150,7 +150,7 @@ def _find_columns(
     guessed: set[str] = set()
     while True:
         try:
-            columns, _ = match_columns(records, task.columns, names, lambda _: None)
+            columns, _ = match_columns(records, task, names, lambda _: None)
         except MissingColumnError as error:
             if names.get(error.column) is not None:
                 raise

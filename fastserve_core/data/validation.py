@@ -90,7 +90,7 @@ class Validator:
             DataError: A column is missing.
         """
         records = split_records(records, self.task)
-        columns, records = match_columns(records, self.task.columns, self.options.columns, self.report)
+        columns, records = match_columns(records, self.task, self.options.columns, self.report)
         position_column = PositionColumn.of(self.options)
         if position_column is not None and position_column.name not in columns.known:
             if split == "train" and columns.known:

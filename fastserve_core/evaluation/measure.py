@@ -19,6 +19,7 @@ from fastserve_core.artifacts.artifact import TRAINABLE, Artifact, load_artifact
 from fastserve_core.data.dataset import Dataset, load_dataset
 from fastserve_core.errors import FastServeError, StoreError, TransientError
 from fastserve_core.evaluation.doubts import DoubtedRows
+from fastserve_core.evaluation.samples import answer_samples
 from fastserve_core.events import Event, Progress, WarningRaised
 from fastserve_core.inference.engines import BASELINE_ENGINE, preload_modules, select_fastest
 from fastserve_core.inference.predictor import Predictor, length_batches
@@ -97,7 +98,8 @@ def benchmark_in_process(artifact: str, data: str, threads: int, engine: str, ev
 
     Returns:
         The measures of ``run.json``: scores on the test and validation splits, latencies of single inputs in
-        milliseconds, throughput in inputs per second, sizes in bytes, and the rows that the model doubts most.
+        milliseconds, throughput in inputs per second, sizes in bytes, the rows that the model doubts most, and
+        answers to a few validation rows.
     """
     emit = event_writer(events)
     dataset, model = load_dataset(Path(data)), load_artifact(Path(artifact))
@@ -121,6 +123,8 @@ def benchmark_in_process(artifact: str, data: str, threads: int, engine: str, ev
         "threads": threads,
         "doubted_rows": doubted.list_worst(),
     }
+    if samples := answer_samples(predictor, validation):
+        measures["samples"] = samples
     predictor.close()
     return measures
 

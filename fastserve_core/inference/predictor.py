@@ -163,7 +163,7 @@ class Predictor:
         self, rows: Sequence[Row], batch_size: int
     ) -> Iterator[tuple[Sequence[int], Arrays, Sequence[Encoded]]]:
         examples = self.task.examples(self.encode(rows), "validation")
-        numbers = length_batches(examples, batch_size)
+        numbers = length_batches(examples, min(batch_size, self.task.score_batch_size))
         batches = [[examples[number] for number in part] for part in numbers]
         yield from zip(numbers, self._run_all(batches), batches, strict=True)
 

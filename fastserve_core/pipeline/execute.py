@@ -16,6 +16,7 @@ from fastserve_core.artifacts.store import Store
 from fastserve_core.data.prepare import prepare_dataset
 from fastserve_core.errors import FastServeError, ModelError, PlanError, wrap_write_errors
 from fastserve_core.evaluation.doubts import read_doubted
+from fastserve_core.evaluation.samples import read_samples
 from fastserve_core.events import Event, Preflight, RunFinished, RunPlanned, Step
 from fastserve_core.models.resolve import resolve_model
 from fastserve_core.pipeline.context import make_serve_context
@@ -87,6 +88,7 @@ def execute(cfg: DictConfig, folder: Path, user_overrides: frozenset[str] = froz
     if stages.session.data is not None:
         rows = stages.artifact.measures.get("doubted_rows", ())
         record.doubted_rows = read_doubted(rows, stages.session.data, settings.task)
+        record.samples = read_samples(record.stages)
     record.status = "done"
     record.write()
     settings.registry.notify(RunFinished(folder, record.as_json()))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts.artifact import MANIFEST, Artifact, Manifest, load_artifact, write_manifest
+from fastserve_core.artifacts.checkpoint import list_weight_files
 from fastserve_core.artifacts.hashing import hash_files
 from fastserve_core.artifacts.store import Claim
 from fastserve_core.errors import StageError
@@ -16,6 +17,7 @@ from fastserve_core.evaluation.calibrate import calibrate_artifact
 from fastserve_core.evaluation.gate import Verdict, evaluate_gate, models_to_time
 from fastserve_core.evaluation.measure import measure_artifact
 from fastserve_core.evaluation.paired_timing import measure_speedups
+from fastserve_core.evaluation.samples import answer_before
 from fastserve_core.events import StageStarted
 from fastserve_core.inference.engines import candidate_engines
 from fastserve_core.pipeline.cache import content_key, find_equivalent_result, link_result
@@ -193,6 +195,10 @@ def seal(
     engines = candidate_engines(artifact, task, session.settings.general.engine, original)
     measures = measure_artifact(artifact, session.data, task, session.emit, engines)
     best = next(iter(measures))
+    samples = measures[best].get("samples")
+    if entry["stage"] == "train" and samples and list_weight_files(model.folder):
+        for sample, answer in zip(samples, answer_before(model, session.data, task, session.emit), strict=True):
+            sample["before"] = answer
     runtime = {**manifest.runtime, "engine": best, "measured": measures}
     return write_manifest(staged.folder, replace(manifest, runtime=runtime, measures=measures[best]))
 

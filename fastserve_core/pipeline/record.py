@@ -70,6 +70,7 @@ class RunRecord:
         error: Why the run failed.
         data: Fingerprint, counts of rows, and labels of the data.
         doubted_rows: The rows that the best model doubts most, with their labels and the model's answers.
+        samples: Validation rows with the answers of the model before the training and after each stage.
         stages: The stages so far.
     """
 
@@ -83,6 +84,7 @@ class RunRecord:
     error: str = ""
     data: dict[str, Any] = field(default_factory=dict)
     doubted_rows: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
     stages: list[StageRecord] = field(default_factory=list)
 
     @classmethod

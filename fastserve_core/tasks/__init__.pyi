@@ -12,6 +12,7 @@ from .declarations import Doubt as Doubt
 from .declarations import LossOptions as LossOptions
 from .declarations import MetricSpec as MetricSpec
 from .declarations import Proposal as Proposal
+from .declarations import Sample as Sample
 from .declarations import TensorSpec as TensorSpec
 from .declarations import Triple as Triple
 from .declarations import object_schema as object_schema

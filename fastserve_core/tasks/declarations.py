@@ -159,6 +159,21 @@ class Doubt:
     score: float
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A row of which reports show the answers of several models.
+
+    Attributes:
+        input: The input as readers see it.
+        expected: The answer of the row.
+        value: The input as ``Task.read_input`` takes it.
+    """
+
+    input: str
+    expected: str
+    value: Any
+
+
 def select_outputs(outputs: Mapping[str, Any], patterns: Sequence[str]) -> dict[str, Any]:
     """Return the outputs of a model that match a pattern, by name.
 

@@ -24,6 +24,7 @@ from fastserve_core.tasks.declarations import (
     LossOptions,
     MetricSpec,
     Proposal,
+    Sample,
     TensorSpec,
     Triple,
 )
@@ -106,6 +107,8 @@ class Task(ABC):
     """Patterns of names of the model's outputs that ``decode`` and ``batch_statistics`` read; engines omit others."""
     completes_rows: bool = False
     """``complete_rows`` adds something to training rows, for which it reads the weights of the model."""
+    score_batch_size: ClassVar[int] = 64
+    """The number of rows at most whose outputs are scored at once; few if outputs are large, as of a vocabulary."""
     is_calibrated: ClassVar[bool] = False
     """``calibrate`` chooses what answers need besides the outputs of a trained or compressed model."""
     answer_view: ClassVar[AnswerView] = AnswerView()
@@ -166,6 +169,16 @@ class Task(ABC):
         A file format of the task may nest rows, as SQuAD's nests questions in paragraphs.
         """
         yield "", values
+
+    def select_columns(self, names: Sequence[str]) -> Sequence[Column]:
+        """Return the columns to read from records; by default all of the task's.
+
+        A task that takes rows of several forms returns the columns of one of them.
+
+        Args:
+            names: The columns of the records, and those of the task for which the user named one.
+        """
+        return self.columns
 
     @abstractmethod
     def check(self, row: Row) -> str | None:
@@ -250,6 +263,12 @@ class Task(ABC):
     def finish(self, model: nn.Module) -> nn.Module:
         """Return a trained model of ``build`` in the form to save, which needs nothing of ``fit_targets``."""
         return model
+
+    def write_files(self, folder: Path) -> None:  # noqa: B027 - most models need no further files
+        """Write the files of a trained model's folder that neither the model nor its tokenizer has.
+
+        A trainer calls this after the last step, on the task that encoded the training rows.
+        """
 
     def check_model(self, folder: Path) -> None:  # noqa: B027 - a task may take every model
         """Check that the model of a folder can be used with the task's options, without loading its weights.
@@ -384,6 +403,10 @@ class Task(ABC):
         Reports list the rows that a model doubts most: their labels may be wrong.
         """
         return [None] * len(batch)
+
+    def list_samples(self, rows: Sequence[Row]) -> list[Sample]:
+        """Return labelled rows as samples for a report, if answers are read rather than counted; none by default."""
+        return []
 
     @abstractmethod
     def score(self, statistics: Sequence[Any]) -> dict[str, float]:

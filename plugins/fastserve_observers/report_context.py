@@ -67,6 +67,7 @@ def make_context(record: Mapping[str, Any], folder: Path, history: History, now:
         "lineage": [stage for stage in summary.stages if stage.artifact],
         "best": str(record.get("best") or ""),
         "doubted": _list_doubted(record),
+        "samples": _list_samples(record),
         "command": f"fastserve {record['command']}" if record.get("command") else "",
         "fingerprint": str(summary.data.get("fingerprint", "")),
         "warnings": history.warnings,
@@ -161,9 +162,24 @@ def _list_doubted(record: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     for row in record.get("doubted_rows") or ():
         values = row["input"].values()
         text = " | ".join(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in values)
-        shown = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} …"
-        rows.append((row["split"], row["label"], f"{row['answer']} ({row['score']:.3f})", shown))
+        rows.append((row["split"], row["label"], f"{row['answer']} ({row['score']:.3f})", _shorten(text)))
     return rows
+
+
+def _list_samples(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the validation rows that several models answered, with each answer."""
+    return [
+        {
+            "input": _shorten(sample["input"]),
+            "answers": [("expected", _shorten(sample["expected"]))]
+            + [(model, _shorten(answer)) for model, answer in sample["answers"].items()],
+        }
+        for sample in record.get("samples") or ()
+    ]
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} …"
 
 
 def _list_scores(outcome: RunSummary) -> list[tuple[str, str, str, str]]:

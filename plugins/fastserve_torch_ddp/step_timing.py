@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastserve_core.tasks import Encoded
-from fastserve_torch_ddp.checkpointing.validation import BATCH_SIZE, TrainState, evaluate
+from fastserve_torch_ddp.checkpointing.validation import TrainState, evaluate
 from fastserve_torch_ddp.data.batches import Indices
 from fastserve_torch_ddp.distributed import collectives
 from fastserve_torch_ddp.trainer import Trainer
@@ -94,7 +94,7 @@ def _time_pass(trainer: Trainer, examples: Sequence[Encoded], batches: Sequence[
 
 def _time_evaluation(trainer: Trainer) -> float:
     """Return the time of a whole evaluation, from that of two batches for each rank, of short and of long rows."""
-    validation, count = trainer.validation, BATCH_SIZE * collectives.get_world_size()
+    validation, count = trainer.validation, trainer.task.score_batch_size * collectives.get_world_size()
     order = sorted(range(len(validation)), key=lambda number: len(validation[number]))
     starts = [max(0, quarter * len(order) // 4 - count // 2) for quarter in (1, 3)]
     numbers = dict.fromkeys(number for start in starts for number in order[start : start + count])

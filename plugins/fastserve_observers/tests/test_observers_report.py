@@ -134,6 +134,20 @@ def test_rows_that_the_model_doubts_are_listed(tmp_path: Path, record: dict[str,
     assert "x" * 400 not in html
 
 
+def test_answers_before_and_after_stand_side_by_side(tmp_path: Path, record: dict[str, Any]) -> None:
+    assert "before and after" not in "".join(written(tmp_path, record))
+    record["samples"] = [
+        {"input": "name | one", "expected": "red\n1", "answers": {"before": "<i>", "train torch_ddp": "红 😀"}},
+        {"input": "another", "expected": "y" * 900, "answers": {}},
+    ]
+    html, markdown = written(tmp_path, record)
+    assert "<td>before</td><td>&lt;i&gt;</td>" in html
+    assert "<td>name | one</td><td>expected</td>" in html
+    assert "y" * 400 not in html
+    assert "|  | train torch_ddp | 红 😀 |" in markdown
+    assert "| name \\| one | expected | red" in markdown
+
+
 def test_scores_where_lower_is_better(tmp_path: Path, language: dict[str, Any]) -> None:
     html, markdown = written(tmp_path, language)
     assert "with a perplexity of 25.3 instead of 24.83 (worse) on the test split" in markdown

@@ -149,3 +149,4 @@ class CheckpointManager:
             parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
         merged.save_pretrained(draft)  # type: ignore[operator]
         copy_tokenizer(Path(self.job.model), draft)
+        task.write_files(draft)

@@ -16,8 +16,6 @@ from fastserve_torch_ddp.build import BatchCollator
 from fastserve_torch_ddp.distributed import collectives
 from fastserve_torch_ddp.ops.precision import Precision
 
-BATCH_SIZE = 64
-
 
 @dataclass
 class TrainState:
@@ -68,9 +66,10 @@ def evaluate(
     local = [examples[index] for index in range(rank, len(examples), world)]
     statistics: list[Any] = []
     with torch.no_grad(), precision.context(collate.device):
-        for indices in length_batches(local, BATCH_SIZE):
+        for indices in length_batches(local, task.score_batch_size):
             rows = [local[index] for index in indices]
-            outputs = model(**collate(rows, task.model_computes_loss))
+            tensors = collate(rows, targets=True)
+            outputs = model(**(tensors if task.model_computes_loss else collate.without_targets(tensors)))
             arrays = {
                 name: value.float().cpu().numpy() for name, value in select_outputs(outputs, task.outputs).items()
             }

@@ -19,7 +19,7 @@ from fastserve_core.events import Event, Notice, Progress, WarningRaised
 from fastserve_core.tasks import Encoded, Row, Task
 from fastserve_torch_ddp.data.columns import Array, ColumnWriter, concatenate, map_column, write_offsets
 
-FORMAT = 1
+FORMAT = 2
 RECORD, OFFSETS, TARGET, TARGET_OFFSETS = "tokens.json", "offsets", "target", "target-offsets"
 CHUNK_ROWS, CHUNK_BYTES = 2000, 4_000_000
 """Rows, and bytes of their text, that are encoded at once: the tokenizer's threads share a chunk."""
@@ -61,12 +61,19 @@ def tokenize(
             folder = claim.partial / "tokens"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            writer = _TokenWriter(folder)
+            writer = _TokenWriter(folder, getattr(task.options, "max_length", 0))
             for encoded in _encode(task, model, data.rows(split), split, emit):
                 writer.add(encoded)
             writer.finish()
             claim.publish(folder)
+    _report_cut(claim.final, split, emit)
     return claim.final
+
+
+def _report_cut(folder: Path, split: str, emit: Callable[[Event], None]) -> None:
+    record = read_json(folder / RECORD)
+    if count := record["truncated"]:
+        emit(WarningRaised(f"{count} of {record['rows']} rows of {split} are longer than task.max_length and were cut"))
 
 
 class TokenDataset(Sequence[Encoded]):
@@ -163,15 +170,17 @@ def _chunks(rows: Rows) -> Iterator[list[Row]]:
 class _TokenWriter:
     """Appends encoded rows to one file for each input, and writes a record of the files."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, max_length: int) -> None:
+        self.folder, self.max_length = folder, max_length
         self.lengths, self.target_lengths = array("q"), array("q")
         self.inputs: dict[str, ColumnWriter] = {}
         self.target = ColumnWriter(folder / TARGET)
-        self.missing_targets = 0
+        self.missing_targets = self.truncated = 0
 
     def add(self, encoded: Sequence[Encoded]) -> None:
         self.lengths.extend(map(len, encoded))
+        # the rows that a task reads in parts are longer
+        self.truncated += sum(row.truncated and len(row) <= self.max_length for row in encoded)
         for name in encoded[0].inputs:
             column = self.inputs.setdefault(name, ColumnWriter(self.folder / _input_file(name)))
             column.add(concatenate([row.inputs[name] for row in encoded]))
@@ -190,6 +199,7 @@ class _TokenWriter:
         is_ragged = len(self.target_lengths) > 0
         record = {
             "rows": rows,
+            "truncated": self.truncated,
             "inputs": {name: column.describe() for name, column in self.inputs.items()},
             "target": None if self.missing_targets == rows else self.target.describe(),
             "offsets": write_offsets(folder / OFFSETS, self.lengths),
