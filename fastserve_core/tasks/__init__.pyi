@@ -26,6 +26,8 @@ from .generation import Sampling as Sampling
 from .generation import SequenceChunk as SequenceChunk
 from .generation import TextCodec as TextCodec
 from .generation import TextDelta as TextDelta
+from .generation import TokenConstraint as TokenConstraint
+from .generation import TokenLogprob as TokenLogprob
 from .load import load_task as load_task
 from .probabilities import log_softmax as log_softmax
 from .probabilities import softmax as softmax

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
+    from fastserve_core.tasks.task import Row
+
 KV_BLOCK_SIZE = 32
 """Tokens whose keys and values lie together, the unit of a text's memory. OpenVINO's is as large."""
 
@@ -34,6 +36,16 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
+class TokenConstraint(Protocol):
+    """Which tokens may continue one text, such as those that keep it valid JSON."""
+
+    def allowed(self) -> np.ndarray[Any, Any]:
+        """Return which tokens may come next, as booleans of shape (tokens,); the end token if the text may end."""
+
+    def add(self, token: int) -> None:
+        """Continue the text with an allowed token."""
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
     """Request for one text.
@@ -45,6 +57,9 @@ class GenerationRequest:
         stops: Strings that end the text; they are not part of it.
         seed: Seed of the random draws; ``None`` for a different text each time.
         ignore_eos: Whether to continue after the model's end token.
+        num_logprobs: Number of most likely tokens whose log-probabilities are returned beside that of each chosen one;
+            ``None`` for no log-probabilities.
+        json_schema: JSON Schema of the text; ``None`` for any text.
     """
 
     prompt: Sequence[int]
@@ -53,6 +68,23 @@ class GenerationRequest:
     stops: Sequence[str] = ()
     seed: int | None = None
     ignore_eos: bool = False
+    num_logprobs: int | None = None
+    json_schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Log-probability of a token by the model, before sampling parameters.
+
+    Attributes:
+        text: Characters of the token alone.
+        logprob: Its natural logarithm.
+        top: The most likely tokens and theirs, the most likely first.
+    """
+
+    text: str
+    logprob: float
+    top: Sequence[tuple[str, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -64,11 +96,13 @@ class TextDelta:
         tokens: Number of new tokens.
         finish: Reason of the end: ``stop`` after an end token or a stop string, ``length`` after ``max_tokens``;
             ``None`` before the end.
+        logprobs: Those of the new tokens but the end token, if they were requested.
     """
 
     text: str
     tokens: int
     finish: str | None = None
+    logprobs: Sequence[TokenLogprob] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +112,7 @@ class GeneratedText:
     text: str
     tokens: int
     finish: str
+    logprobs: Sequence[TokenLogprob] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,5 +165,18 @@ class TextCodec(Protocol):
     def speller(self) -> IncrementalDetokenizer:
         """For one text."""
 
+    def token_text(self, token: int) -> str:
+        """The characters of one token alone, special ones included."""
+
+    def prompt(self, row: Row) -> tuple[str, bool]:
+        """The prompt for a row of ``Task.read_input``, and whether its tokens need the special ones."""
+
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The prompt that the model's chat template makes; raises ``DataError`` if it has none, or refuses."""
+
+    def constrain(self, schema: Mapping[str, Any]) -> TokenConstraint:
+        """Make a constraint for one text that is valid against a JSON Schema.
+
+        Raises:
+            DataError: The schema is not valid, or no text can meet it.
+        """

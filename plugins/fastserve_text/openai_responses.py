@@ -5,23 +5,31 @@ from __future__ import annotations
 import time
 import uuid
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from fastserve_core.tasks import GeneratedText, TextDelta, TextResponse
-from fastserve_text.openai_schemas import (
+from fastserve_core.tasks import GeneratedText, TextDelta, TextResponse, TokenLogprob
+from fastserve_text.openai_bodies import (
     AssistantMessage,
     Body,
     Chat,
     ChatChoice,
     ChatChunk,
+    ChatLogprob,
+    ChatLogprobs,
     Completion,
+    CompletionLogprobs,
     DeltaChoice,
     TextChoice,
+    TopLogprob,
     Usage,
 )
+from fastserve_text.text_codec import INCOMPLETE
 
 
 class OpenAIResponse(TextResponse):
@@ -30,13 +38,14 @@ class OpenAIResponse(TextResponse):
     Args:
         model: Name of the model.
         include_usage: Whether the last chunk of a stream has the number of tokens.
+        with_logprobs: Whether log-probabilities were requested.
     """
 
     prefix: ClassVar[str]
     chunk_class: ClassVar[type[Completion | ChatChunk]]
 
-    def __init__(self, model: str, include_usage: bool) -> None:
-        self.include_usage = include_usage
+    def __init__(self, model: str, include_usage: bool, with_logprobs: bool) -> None:
+        self.include_usage, self.with_logprobs = include_usage, with_logprobs
         self.common: dict[str, Any] = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -63,12 +72,33 @@ class CompletionResponse(OpenAIResponse):
 
     @override
     def complete(self, texts: Sequence[GeneratedText], prompt_tokens: int) -> Body:
-        choices = [TextChoice(index, text.text, text.finish) for index, text in enumerate(texts)]
+        choices = [
+            TextChoice(index, text.text, text.finish, self._logprobs(text.logprobs)) for index, text in enumerate(texts)
+        ]
         return Completion(**self.common, choices=choices, usage=_usage(prompt_tokens, _count(texts)))
 
     @override
     def chunk(self, index: int, delta: TextDelta) -> Body:
-        return Completion(**self.common, choices=[TextChoice(index, delta.text, delta.finish)])
+        begin = self._offsets[index]
+        self._offsets[index] += sum(len(one.text) for one in delta.logprobs)
+        choice = TextChoice(index, delta.text, delta.finish, self._logprobs(delta.logprobs, begin))
+        return Completion(**self.common, choices=[choice])
+
+    @cached_property
+    def _offsets(self) -> Counter[int]:
+        """The number of characters of the tokens so far, by the index of the text."""
+        return Counter()
+
+    def _logprobs(self, logprobs: Sequence[TokenLogprob], begin: int = 0) -> CompletionLogprobs | None:
+        if not self.with_logprobs:
+            return None
+        ends = list(accumulate((len(one.text) for one in logprobs), initial=begin))
+        return CompletionLogprobs(
+            [one.text for one in logprobs],
+            [one.logprob for one in logprobs],
+            [dict(one.top) for one in logprobs],
+            ends[:-1],
+        )
 
 
 class ChatResponse(OpenAIResponse):
@@ -79,7 +109,10 @@ class ChatResponse(OpenAIResponse):
 
     @override
     def complete(self, texts: Sequence[GeneratedText], prompt_tokens: int) -> Body:
-        choices = [ChatChoice(index, AssistantMessage(text.text), text.finish) for index, text in enumerate(texts)]
+        choices = [
+            ChatChoice(index, AssistantMessage(text.text), text.finish, self._logprobs(text.logprobs))
+            for index, text in enumerate(texts)
+        ]
         return Chat(**self.common, choices=choices, usage=_usage(prompt_tokens, _count(texts)))
 
     @override
@@ -90,7 +123,24 @@ class ChatResponse(OpenAIResponse):
     @override
     def chunk(self, index: int, delta: TextDelta) -> Body:
         content = {"content": delta.text} if delta.text else {}
-        return ChatChunk(**self.common, choices=[DeltaChoice(index, content, delta.finish)])
+        choice = DeltaChoice(index, content, delta.finish, self._logprobs(delta.logprobs))
+        return ChatChunk(**self.common, choices=[choice])
+
+    def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> ChatLogprobs | None:
+        if not self.with_logprobs:
+            return None
+        return ChatLogprobs(
+            [
+                ChatLogprob(
+                    one.text, one.logprob, _bytes(one.text), [TopLogprob(*top, _bytes(top[0])) for top in one.top]
+                )
+                for one in logprobs
+            ]
+        )
+
+
+def _bytes(text: str) -> list[int] | None:
+    return None if INCOMPLETE in text else list(text.encode())
 
 
 def _count(texts: Sequence[GeneratedText]) -> int:

@@ -7,11 +7,15 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from fastserve_core.errors import DataError
+from fastserve_core.errors import DataError, did_you_mean
 from fastserve_core.tasks import GenerationRequest, GenerationRoute, TextCodec
+from fastserve_text.openai_bodies import Chat, Completion
 from fastserve_text.openai_responses import ChatResponse, CompletionResponse, OpenAIResponse
-from fastserve_text.openai_schemas import Chat, ChatRequest, Completion, CompletionRequest, Parameters
+from fastserve_text.openai_schemas import ChatRequest, CompletionRequest, Parameters
 
+MAX_SHOWN = 30
+ROLES = {role: role for role in ("system", "user", "assistant", "tool", "function")} | {"developer": "system"}
+"""The roles of OpenAI's API, by the names that chat templates have for them."""
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for completions."""
 
@@ -31,7 +35,8 @@ class OpenAIRoute(GenerationRoute):
 
     @override
     def response(self, body: Parameters, model: str) -> OpenAIResponse:
-        return self.response_class(model, body.stream_options is not None and body.stream_options.include_usage)
+        include_usage = body.stream_options is not None and body.stream_options.include_usage
+        return self.response_class(model, include_usage, body.num_logprobs is not None)
 
 
 class Completions(OpenAIRoute):
@@ -73,13 +78,24 @@ class ChatCompletions(OpenAIRoute):
 
     @override
     def prompts(self, body: ChatRequest, codec: TextCodec) -> list[list[int]]:
-        messages = [{"role": message.role, "content": _text(message.content)} for message in body.messages]
+        messages = [
+            {"role": _role(message.role, number), "content": _text(message.content)}
+            for number, message in enumerate(body.messages)
+        ]
         # the chat template adds the special tokens
         return codec.tokens([codec.chat(messages)], special=False)
 
     @override
     def generation_request(self, body: ChatRequest, prompt: Sequence[int], index: int, limit: int) -> GenerationRequest:
         return body.to_request(prompt, body.max_completion_tokens or body.max_tokens or limit, index)
+
+
+def _role(role: str, number: int) -> str:
+    """Return a role as chat templates name it; each template decides which ones it takes, and in which order."""
+    if role not in ROLES:
+        hint = did_you_mean(role, ROLES)
+        raise DataError(f"messages[{number}] has the unknown role '{role[:MAX_SHOWN]}'{hint}")
+    return ROLES[role]
 
 
 def _text(content: Any) -> str:

@@ -1,11 +1,11 @@
-"""Requests and responses of OpenAI's API, with the parameters that servers support."""
+"""Requests of OpenAI's API, with the parameters that servers support."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from fastserve_core.errors import DataError
 from fastserve_core.tasks import GenerationRequest, Sampling
@@ -15,7 +15,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Stops = str | Annotated[list[str], Meta(max_length=16)] | None
 MAX_CHOICES = 16
 MAX_DIGITS = 18
-Zero = Annotated[int, Meta(ge=0, le=0)]
+MAX_COMPLETION_LOGPROBS, MAX_CHAT_LOGPROBS = 5, 20
 Empty = Annotated[list[Any], Meta(max_length=0)]
 
 
@@ -29,6 +29,43 @@ class StreamOptions(Struct, forbid_unknown_fields=True):
 class PlainText(Struct, tag="text", tag_field="type", forbid_unknown_fields=True):
     """Format of a response without constraints."""
 
+    @property
+    def json_schema_of_text(self) -> Mapping[str, Any] | None:
+        """The JSON Schema that the text has to meet."""
+        return None
+
+
+class JsonObject(Struct, tag="json_object", tag_field="type", forbid_unknown_fields=True):
+    """Format of a response that is any JSON object."""
+
+    @property
+    def json_schema_of_text(self) -> Mapping[str, Any]:
+        """The JSON Schema that the text has to meet."""
+        return {"type": "object"}
+
+
+class NamedSchema(Struct, forbid_unknown_fields=True):
+    """A JSON Schema with its name. Every response meets it, with ``strict`` or without."""
+
+    name: str
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchema(Struct, tag="json_schema", tag_field="type", forbid_unknown_fields=True):
+    """Format of a response that is valid against a JSON Schema."""
+
+    json_schema: NamedSchema
+
+    @property
+    def json_schema_of_text(self) -> Mapping[str, Any]:
+        """The JSON Schema that the text has to meet."""
+        return self.json_schema.schema
+
+
+ResponseFormat = PlainText | JsonObject | JsonSchema
+
 
 class Parameters(Struct, kw_only=True, forbid_unknown_fields=True):
     """Common parameters of completions and chats. ``top_k`` and ``ignore_eos`` are extensions that vLLM also has.
@@ -37,7 +74,7 @@ class Parameters(Struct, kw_only=True, forbid_unknown_fields=True):
     and are not supported. Their types permit only the values that have no effect, which some clients send.
     """
 
-    unsupported: ClassVar[frozenset[str]] = frozenset({"min_p", "repetition_penalty", "response_format"})
+    unsupported: ClassVar[frozenset[str]] = frozenset({"min_p", "repetition_penalty"})
 
     model: str
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = 1.0
@@ -56,7 +93,7 @@ class Parameters(Struct, kw_only=True, forbid_unknown_fields=True):
     """Accepted for compatibility, and ignored."""
     min_p: Annotated[float, Meta(ge=0, le=0)] | None = None
     repetition_penalty: Annotated[float, Meta(ge=1, le=1)] | None = None
-    response_format: PlainText | None = None
+    response_format: ResponseFormat | None = None
 
     def __post_init__(self) -> None:
         if self.stream_options is not None and not self.stream:
@@ -83,7 +120,13 @@ class Parameters(Struct, kw_only=True, forbid_unknown_fields=True):
         )
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         seed = None if self.seed is None else self.seed + choice
-        return GenerationRequest(prompt, max_tokens, sampling, stops, seed, self.ignore_eos)
+        schema = self.response_format.json_schema_of_text if self.response_format is not None else None
+        return GenerationRequest(prompt, max_tokens, sampling, stops, seed, self.ignore_eos, self.num_logprobs, schema)
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Number of most likely tokens whose log-probabilities are returned; ``None`` for no log-probabilities."""
+        return None
 
 
 def _token_id(name: str) -> int:
@@ -95,15 +138,20 @@ def _token_id(name: str) -> int:
 class CompletionRequest(Parameters, kw_only=True):
     """Body of ``/v1/completions``."""
 
-    unsupported: ClassVar[frozenset[str]] = Parameters.unsupported | {"best_of", "echo", "logprobs", "suffix"}
+    unsupported: ClassVar[frozenset[str]] = Parameters.unsupported | {"best_of", "echo", "suffix"}
 
     prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
     """One or several texts, or the token ids of one or several."""
     max_tokens: Positive | None = 16
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
-    logprobs: None = None
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = None
     suffix: Literal[""] | None = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """See ``Parameters``."""
+        return self.logprobs
 
 
 class TextPart(Struct, tag="text", tag_field="type", forbid_unknown_fields=True):
@@ -128,16 +176,16 @@ class ChatRequest(Parameters, kw_only=True):
     """Body of ``/v1/chat/completions``."""
 
     unsupported: ClassVar[frozenset[str]] = Parameters.unsupported | {
-        *("audio", "function_call", "functions", "logprobs", "modalities", "prediction", "reasoning_effort", "store"),
-        *("tool_choice", "tools", "top_logprobs", "verbosity", "web_search_options"),
+        *("audio", "function_call", "functions", "modalities", "prediction", "reasoning_effort", "store"),
+        *("tool_choice", "tools", "verbosity", "web_search_options"),
         *("annotations", "refusal", "tool_calls"),  # of messages
     }
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_tokens: Positive | None = None
     max_completion_tokens: Positive | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Zero | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_CHAT_LOGPROBS)] | None = None
     tools: Empty | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
@@ -151,74 +199,12 @@ class ChatRequest(Parameters, kw_only=True):
     verbosity: None = None
     web_search_options: None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("'top_logprobs' requires 'logprobs': true")
 
-class Usage(Struct):
-    """Numbers of tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class Body(Struct, kw_only=True):
-    """Common fields of responses and chunks."""
-
-    id: str
-    created: int
-    model: str
-    usage: Usage | UnsetType = UNSET
-
-
-class TextChoice(Struct):
-    """Text of a completion."""
-
-    index: int
-    text: str
-    finish_reason: str | None
-    logprobs: None = None
-
-
-class Completion(Body, kw_only=True):
-    """Completion, or a chunk of it."""
-
-    choices: list[TextChoice]
-    object: str = "text_completion"
-
-
-class AssistantMessage(Struct):
-    """Answer in a conversation."""
-
-    content: str
-    role: str = "assistant"
-
-
-class ChatChoice(Struct):
-    """Answer of a chat completion."""
-
-    index: int
-    message: AssistantMessage
-    finish_reason: str
-    logprobs: None = None
-
-
-class Chat(Body, kw_only=True):
-    """Complete chat completion."""
-
-    choices: list[ChatChoice]
-    object: str = "chat.completion"
-
-
-class DeltaChoice(Struct):
-    """Part of an answer."""
-
-    index: int
-    delta: dict[str, Any]
-    finish_reason: str | None = None
-    logprobs: None = None
-
-
-class ChatChunk(Body, kw_only=True):
-    """Chunk of a streamed chat completion."""
-
-    choices: list[DeltaChoice]
-    object: str = "chat.completion.chunk"
+    @property
+    def num_logprobs(self) -> int | None:
+        """See ``Parameters``."""
+        return (self.top_logprobs or 0) if self.logprobs else None

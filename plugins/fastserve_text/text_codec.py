@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import threading
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from fastserve_core.artifacts import read_json
+from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import DataError
-from fastserve_core.tasks import IncrementalDetokenizer, TextCodec
-from fastserve_text.tokenization import load_tokenizer
+from fastserve_core.tasks import IncrementalDetokenizer, Row, TextCodec, TokenConstraint
+from fastserve_text.chat_template import ChatTemplate
+from fastserve_text.structured_output import JsonGrammars
+from fastserve_text.tokenization import find_end_tokens, load_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-TEMPLATE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 """The decoded form of the bytes of a part of a character."""
-SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
-"""The tokens that a template may name."""
 
 
 class TokenizersDetokenizer(IncrementalDetokenizer):
@@ -65,7 +63,7 @@ class ChatTextCodec(TextCodec):
     """Encodes and decodes the texts of one model folder, and renders its chat template."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._template, self._lock = folder, ChatTemplate(folder), threading.Lock()
         self._tokenizer = load_tokenizer(folder, max_length=1)
         self._tokenizer.no_truncation()
         self.vocabulary = self._tokenizer.get_vocab_size()
@@ -79,53 +77,26 @@ class ChatTextCodec(TextCodec):
         return TokenizersDetokenizer(self._tokenizer)
 
     @override
+    def token_text(self, token: int) -> str:
+        text: str = self._tokenizer.decode([token], skip_special_tokens=False)
+        return text
+
+    @override
+    def prompt(self, row: Row) -> tuple[str, bool]:
+        # the chat template adds the special tokens
+        return (self.chat(row["messages"]), False) if "messages" in row else (row["text"], True)
+
+    @override
+    def constrain(self, schema: Mapping[str, Any]) -> TokenConstraint:
+        with self._lock:
+            return self._grammars.constrain(schema)
+
+    @cached_property
+    def _grammars(self) -> JsonGrammars:
+        if missing := missing_packages(("llguidance",)):
+            raise DataError(f"response_format needs the package {missing[0]} on this server: pip install {missing[0]}")
+        return JsonGrammars(self._tokenizer, find_end_tokens(self._folder, self._tokenizer))
+
+    @override
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        try:
-            template = self._template
-            given = {"messages": messages, "add_generation_prompt": True, **self._special}
-            prompt: str | None = template and template.render(given)
-        except Exception as error:  # the template is a program that came with the model
-            raise DataError(f"the model's chat template refuses the messages: {error}") from error
-        if prompt is None:
-            raise DataError("the model has no chat template: ask for a completion of a prompt instead")
-        return prompt
-
-    @cached_property
-    def _config(self) -> Mapping[str, Any]:
-        path = self._folder / CONFIG
-        found: Mapping[str, Any] = read_json(path) if path.is_file() else {}
-        return found
-
-    @cached_property
-    def _special(self) -> dict[str, str]:
-        named = {name: self._config.get(name) for name in SPECIAL}
-        spelt = {name: one.get("content") if isinstance(one, Mapping) else one for name, one in named.items()}
-        return {name: one or "" for name, one in spelt.items()}
-
-    @cached_property
-    def _template(self) -> Any:
-        """Compiled as transformers compiles it, in a sandbox: it comes with the model."""
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        path, source = self._folder / TEMPLATE, self._config.get("chat_template")
-        if path.is_file():
-            source = path.read_text(encoding="utf-8")
-        elif isinstance(source, list):  # several, by name
-            source = next((one["template"] for one in source if one.get("name") == "default"), None)
-        if not source:
-            return None
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = lambda value, **given: json.dumps(value, ensure_ascii=False, **given)
-        environment.globals |= {
-            "raise_exception": _refuse,
-            "strftime_now": lambda form: datetime.now().astimezone().strftime(form),
-        }
-        return environment.from_string(source)
-
-
-def _refuse(message: str) -> None:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
+        return self._template.render(messages)

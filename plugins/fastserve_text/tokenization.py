@@ -187,6 +187,14 @@ def pad_id(folder: Path, tokenizer: Tokenizer) -> int:
     return next((number for number in numbers if isinstance(number, int) and number >= 0), 0)
 
 
+def find_end_tokens(folder: Path, tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens that end a text of a language model, as engines know them; the tokenizer's if none does."""
+    files = [folder / name for name in ("generation_config.json", "config.json")]
+    found = next((read_object(path).get("eos_token_id") for path in files if path.is_file()), None)
+    ids = found if isinstance(found, list) else [token_id(folder, tokenizer, "eos_token") if found is None else found]
+    return [number for number in ids if number is not None]
+
+
 def pads_left(folder: Path) -> bool:
     """Return whether the folder's classifiers read the last position, which must not be padding."""
     return read_config(folder).get("summary_type") == "last"  # XLNet

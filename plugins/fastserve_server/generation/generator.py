@@ -7,17 +7,29 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from fastserve_core.errors import DataError
-from fastserve_core.tasks import DecodeEngine, GenerationRequest, Row, Sampling, SequenceChunk, TextCodec, TextDelta
+from fastserve_core.tasks import (
+    DecodeEngine,
+    GenerationRequest,
+    Row,
+    Sampling,
+    SequenceChunk,
+    TextCodec,
+    TextDelta,
+    TokenLogprob,
+    log_softmax,
+)
 from fastserve_server.engine_loop import EngineLoop
 from fastserve_server.generation.jobs import LENGTH, STOP, TextSequence, TokenStream, collect
 from fastserve_server.generation.kv_blocks import KVBlockPool, blocks_needed
 from fastserve_server.generation.passes import schedule_batch
-from fastserve_server.generation.sampling import sample
+from fastserve_server.generation.sampling import sample, top_indices
 from fastserve_server.generation.scheduling import SCHEDULERS
 from fastserve_server.generation.stop_strings import StopStringFilter
 from fastserve_server.options import ServingOptions
@@ -77,13 +89,18 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
 
         The future may fail with ``QueueFullError``, ``UnavailableError`` or ``DataError``.
         """
-        return asyncio.ensure_future(self._predict([row["text"] for row in rows], {**self._defaults, **options}))
+        return asyncio.ensure_future(self._predict(rows, {**self._defaults, **options}))
 
-    async def _predict(self, texts: Sequence[str], options: Mapping[str, Any]) -> Answers:
-        prompts = await asyncio.to_thread(self.encode, texts)
+    async def _predict(self, rows: Sequence[Row], options: Mapping[str, Any]) -> Answers:
+        prompts = await asyncio.to_thread(self._encode_rows, rows)
         sampling = Sampling(temperature=options["temperature"])
         requests = [GenerationRequest(prompt, options["max_new_tokens"], sampling) for prompt in prompts]
         return [{"text": text.text, "tokens": text.tokens} for text in await collect(self.submit(requests))]
+
+    def _encode_rows(self, rows: Sequence[Row]) -> list[list[int]]:
+        by_special = groupby(map(self.codec.prompt, rows), key=itemgetter(1))
+        groups = [(special, [text for text, _ in prompts]) for special, prompts in by_special]
+        return [ids for special, texts in groups for ids in self.encode(texts, special)]
 
     def encode(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
         """Encode prompts; from any thread but the event loop's.
@@ -161,7 +178,8 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
 
     def _sequence(self, request: GenerationRequest) -> TextSequence:
         text_filter = StopStringFilter(self.codec.speller(), request.stops)
-        return TextSequence(request, TokenStream(), text_filter, np.random.default_rng(request.seed))
+        constraint = None if request.json_schema is None else self.codec.constrain(request.json_schema)
+        return TextSequence(request, TokenStream(), text_filter, np.random.default_rng(request.seed), constraint)
 
     def _reject_all(self, error: Exception) -> None:
         with self._lock:
@@ -244,15 +262,25 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
         if not complete:
             return None
         request, text_filter = sequence.request, sequence.text_filter
-        token = sample(logits, request.sampling, sequence.counts, sequence.random)
+        token = sample(sequence.constrain(logits), request.sampling, sequence.counts, sequence.random)
         sequence.append(token)
-        ended = token in self._engine.eos_token_ids and not request.ignore_eos
+        is_open = request.ignore_eos and sequence.constraint is None
+        ended = token in self._engine.eos_token_ids and not is_open
         text = "" if ended else text_filter.add(token)
+        logprobs = (
+            () if ended or request.num_logprobs is None else (self._logprob(logits, token, request.num_logprobs),)
+        )
         if not ended and not text_filter.stopped and sequence.num_generated < request.max_tokens:
-            return sequence.stream, TextDelta(text, 1)
+            return sequence.stream, TextDelta(text, 1, logprobs=logprobs)
         finish = STOP if ended or text_filter.stopped else LENGTH
         self._remove(sequence)
-        return sequence.stream, TextDelta(text + text_filter.flush(), 1, finish)
+        return sequence.stream, TextDelta(text + text_filter.flush(), 1, finish, logprobs)
+
+    def _logprob(self, logits: Any, token: int, count: int) -> TokenLogprob:
+        """Return the log-probability of a token, and those of the most likely ones."""
+        logs, text = log_softmax(logits), self.codec.token_text
+        best = top_indices(logs, count) if count else ()
+        return TokenLogprob(text(token), float(logs[token]), [(text(int(one)), float(logs[one])) for one in best])
 
     def _remove(self, sequence: TextSequence) -> None:
         self._scheduler.remove(sequence)

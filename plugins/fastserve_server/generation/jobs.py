@@ -6,10 +6,11 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from fastserve_core.tasks import GeneratedText, GenerationRequest, TextDelta
+from fastserve_core.tasks import GeneratedText, GenerationRequest, TextDelta, TokenConstraint
 from fastserve_server.generation.stop_strings import StopStringFilter
 
 STOP, LENGTH = "stop", "length"
@@ -50,6 +51,7 @@ class TextSequence:
         stream: Delivers the text.
         text_filter: Decodes tokens and finds stop strings.
         random: Generator of the random draws.
+        constraint: Which tokens may come next; ``None`` for all.
         tokens: Token ids of the prompt and of the text so far.
         num_cached_tokens: Number of tokens with keys and values in ``blocks``.
         blocks: Indices of the blocks in the KV cache.
@@ -66,6 +68,7 @@ class TextSequence:
     stream: TokenStream
     text_filter: StopStringFilter
     random: np.random.Generator
+    constraint: TokenConstraint | None = None
     tokens: list[int] = field(init=False)
     num_cached_tokens: int = 0
     blocks: list[int] = field(default_factory=list)
@@ -90,8 +93,19 @@ class TextSequence:
         """Number of tokens that the model has not processed."""
         return len(self.tokens) - self.num_cached_tokens
 
+    def constrain(self, logits: Any) -> Any:
+        """Return logits of shape (vocabulary,), with minus infinity for tokens that may not come next."""
+        if self.constraint is None:
+            return logits
+        allowed = np.zeros(len(logits), dtype=bool)
+        known = self.constraint.allowed()[: len(logits)]
+        allowed[: len(known)] = known
+        return np.where(allowed, logits, -np.inf)
+
     def append(self, token: int) -> None:
         """Add a generated token."""
+        if self.constraint is not None:
+            self.constraint.add(token)
         self.tokens.append(token)
         self.counts[token] += 1
         self.num_generated += 1
@@ -116,4 +130,5 @@ async def collect(streams: Sequence[TokenStream]) -> list[GeneratedText]:
 async def _collect(stream: TokenStream) -> GeneratedText:
     deltas = [delta async for delta in stream]
     text = "".join(delta.text for delta in deltas)
-    return GeneratedText(text, sum(delta.tokens for delta in deltas), deltas[-1].finish or LENGTH)
+    logprobs = tuple(logprob for delta in deltas for logprob in delta.logprobs)
+    return GeneratedText(text, sum(delta.tokens for delta in deltas), deltas[-1].finish or LENGTH, logprobs)

@@ -52,18 +52,18 @@ def _top_k_top_p(logits: Any, sampling: Sampling) -> Any:
     """Token ids that ``top_k`` and ``top_p`` keep, the most likely first; at least one."""
     count = min(sampling.top_k or len(logits), len(logits))
     if sampling.top_p >= 1:
-        return np.arange(len(logits)) if count == len(logits) else _top_indices(logits, count)
+        return np.arange(len(logits)) if count == len(logits) else top_indices(logits, count)
     probabilities = softmax(logits.astype(np.float64))
     for candidates in (min(TOP_P_CANDIDATES, count), count):
-        order = _top_indices(logits, candidates)
+        order = top_indices(logits, candidates)
         mass = probabilities[order].cumsum()
-        total = probabilities.sum() if count == len(logits) else probabilities[_top_indices(logits, count)].sum()
+        total = probabilities.sum() if count == len(logits) else probabilities[top_indices(logits, count)].sum()
         if mass[-1] >= sampling.top_p * total:
             break
     return order[: int(np.searchsorted(mass, sampling.top_p * total)) + 1]
 
 
-def _top_indices(logits: Any, count: int) -> Any:
-    """Indices of the largest logits, largest first."""
+def top_indices(logits: Any, count: int) -> Any:
+    """Return the indices of the largest logits, largest first."""
     indices = np.arange(len(logits)) if count == len(logits) else np.argpartition(-logits, count - 1)[:count]
     return indices[np.argsort(-logits[indices], kind="stable")]

@@ -16,9 +16,11 @@ from fastserve_core.tasks import (
     GenerationRequest,
     GenerationRoute,
     IncrementalDetokenizer,
+    Row,
     TextCodec,
     TextDelta,
     TextResponse,
+    TokenConstraint,
 )
 from fastserve_server.generation.generator import GenerationEngine
 from fastserve_server.generation.jobs import TokenStream, collect
@@ -52,6 +54,18 @@ class PromptCodec(TextCodec):
         """Return the detokenizer of one text."""
         return self._engine.codec.speller()
 
+    def token_text(self, token: int) -> str:
+        """Return the characters of one token."""
+        return self._engine.codec.token_text(token)
+
+    def prompt(self, row: Row) -> tuple[str, bool]:
+        """Return the prompt of a row; see ``TextCodec.prompt``."""
+        return self._engine.codec.prompt(row)
+
+    def constrain(self, schema: Mapping[str, Any]) -> TokenConstraint:
+        """Return a constraint; see ``TextCodec.constrain``."""
+        return self._engine.codec.constrain(schema)
+
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Render the model's chat template."""
         return self._engine.codec.chat(messages)
@@ -76,6 +90,7 @@ async def generate(request: Request, service: Service, route: GenerationRoute, b
         for index in range(num_texts)
     ]
     _check_max_tokens(service, requests)
+    await asyncio.to_thread(_compile_schemas, codec, requests)
     streams, response = service.generate(requests), route.response(body, service.name)
     prompt_tokens = sum(map(len, prompts))
     if not route.wants_stream(body):
@@ -83,6 +98,13 @@ async def generate(request: Request, service: Service, route: GenerationRoute, b
         return reply(response.complete(texts, prompt_tokens))
     events = _events(streams, response, prompt_tokens, service.options.request_timeout_s)
     return StreamingResponse(events, media_type=EVENT_STREAM, headers={"Cache-Control": "no-cache"})
+
+
+def _compile_schemas(codec: TextCodec, requests: Sequence[GenerationRequest]) -> None:
+    """Compile the JSON Schemas of requests in this thread, so that the event loop finds them compiled."""
+    for request in requests:
+        if request.json_schema is not None:
+            codec.constrain(request.json_schema)
 
 
 def _check_max_tokens(service: Service, requests: Sequence[GenerationRequest]) -> None:
@@ -103,7 +125,7 @@ async def _events(
         async with asyncio.timeout(timeout_s), aclosing(_merge_streams(streams)) as merged:
             async for index, delta in merged:
                 num_generated += delta.tokens
-                if delta.text or delta.finish:
+                if delta.text or delta.finish or delta.logprobs:
                     yield _event(response.chunk(index, delta))
         for body in response.end(prompt_tokens, num_generated):
             yield _event(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -24,6 +25,10 @@ TEMPLATE = (
 )
 ASKED: dict[str, Any] = {"model": "w", "prompt": "the film is", "temperature": 0}
 SAID: Any = [{"role": "user", "content": "what a moving story"}]
+
+
+def json_format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +157,7 @@ def test_a_chat_and_the_same_as_a_stream(client: openai.OpenAI) -> None:
         ({"prompt": ["a", "b"], "n": 3}, 413, "the request has 6 inputs, and this server's limit is 4"),
         ({"prompt": "a film " * 100_000}, 422, "a prompt of 700000 characters is too long"),
         ({"echo": True}, 422, "the field 'echo' is not supported, except with a value that has no effect"),
-        ({"logprobs": 3}, 422, "the field 'logprobs' is not supported"),
+        ({"logprobs": 6}, 422, "logprobs"),
         ({"best_of": 3}, 422, "the field 'best_of' is not supported"),
         ({"suffix": "."}, 422, "the field 'suffix' is not supported"),
         ({"extra_body": {"min_p": 0.1}}, 422, "the field 'min_p' is not supported"),
@@ -178,14 +183,24 @@ def test_invalid_fields_of_a_completion_are_refused(
     ("more", "reason"),
     [
         ({"messages": []}, "messages"),
+        (
+            {"messages": [{"role": "usr", "content": "x"}]},
+            r"messages\[0\] has the unknown role 'usr'; did you mean 'user'",
+        ),
+        ({"messages": [{"role": "user", "content": None}]}, "content"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "template refuses .* no tools here"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, r"messages\[0\]\.tool_call_id"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "image_url"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "the field 'tools' is not supported"),
         ({"functions": [{"name": "f"}]}, "the field 'functions' is not supported"),
-        ({"response_format": {"type": "json_object"}}, r"the field 'response_format\.type' is not supported"),
+        ({"response_format": {"type": "grammar"}}, r"response_format"),
+        ({"response_format": json_format({"type": "strin"})}, "JSON Schema cannot be used: Invalid type: strin"),
+        ({"response_format": json_format({"enum": []})}, "cannot be used: Unsatisfiable schema"),
+        ({"response_format": json_format({"not": {"type": "string"}})}, "Unimplemented keys"),
+        ({"response_format": {"type": "json_schema"}}, "json_schema"),
         ({"tool_choice": "required"}, "the field 'tool_choice' is not supported"),
-        ({"top_logprobs": 2}, "the field 'top_logprobs' is not supported"),
+        ({"top_logprobs": 2}, "'top_logprobs' requires 'logprobs': true"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"reasoning_effort": "low"}, "the field 'reasoning_effort' is not supported"),
         ({"messages": [{**SAID[0], "name": "Ada"}]}, r"the field 'messages\[0\]\.name' is not supported"),
         (
@@ -220,6 +235,72 @@ def test_fields_without_an_effect_are_accepted(client: openai.OpenAI) -> None:
     assert client.chat.completions.create(**{**asked, "messages": [*SAID, answer, *SAID]}).choices
     neutral = {"echo": False, "best_of": 1, "suffix": "", "logprobs": None}
     assert client.completions.create(**ASKED, **neutral).choices == client.completions.create(**ASKED).choices
+
+
+def test_answers_meet_a_json_schema(client: openai.OpenAI) -> None:
+    colours = {"enum": ["red", "green 你好"]}
+    schema = {
+        "type": "object",
+        "properties": {"colour": colours, "numbers": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2}},
+        "required": ["colour", "numbers"],
+        "additionalProperties": False,
+    }
+    asked: dict[str, Any] = {"model": "w", "messages": SAID, "response_format": json_format(schema)}
+    for more in ({"temperature": 0}, {"temperature": 1.9, "seed": 3}, {"extra_body": {"ignore_eos": True}}):
+        choice = client.chat.completions.create(**asked, **more).choices[0]
+        assert choice.finish_reason == "stop"
+        answer = json.loads(choice.message.content or "")
+        assert answer["colour"] in colours["enum"]
+        assert set(answer["numbers"]) <= {True, False}
+    parts = client.chat.completions.create(**asked, temperature=0, stream=True)
+    assert (
+        json.loads("".join(part.choices[0].delta.content or "" for part in parts)).keys() == schema["properties"].keys()
+    )
+    anything = client.chat.completions.create(**{**asked, "response_format": {"type": "json_object"}}, max_tokens=3)
+    assert (anything.choices[0].message.content or "").startswith("{")
+
+
+def test_log_probabilities_are_the_models(client: openai.OpenAI) -> None:
+    whole = client.completions.create(**ASKED, max_tokens=5, logprobs=2).choices[0]
+    found = whole.logprobs
+    assert found is not None
+    assert found.tokens is not None
+    assert len(found.tokens) == len(found.token_logprobs or ()) == len(found.text_offset or ()) == 5
+    for chosen, top in zip(found.token_logprobs or (), found.top_logprobs or (), strict=True):
+        assert chosen == max(top.values()) < 0  # the likeliest token was taken
+        assert len(top) <= 2
+    asked: dict[str, Any] = {"model": "w", "messages": SAID, "temperature": 0, "max_tokens": 5, "logprobs": True}
+    content = client.chat.completions.create(**asked, top_logprobs=3).choices[0].logprobs
+    assert content is not None
+    assert [len(token.top_logprobs) for token in content.content or ()] == [3] * 5
+    parts = list(client.chat.completions.create(**asked, stream=True))
+    streamed = [one for part in parts for one in (part.choices[0].logprobs and part.choices[0].logprobs.content) or ()]
+    assert [one.token for one in streamed] == [one.token for one in content.content or ()]
+
+
+def test_a_common_system_message_is_read_once(client: openai.OpenAI, talking: ServerProcess) -> None:
+    def read() -> float:
+        found = re.search(r'fastserve_tokens_total{kind="read"} ([\d.e+]+)', httpx.get(talking.url + "/metrics").text)
+        return float(found[1]) if found else 0.0
+
+    system = [7] * 70
+    first = client.completions.create(**{**ASKED, "prompt": [*system, 8]}, max_tokens=2)
+    before = read()
+    again = client.completions.create(**{**ASKED, "prompt": [*system, 8]}, max_tokens=2)
+    assert again.choices[0].text == first.choices[0].text
+    client.completions.create(**{**ASKED, "prompt": [*system, 9]}, max_tokens=2)
+    assert read() - before == 2 * (71 - 64)
+
+
+def test_a_conversation_is_predicted_as_it_is_answered_in_a_chat(client: openai.OpenAI, talking: ServerProcess) -> None:
+    spoken = client.chat.completions.create(model="w", messages=SAID, temperature=0, max_tokens=4)
+    predicted = httpx.post(
+        talking.url + "/predict", json={"inputs": [{"messages": SAID}, {"instruction": SAID[0]["content"]}]}
+    )
+    assert [one["text"] for one in predicted.json()["predictions"]] == [spoken.choices[0].message.content] * 2
+    refused = httpx.post(talking.url + "/predict", json={"inputs": [{"messages": [{"role": "usr", "content": "a"}]}]})
+    assert refused.status_code == 422
+    assert "unknown role 'usr'" in refused.text
 
 
 def test_one_model_is_retrieved(client: openai.OpenAI) -> None:
