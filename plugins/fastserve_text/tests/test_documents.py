@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from fastserve_core.config import ModelSpec
 from fastserve_core.errors import DataError, ModelError, OptionError
 from fastserve_core.tasks import Encoded, load_task
+from fastserve_text.causal_lm.packing import PackedSequences
 from fastserve_text.documents import SENTENCE, WORD, sentence_bounds, sentence_starts, tokenize_document
 from fastserve_text.masking import Masking
 from fastserve_text.model_factory import write_scratch
-from fastserve_text.packing import PackedSequences
 from fastserve_text.tokenization import load_tokenizer
 
 MARKS = st.lists(st.sampled_from([0, WORD, SENTENCE]), max_size=60).map(lambda marks: [SENTENCE, *marks])
