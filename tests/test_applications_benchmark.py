@@ -116,3 +116,19 @@ def test_scores_are_read_from_the_record_of_a_run(part: Any, tmp_path: Path) -> 
     ours, small = part("tasks.ours").read_scores(record, {"exact": "em", "missing": "x"})
     assert (ours.scores, ours.rate) == ({"exact": 0.5}, 10.0)
     assert (small.scores, small.speedup, small.size_ratio) == ({"exact": 0.4}, 1.5, 4.0)
+
+
+def test_instructions_are_drawn_without_repetition(part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = part("tasks.instructions")
+    monkeypatch.setattr(module, "ROWS", {"train": 5, "validation": 2, "test": 3})
+    question = {"question": "who?", "answers": [{"text": "Ada"}]}
+    articles = [{"paragraphs": [{"context": f"text {number}", "qas": [question] * 2} for number in range(4)]}]
+    (tmp_path / "xquad.en.json").write_text(json.dumps({"data": articles}))
+    papers = [json.dumps({"source": ["A.", f"B{number}."], "target": ["short"]}) for number in range(4)]
+    (tmp_path / "scitldr_a_train.jsonl").write_text("\n".join(papers))
+    (tmp_path / "banking77_train.csv").write_text("text,category\n" + "my card,lost_card\n" * 40)
+    paths = [Path(option.partition("=")[2]) for option in module.instructions(tmp_path, tmp_path)]
+    rows = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    assert len(rows) == 10
+    assert {row["output"] for row in rows} == {"Ada", "short", "lost card"}
+    assert all(set(row) == {"instruction", "input", "output"} for row in rows)

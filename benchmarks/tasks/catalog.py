@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from tasks import sources
+from tasks.instructions import instructions
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ ACCURACY = {"accuracy": "accuracy"}
 ANSWERS = {"em": "exact_match", "f1": "f1"}
 SCOPE = {"in_scope": "in_scope", "oos_recall": "oos_recall", "auroc": "auroc"}
 INTENTS = {"intent": "intent", "slot_f1": "slot_f1", "whole": "whole"}
+LORA = (
+    "train.torch_ddp.method=lora",
+    "train.torch_ddp.adapter_rank=16",
+    "train.torch_ddp.adapter_alpha=32",
+    "train.torch_ddp.batch_size=8",
+)
 
 
 def lr(value: float) -> str:
@@ -84,6 +91,9 @@ APPLICATIONS: Mapping[str, Application] = {
     "xquad_en": Application("question_answering", sources.xquad_en, "answers", 4, 384, ANSWERS, (lr(1e-4),)),
     "xquad_zh": Application("question_answering", sources.xquad_zh, "answers", 4, 384, ANSWERS, (lr(1e-4),)),
     "cmrc": Application("question_answering", sources.cmrc, "answers", 2, 384, ANSWERS, (lr(1e-4),)),
+    "instructions": Application(
+        "causal_lm", instructions, "instructions", 1, 512, {"loss": "loss"}, (lr(2e-4), *LORA), model="smollm2"
+    ),
     "pubmedqa": Application(
         "text_classification", sources.pubmedqa, "classes", 4, 384, ACCURACY, (lr(5e-5), "data.validation_fraction=0.1")
     ),

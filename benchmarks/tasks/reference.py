@@ -6,9 +6,9 @@ padded to the maximum length where the scripts do so by default, for classificat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import transformers
@@ -17,6 +17,7 @@ from torch.nn.functional import softmax
 from fastserve_core.data import load_dataset
 from fastserve_core.processes import child_main
 from fastserve_core.tasks import IGNORE_INDEX
+from tasks.instruction_reference import Instructions
 from tasks.joint_reference import JointModel, encode_intents, score_intent_outputs
 from tasks.question_reference import encode_contexts, encode_questions, score_question_outputs
 from tasks.scorers import mark_entities, score_classes, score_numbers, score_relations, score_tags
@@ -32,7 +33,7 @@ def train(model: str, data: str, head: str, settings: dict[str, Any], folder: st
     Args:
         model: The checkpoint.
         data: The folder of the prepared rows.
-        head: ``classes``, ``numbers``, ``relations``, ``tags``, ``answers`` or ``intents``.
+        head: ``classes``, ``numbers``, ``relations``, ``tags``, ``answers``, ``intents`` or ``instructions``.
         settings: ``labels`` in order, ``max_length`` of an input in tokens, ``epochs`` and ``seed``.
         folder: The output folder of the ``Trainer``.
         events: The path for events, of which there are none.
@@ -48,7 +49,7 @@ def train(model: str, data: str, head: str, settings: dict[str, Any], folder: st
     kind = HEADS[head](tokenizer, settings["labels"], settings["max_length"])
     network = kind.build(model)
     arguments = transformers.TrainingArguments(
-        folder, num_train_epochs=epochs, seed=seed, label_names=list(kind.targets), **DEFAULTS
+        folder, num_train_epochs=epochs, seed=seed, label_names=list(kind.targets), **DEFAULTS, **kind.arguments
     )
     trainer = transformers.Trainer(
         network, arguments, data_collator=kind.collate, train_dataset=kind.encode(splits["train"], True)
@@ -62,6 +63,7 @@ class Classes:
 
     kind: Any = transformers.AutoModelForSequenceClassification
     targets: tuple[str, ...] = ("labels",)
+    arguments: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, tokenizer: Any, labels: Sequence[str], max_length: int) -> None:
         self.tokenizer, self.labels, self.max_length = tokenizer, list(labels), max_length
@@ -206,6 +208,7 @@ HEADS = {
     "tags": Tags,
     "answers": Answers,
     "intents": Intents,
+    "instructions": Instructions,
 }
 
 if __name__ == "__main__":
