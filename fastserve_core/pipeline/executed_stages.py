@@ -12,6 +12,7 @@ from fastserve_core.artifacts.files import read_json
 from fastserve_core.errors import PlanError
 from fastserve_core.events import StageStarted
 from fastserve_core.pipeline.import_model import has_measurements_for, import_checkpoint
+from fastserve_core.pipeline.learning_curve import trace_learning_curve
 from fastserve_core.pipeline.produce import Step, produce
 from fastserve_core.pipeline.record import StageRecord
 from fastserve_core.pipeline.stages import Stages
@@ -55,6 +56,10 @@ class ExecutedStages(Stages):
 
     def _produce(self, step: Step, last_good: Artifact | None) -> tuple[Artifact, bool | None]:
         artifact, verdict = produce(step, last_good)
+        session = step.session
+        if step.active.section == "train" and session.settings.general.learning_curve.enabled and not session.in_trial:
+            session.record.learning_curve = trace_learning_curve(step, artifact)
+            session.record.write()
         return artifact, None if verdict is None else not verdict.reason
 
     def _ensure_baseline(self) -> None:

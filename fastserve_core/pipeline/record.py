@@ -71,6 +71,7 @@ class RunRecord:
         data: Fingerprint, counts of rows, and labels of the data.
         doubted_rows: The rows that the best model doubts most, with their labels and the model's answers.
         samples: Validation rows with the answers of the model before the training and after each stage.
+        learning_curve: Scores of trainings on parts of the rows, and a forecast; empty if the run made none.
         stages: The stages so far.
     """
 
@@ -85,6 +86,7 @@ class RunRecord:
     data: dict[str, Any] = field(default_factory=dict)
     doubted_rows: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    learning_curve: dict[str, Any] = field(default_factory=dict)
     stages: list[StageRecord] = field(default_factory=list)
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -13,6 +13,7 @@ from fastserve_core.data.dataset import Dataset
 from fastserve_core.errors import FastServeError, PlanError
 from fastserve_core.events import Event, Progress, StageFinished, Step, WarningRaised
 from fastserve_core.pipeline.record import RunRecord, StageRecord
+from fastserve_core.pipeline.search_scope import TASK_PREFIX, is_task_path
 from fastserve_core.pipeline.settings import Settings
 from fastserve_core.plugins.contexts import StageContext
 from fastserve_core.plugins.registry import ActivePlugin, Registry
@@ -65,6 +66,17 @@ class Session:
     def with_registry(self, registry: Registry) -> Session:
         """Return the same session with other plugins."""
         return replace(self, settings=replace(self.settings, registry=registry))
+
+    def with_task_options(self, options: Mapping[str, Any]) -> Session:
+        """Return the same session with other options of the task.
+
+        Args:
+            options: Options by path; those that are not the task's, such as ``train.torch_ddp.lr``, are ignored.
+        """
+        changes = {path.removeprefix(TASK_PREFIX): value for path, value in options.items() if is_task_path(path)}
+        if not changes:
+            return self
+        return replace(self, settings=replace(self.settings, task=self.settings.task.with_options(changes)))
 
     def for_trial(self, budget: Budget) -> Session:
         """Return a session for the stages of one trial, with a record of its own."""

@@ -41,6 +41,23 @@ class PreflightOptions:
 
 
 @dataclass
+class LearningCurveOptions:
+    """The ``learning_curve`` node of the config.
+
+    Attributes:
+        enabled: Whether to train on parts of the rows too, for a forecast of the score with more rows.
+        fractions: The parts of the training rows.
+    """
+
+    enabled: bool = False
+    fractions: list[float] = field(default_factory=lambda: [0.12, 0.25, 0.5])
+
+    def __post_init__(self) -> None:
+        if wrong := [fraction for fraction in self.fractions if not 0 < fraction < 1]:
+            raise OptionError(f"learning_curve.fractions must lie between 0 and 1, not {wrong[0]}")
+
+
+@dataclass
 class RunOptions:
     """The root of the config, without the nodes that have a class of their own.
 
@@ -52,6 +69,7 @@ class RunOptions:
         blocked_plugins: Plugins that may not be used.
         gate: The gate's options.
         preflight: The options of the check before a training.
+        learning_curve: The options of the learning curve.
     """
 
     seed: int = 0
@@ -61,6 +79,7 @@ class RunOptions:
     blocked_plugins: list[str] = field(default_factory=list)
     gate: GateOptions = field(default_factory=GateOptions)
     preflight: PreflightOptions = field(default_factory=PreflightOptions)
+    learning_curve: LearningCurveOptions = field(default_factory=LearningCurveOptions)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -178,7 +197,7 @@ def check_plan(settings: Settings) -> None:
     """
     registry, task = settings.registry, settings.task
     if registry.tuner is not None:
-        check_search(registry, registry.tuner)
+        check_search(registry, registry.tuner, task)
     check_generation(settings.general.engine, task)
     compiling_plugin: str | None = None
     for active in registry.compressors:

@@ -115,7 +115,10 @@ class Stages(ABC):
         if active.section == "compress" and self.model.form != TRAINABLE:
             raise ModelError(f"'{active.name}' needs trainable weights, but {self.model.folder} is an engine's file")
         registry, changed = self.session.registry.with_overrides(active, active.select_options(options))
-        return self._produce(Step(self.session.with_registry(registry), changed, self.model, original), last_good)
+        session = self.session.with_registry(registry)
+        if active.section == "train":
+            session = session.with_task_options(options)
+        return self._produce(Step(session, changed, self.model, original), last_good)
 
     @abstractmethod
     def _search(self, tuner: ActivePlugin[Any], model: Artifact | None) -> Mapping[str, Any] | None:

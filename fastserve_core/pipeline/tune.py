@@ -22,7 +22,14 @@ from fastserve_core.pipeline.context import make_train_context, make_tune_contex
 from fastserve_core.pipeline.keys import stage_key
 from fastserve_core.pipeline.recipe_trial import StagesFactory, run_compression_trial
 from fastserve_core.pipeline.remote_training import serialize_trial
-from fastserve_core.pipeline.search_scope import COMPRESS, TRAIN, options_by_path, searched_plugins, searched_stages
+from fastserve_core.pipeline.search_scope import (
+    COMPRESS,
+    TRAIN,
+    options_by_path,
+    searched_plugins,
+    searched_stages,
+    training_options,
+)
 from fastserve_core.pipeline.session import Session
 from fastserve_core.plugins.base import Trainer, Tuner
 from fastserve_core.plugins.registry import ActivePlugin
@@ -53,7 +60,8 @@ def search_result_id(session: Session, tuner: ActivePlugin[Tuner], model: Artifa
 def overridden_paths(session: Session, tuner: ActivePlugin[Tuner]) -> list[str]:
     """List the options that a tuner does not search, because the user set them."""
     prefixes = tuple(active.path + "." for active in searched_plugins(session.registry, tuner))
-    return sorted(path for path in session.settings.user_overrides if path.startswith(prefixes))
+    of_task = training_options(session.settings.task)
+    return sorted(path for path in session.settings.user_overrides if path.startswith(prefixes) or path in of_task)
 
 
 def search(
@@ -75,7 +83,7 @@ def search(
         session,
         work,
         model,
-        trainer_options=options_by_path([active for active in plugins if active.section == TRAIN]),
+        trainer_options=_trainer_options(session, plugins),
         compressor_options=options_by_path([active for active in plugins if active.section == COMPRESS]),
         user_overrides=frozenset(overridden_paths(session, tuner)),
         default_search_space=_default_search_space(model, plugins),
@@ -89,6 +97,12 @@ def search(
     record = {"best_options": best_options, "digest": stable_hash(best_options), "trials": _read_trials(work)}
     write_json(result / "tune.json", record)
     claim.publish(result)
+
+
+def _trainer_options(session: Session, plugins: Sequence[ActivePlugin[Any]]) -> dict[str, Any]:
+    """Return the options of the searched trainer by path, with those of the task that decide its training."""
+    trainers = [active for active in plugins if active.section == TRAIN]
+    return {**options_by_path(trainers), **(training_options(session.settings.task) if trainers else {})}
 
 
 def _default_search_space(model: Artifact, plugins: Sequence[ActivePlugin[Any]]) -> dict[str, Any]:
@@ -208,7 +222,7 @@ def _train_trial(session: Session, model: Artifact, trial: TrialRequest, folder:
         raise PlanError("a tuner needs a trainer for its trials")
     folder.mkdir(exist_ok=True)
     registry, trial_trainer = session.registry.with_overrides(trainer, trainer.select_options(trial.options))
-    trial_session = session.with_registry(registry)
+    trial_session = session.with_registry(registry).with_task_options(trial.options)
     context = make_train_context(trial_session, folder, model)
     emit = _trial_emitter(session.emit, trial)
     context = replace(context, budget=trial.budget, emit=emit, seed=context.seed + trial.repeat)

@@ -94,7 +94,7 @@ class TuneContext(DataContext):
     """The context of ``tune``.
 
     Attributes:
-        trainer_options: The trainer's options by path, if the tuner searches them.
+        trainer_options: The options of the trainer and of the task's training by path, if the tuner searches them.
         compressor_options: The compressors' options by path, if the tuner searches them.
         user_overrides: Paths of options that the user set; a tuner does not search them.
         default_search_space: The space that the trainer proposes, by path, the most important option first.

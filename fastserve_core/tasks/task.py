@@ -118,6 +118,8 @@ class Task(ABC):
     """Whether rows of validation and test with a label that train lacks are refused, or read and scored as errors."""
     has_triples: ClassVar[bool] = False
     """Answers have facts, which ``triples`` returns, for graphs."""
+    training_options: ClassVar[frozenset[str]] = frozenset()
+    """The options that decide nothing but how a model is trained; a tuner may search them, as ``task.NAME``."""
     not_in_rows: ClassVar[frozenset[str]] = frozenset()
     """The options that do not decide how rows are read; prepared rows are reused whatever their values are."""
 

@@ -21,6 +21,7 @@ from fastserve_observers.formatting import (
     to_finite_float,
 )
 from fastserve_observers.history import History
+from fastserve_observers.learning_curve_plot import draw_learning_curve
 from fastserve_observers.messages import format_overrides, format_recipe
 from fastserve_observers.pareto_plot import draw_pareto_front
 from fastserve_observers.quality import compute_sampling_error, format_metric_name, format_score
@@ -63,6 +64,8 @@ def make_context(record: Mapping[str, Any], folder: Path, history: History, now:
         "found": [(stage.name, _format_options(stage.found)) for stage in summary.stages if stage.found],
         "curves": [(name, drawn) for name, curves in history.curves.items() if (drawn := plots.draw_curves(curves))],
         "reused": _list_reused_stages(summary),
+        "learning": str((record.get("learning_curve") or {}).get("sentence", "")),
+        "learning_plot": _draw_learning(summary, record.get("learning_curve") or {}),
         "options": [(stage.name, _format_options(stage.options)) for stage in summary.stages if stage.options],
         "lineage": [stage for stage in summary.stages if stage.artifact],
         "best": str(record.get("best") or ""),
@@ -223,6 +226,10 @@ def _list_importance(trials: list[TrialFinished]) -> list[tuple[str, str]]:
 
 def _list_reused_stages(summary: RunSummary) -> list[str]:
     return [stage.name for stage in summary.stages if stage.status == "reused" and stage.stage in ("tune", "train")]
+
+
+def _draw_learning(outcome: RunSummary, curve: Mapping[str, Any]) -> str:
+    return draw_learning_curve(curve, outcome.score_name(str(curve.get("metric", ""))))
 
 
 def _draw_search(outcome: RunSummary, history: History) -> list[str]:
