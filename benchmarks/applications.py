@@ -4,8 +4,8 @@
 
 ``--data`` (or FASTSERVE_BENCH_DATA) is the folder with the labelled sets; ``benchmarks/tasks/sources.py`` names the
 files. The last line is ``RESULT {json}``: for each task the means over the seeds of each metric, ``reference`` and
-``compressed`` with the same metrics, ``baseline``, ``rate_ratio`` (training rows a second, ours to the reference's),
-``speedup`` and ``size_ratio`` of the compressed model.
+``compressed`` with the same metrics, ``baseline``, ``setfit`` (few shots), ``rate_ratio`` (training rows a second, ours
+to the reference's), ``speedup`` and ``size_ratio`` of the compressed model.
 ``stsb_embedding`` and ``embeddings_served`` have sentence-transformers beside them: ``ratio`` of the training rates,
 and ``vs_peer`` of the requests a second. ``index`` has ``recall`` (of exact search's 10 hits), ``size_ratio`` (of the
 exact vectors to the codes in memory, with their tables) and ``vs_exact`` (queries a second to those of numpy).
@@ -27,6 +27,8 @@ from tasks.baselines import score_baseline
 from tasks.catalog import APPLICATIONS, Application
 from tasks.embeddings import SECTIONS as EMBEDDINGS
 from tasks.search_index import SECTIONS as SEARCH
+from tasks.scorers import score_classes
+from tasks.setfit_peer import score_setfit
 from tasks.setting import QUICK_EPOCHS, QUICK_ROWS, Bench, Scores
 from training.tables import table
 
@@ -45,16 +47,18 @@ NAMES = (*APPLICATIONS, *OTHERS)
 
 def compare(bench: Bench, name: str, application: Application) -> dict[str, Any]:
     """Train ours and the reference with each seed; return the means."""
-    found: dict[str, list[Any]] = {"ours": [], "compressed": [], "reference": [], "baseline": []}
+    found: dict[str, list[Any]] = {"ours": [], "compressed": [], "reference": [], "baseline": [], "setfit": []}
     for seed in bench.seeds:
         epochs = bench.epochs or application.epochs
-        options = [*application.overrides(bench.data, bench.scratch, seed), f"train.torch_ddp.epochs={epochs}"]
+        own = bench.epochs or application.own_epochs or epochs
+        options = [*application.overrides(bench.data, bench.scratch, seed), f"train.torch_ddp.epochs={own}"]
         record = ours.run(bench, name, seed, options)
         trained, compressed = ours.read_scores(record, application.metrics)
         found["ours"].append(trained)
         found["compressed"].append(compressed)
         found["reference"].append(train_reference(bench, application, record, epochs, seed))
         found["baseline"].append(Scores(score_baseline(application.head, ours.find_data(record))))
+        found["setfit"].append(train_setfit(application, record, seed))
     result = summarize(found)
     print_table(name, application.metrics, found)
     return {name: result}
@@ -65,12 +69,8 @@ def train_reference(
 ) -> Scores:
     """Train the reference on the rows of a run, from the checkpoint that it started from."""
     data, labels = ours.find_data(record), record["data"]["labels"]
-    task = load_task(application.task, {}, labels)
-    checkpoint = resolve_model(
-        model_spec({"model": application.model}), task, load_dataset(data), Store(default_home()), seed=0
-    )
     request = {
-        "model": checkpoint.folder,
+        "model": find_checkpoint(application, record),
         "data": data,
         "head": application.head,
         "settings": {"labels": labels, "max_length": application.max_length, "epochs": epochs, "seed": seed},
@@ -80,12 +80,29 @@ def train_reference(
     return Scores(outcome["scores"], outcome["rate"])
 
 
+def find_checkpoint(application: Application, record: Mapping[str, Any]) -> Path:
+    """Return the folder of the checkpoint that a run started from."""
+    task = load_task(application.task, {}, record["data"]["labels"])
+    data = load_dataset(ours.find_data(record))
+    return resolve_model(model_spec({"model": application.model}), task, data, Store(default_home()), seed=0).folder
+
+
+def train_setfit(application: Application, record: Mapping[str, Any], seed: int) -> Scores:
+    """Train SetFit's own package on the rows of a run; no scores if it is not compared or not installed."""
+    if not application.has_setfit:
+        return Scores({})
+    data = load_dataset(ours.find_data(record))
+    train, test = list(data.rows("train")), list(data.rows("test"))
+    answers = score_setfit(find_checkpoint(application, record), train, test, seed)
+    return Scores(score_classes(answers, [row["label"] for row in test]) if answers else {})
+
+
 def summarize(found: Mapping[str, Sequence[Scores]]) -> dict[str, Any]:
     """Return the means over the seeds of each model's scores, and the ratios."""
     pairs = zip(found["ours"], found["reference"], strict=True)
     return {
         **mean_scores(found["ours"]),
-        **{name: mean_scores(found[name]) for name in ("reference", "compressed", "baseline")},
+        **{name: mean_scores(found[name]) for name in ("reference", "compressed", "baseline", "setfit")},
         "rate_ratio": round(statistics.median(mine.rate / other.rate for mine, other in pairs), 2),
         "speedup": round(statistics.median(one.speedup for one in found["compressed"]), 2),
         "size_ratio": round(statistics.median(one.size_ratio for one in found["compressed"]), 2),
@@ -100,7 +117,7 @@ def mean_scores(models: Sequence[Scores]) -> dict[str, float]:
 def print_table(name: str, metrics: Mapping[str, str], found: Mapping[str, Sequence[Scores]]) -> None:
     """Print the scores of all models with their spread over the seeds."""
     rows = []
-    for model in ("baseline", "reference", "ours", "compressed"):
+    for model in ("baseline", "reference", "setfit", "ours", "compressed"):
         cells = []
         for metric in metrics:
             values = [100 * one.scores[metric] for one in found[model] if metric in one.scores]

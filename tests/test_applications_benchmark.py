@@ -82,9 +82,10 @@ def test_a_summary_has_means_over_the_seeds_and_ratios_of_the_same_seed(part: An
         "reference": [scores({"f1": 0.7}, rate=10), scores({"f1": 0.7}, rate=20)],
         "compressed": [scores({"f1": 0.8}, speedup=2, size_ratio=4), scores({"f1": 0.8}, speedup=3, size_ratio=4)],
         "baseline": [scores({}), scores({})],
+        "setfit": [scores({}), scores({})],
     }
     assert part("applications").summarize(found) == {
-        "f1": 0.85, "reference": {"f1": 0.7}, "compressed": {"f1": 0.8}, "baseline": {},
+        "f1": 0.85, "reference": {"f1": 0.7}, "compressed": {"f1": 0.8}, "baseline": {}, "setfit": {},
         "rate_ratio": 3.5, "speedup": 2.5, "size_ratio": 4,
     }  # fmt: skip
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tasks import sources
 from tasks.instructions import instructions
@@ -19,12 +20,14 @@ class Application:
         task: Our task.
         prepare: Writes the files and returns the overrides of ``data``; it gets the seed if ``is_drawn``.
         head: The reference, by its name in ``tasks.reference``.
-        epochs: The epochs of ours and of the reference.
+        epochs: The epochs of the reference, and of ours without ``own_epochs``.
         max_length: The tokens of an input, for both.
         metrics: Our metric for each name in the result.
         options: Further overrides of ours.
         is_drawn: The training rows are drawn anew for each seed.
         model: The checkpoint by its name in ``conf/model``.
+        own_epochs: The epochs of ours, if another method needs fewer.
+        has_setfit: SetFit's own package is trained too.
     """
 
     task: str
@@ -36,6 +39,8 @@ class Application:
     options: Sequence[str] = ()
     is_drawn: bool = False
     model: str = "minilm"
+    own_epochs: int | None = None
+    has_setfit: bool = False
 
     def overrides(self, data: Path, scratch: Path, seed: int) -> list[str]:
         """Return the overrides of a run."""
@@ -63,6 +68,9 @@ def lr(value: float) -> str:
     return f"train.torch_ddp.lr={value}"
 
 
+FEW_SHOT = (lr(2e-4), "task.few_shot=true")
+DRAWN: Mapping[str, Any] = {"is_drawn": True, "own_epochs": 10, "has_setfit": True}
+
 APPLICATIONS: Mapping[str, Application] = {
     "banking77": Application(
         "text_classification",
@@ -74,10 +82,10 @@ APPLICATIONS: Mapping[str, Application] = {
         (lr(2e-4), "data.validation_fraction=0.05"),
     ),
     "banking77_5": Application(
-        "text_classification", partial(sources.few_shot, 5), "classes", 40, 64, ACCURACY, (lr(2e-4),), is_drawn=True
+        "text_classification", partial(sources.few_shot, 5), "classes", 40, 64, ACCURACY, FEW_SHOT, **DRAWN
     ),
     "banking77_10": Application(
-        "text_classification", partial(sources.few_shot, 10), "classes", 30, 64, ACCURACY, (lr(2e-4),), is_drawn=True
+        "text_classification", partial(sources.few_shot, 10), "classes", 30, 64, ACCURACY, FEW_SHOT, **DRAWN
     ),
     "atis": Application("joint_intent_slots", sources.atis, "intents", 10, 64, INTENTS, (lr(2e-4),)),
     "clinc150": Application("joint_intent_slots", sources.clinc150, "intents", 5, 64, SCOPE, (lr(2e-4),)),

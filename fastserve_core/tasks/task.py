@@ -262,6 +262,17 @@ class Task(ABC):
         A trainer calls this before ``build``; elsewhere, models are built without.
         """
 
+    def initialize(self, model: nn.Module, encoded: Sequence[Encoded]) -> None:  # noqa: B027 - random weights will do
+        """Choose first weights of a model of ``build`` by the training rows, such as those of a new head.
+
+        A trainer calls this before the first step, in every one of its processes; elsewhere, models keep the weights
+        of ``build``. The same model and rows give the same weights.
+
+        Args:
+            model: The model, changed in place.
+            encoded: The encoded training rows.
+        """
+
     def finish(self, model: nn.Module) -> nn.Module:
         """Return a trained model of ``build`` in the form to save, which needs nothing of ``fit_targets``."""
         return model

@@ -20,17 +20,23 @@ from fastserve_torch_ddp.peft_methods.adapters import FinetuningMethod, attach_m
 from fastserve_torch_ddp.strategies.parallel import DataParallel, ParallelStrategy, choose_strategy, compile_module
 
 
-def build_method(job: TrainingJob, task: Task, device: torch.device, total: int) -> FinetuningMethod:
-    """Build the model in fp32 and apply the fine-tuning method; every call returns the same weights.
+def build_method(
+    job: TrainingJob, task: Task, device: torch.device, total: int, rows: Sequence[Encoded] = ()
+) -> FinetuningMethod:
+    """Build the model in fp32 and apply the fine-tuning method; every call with the same rows returns the same weights.
 
     Args:
         job: The training job.
         task: The task, which builds the model.
         device: The device of the model.
         total: The number of optimizer steps.
+        rows: The training rows, by which the task chooses first weights; without, they are not of use.
     """
     torch.manual_seed(job.seed)
-    return attach_method(task.build(Path(job.model)).float().to(device), job.options, total)
+    model = task.build(Path(job.model)).float().to(device)
+    if rows:
+        task.initialize(model, rows)
+    return attach_method(model, job.options, total)
 
 
 def read_stored_dtypes(job: TrainingJob, task: Task) -> dict[str, torch.dtype]:

@@ -57,7 +57,7 @@ class Trainer:
         self.schedule = BatchSchedule(rows, self.task, self.options, job.seed, job.steps)
         self.validation = self.task.examples(encode(load_dataset(Path(job.data)).rows("validation")), "validation")
         self.task.fit_targets(row.target for row in rows)
-        self.method = build_method(job, self.task, self.device, self.schedule.total)
+        self.method = build_method(job, self.task, self.device, self.schedule.total, rows)
         if self.task.head_report:
             self.emit(Notice(self.task.head_report))
         model = self.method.model

@@ -70,7 +70,7 @@ def test_subsets_are_stratified_and_contain_the_smaller_ones(tmp_path: Path) -> 
     lines = [f"text number {number},{'common' if number % 4 else 'rare'}" for number in range(100)]
     path.write_text("\n".join(["text,label", *lines]) + "\n")
     store = Store(tmp_path / "home")
-    data = prepare_dataset(DataOptions(train=str(path)), TASK, store)
+    data = prepare_dataset(DataOptions(train=str(path)), TASK, store, lambda _: None)
     found = [make_subset(data, TASK, rows, 7, store) for rows in (8, 20, 40)]
     texts = [{row["text"] for row in subset.rows("train")} for subset in found]
     assert texts[0] < texts[1] < texts[2] and [len(one) for one in texts] == [8, 20, 40]

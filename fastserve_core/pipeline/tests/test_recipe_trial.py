@@ -78,13 +78,13 @@ def test_a_space_over_plugins_that_are_not_chosen_is_refused(
 ) -> None:
     chosen = registry(space, *places)
     with pytest.raises(Exception, match=said) as error:
-        check_search(chosen, *chosen.plugins_for("tune"), load_task("text_classification"))
+        check_search(chosen, *chosen.plugins_for("tune"), load_task("text_classification", {}))
     assert issubclass(error.type, PlanError) or "2 errors" in said
 
 
 def test_a_search_of_compressors_alone_needs_no_trainer_and_comes_after_it() -> None:
     alone = registry({"compress.prune.head_ratio": [0.0, 0.5]}, "compress.prune")
-    check_search(alone, *alone.plugins_for("tune"), load_task("text_classification"))
+    check_search(alone, *alone.plugins_for("tune"), load_task("text_classification", {}))
     assert searches_compressors_only(alone)
     both = {"compress.prune.head_ratio": [0.0, 0.5], "train.torch_ddp.lr": [0.1, 0.5]}
     assert not searches_compressors_only(registry(both, "train.torch_ddp", "compress.prune"))

@@ -37,21 +37,29 @@ def check_family(folder: Path) -> None:
         )
 
 
-def prepare_few_shot(model: Any, folder: Path, head: str) -> None:
+def prepare_few_shot(model: Any, folder: Path, is_new: bool) -> None:
     """Make a model return its text vectors; one whose head is new gets a layer that averages the words.
-
-    A checkpoint that already is a classifier keeps its layers, and so does an untrained model.
 
     Args:
         model: The classifier of the folder, changed in place.
         folder: The folder that it was built from.
-        head: How the name of the class of a classifier ends.
+        is_new: Whether its head is new. A checkpoint that already is a classifier, or has no weights, keeps its layers.
     """
     check_family(folder)
     setattr(model.config, HAS_HIDDEN_STATES, True)
-    is_classifier = str((read_config(folder).get("architectures") or [""])[0]).endswith(head)
-    if list_weight_files(folder) and not is_classifier:
+    if is_new:
         add_mean_layer(model)
+
+
+def has_new_head(folder: Path, head: str) -> bool:
+    """Return whether the model of a folder is a pretrained one that was not a classifier before.
+
+    Args:
+        folder: The folder.
+        head: How the name of the class of a classifier ends.
+    """
+    is_classifier = str((read_config(folder).get("architectures") or [""])[0]).endswith(head)
+    return bool(list_weight_files(folder)) and not is_classifier
 
 
 def finish_few_shot(model: Any) -> None:

@@ -49,8 +49,10 @@ from fastserve_text.text_classification.contrastive import (
     check_family,
     contrastive_loss,
     finish_few_shot,
+    has_new_head,
     prepare_few_shot,
 )
+from fastserve_text.text_classification.head_fit import fit_head
 from fastserve_text.text_classification.metrics import CALIBRATION, DECISIONS, RANKINGS, compute_scores
 from fastserve_text.text_classification.pairs import Pairs, split_pairs
 
@@ -104,6 +106,7 @@ class TextClassification(SequenceTask):
         super().__init__(options, labels)
         self.trains_on_pairs = False
         """Whether a trainer learns with ``few_shot``; models are also built for other purposes."""
+        self._has_new_head = False
 
     # -- rows ----------------------------------------------------------------------------------------
 
@@ -167,8 +170,14 @@ class TextClassification(SequenceTask):
     def build(self, folder: Path) -> nn.Module:
         model = super().build(folder)
         if self.trains_on_pairs:
-            prepare_few_shot(model, folder, self.head)
+            self._has_new_head = has_new_head(folder, self.head)
+            prepare_few_shot(model, folder, self._has_new_head)
         return model
+
+    @override
+    def initialize(self, model: nn.Module, encoded: Sequence[Encoded]) -> None:
+        if self._has_new_head:
+            fit_head(model, self, encoded)
 
     @override
     def finish(self, model: nn.Module) -> nn.Module:
