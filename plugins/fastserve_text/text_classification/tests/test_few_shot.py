@@ -12,13 +12,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
 from conftest import Cli
 from fastserve_core import FastServe
 from fastserve_core.artifacts import load_artifact, read_json, write_json
 from fastserve_core.errors import ModelError
-from fastserve_core.tasks import UNLABELLED, Encoded, LossOptions, Task, load_task
+from fastserve_core.tasks import UNLABELLED, Encoded, LossOptions, Task, load_task, softmax
 from fastserve_text.text_classification.contrastive import TEMPERATURE, add_mean_layer, contrastive_loss
+from fastserve_text.text_classification.head_fit import REGULARIZATION, fit_weights
 from fastserve_text.text_classification.pairs import Pairs, split_pairs
 
 LABELS = ["first", "second", "third"]
@@ -121,6 +123,33 @@ def test_only_a_new_classifier_gets_the_layer_and_only_in_training(tiny_bert: Pa
     assert few_shot_task().build(bare).config.num_hidden_layers == 3
     assert few_shot_task().build(tiny_bert).config.num_hidden_layers == 2, "a student of distillation is one already"
     assert load_task("text_classification", {"few_shot": True}, LABELS).build(bare).config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize("targets", [[0, 2] * 6, [0, 1, 2] * 4])
+def test_a_new_head_is_the_logistic_regression_of_its_rows(targets: list[int]) -> None:
+    vectors = np.random.default_rng(0).normal(size=(12, 5)) + np.array(targets)[:, None]
+    weight, bias = fit_weights(vectors, targets, 3)
+    length = np.linalg.norm(vectors, axis=1).mean()
+    expected = LogisticRegression(C=REGULARIZATION, max_iter=500).fit(vectors / length, targets)
+    known = sorted(set(targets))
+    found = softmax((vectors @ weight.T + bias)[:, known])
+    np.testing.assert_allclose(found, expected.predict_proba(vectors / length), atol=1e-6)
+    absent = set(range(3)) - set(known)
+    assert all(not weight[label].any() and bias[label] == bias.min() for label in absent)
+
+
+def test_first_weights_separate_the_rows_and_those_of_a_classifier_are_kept(tiny_bert: Path, tmp_path: Path) -> None:
+    task, encoded = few_shot_task(), rows([0, 1, 2, 2, 1, 0, 0, 1])
+    model: Any = task.build(bare_checkpoint(tiny_bert, tmp_path / "bare")).eval()
+    task.initialize(model, encoded)
+    batch = {name: torch.from_numpy(array) for name, array in task.collate(encoded).items()}
+    assert model(**batch).logits.argmax(dim=1).tolist() == [row.target for row in encoded]
+    before = model.classifier.weight.clone()
+    task.initialize(model, rows([1, 1, 1]))
+    assert torch.equal(model.classifier.weight, before), "one label has nothing to separate"
+    task.build(tiny_bert)
+    task.initialize(model, rows([0, 1, 1]))
+    assert torch.equal(model.classifier.weight, before)
 
 
 def test_a_model_of_another_family_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
