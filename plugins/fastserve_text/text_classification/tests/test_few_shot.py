@@ -41,7 +41,7 @@ def few_shot_task(**options: Any) -> Task:
 def test_each_row_is_paired_with_another_one_of_its_label(targets: list[int], seed: str) -> None:
     encoded = rows(targets)
     pairs = Pairs(encoded, seed)
-    assert (len(pairs) == len(encoded) and pairs[:] == Pairs(encoded, seed)[:]) or targets
+    assert len(pairs) == len(encoded)
     for number, row in enumerate(encoded):
         texts = split_pairs([pairs[number]])
         assert texts[0].inputs is row.inputs and pairs.lengths[number] == sum(map(len, texts))
