@@ -16,9 +16,14 @@ from hypothesis import strategies as st
 
 from conftest import Cli, on_torch
 from fastserve_core.config.nodes import GateOptions
-from fastserve_core.errors import PlanError
+from fastserve_core.errors import FastServeError, PlanError
 from fastserve_core.pipeline.recipe_trial import score_recipe
-from fastserve_core.pipeline.search_scope import check_search, searches_compressors_only
+from fastserve_core.pipeline.search_scope import (
+    check_search,
+    searched_stages,
+    searches_compressors_only,
+    training_options,
+)
 from fastserve_core.plugins.registry import Registry
 from fastserve_core.tasks.load import load_task
 
@@ -80,6 +85,20 @@ def test_a_space_over_plugins_that_are_not_chosen_is_refused(
     with pytest.raises(Exception, match=said) as error:
         check_search(chosen, *chosen.plugins_for("tune"), load_task("text_classification", {}))
     assert issubclass(error.type, PlanError) or "2 errors" in said
+
+
+def test_only_options_that_decide_the_training_of_a_task_are_searched() -> None:
+    task = load_task("text_classification", {})
+    chosen = registry({"task.few_shot": {"choice": [True, False]}}, "train.torch_ddp")
+    (tuner,) = chosen.plugins_for("tune")
+    check_search(chosen, tuner, task)
+    assert searched_stages(tuner) == {"train"}
+    assert training_options(task) == {"task.few_shot": False}
+    wrong = registry({"task.few_shots": {"choice": [True, False]}, "task.max_length": [8, 16]}, "train.torch_ddp")
+    with pytest.raises(FastServeError) as error:
+        check_search(wrong, *wrong.plugins_for("tune"), task)
+    assert "searches 'task.few_shots', but there is no such option; did you mean 'task.few_shot'?" in str(error.value)
+    assert "searches 'task.max_length', but there is no such option" in str(error.value)
 
 
 def test_a_search_of_compressors_alone_needs_no_trainer_and_comes_after_it() -> None:
