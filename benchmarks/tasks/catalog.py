@@ -52,7 +52,7 @@ class Application:
 
 
 ACCURACY = {"accuracy": "accuracy"}
-ANSWERS = {"em": "exact_match", "f1": "f1"}
+ANSWERS = {"em": "em", "f1": "f1"}
 SCOPE = {"in_scope": "in_scope", "oos_recall": "oos_recall", "auroc": "auroc"}
 INTENTS = {"intent": "intent", "slot_f1": "slot_f1", "whole": "whole"}
 LORA = (

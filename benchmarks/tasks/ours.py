@@ -76,4 +76,6 @@ def _stage(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _rename(stage: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, float]:
     quality = stage["measures"]["quality"]
-    return {name: float(quality[own]) for name, own in names.items() if own in quality}
+    if missing := [own for own in names.values() if own not in quality]:
+        raise StageError(f"{stage['stage']} has no score '{missing[0]}' but {', '.join(quality)}")
+    return {name: float(quality[own]) for name, own in names.items()}

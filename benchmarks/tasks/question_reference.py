@@ -32,25 +32,11 @@ def encode_questions(tokenizer: Any, rows: Rows, max_length: int) -> list[dict[s
     columns = _cut(tokenizer, rows, max_length)
     windows = []
     for number, row in enumerate(columns["overflow_to_sample_mapping"]):
-        (first, text) = first_answer(rows[row])
-        start, end = _find(columns, number, first, first + len(text))
+        answer = rows[row]["answers"][0]
+        start, end = _find(columns, number, answer["start"], answer["start"] + len(answer["text"]))
         inputs = {name: columns[name][number] for name in tokenizer.model_input_names if name in columns}
         windows.append(inputs | {"start_positions": start, "end_positions": end})
     return windows
-
-
-def first_answer(row: dict[str, Any]) -> tuple[int, str]:
-    """Return the first character and the text of the first answer of a row."""
-    answers = row["answers"]
-    if isinstance(answers, dict):
-        return int(answers["answer_start"][0]), str(answers["text"][0])
-    return int(answers[0]["answer_start"]), str(answers[0]["text"])
-
-
-def answer_texts(row: dict[str, Any]) -> list[str]:
-    """Return the texts of all answers of a row."""
-    answers = row["answers"]
-    return list(answers["text"]) if isinstance(answers, dict) else [one["text"] for one in answers]
 
 
 def _find(columns: Any, number: int, first: int, last: int) -> tuple[int, int]:
@@ -88,4 +74,4 @@ def score_question_outputs(start: Any, end: Any, windows: Sequence[dict[str, Any
                     text = context[offsets[begin][0] : offsets[stop][1]]
                     found[window["row"]].append((float(first[begin] + last[stop]), text))
     guesses = [max(found[number])[1] if found[number] else "" for number in range(len(rows))]
-    return score_answers(guesses, [answer_texts(row) for row in rows])
+    return score_answers(guesses, [[answer["text"] for answer in row["answers"]] for row in rows])

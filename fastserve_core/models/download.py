@@ -48,13 +48,13 @@ def fetch_package(
     """
     folder = downloads / f"{pin.package}-{pin.version}-{pin.sha256[:12]}"
     checksums = downloads / f"{folder.name}.json"
-    if folder.is_dir() and not _find_damage(folder, checksums):
+    if folder.is_dir() and not _find_damage(folder, checksums, pin.members):
         return folder
     with wrap_write_errors("the download", downloads):
         downloads.mkdir(parents=True, exist_ok=True)
     with FileLock(downloads / f"{folder.name}.lock"):
         if folder.is_dir():
-            if not (damage := _find_damage(folder, checksums)):
+            if not (damage := _find_damage(folder, checksums, pin.members)):
                 return folder
             report(f"{folder} is damaged: {damage}; it is fetched again")
             shutil.rmtree(folder)
@@ -70,9 +70,15 @@ def fetch_package(
     return folder
 
 
-def _find_damage(folder: Path, checksums: Path) -> str:
-    """Return the fault of a download; one that the user copied here without its checksums counts as intact."""
-    return find_damage(folder, checksums) if checksums.is_file() else ""
+def _find_damage(folder: Path, checksums: Path, patterns: Sequence[str]) -> str:
+    """Return the fault of a download; one that the user copied here without its checksums counts as intact.
+
+    A release that reads fewer members of the file may have unpacked it.
+    """
+    if not checksums.is_file():
+        return ""
+    missing = [pattern for pattern in patterns if not any(folder.glob(pattern))]
+    return f"it has no {missing[0]}" if missing else find_damage(folder, checksums)
 
 
 def _download(pin: PackagePin, scratch: Path) -> Path:

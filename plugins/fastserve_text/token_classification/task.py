@@ -23,16 +23,16 @@ from fastserve_core.tasks import (
     MetricSpec,
     Row,
     object_schema,
-    read_words,
 )
 from fastserve_text.base import sorted_labels
 from fastserve_text.losses import cross_entropy
 from fastserve_text.tagging import base
 from fastserve_text.tagging.aggregation import STRATEGIES
-from fastserve_text.tagging.base import WordTask, read_tags
+from fastserve_text.tagging.base import WordTask
 from fastserve_text.tagging.encoding import WordAlignment, WordEncoder
 from fastserve_text.tagging.tag_schemes import OUTSIDE
 from fastserve_text.tagging.tagger import Tagger
+from fastserve_text.token_classification.records import normalize_row, unify_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,16 +79,22 @@ class TokenClassification(WordTask):
     # -- rows ----------------------------------------------------------------------------------------
 
     @override
+    def split_record(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        yield "", unify_record(values)
+
+    @override
     def check(self, row: Row) -> str | None:
         try:
-            row["tokens"] = read_words(row.get("tokens"))
-        except ValueError as error:
-            return f"'tokens' {error}"
-        try:
-            row["tags"] = read_tags(row.get("tags"), len(row["tokens"]))
+            normalize_row(row)
         except ValueError as error:
             return str(error)
         return None
+
+    @override
+    def make_rows(self, inputs: Sequence[Any], targets: Sequence[Any] | None = None) -> list[Row]:
+        if targets is None:
+            inputs = [unify_record(value) if isinstance(value, Mapping) else value for value in inputs]
+        return super().make_rows(inputs, targets)
 
     @override
     def collect_labels(self, rows: Sequence[Row]) -> list[str]:
