@@ -41,13 +41,16 @@ class OpenVINOEngine(Engine):
     generates: ClassVar[bool] = True
     decodes: ClassVar[bool] = True
 
-    def __init__(self, folder: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> None:
+    def __init__(
+        self, folder: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS, in_fp32: bool = False
+    ) -> None:
         """Load and compile the graph.
 
         Args:
             folder: Folder of the model.
             threads: Number of threads.
             outputs: Patterns of the names of the outputs of a file that is lowered from weights.
+            in_fp32: Whether unquantized operators are computed in fp32 on any processor.
 
         Raises:
             ArtifactError: The folder has neither ``openvino_model.xml`` nor weights.
@@ -63,8 +66,8 @@ class OpenVINOEngine(Engine):
             _fold_weights(self._graph)
         precision = FP32_CONFIG if causal or _has_gated_layers(self._graph) else ENCODER_CONFIG
         self._config = {"INFERENCE_NUM_THREADS": threads} | precision
-        if processor.limit and not processor.has_bf16_units:
-            self._config["INFERENCE_PRECISION_HINT"] = "f32"  # it would ask oneDNN for bf16, above the limit
+        if in_fp32 or (processor.limit and not processor.has_bf16_units):
+            self._config["INFERENCE_PRECISION_HINT"] = "f32"  # with a limit, it would ask oneDNN for bf16 above it
         self._threads, self._model = threads, self._compile("LATENCY", streams=1)
         self._causal = CausalRunner(self._model, folder) if causal else None
         self._request = self._model.create_infer_request()

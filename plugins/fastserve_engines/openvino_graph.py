@@ -45,7 +45,7 @@ class OpenVINOExport(TracedModel):
     install: ClassVar[str] = "fastserve-core[engines]"
     engine: ClassVar[str] = "openvino"
     about: ClassVar[Mapping[str, Any]] = {}
-    tolerance: ClassVar[float] = 0.02  # OpenVINO computes in bf16 on processors with bf16 units
+    tolerance: ClassVar[float] = 1e-3
 
     def write(self, module: nn.Module, folder: Path, change: GraphTransformation = lambda _: None) -> None:
         """Write the graph of a module.
@@ -66,10 +66,13 @@ class OpenVINOExport(TracedModel):
 
     @staticmethod
     def read(folder: Path, threads: int) -> FormatReader:
-        """Load the files with the OpenVINO engine."""
+        """Load the files with the OpenVINO engine, in fp32.
+
+        In bf16, the difference is that of the processor's rounding, whose maximum grows with the number of outputs.
+        """
         from fastserve_engines.openvino_engine import OpenVINOEngine
 
-        return OpenVINOEngine(folder, threads)
+        return OpenVINOEngine(folder, threads, in_fp32=True)
 
     def _convert(self, module: nn.Module) -> openvino.Model:
         from openvino._offline_transformations import compress_quantize_weights_transformation

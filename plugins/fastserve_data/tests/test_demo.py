@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastserve_core.artifacts import Store
+from fastserve_core.artifacts.checksums import write_checksums
 from fastserve_core.config import DataOptions, PackagePin
 from fastserve_core.data import prepare_dataset
 from fastserve_core.errors import DownloadError, OptionError, UnknownNameError
@@ -53,6 +54,21 @@ def test_without_an_index_the_message_names_the_package(tmp_path: Path, monkeypa
     monkeypatch.setenv("PIP_RETRIES", "0")
     with pytest.raises(DownloadError, match="It needs a package index"):
         fetch_package(PIN, tmp_path, lambda _: None)
+
+
+@pytest.mark.slow(1)
+def test_a_download_without_a_member_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / f"{PIN.package}-{PIN.version}-{PIN.sha256[:12]}"
+    folder.mkdir()
+    (folder / "LICENSE.txt").touch()
+    fetched = PackagePin(PIN.package, PIN.version, PIN.sha256, 2.5, ["LICENSE.txt"], source=True)
+    write_checksums(folder, tmp_path / f"{folder.name}.json")
+    assert fetch_package(fetched, tmp_path) == folder
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    said: list[str] = []
+    with pytest.raises(DownloadError, match="It needs a package index"):
+        fetch_package(PIN, tmp_path, said.append)
+    assert said[0].startswith(f"{folder} is damaged: it has no */additional_resources")
 
 
 def test_an_unknown_set_is_reported_with_the_nearest(tmp_path: Path) -> None:
