@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from fastserve_core.entry_points import load_entry_point
+from fastserve_core.errors import StageError
+
 
 def test_answers_are_scored_by_the_rules_of_squad(part: Any) -> None:
     score = part("tasks.scorers").score_answers
@@ -114,9 +117,47 @@ def test_scores_are_read_from_the_record_of_a_run(part: Any, tmp_path: Path) -> 
         {"stage": "compress", "measures": compressed},
     ]
     record = {"data": {"rows": {"train": 100}}, "stages": stages}
-    ours, small = part("tasks.ours").read_scores(record, {"exact": "em", "missing": "x"})
+    ours, small = part("tasks.ours").read_scores(record, {"exact": "em"})
     assert (ours.scores, ours.rate) == ({"exact": 0.5}, 10.0)
     assert (small.scores, small.speedup, small.size_ratio) == ({"exact": 0.4}, 1.5, 4.0)
+    with pytest.raises(StageError, match="train has no score 'exact_match' but em, f1"):
+        part("tasks.ours").read_scores(record, {"exact": "exact_match"})
+
+
+def test_the_metrics_of_each_task_are_among_its_scores(part: Any) -> None:
+    for name, application in part("tasks.catalog").APPLICATIONS.items():
+        known = load_entry_point("fastserve.tasks", application.task).metrics
+        assert set(application.metrics.values()) <= set(known), name
+
+
+def test_the_reference_learns_and_scores_the_answers_of_prepared_rows(part: Any, tiny_bert: Path) -> None:
+    import numpy as np
+    from transformers import AutoTokenizer
+
+    reference, tokenizer = part("tasks.question_reference"), AutoTokenizer.from_pretrained(tiny_bert)
+    context = "the film is wonderful and the story is moving"
+    rows = [{"question": "what", "context": context, "answers": [{"text": "wonderful", "start": 12}]}]
+    (learnt,) = reference.encode_questions(tokenizer, rows, 256)
+    windows = reference.encode_contexts(tokenizer, rows, 256)
+    first, last = (windows[0]["offsets"][learnt[name]] for name in ("start_positions", "end_positions"))
+    assert (first[0], last[1]) == (12, 21)
+    logits = np.zeros((2, 1, 256))
+    logits[0, 0, learnt["start_positions"]] = logits[1, 0, learnt["end_positions"]] = 5
+    assert reference.score_question_outputs(*logits, windows, rows) == {"em": 1.0, "f1": 1.0}
+
+
+def test_a_chain_has_its_own_scores_and_ratios(part: Any) -> None:
+    scores = part("tasks.setting").Scores
+    models = {name: [scores({"f1": 0.5}, 10, 2, 4)] for name in ("ours", "reference", "compressed", "baseline")}
+    found = part("applications").summarize(models | {"chain": [scores({"f1": 0.4}, 0, 3, 9)]})
+    assert found["chain"] == {"f1": 0.4, "speedup": 3, "size_ratio": 9}
+
+
+def test_a_file_has_the_texts_of_prepared_rows_again_and_again(part: Any, tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    bench = part("tasks.setting").Bench(tmp_path, tmp_path)
+    path = part("tasks.scoring").write_texts(bench, tmp_path, 5)
+    assert [json.loads(line)["text"] for line in path.read_text().splitlines()] == list("ababa")
 
 
 def test_instructions_are_drawn_without_repetition(part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
