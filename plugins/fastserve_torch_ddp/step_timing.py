@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastserve_core.tasks import Encoded
-from fastserve_torch_ddp.checkpointing.validation import TrainState, evaluate
+from fastserve_torch_ddp.checkpointing.validation import TrainState, collect_statistics
 from fastserve_torch_ddp.data.batches import Indices
 from fastserve_torch_ddp.distributed import collectives
 from fastserve_torch_ddp.trainer import Trainer
@@ -102,7 +102,7 @@ def _time_evaluation(trainer: Trainer) -> float:
 
     def run(examples: Sequence[Encoded]) -> float:
         begin = time.monotonic()
-        evaluate(trainer.method.model, trainer.task, examples, trainer.collate, trainer.precision)
+        collect_statistics(trainer.method.model, trainer.task, examples, trainer.collate, trainer.precision)
         return time.monotonic() - begin
 
     run(sample[: len(sample) // 4 + 1])

@@ -61,6 +61,16 @@ def evaluate(
     Returns:
         The scores by name.
     """
+    return task.score(collect_statistics(model, task, examples, collate, precision))
+
+
+def collect_statistics(
+    model: nn.Module, task: Task, examples: Sequence[Encoded], collate: BatchCollator, precision: Precision
+) -> list[Any]:
+    """Return the task's statistics of examples; the arguments are those of ``evaluate``.
+
+    A part of the examples has statistics too, but perhaps no scores: rows may lack windows, and labels may be missing.
+    """
     model.eval()
     rank, world = collectives.get_rank(), collectives.get_world_size()
     local = [examples[index] for index in range(rank, len(examples), world)]
@@ -77,4 +87,4 @@ def evaluate(
     model.train()
     gathered: list[list[Any]] = [[] for _ in range(world)]
     dist.all_gather_object(gathered, statistics)
-    return task.score([item for rank_statistics in gathered for item in rank_statistics])
+    return [item for rank_statistics in gathered for item in rank_statistics]

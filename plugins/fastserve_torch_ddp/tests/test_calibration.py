@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ from fastserve_core.models import resolve_model
 from fastserve_core.plugins import TrainContext
 from fastserve_core.tasks import Encoded, load_task
 from fastserve_torch_ddp import calibration, step_timing
+from fastserve_torch_ddp.build import BatchCollator
 from fastserve_torch_ddp.calibration import StepCosts, calibrate
 from fastserve_torch_ddp.checkpointing.validation import TrainState
 from fastserve_torch_ddp.data.batches import epoch_batches
 from fastserve_torch_ddp.estimate import estimate
+from fastserve_torch_ddp.ops.precision import Precision
 from fastserve_torch_ddp.options import DDPOptions
 
 
@@ -59,7 +62,7 @@ class TimedTrainer:
         self.clock.now += 0.0 if longest in self.seen else 5.0
         self.seen.add(longest)
 
-    def evaluate(self, model: Any, task: Any, examples: list[Encoded], collate: Any, precision: Any) -> None:
+    def collect_statistics(self, model: Any, task: Any, examples: list[Encoded], collate: Any, precision: Any) -> None:
         self.clock.now += 0.01 * len(examples)
 
 
@@ -70,7 +73,7 @@ def test_an_epochs_time_follows_from_a_few_steps(
     clock = Clock()
     trainer: Any = TimedTrainer(clock, constant, per_token)
     monkeypatch.setattr(step_timing, "time", clock)
-    monkeypatch.setattr(step_timing, "evaluate", trainer.evaluate)
+    monkeypatch.setattr(step_timing, "collect_statistics", trainer.collect_statistics)
     costs = step_timing.time_steps(trainer)
     shapes = step_timing.batch_shapes(trainer.examples_of_all, trainer.all_batches)
     sizes = shapes.prod(axis=1)
@@ -80,6 +83,28 @@ def test_an_epochs_time_follows_from_a_few_steps(
     assert costs["evaluation_seconds"] == pytest.approx(0.01 * 500)
     assert costs["seconds"] == pytest.approx(clock.now)
     assert trainer.progress.step <= 3 * (1 + step_timing.MAX_PASSES)
+
+
+def test_an_evaluation_is_timed_on_a_part_of_the_windows_of_long_rows(tiny_bert: Path, on_ranks: Any) -> None:
+    """The part lacks windows of most rows, so that these rows cannot be scored."""
+    task = load_task("token_classification", {"max_length": 16}, ["B-x", "O"])
+
+    def time_part() -> float:
+        import torch
+
+        rows = [{"tokens": ["film"] * length, "tags": ["O"] * length} for length in range(20, 140)]
+        windows = task.examples(task.encoder(tiny_bert)(rows), "validation")
+        model = task.build(tiny_bert)
+        trainer: Any = SimpleNamespace(
+            method=SimpleNamespace(model=model),
+            task=task,
+            validation=[windows[number] for number in range(len(windows))],
+            collate=BatchCollator(task, model, torch.device("cpu")),
+            precision=Precision(torch.float32, None),
+        )
+        return step_timing._time_evaluation(trainer)
+
+    assert on_ranks(1, time_part)[0] > 0
 
 
 def test_noise_does_not_make_longer_batches_cheaper() -> None:
