@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastserve_core.data.cutting import cut_splits
-from fastserve_core.data.rows import OFFSETS, SUFFIX, RowWriter, write_groups
+from fastserve_core.data.rows import OFFSETS, SUFFIX, RowWriter, encode_row, write_groups
 from fastserve_core.data.source import RawRecord, Report
 from fastserve_core.data.validation import BadRows, ValidatedRows, Validator
 from fastserve_core.errors import DataError, wrap_write_errors
@@ -55,6 +56,10 @@ def validate_and_split(
             if not rows.rows:
                 raise DataError(_describe_empty(split, bad))
             _report_overlap(train, rows, split, options, report)
+        made = task.make_splits({split: read.rows for split, read in {"train": train, **others}.items()}, report)
+        if made is not None:
+            _write_made(made, folder, task, options)
+            return labels, bad.messages
         for split, numbers in cut_splits(train, options, [name for name in SPLITS[1:] if name not in given]).items():
             _copy(train, numbers, folder, split, options)
         for split, rows in others.items():
@@ -90,6 +95,22 @@ def _describe_empty(split: str, bad: BadRows) -> str:
     if not bad.count:
         return f"the {split} split has no rows: give data.{split} some, or leave it out to have one cut from train"
     return f"no row of the {split} split is left: {advice}\n{bad.message()}"
+
+
+def _write_made(made: Mapping[str, Iterable[Row]], folder: Path, task: Task, options: DataOptions) -> None:
+    """Write the rows of the splits that a task made; of train at most ``data.max_rows`` random ones."""
+    if (column := "group" if options.group is not None else "time" if options.time is not None else None) is not None:
+        raise DataError(f"data.{column} does not go with the task {task.name}, which makes the splits: set it to null")
+    for split, rows in made.items():
+        if split == "train" and options.max_rows is not None:
+            rows = list(rows)
+            rows = random.Random(options.split_seed).sample(rows, min(options.max_rows, len(rows)))
+        count = 0
+        with RowWriter(folder, split) as writer:
+            for count, row in enumerate(rows, 1):
+                writer.add(encode_row(row))
+        if not count:
+            raise DataError(f"the {split} split has no rows")
 
 
 def _report_overlap(

@@ -182,6 +182,23 @@ class Task(ABC):
         """
         return self.columns
 
+    def make_splits(
+        self, splits: Mapping[str, Sequence[Row]], report: Callable[[str], None]
+    ) -> Mapping[str, Iterable[Row]] | None:
+        """Return the rows of all splits, made of the rows of the files that ``check`` accepts.
+
+        A task whose rows are made of several records of a file, such as the events of a user, overrides this; by
+        default the rows are the records, and ``None`` leaves the missing splits to be cut from train.
+
+        Args:
+            splits: The rows by split, as far as they were given.
+            report: Called with a message for each guess, and for what is left out.
+
+        Raises:
+            DataError: No rows can be made.
+        """
+        return None
+
     @abstractmethod
     def check(self, row: Row) -> str | None:
         """Return why the row cannot be used, or ``None``; may bring the row into its normal form."""

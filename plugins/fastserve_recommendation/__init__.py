@@ -1,0 +1,1 @@
+"""Recommendation: the task ``next_item``, its models, and its readers of interactions."""
