@@ -102,15 +102,14 @@ def _write_made(made: Mapping[str, Iterable[Row]], folder: Path, task: Task, opt
     if (column := "group" if options.group is not None else "time" if options.time is not None else None) is not None:
         raise DataError(f"data.{column} does not go with the task {task.name}, which makes the splits: set it to null")
     for split, rows in made.items():
-        if split == "train" and options.max_rows is not None:
-            rows = list(rows)
-            rows = random.Random(options.split_seed).sample(rows, min(options.max_rows, len(rows)))
-        count = 0
-        with RowWriter(folder, split) as writer:
-            for count, row in enumerate(rows, 1):
-                writer.add(encode_row(row))
-        if not count:
+        lines = [encode_row(row) for row in rows]
+        if not lines:
             raise DataError(f"the {split} split has no rows")
+        if split == "train" and options.max_rows is not None:
+            lines = random.Random(options.split_seed).sample(lines, min(options.max_rows, len(lines)))
+        with RowWriter(folder, split) as writer:
+            for line in lines:
+                writer.add(line)
 
 
 def _report_overlap(

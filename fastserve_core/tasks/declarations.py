@@ -96,8 +96,9 @@ class AnswerView:
     """The fields of an answer that a page shows first; ``a.b`` is the field ``b`` of the field ``a``.
 
     ``headline`` is a text, a number, or a list of texts or of objects with ``label``. ``scores`` are drawn as bars:
-    numbers by name, or a list of objects with ``score`` and a field ``score_name``. ``spans`` are parts of the input that are marked
-    in it: a list of objects with ``start`` and ``end`` in characters, or ``.`` if the answer itself is one.
+    numbers by name, or a list of objects with ``score`` and the field ``score_name``. ``spans`` are parts of the input
+    that are marked in it: a list of objects with ``start`` and ``end`` in characters, or ``.`` if the answer itself is
+    one.
     ``span_name`` is the field of a span that is shown beside it, and ``span_input`` the field of the input that has the
     characters, by default the first. ``triples`` is a list of subject, predicate and object, drawn as a graph.
     ``hits`` is a list of passages that were found: objects with ``id``, ``text`` and ``score``.

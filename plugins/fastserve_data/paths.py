@@ -16,7 +16,7 @@ from fastserve_data.parallel_files import TEXTS, is_parallel
 from fastserve_data.rasa import has_examples
 
 YAML_SUFFIXES = (".yml", ".yaml")
-TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".conll", *YAML_SUFFIXES)
+TEXT_SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".ndjson", ".json", ".txt", ".conll", *YAML_SUFFIXES)
 BINARY_SUFFIXES = (".parquet", ".arrow", ".xlsx")
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz")
 SAVED_SET, SAVED_SPLITS = "state.json", "dataset_dict.json"

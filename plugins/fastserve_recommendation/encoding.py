@@ -23,7 +23,7 @@ class HistoryState:
         seen: The numbers of all known items, also of those before the ones that the model reads.
         unknown: The ids that the model does not know, each once.
         count: The number of items that were asked for; ``None`` for the default.
-        ranks: The rank of the next item by each baseline.
+        ranks: The rank of the next item by each baseline; empty for a row of train.
     """
 
     seen: frozenset[int]
@@ -56,7 +56,8 @@ class HistoryEncoder:
         ids = known[-self._room :]
         if not ids or not self.is_causal:
             ids = [*ids, MASK]
-        state = HistoryState(frozenset(known), unknown, row.get("k"), tuple(row.get(name) for name in BASELINES))
+        ranks = tuple(row[name] for name in BASELINES if name in row)
+        state = HistoryState(frozenset(known), unknown, row.get("k"), ranks)
         target = numbers.get(row[NEXT], UNKNOWN) if NEXT in row else None
         inputs = {"input_ids": ids, "attention_mask": [1] * len(ids)}
         return Encoded(inputs, target, state, len(known) > self._room)

@@ -25,18 +25,8 @@ SEPARATOR = re.compile(r"[,\s]+")
 
 
 def split_interactions(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the interactions of a record: its own, those of a list ``items``, or that of a line ``user item [time]``.
-
-    Each comes with its place in the record.
-    """
-    if "items" in values and ITEM not in values:
-        user = {name: value for name, value in values.items() if name != "items"}
-        for number, item in enumerate(read_items(values["items"]), 1):
-            yield f", item {number}", {**user, ITEM: item}
-    elif set(values) == {"text"}:
-        yield "", _split_line(values["text"])
-    else:
-        yield "", values
+    """Yield the interaction of a record, or of a line ``user item [time]``, with its place in the record."""
+    yield "", _split_line(values["text"]) if set(values) == {"text"} else values
 
 
 def _split_line(line: Any) -> Mapping[str, Any]:

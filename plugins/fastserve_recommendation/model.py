@@ -116,10 +116,8 @@ def write_untrained(spec: ModelSpec, vocabulary: Vocabulary, folder: Path) -> No
         OptionError: No model from scratch has that name.
     """
     if spec.name not in IS_CAUSAL:
-        names = " or ".join(f"model={name}" for name in IS_CAUSAL)
-        raise OptionError(
-            f"a recommendation model is not called '{spec.name}'{did_you_mean(spec.name, IS_CAUSAL)}: {names}"
-        )
+        names, hint = " or ".join(f"model={name}" for name in IS_CAUSAL), did_you_mean(spec.name, IS_CAUSAL)
+        raise OptionError(f"the task learns no model called '{spec.name}': choose {names}{hint}")
     vocabulary.save(folder)
     config = {
         "architectures": ["ElectraModel"],

@@ -84,7 +84,7 @@ def probabilities(scores: Array, numbers: Sequence[int]) -> list[float]:
 
 
 def score_ranks(ranks: Sequence[RowRanks]) -> dict[str, float]:
-    """Return the mean scores of rows, and those of the baselines.
+    """Return the mean scores of rows, and those of the baselines if the rows have their ranks.
 
     NDCG of one relevant item is ``1 / log2(rank + 2)`` within the cutoff (Järvelin & Kekäläinen 2002).
     """
@@ -93,9 +93,9 @@ def score_ranks(ranks: Sequence[RowRanks]) -> dict[str, float]:
     scores["mrr10"] = sum(1 / (rank + 1) for rank in _within(own, 10)) / len(own)
     for cutoff in OTHER_CUTOFFS:
         scores |= _score(own, cutoff)
-    for place, name in enumerate(BASELINES):
-        found = _score([row.baselines[place] if row.baselines else None for row in ranks], 10)
-        scores |= {f"{name}_{metric}": value for metric, value in found.items()}
+    if ranks[0].baselines:
+        for name, found in zip(BASELINES, zip(*(row.baselines for row in ranks), strict=True), strict=True):
+            scores |= {f"{name}_{metric}": value for metric, value in _score(found, 10).items()}
     return scores
 
 

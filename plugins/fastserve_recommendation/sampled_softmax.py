@@ -57,13 +57,8 @@ class SampledSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the queries and of the candidates' vectors."""
         query_gradient, item_gradient = ctx.saved_tensors
-        factor = gradients[0]
-        return (
-            query_gradient * factor.to(query_gradient.dtype),
-            item_gradient * factor.to(item_gradient.dtype),
-            None,
-            None,
-        )
+        factor = gradients[0].to(query_gradient.dtype)
+        return query_gradient * factor, item_gradient * factor, None, None
 
 
 def sample_candidates(targets: Tensor, shares: Tensor, negatives: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -43,9 +43,7 @@ class Histories:
                 f"{split}: {self.untimed} interactions have no time and follow those before them in the file"
             )
         if self.tied:
-            messages.append(
-                f"{split}: {self.tied} users have items of equal times, which stay in the order of the file"
-            )
+            messages.append(f"{split}: {self.tied} users have items of equal times, kept in the order of the file")
         if self.repeated:
             kind = "equal user, item and time" if self.has_times else "the same item twice in succession"
             messages.append(f"{split}: {self.repeated} repeated interactions are left out ({kind})")
@@ -108,6 +106,9 @@ def make_splits(splits: Mapping[str, Sequence[Row]], report: Callable[[str], Non
     for split in ("validation", "test"):
         if split in found:
             rows[split] = _continue(known, found[split].items)
+        else:
+            for row in rows[split]:
+                known[row[USER]].append(row[NEXT])
     for split in missing:
         if not rows[split]:
             raise DataError(

@@ -126,7 +126,10 @@ class NextItem(Task):
     def read_input(self, value: Any) -> Row:
         record = value if isinstance(value, Mapping) else {ITEMS: value}
         if ITEMS not in record:
-            raise DataError(f"an input cannot be used: '{ITEMS}' is missing, the list of the ids of a history")
+            raise DataError(
+                f"an input cannot be used: '{ITEMS}' is missing; give one row for each user, with the list of the ids "
+                "of the history"
+            )
         try:
             row: Row = {ITEMS: normalize_history(record[ITEMS])}
         except ValueError as error:
