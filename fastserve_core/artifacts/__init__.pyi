@@ -7,6 +7,7 @@ from .artifact import Manifest as Manifest
 from .artifact import is_artifact as is_artifact
 from .artifact import load_artifact as load_artifact
 from .artifact import write_manifest as write_manifest
+from .checkpoint import count_positions as count_positions
 from .checkpoint import list_model_files as list_model_files
 from .checkpoint import list_weight_files as list_weight_files
 from .checkpoint import max_positions as max_positions

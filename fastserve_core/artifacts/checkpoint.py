@@ -112,7 +112,11 @@ def list_model_files(folder: Path) -> list[str]:
 
 def max_positions(folder: Path) -> int | None:
     """Return the largest number of tokens that a folder's model has positions for; ``None`` if it has no bound."""
-    config = read_config(folder) if (folder / CONFIG).is_file() else {}
+    return count_positions(read_config(folder) if (folder / CONFIG).is_file() else {})
+
+
+def count_positions(config: Mapping[str, Any]) -> int | None:
+    """Return the number of positions by a config, such as that of a part of a composed model."""
     family = config.get("model_type")
     if family in UNBOUNDED or config.get("position_biased_input") is False:
         return None

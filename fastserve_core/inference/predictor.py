@@ -99,8 +99,7 @@ class Predictor:
             The predictions; that of a truncated input has ``truncated``.
         """
         if self.task.is_generative:
-            merged = {**vars(self.task.options), **(options or {})}
-            return decode_batch(self.task, self.engine.generate(self.task.collate_prompts(batch), merged), batch)
+            return decode_batch(self.task, self._generate(batch, options), batch)
         return next(self.answer_all([batch], options))
 
     def answer_all(
@@ -165,7 +164,11 @@ class Predictor:
         examples = self.task.examples(self.encode(rows), "validation")
         numbers = length_batches(examples, min(batch_size, self.task.score_batch_size))
         batches = [[examples[number] for number in part] for part in numbers]
-        yield from zip(numbers, self._run_all(batches), batches, strict=True)
+        outputs = map(self._generate, batches) if self.task.scores_answers else self._run_all(batches)
+        yield from zip(numbers, outputs, batches, strict=True)
+
+    def _generate(self, batch: Sequence[Encoded], options: Mapping[str, Any] | None = None) -> Arrays:
+        return self.engine.generate(self.task.collate_prompts(batch), {**vars(self.task.options), **(options or {})})
 
     def warmup(self, inputs: Sequence[Any]) -> None:
         """Predict for a few inputs, so that the first request does not pay for lazy initialization."""

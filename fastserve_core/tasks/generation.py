@@ -120,12 +120,14 @@ class SequenceChunk:
     """Tokens of one text for one pass: the next ones of its prompt, or the one that was chosen last.
 
     ``past`` tokens of the text went before. ``blocks`` are numbers of blocks, in the order of the text, with room for
-    all tokens up to the last of these; each text has its own.
+    all tokens up to the last of these; each text has its own. The first ``prompt_length`` tokens of the text are its
+    prompt, which a model with an encoder reads as a whole.
     """
 
     tokens: Sequence[int]
     num_cached_tokens: int
     blocks: Sequence[int]
+    prompt_length: int = 0
 
 
 class DecodeEngine(Protocol):

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
+from fastserve_core.artifacts.checkpoint import max_positions
 from fastserve_core.errors import DataError, OptionError, PlanError, did_you_mean
 from fastserve_core.tasks.answers import without_scores
 from fastserve_core.tasks.class_weights import balance_classes, count_labels
@@ -91,6 +92,12 @@ class Task(ABC):
     """The scores by name; the first one that a model has stands for all of them in reports."""
     is_generative: ClassVar[bool] = False
     """Answers come from ``Engine.generate`` rather than from one pass."""
+    scores_answers: ClassVar[bool] = False
+    """A generative task whose metrics compare generated answers: ``batch_statistics`` then reads the outputs of
+    ``Engine.generate``, and while a model is trained those of ``validation_outputs``."""
+    predicts_in_batches: ClassVar[bool] = False
+    """A generative task whose answers to ``/predict`` need ``Engine.generate``, as those of beams do; a server that
+    streams texts token by token has an engine for each then."""
     is_pretraining: ClassVar[bool] = False
     """A model made for this task is a starting point for the others."""
     target_names: ClassVar[tuple[str, ...]] = ("labels",)
@@ -311,6 +318,10 @@ class Task(ABC):
         """Return the share of the rows' tokens that the tokenizer of a model folder does not know."""
         return 0.0
 
+    def max_positions(self, folder: Path) -> int | None:
+        """Return the number of tokens that a prompt and its answer may have together; ``None`` without a bound."""
+        return max_positions(folder)
+
     def complete_checkpoint(self, folder: Path) -> None:  # noqa: B027 - the files may be enough
         """Add the settings that this task and engines share to the files of a model that was trained elsewhere."""
 
@@ -401,6 +412,24 @@ class Task(ABC):
         """Return which positions of the outputs count, labelled or not: true or false in the targets' shape."""
         counted: Tensor = batch["labels"] != IGNORE_INDEX
         return counted
+
+    def validation_outputs(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], batch: Sequence[Encoded]
+    ) -> Mapping[str, Tensor]:
+        """Return what ``batch_statistics`` needs of a model that is trained, by name; by default the model's outputs.
+
+        Args:
+            model: The model in evaluation mode.
+            inputs: The tensors of ``collate`` that the model takes, and the targets.
+            batch: The labelled rows.
+        """
+        given = (
+            inputs
+            if self.model_computes_loss
+            else {name: inputs[name] for name in inputs if name not in self.target_names}
+        )
+        outputs: Mapping[str, Tensor] = model(**given)
+        return outputs
 
     # -- answers -------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class ModelRegistry:
             self._services[name] = self.service(load_artifact(folder), name)
         self.candidate: Candidate | None = None
         self._load_task: asyncio.Task[None] | None = None
-        self.metrics.watch_queue(lambda: sum(service.engine.queue_depth for service in self))
+        self.metrics.watch_queue(lambda: sum(service.queue_depth for service in self))
 
     def service(self, artifact: Artifact, name: str) -> Service:
         """Create a service with the registry's options; it receives no requests yet."""

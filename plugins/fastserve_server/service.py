@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from fastserve_core.artifacts import Artifact, max_positions
+from fastserve_core.artifacts import Artifact
 from fastserve_core.errors import (
     DataError,
     ExportError,
@@ -63,7 +63,7 @@ class Service:
         # Many single-thread workers answer more than one many-thread worker, whose threads wait for each other.
         num_workers = options.workers or threads
         self._threads, self._threads_per_worker = threads, max(1, threads // num_workers)
-        self._positions = max_positions(artifact.folder)
+        self._positions = self.task.max_positions(artifact.folder)
         self.engine: EngineLoop[Any] = Batcher(
             options, num_workers, self._make_worker, self._check_length, self.metrics.record_batch
         )
@@ -79,14 +79,23 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether every worker is warm and running, and the server is not shutting down."""
-        return self._loaded.is_set() and self._load_error is None and not self.draining and not self.engine.failure
+        return self._loaded.is_set() and self._load_error is None and not self.draining and not self._failure
+
+    @property
+    def queue_depth(self) -> int:
+        """Number of accepted items that no engine has started."""
+        return sum(loop.queue_depth for loop in self._loops)
+
+    @property
+    def _failure(self) -> str:
+        return next((loop.failure for loop in self._loops if loop.failure), "")
 
     def not_ready_reason(self) -> str:
         """Return the reason why ``ready`` is false, in one line."""
         if self._load_error is not None:
             hidden = isinstance(self._load_error, LoadError)
             return "the model could not be loaded" if hidden else str(self._load_error)
-        return self.engine.failure or (SHUTTING_DOWN if self.draining else "the model is still being loaded")
+        return self._failure or (SHUTTING_DOWN if self.draining else "the model is still being loaded")
 
     def start(self) -> None:
         """Start loading the model; ``wait_until_loaded`` waits for the end of it."""
@@ -94,7 +103,7 @@ class Service:
 
     async def _load(self) -> None:
         try:
-            if not await self._start_generator():
+            if not await self._start_generator() or self.task.predicts_in_batches:
                 await self.engine.start()
             freeze_gc()
         except FastServeError as error:
@@ -126,8 +135,14 @@ class Service:
         except ExportError as error:
             self._not_streaming = str(error)
             return False
-        self.engine = self._generator = generator
+        self._generator = generator
+        if not self.task.predicts_in_batches:
+            self.engine = generator
         return True
+
+    @property
+    def _loops(self) -> set[EngineLoop[Any]]:
+        return {self.engine, self._generator} if self._generator is not None else {self.engine}
 
     async def wait_until_loaded(self) -> None:
         """Wait until the model is loaded.
@@ -141,7 +156,7 @@ class Service:
 
     async def wait_until_idle(self) -> None:
         """Wait until every accepted request is answered."""
-        while self.engine.in_flight:
+        while any(loop.in_flight for loop in self._loops):
             await asyncio.sleep(POLL_SECONDS)
 
     async def stop(self) -> None:
@@ -149,7 +164,8 @@ class Service:
         self.draining = True
         if self._load_task is not None:
             self._load_task.cancel()
-        await self.engine.stop()
+        for loop in self._loops:
+            await loop.stop()
 
     def predict(self, inputs: Sequence[Any], parameters: Mapping[str, Any]) -> asyncio.Future[Answers]:
         """Accept a request for complete answers.

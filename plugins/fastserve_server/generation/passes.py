@@ -43,7 +43,8 @@ def schedule_batch(
             break
         if pending > 1:
             budget -= count
-        chunk = SequenceChunk(sequence.tokens[cached : cached + count], cached, tuple(sequence.blocks))
+        tokens, prompt = sequence.tokens[cached : cached + count], len(sequence.request.prompt)
+        chunk = SequenceChunk(tokens, cached, tuple(sequence.blocks), prompt)
         batch.append((sequence, chunk))
     return batch
 

@@ -78,8 +78,7 @@ def collect_statistics(
     with torch.no_grad(), precision.context(collate.device):
         for indices in length_batches(local, task.score_batch_size):
             rows = [local[index] for index in indices]
-            tensors = collate(rows, targets=True)
-            outputs = model(**(tensors if task.model_computes_loss else collate.without_targets(tensors)))
+            outputs = task.validation_outputs(model, collate(rows, targets=True), rows)
             arrays = {
                 name: value.float().cpu().numpy() for name, value in select_outputs(outputs, task.outputs).items()
             }
