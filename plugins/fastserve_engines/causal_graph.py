@@ -110,36 +110,51 @@ class CausalExport:
     def graph(self, module: nn.Module) -> openvino.Model:
         """Return the stateful graph in memory."""
         graph = convert_model(module, *self.example())
-        _make_stateful(graph, self.heads, self.width)
+        _name_inputs(graph)
+        make_stateful(graph, range(3, len(graph.inputs)), self.heads, self.width)
         return graph
 
 
-def _make_stateful(graph: openvino.Model, heads: int, width: int) -> None:
-    """Turn the keys and values into states, initially empty and reordered by ``beam_idx``."""
-    from openvino import PartialShape, Type, opset13
-    from openvino._offline_transformations import apply_make_stateful_transformation
+def _name_inputs(graph: openvino.Model) -> None:
+    """Name the inputs that a runner sets, and let both of their sizes vary."""
+    from openvino import PartialShape
 
     for port, name in zip(graph.inputs[:3], INPUT_NAMES, strict=False):
         port.get_tensor().set_names({name})
         port.get_node().set_friendly_name(name)
         port.get_node().set_partial_shape(PartialShape([-1, -1]))
+
+
+def make_stateful(graph: openvino.Model, states: Sequence[int], heads: int, width: int) -> None:
+    """Turn keys and values into states, initially empty and reordered by an added input ``beam_idx``.
+
+    Args:
+        graph: Graph with the logits as its first output, and the new states as the others.
+        states: Indices of the inputs that hold the states.
+        heads: Number of heads.
+        width: Width of a head.
+    """
+    from openvino import PartialShape, Type, opset13
+    from openvino._offline_transformations import apply_make_stateful_transformation
+
     graph.outputs[0].get_tensor().set_names({"logits"})
     beam = opset13.parameter(PartialShape([-1]), Type.i32, name=INPUT_NAMES[3])
     beam.output(0).get_tensor().set_names({INPUT_NAMES[3]})
+    pairs: dict[str, str] = {}
+    inputs = [graph.inputs[number] for number in states]
     graph.add_parameters([beam])
-    states: dict[str, str] = {}
-    for index, (old, new) in enumerate(zip(graph.inputs[3:-1], graph.outputs[1:], strict=True)):
+    for index, (old, new) in enumerate(zip(inputs, graph.outputs[1:], strict=True)):
         name = STATE_NAME.format(index // 2, ("key", "value")[index % 2])
-        states[name] = f"present.{name}"
+        pairs[name] = f"present.{name}"
         old.get_node().set_partial_shape(PartialShape([-1, heads, -1, width]))
         old.get_tensor().set_names({name})
-        new.get_tensor().set_names({states[name]})
+        new.get_tensor().set_names({pairs[name]})
         users = list(old.get_target_inputs())
         reordered = opset13.gather(old, beam, opset13.constant(np.int64(0)))
         for user in users:
             user.replace_source_output(reordered.output(0))
     graph.validate_nodes_and_infer_types()
-    apply_make_stateful_transformation(graph, states)
+    apply_make_stateful_transformation(graph, pairs)
     _initialize_states(graph, heads, width)
 
 

@@ -34,7 +34,7 @@ class DecodeStep(nn.Module):
         Returns:
             Logits (batch, length, vocabulary), then keys and values of all tokens in the order of ``past``.
         """
-        past_length, cache, dtype = past[0].shape[2], _make_cache(past), past[0].dtype
+        past_length, cache, dtype = past[0].shape[2], make_cache(past), past[0].dtype
         queries = torch.arange(input_ids.shape[1]) + past_length
         is_visible = torch.arange(attention_mask.shape[1])[None, :] <= queries[:, None]
         mask = is_visible[None, None] & (attention_mask[:, None, None, :] != 0)
@@ -49,7 +49,7 @@ class DecodeStep(nn.Module):
         return (outputs.logits, *(tensor for layer in layers for tensor in (layer.keys, layer.values)))
 
 
-def _make_cache(past: list[Tensor]) -> Any:
+def make_cache(past: list[Tensor]) -> Any:
     """Return a cache that holds these keys and values; DynamicCache.update would concatenate an empty tensor first."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer

@@ -76,14 +76,15 @@ def lower_in_child(model: str, draft: str, to: str, outputs: Sequence[str], even
 
     with suppress_library_output():
         loaded = load_model(Path(model))
-        causal = to == "openvino" and continues_prompts(loaded)
-        export = load_format("openvino_causal" if causal else to, loaded, outputs)
+        export = load_format(_choose_format(loaded, to), loaded, outputs)
         export.write(export.module, Path(draft))
 
 
-def continues_prompts(model: Any) -> bool:
-    """Return whether a model of transformers is a decoder that generates text from a prompt."""
-    return bool(model.can_generate()) and not model.config.is_encoder_decoder
+def _choose_format(model: Any, to: str) -> str:
+    """Return the format of a model: OpenVINO has one of its own for each way of writing texts."""
+    if to != "openvino" or not model.can_generate():
+        return to
+    return "openvino_seq2seq" if model.config.is_encoder_decoder else "openvino_causal"
 
 
 if __name__ == "__main__":

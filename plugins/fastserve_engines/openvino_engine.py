@@ -16,6 +16,7 @@ from fastserve_core.inference import Engine
 from fastserve_core.processes import hide_package, read_processor
 from fastserve_core.tasks import DEFAULT_OUTPUTS, Arrays, DecodeEngine
 from fastserve_engines.causal_engine import FP32_CONFIG, INPUT_NAMES, CausalRunner, is_causal
+from fastserve_engines.seq2seq_engine import ENCODER_FILE, Seq2SeqRunner
 
 MODEL_FILE = "openvino_model.xml"
 ENCODER_CONFIG = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "128"}
@@ -59,7 +60,8 @@ class OpenVINOEngine(Engine):
             import openvino
 
         self._core = openvino.Core()
-        self._graph = self._core.read_model(_find_files(folder, threads, outputs) / MODEL_FILE)
+        files = _find_files(folder, threads, outputs)
+        self._graph = self._core.read_model(files / MODEL_FILE)
         causal = is_causal(self._graph)
         processor = read_processor()
         if processor.may_prefer_floats and not (causal or _quantizes_inputs(self._graph)):
@@ -69,7 +71,7 @@ class OpenVINOEngine(Engine):
         if in_fp32 or (processor.limit and not processor.has_bf16_units):
             self._config["INFERENCE_PRECISION_HINT"] = "f32"  # with a limit, it would ask oneDNN for bf16 above it
         self._threads, self._model = threads, self._compile("LATENCY", streams=1)
-        self._causal = CausalRunner(self._model, folder) if causal else None
+        self._causal = self._make_runner(files, folder) if causal else None
         self._request = self._model.create_infer_request()
         names = tuple(port.get_any_name() for port in self._model.inputs)
         self.inputs = names if self._causal is None else tuple(name for name in names if name in INPUT_NAMES)
@@ -83,10 +85,16 @@ class OpenVINOEngine(Engine):
         self._pad_token_id = max(0, config.get("pad_token_id") or 0)
         self._requests: list[Any] = []
 
-    def _compile(self, hint: str, streams: int) -> Any:
+    def _make_runner(self, files: Path, folder: Path) -> CausalRunner | Seq2SeqRunner:
+        if not (files / ENCODER_FILE).is_file():
+            return CausalRunner(self._model, folder)
+        encoder = self._compile("LATENCY", 1, self._core.read_model(files / ENCODER_FILE))
+        return Seq2SeqRunner(encoder, self._model, folder)
+
+    def _compile(self, hint: str, streams: int, graph: Any = None) -> Any:
         # with pinning, all workers of a server place their threads on the first core
         config = {**self._config, "ENABLE_CPU_PINNING": False, "PERFORMANCE_HINT": hint, "NUM_STREAMS": streams}
-        return self._core.compile_model(self._graph, "CPU", config)
+        return self._core.compile_model(graph or self._graph, "CPU", config)
 
     def run(self, inputs: Arrays) -> Arrays:
         """Run one pass.
@@ -149,20 +157,20 @@ class OpenVINOEngine(Engine):
         return {name: array[:, :length] if name in self._length_outputs else array for name, array in outputs.items()}
 
     def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
-        """Continue each row of ``input_ids``.
+        """Continue each row of ``input_ids``, or answer it if the model is an encoder with a decoder.
 
         Args:
-            inputs: Left-padded integer arrays of shape (batch, length).
-            options: ``max_new_tokens`` and optionally ``temperature``.
+            inputs: Integer arrays of shape (batch, length), left-padded for a decoder.
+            options: ``max_new_tokens``, and optionally others of the task.
 
         Returns:
             ``ids`` of the new tokens, of shape (batch, new tokens).
 
         Raises:
-            PlanError: The model is not a causal language model.
+            PlanError: The model has no decoder.
         """
         if not self._causal:
-            raise PlanError("the model is not a causal language model and cannot generate text")
+            raise PlanError("the model has no decoder and cannot generate text")
         return self._causal.generate(inputs, options)
 
     @staticmethod
@@ -174,9 +182,14 @@ class OpenVINOEngine(Engine):
             threads: Number of threads.
             memory: Bytes for keys and values.
         """
+        files = _find_files(folder, threads, DEFAULT_OUTPUTS)
+        if (files / ENCODER_FILE).is_file():
+            from fastserve_engines.seq2seq_decode import OpenVINOAnswerEngine
+
+            return OpenVINOAnswerEngine(files, folder, threads, memory)
         from fastserve_engines.paged_attention import PagedDecodeEngine
 
-        return PagedDecodeEngine(_find_files(folder, threads, DEFAULT_OUTPUTS) / MODEL_FILE, folder, threads, memory)
+        return PagedDecodeEngine(files / MODEL_FILE, folder, threads, memory)
 
     def close(self) -> None:
         """Release the model."""

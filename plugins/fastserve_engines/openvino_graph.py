@@ -119,13 +119,14 @@ def convert_model(module: nn.Module, example: tuple[Any, ...], shapes: tuple[Any
     return graph
 
 
-def write_graph(graph: openvino.Model, folder: Path, store_fp16: bool = False) -> None:
+def write_graph(graph: openvino.Model, folder: Path, store_fp16: bool = False, name: str = MODEL_FILE) -> None:
     """Write a graph, with nodes named by their position; inputs keep their names.
 
     Args:
         graph: Graph to write; its nodes are renamed.
         folder: Folder to write.
         store_fp16: Store fp32 constants in fp16.
+        name: Name of the file.
     """
     import openvino
 
@@ -135,4 +136,4 @@ def write_graph(graph: openvino.Model, folder: Path, store_fp16: bool = False) -
         if node.get_type_name() != "Parameter":  # an input's name is its interface
             node.set_friendly_name(f"{node.get_type_name()}_{index}")
     folder.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(graph, folder / MODEL_FILE, compress_to_fp16=store_fp16)
+    openvino.save_model(graph, folder / name, compress_to_fp16=store_fp16)

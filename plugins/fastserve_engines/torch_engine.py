@@ -7,10 +7,14 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fastserve_core.artifacts import read_config
 from fastserve_core.inference import Engine
 from fastserve_core.processes import PRELOAD_MODULES
 from fastserve_core.tasks import DEFAULT_OUTPUTS, Arrays, DecodeEngine
 from fastserve_engines.model_outputs import compute_outputs
+
+GENERATION_OPTIONS = ("min_new_tokens", "num_beams", "length_penalty", "no_repeat_ngram_size")
+"""Options of a task that ``generate`` of transformers has under the same names; unset or 0 is its default."""
 
 
 class TorchEngine(Engine):
@@ -57,11 +61,11 @@ class TorchEngine(Engine):
         return {name: tensor.float().numpy() for name, tensor in outputs.items()}
 
     def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
-        """Continue each row of ``input_ids``.
+        """Continue each row of ``input_ids``, or answer it if the model is an encoder with a decoder.
 
         Args:
-            inputs: Left-padded integer arrays of shape (batch, length).
-            options: ``max_new_tokens`` and optionally ``temperature``.
+            inputs: Integer arrays of shape (batch, length), left-padded for a decoder.
+            options: ``max_new_tokens``, and optionally ``temperature`` and others of ``GENERATION_OPTIONS``.
 
         Returns:
             ``ids`` of the new tokens, of shape (batch, new tokens).
@@ -69,9 +73,11 @@ class TorchEngine(Engine):
         tensors = self._to_tensors(inputs)
         temperature = float(options.get("temperature", 0.0))
         sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+        others = {name: options[name] for name in GENERATION_OPTIONS if options.get(name)}
         with self._torch.inference_mode():
-            ids = self._model.generate(**tensors, max_new_tokens=int(options["max_new_tokens"]), **sampling)
-        return {"ids": ids[:, tensors["input_ids"].shape[1] :].numpy()}
+            ids = self._model.generate(**tensors, max_new_tokens=int(options["max_new_tokens"]), **sampling, **others)
+        start = 1 if self._model.config.is_encoder_decoder else tensors["input_ids"].shape[1]
+        return {"ids": ids[:, start:].numpy()}
 
     @staticmethod
     def make_decoder(folder: Path, threads: int, memory: int) -> DecodeEngine:
@@ -82,6 +88,10 @@ class TorchEngine(Engine):
             threads: Number of threads of torch.
             memory: Bytes for keys and values.
         """
+        if read_config(folder).get("is_encoder_decoder"):
+            from fastserve_engines.seq2seq_torch import TorchAnswerEngine
+
+            return TorchAnswerEngine(folder, threads, memory)
         from fastserve_engines.torch_decode import TorchDecodeEngine
 
         return TorchDecodeEngine(folder, threads, memory)
