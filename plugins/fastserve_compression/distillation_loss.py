@@ -253,6 +253,10 @@ def _find_projections(model: nn.Module) -> list[str]:
 
 
 def _check_widths(student: Any, teacher: Any) -> None:
+    if student.config.is_encoder_decoder:
+        raise ModelError(
+            f"compress.distill.hidden_weight: {type(student).__name__} is an encoder with a decoder: set it to 0"
+        )
     width, teacher_width = (model.config.hidden_size for model in (student, teacher))
     if width != teacher_width:
         raise ModelError(

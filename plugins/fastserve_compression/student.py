@@ -1,4 +1,4 @@
-"""Initialize a shallower student from evenly spaced layers of the teacher."""
+"""Initialize a shallower student from evenly spaced layers of the teacher, or of the teacher's decoder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from fastserve_compression.architectures import get_layers
 from fastserve_compression.checkpoint_io import write_model
+from fastserve_compression.decoder_layers import count_decoder_layers, keep_decoder_layers, select_decoder_layers
 from fastserve_compression.structural_pruning import drop_layers, record_sizes
 from fastserve_core.errors import ModelError
 from fastserve_core.processes import child_main
@@ -40,13 +41,17 @@ def make_student(
         ModelError: The teacher has fewer layers.
     """
     loaded_task = load_task(*task)
-    model = loaded_task.build(Path(teacher))
-    count = len(get_layers(model))
+    model: Any = loaded_task.build(Path(teacher))
+    has_decoder = model.config.is_encoder_decoder
+    count = count_decoder_layers(model) if has_decoder else len(get_layers(model))
     if layers > count:
         raise ModelError(f"compress.distill.layers={layers}, but {teacher} has only {count}")
-    dropped = sorted(set(range(count)) - set(select_evenly(count, layers)))
-    drop_layers(model, dropped, loaded_task.find_uncompressed(model))
-    record_sizes(model)
+    if has_decoder:  # the encoder runs once for an answer, the decoder once for each of its tokens
+        keep_decoder_layers(model, select_decoder_layers(count, layers))
+    else:
+        dropped = sorted(set(range(count)) - set(select_evenly(count, layers)))
+        drop_layers(model, dropped, loaded_task.find_uncompressed(model))
+        record_sizes(model)
     write_model(model, Path(teacher), Path(student))
 
 

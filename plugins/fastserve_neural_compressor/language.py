@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from fastserve_core.errors import ExportError
 from fastserve_core.tasks import Row, Task
 from fastserve_neural_compressor.job import QuantizeJob
 from fastserve_neural_compressor.weight_only import quantize_weights
@@ -24,6 +25,10 @@ def quantize(job: QuantizeJob) -> None:
     """
     options, model = job.options, job.load_model()
     method = options.method or DEFAULT_METHOD
+    if model.config.is_encoder_decoder and method != DEFAULT_METHOD:
+        raise ExportError(
+            f"compress.neural_compressor.method={method} calibrates decoders without an encoder: take {DEFAULT_METHOD}"
+        )
     longest = min(BLOCK_LENGTH, getattr(model.config, "max_position_embeddings", BLOCK_LENGTH))
     blocks = (
         [] if method == DEFAULT_METHOD else make_calibration_blocks(job.task, job.model, job.sample_rows(), longest)

@@ -56,16 +56,12 @@ def hash_weight(weight: Any) -> str:
     return hashlib.sha256(np.ascontiguousarray(array, dtype=np.float32).tobytes()).hexdigest()
 
 
-def replace_weights(graph: openvino.Model, weights: Mapping[str, PackedWeight], minimum: int) -> None:
-    """Replace fp32 constants by the integers of the same weights.
+def replace_weights(graph: openvino.Model, weights: Mapping[str, PackedWeight]) -> int:
+    """Replace fp32 constants by the integers of the same weights, and return how many were found.
 
     Args:
         graph: Graph, changed in place.
         weights: Integer weights by ``hash_weight`` of their dequantized values.
-        minimum: Number of constants that must be found.
-
-    Raises:
-        ExportError: Fewer constants were found.
     """
     replaced = 0
     for node in graph.get_ordered_ops():
@@ -78,9 +74,14 @@ def replace_weights(graph: openvino.Model, weights: Mapping[str, PackedWeight], 
                 for user in users:
                     user.replace_source_output(decompression.output(0))
                 replaced += 1
+    graph.validate_nodes_and_infer_types()
+    return replaced
+
+
+def check_replaced(replaced: int, minimum: int) -> None:
+    """Raise ``ExportError`` if fewer weights were replaced than a model has."""
     if replaced < minimum:
         raise ExportError(f"only {replaced} of {minimum} weights were found in the graph")
-    graph.validate_nodes_and_infer_types()
 
 
 def _make_decompression(packed: PackedWeight, shape: list[int]) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,15 @@ from fastserve_core.errors import ExportError
 from fastserve_core.export import load_format, wrap_export_errors
 from fastserve_core.processes import hide_package, suppress_library_output
 from fastserve_core.tasks import DEFAULT_OUTPUTS
-from fastserve_neural_compressor.packed_weights import PackedWeight, hash_weight, quantize_rows, replace_weights
+from fastserve_neural_compressor.packed_weights import (
+    PackedWeight,
+    check_replaced,
+    hash_weight,
+    quantize_rows,
+    replace_weights,
+)
 from fastserve_neural_compressor.static_quantization import quantize_embeddings
 from fastserve_neural_compressor.weight_methods import METHODS, RoundingConfig, unpack_weight
-
-if TYPE_CHECKING:
-    import openvino
 
 PER_ROW = -1
 """Group size of a whole row."""
@@ -50,10 +53,11 @@ def quantize_weights(
     blocks: Sequence[Tensor] = (),
     uncompressed: Collection[str] = (),
 ) -> None:
-    """Write OpenVINO files of a causal language model with integer weights and an 8-bit word table.
+    """Write OpenVINO files of a model that writes texts, with integer weights and 8-bit word tables.
 
     Args:
-        model: Causal language model of transformers in fp32, whose ``name_or_path`` is its folder; it is not changed.
+        model: Decoder of transformers, or encoder with a decoder, in fp32; its ``name_or_path`` is its folder. It is not
+            changed.
         folder: Folder to write.
         bits: Bits of the linear layers' weights, 8 or 4.
         group_size: Number of weights of a row that share a scale and a zero point; -1 is the whole row.
@@ -79,12 +83,8 @@ def quantize_weights(
         for table in (duplicate.get_input_embeddings(), duplicate.get_output_embeddings()):
             if modules[table] not in uncompressed:
                 weights.setdefault(hash_weight(table.weight), quantize_rows(table.weight))
-        export: Any = load_format("openvino_causal", duplicate)  # its write accepts a graph transformation
-
-        def compress(graph: openvino.Model) -> None:
-            replace_weights(graph, weights, len(names))
-
-        export.write(export.module, folder, compress)
+        to = "openvino_seq2seq" if model.config.is_encoder_decoder else "openvino_causal"
+        _write_replaced(load_format(to, duplicate), folder, weights, len(names))
 
 
 def quantize_encoder(
@@ -118,8 +118,14 @@ def quantize_encoder(
             )
         if embeddings == "int8":
             quantize_embeddings(duplicate, uncompressed)
-        export: Any = load_format("openvino", duplicate, outputs)
-        export.write(export.module, folder, lambda graph: replace_weights(graph, weights, len(names)))
+        _write_replaced(load_format("openvino", duplicate, outputs), folder, weights, len(names))
+
+
+def _write_replaced(export: Any, folder: Path, weights: Mapping[str, PackedWeight], minimum: int) -> None:
+    """Write the graphs of a model with integer weights, at least ``minimum`` of them together."""
+    replaced: list[int] = []
+    export.write(export.module, folder, lambda graph: replaced.append(replace_weights(graph, weights)))
+    check_replaced(sum(replaced), minimum)
 
 
 def replace_conv1d(model: Any) -> Any:
@@ -146,7 +152,9 @@ def find_used_linears(model: Any) -> set[nn.Module]:
     hooks = [layer.register_forward_hook(record) for layer in linears]
     try:
         with torch.enable_grad():
-            results = model(input_ids=torch.ones(1, 2, dtype=torch.long)).values()
+            ids = torch.ones(1, 2, dtype=torch.long)
+            target = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+            results = model(input_ids=ids, **target).values()
             total = torch.stack([value.float().sum() for value in results if isinstance(value, Tensor)]).sum()
     finally:
         for hook in hooks:
