@@ -31,6 +31,8 @@ REVIEWS = [{"id": str(number), "Phrase": row["text"], "Stars": row["label"]} for
 PAIRS = [{"premise": row["text"], "hypothesis": f"it is {number}", "gold_label": row["label"]}
          for number, row in enumerate(POSTS)]  # fmt: skip
 TAGGED = [{"words": ["New", "York", str(number)], "ner_tags": ["B-LOC", "I-LOC", "O"]} for number in range(20)]
+ABSTRACTS = [{"source": [f"We study effect {number} in mice.", "It is large."], "target": [f"effect {number} is large"]}
+             for number in range(60)]  # fmt: skip
 SQUAD = {"data": [{"title": "x", "paragraphs": [{"context": f"Paris has {number} towers.", "qas": [
     {"id": f"{number}", "question": "How many?", "answers": [{"text": str(number), "answer_start": 10}]},
     {"id": f"{number}-none", "question": "Who?", "answers": []}]}]} for number in range(12)]}  # fmt: skip
@@ -67,6 +69,7 @@ def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
         ("a.json", lambda path, rows: path.write_text(json.dumps(rows)), SQUAD, "question_answering", {}),
         ("a.parquet", lambda path, rows: parquet.write_table(pa.Table.from_pylist(rows), path), TAGGED,
          "token_classification", {"tokens": "words", "tags": "ner_tags"}),
+        ("a.jsonl", write_json_lines, ABSTRACTS, "seq2seq", {"text": "source"}),
         ("a.xlsx", write_xlsx, POSTS, "text_classification", {}),
     ],
 )  # fmt: skip
