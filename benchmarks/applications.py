@@ -5,8 +5,9 @@
 ``--data`` (or FASTSERVE_BENCH_DATA) is the folder with the labelled sets; ``benchmarks/tasks/sources.py`` names the
 files. The last line is ``RESULT {json}``: for each task the means over the seeds of each metric, ``reference`` and
 ``compressed`` with the same metrics, ``baseline``, ``setfit`` (few shots), ``rate_ratio`` (training rows a second,
-ours to the reference's), ``speedup`` and ``size_ratio`` of the compressed model. ``scoring`` compares the prediction
-for a file with the engine and with the pipeline of transformers; ``long_text`` times one long Chinese text.
+ours to the reference's), ``speedup`` and ``size_ratio`` of the compressed model, and for a task that writes texts
+``generation_ratio`` (tokens a second at batch 8, ours to the reference's). ``scoring`` compares the prediction for a
+file with the engine and with the pipeline of transformers; ``long_text`` times one long Chinese text.
 ``stsb_embedding`` and ``embeddings_served`` have sentence-transformers beside them: ``ratio`` of the training rates,
 and ``vs_peer`` of the requests a second. ``index`` has ``recall`` (of exact search's 10 hits), ``size_ratio`` (of the
 exact vectors to the codes in memory, with their tables) and ``vs_exact`` (queries a second to those of numpy).
@@ -19,6 +20,7 @@ import os
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,8 @@ def compare(bench: Bench, name: str, application: Application) -> dict[str, Any]
         options = [*application.overrides(bench, seed), f"model={model}", f"train.torch_ddp.epochs={own}"]
         record = ours.run(bench, name, seed, options)
         trained, compressed = ours.read_scores(record, application.metrics)
+        if application.head == "texts":
+            trained = replace(trained, generation=ours.measure_generation(record))
         found["ours"].append(trained)
         found["compressed"].append(compressed)
         if application.chain:
@@ -92,7 +96,7 @@ def train_reference(
         "folder": bench.scratch / "reference",
     }
     outcome = run_in_child("tasks.reference", request, usable_cores())
-    return Scores(outcome["scores"], outcome["rate"])
+    return Scores(outcome["scores"], outcome["rate"], generation=outcome["generation"])
 
 
 def find_checkpoint(application: Application, model: str, record: Mapping[str, Any]) -> Path:
@@ -112,7 +116,8 @@ def train_setfit(application: Application, model: str, record: Mapping[str, Any]
 
 def summarize(found: Mapping[str, Sequence[Scores]]) -> dict[str, Any]:
     """Return the means over the seeds of each model's scores, and the ratios."""
-    pairs = zip(found["ours"], found["reference"], strict=True)
+    pairs = list(zip(found["ours"], found["reference"], strict=True))
+    rates = [mine.generation / other.generation for mine, other in pairs if other.generation]
     return {
         **mean_scores(found["ours"]),
         **{
@@ -121,6 +126,7 @@ def summarize(found: Mapping[str, Sequence[Scores]]) -> dict[str, Any]:
             if name in found
         },
         "rate_ratio": round(statistics.median(mine.rate / other.rate for mine, other in pairs), 2),
+        **({"generation_ratio": round(statistics.median(rates), 2)} if rates else {}),
         **mean_costs(found["compressed"]),
         **({"chain": mean_scores(found["chain"]) | mean_costs(found["chain"])} if "chain" in found else {}),
     }

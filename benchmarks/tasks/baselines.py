@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastserve_core.data import load_dataset
-from tasks.scorers import score_classes, score_intents, score_numbers, score_relations, score_tags
+from tasks.scorers import score_classes, score_intents, score_numbers, score_relations, score_tags, score_texts
 
 Rows = Sequence[dict[str, Any]]
 Baseline = Callable[[Rows, Rows], dict[str, float]]
@@ -83,10 +84,17 @@ def _intents(train: Rows, test: Rows) -> dict[str, float]:
     )
 
 
+def _lead(train: Rows, test: Rows) -> dict[str, float]:
+    """The first sentence of each text."""
+    first = [re.split(r"(?<=[.!?])\s", row["text"], maxsplit=1)[0] for row in test]
+    return score_texts(first, [row["target"] for row in test])
+
+
 BASELINES: dict[str, Baseline] = {
     "classes": _classes,
     "numbers": _numbers,
     "relations": _relations,
     "tags": _tags,
     "intents": _intents,
+    "texts": _lead,
 }

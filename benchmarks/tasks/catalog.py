@@ -61,6 +61,7 @@ TAGGING_CHAIN = (
 """Five of six layers, three quarters of the heads and 0.6 of the neurons are left."""
 ACCURACY, F1 = {"accuracy": "accuracy"}, {"f1": "f1"}
 ANSWERS = {"em": "em", "f1": "f1"}
+ROUGE = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rougeL"}
 SCOPE = {"in_scope": "in_scope", "oos_recall": "oos_recall", "auroc": "auroc"}
 INTENTS = {"intent": "intent", "slot_f1": "slot_f1", "whole": "whole"}
 LORA = (
@@ -119,6 +120,15 @@ APPLICATIONS: Mapping[str, Application] = {
         {"loss": "loss"},
         (lr(2e-4), *LORA),
         make_model=lambda bench: "smollm2",
+    ),
+    "scitldr": Application(
+        "seq2seq",
+        sources.scitldr,
+        "texts",
+        6,
+        192,
+        ROUGE,
+        (lr(3e-4), "task.max_target_length=64", "task.max_new_tokens=64", "task.no_repeat_ngram_size=3"),
     ),
     "pubmedqa": Application(
         "text_classification", sources.pubmedqa, "classes", 4, 384, ACCURACY, (lr(5e-5), "data.validation_fraction=0.1")

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fastserve_core.artifacts import load_artifact
+from fastserve_core.data import load_dataset
 from fastserve_core.errors import StageError
+from fastserve_core.inference import Predictor
+from fastserve_core.processes import usable_cores
 from tasks.setting import Bench, Scores
+from tasks.text_reference import score_generation
 
 INT8 = ("torch_ddp", "neural_compressor")
 CHAIN = ("torch_ddp", "prune", "distill", "neural_compressor")
@@ -75,6 +79,19 @@ def read_scores(record: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Sc
 def find_artifact(record: Mapping[str, Any], number: int = -1) -> Path:
     """Return the folder of the model of a run's stage, by default the last one."""
     return Path(record["stages"][number]["artifact"])
+
+
+def measure_generation(record: Mapping[str, Any]) -> float:
+    """Return the tokens a second that the trained model writes for the test split, on its engine, at batch 8."""
+    predictor = Predictor(Path(_stage(record, "train")["artifact"]), usable_cores())
+
+    def write(texts: list[str]) -> tuple[list[str], int]:
+        answers = predictor.predict(texts, len(texts))
+        return [answer["text"] for answer in answers], sum(answer["tokens"] for answer in answers)
+
+    rate = score_generation(write, list(load_dataset(find_data(record)).rows("test")))[1]
+    predictor.close()
+    return rate
 
 
 def _stage(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:

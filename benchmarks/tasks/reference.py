@@ -21,6 +21,7 @@ from tasks.instruction_reference import Instructions
 from tasks.joint_reference import JointModel, encode_intents, score_intent_outputs
 from tasks.question_reference import encode_contexts, encode_questions, score_question_outputs
 from tasks.scorers import mark_entities, score_classes, score_numbers, score_relations, score_tags
+from tasks.text_reference import MAX_TARGET, NO_REPEAT, build_two, encode_pairs, score_generation
 
 DEFAULTS = {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
 MARKS = ("<e1>", "</e1>", "<e2>", "</e2>")
@@ -33,13 +34,13 @@ def train(model: str, data: str, head: str, settings: dict[str, Any], folder: st
     Args:
         model: The checkpoint.
         data: The folder of the prepared rows.
-        head: ``classes``, ``numbers``, ``relations``, ``tags``, ``answers``, ``intents`` or ``instructions``.
+        head: ``classes``, ``numbers``, ``relations``, ``tags``, ``answers``, ``intents``, ``instructions`` or ``texts``.
         settings: ``labels`` in order, ``max_length`` of an input in tokens, ``epochs`` and ``seed``.
         folder: The output folder of the ``Trainer``.
         events: The path for events, of which there are none.
 
     Returns:
-        ``scores`` by name, and ``rate``: training rows a second.
+        ``scores`` by name, ``rate``: training rows a second, and ``generation``: tokens of answers a second, if any.
     """
     seed, epochs = settings["seed"], settings["epochs"]
     transformers.set_seed(seed)
@@ -55,7 +56,8 @@ def train(model: str, data: str, head: str, settings: dict[str, Any], folder: st
         network, arguments, data_collator=kind.collate, train_dataset=kind.encode(splits["train"], True)
     )
     seconds = trainer.train().metrics["train_runtime"]
-    return {"scores": kind.score(trainer, splits), "rate": epochs * len(splits["train"]) / seconds}
+    scores = kind.score(trainer, splits)
+    return {"scores": scores, "rate": epochs * len(splits["train"]) / seconds, "generation": kind.generation_rate}
 
 
 class Classes:
@@ -63,7 +65,7 @@ class Classes:
 
     kind: Any = transformers.AutoModelForSequenceClassification
     targets: tuple[str, ...] = ("labels",)
-    arguments: ClassVar[Mapping[str, Any]] = {}
+        head: ``classes``, ``numbers``, ``relations``, ``tags``, ``answers``, ``intents``, ``instructions`` or ``texts``.
 
     def __init__(self, tokenizer: Any, labels: Sequence[str], max_length: int) -> None:
         self.tokenizer, self.labels, self.max_length = tokenizer, list(labels), max_length
@@ -201,6 +203,39 @@ class Intents(Classes):
         return score_intent_outputs(run, splits, self.labels)
 
 
+class Texts(Classes):
+    """``run_summarization.py``: a text for a text; ``Seq2SeqTrainer`` trains as ``Trainer`` does."""
+
+    def __init__(self, tokenizer: Any, labels: Sequence[str], max_length: int) -> None:
+        super().__init__(tokenizer, labels, max_length)
+        tokenizer.backend_tokenizer.no_padding()  # MiniLM's pads everything to 128 tokens
+
+    def build(self, model: str) -> Any:
+        network = build_two(model, self.tokenizer)
+        self.collate = transformers.DataCollatorForSeq2Seq(self.tokenizer, model=network)
+        return network
+
+    def encode(self, rows: Rows, is_training: bool) -> list[dict[str, Any]]:
+        return encode_pairs(self.tokenizer, rows, self.max_length)
+
+    def score(self, trainer: Any, splits: dict[str, Any]) -> dict[str, float]:
+        network = trainer.model.eval()
+
+        def write(texts: list[str]) -> tuple[list[str], int]:
+            inputs = self.tokenizer(
+                texts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt"
+            )
+            ids = network.generate(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
+                max_new_tokens=MAX_TARGET, no_repeat_ngram_size=NO_REPEAT, do_sample=False,
+            )[:, 1:]  # fmt: skip
+            tokens = int((ids != self.tokenizer.pad_token_id).sum())
+            return self.tokenizer.batch_decode(ids, skip_special_tokens=True), tokens
+
+        scores, self.generation_rate = score_generation(write, splits["test"])
+        return scores
+
+
 HEADS = {
     "classes": Classes,
     "numbers": Numbers,
@@ -208,7 +243,7 @@ HEADS = {
     "tags": Tags,
     "answers": Answers,
     "intents": Intents,
-    "instructions": Instructions,
+        head: ``classes``, ``numbers``, ``relations``, ``tags``, ``answers``, ``intents``, ``instructions`` or ``texts``.
 }
 
 if __name__ == "__main__":

@@ -108,3 +108,13 @@ def score_scope(
         "oos_recall": sum(outside) / len(outside),
         "auroc": float(roc_auc_score([name != label for name in truth], list(confidences))),
     }
+
+
+def score_texts(answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Return ROUGE by rouge-score with its stemmer; of several references the best one counts."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    names = ["rouge1", "rouge2", "rougeL"]
+    scorer = RougeScorer(names, use_stemmer=True)
+    found = [scorer.score_multi(wanted, answer) for answer, wanted in zip(answers, references, strict=True)]
+    return {name: sum(one[name].fmeasure for one in found) / len(found) for name in names}

@@ -116,6 +116,12 @@ def _as_list(value: Any) -> list[str]:
     return list(ast.literal_eval(value)) if isinstance(value, str) else list(value)
 
 
+def scitldr(data: Path, scratch: Path) -> list[str]:
+    """The set's own splits; ``source`` and ``target`` are lists."""
+    parts = {"train": "train", "validation": "dev", "test": "test"}
+    return files(**{name: data / f"scitldr_a_{part}.jsonl" for name, part in parts.items()})
+
+
 def xquad_en(data: Path, scratch: Path) -> list[str]:
     return _by_paragraph(data / "xquad.en.json", scratch)
 
