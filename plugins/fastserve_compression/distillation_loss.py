@@ -21,6 +21,10 @@ RELATION_HEADS = 12
 PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
 """Names of the query, key and value projections in BERT, DistilBERT and Llama, and in models derived from them."""
 
+NO_TOKEN_VECTORS = (
+    "compress.distill.hidden_weight: the model's layers do not return a vector for each token: set it to 0"
+)
+
 
 class Distillation:
     """Auxiliary loss that the trainer calls with each step's inputs and outputs.
@@ -169,9 +173,7 @@ def find_hidden_states(outputs: Any, mask: Tensor) -> Sequence[Tensor]:
     """
     states: Sequence[Tensor] = outputs.get("hidden_states") or ()
     if not states or any(state.shape[:2] != mask.shape for state in states):
-        raise ModelError(
-            "compress.distill.hidden_weight: the model's layers do not return a vector for each token: set it to 0"
-        )
+        raise ModelError(NO_TOKEN_VECTORS)
     return states
 
 
@@ -254,9 +256,7 @@ def _find_projections(model: nn.Module) -> list[str]:
 
 def _check_widths(student: Any, teacher: Any) -> None:
     if student.config.is_encoder_decoder:
-        raise ModelError(
-            f"compress.distill.hidden_weight: {type(student).__name__} is an encoder with a decoder: set it to 0"
-        )
+        raise ModelError(NO_TOKEN_VECTORS)
     width, teacher_width = (model.config.hidden_size for model in (student, teacher))
     if width != teacher_width:
         raise ModelError(

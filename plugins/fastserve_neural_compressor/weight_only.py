@@ -56,8 +56,8 @@ def quantize_weights(
     """Write OpenVINO files of a model that writes texts, with integer weights and 8-bit word tables.
 
     Args:
-        model: Decoder of transformers, or encoder with a decoder, in fp32; its ``name_or_path`` is its folder. It is not
-            changed.
+        model: Decoder of transformers, or encoder with a decoder, in fp32, which is not changed; ``name_or_path`` is
+            its folder.
         folder: Folder to write.
         bits: Bits of the linear layers' weights, 8 or 4.
         group_size: Number of weights of a row that share a scale and a zero point; -1 is the whole row.

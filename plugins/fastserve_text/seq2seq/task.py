@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from fastserve_core.artifacts import write_json
-from fastserve_core.errors import DataError, OptionError
+from fastserve_core.entry_points import missing_packages
+from fastserve_core.errors import DataError, MissingPackageError, OptionError
 from fastserve_core.tasks import (
     AnswerView,
     Arrays,
@@ -64,6 +65,8 @@ TARGET = Column(
         "摘要", "译文", "标题",
     ),
 )  # fmt: skip
+SCORERS = ("rouge_score", "sacrebleu")
+"""The modules that score answers."""
 MIN_TARGET_TOKENS = 6
 """Estimated tokens of an average target, with the two that mark its ends; labels have fewer."""
 
@@ -157,6 +160,8 @@ class Seq2Seq(TextTask):
     def check_model(self, folder: Path) -> None:
         from fastserve_text.seq2seq.model import check_kind
 
+        if missing := missing_packages(SCORERS):
+            raise MissingPackageError(f"{self.name} needs {', '.join(missing)}: pip install 'fastserve-core[seq2seq]'")
         check_files(folder)
         check_kind(folder, self.name)
         tokenizer = load_tokenizer(folder, self.options.max_length)
