@@ -34,7 +34,8 @@ def train(model: str, data: str, head: str, settings: dict[str, Any], folder: st
     Args:
         model: The checkpoint.
         data: The folder of the prepared rows.
-        head: ``classes``, ``numbers``, ``relations``, ``tags``, ``answers``, ``intents``, ``instructions`` or ``texts``.
+        head: ``classes``, ``numbers``, ``relations``, ``tags``, ``answers``, ``intents``, ``instructions`` or
+            ``texts``.
         settings: ``labels`` in order, ``max_length`` of an input in tokens, ``epochs`` and ``seed``.
         folder: The output folder of the ``Trainer``.
         events: The path for events, of which there are none.
@@ -65,7 +66,8 @@ class Classes:
 
     kind: Any = transformers.AutoModelForSequenceClassification
     targets: tuple[str, ...] = ("labels",)
-        head: ``classes``, ``numbers``, ``relations``, ``tags``, ``answers``, ``intents``, ``instructions`` or ``texts``.
+    arguments: ClassVar[Mapping[str, Any]] = {}
+    generation_rate = 0.0
 
     def __init__(self, tokenizer: Any, labels: Sequence[str], max_length: int) -> None:
         self.tokenizer, self.labels, self.max_length = tokenizer, list(labels), max_length
@@ -243,7 +245,8 @@ HEADS = {
     "tags": Tags,
     "answers": Answers,
     "intents": Intents,
-        head: ``classes``, ``numbers``, ``relations``, ``tags``, ``answers``, ``intents``, ``instructions`` or ``texts``.
+    "instructions": Instructions,
+    "texts": Texts,
 }
 
 if __name__ == "__main__":
