@@ -106,7 +106,14 @@ def test_smollm2_is_fetched_and_quantized_to_four_bits(command: Cli, online: Non
     texts = tmp_path / "texts.txt"
     texts.write_text("".join(f"The film number {number} is a quiet story about a family.\n" for number in range(40)))
     done = command(
-        *("+plugin=neural_compressor", "model=smollm2", "task=causal_lm", "task.max_length=16", f"data.train={texts}"),
+        *(
+            "+plugin=neural_compressor",
+            "model=smollm2",
+            "task=causal_lm",
+            "task.max_length=16",
+            "task.max_new_tokens=4",
+            f"data.train={texts}",
+        ),
         *("compress.neural_compressor.bits=4", "gate.enabled=false"),
         timeout=1000,
     )
