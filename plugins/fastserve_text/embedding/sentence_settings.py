@@ -85,17 +85,20 @@ class SentenceSettings:
         """Return the entry of the model's config."""
         return {"kind": COMPONENT, **asdict(self), "widths": list(self.widths)}
 
-    def write(self, folder: Path, width: int | None, max_length: int) -> None:
-        """Write the files of sentence-transformers, and the entry in the model's config, into a model folder.
+    def write_component(self, folder: Path) -> None:
+        """Write the settings into the config of a model folder."""
+        config = read_config(folder)
+        others = [entry for entry in config.get(PARTS) or () if entry["kind"] != COMPONENT]
+        write_json(folder / "config.json", {**config, PARTS: [*others, self.to_component()]})
+
+    def write_modules(self, folder: Path, width: int | None, max_length: int) -> None:
+        """Write the files of sentence-transformers into a folder with weights.
 
         Args:
             folder: The folder.
             width: The length of the vectors.
             max_length: The number of tokens that a text is cut to.
         """
-        config = read_config(folder)
-        others = [entry for entry in config.get(PARTS) or () if entry["kind"] != COMPONENT]
-        write_json(folder / "config.json", {**config, PARTS: [*others, self.to_component()]})
         names = ["", POOLING, *([NORMALIZE] if self.normalize else [])]
         kinds = ("Transformer", "Pooling", "Normalize")
         modules = [

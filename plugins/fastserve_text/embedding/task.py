@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from fastserve_core.artifacts import read_config
+from fastserve_core.artifacts import list_weight_files, read_config
 from fastserve_core.errors import DataError, ModelError, OptionError
 from fastserve_core.tasks import (
     AnswerView,
@@ -222,7 +222,14 @@ class Embedding(TextTask):
 
     @override
     def complete_artifact(self, folder: Path, source: Path) -> None:
-        self.read_settings(source).write(folder, read_width(folder), self.options.max_length)
+        settings = self.read_settings(source)
+        settings.write_component(folder)
+        if list_weight_files(folder):  # an engine's own files are not those of sentence-transformers
+            settings.write_modules(folder, read_width(folder), self.options.max_length)
+
+    @override
+    def accepts_model(self, architecture: str) -> bool:
+        return architecture.endswith("Model")  # one without a head
 
     @override
     def fit_targets(self, targets: Iterable[Any]) -> None:

@@ -158,13 +158,30 @@ def test_a_saved_model_is_one_of_transformers_and_keeps_its_pooling(tiny_bert: P
 def test_the_files_of_sentence_transformers_are_written_and_read(task: Task, tiny_bert: Path, tmp_path: Path) -> None:
     settings = SentenceSettings("last", False, {"query": "q: "}, "query")
     (tmp_path / "config.json").write_text("{}")
-    settings.write(tmp_path, 32, 16)
+    settings.write_component(tmp_path)
+    settings.write_modules(tmp_path, 32, 16)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text("{}")  # the files alone
     assert SentenceSettings.read(tmp_path) == settings
     assert config["fastserve_parts"][0]["pooling"] == "last"
     (tmp_path / "1_Pooling" / "config.json").write_text('{"embedding_dimension": 32, "pooling_mode": "cls"}')
     assert SentenceSettings.read(tmp_path).pooling == "cls"
+
+
+def test_results_have_the_files_of_sentence_transformers_beside_weights_alone(
+    task: Task, tiny_bert: Path, tmp_path: Path
+) -> None:
+    for name, has_weights in (("weights", True), ("engine", False)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text((tiny_bert / "config.json").read_text())
+        if has_weights:
+            (folder / "model.safetensors").write_bytes((tiny_bert / "model.safetensors").read_bytes())
+        task.complete_artifact(folder, tiny_bert)
+        assert (folder / "modules.json").is_file() is has_weights
+        assert SentenceSettings.read(folder) == SentenceSettings()
+        assert json.loads((folder / "config.json").read_text())["fastserve_parts"]
+    assert task.accepts_model("BertModel") and not task.accepts_model("BertForSequenceClassification")
 
 
 @pytest.mark.parametrize(
@@ -181,8 +198,7 @@ def test_other_modules_and_poolings_are_refused_by_name(
     pooling: dict[str, Any], module: str, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
-    SentenceSettings(prompts={"query": "q: "}).write(tmp_path, 32, 16)
-    (tmp_path / "config.json").write_text("{}")
+    SentenceSettings(prompts={"query": "q: "}).write_modules(tmp_path, 32, 16)
     modules = json.loads((tmp_path / "modules.json").read_text())
     modules[1]["type"] = f"sentence_transformers.models.{module}"
     (tmp_path / "modules.json").write_text(json.dumps(modules))
