@@ -284,7 +284,8 @@ class Embedding(TextTask):
 
         kinds = (self.options.pair_loss, self.options.score_loss)
         total = embedding_loss(outputs[OUTPUT], batch, kinds, self.settings.widths, self._bounds)
-        return BatchLoss(total, len(batch["anchors"]))
+        rows, texts = len(batch["anchors"]), len(batch["input_ids"])
+        return BatchLoss(total * (texts / rows), texts)  # the mean over rows; a teacher is compared on each text
 
     @override
     def counted_positions(self, batch: Mapping[str, Tensor]) -> Tensor:
