@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from fastserve_core.events import Event, Notice, WarningRaised
 from fastserve_core.inference import Predictor
 from fastserve_core.processes import set_library_environment, skip_compile_cache
 from fastserve_search.codes import choose_kind, import_faiss
-from fastserve_search.documents import Source, read_sources
+from fastserve_search.documents import read_sources
 from fastserve_search.index import SearchIndex
 from fastserve_search.models import (
     DOCUMENT,
@@ -33,6 +33,7 @@ from fastserve_search.models import (
     RERANKER,
     check_companion,
     check_embedder,
+    check_lengths,
     list_prompts,
     vectors_of,
 )
@@ -46,11 +47,12 @@ if TYPE_CHECKING:
 
 Emit = Callable[[Event], None]
 WORDS_A_TOKEN = 0.6
-"""The words of a passage for each token that the model reads: English and Chinese need 1 to 1.5 tokens a word."""
+"""The words of a passage for each token that the model reads. Longer passages than it reads are cut again."""
 DEFAULT_WORDS = 120
 WINDOW = 1_024
 """The number of documents that are added in one transaction."""
 BATCH = 32
+NOTICE_SECONDS = 5
 
 
 def run_index(options: Namespace, data: DataOptions, emit: Emit) -> int:
@@ -157,6 +159,7 @@ class Embedder:
         self._predictor = predictor
         folder = predictor.artifact.folder
         self._prompt = {"prompt_name": DOCUMENT} if DOCUMENT in list_prompts(folder) else {}
+        self.are_long = check_lengths(predictor.encode, bool(self._prompt))
         self.truncated = 0
 
     def default_words(self) -> int:
@@ -190,33 +193,29 @@ def _own_model(artifact: Artifact) -> Artifact:
 def _add(
     index: SearchIndex, embedder: Embedder, cutter: PassageCutter, options: Namespace, data: DataOptions, emit: Emit
 ) -> None:
-    def report(message: str) -> None:
-        emit(Notice(message))
-
-    before, found = index.num_documents, 0
-    for source in read_sources(options.files, data, report):
-        found += len(source.documents)
-        if not options.replace:
-            index.check_new([document.id for document in source.documents])
-        for window in _windows(source):
-            index.add(_cut(window, cutter, embedder), options.replace)
-            report(f"{source.name}: {index.num_documents - before} documents, {index.num_passages} passages")
-        index.record_source(source.name, source.digest, len(source.documents))
-    if not found:
+    """Add the documents of files, which are all read before the first one is embedded."""
+    sources = list(read_sources(options.files, data, lambda message: emit(Notice(message))))
+    documents = [document for source in sources for document in source.documents]
+    if not documents:
         raise DataError("the files have no documents")
+    if not options.replace:
+        index.check_new([document.id for document in documents])
+    shown = time.monotonic()
+    for start in range(0, len(documents), WINDOW):
+        window = documents[start : start + WINDOW]
+        index.add(_cut(window, cutter, embedder), options.replace)
+        if time.monotonic() - shown > NOTICE_SECONDS:
+            shown = time.monotonic()
+            emit(Notice(f"{start + len(window)} of {len(documents)} documents"))
+    for source in sources:
+        index.record_source(source.name, source.digest, len(source.documents))
     if embedder.truncated:
-        emit(WarningRaised(f"{embedder.truncated} passages are longer than the model reads and were cut: --words"))
-
-
-def _windows(source: Source) -> Iterator[list[Document]]:
-    documents = iter(source.documents)
-    while window := list(islice(documents, WINDOW)):
-        yield window
+        emit(WarningRaised(f"{embedder.truncated} passages are longer than the model reads, and were cut"))
 
 
 def _cut(documents: Sequence[Document], cutter: PassageCutter, embedder: Embedder) -> list[CutDocument]:
     """Return documents with their passages and vectors."""
-    passages = [cutter.cut(document.text) for document in documents]
+    passages = [cutter.cut_to_fit(document.text, embedder.are_long) for document in documents]
     texts = [document.text[start:end] for document, own in zip(documents, passages, strict=True) for start, end in own]
     vectors, start, found = embedder.embed(texts), 0, list[CutDocument]()
     for document, own in zip(documents, passages, strict=True):

@@ -9,7 +9,8 @@ from typing import Any
 from fastserve_core.artifacts import Artifact, load_artifact, read_json
 from fastserve_core.errors import PlanError
 from fastserve_core.inference import Predictor
-from fastserve_core.tasks import Task, load_task
+from fastserve_core.tasks import Encoder, Task, load_task
+from fastserve_search.passages import AreLong
 
 INDEX, READER, RERANKER = "index", "reader", "reranker"
 """The folders of an index's folder, beside the files of the model that makes the vectors."""
@@ -45,6 +46,12 @@ def list_prompts(folder: Path) -> frozenset[str]:
         if path.is_file()
         else frozenset()
     )
+
+
+def check_lengths(encode: Encoder, has_prompt: bool) -> AreLong:
+    """Return a function that returns which passages an encoder cuts, with the prompt of documents if there is one."""
+    prompt = {"prompt_name": DOCUMENT} if has_prompt else {}
+    return lambda texts: [encoded.truncated for encoded in encode([{"text": text, **prompt} for text in texts])]
 
 
 class Companions:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from fastserve_core.errors import OptionError
@@ -18,6 +18,11 @@ SENTENCE_END = re.compile(rf"(?:[.!?…]|[。！？；])[{CLOSING}]*$")
 WIDE_END = re.compile(rf"[。！？；][{CLOSING}]*$")
 INSIDE_WORD, WORD, SENTENCE, PARAGRAPH, HEADING = range(5)
 """The strength of the break before a word."""
+
+
+MIN_SIZE = 8
+AreLong = Callable[[Sequence[str]], Sequence[bool]]
+"""Returns for each text whether it is longer than a model reads."""
 
 
 class Passage(NamedTuple):
@@ -43,8 +48,8 @@ class PassageCutter:
     overlap: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 8:
-            raise OptionError(f"passages need at least 8 words, not {self.size}")
+        if self.size < MIN_SIZE:
+            raise OptionError(f"passages need at least {MIN_SIZE} words, not {self.size}")
         if not 0 <= self.overlap <= self.size // 2:
             raise OptionError(f"the overlap must be 0 to {self.size // 2} words, half a passage, not {self.overlap}")
 
@@ -60,6 +65,27 @@ class PassageCutter:
                 break
             start = self._find_start(breaks, start, end)
         return passages
+
+    def cut_to_fit(self, text: str, are_long: AreLong) -> list[Passage]:
+        """Return the passages of a text; one that is longer than a model reads is cut in halves until they fit.
+
+        Args:
+            text: The text.
+            are_long: Returns which passages are too long. Those of the minimum size stay as they are.
+        """
+        passages = self.cut(text)
+        if not passages:
+            return []
+        found, size = list[Passage](), max(MIN_SIZE, self.size // 2)
+        smaller = replace(self, size=size, overlap=min(self.overlap, size // 2))
+        flags = are_long([text[start:end] for start, end in passages])
+        for passage, is_long in zip(passages, flags, strict=True):
+            if not is_long or self.size == MIN_SIZE:
+                found.append(passage)
+                continue
+            start, end = passage
+            found += [Passage(start + a, start + b) for a, b in smaller.cut_to_fit(text[start:end], are_long)]
+        return found
 
     def _find_end(self, breaks: Sequence[int], start: int) -> int:
         """Return the last of the strongest breaks in the second half of a passage that begins at a unit."""

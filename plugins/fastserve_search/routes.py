@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from fastserve_core.errors import DataError
 from fastserve_core.tasks import PredictionRoute, Route
 from fastserve_search.index import SearchIndex
 from fastserve_search.models import DOCUMENT, list_prompts, vectors_of
-from fastserve_search.passages import PassageCutter
+from fastserve_search.passages import Passage, PassageCutter
 from fastserve_search.schemas import (
     AddBody,
     AddResponse,
@@ -63,7 +64,7 @@ class AddDocuments(PredictionRoute):
     Args:
         task: The task of the served model.
         index: The index that is changed.
-        cutter: Cuts documents as those of the index.
+        cut: Cuts documents as those of the index.
         prompt: The name of the prompt of documents; empty without one.
     """
 
@@ -73,21 +74,20 @@ class AddDocuments(PredictionRoute):
     response_type = AddResponse
     is_blocking = True
 
-    def __init__(self, task: Search, index: SearchIndex, cutter: PassageCutter, prompt: str) -> None:
-        self._task, self._index, self._cutter, self._prompt = task, index, cutter, prompt
+    def __init__(self, task: Search, index: SearchIndex, cut: Callable[[str], list[Passage]], prompt: str) -> None:
+        self._task, self._index, self._cut, self._prompt = task, index, cut, prompt
 
     @override
     def inputs(self, body: AddBody) -> Sequence[Any]:
         if not body.replace:  # before the model works for nothing
             self._index.check_new([document.id for document in body.documents])
-        passages = [document.text[start:end] for document in body.documents for start, end in self._cut(document.text)]
+        inputs = list[Any]()
         for document in body.documents:
-            if not self._cut(document.text):
+            if not (passages := self._cut(document.text)):
                 raise DataError(f"the document '{document.id}' is empty")
-        return [{"text": text, "prompt_name": self._prompt} for text in passages]
-
-    def _cut(self, text: str) -> Sequence[Any]:
-        return self._cutter.cut(text)
+            texts = [document.text[start:end] for start, end in passages]
+            inputs += [{"text": text, "prompt_name": self._prompt} for text in texts]
+        return inputs
 
     @override
     def parameters(self, body: AddBody) -> Mapping[str, Any]:
@@ -97,7 +97,7 @@ class AddDocuments(PredictionRoute):
     def response(self, body: AddBody, predictions: Predictions, model: str) -> AddResponse:
         vectors, start, documents = vectors_of(self._task.embedder, predictions), 0, list[CutDocument]()
         for given in body.documents:
-            passages = self._cutter.cut(given.text)
+            passages = self._cut(given.text)
             own = vectors[start : start + len(passages)]
             documents.append(CutDocument(Document(given.id, given.text, given.fields), passages, own))
             start += len(passages)
@@ -172,4 +172,5 @@ def make_routes(task: Search, folder: Path) -> Sequence[Route]:
     cutter = PassageCutter(int(index.describe("passage_words")), int(index.describe("overlap")))
     prompt = DOCUMENT if DOCUMENT in list_prompts(folder) else ""
     own = [ModelRoute(route) for route in task.embedder.routes(folder) if isinstance(route, PredictionRoute)]
-    return [SearchRoute(), AddDocuments(task, index, cutter, prompt), DeleteDocuments(index), *own]
+    cut = partial(cutter.cut_to_fit, are_long=task.length_check(folder))
+    return [SearchRoute(), AddDocuments(task, index, cut, prompt), DeleteDocuments(index), *own]

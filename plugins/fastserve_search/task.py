@@ -25,7 +25,8 @@ from fastserve_core.tasks import (
     object_schema,
 )
 from fastserve_search.index import DENSE, SearchIndex, SearchRequest
-from fastserve_search.models import INDEX, QUERY, Companions, list_prompts, vectors_of
+from fastserve_search.models import DOCUMENT, INDEX, QUERY, Companions, check_lengths, list_prompts, vectors_of
+from fastserve_search.passages import AreLong
 
 if TYPE_CHECKING:
     from torch import nn
@@ -154,6 +155,10 @@ class Search(Task):
             return [replace(encoded, decode_state=(row.get("text", ""), encoded)) for row, encoded in pairs]
 
         return encode_queries
+
+    def length_check(self, folder: Path) -> AreLong:
+        """Return a function that returns which passages are longer than the model of a folder reads."""
+        return check_lengths(self.embedder.encoder(folder), DOCUMENT in list_prompts(folder))
 
     def open_index(self, folder: Path, verify: bool = False) -> SearchIndex:
         """Return the index of a model's folder.
