@@ -1,4 +1,4 @@
-"""The example of an application: its own tests pass, and its data and its replies fit each other."""
+"""The examples of applications: their own tests pass, and the data and the replies of one fit each other."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ import yaml
 from fastserve_core.config import DataOptions
 from fastserve_data.files import Files
 
-EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "fastserve-customer-service"
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+EXAMPLE = EXAMPLES / "fastserve-customer-service"
 
 
 @pytest.mark.slow
-def test_its_own_tests_pass(tmp_path: Path) -> None:
-    paths = [str(EXAMPLE / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+@pytest.mark.parametrize("example", ["fastserve-customer-service", "fastserve-assistant"])
+def test_its_own_tests_pass(example: str, tmp_path: Path) -> None:
+    folder = EXAMPLES / example
+    paths = [str(folder / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLE / "tests")],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder / "tests")],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.PIPE,

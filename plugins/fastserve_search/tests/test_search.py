@@ -6,6 +6,7 @@ import json
 import shutil
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from tiny_training import train_tiny
 
-from fastserve_core.artifacts import Artifact, find_artifact, load_artifact
+from fastserve_core.artifacts import MANIFEST, Artifact, find_artifact, hash_files, load_artifact, write_manifest
 from fastserve_core.config import DataOptions
 from fastserve_core.errors import ArtifactError, DataError, OptionError, PlanError, UserError
 from fastserve_core.events import Event, Notice, WarningRaised
@@ -47,7 +48,9 @@ def make_model(folder: Path, name: str, width: int = 32, **options: Any) -> Arti
     used = [{key: value for key, value in row.items() if key in columns} for row in rows]
     for row in used:
         task.check(row)
-    return load_artifact(train_tiny(task, used, folder, epochs=0))
+    artifact = load_artifact(train_tiny(task, used, folder, epochs=0))
+    task.complete_artifact(folder, folder)
+    return write_manifest(folder, replace(artifact.manifest, files=hash_files(folder, exclude=[MANIFEST])))
 
 
 @pytest.fixture(scope="module")
