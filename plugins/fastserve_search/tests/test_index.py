@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,6 +163,32 @@ def test_vectors_of_a_killed_addition_mean_nothing(tmp_path: Path) -> None:
     index = SearchIndex(tmp_path / "index", verify=True)
     index.add([cut("b", vectors[1])])
     assert find(SearchIndex(tmp_path / "index", verify=True), vectors[1]) == ["b", "a"]
+
+
+def test_an_index_survives_kills_at_any_moment(tmp_path: Path) -> None:
+    vectors = unit_vectors(400)
+    make_index(tmp_path / "index").close()
+    for attempt in range(4):
+        reader, writer = os.pipe()
+        if not (child := os.fork()):
+            index = SearchIndex(tmp_path / "index")
+            for row in range(100):
+                index.add([cut(f"{attempt}-{row}", vectors[100 * attempt + row])])
+                os.write(writer, b".")
+            os._exit(0)
+        for _ in range(3 * attempt):  # the first one is killed while it starts
+            os.read(reader, 1)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        for end in (reader, writer):
+            os.close(end)
+        index = SearchIndex(tmp_path / "index", verify=True)
+        assert index.num_documents == index.num_passages
+        assert (
+            len({hit.passage.id for hit in index.search(vectors[:1], [""], SearchRequest(400))[0]})
+            == index.num_documents
+        )
+        index.close()
 
 
 @pytest.mark.parametrize(
