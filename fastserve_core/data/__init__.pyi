@@ -1,6 +1,6 @@
 # The public names of this room, and the modules that define them; imported when they are first used.
 from .columns import ColumnMap as ColumnMap
-from .columns import match_columns as match_columns
+from .columns import find_columns as find_columns
 from .columns import match_inputs as match_inputs
 from .dataset import Dataset as Dataset
 from .dataset import load_dataset as load_dataset

@@ -86,6 +86,31 @@ def match_task_columns(
     return _match(first, columns, chosen, report), records
 
 
+def find_columns(
+    records: Iterable[RawRecord],
+    columns: Sequence[Column],
+    chosen: Mapping[str, Any],
+    report: Callable[[str], None],
+) -> tuple[ColumnMap, Iterator[RawRecord]]:
+    """Find columns that are not those of a task, such as those of documents, in the first records.
+
+    Args:
+        records: The records.
+        columns: The columns.
+        chosen: The data's names that the user gave, by the columns'.
+        report: Called with a message for each guess.
+
+    Returns:
+        The map, and all records.
+
+    Raises:
+        DataError: A required column is missing, two columns may be meant, or a chosen column is none of these.
+    """
+    _check_chosen(chosen, [column.name for column in columns])
+    first, records = _peek(records)
+    return _match(first, columns, chosen, report), records
+
+
 def match_inputs(
     records: Iterable[RawRecord],
     task: Task,

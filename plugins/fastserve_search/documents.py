@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.artifacts import hash_file, hash_files
-from fastserve_core.data import file_source, match_columns
+from fastserve_core.data import file_source, find_columns
 from fastserve_core.errors import DataError
 from fastserve_core.tasks import Column, plain_value
 from fastserve_search.filters import field_value
@@ -49,7 +49,7 @@ def read_sources(given: list[str], data: DataOptions, report: Callable[[str], No
     """
     seen, bad = dict[str, str](), 0
     for path, found in file_source().documents(given, "FILE", data, report):
-        columns, records = match_columns(found, COLUMNS, data.columns, report)
+        columns, records = find_columns(found, COLUMNS, data.columns, report)
         documents = list[Document]()
         for record in records:
             row, fault = columns.read_row(record.values) if record.values is not None else ({}, record.fault)
