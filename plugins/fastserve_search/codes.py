@@ -1,7 +1,8 @@
 """Vectors in fewer bytes: faiss finds candidates with them, which the exact vectors then put in order.
 
 Product quantization with 16 centroids for each 4 elements (Jégou et al. 2011, scanned in registers as by André et al.
-2017) codes 384 elements in 48 bytes, a 32nd of 32-bit floats.
+2017) codes 384 elements in 48 bytes, a 32nd of 32-bit floats. A learnt rotation before it (OPQ) does not pay: on 19,500
+vectors of MiniLM it brought the recall of 10 hits from .9994 to .9998, for 9 times the training and 0.6 MB.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from fastserve_core.errors import ArtifactError, MissingPackageError, OptionErro
 if TYPE_CHECKING:
     from fastserve_search.store import RowNumbers, Vectors
 
-EXACT, PQ, OPQ, HNSW = "exact", "pq", "opq", "hnsw"
-KINDS = (EXACT, PQ, OPQ, HNSW)
+EXACT, PQ, HNSW = "exact", "pq", "hnsw"
+KINDS = (EXACT, PQ, HNSW)
 MIN_CODED = 10_000
 """Fewer vectors are compared exactly by default: it takes a millisecond, and codes would save little memory."""
 MIN_TRAINING = 1_000
@@ -41,7 +42,7 @@ def choose_kind(kind: str | None, vectors: int) -> str:
         return EXACT if vectors < MIN_CODED else PQ
     if kind not in KINDS:
         raise OptionError(f"an index is of the kind {', '.join(KINDS)}, not {kind}")
-    if kind in (PQ, OPQ) and vectors < MIN_TRAINING:
+    if kind == PQ and vectors < MIN_TRAINING:
         raise OptionError(f"product quantization needs at least {MIN_TRAINING} passages, not {vectors}: use {EXACT}")
     return kind
 
@@ -67,8 +68,7 @@ class Codes:
         parts, rest = divmod(width, ELEMENTS_A_CODE)
         if kind != HNSW and rest:
             raise OptionError(f"product quantization needs vectors of a multiple of {ELEMENTS_A_CODE}, not of {width}")
-        coded = f"PQ{parts}x4fs"
-        factory = {PQ: coded, OPQ: f"OPQ{parts},{coded}", HNSW: f"HNSW{HNSW_LINKS},Flat"}[kind]
+        factory = {PQ: f"PQ{parts}x4fs", HNSW: f"HNSW{HNSW_LINKS},Flat"}[kind]
         index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
             chosen = np.random.default_rng(seed).permutation(len(vectors))[:MAX_TRAINING]

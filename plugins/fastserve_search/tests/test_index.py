@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fastserve_core.errors import ArtifactError, DataError, OptionError
-from fastserve_search.codes import HNSW, OPQ, PQ
+from fastserve_search.codes import HNSW, PQ
 from fastserve_search.index import DENSE, HYBRID, WORDS, SearchIndex, SearchRequest
 from fastserve_search.passages import Passage
 from fastserve_search.store import VECTORS, CutDocument, Document
@@ -46,7 +46,7 @@ def find(index: SearchIndex, vector: Vectors, text: str = "", **options: Any) ->
     return [hit.passage.id for hit in hits]
 
 
-@pytest.mark.parametrize("kind", [PQ, OPQ, HNSW])
+@pytest.mark.parametrize("kind", [PQ, HNSW])
 def test_codes_find_what_the_exact_vectors_find(tmp_path: Path, kind: str) -> None:
     vectors = unit_vectors(1500)
     index = make_index(tmp_path / "index", [cut(str(row), vector) for row, vector in enumerate(vectors)])
