@@ -106,7 +106,7 @@ class SearchIndex:
 
     @classmethod
     def create(cls, folder: Path, width: int, meta: dict[str, Any]) -> Self:
-        """Make an empty index in an existing folder; ``meta`` is what it records of itself."""
+        """Make an empty index in an existing folder; ``meta`` has properties to record in it."""
         PassageStore.create(folder, {"kind": EXACT, **meta, "width": width}).close()
         return cls(folder)
 
@@ -131,7 +131,7 @@ class SearchIndex:
         return len(self._codes.serialize()) if self._codes else 0
 
     def describe(self, name: str) -> str:
-        """Return what the index records of itself under a name, such as ``model``."""
+        """Return a property that is recorded in the index, such as ``model``."""
         return self._store.meta(name)
 
     def sources(self) -> list[dict[str, Any]]:
@@ -146,7 +146,7 @@ class SearchIndex:
         return Codes.load(self.kind, self.folder / self._store.meta("codes"), self._store.meta("codes_digest"))
 
     def _refresh(self) -> None:
-        """Read what other instances changed."""
+        """Read the changes of other instances."""
         if (version := self._store.version()) != self._version:
             self._version = version
             self._read_changes()

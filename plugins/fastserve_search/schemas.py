@@ -71,7 +71,7 @@ class AddBody(Struct, forbid_unknown_fields=True):
 
 
 class AddResponse(Struct):
-    """Answer of ``/documents/add``: what was added, and the number of documents of the index."""
+    """Answer of ``/documents/add``: the numbers of the addition, and the number of documents of the index."""
 
     documents: int
     passages: int

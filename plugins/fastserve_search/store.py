@@ -118,7 +118,7 @@ class PassageStore:
 
         Args:
             folder: The folder, which exists.
-            meta: What the index records of itself; ``width`` is the number of elements of a vector.
+            meta: Properties to record in it; ``width`` is the number of elements of a vector.
 
         Raises:
             MissingPackageError: SQLite lacks its full-text search.
@@ -141,7 +141,7 @@ class PassageStore:
     # -- reading -------------------------------------------------------------------------------------
 
     def meta(self, name: str, default: str = "") -> str:
-        """Return what the index records of itself under a name."""
+        """Return a property that is recorded in the index."""
         found = self._database.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return default if found is None else str(found[0])
 
@@ -168,7 +168,7 @@ class PassageStore:
         """Return the exact vectors, mapped from the file.
 
         Raises:
-            ArtifactError: The file is shorter than the database says.
+            ArtifactError: The file has fewer vectors than the database counts.
         """
         import numpy as np
 
@@ -271,7 +271,7 @@ class PassageStore:
                 raise
 
     def set_meta(self, name: str, value: str) -> None:
-        """Record something that the index says of itself."""
+        """Record a property of the index."""
         self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
     def add_source(self, name: str, digest: str, documents: int) -> None:
