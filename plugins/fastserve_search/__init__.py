@@ -28,9 +28,7 @@ class Index(Command):
         parser.add_argument("files", nargs="*", metavar="FILE", help="documents: files, folders or patterns")
         parser.add_argument("--to", metavar="FOLDER", help="the folder of a new index (default: index)")
         parser.add_argument("--kind", choices=("exact", "pq", "hnsw"), help="of codes (default: by the number)")
-        parser.add_argument(
-            "--words", type=int, help="the words of a passage at most (default: as many as the model reads)"
-        )
+        parser.add_argument("--words", type=int, help="the words of a passage at most (default: by the model's length)")
         parser.add_argument("--overlap", type=int, default=0, help="the words that passages share (default: 0)")
         parser.add_argument("--replace", action="store_true", help="replace documents of the same id")
         parser.add_argument("--delete", action="append", default=[], metavar="ID", help="delete a document")

@@ -349,6 +349,11 @@ class PassageStore:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    """Open a database; one in a folder that cannot be written is read without the files that SQLite has beside it."""
+    if not os.access(path.parent, os.W_OK):
+        if (log := path.with_name(f"{path.name}-wal")).is_file() and log.stat().st_size:
+            raise ArtifactError(f"{log} has changes that were not merged: open the index once where it can be written")
+        return sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True, check_same_thread=False)
     database = sqlite3.connect(path, WAIT_SECONDS, isolation_level=None, check_same_thread=False)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")

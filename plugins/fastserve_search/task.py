@@ -38,6 +38,9 @@ MAX_READ = 10
 """The number of hits that a reader reads at most."""
 
 
+NOT_TRAINED = "an index is not trained: train a model of texts' vectors, then 'fastserve index RUN FILES'"
+
+
 @dataclass
 class Options:
     """``model`` is the task of the model, with its options; ``source`` and ``digest`` name its artifact.
@@ -101,11 +104,11 @@ class Search(Task):
     # -- a model with an index is made by a command, not trained -------------------------------------
 
     def _refuse(self) -> NoReturn:
-        raise PlanError("an index is not trained: train a model of texts' vectors, then 'fastserve index RUN FILES'")
+        raise PlanError(NOT_TRAINED)
 
     @override
     def check(self, row: Row) -> str | None:
-        self._refuse()
+        return NOT_TRAINED
 
     @override
     def init_from_scratch(self, spec: ModelSpec, rows: Sequence[Row], folder: Path) -> None:

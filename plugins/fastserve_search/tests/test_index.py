@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from fastserve_core.errors import ArtifactError, DataError, OptionError
+from fastserve_core.errors import ArtifactError, DataError, OptionError, StoreError
 from fastserve_search.codes import HNSW, PQ
 from fastserve_search.index import DENSE, HYBRID, WORDS, SearchIndex, SearchRequest
 from fastserve_search.passages import Passage
@@ -230,6 +230,21 @@ def test_a_snapshot_is_an_index_of_its_own(tmp_path: Path) -> None:
     assert find(copy, vectors[7])[0] == "7"
     with pytest.raises(OptionError, match="exists already"):
         index.snapshot(tmp_path / "copy")
+
+
+def test_a_folder_that_cannot_be_written_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = unit_vectors(2)
+    index = make_index(tmp_path / "index", [cut("a", vectors[0])])
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(ArtifactError, match="changes that were not merged"):
+        SearchIndex(tmp_path / "index")
+    index.close()
+    files = sorted(path.name for path in (tmp_path / "index").iterdir())
+    index = SearchIndex(tmp_path / "index", verify=True)
+    assert find(index, vectors[0], "text", mode=HYBRID) == ["a"]
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == files
+    with pytest.raises(StoreError, match="cannot be used"):
+        index.add([cut("b", vectors[1])])
 
 
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"mode": "magic"}, {"candidates": 3}])
