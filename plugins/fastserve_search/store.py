@@ -46,7 +46,7 @@ CREATE INDEX fields_of_document ON fields (document);
 CREATE TABLE deletions (number INTEGER PRIMARY KEY AUTOINCREMENT, row INTEGER NOT NULL);
 CREATE TABLE chunks (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, digest TEXT NOT NULL);
 CREATE TABLE sources (number INTEGER PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL, documents INTEGER NOT NULL);
-CREATE VIRTUAL TABLE postings USING fts5(words, detail=none);
+CREATE VIRTUAL TABLE postings USING fts5(words, detail=none, tokenize='unicode61 remove_diacritics 0');
 CREATE VIRTUAL TABLE vocabulary USING fts5vocab(postings, row);
 """
 

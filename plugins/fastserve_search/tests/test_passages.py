@@ -34,6 +34,17 @@ def test_passages_hold_every_word_of_a_text_in_order(text: str, size: int, overl
         assert all(before.end <= after.start for before, after in pairwise(passages))
 
 
+@given(TEXTS, st.integers(1, 30))
+def test_passages_that_are_too_long_are_cut_again(text: str, limit: int) -> None:
+    cutter = PassageCutter(40)
+    passages = cutter.cut_to_fit(text, lambda parts: [len(part) > limit for part in parts])
+    plain = cutter.cut(text)
+    parts = [text[start:end] for start, end in passages]
+    assert all(len(part) <= limit or len(UNIT.findall(part)) <= 8 for part in parts)
+    joined, whole = ("".join("".join(one).split()) for one in (parts, [text[start:end] for start, end in plain]))
+    assert joined == whole
+
+
 @pytest.mark.parametrize(
     ("text", "passages"),
     [

@@ -17,6 +17,7 @@ import pytest
 from tiny_training import train_tiny
 
 from fastserve_core.artifacts import MANIFEST, Artifact, find_artifact, hash_files, load_artifact, write_manifest
+from fastserve_core.cli import extension
 from fastserve_core.config import DataOptions
 from fastserve_core.errors import ArtifactError, DataError, OptionError, PlanError, UserError
 from fastserve_core.events import Event, Notice, WarningRaised
@@ -222,6 +223,20 @@ def test_an_index_is_changed_and_copied(index: Path, tmp_path: Path, capsys: pyt
     assert {"bergen", "oslo"} <= copied
     with pytest.raises(DataError, match="no document has the id 'nobody'"):
         call(Index(), index, "--delete", "nobody")
+
+
+def test_options_of_data_stand_among_the_arguments(
+    model: Artifact, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "table.csv").write_text("name;body;text\na;Ein schöner Tag;x\n", encoding="latin-1")
+    target = tmp_path / "index"
+    options = ["data.columns.text=body", "data.separator=;", "data.encoding=latin-1", "data.columns.id=name"]
+    extension.main(
+        ["index", str(model.folder), options[0], str(tmp_path / "table.csv"), *options[1:], "--to", str(target)]
+    )
+    assert "1 documents, 1 passages" in capfd.readouterr().out
+    (answer,) = Predictor(load_artifact(target)).predict(["schöner"], parameters={"mode": "words"})
+    assert answer["hits"][0]["id"] == "a" and answer["hits"][0]["fields"] == {"text": "x"}
 
 
 @pytest.mark.parametrize(
