@@ -9,8 +9,8 @@ ours to the reference's), ``speedup`` and ``size_ratio`` of the compressed model
 ``generation_ratio`` (tokens a second at batch 8, ours to the reference's). ``scoring`` compares the prediction for a
 file with the engine and with the pipeline of transformers; ``long_text`` times one long Chinese text.
 ``stsb_embedding`` and ``embeddings_served`` have sentence-transformers beside them: ``ratio`` of the training rates,
-and ``vs_peer`` of the requests a second. ``index`` has ``recall`` (of exact search's 10 hits), ``size_ratio`` (of the
-exact vectors to the codes in memory, with their tables) and ``vs_exact`` (queries a second to those of numpy).
+and ``vs_peer`` of the requests a second. ``index`` has ``recall`` (of exact search's 10 hits), ``size_ratio`` (bytes
+of a vector to those of its code; ``memory_ratio`` with the tables) and ``vs_exact`` (queries a second to numpy's).
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastserve_core.entry_points import load_entry_point
@@ -174,3 +175,16 @@ def test_instructions_are_drawn_without_repetition(part: Any, tmp_path: Path, mo
     assert len(rows) == 10
     assert {row["output"] for row in rows} == {"Ada", "short", "lost card"}
     assert all(set(row) == {"instruction", "input", "output"} for row in rows)
+
+
+def test_an_index_is_measured_against_exact_search(part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = part("tasks.search_index")
+    monkeypatch.setattr(index, "peers", lambda vectors: {"none": (lambda query: [0] * index.HITS, 16)})
+    draw = np.random.default_rng(0)
+    vectors = (draw.standard_normal((1100, 12)) @ draw.standard_normal((12, 32))).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = index.measure([f"text {row}" for row in range(1090)], vectors[10:], vectors[:10], tmp_path / "index")
+    assert (
+        found["vectors"] == 1090 and found["recall"] > 0.95 and found["size_ratio"] == 32 > found["memory_ratio"] > 20
+    )
+    assert found["none"]["recall"] < 0.2 and found["none"]["size_ratio"] == 8 and found["vs_exact"] > 0

@@ -26,7 +26,7 @@ MIN_CODED = 10_000
 MIN_TRAINING = 1_000
 """The number of vectors without which centroids mean nothing."""
 MAX_TRAINING = 50_000
-ELEMENTS_A_CODE = 4
+ELEMENTS_A_CODE, BITS_A_CODE = 4, 4
 HNSW_LINKS = 32
 HNSW_BREADTH = 128
 CHUNK = 16_384
@@ -45,6 +45,11 @@ def choose_kind(kind: str | None, vectors: int) -> str:
     if kind == PQ and vectors < MIN_TRAINING:
         raise OptionError(f"product quantization needs at least {MIN_TRAINING} passages, not {vectors}: use {EXACT}")
     return kind
+
+
+def code_size(width: int) -> int:
+    """Return the bytes of the product-quantized code of a vector of that length."""
+    return width // ELEMENTS_A_CODE * BITS_A_CODE // 8
 
 
 @dataclass
@@ -68,7 +73,7 @@ class Codes:
         parts, rest = divmod(width, ELEMENTS_A_CODE)
         if kind != HNSW and rest:
             raise OptionError(f"product quantization needs vectors of a multiple of {ELEMENTS_A_CODE}, not of {width}")
-        factory = {PQ: f"PQ{parts}x4fs", HNSW: f"HNSW{HNSW_LINKS},Flat"}[kind]
+        factory = {PQ: f"PQ{parts}x{BITS_A_CODE}fs", HNSW: f"HNSW{HNSW_LINKS},Flat"}[kind]
         index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
             chosen = np.random.default_rng(seed).permutation(len(vectors))[:MAX_TRAINING]
