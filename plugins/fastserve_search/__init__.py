@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
+from fastserve_core.errors import OptionError, did_you_mean
 from fastserve_core.events import Event
 from fastserve_core.plugins import Command
 
@@ -42,6 +44,31 @@ class Index(Command):
         from fastserve_search.build import run_index
 
         return run_index(options, data, emit)
+
+
+def index_documents(model: str | Path, *files: str | Path, **options: Any) -> None:
+    """Make an index of documents, or change one, as ``fastserve index`` does.
+
+    Args:
+        model: A run or an artifact whose answers are vectors, or an index to change.
+        files: Files, folders or patterns of documents.
+        options: The options of the command by name, as ``to="index"`` or ``delete=["id"]``; ``data`` is a mapping of
+            the options of reading.
+
+    Raises:
+        OptionError: The command has no such option.
+        UserError: The model, the index or the documents cannot be used.
+    """
+    from fastserve_core.config import DataOptions, parse_options
+
+    command, parser = Index(), ArgumentParser()
+    command.add_arguments(parser)
+    data = parse_options(DataOptions, options.pop("data", {}), "data")
+    known = vars(parser.parse_args([str(model), *map(str, files)]))
+    for name in options:
+        if name not in known:
+            raise OptionError(f"an index has no option '{name}'{did_you_mean(name, known)}")
+    command.run(Namespace(**known | options), data, lambda event: None)
 
 
 class SearchCommand(Command):

@@ -185,7 +185,12 @@ def _own_model(artifact: Artifact) -> Artifact:
     manifest = artifact.manifest
     options = manifest.task_options
     own = Manifest(
-        options["model"], options["model_options"], manifest.labels, manifest.runtime, manifest.lineage, manifest.files
+        options["embedder"],
+        options["embedder_options"],
+        manifest.labels,
+        manifest.runtime,
+        manifest.lineage,
+        manifest.files,
     )
     return Artifact(artifact.folder, artifact.digest, own)
 
@@ -248,8 +253,11 @@ def write_index_manifest(folder: Path, model: Artifact, index: SearchIndex) -> N
     """
     own = model.manifest
     options: dict[str, Any] = {
-        "model": own.task, "model_options": dict(own.task_options), "source": model.folder.name, "digest": model.digest,
-    }  # fmt: skip
+        "embedder": own.task,
+        "embedder_options": dict(own.task_options),
+        "source": model.folder.name,
+        "digest": model.digest,
+    }
     entry = {"stage": INDEX, "plugin": Search.name, "model": model.digest, "sources": index.sources(),
              "passages": index.num_passages}  # fmt: skip
     runtime = {**own.runtime}

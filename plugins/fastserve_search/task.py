@@ -43,14 +43,14 @@ NOT_TRAINED = "an index is not trained: train a model of texts' vectors, then 'f
 
 @dataclass
 class Options:
-    """``model`` is the task of the model, with its options; ``source`` and ``digest`` name its artifact.
+    """``embedder`` is the task of the model, with its options; ``source`` and ``digest`` name its artifact.
 
     The others are those of a request: ``top_k`` hits are returned, found by ``mode``, of documents whose fields meet
     ``where``. With ``rerank`` the second stage orders them, and with ``answer`` the reader answers the query.
     """
 
-    model: str = ""
-    model_options: dict[str, Any] = field(default_factory=dict)
+    embedder: str = ""
+    embedder_options: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     digest: str = ""
     top_k: int = 10
@@ -89,7 +89,7 @@ class Search(Task):
     @cached_property
     def embedder(self) -> Task:
         """The model's own task."""
-        return load_task(self.options.model, self.options.model_options, self.labels)
+        return load_task(self.options.embedder, self.options.embedder_options, self.labels)
 
     @property
     def outputs(self) -> tuple[str, ...]:  # type: ignore[override]

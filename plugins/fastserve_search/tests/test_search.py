@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from tiny_training import train_tiny
 
+from fastserve_core import FastServe
 from fastserve_core.artifacts import MANIFEST, Artifact, find_artifact, hash_files, load_artifact, write_manifest
 from fastserve_core.cli import extension
 from fastserve_core.config import DataOptions
@@ -24,7 +25,7 @@ from fastserve_core.events import Event, Notice, WarningRaised
 from fastserve_core.inference import Predictor
 from fastserve_core.plugins import Command
 from fastserve_core.tasks import load_task
-from fastserve_search import Index, SearchCommand
+from fastserve_search import Index, SearchCommand, index_documents
 from fastserve_server.service import Service
 from fastserve_server.tests.test_application import play
 
@@ -237,6 +238,17 @@ def test_options_of_data_stand_among_the_arguments(
     assert "1 documents, 1 passages" in capfd.readouterr().out
     (answer,) = Predictor(load_artifact(target)).predict(["schöner"], parameters={"mode": "words"})
     assert answer["hits"][0]["id"] == "a" and answer["hits"][0]["fields"] == {"text": "x"}
+
+
+def test_an_index_is_made_and_searched_in_python(model: Artifact, folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "index"
+    index_documents(model.folder, folder, to=target, data={"max_bad_rows": 1}, kind="exact")
+    index_documents(target, delete=["rome"])
+    searcher = FastServe.load(target, show=False)
+    hits = searcher.predict(["capital"], top_k=9, mode="words", filter={"kind": "city"})[0]["hits"]
+    assert [hit["id"] for hit in hits] == ["paris"]
+    with pytest.raises(OptionError, match="no option 'knid'; did you mean 'kind'"):
+        index_documents(target, knid="pq")
 
 
 @pytest.mark.parametrize(
