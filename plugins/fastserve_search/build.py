@@ -15,7 +15,7 @@ from fastserve_core.artifacts import (
     Manifest,
     copy_tree,
     find_artifact,
-    hash_files,
+    hash_file,
     load_artifact,
     write_manifest,
 )
@@ -239,8 +239,10 @@ def _add_companions(folder: Path, options: Namespace) -> None:
 
 
 def _hash_models(folder: Path) -> dict[str, str]:
-    hashes = hash_files(folder, exclude=[MANIFEST])
-    return {name: digest for name, digest in hashes.items() if not name.startswith(f"{INDEX}/")}
+    """Return the hashes of the files of the models beside an index, which changes."""
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    models = [name for name in names if name.parts[0] not in (INDEX, MANIFEST)]
+    return {name.as_posix(): hash_file(folder / name) for name in models}
 
 
 def write_index_manifest(folder: Path, model: Artifact, index: SearchIndex) -> None:
