@@ -15,6 +15,7 @@ METRICS: Mapping[str, MetricSpec] = {
     "slot_f1": MetricSpec(unit="%"),
     "in_scope": MetricSpec(unit="%", is_share_of_rows=True),
     "oos_recall": MetricSpec(unit="%"),
+    "open_f1": MetricSpec(unit="%"),
     "auroc": MetricSpec(),
     "fpr95": MetricSpec(unit="%", higher_is_better=False),
 }
@@ -24,25 +25,36 @@ class Verdict(NamedTuple):
     """A labelled row beside the model's answer.
 
     Attributes:
-        is_in_scope: Whether it has one of the intents.
-        is_right: Whether its intent was found.
+        intent: Its intent; ``None`` if it is out of scope.
+        found_intent: The likeliest intent, whatever the decision on the scope is.
         tags: Its BIO tags; empty if it has none.
         found_tags: Those that were found.
         margin: The log-odds that it is in scope; ``None`` if the model does not decide.
     """
 
-    is_in_scope: bool
-    is_right: bool
+    intent: str | None
+    found_intent: str
     tags: Sequence[str]
     found_tags: Sequence[str]
     margin: float | None
+
+    @property
+    def is_in_scope(self) -> bool:
+        """Whether the row has one of the intents."""
+        return self.intent is not None
+
+    @property
+    def is_right(self) -> bool:
+        """Whether its intent was found."""
+        return self.intent == self.found_intent
 
 
 def compute_metrics(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """Return the scores that the rows allow.
 
     ``intent``, ``slot_f1`` and ``whole`` count the rows in scope, whatever the model thinks of their scope; in
-    ``in_scope`` a row that is taken to be out of scope is wrong.
+    ``in_scope`` a row that is taken to be out of scope is wrong. ``open_f1`` is the macro F1 of the intents and of one
+    more class, the rows out of scope (Shu et al. 2017).
     """
     inside = [verdict for verdict in verdicts if verdict.is_in_scope]
     scores: dict[str, float] = {}
@@ -82,6 +94,17 @@ def _score_scope(verdicts: Sequence[Verdict]) -> dict[str, float]:
         )
     if any(truth) and not all(truth):
         false_positives, true_positives, _ = roc_curve(truth, margins)
+        answers = [one.found_intent if taken else None for one, taken in zip(verdicts, accepted, strict=True)]
+        scores["open_f1"] = _score_open([one.intent for one in verdicts], answers)
         scores["auroc"] = float(roc_auc_score(truth, margins))
         scores["fpr95"] = float(false_positives[true_positives >= 0.95].min())
     return scores
+
+
+def _score_open(truth: Sequence[str | None], found: Sequence[str | None]) -> float:
+    """Return the macro F1 over the true intents and the rows out of scope, which are ``None``."""
+    from sklearn.metrics import f1_score
+
+    numbers = {name: number for number, name in enumerate(dict.fromkeys([*truth, *found]))}
+    true, guessed = ([numbers[name] for name in names] for names in (truth, found))
+    return float(f1_score(true, guessed, labels=sorted(set(true)), average="macro", zero_division=0))

@@ -267,8 +267,8 @@ class JointIntentSlots(WordTask):
         tags, found = self._tagger.mark(utterance.tags), list[str]()
         if tags:
             found = self._tagger.mark(self._tagger.choose(utterance, self._tag_logits(logits))[0])
-        is_in_scope = utterance.intent != self.options.out_of_scope_label
-        return Verdict(is_in_scope, guess == utterance.intent, tags, found, self._find_margin(joined))
+        intent = None if utterance.intent == self.options.out_of_scope_label else utterance.intent
+        return Verdict(intent, guess, tags, found, self._find_margin(joined))
 
     @override
     def score(self, statistics: Sequence[Any]) -> dict[str, float]:

@@ -45,7 +45,7 @@ def test_a_run_is_trained_calibrated_predicted_and_exported(cli: Cli, tiny_bert:
     assert "1 rows of the validation split have labels that are not in train, and count as errors" in done.stderr
     stage = json.loads((tmp_path / "run" / "run.json").read_text())["stages"][0]
     scores = stage["measures"]["quality"]
-    assert set(scores) == {"whole", "intent", "slot_f1", "in_scope", "oos_recall", "auroc", "fpr95"}
+    assert set(scores) == {"whole", "intent", "slot_f1", "in_scope", "oos_recall", "open_f1", "auroc", "fpr95"}
     assert scores["intent"] > 0.6
     calibration = read_calibration(Path(stage["artifact"]))
     assert calibration["method"] == "mahalanobis"

@@ -122,7 +122,8 @@ def test_the_decision_on_scope_is_scored_beside_the_intent(task: Task, tiny_bert
     task.calibration = {"method": np.array("softmax"), "threshold": np.array(2.0), "slope": np.array(1.0)}
     scores = task.score(task.batch_statistics(outputs, batch))
     assert scores == {
-        "intent": 1.0, "slot_f1": 1.0, "whole": 1.0, "in_scope": 1.0, "oos_recall": 1.0, "auroc": 1.0, "fpr95": 0.0,
+        "intent": 1.0, "slot_f1": 1.0, "whole": 1.0, "in_scope": 1.0, "oos_recall": 1.0, "open_f1": 1.0, "auroc": 1.0,
+        "fpr95": 0.0,
     }  # fmt: skip
     assert set(scores) == set(task.metrics)
     answers = task.decode(outputs, batch)
@@ -136,6 +137,7 @@ def test_the_decision_on_scope_is_scored_beside_the_intent(task: Task, tiny_bert
     task.calibration["threshold"] = np.array(1e9)  # everything is out of scope
     scores = task.score(task.batch_statistics(outputs, batch))
     assert (scores["intent"], scores["in_scope"], scores["oos_recall"]) == (1.0, 0.0, 1.0)
+    assert scores["open_f1"] == pytest.approx(0.5 / 3), "the third class has the precision 1/3 and the recall 1"
 
 
 def test_two_models_agree_whatever_their_scores_are(task: Task) -> None:
