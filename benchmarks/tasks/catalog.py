@@ -109,8 +109,12 @@ APPLICATIONS: Mapping[str, Application] = {
         "text_regression", sources.stsb_en, "numbers", 4, 128, {"spearman": "spearman"}, (lr(1e-4),)
     ),
     "xquad_en": Application("question_answering", sources.xquad_en, "answers", 4, 384, ANSWERS, (lr(1e-4),)),
-    "xquad_zh": Application("question_answering", sources.xquad_zh, "answers", 4, 384, ANSWERS, (lr(1e-4),)),
-    "cmrc": Application("question_answering", sources.cmrc, "answers", 2, 384, ANSWERS, (lr(1e-4),)),
+    "xquad_zh": Application(
+        "question_answering", sources.xquad_zh, "answers", 4, 256, ANSWERS, (lr(3e-4),), make_model=pretrain
+    ),
+    "cmrc": Application(
+        "question_answering", sources.cmrc, "answers", 2, 256, ANSWERS, (lr(3e-4),), make_model=pretrain
+    ),
     "instructions": Application(
         "causal_lm",
         instructions,

@@ -29,6 +29,7 @@ TASKS: Mapping[str, tuple[tuple[str, ...], Any]] = {
     "relation_extraction": (("entity:PER", "relation:in"), TEXT),
     "question_answering": ((), {"question": "who wrote it", "context": TEXT * 9}),
 }
+OPTIONS: Mapping[str, Mapping[str, int]] = {"question_answering": {"stride": 8}}
 CALIBRATIONS = {"joint_intent_slots": {"method": "softmax", "threshold": 0.0, "slope": 1.0}}
 
 
@@ -41,19 +42,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 
     root = tmp_path_factory.mktemp("models")
     spec = ModelSpec("scratch", "bert", dim=16, num_heads=2, num_layers=1, hidden_size=32, max_positions=64)
-    write_scratch(spec, [TEXT, "who"] * 3, root / "scratch", "Model")
+    (root / "scratch").mkdir()
+    write_scratch(spec, [TEXT, "who"] * 3, root / "scratch", "ForSequenceClassification")
     made = {}
     for name, (labels, _) in TASKS.items():
-        task, folder = load_task(name, {"max_length": 32}, labels), root / name
+        options, folder = {"max_length": 32, **OPTIONS.get(name, {})}, root / name
         shutil.copytree(root / "scratch", folder)
         torch.manual_seed(0)
-        task.build(folder).save_pretrained(folder)
+        network: Any = load_task(name, options, labels).build(folder)
+        network.save_pretrained(folder)
         if name in CALIBRATIONS:
             np.savez(folder / CALIBRATION_FILE, allow_pickle=False, **CALIBRATIONS[name])
         runtime = {"engine": "torch", "form": TRAINABLE}
         files = hash_files(folder, exclude=[MANIFEST])
-        manifest = Manifest(name, {"max_length": 32}, labels, runtime, ({"stage": "train"},), files)
-        made[name] = write_manifest(folder, manifest)
+        made[name] = write_manifest(folder, Manifest(name, options, labels, runtime, ({"stage": "train"},), files))
     return made
 
 
