@@ -54,9 +54,9 @@ def keep_decoder_layers(model: Any, kept: Sequence[int]) -> None:
     stack, (path, name) = _get_stack(model), STACKS[model.config.model_type]
     layers = nn.ModuleList(stack[index] for index in kept)
     for index, layer in enumerate(layers):
-        for module in layer.modules():
-            if hasattr(module, "layer_idx"):
-                module.layer_idx = index  # the cache is indexed by it
+        indexed: list[Any] = [module for module in layer.modules() if hasattr(module, "layer_idx")]
+        for module in indexed:
+            module.layer_idx = index  # the cache is indexed by it
     model.set_submodule(path, layers)
     setattr(model.config, name, len(layers))
 

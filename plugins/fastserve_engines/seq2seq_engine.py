@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastserve_core.artifacts import read_config, read_json
-from fastserve_core.errors import ArtifactError, PlanError
+from fastserve_core.errors import ArtifactError
 from fastserve_core.tasks import Arrays
 from fastserve_engines.causal_engine import read_special_tokens
 from fastserve_engines.text_search import SearchOptions, search
@@ -74,12 +74,14 @@ class Seq2SeqRunner:
         self.start, (self.ends, self.pad) = read_start_token(folder), read_special_tokens(folder)
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Refuse a single pass.
+        """Run one pass over sources.
 
-        Raises:
-            PlanError: Always: the answer's tokens are made one by one.
+        Returns:
+            ``logits`` of the first token of each answer, of shape (batch, 1, vocabulary).
         """
-        raise PlanError("an encoder with a decoder answers with generate")
+        rows = len(inputs[SOURCE_TOKENS])
+        session = AnswerSession(self._decoder, Source(self.encoder, inputs))
+        return {"logits": session.step(np.full(rows, self.start), np.arange(rows))[:, None]}
 
     def generate(self, inputs: Arrays, options: Mapping[str, Any]) -> Arrays:
         """Answer each source.

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from fastserve_core.errors import ExportError
-from fastserve_core.tasks import DEFAULT_OUTPUTS
+from fastserve_core.export import FormatReader
+from fastserve_core.tasks import DEFAULT_OUTPUTS, Arrays
 from fastserve_engines.causal_graph import make_stateful
-from fastserve_engines.exportable import fuse_attention
+from fastserve_engines.exportable import find_max_length, fuse_attention
+from fastserve_engines.hugging_face import load_model
 from fastserve_engines.openvino_graph import convert_model, converting, write_graph
 from fastserve_engines.seq2seq_engine import ENCODER_FILE, MASK, SOURCE_NAME, SOURCE_TOKENS
 from fastserve_engines.seq2seq_step import AnswerStep, SourceEncoder
@@ -31,6 +33,11 @@ class Seq2SeqExport:
     install: ClassVar[str] = "fastserve-core[engines]"
     engine: ClassVar[str] = "openvino"
     about: ClassVar[Mapping[str, Any]] = {"stateful": True}
+    tolerance: ClassVar[float] = 0.001
+    shape: tuple[str | int, str | int] = ("batch", "length")
+    inputs: tuple[str, ...] = (SOURCE_TOKENS, MASK)
+    outputs: tuple[str, ...] = ("logits",)
+    """Those of the first token of each answer."""
 
     def __init__(
         self, model: Any, outputs: Sequence[str] = DEFAULT_OUTPUTS, uncompressed: Collection[str] = ()
@@ -47,6 +54,7 @@ class Seq2SeqExport:
         """
         if not model.config.is_encoder_decoder or not model.can_generate():
             raise ExportError(f"{type(model).__name__} is no encoder with a decoder that writes texts")
+        self.longest = find_max_length(model)
         self.has_16bit_weights = model.dtype in (torch.bfloat16, torch.float16)
         fuse_attention(model.float())
         self.module = AnswerStep(model)
@@ -72,6 +80,18 @@ class Seq2SeqExport:
             for graph, name in ((encoder, ENCODER_FILE), (decoder, "openvino_model.xml")):
                 change(graph)
                 write_graph(graph, folder, self.has_16bit_weights, name)
+
+    @staticmethod
+    def read(folder: Path, threads: int) -> FormatReader:
+        """Load the files with the OpenVINO engine."""
+        from fastserve_engines.openvino_engine import OpenVINOEngine
+
+        return OpenVINOEngine(folder, threads)
+
+    @staticmethod
+    def reference(folder: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> FormatReader:
+        """Load the model with transformers, in fp32."""
+        return FirstTokenReader(folder, threads)
 
     def _encoder_graph(self, model: Any) -> openvino.Model:
         dynamic = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
@@ -101,6 +121,25 @@ class Seq2SeqExport:
             port.get_tensor().set_names({_source_name(number)})
         make_stateful(graph, range(2, first), self.heads, self.width)
         return graph
+
+
+class FirstTokenReader:
+    """The torch model, of which each pass returns the logits of the first token of the answers."""
+
+    inputs: tuple[str, ...] = (SOURCE_TOKENS, MASK)
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        """Load the model of a folder."""
+        torch.set_num_threads(threads)
+        self._model = load_model(folder).float()
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Return ``logits`` of shape (batch, 1, vocabulary)."""
+        tensors = {name: torch.from_numpy(inputs[name]) for name in self.inputs}
+        start = torch.full_like(tensors[SOURCE_TOKENS][:, :1], self._model.config.decoder_start_token_id)
+        with torch.inference_mode():
+            logits: Any = self._model(**tensors, decoder_input_ids=start).logits
+        return {"logits": logits.numpy()}
 
 
 def _name_inputs(graph: openvino.Model, names: Sequence[str]) -> None:

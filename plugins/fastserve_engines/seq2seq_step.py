@@ -82,7 +82,7 @@ def _make_empty_cache() -> Any:
     """Return a cache for one pass; that of ``DynamicLayer`` would concatenate an empty tensor of another rank first."""
     from transformers.cache_utils import Cache, DynamicLayer
 
-    class FirstLayer(DynamicLayer):
+    class FirstLayer(DynamicLayer):  # type: ignore[misc]
         def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
             self.keys, self.values = key_states, value_states
             return key_states, value_states

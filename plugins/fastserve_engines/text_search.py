@@ -74,7 +74,7 @@ class _Hypotheses:
 
 
 def _search_beams(step: Step, rows: int, options: SearchOptions) -> Array:
-    """Search as transformers does: of twice the beams, those that end are set aside, and the others continue."""
+    """Search as transformers does: of the best candidates, those that end are set aside, and ``num_beams`` continue."""
     beams, penalty = options.num_beams, options.length_penalty
     texts = np.full((rows * beams, 1), options.start, dtype=np.int64)
     order = np.arange(rows * beams, dtype=np.int32)
@@ -86,7 +86,7 @@ def _search_beams(step: Step, rows: int, options: SearchOptions) -> Array:
         scores = _forbid(log_softmax(step(texts[:, -1], order)), texts, options)
         vocabulary = scores.shape[-1]
         sums = (scores.reshape(rows, beams, vocabulary) + totals[:, :, None]).reshape(rows, -1)
-        best = _top(sums, 2 * beams)
+        best = _top(sums, beams * (1 + max(1, len(options.ends))))
         for row in range(rows):
             candidates = [(float(sums[row, place]), *divmod(int(place), vocabulary)) for place in best[row]]
             parents = texts[row * beams : (row + 1) * beams]
@@ -101,7 +101,7 @@ def _search_beams(step: Step, rows: int, options: SearchOptions) -> Array:
         texts = np.concatenate([texts[order], best[:, :beams].reshape(-1, 1)], axis=1)
         if not is_open.any():
             break
-    for row in np.flatnonzero(is_open):
+    for row in map(int, np.flatnonzero(is_open)):
         for beam in range(beams):
             done[row].add(totals[row, beam] / length**penalty, texts[row * beams + beam])
     return _pad([hypotheses.found[0][1][1:] for hypotheses in done], options.pad)

@@ -106,6 +106,7 @@ def test_texts_side_by_side_have_the_logits_of_each_alone(folder: Path) -> None:
 @pytest.mark.slow(10)
 def test_openvino_answers_as_torch(folder: Path, tmp_path: Path, home: Path) -> None:
     from fastserve_engines.openvino_engine import OpenVINOEngine
+    from fastserve_engines.seq2seq_graph import FirstTokenReader
     from fastserve_engines.torch_engine import TorchEngine
 
     torch_engine, engine, inputs = TorchEngine(folder, 1), OpenVINOEngine(folder, 1), sources()
@@ -113,6 +114,8 @@ def test_openvino_answers_as_torch(folder: Path, tmp_path: Path, home: Path) -> 
         asked = {"max_new_tokens": 8, **options}
         expected, found = (one.generate(inputs, asked)["ids"] for one in (torch_engine, engine))
         assert found.tolist() == expected[:, : found.shape[1]].tolist()
+    reference = FirstTokenReader(folder, 1).run(inputs)["logits"]
+    assert np.abs(engine.run(inputs)["logits"] - reference).max() < 1e-3
     decoder = OpenVINOEngine.make_decoder(folder, 1, MEMORY)
     other = TorchAnswerEngine(folder, 1, MEMORY)
     text = inputs["input_ids"][0].tolist()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastserve_core.errors import DataError
+from fastserve_core.errors import DataError, OptionError
 from fastserve_core.tasks import IGNORE_INDEX, Arrays, Encoded, Row
 from fastserve_text.examples import seed_number
 from fastserve_text.seq2seq.options import Options
@@ -27,7 +27,13 @@ class PairEncoder:
         self.special: SpecialTokens = read_special_tokens(folder, self.tokenizer)
 
     def __call__(self, rows: Sequence[Row]) -> list[Encoded]:
-        """Encode the rows; ``decode_state`` holds the references."""
+        """Encode the rows; ``decode_state`` holds the references.
+
+        Raises:
+            OptionError: A row of a training has no target.
+        """
+        if any("target" in row and row["target"] is None for row in rows):
+            raise OptionError("a teacher scores the tokens of targets: texts without one are no use to its student")
         sources = self.encode_sources([row["text"] for row in rows])
         return [
             Encoded(

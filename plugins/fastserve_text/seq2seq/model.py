@@ -102,4 +102,6 @@ def _set_tokens(model: Any, tokens: SpecialTokens) -> None:
     values = tokens.as_settings()
     for name, value in values.items():
         setattr(model.config, name, value)
+    if is_composed(model.config.to_dict()):
+        model.config.vocab_size = model.config.decoder.vocab_size
     model.generation_config = GenerationConfig(**values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -94,7 +95,7 @@ class Seq2Seq(TextTask):
             "max_new_tokens", "min_new_tokens", "num_beams", "length_penalty", "no_repeat_ngram_size", "temperature",
         )
     }  # fmt: skip
-    not_in_rows: ClassVar[frozenset[str]] = frozenset(Options.__dataclass_fields__)
+    not_in_rows: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(Options))
 
     def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
         super().__init__(options, labels)
@@ -260,7 +261,7 @@ class Seq2Seq(TextTask):
 
     def _is_in_sample(self, row: Encoded) -> bool:
         """Return whether a row is answered while a model is trained; always the same rows are, whatever their order."""
-        return seed_number(str(row.inputs["input_ids"])) % self._num_validation < self.options.eval_rows
+        return bool(seed_number(str(row.inputs["input_ids"])) % self._num_validation < self.options.eval_rows)
 
     # -- answers -------------------------------------------------------------------------------------
 

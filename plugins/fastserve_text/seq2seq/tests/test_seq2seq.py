@@ -139,6 +139,22 @@ def test_a_model_without_a_start_token_is_refused_and_so_are_lengths_beyond_its_
         make_task(folder)
 
 
+def test_a_checkpoints_own_settings_of_generation_are_left_out(tmp_path: Path) -> None:
+    folder = make_model("bart", tmp_path, "ForSeq2SeqLM", WORDS)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_beams": 4, "min_length": 56}))
+    task = make_task(folder)
+    task.complete_checkpoint(folder)
+    assert set(json.loads(path.read_text())) == {"decoder_start_token_id", "eos_token_id", "pad_token_id"}
+    model: Any = task.build(folder)
+    assert model.generation_config.num_beams != 4
+
+
+def test_a_row_without_a_target_is_refused_in_training(encoder: Path) -> None:
+    with pytest.raises(OptionError, match="texts without one are no use"):
+        make_task(encoder).encode([{"text": "film", "target": None}])  # type: ignore[attr-defined]
+
+
 def test_summaries_are_recognized_in_a_file() -> None:
     task = load_task("seq2seq", {})
     rows = [{"text": f"the film number {number} was very long " * 9, "target": [f"a long film {number}"]}
