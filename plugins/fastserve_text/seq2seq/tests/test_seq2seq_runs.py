@@ -32,7 +32,8 @@ def test_a_run_trains_distils_and_quantizes_a_writer(cli: Cli, tmp_path: Path) -
     done = cli(
         "+plugin=[torch_ddp,distill,neural_compressor]", "task=seq2seq", *MODEL, *LENGTHS, f"data.train={path}",
         "train.torch_ddp.lr=0.005", "train.torch_ddp.epochs=8", "train.torch_ddp.nproc=1", "gate.enabled=false",
-        "compress.distill.layers=1", "compress.distill.hidden_weight=0", "compress.distill.epochs=4", "compress.neural_compressor.group_size=32",
+        "compress.distill.layers=1", "compress.distill.hidden_weight=0", "compress.distill.epochs=4",
+        "compress.neural_compressor.group_size=32",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "column 'document' is read as text" in done.stdout and "validation rougeL" in done.stdout
