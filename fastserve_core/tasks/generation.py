@@ -137,6 +137,8 @@ class DecodeEngine(Protocol):
     """How many there are, numbered from 0."""
     eos_token_ids: frozenset[int]
     """Tokens that end a text."""
+    shares_prefixes: bool
+    """Whether texts that begin alike may have the same blocks for their beginning."""
 
     def step(self, pieces: Sequence[SequenceChunk]) -> np.ndarray[Any, Any]:
         """One pass over all pieces: fp32 logits (pieces, vocabulary) of the token after the last of each."""

@@ -26,6 +26,8 @@ CACHE_PREFIXES = ("key_cache.", "value_cache.")
 class PagedDecodeEngine:
     """``DecodeEngine`` of an OpenVINO graph."""
 
+    shares_prefixes = True
+
     def __init__(self, graph: Path, settings: Path, threads: int, memory: int) -> None:
         """Compile the graph and allocate the blocks.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ import numpy as np
 
 from fastserve_core.processes import hide_package
 from fastserve_core.tasks import KV_BLOCK_SIZE, SequenceChunk
-from fastserve_engines.causal_engine import FP32_CONFIG, read_special_tokens
+from fastserve_engines.causal_engine import read_special_tokens
 from fastserve_engines.seq2seq_engine import (
     ENCODER_FILE,
     MASK,
@@ -47,6 +47,8 @@ class AnswerEngine(ABC):
     A text is known by its first block, which no other text has meanwhile. Its session is replaced when the block's
     next text begins.
     """
+
+    shares_prefixes = False
 
     def __init__(self, folder: Path, memory: int, bytes_per_token: int) -> None:
         self.eos_token_ids = frozenset(read_special_tokens(folder)[0])
@@ -87,20 +89,20 @@ class AnswerEngine(ABC):
 class OpenVINOAnswerEngine(AnswerEngine):
     """``DecodeEngine`` of the two graphs of ``Seq2SeqExport``."""
 
-    def __init__(self, files: Path, folder: Path, threads: int, memory: int) -> None:
+    def __init__(self, files: Path, folder: Path, config: Mapping[str, Any], memory: int) -> None:
         """Compile the graphs.
 
         Args:
             files: Folder of the graphs.
             folder: Folder of the model's config.
-            threads: Number of threads.
+            config: OpenVINO's number of threads and number formats.
             memory: Bytes for keys and values.
         """
         with hide_package("openvino_telemetry"):
             import openvino
 
         core = openvino.Core()
-        config = {**FP32_CONFIG, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        config = {**config, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
         encoder, self._decoder = (
             core.compile_model(core.read_model(files / name), "CPU", config)
             for name in (ENCODER_FILE, "openvino_model.xml")

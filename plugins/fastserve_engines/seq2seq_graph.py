@@ -83,10 +83,10 @@ class Seq2SeqExport:
 
     @staticmethod
     def read(folder: Path, threads: int) -> FormatReader:
-        """Load the files with the OpenVINO engine."""
+        """Load the files with the OpenVINO engine, in fp32."""
         from fastserve_engines.openvino_engine import OpenVINOEngine
 
-        return OpenVINOEngine(folder, threads)
+        return OpenVINOEngine(folder, threads, in_fp32=True)
 
     @staticmethod
     def reference(folder: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> FormatReader:

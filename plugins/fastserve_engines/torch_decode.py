@@ -23,6 +23,8 @@ class TorchDecodeEngine:
     It is slower than OpenVINO's, because each pass copies the cache.
     """
 
+    shares_prefixes = True
+
     def __init__(self, folder: Path, threads: int, memory: int) -> None:
         """Load the model and allocate the blocks.
 

@@ -109,16 +109,16 @@ def test_openvino_answers_as_torch(folder: Path, tmp_path: Path, home: Path) -> 
     from fastserve_engines.seq2seq_graph import FirstTokenReader
     from fastserve_engines.torch_engine import TorchEngine
 
-    torch_engine, engine, inputs = TorchEngine(folder, 1), OpenVINOEngine(folder, 1), sources()
+    torch_engine, engine, inputs = TorchEngine(folder, 1), OpenVINOEngine(folder, 1, in_fp32=True), sources()
     for options in ({"num_beams": 3, "min_new_tokens": 2}, {"no_repeat_ngram_size": 2}):
         asked = {"max_new_tokens": 8, **options}
         expected, found = (one.generate(inputs, asked)["ids"] for one in (torch_engine, engine))
         assert found.tolist() == expected[:, : found.shape[1]].tolist()
     reference = FirstTokenReader(folder, 1).run(inputs)["logits"]
     assert np.abs(engine.run(inputs)["logits"] - reference).max() < 1e-3
-    decoder = OpenVINOEngine.make_decoder(folder, 1, MEMORY)
-    other = TorchAnswerEngine(folder, 1, MEMORY)
+    decoder, other = OpenVINOEngine.make_decoder(folder, 1, MEMORY), TorchAnswerEngine(folder, 1, MEMORY)
     text = inputs["input_ids"][0].tolist()
     for piece in (SequenceChunk(text, 0, [0], len(text)), SequenceChunk([9], len(text), [0], len(text))):
-        assert np.abs(decoder.step([piece]) - other.step([piece])).max() < 1e-3
+        found, expected = (one.step([piece])[0] for one in (decoder, other))
+        assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()  # bf16, if the processor has its units
     decoder.close()

@@ -198,7 +198,7 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
         """Create the engine, run a pass to warm it, and divide its cache into blocks."""
         self._engine = engine = self._make_engine()
         engine.step([SequenceChunk([0], 0, [0])])
-        self._pool, self._num_blocks = KVBlockPool(engine.blocks), engine.blocks
+        self._pool, self._num_blocks = KVBlockPool(engine.blocks, engine.shares_prefixes), engine.blocks
         return engine
 
     def _work(self, worker: DecodeEngine) -> None:

@@ -26,8 +26,8 @@ class KVBlockPool:
     values. Blocks that no sequence uses keep their contents until others need them, the longest unused first.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, shares_prefixes: bool = True) -> None:
+        self.count, self._shares_prefixes = count, shares_prefixes
         self._free = list(range(count))
         self._references: Counter[int] = Counter()
         self._by_key: dict[bytes, int] = {}
@@ -64,6 +64,8 @@ class KVBlockPool:
 
     def reuse(self, sequence: TextSequence) -> None:
         """Give a sequence without blocks those that hold its first tokens; at least one token is left to compute."""
+        if not self._shares_prefixes:
+            return
         for index in range((len(sequence.tokens) - 1) // KV_BLOCK_SIZE):
             block = self._by_key.get(_key(sequence, index))
             if block is None:
@@ -75,7 +77,9 @@ class KVBlockPool:
         sequence.num_published_blocks = len(sequence.blocks)
 
     def publish(self, sequence: TextSequence) -> None:
-        """Let other sequences find the blocks that a pass has filled."""
+        """Let other sequences find the blocks that a pass has filled, if they may."""
+        if not self._shares_prefixes:
+            return
         for index in range(sequence.num_published_blocks, sequence.num_cached_tokens // KV_BLOCK_SIZE):
             key, block = _key(sequence, index), sequence.blocks[index]
             if key not in self._by_key:

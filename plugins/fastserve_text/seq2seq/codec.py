@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import override
 
 from fastserve_core.errors import DataError
-from fastserve_core.tasks import TextCodec
+from fastserve_core.tasks import Row, TextCodec, TokenConstraint
 from fastserve_text.seq2seq.encoding import PairEncoder
 from fastserve_text.seq2seq.options import Options
 from fastserve_text.text_codec import TokenizersDetokenizer
@@ -32,6 +33,19 @@ class SourceCodec(TextCodec):
     @override
     def speller(self) -> TokenizersDetokenizer:
         return TokenizersDetokenizer(self._encode.tokenizer)
+
+    @override
+    def token_text(self, token: int) -> str:
+        text: str = self._encode.tokenizer.decode([token], skip_special_tokens=False)
+        return text
+
+    @override
+    def prompt(self, row: Row) -> tuple[str, bool]:
+        return row["text"], True
+
+    @override
+    def constrain(self, schema: Mapping[str, Any]) -> TokenConstraint:
+        raise DataError("the model writes a text for a text, and its answers cannot be constrained by a schema")
 
     @override
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:

@@ -42,6 +42,7 @@ class Watched:
     def __init__(self, stepper: DecodeEngine) -> None:
         self._stepper = stepper
         self.blocks, self.eos_token_ids = stepper.blocks, frozenset[int]()
+        self.shares_prefixes = stepper.shares_prefixes
         self.sizes: list[int] = []
         self.before: Callable[[Sequence[SequenceChunk]], None] = lambda pieces: None
 

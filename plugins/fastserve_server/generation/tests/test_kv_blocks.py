@@ -76,3 +76,14 @@ def test_no_block_is_written_by_two_texts_or_lost(steps: list[tuple[int, int, bo
         pool.free(text)
     assert pool.used == 0
     assert pool.grow(sequence([9]), 6 * KV_BLOCK_SIZE)
+
+
+def test_blocks_that_are_not_shared_are_always_computed() -> None:
+    pool = KVBlockPool(8, shares_prefixes=False)
+    for _ in range(2):
+        first, second = sequence([*SYSTEM, 1]), sequence([*SYSTEM, 1])
+        assert [compute(pool, text) for text in (first, second)] == [len(SYSTEM) + 1] * 2
+        assert not set(first.blocks) & set(second.blocks)
+        for text in (first, second):
+            pool.free(text)
+    assert pool.used == 0
