@@ -105,7 +105,10 @@ def test_texts_side_by_side_have_the_logits_of_each_alone(folder: Path) -> None:
 
 @pytest.mark.slow(10)
 def test_openvino_answers_as_torch(folder: Path, tmp_path: Path, home: Path) -> None:
+    from fastserve_engines.causal_engine import FP32_CONFIG
+    from fastserve_engines.lowering import get_or_lower
     from fastserve_engines.openvino_engine import OpenVINOEngine
+    from fastserve_engines.seq2seq_decode import OpenVINOAnswerEngine
     from fastserve_engines.seq2seq_graph import FirstTokenReader
     from fastserve_engines.torch_engine import TorchEngine
 
@@ -116,9 +119,11 @@ def test_openvino_answers_as_torch(folder: Path, tmp_path: Path, home: Path) -> 
         assert found.tolist() == expected[:, : found.shape[1]].tolist()
     reference = FirstTokenReader(folder, 1).run(inputs)["logits"]
     assert np.abs(engine.run(inputs)["logits"] - reference).max() < 1e-3
-    decoder, other = OpenVINOEngine.make_decoder(folder, 1, MEMORY), TorchAnswerEngine(folder, 1, MEMORY)
+    config = {**FP32_CONFIG, "INFERENCE_NUM_THREADS": 1}  # numbers of random models differ much in bf16
+    decoder = OpenVINOAnswerEngine(get_or_lower(folder, 1, ["*logits"]), folder, config, MEMORY)
+    other = TorchAnswerEngine(folder, 1, MEMORY)
     text = inputs["input_ids"][0].tolist()
     for piece in (SequenceChunk(text, 0, [0], len(text)), SequenceChunk([9], len(text), [0], len(text))):
-        found, expected = (one.step([piece])[0] for one in (decoder, other))
-        assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()  # bf16, if the processor has its units
+        assert np.abs(decoder.step([piece]) - other.step([piece])).max() < 1e-3
     decoder.close()
+    assert OpenVINOEngine.make_decoder(folder, 1, MEMORY).blocks == other.blocks
