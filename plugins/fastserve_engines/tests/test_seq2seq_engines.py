@@ -104,6 +104,7 @@ def test_texts_side_by_side_have_the_logits_of_each_alone(folder: Path) -> None:
 
 
 @pytest.mark.slow(10)
+@pytest.mark.parametrize("folder", ["t5", "composed"], indirect=True)
 def test_openvino_answers_as_torch(folder: Path, tmp_path: Path, home: Path) -> None:
     from fastserve_engines.causal_engine import FP32_CONFIG
     from fastserve_engines.lowering import get_or_lower
