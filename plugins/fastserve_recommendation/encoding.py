@@ -86,7 +86,8 @@ def mask_items(encoded: Sequence[Encoded], seed: str, share: float) -> list[Enco
         is_hidden[-1] = is_hidden[-1] or not is_hidden.any()
         labels = np.where(is_hidden, ids, IGNORE_INDEX)
         ids[is_hidden] = MASK
-        examples.append(replace(example, inputs={**example.inputs, "input_ids": ids}, target=labels))
+        inputs: dict[str, Any] = {**example.inputs, "input_ids": ids}
+        examples.append(replace(example, inputs=inputs, target=labels))
     return examples
 
 

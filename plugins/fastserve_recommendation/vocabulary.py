@@ -67,7 +67,8 @@ class Vocabulary:
         import numpy as np
 
         counts = np.asarray(self.counts, dtype=np.float32)
-        return counts / counts.sum()
+        shares: np.ndarray[Any, Any] = counts / counts.sum()
+        return shares
 
 
 def has_vocabulary(folder: Path) -> bool:

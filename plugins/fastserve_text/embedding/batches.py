@@ -40,7 +40,7 @@ def make_batch(rows: Sequence[Encoded]) -> tuple[list[Encoded], Arrays]:
         positives.append(add(others[0], False) if others else -1)
         negatives += [(row, add(text, False)) for text in others[1:]]
     twins = [numbers.get((False, text_key(texts[number].inputs)), -1) for number in anchors]
-    arrays = {
+    arrays: Arrays = {
         "twins": np.asarray(twins, dtype=np.int64),
         "anchors": np.asarray(anchors, dtype=np.int64),
         "positives": np.asarray(positives, dtype=np.int64),

@@ -73,7 +73,7 @@ def ranking_loss(unit: Tensor, anchors: Tensor, positives: Tensor, negatives: Te
         negatives: The numbers of further texts that are not.
         twins: The number of the text that is equal to each anchor, or -1.
     """
-    documents = torch.cat([positives, negatives]).unique()
+    documents = torch.unique(torch.cat([positives, negatives]))
     logits = SCALE * unit[anchors] @ unit[documents].T
     own = torch.searchsorted(documents, positives)
     same = (anchors[:, None] == anchors[None, :]).float()

@@ -89,8 +89,8 @@ def _correlate(vectors: Matrix, pairs: Sequence[tuple[int, int, float]]) -> dict
     import numpy as np
     from scipy import stats
 
-    first, second = (vectors[[pair[side] for pair in pairs]] for side in (0, 1))
-    similarities, truth = (first * second).sum(1), np.asarray([score for _, _, score in pairs])
+    firsts, seconds, scores = zip(*pairs, strict=True)
+    similarities, truth = (vectors[list(firsts)] * vectors[list(seconds)]).sum(1), np.asarray(scores)
     if np.ptp(truth) == 0:
         return {}
     if np.ptp(similarities) == 0:

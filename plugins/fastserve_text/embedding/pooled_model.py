@@ -26,7 +26,7 @@ CHUNK_TEXTS = 32
 
 
 @dataclass
-class EmbeddingOutput(ModelOutput):
+class EmbeddingOutput(ModelOutput):  # type: ignore[misc] # transformers gives it no type
     """The outputs of a model with pooling.
 
     Attributes:
@@ -73,7 +73,7 @@ def attach_pooling(model: Any, settings: SentenceSettings) -> nn.Module:
     """
     model.pooling = settings.pooling
     if not hasattr(type(model), "compute_chunks"):
-        model.__class__ = _pooled_class(type(model))
+        model.__class__ = _pooled_class(type(model))  # type: ignore[arg-type] # a class can be hashed
     for name, parameter in model.named_parameters():
         if "pooler" in name.split("."):  # of the class token, for the next sentence: it is not part of the vector
             parameter.requires_grad_(False)
@@ -144,6 +144,6 @@ def _pooled_class(base: type[Any]) -> type[Any]:
 def _split(inputs: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Yield chunks of texts of similar length, without the padding that all of a chunk have, with their numbers."""
     mask = inputs["attention_mask"]
-    for rows in torch.argsort(mask.sum(1), stable=True).split(CHUNK_TEXTS):
+    for rows in torch.split(torch.argsort(mask.sum(1), stable=True), CHUNK_TEXTS):
         used = mask[rows].any(0)
         yield rows, {name: values[rows][:, used] for name, values in inputs.items()}

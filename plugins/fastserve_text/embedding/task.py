@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -100,7 +100,7 @@ class Embedding(TextTask):
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(OUTPUT, "embedding"),)
     answer_view: ClassVar[AnswerView] = AnswerView(vector=OUTPUT)
     request_parameters: ClassVar[Mapping[str, str]] = {"normalize": "normalize", "dimensions": "dimensions"}
-    not_in_rows: ClassVar[frozenset[str]] = frozenset(Options.__dataclass_fields__)
+    not_in_rows: ClassVar[frozenset[str]] = frozenset(option.name for option in fields(Options))
 
     def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
         super().__init__(options, labels)
@@ -321,11 +321,11 @@ class Embedding(TextTask):
 
     @override
     def objective(self, scores: Mapping[str, float]) -> float:
-        name = self.options.metric or next((name for name in METRICS if name in scores), None)
+        name = self.options.metric or next((name for name in METRICS if name in scores), "")
         if name not in scores:
             raise DataError(
-                f"task.metric={name or METRICS} is not defined on the validation split: spearman needs rows with "
-                "different scores, and the others rows without a score"
+                f"task.metric={name or next(iter(METRICS))} is not defined on the validation split: spearman needs "
+                "rows with different scores, and the others rows without a score"
             )
         return scores[name]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -78,7 +78,7 @@ class Reranking(TextTask):
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(comparison="binary"),)
     answer_view: ClassVar[AnswerView] = AnswerView(headline="score")
     completes_rows: bool = True
-    not_in_rows: ClassVar[frozenset[str]] = frozenset(Options.__dataclass_fields__)
+    not_in_rows: ClassVar[frozenset[str]] = frozenset(option.name for option in fields(Options))
 
     def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
         super().__init__(options, labels)
@@ -227,7 +227,7 @@ class Reranking(TextTask):
 
     @override
     def objective(self, scores: Mapping[str, float]) -> float:
-        name = self.options.metric or next((name for name in METRICS if name in scores), None)
+        name = self.options.metric or next((name for name in METRICS if name in scores), "")
         if name not in scores:
             raise DataError(
                 f"task.metric={name or next(iter(METRICS))} is not defined on the validation split: the ranking needs "
