@@ -9,7 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PRODUCT = ("fastserve.py", "fastserve_core", "plugins", "conf")
 SUFFIXES = {".py", ".pyi", ".j2", ".html", ".yaml", ".css"}
-TASK_PACKAGES = ("plugins/fastserve_text", "conf/task", "conf/experiment")
+TASK_PACKAGES = (
+    "plugins/fastserve_text",
+    "plugins/fastserve_recommendation",
+    "plugins/fastserve_search",
+    "conf/task",
+    "conf/experiment",
+)
+WORDS = {"embedding", "search"}
+"""Names of tasks that are plain words too: they count in quotes, or after ``task=``."""
 HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForCausalLM", "ForMaskedLM",
          "ForPreTraining", "ForMultipleChoice", "LMHeadModel")  # fmt: skip
 EXCEPTIONS = {
@@ -35,9 +43,11 @@ def product_files() -> list[Path]:
 
 def test_no_file_outside_the_tasks_packages_names_a_task_or_a_head() -> None:
     own = [entry for entry in entry_points(group="fastserve.tasks") if entry.value.startswith("fastserve_")]
-    tasks = sorted({entry.name for entry in own if entry.value.startswith("fastserve_text.")})
-    assert len(tasks) >= 4
-    pattern = re.compile(rf"\b({'|'.join(tasks)})\b|({'|'.join(HEADS)})")
+    packages = tuple(f"{Path(package).name}." for package in TASK_PACKAGES)
+    names = {entry.name for entry in own if entry.value.startswith(packages)}
+    assert len(names) >= 4 and names >= WORDS
+    tasks, words = "|".join(sorted(names - WORDS)), "|".join(sorted(WORDS))
+    pattern = re.compile(rf"\b({tasks})\b|[\"'](?:{words})[\"']|\btask=(?:{words})\b|({'|'.join(HEADS)})")
     found = {
         f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
         for file in product_files()

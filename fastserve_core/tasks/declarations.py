@@ -11,7 +11,7 @@ from fastserve_core.errors import ModelError
 
 DEFAULT_OUTPUTS = ("*logits",)
 """Patterns of the outputs of models of transformers with a head."""
-Comparison = Literal["categorical", "binary", "regression", "span", "embedding"]
+Comparison = Literal["categorical", "binary", "regression", "span", "vector"]
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class DistillationTarget:
     """An output of the model that a student is compared with its teacher on.
 
     ``comparison`` is the distribution that the output holds: ``categorical`` logits over the last axis, ``binary``
-    logits of independent labels, ``regression`` values, ``span`` logits over the positions of the input, or an
-    ``embedding``, of which the direction counts. Values of ``regression`` are compared in this ``unit``.
+    logits of independent labels, ``regression`` values, ``span`` logits over the positions of the input, or a
+    ``vector``, of which the direction counts. Values of ``regression`` are compared in this ``unit``.
     """
 
     output: str = "logits"

@@ -132,7 +132,7 @@ def output_loss(
         return binary_loss(own[counted], wanted[counted], temperature)
     if target.comparison == "regression":
         return functional.mse_loss(own[counted] / target.unit, wanted[counted] / target.unit, reduction="sum")
-    if target.comparison == "embedding":
+    if target.comparison == "vector":
         return (1 - functional.cosine_similarity(own[counted], wanted[counted], dim=-1)).sum()
     if target.comparison == "span":
         lowest = torch.finfo(own.dtype).min / 2  # twice a temperature below 1 it must still be finite

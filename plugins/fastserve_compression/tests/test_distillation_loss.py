@@ -100,7 +100,7 @@ def test_answers_are_summed_over_counted_positions() -> None:
     assert float(distillation_loss.logit_loss(student, teacher, counted, 2.0)) == pytest.approx(single, rel=1e-4)
 
 
-COMPARISONS = ("categorical", "binary", "regression", "span", "embedding")
+COMPARISONS = ("categorical", "binary", "regression", "span", "vector")
 
 
 @pytest.mark.parametrize("comparison", COMPARISONS)

@@ -97,7 +97,7 @@ class Embedding(TextTask):
     outputs: ClassVar[tuple[str, ...]] = (OUTPUT,)
     target_names: ClassVar[tuple[str, ...]] = ("anchors", "positives", "twins", "negatives", "scores")
     model_computes_loss: ClassVar[bool] = False
-    distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(OUTPUT, "embedding"),)
+    distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(OUTPUT, "vector"),)
     answer_view: ClassVar[AnswerView] = AnswerView(vector=OUTPUT)
     request_parameters: ClassVar[Mapping[str, str]] = {"normalize": "normalize", "dimensions": "dimensions"}
     not_in_rows: ClassVar[frozenset[str]] = frozenset(option.name for option in fields(Options))
