@@ -280,6 +280,17 @@ class Task(ABC):
             ModelError: The weights do not fit the config, or transformers cannot build the model.
         """
 
+    def needs_reference(self, rows: Sequence[Encoded]) -> bool:
+        """Return whether the loss of training rows depends on the outputs of the model before the training."""
+        return False
+
+    def reference_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
+        """Return, for each row of a training batch, what the loss needs of the model before the training."""
+        return []
+
+    def fit_reference(self, statistics: Sequence[Any]) -> None:  # noqa: B027 - few losses have a reference
+        """Keep the ``reference_statistics`` of all training rows for ``collate`` and ``loss``, in any order."""
+
     def fit_targets(self, targets: Iterable[Any]) -> None:  # noqa: B027 - most tasks need nothing of them
         """Learn from the targets of all training rows what ``build`` and ``loss`` need, such as their scale.
 

@@ -22,7 +22,7 @@ from fastserve_core.tasks import Encoded, load_task
 from fastserve_torch_ddp.build import BatchCollator, build_method, build_strategy
 from fastserve_torch_ddp.checkpointing.checkpoint import list_checkpoints
 from fastserve_torch_ddp.checkpointing.checkpoint_manager import EMA_KEY, CheckpointManager
-from fastserve_torch_ddp.checkpointing.validation import evaluate
+from fastserve_torch_ddp.checkpointing.validation import collect_statistics, evaluate
 from fastserve_torch_ddp.data.batches import BatchSchedule, Indices, shard
 from fastserve_torch_ddp.data.tokens import TokenDataset
 from fastserve_torch_ddp.distributed import collectives
@@ -94,6 +94,10 @@ class Trainer:
             TransientError: A batch does not fit into memory.
             StageError: The gradient is not finite.
         """
+        if self.task.needs_reference(self.schedule.rows):
+            model = self.method.model  # whose weights are those before the training until it is resumed
+            arguments = (model, self.task, self.schedule.rows, self.collate, self.precision)
+            self.task.fit_reference(collect_statistics(*arguments, self.task.reference_statistics))
         self.progress = self.checkpoints.resume()
         self.method.model.train()
         begin, is_local_sgd, self.started = self.progress.step, self.strategy.mode == "local_sgd", time.monotonic()

@@ -38,15 +38,20 @@ def _first_counted(target: Sequence[int]) -> int:
     return next((place for place, label in enumerate(target) if label != IGNORE_INDEX), len(target) - 1)
 
 
-def collate_packed(batch: Sequence[Encoded], padding: Mapping[str, int]) -> Arrays:
-    """Return a batch of packed blocks: ``attention_mask`` has the shape (batch, 1, length, length).
+def collate_packed(batch: Sequence[Encoded], padding: Mapping[str, int], name: str) -> Arrays:
+    """Return a batch of rows of ``join_rows``: ``attention_mask`` has the shape (batch, 1, length, length).
 
     It is 0 where a token attends to one before it of its own conversation, and ``HIDDEN`` elsewhere.
+
+    Args:
+        batch: The rows.
+        padding: The numbers to pad with, by the names of inputs.
+        name: The input that numbers the conversations of a row.
     """
     import numpy as np
 
-    arrays = pad(batch, {**padding, "position_ids": 0, "segments": 0}, targets=True)
-    segments = arrays.pop("segments")
+    arrays = pad(batch, {**padding, "position_ids": 0, name: 0}, targets=True)
+    segments = arrays[name]
     length = segments.shape[1]
     is_own = segments[:, :, None] == segments[:, None, :]
     is_before = np.tril(np.ones((length, length), dtype=bool))

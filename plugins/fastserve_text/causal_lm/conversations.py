@@ -18,8 +18,12 @@ INPUT = Column("input", required=False, title="Input")
 SYSTEM = Column("system", required=False, title="System message", usual_names=("system_prompt",))
 OUTPUT = Column("output", usual_names=("completion", "response", "answer", "回答", "输出"), is_label=True)
 
-CONVERSATION_FORMS = ((MESSAGES,), (INSTRUCTION, INPUT, SYSTEM, OUTPUT))
-"""The columns of rows that are conversations: of any length, and of one instruction with its answer."""
+CHOSEN, REJECTED = Column("chosen", is_label=True), Column("rejected", is_label=True)
+
+PREFERENCES: tuple[tuple[Column, ...], ...] = ((INSTRUCTION, INPUT, SYSTEM, CHOSEN, REJECTED), (CHOSEN, REJECTED))
+"""The columns of rows with two answers: to an instruction, and at the end of two conversations."""
+CONVERSATION_FORMS: tuple[tuple[Column, ...], ...] = (*PREFERENCES, (MESSAGES,), (INSTRUCTION, INPUT, SYSTEM, OUTPUT))
+"""The columns of rows that are conversations: with two answers, of any length, of one instruction with its answer."""
 FORMS = (*CONVERSATION_FORMS, (TEXT,))
 SYSTEM_ROLE, USER, ASSISTANT = "system", "user", "assistant"
 ROLES = {
@@ -37,6 +41,9 @@ def select_form(names: Sequence[str]) -> Sequence[Column]:
     The own names of the columns come before usual ones: alpaca's file has a column ``text`` too.
     """
     known = {name.strip().casefold() for name in names}
+    for form in PREFERENCES:
+        if all(known & {column.name, *column.usual_names} for column in form if column.required):
+            return form
     for form in FORMS:
         if all(column.name in known for column in form if column.required):
             return form
@@ -61,7 +68,12 @@ def normalize_conversation(row: Row, has_answer: bool = True) -> None:
     Raises:
         ValueError: The row cannot be used; the message is the reason.
     """
-    given, instruction = row.pop(MESSAGES.name, None), row.pop(INSTRUCTION.name, None)
+    if has_answer and CHOSEN.name in row:
+        read_preference(row)
+        return
+    given, instruction, chosen, _ = (row.pop(column.name, None) for column in (MESSAGES, INSTRUCTION, CHOSEN, REJECTED))
+    if given is None and instruction is None:
+        given = chosen
     parts = {column.name: row.pop(column.name, None) for column in (INPUT, SYSTEM, OUTPUT)}
     if given is None and isinstance(instruction, list):  # a prompt of messages
         given = [*instruction, *_as_messages(parts[OUTPUT.name])]
@@ -74,6 +86,37 @@ def normalize_conversation(row: Row, has_answer: bool = True) -> None:
             raise ValueError("there is nothing to answer: the only message is the assistant's")
     check_order(messages, has_answer)
     row[MESSAGES.name] = messages
+
+
+def read_preference(row: Row) -> None:
+    """Replace the columns of a row with two answers by ``messages``, which end with the chosen one, and ``rejected``.
+
+    Raises:
+        ValueError: The row cannot be used; the message is the reason.
+    """
+    instruction = {name: row.pop(name, None) for name in (INSTRUCTION.name, INPUT.name, SYSTEM.name)}
+    chosen, rejected = (
+        _read_candidate(instruction, row.pop(column.name, None), column.name) for column in (CHOSEN, REJECTED)
+    )
+    if chosen[:-1] != rejected[:-1]:
+        raise ValueError("the conversations of 'chosen' and 'rejected' differ before their last messages")
+    if chosen == rejected:
+        raise ValueError("'chosen' and 'rejected' are the same")
+    row[MESSAGES.name], row[REJECTED.name] = chosen, rejected[-1]["content"]
+
+
+def _read_candidate(instruction: Mapping[str, Any], answer: Any, name: str) -> list[dict[str, str]]:
+    if isinstance(answer, list) and len(answer) > 1:
+        row: Row = {MESSAGES.name: answer}
+    else:
+        text = answer[0].get("content") if isinstance(answer, list) and answer else answer
+        row = {**instruction, OUTPUT.name: _read_text(text, name)}
+    try:
+        normalize_conversation(row)
+    except ValueError as error:
+        raise ValueError(f"'{name}': {error}") from error
+    messages: list[dict[str, str]] = row[MESSAGES.name]
+    return messages
 
 
 def _as_messages(output: Any) -> list[Any]:

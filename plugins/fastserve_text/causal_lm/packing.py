@@ -70,15 +70,19 @@ class PackedConversations(Examples):
 
     @override
     def make(self, number: int) -> Encoded:
-        rows = [self.conversations[index] for index in self.blocks[number]]
-        sizes = [len(row) for row in rows]
-        target = chain.from_iterable([IGNORE_INDEX, *row.target[1:]] for row in rows)
-        inputs = {
-            "input_ids": _join(row.inputs["input_ids"] for row in rows),
-            "position_ids": _join(range(size) for size in sizes),
-            "segments": _join([index] * size for index, size in enumerate(sizes, 1)),
-        }
-        return Encoded(inputs, list(target))
+        return join_rows([self.conversations[index] for index in self.blocks[number]], "segments")
+
+
+def join_rows(rows: Sequence[Encoded], name: str) -> Encoded:
+    """Return labelled rows as one; the input of that name numbers them from 1, and each begins at position 0."""
+    sizes = [len(row) for row in rows]
+    target = chain.from_iterable([IGNORE_INDEX, *row.target[1:]] for row in rows)
+    inputs = {
+        "input_ids": _join(row.inputs["input_ids"] for row in rows),
+        "position_ids": _join(range(size) for size in sizes),
+        name: _join([index] * size for index, size in enumerate(sizes, 1)),
+    }
+    return Encoded(inputs, list(target), truncated=any(row.truncated for row in rows))
 
 
 def _fill_blocks(order: Iterable[int], sizes: Sequence[int], length: int) -> list[list[int]]:

@@ -38,6 +38,17 @@ from fastserve_text.causal_lm.conversations import (
 )
 from fastserve_text.causal_lm.encoding import ConversationEncoder
 from fastserve_text.causal_lm.packing import PackedConversations, PackedSequences
+from fastserve_text.causal_lm.preferences import (
+    CANDIDATES,
+    REFERENCE,
+    SplitCandidates,
+    add_reference,
+    candidate_log_probabilities,
+    identify,
+    join_candidates,
+    preference_loss,
+    score_preferences,
+)
 from fastserve_text.chat_template import DEFAULT_TEMPLATE, TEMPLATE, ChatTemplate
 from fastserve_text.losses import cross_entropy, next_tokens
 from fastserve_text.text_codec import ChatTextCodec
@@ -56,14 +67,16 @@ class Options:
     """``max_length`` is in tokens; ``temperature`` 0 always takes the likeliest token.
 
     With ``pack`` texts are not cut there: joined, they fill blocks of that length. Conversations are put together in
-    such blocks, and do not attend to each other. ``too_long`` is what becomes of longer conversations: ``refuse`` or
-    ``cut``. With ``chat`` a text to answer is a user's message, rather than the beginning of a text.
+    such blocks, and do not attend to each other. ``too_long`` decides on longer conversations: ``refuse`` or ``cut``.
+    With ``chat`` a text to answer is a user's message, rather than the beginning of a text. ``beta`` is that of direct
+    preference optimization: how strongly the model is held to the one before the training.
     """
 
     max_length: int = 128
     pack: bool = False
     too_long: str = "refuse"
     chat: bool = False
+    beta: float = 0.1
     max_new_tokens: int = 32
     temperature: float = 0.0
 
@@ -73,6 +86,8 @@ class Options:
         if self.too_long not in TOO_LONG:
             hint = did_you_mean(self.too_long, TOO_LONG)
             raise OptionError(f"task.too_long must be one of {', '.join(TOO_LONG)}, not '{self.too_long}'{hint}")
+        if not self.beta > 0:
+            raise OptionError(f"task.beta must be above 0, not {self.beta}")
         if self.max_new_tokens < 1:
             raise OptionError(f"task.max_new_tokens must be at least 1, not {self.max_new_tokens}")
         if self.temperature < 0:
@@ -86,10 +101,14 @@ class CausalLM(TextTask):
     Options: ClassVar[type] = Options
     columns: ClassVar[tuple[Column, ...]] = (
         TEXT,
-        *(replace(column, is_label=False, required=False) for form in CONVERSATION_FORMS for column in form),
+        *{
+            column.name: replace(column, is_label=False, required=False)
+            for form in CONVERSATION_FORMS
+            for column in form
+        }.values(),
     )
     not_in_rows: ClassVar[frozenset[str]] = frozenset(
-        {"max_length", "too_long", "chat", "max_new_tokens", "temperature"}
+        {"max_length", "too_long", "chat", "beta", "max_new_tokens", "temperature"}
     )
     head: ClassVar[str] = "ForCausalLM"
     first_model: ClassVar[str] = "smollm2"
@@ -99,7 +118,9 @@ class CausalLM(TextTask):
     metrics: ClassVar[Mapping[str, MetricSpec]] = {
         "perplexity": MetricSpec(higher_is_better=False),
         "loss": MetricSpec(higher_is_better=False),
+        "preference_accuracy": MetricSpec(unit="%", is_share_of_rows=True),
     }
+    target_names: ClassVar[tuple[str, ...]] = ("labels", CANDIDATES, REFERENCE)
     model_computes_loss: ClassVar[bool] = False
     loss_options: ClassVar[frozenset[str]] = frozenset({"label_smoothing"})
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = (DistillationTarget(),)
@@ -108,6 +129,8 @@ class CausalLM(TextTask):
 
     def __init__(self, options: Any, labels: Sequence[str] = ()) -> None:
         super().__init__(options, labels)
+        self.reference: dict[bytes, tuple[float, float]] = {}
+        """The log-probabilities of both answers of each training row, before the training."""
         self.has_conversations = False
         """Whether rows that were encoded are conversations with answers."""
 
@@ -168,13 +191,25 @@ class CausalLM(TextTask):
 
         def encode(rows: Sequence[Row]) -> list[Encoded]:
             is_chat = ["messages" in row for row in rows]
-            chats = iter(conversations.encode([row for row in rows if "messages" in row]) if any(is_chat) else ())
+            chats = iter(self._encode_chats(conversations, [row for row in rows if "messages" in row]))
             texts = iter(self._encode_texts([row["text"] for row in rows if "messages" not in row]))
             encoded = [next(chats if chat else texts) for chat in is_chat]
             self.has_conversations |= any(chat and one.target for chat, one in zip(is_chat, encoded, strict=True))
             return encoded
 
         return encode
+
+    def _encode_chats(self, conversations: ConversationEncoder, rows: Sequence[Row]) -> list[Encoded]:
+        encoded = conversations.encode(rows) if rows else []
+        pairs = [number for number, row in enumerate(rows) if "rejected" in row]
+        answers = [{"role": "assistant", "content": rows[number]["rejected"]} for number in pairs]
+        others = [
+            {"messages": [*rows[number]["messages"][:-1], answer]}
+            for number, answer in zip(pairs, answers, strict=True)
+        ]
+        for number, rejected in zip(pairs, conversations.encode(others) if others else (), strict=True):
+            encoded[number] = join_candidates(encoded[number], rejected)
+        return encoded
 
     def _encode_texts(self, texts: Sequence[str]) -> list[Encoded]:
         length = self.options.max_length
@@ -239,6 +274,8 @@ class CausalLM(TextTask):
 
     @override
     def examples(self, encoded: Sequence[Encoded], seed: str) -> Sequence[Encoded]:
+        if len(encoded) and CANDIDATES in encoded[0].inputs:
+            return SplitCandidates(encoded) if seed == "validation" else encoded
         if not self.options.pack or not len(encoded):
             return encoded
         if encoded[0].target is None:
@@ -248,19 +285,24 @@ class CausalLM(TextTask):
 
     @override
     def collate(self, batch: Sequence[Encoded], targets: bool = False) -> Arrays:
+        if CANDIDATES in batch[0].inputs:
+            return add_reference(collate_packed(batch, self.padding, CANDIDATES), batch, self.reference)
         if "segments" in batch[0].inputs:
-            return collate_packed(batch, self.padding)
+            return collate_packed(batch, self.padding, "segments")
         return collate_answers(batch, self.padding) if targets else pad(batch, self.padding, targets=False)
 
     @override
     def collate_prompts(self, batch: Sequence[Encoded]) -> Arrays:
         # generation appends on the right; what is to be packed was not cut
         length = self.options.max_length
-        cut = [Encoded({name: ids[:length] for name, ids in one.inputs.items()}) for one in batch]
+        prompts = [SplitCandidates([one])[0] if CANDIDATES in one.inputs else one for one in batch]
+        cut = [Encoded({name: ids[:length] for name, ids in one.inputs.items()}) for one in prompts]
         return pad(cut, self.padding, targets=False, left=True)
 
     @override
     def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor], options: LossOptions) -> BatchLoss:
+        if CANDIDATES in batch:
+            return preference_loss(outputs["logits"], batch, self.options.beta)
         labels = next_tokens(batch["labels"])
         logits = outputs["logits"][:, -labels.shape[1] :]  # a model that cannot omit some computes all
         return cross_entropy(logits, labels, options)
@@ -289,7 +331,21 @@ class CausalLM(TextTask):
             places = (target[1:] != IGNORE_INDEX).nonzero()[0]
             logs = log_softmax(logits[places])
             found.append((float(-logs[range(len(places)), target[places + 1]].sum()), len(places)))
-        return found
+        numbers = [one.decode_state for one in batch]
+        return [(*pair, number) for pair, number in zip(found, numbers, strict=True)]
+
+    @override
+    def needs_reference(self, rows: Sequence[Encoded]) -> bool:
+        return len(rows) > 0 and CANDIDATES in rows[0].inputs
+
+    @override
+    def reference_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
+        pairs = zip(outputs["logits"], batch, strict=True)
+        return [(identify(row), candidate_log_probabilities(logits, row)) for logits, row in pairs]
+
+    @override
+    def fit_reference(self, statistics: Sequence[Any]) -> None:
+        self.reference = dict(statistics)
 
     @override
     def list_samples(self, rows: Sequence[Row]) -> list[Sample]:
@@ -300,12 +356,15 @@ class CausalLM(TextTask):
 
     @override
     def score(self, statistics: Sequence[Any]) -> dict[str, float]:
-        loss = sum(one[0] for one in statistics) / max(1, sum(one[1] for one in statistics))
-        return {"loss": loss, "perplexity": math.exp(min(loss, 50.0))}
+        pairs = [(number, -total) for total, _, number in statistics if number is not None]
+        expected = [one for one in statistics if one[2] is None or one[2] % 2 == 0]  # not the rejected answers
+        loss = sum(one[0] for one in expected) / max(1, sum(one[1] for one in expected))
+        scores = {"loss": loss, "perplexity": math.exp(min(loss, 50.0))}
+        return scores | ({"preference_accuracy": score_preferences(pairs)} if pairs else {})
 
     @override
     def objective(self, scores: Mapping[str, float]) -> float:
-        return -scores["loss"]
+        return scores.get("preference_accuracy", -scores["loss"])
 
 
 def _is_causal(model: Any) -> bool:

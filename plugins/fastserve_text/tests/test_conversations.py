@@ -172,7 +172,7 @@ def test_long_conversations_are_refused_or_cut(folder: Path) -> None:
 def tensors(arrays: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    return {name: torch.from_numpy(array) for name, array in arrays.items() if name != "labels"}
+    return {name: torch.from_numpy(array) for name, array in arrays.items() if name not in ("labels", "segments")}
 
 
 def test_logits_of_prompts_are_omitted_and_packed_rows_stay_apart(folder: Path) -> None:
@@ -240,6 +240,7 @@ def test_a_run_trains_on_answers_and_shows_them_before_and_after(tmp_path: Path,
             "model.vocab_size=300", "model.max_positions=64"]  # fmt: skip
     done = cli("+plugin=torch_ddp", "task=causal_lm", "task.max_length=48", "task.pack=true", "task.chat=true",
                "task.max_new_tokens=6", f"data.train={tmp_path / 'rows.jsonl'}", *size, "train.torch_ddp.epochs=25",
+               "train.torch_ddp.batch_size=4",
                "train.torch_ddp.lr=0.01", "engine=torch", f"hydra.run.dir={tmp_path / 'run'}")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "the rows are read by instruction, output" in done.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from fastserve_core.inference import length_batches
-from fastserve_core.tasks import Encoded, Task, select_outputs
+from fastserve_core.tasks import Arrays, Encoded, Task, select_outputs
 from fastserve_torch_ddp.build import BatchCollator
 from fastserve_torch_ddp.distributed import collectives
 from fastserve_torch_ddp.ops.precision import Precision
@@ -65,12 +65,19 @@ def evaluate(
 
 
 def collect_statistics(
-    model: nn.Module, task: Task, examples: Sequence[Encoded], collate: BatchCollator, precision: Precision
+    model: nn.Module,
+    task: Task,
+    examples: Sequence[Encoded],
+    collate: BatchCollator,
+    precision: Precision,
+    summarize: Callable[[Arrays, Sequence[Encoded]], list[Any]] | None = None,
 ) -> list[Any]:
     """Return the task's statistics of examples; the arguments are those of ``evaluate``.
 
     A part of the examples has statistics too, but perhaps no scores: rows may lack windows, and labels may be missing.
+    ``summarize`` returns those of a batch, by default ``batch_statistics`` of the task.
     """
+    summarize = summarize or task.batch_statistics
     model.eval()
     rank, world = collectives.get_rank(), collectives.get_world_size()
     local = [examples[index] for index in range(rank, len(examples), world)]
@@ -82,7 +89,7 @@ def collect_statistics(
             arrays = {
                 name: value.float().cpu().numpy() for name, value in select_outputs(outputs, task.outputs).items()
             }
-            statistics += task.batch_statistics(arrays, rows)
+            statistics += summarize(arrays, rows)
     model.train()
     gathered: list[list[Any]] = [[] for _ in range(world)]
     dist.all_gather_object(gathered, statistics)
