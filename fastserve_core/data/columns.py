@@ -48,18 +48,6 @@ class ColumnMap:
 
 def match_columns(
     records: Iterable[RawRecord],
-    columns: Sequence[Column],
-    chosen: Mapping[str, Any],
-    report: Callable[[str], None],
-) -> tuple[ColumnMap, Iterator[RawRecord]]:
-    """Find columns in the first records; see ``match_task_columns``."""
-    _check_chosen(chosen, [column.name for column in columns])
-    first, records = _peek(records)
-    return _match(first, columns, chosen, report), records
-
-
-def match_task_columns(
-    records: Iterable[RawRecord],
     task: Task,
     chosen: Mapping[str, Any],
     report: Callable[[str], None],

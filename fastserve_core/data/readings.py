@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fastserve_core.data.columns import ColumnMap, match_task_columns
+from fastserve_core.data.columns import ColumnMap, match_columns
 from fastserve_core.data.source import RawRecord, split_records
 from fastserve_core.errors import AmbiguousColumnError, DataError, MissingColumnError, UserError
 from fastserve_core.tasks.load import load_task
@@ -150,7 +150,7 @@ def _find_columns(
     guessed: set[str] = set()
     while True:
         try:
-            columns, _ = match_task_columns(records, task, names, lambda _: None)
+            columns, _ = match_columns(records, task, names, lambda _: None)
         except MissingColumnError as error:
             if names.get(error.column) is not None:
                 raise

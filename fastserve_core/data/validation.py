@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve_core.data.columns import ColumnMap, match_task_columns
+from fastserve_core.data.columns import ColumnMap, match_columns
 from fastserve_core.data.positions import BadRowError, PositionColumn, hash_bytes
 from fastserve_core.data.rows import Rows, RowWriter, encode_row
 from fastserve_core.data.source import RawRecord, Report, split_records
@@ -90,7 +90,7 @@ class Validator:
             DataError: A column is missing.
         """
         records = split_records(records, self.task)
-        columns, records = match_task_columns(records, self.task, self.options.columns, self.report)
+        columns, records = match_columns(records, self.task, self.options.columns, self.report)
         position_column = PositionColumn.of(self.options)
         if position_column is not None and position_column.name not in columns.known:
             if split == "train" and columns.known:

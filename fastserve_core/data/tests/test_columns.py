@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastserve_core.data.columns import match_columns, match_inputs
+from fastserve_core.data.columns import find_columns, match_inputs
 from fastserve_core.data.source import RawRecord
 from fastserve_core.errors import DataError
 from fastserve_core.tasks.load import load_task
@@ -21,7 +21,7 @@ def records(*rows: dict[str, Any] | None) -> list[RawRecord]:
 
 def names(known: Sequence[str], notes: list[str] | None = None, **chosen: str) -> dict[str, str]:
     report = (notes if notes is not None else []).append
-    columns, _ = match_columns(records(dict.fromkeys(known, "x")), CLASSIFICATION.columns, chosen, report)
+    columns, _ = find_columns(records(dict.fromkeys(known, "x")), CLASSIFICATION.columns, chosen, report)
     return dict(columns.names)
 
 
@@ -79,11 +79,11 @@ def test_no_column_or_two_are_refused(known: list[str], chosen: dict[str, str], 
 
 def test_a_column_that_some_rows_lack_is_found() -> None:
     rows = records(None, {"text": "a"}, {"text": "b", "label": 1})
-    columns, again = match_columns(rows, CLASSIFICATION.columns, {}, print)
+    columns, again = find_columns(rows, CLASSIFICATION.columns, {}, print)
     assert list(again) == rows
     assert columns.read_row({"text": "a"}) == ({"text": "a"}, "no column 'label'")
     assert columns.read_row({"text": float("nan"), "label": b"x"}) == ({"text": None, "label": "x"}, None)
-    assert match_columns(records(None), CLASSIFICATION.columns, {}, print)[0].names == {}
+    assert find_columns(records(None), CLASSIFICATION.columns, {}, print)[0].names == {}
 
 
 @pytest.mark.parametrize(("known", "name"), [("tokens", "tokens"), ("text", "text"), ("words", "words")])
