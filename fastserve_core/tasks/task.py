@@ -427,7 +427,7 @@ class Task(ABC):
     def validation_outputs(
         self, model: nn.Module, inputs: Mapping[str, Tensor], batch: Sequence[Encoded]
     ) -> Mapping[str, Tensor]:
-        """Return what ``batch_statistics`` needs of a model that is trained, by name; by default the model's outputs.
+        """Return the outputs of a model in training that ``batch_statistics`` reads; by default all of them.
 
         Args:
             model: The model in evaluation mode.

@@ -52,7 +52,7 @@ class AnswerStep(nn.Module):
             input_ids: New tokens of the answers, of shape (batch, length).
             attention_mask: Mask of the source, of shape (batch, source length).
             states: Keys and values of the answers so far, of each layer in turn, of shape (batch, heads, past, width);
-                then what ``SourceEncoder`` returns.
+                then the outputs of ``SourceEncoder``.
         """
         from transformers import EncoderDecoderCache
         from transformers.modeling_outputs import BaseModelOutput
