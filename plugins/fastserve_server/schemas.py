@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-Input = str | list[str] | dict[str, str | list[str | int | dict[str, Any]] | None]
-"""A text, a pair of texts or a list of words, or fields by name: texts, words, characters (``head``) or messages."""
+Input = str | list[str] | dict[str, str | int | list[str | int | dict[str, Any]] | None]
+"""A text, a pair of texts or a list of words, or fields by name: texts, numbers, words, characters (``head``) or
+messages."""
 
 MAX_DIMENSIONS = 8
 """Maximum number of dimensions of a tensor."""
