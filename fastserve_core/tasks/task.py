@@ -199,7 +199,7 @@ class Task(ABC):
 
         Args:
             splits: The rows by split, as far as they were given.
-            report: Called with a message for each guess, and for what is left out.
+            report: Called with a message for each guess and each omission.
 
         Raises:
             DataError: No rows can be made.

@@ -17,7 +17,7 @@ UNKNOWN = PADDING
 
 @dataclass(frozen=True)
 class HistoryState:
-    """What an answer needs of a history.
+    """The parts of a history that an answer needs.
 
     Attributes:
         seen: The numbers of all known items, also of those before the ones that the model reads.

@@ -40,7 +40,7 @@ def read_items(value: Any) -> list[Any]:
     """Return the ids of a history: a list, a list as JSON, or ids with commas or blanks between.
 
     Raises:
-        ValueError: The value is no list of ids; the message completes "'items' …".
+        ValueError: The value is not a list of ids; the message completes "'items' …".
     """
     import json
 
@@ -51,7 +51,7 @@ def read_items(value: Any) -> list[Any]:
             try:
                 value = json.loads(text)
             except ValueError:
-                raise ValueError(f"is no valid JSON list: {text[:40]}") from None
+                raise ValueError(f"is not a valid JSON list: {text[:40]}") from None
         else:
             value = [part for part in SEPARATOR.split(text) if part]
     if not isinstance(value, list):
@@ -63,7 +63,7 @@ def normalize_history(value: Any) -> list[str]:
     """Return the ids of a history as texts; 1, 1.0 and "1" are one id.
 
     Raises:
-        ValueError: An element is no id; the message completes "'items' …".
+        ValueError: An element is not an id; the message completes "'items' …".
     """
     items = []
     for number, item in enumerate(read_items(value), 1):
@@ -92,7 +92,7 @@ def read_time(value: Any) -> float | None:
     """Return a time as a number, seconds since 1970 if it is a date; ``None`` if it is missing.
 
     Raises:
-        ValueError: It is no time; the message completes "'timestamp' …".
+        ValueError: It is not a time; the message completes "'timestamp' …".
     """
     value = None if is_missing(value) else value
     if value is None or (isinstance(value, str) and not value.strip()):

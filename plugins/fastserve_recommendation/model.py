@@ -40,17 +40,20 @@ class ElectraModel(transformers.ElectraModel):  # type: ignore[misc]
     negatives: int = 0
     shares: Tensor = torch.empty(0)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> MaskedLMOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> MaskedLMOutput:
         """Return the loss of labelled positions while training, else the scores of the last position.
 
         Args:
             input_ids: Numbers of items, padded on the right, of shape (batch, length).
-            attention_mask: 1 for items, of the same shape.
+            attention_mask: 1 for items, of the same shape; by default there is no padding.
             labels: The number of the item to predict at each position, or ``IGNORE_INDEX``.
 
         Returns:
             ``loss``, the sum over the labelled positions, or ``logits`` of shape (batch, rows of the item table).
         """
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         cache = {"use_cache": False} if self.config.is_decoder else {}
         hidden = super().forward(input_ids, attention_mask=attention_mask, **cache).last_hidden_state
         if labels is not None and self.training:
@@ -58,7 +61,8 @@ class ElectraModel(transformers.ElectraModel):  # type: ignore[misc]
             return MaskedLMOutput(loss=self._loss(hidden[is_labelled], labels[is_labelled]))
         last = attention_mask.sum(1, keepdim=True) - 1
         query = hidden.gather(1, last.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])).squeeze(1)
-        return MaskedLMOutput(logits=nn.functional.linear(query, self.get_input_embeddings().weight))
+        # in 16 bits, many of the scores of all items would be equal
+        return MaskedLMOutput(logits=nn.functional.linear(query.float(), self.get_input_embeddings().weight.float()))
 
     def _loss(self, queries: Tensor, labels: Tensor) -> Tensor:
         table, targets, log_chances = self.get_input_embeddings(), labels - FIRST_ITEM, None

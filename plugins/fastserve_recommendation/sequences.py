@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,13 +12,15 @@ from fastserve_core.tasks import Row
 from fastserve_recommendation.interactions import ITEM, TIME, USER
 
 NEXT, ITEMS = "next", "items"
+SEED = 0
+"""The seed of the choice of users for the validation."""
 MIN_ITEMS = 3
 """A user with fewer items is in train only: one item each is needed for the history, validation and test."""
 
 
 @dataclass
 class Histories:
-    """The items of each user in the order of time, and what was noticed on the way.
+    """The items of each user in the order of time, and counts to report.
 
     Attributes:
         items: The items by user, the users in the order of the data.
@@ -78,16 +81,20 @@ def _order(listed: list[tuple[float | None, str]], found: Histories) -> list[str
     return [item for _, item in sorted(unique, key=lambda event: event[0])]
 
 
-def make_splits(splits: Mapping[str, Sequence[Row]], report: Callable[[str], None]) -> dict[str, list[Row]]:
+def make_splits(
+    splits: Mapping[str, Sequence[Row]], validation_users: int, report: Callable[[str], None]
+) -> dict[str, list[Row]]:
     """Make rows of sequences from the interactions of each split.
 
-    Without a given split, the last item of each user is the test, and the one before it the validation. A row has the
-    ``items`` of a history and the ``next`` one; the rows of a given split have as their history all items of the user
-    in the splits before it.
+    Without a given split, the last item of each user is the test, and the one before it the validation, the latter for
+    some random users only: those of the others are trained on. A row has the ``items`` of a
+    history and the ``next`` one; the rows of a given split have as their history all items of the user in the splits
+    before it.
 
     Args:
         splits: The interactions by split.
-        report: Called with a message for each guess and for what is left out.
+        validation_users: The number of users with a validation row, unless that split is given.
+        report: Called with a message for each guess and each omission.
 
     Raises:
         DataError: No user has enough items.
@@ -99,10 +106,19 @@ def make_splits(splits: Mapping[str, Sequence[Row]], report: Callable[[str], Non
     missing = [split for split in ("validation", "test") if split not in found]
     rows: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
     known = {user: list(items) for user, items in found["train"].items.items()}
-    short = _cut_last(known, missing, rows)
+    long = [user for user, items in known.items() if len(items) > len(missing)]
+    if missing and len(long) < len(known):
+        short = f"{len(known) - len(long)} of {len(known)} users"
+        report(f"{short} have fewer than {len(missing) + 1} items, and are in train only")
+    chosen = {"test": long, "validation": long}
+    if "validation" in missing and len(long) > validation_users:
+        chosen["validation"] = sorted(random.Random(SEED).sample(long, validation_users))
+        report(f"the validation has {validation_users} of {len(long)} users; the items of the others are in train")
+    for split in reversed(missing):
+        for user in chosen[split]:
+            rows[split].append(_row(user, known[user]))
+            known[user].pop()
     rows["train"] = [_row(user, items) for user, items in known.items()]
-    if missing and short:
-        report(f"{short} of {len(known)} users have fewer than {len(missing) + 1} items, and are in train only")
     for split in ("validation", "test"):
         if split in found:
             rows[split] = _continue(known, found[split].items)
@@ -116,19 +132,6 @@ def make_splits(splits: Mapping[str, Sequence[Row]], report: Callable[[str], Non
                 "give more interactions of each user"
             )
     return rows
-
-
-def _cut_last(known: dict[str, list[str]], missing: Sequence[str], rows: dict[str, list[Row]]) -> int:
-    """Take the last item of each user for each missing split; return how many users have too few."""
-    short = 0
-    for user, items in known.items():
-        if len(items) <= len(missing):
-            short += 1
-            continue
-        for split in reversed(missing):
-            rows[split].append(_row(user, items))
-            items.pop()
-    return short
 
 
 def _continue(known: dict[str, list[str]], given: Mapping[str, list[str]]) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 COUNT = "k"
 VALIDATION = "validation"
 MODEL, POPULARITY = "model", "popularity"
-"""What an answer is based on; the second if the model knows no item of the history."""
+"""The basis of an answer; the second if the model knows no item of the history."""
 
 
 @dataclass
@@ -59,19 +60,21 @@ class Options:
     """``max_length`` is the number of items that the model reads, the last ones of a history.
 
     ``k`` is the number of items in an answer. With ``filter_seen``, answers and scores leave out the items of the
-    history. ``negatives`` is the number of items that a training step compares with those of the batch; 0 stands for
-    all items. ``mask_ratio`` is the share of the items that a model which sees both sides learns to restore.
+    history. At most ``validation_users`` users have a validation row. ``negatives`` is the number of items that a
+    training step compares with those of the batch; 0 stands for all items. ``mask_ratio`` is the share of the items
+    that a model which sees both sides learns to restore. ``dropout`` is that of layers and attention.
     """
 
     max_length: int = 50
     k: int = 10
     filter_seen: bool = True
-    negatives: int = 8192
+    validation_users: int = 4000
+    negatives: int = 4096
     mask_ratio: float = 0.3
-    dropout: float = 0.2
+    dropout: float = 0.3
 
     def __post_init__(self) -> None:
-        for name, least in (("max_length", 2), (COUNT, 1), ("negatives", 0)):
+        for name, least in (("max_length", 2), (COUNT, 1), ("validation_users", 1), ("negatives", 0)):
             if getattr(self, name) < least:
                 raise OptionError(f"task.{name} must be at least {least}, not {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
@@ -90,7 +93,8 @@ class NextItem(Task):
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = ()
     answer_view: ClassVar[AnswerView] = AnswerView(headline="basis", scores="items", score_name="id")
     request_parameters: ClassVar[Mapping[str, str]] = {COUNT: COUNT, "top_k": COUNT, "filter_seen": "filter_seen"}
-    not_in_rows: ClassVar[frozenset[str]] = frozenset({"max_length", COUNT, "negatives", "mask_ratio", "dropout"})
+    training_options: ClassVar[frozenset[str]] = frozenset({"negatives", "mask_ratio", "dropout"})
+    not_in_rows: ClassVar[frozenset[str]] = training_options | {"max_length", COUNT}
 
     _vocabulary: Vocabulary
     _is_causal: bool = True
@@ -115,7 +119,7 @@ class NextItem(Task):
     def make_splits(
         self, splits: Mapping[str, Sequence[Row]], report: Callable[[str], None]
     ) -> Mapping[str, Iterable[Row]]:
-        rows = make_splits(splits, report)
+        rows = make_splits(splits, self.options.validation_users, report)
         baselines = Baselines(rows["train"], self.options.filter_seen)
         return {
             split: split_rows if split == "train" else baselines.add_ranks(split_rows)
@@ -124,7 +128,7 @@ class NextItem(Task):
 
     @override
     def read_input(self, value: Any) -> Row:
-        record = value if isinstance(value, Mapping) else {ITEMS: value}
+        record = value if isinstance(value, Mapping) else parse_request(value)
         if ITEMS not in record:
             raise DataError(
                 f"an input cannot be used: '{ITEMS}' is missing; give one row for each user, with the list of the ids "
@@ -271,6 +275,17 @@ class NextItem(Task):
         return f"{items} ({'; '.join(notes)})" if notes else items
 
     @override
+    def answer_columns(self, answer: Mapping[str, Any]) -> Row:
+        """Return the ids and their scores as two lists of a table."""
+        recommended, scores = ([item[name] for item in answer["items"]] for name in ("id", "score"))
+        return {
+            "recommended": json.dumps(recommended, ensure_ascii=False),
+            "scores": json.dumps([round(score, 6) for score in scores]),
+            "unknown": json.dumps(answer["unknown"], ensure_ascii=False),
+            "basis": answer["basis"],
+        }
+
+    @override
     def agrees(self, answer: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         """Return whether the best item is the same."""
         return [item["id"] for item in answer["items"][:1]] == [item["id"] for item in other["items"][:1]]
@@ -279,8 +294,8 @@ class NextItem(Task):
 
     @override
     def warmup_inputs(self) -> list[Any]:
-        first = self._vocabulary.ids[0] if self._vocabulary.ids else ""
-        return [{ITEMS: [first]}, {ITEMS: [first] * self.options.max_length}]
+        # the ids of the model's items are not known before its encoder is made
+        return [{ITEMS: []}]
 
     @override
     def output_tensors(self) -> list[TensorSpec]:
@@ -291,6 +306,16 @@ class NextItem(Task):
         from fastserve_recommendation.routes import Recommend
 
         return (Recommend(),)
+
+
+def parse_request(value: Any) -> Mapping[str, Any]:
+    """Return the fields of an input that is not a mapping: an object as JSON, as on a command line, or a history."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            return dict(json.loads(value))
+        except ValueError:
+            raise DataError(f"an input cannot be used: it is not valid JSON: {value[:40]}") from None
+    return {ITEMS: value}
 
 
 def read_count(value: Any) -> int:

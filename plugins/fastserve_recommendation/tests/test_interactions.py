@@ -122,7 +122,7 @@ def test_numbers_and_texts_are_one_id(value: Any, expected: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("value", "fault"),
-    [(None, "is missing"), (7, "is int, not a list"), ("[1, 2", "is no valid JSON list"),
+    [(None, "is missing"), (7, "is int, not a list"), ("[1, 2", "is not a valid JSON list"),
      ([1, [2]], "has an element at place 2 that is a list"), ([None], "has an element at place 1 that is empty")],
 )  # fmt: skip
 def test_values_that_are_no_history_are_reported(value: Any, fault: str) -> None:
@@ -166,15 +166,26 @@ def test_the_splits_of_a_user_are_his_history_in_order(events: list[tuple[int, i
     histories = collect_histories(rows).items
     if not any(len(items) >= 3 for items in histories.values()):
         with pytest.raises(DataError, match="no user has 3 items"):
-            make_splits({"train": rows}, notes.append)
+            make_splits({"train": rows}, 99, notes.append)
         return
-    splits = make_splits({"train": rows}, notes.append)
+    splits = make_splits({"train": rows}, 99, notes.append)
     whole = {split: {row["user_id"]: [*row["items"], row["next"]] for row in splits[split]} for split in splits}
     for user, items in histories.items():
         cut = len(items) >= 3
         assert whole["train"][user] == (items[:-2] if cut else items)
         assert whole["validation"].get(user) == (items[:-1] if cut else None)
         assert whole["test"].get(user) == (items if cut else None)
+
+
+def test_the_items_of_users_without_a_validation_row_are_trained_on() -> None:
+    rows, notes = as_rows([(user, item, item) for user in range(9) for item in range(4)]), list[str]()
+    splits = make_splits({"train": rows}, 3, notes.append)
+    validated = {row["user_id"] for row in splits["validation"]}
+    assert len(validated) == 3 and len(splits["test"]) == 9
+    assert all(row["items"] == ["i0", "i1", "i2"] and row["next"] == "i3" for row in splits["test"])
+    for row in splits["train"]:
+        assert [*row["items"], row["next"]] == ["i0", "i1", *([] if row["user_id"] in validated else ["i2"])]
+    assert "the validation has 3 of 9 users; the items of the others are in train" in notes
 
 
 def test_equal_and_missing_times_are_reported(task: Task, tmp_path: Path) -> None:

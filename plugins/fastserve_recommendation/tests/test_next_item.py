@@ -171,7 +171,7 @@ def test_the_ranks_of_the_baselines_are_those_of_dense_matrices(users: list[list
 def test_both_models_learn_the_next_item(tmp_path: Path, folder: Path, name: str) -> None:
     if name == "bert4rec":
         folder = tmp_path / "model"
-        train(folder, name, 150)
+        train(folder, name, 100)
     predictor = Predictor(folder, threads=1)
     answers = predictor.predict([{"items": ["i3", "i4"], "k": 1}, ["i10", "i11"]])
     assert ids(answers[0]) == ["i5"] and ids(answers[1])[0] == "i0"
@@ -206,12 +206,19 @@ def test_seen_items_are_left_out_by_option_and_k_may_exceed_the_items(predictor:
     assert set(ids(kept)) == {f"i{number}" for number in range(RING)}
     assert set(ids(kept)) - set(ids(left_out)) == set(history)
     assert sum(item["score"] for item in kept["items"]) == pytest.approx(1, rel=1e-4)
-    assert ids(predictor.predict([{"items": "i1, i2", "k": "3"}])[0]) == ids(left_out)[:3]
+    for value in ({"items": "i1, i2", "k": "3"}, '{"items": ["i1", "i2"], "k": 3}'):
+        assert ids(predictor.predict([value])[0]) == ids(left_out)[:3]
+    columns = predictor.task.answer_columns(left_out)
+    assert json.loads(columns["recommended"]) == ids(left_out) and columns["basis"] == "model"
 
 
 def test_items_before_those_that_the_model_reads_are_reported_and_filtered(predictor: Predictor) -> None:
     answer = predictor.predict([[f"i{number}" for number in range(8)]])[0]
     assert answer["truncated"] and not {f"i{number}" for number in range(8)} & set(ids(answer))
+
+
+def test_a_server_can_warm_up_before_the_model_is_read(predictor: Predictor) -> None:
+    predictor.warmup(load_task("next_item", {}).warmup_inputs())
 
 
 @pytest.mark.parametrize(
@@ -222,6 +229,7 @@ def test_items_before_those_that_the_model_reads_are_reported_and_filtered(predi
         ({"items": ["a"], "k": 0}, "'k' must be a whole number"),
         ({"items": ["a"], "k": "many"}, "'k' must be a whole number"),
         ({"items": {"a": 1}}, "'items' is dict"),
+        ('{"items": [', "it is not valid JSON"),
     ],
 )
 def test_inputs_that_cannot_be_used_are_refused(predictor: Predictor, value: Any, message: str) -> None:
@@ -239,7 +247,7 @@ def test_the_route_answers_one_history(predictor: Predictor) -> None:
 # -- models ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow(16)
+@pytest.mark.slow(25)
 def test_engines_give_the_scores_of_torch(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FASTSERVE_HOME", str(tmp_path))
     inputs = [["i1", "i2", "i3"], ["i7"]]
