@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import sections
-from tasks import ours
+from tasks import items, ours
 from tasks.baselines import score_baseline
 from tasks.catalog import APPLICATIONS, Application
 from tasks.embeddings import SECTIONS as EMBEDDINGS
@@ -51,6 +51,7 @@ OTHERS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "long_text": time_long_text,
     **EMBEDDINGS,
     **SEARCH,
+    "amazon_beauty": items.compare,
 }
 """The tasks that bring their own comparison."""
 NAMES = (*APPLICATIONS, *OTHERS)

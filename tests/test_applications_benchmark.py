@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,24 @@ def test_an_index_is_measured_against_exact_search(part: Any, tmp_path: Path, mo
         found["vectors"] == 1090 and found["recall"] > 0.95 and found["size_ratio"] == 32 > found["memory_ratio"] > 20
     )
     assert found["none"]["recall"] < 0.2 and found["none"]["size_ratio"] == 8 and found["vs_exact"] > 0
+
+
+def test_recommendations_of_the_reference_are_scored_as_ours(part: Any) -> None:
+    found = [("0", "a", 1), ("0", "b", 2), ("1", "c", 10), ("2", "d", 11)]
+    scores = part("tasks.item_reference").score(found, {"0": "b", "1": "c", "2": "d", "3": "e"})
+    assert scores == {"hr10": 0.5, "ndcg10": pytest.approx((1 / math.log2(3) + 1 / math.log2(11)) / 4)}
+
+
+def test_models_of_items_are_summarized_with_or_without_the_reference(part: Any) -> None:
+    scores = part("tasks.setting").Scores
+    found = {
+        "ours": [scores({"hr10": 0.2, "ndcg10": 0.1}, rate=60.0), scores({"hr10": 0.4, "ndcg10": 0.3}, rate=60.0)],
+        "compressed": [scores({"hr10": 0.2, "ndcg10": 0.1}, speedup=3.0, size_ratio=2.0)] * 2,
+        "reference": [],
+    }
+    summarize = part("tasks.items").summarize
+    result = summarize(found)
+    assert (result["hr10"], result["ndcg10"], result["rate"], result["speedup"]) == (0.3, 0.2, 60.0, 3.0)
+    assert "rate_ratio" not in result and "reference" not in result
+    found["reference"] = [scores({"hr10": 0.1, "ndcg10": 0.1}, rate=30.0)]
+    assert summarize(found)["rate_ratio"] == 2.0
