@@ -161,7 +161,14 @@ def _render(reading: Reading, data: DataOptions, proposal: Proposal, model: str)
         given = {name: value for name, value in values.items() if value not in ({}, None)}
         lines += ["", f"{node}:"] if given else []
         lines += [f"  {name}: {json.dumps(value, ensure_ascii=False)}" for name, value in given.items()]
-    lines += ["", "train:", f"  {TRAINER}:", f"    epochs: {EPOCHS}"] if TRAINER in plugins else []
+    if TRAINER in plugins:
+        training = {"epochs": EPOCHS, **proposal.training}
+        lines += [
+            "",
+            "train:",
+            f"  {TRAINER}:",
+            *(f"    {name}: {json.dumps(value)}" for name, value in training.items()),
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -139,11 +139,13 @@ class Proposal:
         options: Its options by name.
         model: A choice of the group ``model``; empty for the default.
         notes: The evidence, a line each.
+        training: Options of the trainer that differ from those of a fine-tuning, such as ``epochs`` and ``lr``.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     model: str = ""
     notes: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 COUNT = "k"
 VALIDATION = "validation"
+TRAINING = {"epochs": 9, "batch_size": 256, "lr": 1.5e-3, "warmup_ratio": 0.05, "weight_decay": 0.0}
+"""Options of the trainer for a model from scratch, as in the experiment."""
 MODEL, POPULARITY = "model", "popularity"
 """The basis of an answer; the second if the model knows no item of the history."""
 
@@ -155,7 +157,7 @@ class NextItem(Task):
 
     @override
     def propose(self, rows: Sequence[Row]) -> Proposal:
-        return Proposal(model="sasrec", notes=("the items are few enough for a table: sasrec learns it from scratch",))
+        return Proposal(model="sasrec", notes=("sasrec learns a table of the items from scratch",), training=TRAINING)
 
     # -- the model -----------------------------------------------------------------------------------
 

@@ -215,3 +215,11 @@ def test_atomic_files_are_found_by_their_suffix(tmp_path: Path) -> None:
     (tmp_path / "x.inter").write_text("user_id:token\titem_id:token\n1\t2\n", encoding="utf-8")
     records = list(file_source().records(str(tmp_path / "x.inter"), "data.train", DataOptions(), lambda _: None))
     assert [record.values for record in records] == [{"user_id": "1", "item_id": "2"}]
+
+
+def test_a_first_look_at_interactions_proposes_a_training_from_scratch(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "clicks.txt").write_text("".join(f"{user} {item}\n" for user in range(9) for item in range(4)))
+    done = cli("init", "clicks.txt")
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "conf" / "experiment" / "clicks.yaml").read_text()
+    assert all(line in written for line in ("task: next_item", "model: sasrec", "epochs: 9", "lr: 0.0015"))
