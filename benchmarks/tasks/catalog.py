@@ -77,8 +77,8 @@ def lr(value: float) -> str:
     return f"train.torch_ddp.lr={value}"
 
 
-FEW_SHOT = (lr(2e-4), "task.few_shot=true")
-DRAWN: Mapping[str, Any] = {"is_drawn": True, "own_epochs": 10, "has_setfit": True}
+FEW_SHOT = (lr(5e-5), "task.few_shot=true")
+DRAWN: Mapping[str, Any] = {"is_drawn": True, "own_epochs": 6, "has_setfit": True}
 
 APPLICATIONS: Mapping[str, Application] = {
     "banking77": Application(
