@@ -163,25 +163,23 @@ def test_an_index_is_a_model_of_every_server(index: Path, model: Artifact) -> No
     play(load_artifact(index), scene)
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "message"),
-    [
-        ("/search", {"query": " "}, "'text' is empty"),
-        ("/search", {"query": "a", "top_k": 0}, "top_k must be 1 to 1000"),
-        ("/search", {"query": "a", "mode": "magic"}, "mode must be"),
-        ("/search", {"query": "a", "filter": {"knid": "city"}}, "did you mean 'kind'"),
-        ("/search", {"query": "a", "rerank": True}, "the index has no reranker"),
-        ("/search", {"query": "a", "answer": True}, "the index has no reader"),
-        ("/documents/add", {"documents": [{"id": "a", "text": " \n"}]}, "'a' is empty"),
-        ("/documents/add", {"documents": [{"id": "b", "text": "x"}, {"id": "b", "text": "y"}]}, "have the id 'b'"),
-    ],
-)
-def test_requests_that_cannot_be_answered_are_refused(
-    path: str, body: dict[str, Any], message: str, made: Path
-) -> None:
+BAD_REQUESTS: list[tuple[str, dict[str, Any], str]] = [
+    ("/search", {"query": " "}, "'text' is empty"),
+    ("/search", {"query": "a", "top_k": 0}, "top_k must be 1 to 1000"),
+    ("/search", {"query": "a", "mode": "magic"}, "mode must be"),
+    ("/search", {"query": "a", "filter": {"knid": "city"}}, "did you mean 'kind'"),
+    ("/search", {"query": "a", "rerank": True}, "the index has no reranker"),
+    ("/search", {"query": "a", "answer": True}, "the index has no reader"),
+    ("/documents/add", {"documents": [{"id": "a", "text": " \n"}]}, "'a' is empty"),
+    ("/documents/add", {"documents": [{"id": "b", "text": "x"}, {"id": "b", "text": "y"}]}, "have the id 'b'"),
+]
+
+
+def test_requests_that_cannot_be_answered_are_refused(made: Path) -> None:
     async def scene(client: httpx.AsyncClient, service: Service) -> None:
-        response = await client.post(path, json=body)
-        assert response.status_code == 422 and message in response.json()["error"]["message"], response.text
+        for path, body, message in BAD_REQUESTS:
+            response = await client.post(path, json=body)
+            assert response.status_code == 422 and message in response.json()["error"]["message"], response.text
 
     play(load_artifact(made), scene)
 
