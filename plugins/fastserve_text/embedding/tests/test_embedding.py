@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from fastserve_core.errors import DataError, ModelError, OptionError
 from fastserve_core.tasks import LossOptions, Task, load_task
+from fastserve_text.embedding import mining
 from fastserve_text.embedding.losses import SCALE, cosent_loss, ranking_loss
 from fastserve_text.embedding.metrics import score_ranking
 from fastserve_text.embedding.mining import add_negatives, mine_negatives
@@ -343,7 +344,8 @@ def test_hard_negatives_are_close_but_neither_right_nor_as_close(tiny_bert: Path
     assert messages[1] == "no hard negatives are mined: all rows have scores"
 
 
-def test_rows_are_completed_by_the_model_that_is_trained(tiny_bert: Path) -> None:
+def test_rows_are_completed_by_the_model_that_is_trained(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mining, "MAX_SHARE", 2.0)  # random weights take all texts for close ones
     task = load_task(TASK, {"max_length": 16, "hard_negatives": 2})
     rows = [{"text": f"which film {number}", "positive": f"the film {number}"} for number in range(8)]
     complete = task.complete_rows(rows, tiny_bert, print)
