@@ -57,6 +57,7 @@ class ONNXExport(TracedModel):
             )
             _check_inputs(program.model.graph.inputs)
             self._record_uncompressed_nodes(program.model)
+            _rename_inner_values(program.model.graph)
             _strip_source_locations(program.model)
             folder.mkdir(parents=True, exist_ok=True)
             weights = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
@@ -116,6 +117,14 @@ def _check_inputs(inputs: Any) -> None:
     for value in inputs:
         if any(isinstance(size, int) for size in value.shape):
             raise ExportError(fixed_shape_message(value.name, value.shape))
+
+
+def _rename_inner_values(graph: Any) -> None:
+    """Rename values that have the name of an output: torch names a value after its operator, such as ``embedding``."""
+    names = {value.name for value in graph.outputs}
+    for value in (value for node in graph.all_nodes() for value in node.outputs):
+        if value.name in names and not value.is_graph_output():
+            value.name = f"inner_{value.name}"
 
 
 def _strip_source_locations(model: Any) -> None:

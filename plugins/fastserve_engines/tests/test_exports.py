@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_training import train_tiny
 
-from fastserve_core.artifacts import COMPILED, TRAINABLE, Artifact, Manifest, hash_files, write_manifest
+from fastserve_core.artifacts import COMPILED, TRAINABLE, Artifact, Manifest, hash_files, load_artifact, write_manifest
 from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import ArtifactError, ExportError, OptionError, UnknownNameError
 from fastserve_core.export import export_artifact
+from fastserve_core.tasks import load_task
 from fastserve_engines.onnx_engine import ONNXRuntimeEngine
 from fastserve_engines.onnx_graph import ONNXInt8Export
 from fastserve_engines.torch_engine import TorchEngine
@@ -63,6 +65,19 @@ def test_modules_that_a_task_excludes_keep_their_weights_in_8_bit_onnx(tiny_bert
         graph = onnx.load(tmp_path / str(len(uncompressed)) / "model.onnx").graph
         counts.append(sum(node.op_type == "MatMulInteger" for node in graph.node))
     assert counts[1] == counts[0] - len(excluded)
+
+
+@pytest.mark.slow
+def test_an_output_may_have_the_name_of_an_operator(tmp_path: Path) -> None:
+    import onnx
+
+    task, rows = load_task("embedding", {"max_length": 16}), [{"text": "a film", "positive": "a moving film"}]
+    artifact = load_artifact(train_tiny(task, rows, tmp_path / "model", epochs=0))
+    made = export_artifact(artifact, tmp_path / "out", "onnx", check=4)
+    graph = onnx.load(made.folder / "model.onnx").graph
+    names = [name for node in graph.node for name in node.output]
+    assert [value.name for value in graph.output] == ["embedding"]
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.slow
