@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fastserve_core.errors import DataError
 from fastserve_core.tasks import Encoded, MetricSpec
 from fastserve_text.embedding.encoding import score_of, split, text_key
 
@@ -30,6 +31,26 @@ METRICS: Mapping[str, MetricSpec] = {
     "recall1": MetricSpec(unit="%"),
     "pearson": MetricSpec(),
 }
+
+
+def find_objective(scores: Mapping[str, float], metric: str | None, metrics: Mapping[str, MetricSpec]) -> float:
+    """Return the score that decides a training: the chosen one, or the first of the metrics that is defined.
+
+    Args:
+        scores: The scores of the validation split.
+        metric: The name of the chosen one, if any.
+        metrics: All metrics of the task.
+
+    Raises:
+        DataError: The rows do not define it.
+    """
+    name = metric or next((name for name in metrics if name in scores), next(iter(metrics)))
+    if name not in scores:
+        raise DataError(
+            f"task.metric={name} is not defined on the validation split: spearman and pearson need rows with "
+            "different scores, and the ranking needs queries with right and other documents"
+        )
+    return scores[name]
 
 
 @dataclass

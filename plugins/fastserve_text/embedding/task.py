@@ -30,7 +30,7 @@ from fastserve_core.tasks import (
 from fastserve_text.base import ReiterableTexts, TextOptions, TextTask
 from fastserve_text.embedding.batches import make_batch
 from fastserve_text.embedding.encoding import TextEncoder, split
-from fastserve_text.embedding.metrics import METRICS, compute_scores, list_texts
+from fastserve_text.embedding.metrics import METRICS, compute_scores, find_objective, list_texts
 from fastserve_text.embedding.rows import COLUMNS, normalize_row, read_input, row_texts
 from fastserve_text.embedding.sentence_settings import DOCUMENT, POOLINGS, QUERY, SentenceSettings
 from fastserve_text.recognition import count_tokens, propose_length
@@ -321,13 +321,7 @@ class Embedding(TextTask):
 
     @override
     def objective(self, scores: Mapping[str, float]) -> float:
-        name = self.options.metric or next((name for name in METRICS if name in scores), "")
-        if name not in scores:
-            raise DataError(
-                f"task.metric={name or next(iter(METRICS))} is not defined on the validation split: spearman needs "
-                "rows with different scores, and the others rows without a score"
-            )
-        return scores[name]
+        return find_objective(scores, self.options.metric, METRICS)
 
     @override
     def answer_schema(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from fastserve_core.tasks import (
     object_schema,
 )
 from fastserve_text.base import TextOptions, TextTask
+from fastserve_text.embedding.metrics import find_objective
 from fastserve_text.embedding.mining import add_negatives, embed_with, mine_negatives
 from fastserve_text.embedding.task import Embedding
 from fastserve_text.embedding.task import Options as EmbeddingOptions
@@ -227,13 +228,7 @@ class Reranking(TextTask):
 
     @override
     def objective(self, scores: Mapping[str, float]) -> float:
-        name = self.options.metric or next((name for name in METRICS if name in scores), "")
-        if name not in scores:
-            raise DataError(
-                f"task.metric={name or next(iter(METRICS))} is not defined on the validation split: the ranking needs "
-                "queries with right and other documents, and spearman different scores"
-            )
-        return scores[name]
+        return find_objective(scores, self.options.metric, METRICS)
 
     @override
     def answer_schema(self) -> dict[str, Any]:

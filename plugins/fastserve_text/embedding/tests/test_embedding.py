@@ -18,7 +18,7 @@ from fastserve_core.errors import DataError, ModelError, OptionError
 from fastserve_core.tasks import LossOptions, Task, load_task
 from fastserve_text.embedding import mining
 from fastserve_text.embedding.losses import SCALE, cosent_loss, ranking_loss
-from fastserve_text.embedding.metrics import score_ranking
+from fastserve_text.embedding.metrics import METRICS, find_objective, score_ranking
 from fastserve_text.embedding.mining import add_negatives, mine_negatives
 from fastserve_text.embedding.pooled_model import CHUNK_TEXTS, pool
 from fastserve_text.embedding.sentence_settings import SentenceSettings
@@ -351,3 +351,11 @@ def test_rows_are_completed_by_the_model_that_is_trained(tiny_bert: Path, monkey
     complete = task.complete_rows(rows, tiny_bert, print)
     assert task.completes_rows and not load_task(TASK, {}).completes_rows
     assert all(len(complete(row)["negative"]) == 2 for row in rows)
+
+
+def test_the_first_defined_score_decides_and_a_missing_one_is_reported() -> None:
+    scores = {"mrr10": 0.5, "ndcg10": 0.7}
+    assert find_objective(scores, None, METRICS) == 0.7
+    assert find_objective(scores, "mrr10", METRICS) == 0.5
+    with pytest.raises(DataError, match=r"task\.metric=pearson is not defined on the validation split"):
+        find_objective(scores, "pearson", METRICS)
