@@ -74,7 +74,7 @@ PUBLIC = {
     ],
     "Answers": ["inference.predictor.Predictor", "tasks.load.load_task", "inference.engines.load_engine"],
     "Tasks, data sources and engines": [
-        *("tasks.task.Task", "tasks.task.Encoder", "tasks.task.Encoded"),
+        *("tasks.task.Task", "tasks.answering_task.AnsweringTask", "tasks.encoded.Encoder", "tasks.encoded.Encoded"),
         *(f"tasks.declarations.{name}" for name in ("Column", "MetricSpec", "TensorSpec", "LossOptions", "BatchLoss")),
         *("tasks.declarations.DistillationTarget", "tasks.declarations.AnswerView", "tasks.declarations.Triple"),
         *("tasks.declarations.Proposal", "tasks.declarations.Doubt"),

@@ -35,9 +35,9 @@ from fastserve_core.serving.file_prediction import FilePrediction, predict_file
 from fastserve_core.serving.frame_prediction import predict_frame
 from fastserve_core.serving.serve import start_server
 from fastserve_core.serving.windows import WINDOW_ROWS, stream_answers
+from fastserve_core.tasks.encoded import Row
 from fastserve_core.tasks.inputs import check_list
 from fastserve_core.tasks.load import load_task, task_option_names
-from fastserve_core.tasks.task import Row
 
 DEFAULT_PLUGINS = {"train": "torch_ddp", "tune": "nevergrad", "compress": ("neural_compressor",), "serve": "server"}
 GENERAL_OPTIONS = ("task", "seed", "home", "gate", "engine")

@@ -20,8 +20,9 @@ from fastserve_core.errors import DataError, FastServeError, OptionError
 from fastserve_core.inference.predictor import Predictor
 from fastserve_core.processes.environment import set_library_environment, skip_compile_cache
 from fastserve_core.serving.client import lineage_remote, predict_remote
+from fastserve_core.tasks.encoded import Row
 from fastserve_core.tasks.load import load_task
-from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.task import Task
 
 CHUNK_ROWS = 1024
 """The number of rows of files that are predicted at a time; a file may be larger than memory."""

@@ -10,7 +10,8 @@ from typing import Any
 from fastserve_core.data.source import RawRecord
 from fastserve_core.errors import AmbiguousColumnError, DataError, MissingColumnError, did_you_mean
 from fastserve_core.tasks.declarations import Column
-from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.encoded import Row
+from fastserve_core.tasks.task import Task
 from fastserve_core.tasks.values import plain_value
 
 FIRST_RECORDS = 100

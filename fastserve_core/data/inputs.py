@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fastserve_core.data.columns import FIRST_RECORDS, match_inputs
 from fastserve_core.data.source import RawRecord, Report, file_source, split_records
 from fastserve_core.errors import DataError
-from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.encoded import Row
+from fastserve_core.tasks.task import Task
 from fastserve_core.tasks.values import plain_value
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from fastserve_core.data.rows import Rows, encode_row
 from fastserve_core.data.source import GROUP, DataSource, RawRecord
 from fastserve_core.data.splits import SPLITS, validate_and_split
 from fastserve_core.entry_points import entry_point_version, load_entry_point
+from fastserve_core.tasks.encoded import Row
 from fastserve_core.tasks.load import TASK_GROUP
-from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.task import Task
 from fastserve_core.tasks.values import plain_value
 
 FORMAT_VERSION = 3

@@ -11,8 +11,9 @@ from typing import Any
 from fastserve_core.data.columns import ColumnMap, match_columns
 from fastserve_core.data.source import RawRecord, split_records
 from fastserve_core.errors import AmbiguousColumnError, DataError, MissingColumnError, UserError
+from fastserve_core.tasks.encoded import Row
 from fastserve_core.tasks.load import load_task
-from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.task import Task
 from fastserve_core.tasks.values import is_missing, plain_value
 
 MIN_USABLE = 0.5

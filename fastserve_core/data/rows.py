@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Literal, overload
 
 from fastserve_core.errors import wrap_write_errors
-from fastserve_core.tasks.task import Row
+from fastserve_core.tasks.encoded import Row
 
 SUFFIX, OFFSETS, GROUPS = ".jsonl", ".offsets", ".groups"
 OFFSET_TYPE: Literal["Q"] = "Q"

@@ -15,7 +15,8 @@ from fastserve_core.data.rows import OFFSETS, SUFFIX, RowWriter, encode_row, wri
 from fastserve_core.data.source import RawRecord, Report
 from fastserve_core.data.validation import BadRows, ValidatedRows, Validator
 from fastserve_core.errors import DataError, wrap_write_errors
-from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.encoded import Row
+from fastserve_core.tasks.task import Task
 
 if TYPE_CHECKING:
     from fastserve_core.config.nodes import DataOptions

@@ -17,7 +17,8 @@ from fastserve_core.data.rows import OFFSETS, SUFFIX, RowWriter, encode_row
 from fastserve_core.data.source import RawRecord, file_source, split_records
 from fastserve_core.data.splits import SPLITS
 from fastserve_core.errors import DataError
-from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.encoded import Row
+from fastserve_core.tasks.task import Task
 
 if TYPE_CHECKING:
     from fastserve_core.config.nodes import DataOptions

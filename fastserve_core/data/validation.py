@@ -13,7 +13,8 @@ from fastserve_core.data.columns import ColumnMap, match_columns
 from fastserve_core.data.positions import BadRowError, PositionColumn, hash_bytes
 from fastserve_core.data.rows import Rows, RowWriter, encode_row
 from fastserve_core.data.source import RawRecord, Report, split_records
-from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.encoded import Row
+from fastserve_core.tasks.task import Task
 
 if TYPE_CHECKING:
     from fastserve_core.config.nodes import DataOptions

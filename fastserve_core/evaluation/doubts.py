@@ -9,7 +9,8 @@ from typing import Any
 
 from fastserve_core.data.dataset import Dataset
 from fastserve_core.inference.predictor import WatchBatch
-from fastserve_core.tasks.task import Arrays, Encoded, Task
+from fastserve_core.tasks.encoded import Arrays, Encoded
+from fastserve_core.tasks.task import Task
 
 MAX_ROWS = 20
 MAX_CHARACTERS = 1000

@@ -25,7 +25,8 @@ from fastserve_core.inference.engines import BASELINE_ENGINE, preload_modules, s
 from fastserve_core.inference.predictor import Predictor, length_batches
 from fastserve_core.processes.child import child_main, event_writer, run_in_child
 from fastserve_core.processes.resources import threads_per_process
-from fastserve_core.tasks.task import Encoded, Task
+from fastserve_core.tasks.encoded import Encoded
+from fastserve_core.tasks.task import Task
 
 LATENCY_REQUESTS, LATENCY_SECONDS = 200, 4.0
 THROUGHPUT_BATCHES, THROUGHPUT_ROWS, THROUGHPUT_SECONDS = (8, 32, 64), 512, 3.0

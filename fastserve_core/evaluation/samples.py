@@ -13,7 +13,8 @@ from fastserve_core.inference.engines import BASELINE_ENGINE, preload_modules
 from fastserve_core.inference.predictor import Predictor
 from fastserve_core.processes.child import child_main, run_in_child
 from fastserve_core.processes.resources import threads_per_process
-from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.encoded import Row
+from fastserve_core.tasks.task import Task
 
 SAMPLE_ROWS = 4
 

@@ -16,7 +16,7 @@ from fastserve_core.tasks.declarations import DEFAULT_OUTPUTS
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fastserve_core.tasks.task import Arrays
+    from fastserve_core.tasks.encoded import Arrays
 
 GROUP = "fastserve.exports"
 

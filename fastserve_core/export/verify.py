@@ -15,7 +15,7 @@ from fastserve_core.processes.resources import threads_per_process
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastserve_core.tasks.task import Arrays
+    from fastserve_core.tasks.encoded import Arrays
 
 MASK = "attention_mask"
 """The name of the mask, which comes with every batch, also for a model that does not take it."""

@@ -18,7 +18,8 @@ from fastserve_core.tasks.load import load_task
 
 if TYPE_CHECKING:
     from fastserve_core.export.formats import FormatReader
-    from fastserve_core.tasks.task import Arrays, Task
+    from fastserve_core.tasks.encoded import Arrays
+    from fastserve_core.tasks.task import Task
 
 Shape = tuple[str | int, str | int]
 DYNAMIC_SHAPE: Shape = ("batch", "length")

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from fastserve_core.errors import PlanError
 from fastserve_core.tasks.declarations import DEFAULT_OUTPUTS
+from fastserve_core.tasks.encoded import Arrays
 from fastserve_core.tasks.generation import DecodeEngine
-from fastserve_core.tasks.task import Arrays
 
 
 class Engine(ABC):

@@ -12,9 +12,10 @@ from fastserve_core.config.options import parse_options
 from fastserve_core.inference.engines import load_engine
 from fastserve_core.processes.resources import threads_per_process
 from fastserve_core.tasks.calibration import read_calibration
+from fastserve_core.tasks.encoded import Arrays, Encoded, Row
 from fastserve_core.tasks.inputs import list_inputs
 from fastserve_core.tasks.load import load_task
-from fastserve_core.tasks.task import Arrays, Encoded, Row, Task
+from fastserve_core.tasks.task import Task
 
 MAX_WINDOWS = 32
 """The number of windows of long inputs that a pass has at most, unless a batch has more inputs."""

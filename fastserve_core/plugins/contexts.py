@@ -20,7 +20,8 @@ from fastserve_core.plugins.requests import (
     TrialRequest,
     TrialResult,
 )
-from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.encoded import Row
+from fastserve_core.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from threading import Event as Flag
 from typing import Any, Protocol
 
 from fastserve_core.artifacts.artifact import TRAINABLE, Artifact
-from fastserve_core.tasks.task import Row
+from fastserve_core.tasks.encoded import Row
 
 
 @dataclass(frozen=True)

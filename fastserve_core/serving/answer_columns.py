@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fastserve_core.serving.windows import ERROR
-from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.encoded import Row
+from fastserve_core.tasks.task import Task
 
 PREFIX, OWN_PREFIX = "predicted_", "input_"
 

@@ -26,7 +26,8 @@ from fastserve_core.serving import windows
 from fastserve_core.serving.answer_columns import AnswerColumns
 from fastserve_core.serving.counts import PredictionCounts
 from fastserve_core.serving.windows import answer_window, encode_window, iterate_windows
-from fastserve_core.tasks.task import Encoded, Task
+from fastserve_core.tasks.encoded import Encoded
+from fastserve_core.tasks.task import Task
 
 if TYPE_CHECKING:
     from fastserve_core.config.nodes import DataOptions

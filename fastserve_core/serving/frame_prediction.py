@@ -12,7 +12,7 @@ from fastserve_core.events import Event, Notice
 from fastserve_core.serving.answer_columns import AnswerColumns
 from fastserve_core.serving.counts import PredictionCounts
 from fastserve_core.serving.windows import answer_window, iterate_windows
-from fastserve_core.tasks.task import Row
+from fastserve_core.tasks.encoded import Row
 
 if TYPE_CHECKING:
     from fastserve_core.config.nodes import DataOptions

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve_core.data.inputs import InputRow
 from fastserve_core.errors import DataError
-from fastserve_core.tasks.task import Encoded, Task
+from fastserve_core.tasks.encoded import Encoded
+from fastserve_core.tasks.task import Task
 
 if TYPE_CHECKING:
     from fastserve_core.inference.predictor import Predictor

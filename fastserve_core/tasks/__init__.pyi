@@ -17,6 +17,13 @@ from .declarations import TensorSpec as TensorSpec
 from .declarations import Triple as Triple
 from .declarations import object_schema as object_schema
 from .declarations import select_outputs as select_outputs
+from .encoded import IGNORE_INDEX as IGNORE_INDEX
+from .encoded import UNLABELLED as UNLABELLED
+from .encoded import Arrays as Arrays
+from .encoded import Encoded as Encoded
+from .encoded import Encoder as Encoder
+from .encoded import Row as Row
+from .encoded import RunSplit as RunSplit
 from .generation import KV_BLOCK_SIZE as KV_BLOCK_SIZE
 from .generation import DecodeEngine as DecodeEngine
 from .generation import GeneratedText as GeneratedText
@@ -35,13 +42,6 @@ from .routes import GenerationRoute as GenerationRoute
 from .routes import PredictionRoute as PredictionRoute
 from .routes import Route as Route
 from .routes import TextResponse as TextResponse
-from .task import IGNORE_INDEX as IGNORE_INDEX
-from .task import UNLABELLED as UNLABELLED
-from .task import Arrays as Arrays
-from .task import Encoded as Encoded
-from .task import Encoder as Encoder
-from .task import Row as Row
-from .task import RunSplit as RunSplit
 from .task import Task as Task
 from .values import is_missing as is_missing
 from .values import plain_value as plain_value

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fastserve_core.errors import ArtifactError, wrap_write_errors
 
 if TYPE_CHECKING:
-    from fastserve_core.tasks.task import Arrays
+    from fastserve_core.tasks.encoded import Arrays
 
 CALIBRATION_FILE = "calibration.npz"
 

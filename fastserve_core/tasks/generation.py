@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastserve_core.tasks.task import Row
+    from fastserve_core.tasks.encoded import Row
 
 KV_BLOCK_SIZE = 32
 """Tokens whose keys and values lie together, the unit of a text's memory. OpenVINO's is as large."""

@@ -1,103 +1,45 @@
-"""The base class of tasks, and the types of its inputs and outputs."""
+"""The base class of tasks."""
 
 from __future__ import annotations
 
 import copy
-import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from fastserve_core.artifacts.checkpoint import max_positions
-from fastserve_core.errors import DataError, OptionError, PlanError, did_you_mean
-from fastserve_core.tasks.answers import without_scores
+from fastserve_core.errors import DataError, OptionError, did_you_mean
+from fastserve_core.tasks.answering_task import AnsweringTask
 from fastserve_core.tasks.class_weights import balance_classes, count_labels
 from fastserve_core.tasks.declarations import (
-    DEFAULT_OUTPUTS,
-    AnswerView,
     BatchLoss,
     Column,
     DistillationTarget,
-    Doubt,
     LossOptions,
-    MetricSpec,
     Proposal,
-    Sample,
-    TensorSpec,
-    Triple,
 )
+from fastserve_core.tasks.encoded import IGNORE_INDEX, Arrays, Encoded, Encoder, Row
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor, nn
 
     from fastserve_core.config.nodes import ModelSpec
-    from fastserve_core.tasks.generation import TextCodec
-    from fastserve_core.tasks.routes import Route
-
-Row = dict[str, Any]
-"""One example by column, as the task names its columns."""
-
-Arrays = dict[str, "np.ndarray[Any, Any]"]
-"""Named arrays: the inputs and the outputs of an engine."""
-
-IGNORE_INDEX = -100
-"""The label of a position that no loss and no score counts."""
-UNLABELLED = -101
-"""The label of a position without a label, on which a teacher is compared; a row's label columns are ``None`` then."""
 
 
-RunSplit = Callable[[str], Iterator[tuple[Arrays, Sequence["Encoded"]]]]
-"""Yields a model's outputs on the rows of a split, batch by batch, with the inputs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One input as token ids; ``target`` is there when the row was labelled.
-
-    ``inputs`` are equally long lists or arrays by the model's input name. ``decode_state`` is what the task needs again
-    to decode, such as word positions. ``truncated`` marks an input that was longer than the model reads.
-    """
-
-    inputs: Mapping[str, Sequence[int]]
-    target: Any = None
-    decode_state: Any = None
-    truncated: bool = False
-
-    def __len__(self) -> int:
-        return len(self.inputs["input_ids"])
-
-
-class Encoder(Protocol):
-    """Turns rows into token ids; made once for a model folder, used from any thread."""
-
-    def __call__(self, rows: Sequence[Row]) -> list[Encoded]:
-        """Encode the rows, in their order."""
-
-
-class Task(ABC):
+class Task(AnsweringTask):
     """Everything that depends on the job of the model, and on nothing else.
 
     The class attributes are declarations that trainers, compressors, servers and reports read; the methods below them
     are in the order in which a row passes through them.
     """
 
-    name: ClassVar[str]
     Options: ClassVar[type]
-    columns: ClassVar[tuple[Column, ...]]
-    metrics: ClassVar[Mapping[str, MetricSpec]]
-    """The scores by name; the first one that a model has stands for all of them in reports."""
-    is_generative: ClassVar[bool] = False
-    """Answers come from ``Engine.generate`` rather than from one pass."""
     scores_answers: ClassVar[bool] = False
     """A generative task whose metrics compare generated answers: ``batch_statistics`` then reads the outputs of
     ``Engine.generate``, and while a model is trained those of ``validation_outputs``."""
-    predicts_in_batches: ClassVar[bool] = False
-    """A generative task whose answers to ``/predict`` need ``Engine.generate``, as those of beams do; a server that
-    streams texts token by token has an engine for each then."""
     is_pretraining: ClassVar[bool] = False
     """A model made for this task is a starting point for the others."""
     target_names: ClassVar[tuple[str, ...]] = ("labels",)
@@ -110,21 +52,14 @@ class Task(ABC):
     """The outputs that a student is compared with its teacher on; empty for a task that cannot be distilled."""
     uncompressed_modules: ClassVar[tuple[str, ...]] = ()
     """Patterns of names of the model's modules that compressors neither cut nor round, nor the modules inside them."""
-    outputs: ClassVar[tuple[str, ...]] = DEFAULT_OUTPUTS
-    """Patterns of names of the model's outputs that ``decode`` and ``batch_statistics`` read; engines omit others."""
     completes_rows: bool = False
     """``complete_rows`` adds something to training rows, for which it reads the weights of the model."""
     score_batch_size: ClassVar[int] = 64
     """The number of rows at most whose outputs are scored at once; few if outputs are large, as of a vocabulary."""
-    is_calibrated: ClassVar[bool] = False
-    """``calibrate`` chooses what answers need besides the outputs of a trained or compressed model."""
-    answer_view: ClassVar[AnswerView] = AnswerView()
     request_parameters: ClassVar[Mapping[str, str]] = {}
     """The parameters that a request may have, each with the option that it sets for the request's inputs."""
     unknown_labels: ClassVar[Literal["refused", "errors"]] = "refused"
     """Whether rows of validation and test with a label that train lacks are refused, or read and scored as errors."""
-    has_triples: ClassVar[bool] = False
-    """Answers have facts, which ``triples`` returns, for graphs."""
     training_options: ClassVar[frozenset[str]] = frozenset()
     """The options that decide nothing but how a model is trained; a tuner may search them, as ``task.NAME``."""
     not_in_rows: ClassVar[frozenset[str]] = frozenset()
@@ -140,11 +75,6 @@ class Task(ABC):
         """The result of ``calibrate`` for the model that answers; empty before, and while a model is trained."""
         self.head_report = ""
         """A line on the head of the last model of ``build``: kept, reordered or new. Trainers report it."""
-
-    @property
-    def main_metric(self) -> str:
-        """The name of the metric that stands for all in reports; by default the first one."""
-        return next(iter(self.metrics), "")
 
     def read_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options that a request's parameters set, by their names; raises ``OptionError``."""
@@ -166,11 +96,6 @@ class Task(ABC):
     def label_columns(self) -> tuple[str, ...]:
         """The names of the columns that are predicted; empty for a task that learns from plain texts."""
         return tuple(column.name for column in self.columns if column.is_label)
-
-    @property
-    def request_columns(self) -> tuple[Column, ...]:
-        """The fields of a request, for forms and tensors: the columns that are not labels."""
-        return tuple(column for column in self.columns if not column.is_label)
 
     def split_record(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield the rows of one record of a file, each with its place in the record; by default the record itself.
@@ -288,16 +213,16 @@ class Task(ABC):
         """Return, for each row of a training batch, what the loss needs of the model before the training."""
         return []
 
-    def fit_reference(self, statistics: Sequence[Any]) -> None:  # noqa: B027 - few losses have a reference
+    def fit_reference(self, statistics: Sequence[Any]) -> None:
         """Keep the ``reference_statistics`` of all training rows for ``collate`` and ``loss``, in any order."""
 
-    def fit_targets(self, targets: Iterable[Any]) -> None:  # noqa: B027 - most tasks need nothing of them
+    def fit_targets(self, targets: Iterable[Any]) -> None:
         """Learn from the targets of all training rows what ``build`` and ``loss`` need, such as their scale.
 
         A trainer calls this before ``build``; elsewhere, models are built without.
         """
 
-    def initialize(self, model: nn.Module, encoded: Sequence[Encoded]) -> None:  # noqa: B027 - random weights will do
+    def initialize(self, model: nn.Module, encoded: Sequence[Encoded]) -> None:
         """Choose first weights of a model of ``build`` by the training rows, such as those of a new head.
 
         A trainer calls this before the first step, in every one of its processes; elsewhere, models keep the weights
@@ -312,13 +237,13 @@ class Task(ABC):
         """Return a trained model of ``build`` in the form to save, which needs nothing of ``fit_targets``."""
         return model
 
-    def write_files(self, folder: Path) -> None:  # noqa: B027 - most models need no further files
+    def write_files(self, folder: Path) -> None:
         """Write the files of a trained model's folder that neither the model nor its tokenizer has.
 
         A trainer calls this after the last step, on the task that encoded the training rows.
         """
 
-    def check_model(self, folder: Path) -> None:  # noqa: B027 - a task may take every model
+    def check_model(self, folder: Path) -> None:
         """Check that the model of a folder can be used with the task's options, without loading its weights.
 
         Raises:
@@ -333,10 +258,10 @@ class Task(ABC):
         """Return the number of tokens that a prompt and its answer may have together; ``None`` without a bound."""
         return max_positions(folder)
 
-    def complete_checkpoint(self, folder: Path) -> None:  # noqa: B027 - the files may be enough
+    def complete_checkpoint(self, folder: Path) -> None:
         """Add the settings that this task and engines share to the files of a model that was trained elsewhere."""
 
-    def complete_artifact(self, folder: Path, source: Path) -> None:  # noqa: B027 - the files may be enough
+    def complete_artifact(self, folder: Path, source: Path) -> None:
         """Add files to the result of a stage, such as settings that other libraries read beside the model.
 
         Args:
@@ -441,103 +366,3 @@ class Task(ABC):
         )
         outputs: Mapping[str, Tensor] = model(**given)
         return outputs
-
-    # -- answers -------------------------------------------------------------------------------------
-
-    def calibrate(self, run: RunSplit) -> Arrays:
-        """Return arrays that ``decode`` and ``batch_statistics`` find in ``calibration``, such as thresholds.
-
-        They are chosen for each trained and each compressed model, and kept in its folder.
-
-        Args:
-            run: Runs the model on the rows of a split, ``train`` or ``validation``.
-        """
-        return {}
-
-    @abstractmethod
-    def decode(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[dict[str, Any]]:
-        """Return the answers to a batch, as the caller of predict sees them.
-
-        Args:
-            outputs: The model's ``outputs``; one row for each of the inputs' ``windows``.
-            batch: The inputs.
-        """
-
-    @abstractmethod
-    def batch_statistics(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Any]:
-        """Return the statistics that ``score`` needs of each row of a labelled batch."""
-
-    def find_doubts(self, outputs: Arrays, batch: Sequence[Encoded]) -> list[Doubt | None]:
-        """Return for each row of a labelled batch whether the model contradicts its label; ``None`` if it does not.
-
-        Reports list the rows that a model doubts most: their labels may be wrong.
-        """
-        return [None] * len(batch)
-
-    def list_samples(self, rows: Sequence[Row]) -> list[Sample]:
-        """Return labelled rows as samples for a report, if answers are read rather than counted; none by default."""
-        return []
-
-    @abstractmethod
-    def score(self, statistics: Sequence[Any]) -> dict[str, float]:
-        """Return the task's metrics over a whole split."""
-
-    @abstractmethod
-    def objective(self, scores: Mapping[str, float]) -> float:
-        """Return the one number that choices are made by; higher is better."""
-
-    def answer_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema (draft 2020-12) of an answer, for the description of a server's API."""
-        return {"type": "object"}
-
-    def format_answer(self, answer: Mapping[str, Any]) -> str:
-        """Return an answer as a line for a terminal."""
-        return str(answer.get("text", dict(answer)))
-
-    def triples(self, answer: Mapping[str, Any]) -> Sequence[Triple]:
-        """Return the facts of an answer, for graphs; none by default."""
-        return ()
-
-    def answer_columns(self, answer: Mapping[str, Any]) -> Row:
-        """Return an answer as columns of a table: numbers and texts as they are, anything else as JSON."""
-        plain = (str, int, float, bool, type(None))
-        return {
-            name: value if isinstance(value, plain) else json.dumps(value, ensure_ascii=False)
-            for name, value in answer.items()
-        }
-
-    def agrees(self, answer: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-        """Return whether the answers of two models to one input are the same; by default without their scores."""
-        return bool(without_scores(answer) == without_scores(other))
-
-    # -- serving -------------------------------------------------------------------------------------
-
-    def warmup_inputs(self) -> list[Any]:
-        """Return inputs of a short and of a long request, answered before the first caller comes."""
-        texts = ("A first sentence.", "A much longer text, so that no shape is new to the engine. " * 8)
-        names = [column.name for column in self.request_columns if column.required]
-        return [dict.fromkeys(names, text) for text in (texts[:1] if self.is_generative else texts)]
-
-    def input_tensors(self) -> list[TensorSpec]:
-        """Return the tensors of an inference request: one of BYTES for each field of a request."""
-        return [TensorSpec(column.name, required=column.required) for column in self.request_columns]
-
-    def output_tensors(self) -> list[TensorSpec]:
-        """Return the tensors of an inference response; by default one with each answer as JSON."""
-        return [TensorSpec("answer", json_schema=self.answer_schema())]
-
-    def tensor_values(self, name: str, answers: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """Return the elements of one output tensor, row by row."""
-        return [json.dumps(answer, ensure_ascii=False, separators=(",", ":")) for answer in answers]
-
-    def routes(self, folder: Path) -> Sequence[Route]:
-        """Return the HTTP routes that a server of a model adds for it.
-
-        Args:
-            folder: The folder of the model, in which a route may find files of the task, such as an index.
-        """
-        return ()
-
-    def writer(self, folder: Path) -> TextCodec:
-        """Return how texts are written token by token; raises ``PlanError`` if the task is not generative."""
-        raise PlanError(f"the task {self.name} does not write texts")

@@ -23,8 +23,9 @@ from fastserve_core.data.rows import Rows, RowWriter, encode_row
 from fastserve_core.data.source import RawRecord
 from fastserve_core.data.splits import SPLITS, validate_and_split
 from fastserve_core.errors import DataError, OptionError
+from fastserve_core.tasks.encoded import Row
 from fastserve_core.tasks.load import load_task
-from fastserve_core.tasks.task import Row, Task
+from fastserve_core.tasks.task import Task
 
 
 @pytest.fixture(scope="module")
