@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastserve_core.errors import ExportError
 from fastserve_core.export import FormatReader, wrap_export_errors
 from fastserve_core.processes import suppress_library_output
 from fastserve_core.tasks import DEFAULT_OUTPUTS, Arrays
@@ -45,8 +46,9 @@ class LiteRTExport(TracedModel):
             folder: Folder to write.
 
         Raises:
-            ExportError: LiteRT cannot convert the module.
+            ExportError: LiteRT cannot convert the module, or an output has one number for each token.
         """
+        self._check_outputs(module)
         import litert_torch
 
         example = {name: torch.ones(1, self.longest, dtype=torch.int32) for name in self.inputs}
@@ -54,6 +56,20 @@ class LiteRTExport(TracedModel):
             converted = litert_torch.convert(NamedModel(module, self.outputs).eval(), sample_kwargs=example)
             folder.mkdir(parents=True, exist_ok=True)
             converted.export(str(folder / MODEL_FILE))
+
+    def _check_outputs(self, module: nn.Module) -> None:
+        """Refuse outputs of shape (batch, length): a file of one length gives them all its positions."""
+        with torch.no_grad():
+            long, short = (
+                module(*(torch.ones(1, length, dtype=torch.int64) for _ in self.inputs))
+                for length in (self.longest, self.longest - 1)
+            )
+        for name, first, second in zip(self.outputs, long, short, strict=True):
+            if first.dim() == 2 and first.shape != second.shape:
+                raise ExportError(
+                    f"the model cannot be exported: its output {name} has one number for each token, which a LiteRT "
+                    "file of a fixed length does not cut to the length of a text"
+                )
 
     @staticmethod
     def read(folder: Path, threads: int) -> FormatReader:

@@ -16,6 +16,7 @@ from fastserve_core.entry_points import missing_packages
 from fastserve_core.errors import ArtifactError, ExportError, OptionError, UnknownNameError
 from fastserve_core.export import export_artifact
 from fastserve_core.tasks import load_task
+from fastserve_engines.litert_graph import LiteRTExport
 from fastserve_engines.onnx_engine import ONNXRuntimeEngine
 from fastserve_engines.onnx_graph import ONNXInt8Export
 from fastserve_engines.torch_engine import TorchEngine
@@ -65,6 +66,15 @@ def test_modules_that_a_task_excludes_keep_their_weights_in_8_bit_onnx(tiny_bert
         graph = onnx.load(tmp_path / str(len(uncompressed)) / "model.onnx").graph
         counts.append(sum(node.op_type == "MatMulInteger" for node in graph.node))
     assert counts[1] == counts[0] - len(excluded)
+
+
+def test_one_number_for_each_token_is_refused_by_a_format_of_one_length(tiny_bert: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForQuestionAnswering
+
+    model = AutoModelForQuestionAnswering.from_pretrained(tiny_bert).eval()
+    export = LiteRTExport(model, ("start_logits", "end_logits"))
+    with pytest.raises(ExportError, match="its output start_logits has one number for each token"):
+        export.write(export.module, tmp_path / "out")
 
 
 @pytest.mark.slow
