@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from conftest import Cli
+from fastserve_core.pipeline.run_lock import LOCK_FILE, hold_run
 
 HEAVY = {"torch", "ray", "transformers", "nevergrad", "neural_compressor", "openvino"}
 pytestmark = pytest.mark.seconds(0.25)
@@ -284,6 +285,18 @@ def test_no_runs_is_reported_kindly(command: Cli) -> None:
     done = command("runs")
     assert done.returncode == 0
     assert "no runs below" in done.stdout
+
+
+def test_a_run_whose_process_was_killed_is_listed_as_failed(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "2026-11-28" / "12-00-00"
+    folder.mkdir(parents=True)
+    record = {"schema": 1, "task": "causal_lm", "status": "running", "stages": []}
+    (folder / "run.json").write_text(json.dumps(record))
+    with hold_run(folder):
+        assert json.loads(cli("runs", "--json").stdout)[0]["status"] == "running"
+    (folder / LOCK_FILE).touch()  # as a killed process leaves it
+    (listed,) = json.loads(cli("runs", "--json").stdout)
+    assert (listed["status"], listed["error"]) == ("failed", "the process was killed before the run ended")
 
 
 SURFACE = Path(__file__).parent / "surface.json"

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from conftest import Cli, on_torch, ranks_below, run_here, write_reviews
+from fastserve_core.pipeline.run_lock import is_in_progress
 
 pytestmark = pytest.mark.slow
 
@@ -382,10 +383,13 @@ def test_a_killed_run_continues_and_ends_in_the_same_artifact(tmp_path: Path, lo
     process = start(tmp_path, *command)
     newest = wait_for("home/partial/train-*/work/checkpoint-0000002*", tmp_path, process)
     below = children(process.pid)
+    (run,) = tmp_path.glob("outputs/*/*")
+    assert is_in_progress(run)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert len(below) >= 3  # the launcher and two ranks
     assert gone(below), "children outlive their killed parent"
+    assert not is_in_progress(run)
     assert not list(tmp_path.glob("home/store/train-*"))
     assert newest.parent.is_dir()
     code, out, err = here(tmp_path, *command)

@@ -10,6 +10,7 @@ from typing import Any
 from fastserve_core.artifacts.locate import read_record
 from fastserve_core.cli.arguments import format_table, make_parser
 from fastserve_core.errors import FastServeError
+from fastserve_core.pipeline.run_lock import is_in_progress
 
 PATTERNS = ("outputs/*/run.json", "outputs/*/*/run.json", "multirun/*/*/*/run.json")
 
@@ -39,10 +40,18 @@ def _find_runs(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     runs = []
     for path in (path for pattern in PATTERNS for path in folder.glob(pattern)):
         try:
-            runs.append((path.parent, read_record(path)))
+            runs.append((path.parent, _read_run(path)))
         except FastServeError:
             runs.append((path.parent, {"status": UNREADABLE}))
     return sorted(runs, key=lambda run: (run[0] / "run.json").stat().st_mtime, reverse=True)
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    """Return the record of a run; one whose process was killed has failed, which it could not write any more."""
+    record = read_record(path)
+    if record.get("status") == "running" and not is_in_progress(path.parent):
+        record |= {"status": "failed", "error": "the process was killed before the run ended"}
+    return record
 
 
 def _readable_row(folder: Path, record: Mapping[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ from fastserve_core.pipeline.context import make_serve_context
 from fastserve_core.pipeline.executed_stages import ExecutedStages
 from fastserve_core.pipeline.plan import TO_DO, plan_run
 from fastserve_core.pipeline.record import RunRecord
+from fastserve_core.pipeline.run_lock import hold_run
 from fastserve_core.pipeline.session import Session
 from fastserve_core.pipeline.settings import Settings, read_settings
 from fastserve_core.pipeline.time_limit import estimate_training, fit_to_time
@@ -77,8 +78,9 @@ def execute(cfg: DictConfig, folder: Path, user_overrides: frozenset[str] = froz
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
     record = RunRecord.of(settings.task, settings.general.seed, folder, shlex.join(sys.argv[1:]))
     try:
-        stages = _prepare_stages(settings, record)
-        stages.run()
+        with hold_run(folder):
+            stages = _prepare_stages(settings, record)
+            stages.run()
     except BaseException as error:
         record.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         record.error = str(error)
