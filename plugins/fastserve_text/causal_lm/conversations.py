@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastserve_core.errors import did_you_mean
@@ -32,6 +32,7 @@ ROLES = {
     ASSISTANT: ASSISTANT, "gpt": ASSISTANT, "bot": ASSISTANT, "model": ASSISTANT, "chatgpt": ASSISTANT,
 }  # fmt: skip
 """The roles of messages by the names that data sets have for them."""
+INSTANCES = "instances"
 ROLE_KEYS, CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
 
 
@@ -51,6 +52,17 @@ def select_form(names: Sequence[str]) -> Sequence[Column]:
         if all(known & {column.name, *column.usual_names} for column in form if column.required):
             return form
     return (TEXT,)
+
+
+def split_instances(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield a row for each instance of an instruction (self-instruct, Wang et al. 2022); any other record as it is."""
+    instances = values.get(INSTANCES)
+    if not isinstance(instances, list) or not all(isinstance(instance, Mapping) for instance in instances):
+        yield "", values
+        return
+    shared = {name: value for name, value in values.items() if name != INSTANCES}
+    for number, instance in enumerate(instances):
+        yield f"{INSTANCES}[{number}]", {**shared, **instance}
 
 
 def is_conversation(row: Mapping[str, Any]) -> bool:

@@ -35,6 +35,7 @@ from fastserve_text.causal_lm.conversations import (
     is_conversation,
     normalize_conversation,
     select_form,
+    split_instances,
 )
 from fastserve_text.causal_lm.encoding import ConversationEncoder
 from fastserve_text.causal_lm.packing import PackedConversations, PackedSequences
@@ -140,6 +141,10 @@ class CausalLM(TextTask):
     @override
     def request_columns(self) -> tuple[Column, ...]:
         return (TEXT,)
+
+    @override
+    def split_record(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        return split_instances(values)
 
     @override
     def select_columns(self, names: Sequence[str]) -> Sequence[Column]:

@@ -38,6 +38,7 @@ FORMS: list[dict[str, Any]] = [
     {"prompt": "Name a colour", "completion": "red"},
     {"prompt": ASKED[:1], "completion": ASKED[1:]},
     {"question": "Name a colour", "answer": "red"},
+    {"id": "7", "instruction": "Name a colour", "instances": [{"input": "", "output": "red"}]},
     {"messages": '[{"role": "user", "content": "Name a colour"}, {"role": "assistant", "content": "red"}]'},
 ]
 
