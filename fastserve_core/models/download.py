@@ -77,7 +77,8 @@ def _find_damage(folder: Path, checksums: Path, patterns: Sequence[str]) -> str:
     """
     if not checksums.is_file():
         return ""
-    missing = [pattern for pattern in patterns if not any(folder.glob(pattern))]
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    missing = [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]  # as members are selected
     return f"it has no {missing[0]}" if missing else find_damage(folder, checksums)
 
 

@@ -56,6 +56,16 @@ def test_without_an_index_the_message_names_the_package(tmp_path: Path, monkeypa
         fetch_package(PIN, tmp_path, lambda _: None)
 
 
+def test_members_are_found_in_folders_of_any_depth(tmp_path: Path) -> None:
+    folder = tmp_path / f"{PIN.package}-{PIN.version}-{PIN.sha256[:12]}"
+    licence = folder / "package.dist-info" / "licenses" / "LICENSE"
+    licence.parent.mkdir(parents=True)
+    licence.touch()
+    write_checksums(folder, tmp_path / f"{folder.name}.json")
+    pin = PackagePin(PIN.package, PIN.version, PIN.sha256, 2.5, ["*/LICENSE"])
+    assert fetch_package(pin, tmp_path, pytest.fail) == folder
+
+
 @pytest.mark.slow(1)
 def test_a_download_without_a_member_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / f"{PIN.package}-{PIN.version}-{PIN.sha256[:12]}"

@@ -91,12 +91,13 @@ def test_an_evaluation_is_timed_on_a_part_of_the_windows_of_long_rows(tiny_bert:
     """The part lacks windows of most rows, so that these rows cannot be scored."""
     task = load_task("token_classification", {"max_length": 16}, ["B-x", "O"])
 
+    rows = [{"tokens": ["film"] * length, "tags": ["O"] * length} for length in range(20, 140)]
+    windows = task.examples(task.encoder(tiny_bert)(rows), "validation")
+    model = task.build(tiny_bert)  # here: a forked process has none of the threads that read files
+
     def time_part() -> float:
         import torch
 
-        rows = [{"tokens": ["film"] * length, "tags": ["O"] * length} for length in range(20, 140)]
-        windows = task.examples(task.encoder(tiny_bert)(rows), "validation")
-        model = task.build(tiny_bert)
         trainer: Any = SimpleNamespace(
             method=SimpleNamespace(model=model),
             task=task,
