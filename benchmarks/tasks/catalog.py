@@ -108,7 +108,9 @@ APPLICATIONS: Mapping[str, Application] = {
     "stsb_en": Application(
         "text_regression", sources.stsb_en, "numbers", 4, 128, {"spearman": "spearman"}, (lr(1e-4),)
     ),
-    "xquad_en": Application("question_answering", sources.xquad_en, "answers", 4, 384, ANSWERS, (lr(1e-4),)),
+    "xquad_en": Application(
+        "question_answering", sources.xquad_en, "answers", 4, 384, ANSWERS, (lr(2e-4), "train.torch_ddp.batch_size=8")
+    ),
     "xquad_zh": Application(
         "question_answering", sources.xquad_zh, "answers", 4, 256, ANSWERS, (lr(3e-4),), make_model=pretrain
     ),
