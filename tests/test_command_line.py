@@ -294,6 +294,8 @@ def test_a_run_whose_process_was_killed_is_listed_as_failed(cli: Cli, tmp_path: 
     (folder / "run.json").write_text(json.dumps(record))
     with hold_run(folder):
         assert json.loads(cli("runs", "--json").stdout)[0]["status"] == "running"
+        second = cli("+plugin=torch_ddp", f"hydra.run.dir={folder}", "data.train=reviews.csv")
+        refused(second, f"another run is in progress in {folder}: set another hydra.run.dir")
     (folder / LOCK_FILE).touch()  # as a killed process leaves it
     (listed,) = json.loads(cli("runs", "--json").stdout)
     assert (listed["status"], listed["error"]) == ("failed", "the process was killed before the run ended")

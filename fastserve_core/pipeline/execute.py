@@ -75,10 +75,10 @@ def execute(cfg: DictConfig, folder: Path, user_overrides: frozenset[str] = froz
         raise PlanError("no stage is chosen: add plugins, e.g. '+plugin=[torch_ddp,neural_compressor]'")
     with wrap_write_errors("the run's folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
     record = RunRecord.of(settings.task, settings.general.seed, folder, shlex.join(sys.argv[1:]))
     try:
         with hold_run(folder):
+            write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
             stages = _prepare_stages(settings, record)
             stages.run()
     except BaseException as error:
