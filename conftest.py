@@ -27,8 +27,10 @@ from hypothesis import settings
 import fastserve_core.cli
 from fastserve_core.processes import thread_environment, usable_cores
 
-settings.register_profile("suite", deadline=None)  # on a busy machine an example may take any time
-settings.register_profile("quick", deadline=None, max_examples=25)
+# On a busy machine an example may take any time. A change is judged by the same examples every time.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=25)
+settings.register_profile("random", deadline=None, max_examples=500)
 
 ROOT = Path(__file__).parent
 CORES = os.sched_getaffinity(0)
@@ -49,7 +51,8 @@ PLOTS = ("the film is {}", "a {} piece of work", "what a {} story", "{} acting a
 
 def pytest_configure(config: pytest.Config) -> None:
     """No test reaches beyond loopback, and the commands that tests start share what is slow to import."""
-    settings.load_profile("quick" if "not slow" in config.option.markexpr else "suite")
+    if config.getoption("--hypothesis-profile") is None:
+        settings.load_profile("quick" if "not slow" in config.option.markexpr else "suite")
     refuse_other_sockets()
     if hasattr(config, "workerinput"):
         use_one_core(int(config.workerinput["workerid"].removeprefix("gw")))

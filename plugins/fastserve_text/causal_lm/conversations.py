@@ -121,7 +121,8 @@ def _read_candidate(instruction: Mapping[str, Any], answer: Any, name: str) -> l
     if isinstance(answer, list) and len(answer) > 1:
         row: Row = {MESSAGES.name: answer}
     else:
-        text = answer[0].get("content") if isinstance(answer, list) and answer else answer
+        is_message = isinstance(answer, list) and bool(answer) and isinstance(answer[0], Mapping)
+        text = answer[0].get("content") if is_message else answer
         row = {**instruction, OUTPUT.name: _read_text(text, name)}
     try:
         normalize_conversation(row)
@@ -167,7 +168,7 @@ def read_messages(value: Any) -> list[dict[str, str]]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError("'messages' is not a list of messages as JSON") from error
     if not isinstance(value, list) or not value:
         raise ValueError("'messages' is not a list of messages" if value else "'messages' is empty")
@@ -182,7 +183,7 @@ def _read_message(entry: Any, where: str) -> dict[str, str]:
         raise ValueError(f"{where} has no role: add 'role' (system, user or assistant)")
     if role in ("tool", "function") or entry.get("tool_calls"):
         raise ValueError(f"{where} is of a tool, and tools are not supported: leave its conversation out")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"{where} has the unknown role '{str(role)[:30]}'{did_you_mean(str(role), ROLES)}")
     content = next((entry[key] for key in CONTENT_KEYS if key in entry), None)
     if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):

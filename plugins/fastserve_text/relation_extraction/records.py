@@ -31,10 +31,15 @@ def unify_record(values: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(values.get("entities"), list):
             unified["entities"] = [_to_characters(entity, texts) for entity in values["entities"]]
         if isinstance(values.get("relations"), list):
-            unified["relations"] = [_number_entities(relation, values["entities"]) for relation in values["relations"]]
+            unified["relations"] = [
+                _number_entities(relation, values.get("entities")) for relation in values["relations"]
+            ]
         return unified
-    if isinstance(values.get("spo_list"), list) and isinstance(values.get("text"), str):
-        return {**values, **_find_facts(values["text"], values["spo_list"])}
+    facts = values.get("spo_list")
+    if isinstance(facts, list) and isinstance(values.get("text"), str):
+        if not all(isinstance(fact, Mapping) for fact in facts):
+            return {**values, "relations": facts}  # refused by ``normalize_relations``
+        return {**values, **_find_facts(values["text"], facts)}
     return values
 
 
@@ -57,7 +62,7 @@ def _number_entities(relation: Any, entities: Any) -> Any:
     """Return a relation between entities that are given by their words as one between their numbers."""
     if not isinstance(relation, (list, tuple)) or len(relation) != 5:
         return relation
-    spans = [list(_read_entity(entity)[:2]) for entity in entities or ()]
+    spans = [list(_read_entity(entity)[:2]) for entity in (entities if isinstance(entities, list) else ())]
     ends = [list(relation[:2]), list(relation[2:4])]
     return [*(spans.index(span) if span in spans else None for span in ends), relation[4]]
 
@@ -121,7 +126,9 @@ def normalize_relations(row: Row) -> str | None:
             return f"entity {number + 1} of {len(given)} {entity}"
         if entity not in entities:
             entities.append(entity)
-        numbers[_entity_id(element, number)] = entities.index(entity)
+        if not isinstance(name := _entity_id(element, number), (int, str)):
+            return f"entity {number + 1} of {len(given)} has an id that is no number and no text: {name!r}"
+        numbers[name] = entities.index(entity)
     order = sorted(range(len(entities)), key=lambda number: entities[number])
     if fault := _find_overlap([entities[number] for number in order], row["text"]):
         return fault

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastserve_core.tasks import Row, read_words
@@ -15,9 +17,15 @@ from fastserve_text.tagging.words import split_words
 TEXT_COLUMNS, WORD_COLUMN = ("text", "data"), "tokenized_text"
 SPAN_COLUMNS = ("entities", "spans", "ner", "label", "labels")
 """doccano names its spans ``label`` or, with ids, ``entities``; GLiNER names them ``ner``."""
-SPANS = "spans"
-"""The key of spans among the tags of a row that ``normalize_row`` has not read yet."""
 NOUN = Noun("entity", "entities", "an")
+
+
+@dataclass(frozen=True)
+class Unread:
+    """The spans of a record, in the place of its tags until ``normalize_row`` reads them."""
+
+    spans: Any
+    """A list of spans, or one as JSON."""
 
 
 def unify_record(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -26,7 +34,7 @@ def unify_record(values: Mapping[str, Any]) -> Mapping[str, Any]:
     if name is None or any(values.get(column) is not None for column in ("tokens", "words", "tags")):
         return values
     spans = next((values[column] for column in SPAN_COLUMNS if _holds_spans(values.get(column))), None)
-    return values if spans is None else {**values, "tokens": values[name], "tags": {SPANS: spans}}
+    return values if spans is None else {**values, "tokens": values[name], "tags": Unread(spans)}
 
 
 def _holds_spans(value: Any) -> bool:
@@ -42,10 +50,10 @@ def normalize_row(row: Row) -> None:
         ValueError: The row cannot be used; the message is the reason.
     """
     words, tags = row.get("tokens"), row.get("tags")
-    if isinstance(tags, Mapping) and isinstance(words, str):
+    if isinstance(tags, Unread) and isinstance(words, str):
         if fault := validate_text({"text": words}):
             raise ValueError(fault)
-        spans = read_spans(tags[SPANS], words, NOUN)
+        spans = read_spans(tags.spans, words, NOUN)
         bounds = cut_bounds(split_words(words), spans)
         row["tokens"], row["tags"] = [words[start:end] for start, end in bounds], tag_words(bounds, spans)
         return
@@ -53,24 +61,34 @@ def normalize_row(row: Row) -> None:
         row["tokens"] = read_words(words)
     except ValueError as error:
         raise ValueError(f"'tokens' {error}") from error
-    if isinstance(tags, Mapping):
+    if isinstance(tags, Unread):
         bounds = join_bounds(row["tokens"])
-        spans = read_spans([_to_characters(span, bounds) for span in tags[SPANS]], " ".join(row["tokens"]), NOUN)
+        spans = read_spans(_to_characters(tags.spans, bounds), " ".join(row["tokens"]), NOUN)
         row["tags"] = tag_words(bounds, spans)
     else:
         row["tags"] = read_tags(tags, len(row["tokens"]))
 
 
-def _to_characters(span: Any, bounds: Sequence[tuple[int, int]]) -> Any:
-    """Return a span of words, the last one included, as one of characters.
+def _to_characters(spans: Any, bounds: Sequence[tuple[int, int]]) -> Any:
+    """Return a list of spans of words, or one as JSON, as spans of characters.
 
     Raises:
-        ValueError: It does not lie in the text.
+        ValueError: A span does not lie in the text, or the value is not JSON.
     """
+    if isinstance(spans, str):
+        try:
+            spans = json.loads(spans)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"'{NOUN.plural}' is not a list of {NOUN.plural} as JSON") from error
+    return [_move_span(span, bounds) for span in spans] if isinstance(spans, list) else spans
+
+
+def _move_span(span: Any, bounds: Sequence[tuple[int, int]]) -> Any:
     if not isinstance(span, (list, tuple)) or len(span) != 3:
         return span
     first, last, name = span
-    if not all(isinstance(word, int) for word in (first, last)) or not 0 <= first <= last < len(bounds):
+    is_inside = all(type(word) is int for word in (first, last)) and 0 <= first <= last < len(bounds)
+    if not is_inside:
         raise ValueError(
             f"the {NOUN.singular} '{name}' from word {first} to {last} does not lie in the {len(bounds)} words"
         )

@@ -42,6 +42,8 @@ def fault_of(record: dict[str, Any]) -> str:
         {"text": TEXT, "entities": [*SPANS, SPANS[0]]},
         {"tokenized_text": [TEXT[start:end] for start, end in split_words(TEXT)],
          "ner": [[0, 1, "PER"], [4, 4, "PER"], [8, 8, "LOC"]]},
+        {"tokenized_text": [TEXT[start:end] for start, end in split_words(TEXT)],
+         "ner": '[[0, 1, "PER"], [4, 4, "PER"], [8, 8, "LOC"]]'},
     ],
 )  # fmt: skip
 def test_the_forms_of_annotation_tools_are_read(record: dict[str, Any]) -> None:
@@ -72,6 +74,8 @@ def test_a_text_without_entities_has_none() -> None:
         ({"text": "Ann", "label": [[0, 3]]}, "'entities' has an entry that is not an entity"),
         ({"tokenized_text": ["Ann"], "ner": [[0, 1, "PER"]]}, "the entity 'PER' from word 0 to 1 does not lie in the"),
         ({"tokenized_text": [], "ner": []}, "'tokens' is empty"),
+        ({"tokens": [False], "tags": {}}, "'tags' is empty or no list of words"),
+        ({"tokenized_text": ["Ann"], "ner": [[False, 0, "PER"]]}, "the entity 'PER' from word False to 0 does not"),
     ],
 )
 def test_the_fault_of_a_row_is_named(record: dict[str, Any], fault: str) -> None:
