@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TIMING_TOLERANCE = 0.05
 """The measured difference between equally fast models, timed interleaved on a busy machine, may be as large."""
+UNCERTAINTY = 0.15
+"""A single measurement of equally fast models was seen to differ by up to 0.12 from the next one."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,25 @@ def models_to_time(candidate: Artifact, original: Artifact, last_good: Artifact)
     return [candidate, original] + ([last_good] if last_good.digest != original.digest else [])
 
 
+def is_decided(speedups: Sequence[Speedup], options: GateOptions) -> bool:
+    """Return whether no speedup is refused so narrowly that another measurement may accept it.
+
+    Args:
+        speedups: The candidate's speedups relative to the other models of ``models_to_time``.
+        options: The gate's options.
+    """
+    return not options.enabled or not any(
+        bound * (1 - UNCERTAINTY) <= ratio < bound * (1 - TIMING_TOLERANCE)
+        for speedup, bound in zip(speedups, _bounds(speedups, options), strict=True)
+        for ratio in vars(speedup).values()
+    )
+
+
+def _bounds(speedups: Sequence[Speedup], options: GateOptions) -> list[float]:
+    """Return the minimum speedup over the original, and over the last good model if it is another."""
+    return [options.min_speedup, *(min(1.0, options.min_speedup) for _ in speedups[1:])]
+
+
 def evaluate_gate(
     candidate: Artifact, original: Artifact, speedups: Sequence[Speedup], options: GateOptions, task: Task
 ) -> Verdict:
@@ -88,9 +109,9 @@ def evaluate_gate(
         reasons.append(f"quality drop {drop:.4f} is above gate.max_quality_drop={options.max_quality_drop:g}")
     if size_ratio < options.min_size_ratio:
         reasons.append(f"size ratio {size_ratio:.2f} is below gate.min_size_ratio={options.min_size_ratio:g}")
-    reasons += _slowdown_reasons(speedups[0], options.min_speedup, "")
-    for ratio in speedups[1:]:
-        reasons += _slowdown_reasons(ratio, min(1.0, options.min_speedup), " over the last good model")
+    baselines = ["", *(" over the last good model" for _ in speedups[1:])]
+    for ratio, bound, baseline in zip(speedups, _bounds(speedups, options), baselines, strict=True):
+        reasons += _slowdown_reasons(ratio, bound, baseline)
     return Verdict("; ".join(reasons), speedup)
 
 

@@ -20,7 +20,7 @@ from fastserve_core.inference.predictor import Predictor, length_batches
 from fastserve_core.processes.child import child_main, run_in_child
 from fastserve_core.processes.resources import threads_per_process
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Increased with every change of the method; part of the name of the result."""
 ROUNDS, SECONDS = 30, 8.0
 """The maximum number of rounds for each kind of measurement, and the time after which no further round starts."""
@@ -28,16 +28,32 @@ REPEATS = {"latency": 6, "throughput": 2}
 """How often each model runs in its turn. The first run does not count, because the caches hold the data of the model
 before it, which does not happen when it is served."""
 BATCH, BATCHES = 32, 4
+MEASUREMENTS = 3
+"""The maximum number of measurements, each in a process of its own: between processes the ratio of equally fast models
+differs more than between the rounds of one."""
 
 
-def cached_speedups(store: Store, models: Sequence[Artifact], data: Dataset) -> list[Speedup] | None:
+def cached_speedups(
+    store: Store,
+    models: Sequence[Artifact],
+    data: Dataset,
+    is_decided: Callable[[Sequence[Speedup]], bool] | None = None,
+) -> list[Speedup] | None:
     """Return the result of an earlier ``measure_speedups``, or ``None``."""
-    folder = store.find(_result_id(models, data))
-    return None if folder is None else _read_speedups(folder)
+
+    def read(number: int) -> list[Speedup] | None:
+        folder = store.find(_result_id(models, data, number))
+        return None if folder is None else _read_speedups(folder)
+
+    return _repeat(read, is_decided)
 
 
 def measure_speedups(
-    store: Store, models: Sequence[Artifact], data: Dataset, emit: Callable[[Event], None]
+    store: Store,
+    models: Sequence[Artifact],
+    data: Dataset,
+    emit: Callable[[Event], None],
+    is_decided: Callable[[Sequence[Speedup]], bool] | None = None,
 ) -> list[Speedup]:
     """Measure the speed of the first model relative to each of the others; the result is stored.
 
@@ -46,28 +62,59 @@ def measure_speedups(
         models: The models, at least two.
         data: The splits; the inputs are validation rows.
         emit: Called with events.
+        is_decided: Whether the speedups need no further measurement, of at most ``MEASUREMENTS``; one by default.
 
     Returns:
-        The speedups over the second and each further model.
+        The speedups over the second and each further model: the medians of the measurements.
     """
-    with store.claim(_result_id(models, data), lambda text: emit(WarningRaised(text))) as claim:
-        if not claim.is_published:
-            threads = threads_per_process()
-            request = {"models": [model.folder for model in models], "data": data.folder, "threads": threads}
-            imports = sorted({module for model in models for module in preload_modules(model.engine)})
-            speedups = run_in_child("fastserve_core.evaluation.paired_timing", request, threads, emit, imports)
-            write_json(claim.partial / "speedups.json", speedups)
-            claim.publish()
-        return _read_speedups(claim.final)
+
+    def measure(number: int) -> list[Speedup]:
+        with store.claim(_result_id(models, data, number), lambda text: emit(WarningRaised(text))) as claim:
+            if not claim.is_published:
+                threads = threads_per_process()
+                request = {"models": [model.folder for model in models], "data": data.folder, "threads": threads}
+                imports = sorted({module for model in models for module in preload_modules(model.engine)})
+                speedups = run_in_child("fastserve_core.evaluation.paired_timing", request, threads, emit, imports)
+                write_json(claim.partial / "speedups.json", speedups)
+                claim.publish()
+            return _read_speedups(claim.final)
+
+    speedups = _repeat(measure, is_decided)
+    assert speedups is not None
+    return speedups
+
+
+def _repeat(
+    measure: Callable[[int], list[Speedup] | None], is_decided: Callable[[Sequence[Speedup]], bool] | None
+) -> list[Speedup] | None:
+    """Return the medians of as many measurements as are needed, or ``None`` if one is missing."""
+    found: list[list[Speedup]] = []
+    for number in range(MEASUREMENTS):
+        speedups = measure(number)
+        if speedups is None:
+            return None
+        found.append(speedups)
+        if is_decided is None or is_decided(_find_medians(found)):
+            break
+    return _find_medians(found)
+
+
+def _find_medians(measurements: Sequence[Sequence[Speedup]]) -> list[Speedup]:
+    return [
+        Speedup(
+            *(round(statistics.median(getattr(one, name) for one in same), 4) for name in ("latency", "throughput"))
+        )
+        for same in zip(*measurements, strict=True)
+    ]
 
 
 def _read_speedups(folder: Path) -> list[Speedup]:
     return [Speedup(**ratios) for ratios in read_json(folder / "speedups.json")]
 
 
-def _result_id(models: Sequence[Artifact], data: Dataset) -> str:
+def _result_id(models: Sequence[Artifact], data: Dataset, number: int) -> str:
     timed = [[model.digest, model.engine] for model in models]
-    return result_id("pairs", "speed", stable_hash([FORMAT_VERSION, timed, data.fingerprint]))
+    return result_id("pairs", "speed", stable_hash([FORMAT_VERSION, timed, data.fingerprint, number]))
 
 
 def time_interleaved(models: Sequence[str], data: str, threads: int, events: str) -> list[dict[str, float]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from fastserve_core.artifacts.artifact import Artifact, load_artifact
 from fastserve_core.artifacts.files import read_json
-from fastserve_core.evaluation.gate import evaluate_gate, models_to_time
+from fastserve_core.evaluation.gate import evaluate_gate, is_decided, models_to_time
 from fastserve_core.evaluation.paired_timing import cached_speedups
 from fastserve_core.pipeline.import_model import has_measurements_for, imported_artifact_id
 from fastserve_core.pipeline.produce import Step
@@ -57,11 +58,11 @@ class PlannedStages(Stages):
         session, original = self.session, step.original
         if candidate is None or original is None or last_good is None or session.data is None:
             return None
-        speedups = cached_speedups(session.store, models_to_time(candidate, original, last_good), session.data)
+        options, models = session.settings.general.gate, models_to_time(candidate, original, last_good)
+        speedups = cached_speedups(session.store, models, session.data, partial(is_decided, options=options))
         if speedups is None:
             return None
-        settings = session.settings
-        return not evaluate_gate(candidate, original, speedups, settings.general.gate, settings.task).reason
+        return not evaluate_gate(candidate, original, speedups, options, session.settings.task).reason
 
     def _ensure_baseline(self) -> None:
         if self.model is not None and not has_measurements_for(self.session, self.model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from fastserve_core.artifacts.hashing import hash_files
 from fastserve_core.artifacts.store import Claim
 from fastserve_core.errors import StageError
 from fastserve_core.evaluation.calibrate import calibrate_artifact
-from fastserve_core.evaluation.gate import Verdict, evaluate_gate, models_to_time
+from fastserve_core.evaluation.gate import Verdict, evaluate_gate, is_decided, models_to_time
 from fastserve_core.evaluation.measure import measure_artifact
 from fastserve_core.evaluation.paired_timing import measure_speedups
 from fastserve_core.evaluation.samples import answer_before
@@ -149,10 +150,11 @@ def _judge(step: Step, candidate: Artifact, last_good: Artifact) -> Verdict:
     session, original = step.session, step.original
     if original is None:
         raise StageError(f"{step.active.path}: the gate needs a compressed model")
+    options, models = session.settings.general.gate, models_to_time(candidate, original, last_good)
     speedups = measure_speedups(
-        session.store, models_to_time(candidate, original, last_good), session.require_data(), session.emit
+        session.store, models, session.require_data(), session.emit, partial(is_decided, options=options)
     )
-    return evaluate_gate(candidate, original, speedups, session.settings.general.gate, session.settings.task)
+    return evaluate_gate(candidate, original, speedups, options, session.settings.task)
 
 
 def seal(

@@ -11,7 +11,7 @@ import pytest
 from fastserve_core.artifacts.artifact import Artifact, Manifest
 from fastserve_core.config.nodes import GateOptions
 from fastserve_core.errors import OptionError
-from fastserve_core.evaluation.gate import Speedup, defers_gate, evaluate_gate, models_to_time
+from fastserve_core.evaluation.gate import Speedup, defers_gate, evaluate_gate, is_decided, models_to_time
 from fastserve_core.tasks.load import load_task
 
 TASK = load_task("text_classification", {})
@@ -57,6 +57,15 @@ def test_times_within_the_noise_are_as_fast(tmp_path: Path, original: Artifact) 
     candidate = model(tmp_path, "candidate", 0.9, 1000)
     assert reason(candidate, original, Speedup(0.96, 0.97)) == ""
     assert "latency" in reason(candidate, original, Speedup(0.94, 1.0))
+
+
+def test_a_narrow_refusal_for_speed_needs_another_measurement() -> None:
+    options = GateOptions()
+    assert not is_decided([Speedup(0.94, 1.0)], options)
+    assert not is_decided([FAST, Speedup(2.0, 0.86)], options)
+    assert all(is_decided([speedup], options) for speedup in (FAST, Speedup(0.95, 0.96), Speedup(0.84, 1.0)))
+    assert is_decided([Speedup(0.94, 1.0)], GateOptions(enabled=False))
+    assert is_decided([Speedup(0.94, 1.0)], GateOptions(min_speedup=0.9))
 
 
 def test_a_higher_bound_is_for_the_original_alone(tmp_path: Path, original: Artifact) -> None:

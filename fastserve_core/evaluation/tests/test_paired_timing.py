@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from fastserve_core.artifacts.store import Store
 from fastserve_core.config.nodes import DataOptions
 from fastserve_core.data.prepare import prepare_dataset
 from fastserve_core.evaluation import paired_timing
+from fastserve_core.evaluation.gate import Speedup
 from fastserve_core.evaluation.paired_timing import cached_speedups, measure_speedups
 from fastserve_core.tasks.load import load_task
 
@@ -42,6 +45,28 @@ def published(folder: Path, source: Path) -> Artifact:
     runtime = {"engine": "torch", "form": TRAINABLE}
     labels = ("negative", "positive")
     return write_manifest(folder, Manifest("text_classification", {}, labels, runtime, (), hash_files(folder)))
+
+
+def test_measurements_are_repeated_until_their_medians_decide(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_bert: Path
+) -> None:
+    found = [{"latency": latency, "throughput": 1.0} for latency in (0.9, 0.96, 1.0, 9.0)]
+    monkeypatch.setattr(paired_timing, "run_in_child", lambda *_: [found.pop(0)])
+    data: Any = SimpleNamespace(folder=tmp_path, fingerprint="rows")
+    models = [published(tmp_path / name, tiny_bert) for name in "ab"]
+
+    def measure(bound: float, name: str) -> list[Speedup]:
+        store, is_decided = Store(tmp_path / name), lambda speedups: speedups[0].latency >= bound
+        speedups = measure_speedups(store, models, data, lambda _: None, is_decided)
+        assert cached_speedups(store, models, data, is_decided) == speedups
+        assert cached_speedups(store, models, data) is not None
+        return speedups
+
+    assert measure(0.93, "two") == [Speedup(0.93, 1.0)]
+    assert found == [{"latency": 1.0, "throughput": 1.0}, {"latency": 9.0, "throughput": 1.0}]
+    found[:] = [{"latency": latency, "throughput": 1.0} for latency in (0.9, 0.91, 1.0, 9.0)]
+    assert measure(0.93, "three") == [Speedup(0.91, 1.0)]
+    assert len(found) == 1
 
 
 @pytest.mark.slow
