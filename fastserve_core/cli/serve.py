@@ -28,7 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     if hasattr(signal, "SIGUSR1"):  # it reloads the model; ignored until the server has started
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     models = [argument for argument in args.more if "=" not in argument or Path(argument).is_dir()]
-    options = dict(_parse_option(argument) for argument in args.more if argument not in models)
+    prefix = f"serve.{args.plugin}."
+    options = dict(_parse_option(argument, prefix) for argument in args.more if argument not in models)
     name, first = parse_named_path(args.model)
     if models:
         options["models"] = [*options["models"], *models] if isinstance(options.get("models"), list) else models
@@ -48,10 +49,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parse_option(argument: str) -> tuple[str, Any]:
-    """Parse ``name=value``; the value is YAML."""
+def _parse_option(argument: str, prefix: str) -> tuple[str, Any]:
+    """Parse ``name=value``; the value is YAML, and the name may begin as it does in a run.
+
+    Raises:
+        OptionError: The value is not YAML.
+    """
     from omegaconf import OmegaConf
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     name, _, text = argument.partition("=")
-    value = OmegaConf.to_container(OmegaConf.from_dotlist([argument]))[name]  # type: ignore[call-overload, index]
-    return name, text if value == [None] or isinstance(value, dict) else value  # "-" is a list in YAML, but a name here
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload, index]
+    except YAMLError as error:
+        reason = str(getattr(error, "problem", None) or error)
+        raise OptionError(f"{argument} has a value that cannot be read ({reason}): quote it, {name}='\"…\"'") from error
+    # "-" is a list in YAML, but a name here
+    return name.removeprefix(prefix), text if value == [None] or isinstance(value, dict) else value

@@ -51,6 +51,8 @@ def parse_options(kind: type[T], values: Mapping[str, Any] | DictConfig | None, 
         raise OptionError(f"{path}.{error.full_key} is missing") from error
     except FastServeError:
         raise
+    except OmegaConfBaseException as error:
+        raise OptionError(f"{path}.{error.full_key}: {_first_line(error)}") from error
     except (TypeError, ValueError) as error:
         raise OptionError(f"{path}: {error}") from error
 
@@ -112,6 +114,8 @@ def _merge_option(schema: Any, node: DictConfig, name: str, path: str) -> None:
     try:
         if name not in schema:
             raise OptionError(f"{path} has no option '{name}'{did_you_mean(name, map(str, schema))}")
+        if OmegaConf.is_missing(node, name):  # a merge would keep the default
+            raise OptionError(f"{name if path == ROOT else f'{path}.{name}'} is missing")
         schema.merge_with(OmegaConf.masked_copy(node, [name]))
         _check_elements(schema._get_node(name), name if path == ROOT else f"{path}.{name}")
     except ConfigKeyError as error:
