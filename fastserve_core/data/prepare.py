@@ -106,6 +106,7 @@ def _fingerprint(data: Any, options: DataOptions, task: Task) -> str:
     """Return the hash of everything that decides the prepared rows."""
     data_options = {name: value for name, value in asdict(options).items() if name not in SPLITS}
     task_options = {name: value for name, value in vars(task.options).items() if name not in task.not_in_rows}
+    task_options |= task.hash_files()
     return stable_hash(
         [FORMAT_VERSION, data, data_options, task.name, task_options, entry_point_version(TASK_GROUP, task.name)]
     )

@@ -84,6 +84,16 @@ class Task(AnsweringTask):
                 raise OptionError(f"a request for the task {self.name} has no option '{name}'{hint}")
         return {self.request_parameters[name]: value for name, value in parameters.items()}
 
+    def hash_files(self) -> Mapping[str, str]:
+        """Return hashes of the files and models that options name, by option.
+
+        They decide the prepared rows and a model from scratch, and stand for the names in the keys of both.
+
+        Raises:
+            UserError: One does not exist, or cannot be used.
+        """
+        return {}
+
     def with_options(self, changes: Mapping[str, Any]) -> Self:
         """Return a copy of the task with other values of some options; ``windows`` and ``decode`` read them."""
         changed = copy.copy(self)

@@ -15,7 +15,7 @@ from fastserve_data import writers
 from fastserve_data.arrow_files import read_arrow
 from fastserve_data.conll import read_conll
 from fastserve_data.documents import TEXT_DOCUMENTS, find_documents, read_document
-from fastserve_data.inter_files import SUFFIX, read_inter
+from fastserve_data.inter_files import ITEM_SUFFIX, SUFFIX, read_inter
 from fastserve_data.json_files import read_json
 from fastserve_data.json_splits import find_parts, read_parts
 from fastserve_data.marked_sentences import is_marked_sentence, read_marked_sentences
@@ -256,6 +256,7 @@ READERS: dict[str, Reader] = {
     ".csv": read_separated,
     ".tsv": read_separated,
     SUFFIX: read_inter,
+    ITEM_SUFFIX: read_inter,
     ".jsonl": read_json,
     ".ndjson": read_json,
     ".json": read_json,

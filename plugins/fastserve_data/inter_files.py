@@ -1,4 +1,4 @@
-"""Reads the interactions of RecBole's atomic files: tab separated, each name in the header with its type."""
+"""Reads interactions and items of RecBole's atomic files: tab separated, each name in the header with its type."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastserve_data.text_files import iterate_lines, open_text
 if TYPE_CHECKING:
     from fastserve_core.config import DataOptions
 
-SUFFIX = ".inter"
+SUFFIX, ITEM_SUFFIX = ".inter", ".item"
 TYPE = re.compile(r":(token|token_seq|float|float_seq)(?=\t|\r?\n?$)")
 
 
@@ -28,7 +28,7 @@ def read_inter(path: Path, options: DataOptions, report: Report, suffix: str) ->
         path: The file.
         options: The options ``quoting`` and ``encoding``; the separator is a tab unless one is set.
         report: Called with a message for signs of a fault.
-        suffix: ``.inter``.
+        suffix: ``.inter`` or ``.item``.
 
     Raises:
         DataError: The header has no types.
@@ -38,7 +38,7 @@ def read_inter(path: Path, options: DataOptions, report: Report, suffix: str) ->
         header = next(lines, "")
         plain, types = TYPE.subn("", header)
         if not types:
-            raise DataError(f"{path}:1: the header has no types, such as user_id:token and item_id:token")
+            raise DataError(f"{path}:1: the header has no types, such as item_id:token")
         separator = "\t" if options.separator == "auto" else options.separator
         yield from parse_separated(
             chain([plain], lines), str(path), replace(options, separator=separator), report, ".tsv"

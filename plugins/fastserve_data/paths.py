@@ -16,7 +16,7 @@ from fastserve_data.parallel_files import TEXTS, is_parallel
 from fastserve_data.rasa import has_examples
 
 YAML_SUFFIXES = (".yml", ".yaml")
-TEXT_SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".ndjson", ".json", ".txt", ".conll", *YAML_SUFFIXES)
+TEXT_SUFFIXES = (".csv", ".tsv", ".inter", ".item", ".jsonl", ".ndjson", ".json", ".txt", ".conll", *YAML_SUFFIXES)
 BINARY_SUFFIXES = (".parquet", ".arrow", ".xlsx")
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz")
 SAVED_SET, SAVED_SPLITS = "state.json", "dataset_dict.json"
@@ -125,11 +125,13 @@ def _expand_folder(folder: Path, option: str) -> list[DataFile]:
 
 
 def _list_folder(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.glob("[!.]*")
-        if path.is_file() and is_supported(path) and (data_suffix(path) not in YAML_SUFFIXES or has_examples(path))
-    )
+    return sorted(path for path in folder.glob("[!.]*") if path.is_file() and is_supported(path) and _has_rows(path))
+
+
+def _has_rows(path: Path) -> bool:
+    """Return whether a file of a folder has rows of data: an ``.item`` describes the items of an ``.inter`` beside."""
+    suffix = data_suffix(path)
+    return suffix != ".item" and (suffix not in YAML_SUFFIXES or has_examples(path))
 
 
 def _check_file(file: DataFile, option: str) -> None:

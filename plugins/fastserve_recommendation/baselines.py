@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from fastserve_core.tasks import Row
-from fastserve_recommendation.sequences import ITEMS, NEXT
+from fastserve_recommendation.sequences import ITEMS, NEXT, iterate_items
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ class Baselines:
         import numpy as np
 
         self.filter_seen = filter_seen
-        counts = Counter(item for row in train for item in (*row[ITEMS], row[NEXT]))
+        counts = Counter(iterate_items(train))
         ranked = sorted(counts, key=lambda item: (-counts[item], item))
         self.numbers = {item: number for number, item in enumerate(ranked)}
         seen = self._matrix([[*row[ITEMS], row[NEXT]] for row in train])

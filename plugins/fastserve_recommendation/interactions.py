@@ -11,12 +11,12 @@ from typing import Any
 from fastserve_core.tasks import Column, Row, is_missing, plain_value, read_label
 
 USER, ITEM, TIME = "user_id", "item_id", "timestamp"
+ITEM_COLUMN = Column(
+    ITEM, usual_names=("item", "itemid", "itemId", "movieId", "product_id", "parent_asin", "asin", "物品", "商品编号")
+)
 COLUMNS = (
     Column(USER, usual_names=("user", "userid", "userId", "customer_id", "session_id", "用户", "用户编号")),
-    Column(
-        ITEM,
-        usual_names=("item", "itemid", "itemId", "movieId", "product_id", "parent_asin", "asin", "物品", "商品编号"),
-    ),
+    ITEM_COLUMN,
     Column(TIME, required=False, usual_names=("time", "date", "unixReviewTime", "datetime", "时间")),
 )
 FIELDS = (2, 3)

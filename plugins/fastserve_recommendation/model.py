@@ -22,6 +22,8 @@ from fastserve_core.errors import ModelError, OptionError, did_you_mean
 from fastserve_core.models import load_pretrained
 from fastserve_core.tasks import IGNORE_INDEX
 from fastserve_recommendation.sampled_softmax import SampledSoftmax, sample_candidates
+from fastserve_recommendation.text_table import attach_texts
+from fastserve_recommendation.text_vectors import load_vectors
 from fastserve_recommendation.vocabulary import FIRST_ITEM, PADDING, Vocabulary
 
 COMPONENT = "next_item"
@@ -34,7 +36,7 @@ class ElectraModel(transformers.ElectraModel):  # type: ignore[misc]
 
     Attributes:
         negatives: The number of uniform draws of a sampled loss; 0 for all items.
-        shares: The share of each item in the training data; empty outside a training.
+        shares: The share of each item that the training data has; empty outside a training.
     """
 
     negatives: int = 0
@@ -66,7 +68,7 @@ class ElectraModel(transformers.ElectraModel):  # type: ignore[misc]
 
     def _loss(self, queries: Tensor, labels: Tensor) -> Tensor:
         table, targets, log_chances = self.get_input_embeddings(), labels - FIRST_ITEM, None
-        candidates = torch.arange(table.num_embeddings - FIRST_ITEM)
+        candidates = torch.arange(len(self.shares))
         if 0 < self.negatives < len(candidates):
             candidates, targets, log_chances = sample_candidates(targets, self.shares, self.negatives)
         items = table(candidates + FIRST_ITEM).to(queries.dtype)
@@ -91,13 +93,14 @@ def restore(model: Any, folder: Path, component: Mapping[str, Any]) -> Any:
     return model
 
 
-def build_model(folder: Path, negatives: int, dropout: float) -> nn.Module:
+def build_model(folder: Path, negatives: int, dropout: float, text_only: float) -> nn.Module:
     """Return the model of a folder, with random weights if it has none.
 
     Args:
         folder: The folder, with its vocabulary.
         negatives: The number of uniform draws of the loss while training.
         dropout: The dropout of layers and attention while training.
+        text_only: The share of the items of a training step that are known by their texts alone.
 
     Raises:
         ModelError: The weights do not fit the config.
@@ -108,8 +111,10 @@ def build_model(folder: Path, negatives: int, dropout: float) -> nn.Module:
     else:
         config = transformers.AutoConfig.from_pretrained(folder, **rates)
         model = restore(transformers.AutoModel.from_config(config, attn_implementation="eager"), folder, {})
-    model.negatives = negatives
-    model.shares = torch.from_numpy(Vocabulary.load(folder).shares)
+    shares = torch.from_numpy(Vocabulary.load(folder).shares)
+    if (vectors := load_vectors(folder)) is not None:
+        attach_texts(model, torch.from_numpy(vectors), shares > 0, text_only)
+    model.negatives, model.shares = negatives, shares[shares > 0]
     return model  # type: ignore[no-any-return]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,6 +142,11 @@ def _continue(known: dict[str, list[str]], given: Mapping[str, list[str]]) -> li
         history.extend(items)
         rows.append(_row(user, history))
     return rows
+
+
+def iterate_items(rows: Iterable[Row]) -> Iterator[str]:
+    """Yield the items of rows, as often as they occur."""
+    return (item for row in rows for item in (*row[ITEMS], row[NEXT]))
 
 
 def _row(user: str, items: Sequence[str]) -> dict[str, Any]:

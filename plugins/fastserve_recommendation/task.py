@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -40,8 +40,10 @@ from fastserve_recommendation.interactions import (
     normalize_interaction,
     split_interactions,
 )
+from fastserve_recommendation.item_texts import hash_item_texts, read_item_texts, report_coverage
 from fastserve_recommendation.ranking import METRICS, RowRanks, best_items, probabilities, rank_target, score_ranks
-from fastserve_recommendation.sequences import ITEMS, NEXT, make_splits
+from fastserve_recommendation.sequences import ITEMS, iterate_items, make_splits
+from fastserve_recommendation.text_vectors import find_embedder, write_vectors
 from fastserve_recommendation.vocabulary import FIRST_ITEM, Vocabulary, has_vocabulary
 
 if TYPE_CHECKING:
@@ -65,6 +67,9 @@ class Options:
     history. At most ``validation_users`` users have a validation row. ``negatives`` is the number of items that a
     training step compares with those of the batch; 0 stands for all items. ``mask_ratio`` is the share of the items
     that a model which sees both sides learns to restore. ``dropout`` is that of layers and attention.
+
+    ``items`` is a file of items with texts, of its ``item_columns``, by default all. ``embedder`` is the run or the
+    artifact that makes their vectors. A training step knows the share ``text_only`` of its items by their texts alone.
     """
 
     max_length: int = 50
@@ -74,6 +79,10 @@ class Options:
     negatives: int = 4096
     mask_ratio: float = 0.3
     dropout: float = 0.3
+    items: str | None = None
+    item_columns: list[str] = field(default_factory=list)
+    embedder: str | None = None
+    text_only: float = 0.1
 
     def __post_init__(self) -> None:
         for name, least in (("max_length", 2), (COUNT, 1), ("validation_users", 1), ("negatives", 0)):
@@ -83,6 +92,10 @@ class Options:
             raise OptionError(f"task.dropout must be at least 0 and below 1, not {self.dropout}")
         if not 0 < self.mask_ratio < 1:
             raise OptionError(f"task.mask_ratio must lie between 0 and 1, not {self.mask_ratio}")
+        if not 0 <= self.text_only < 1:
+            raise OptionError(f"task.text_only must be at least 0 and below 1, not {self.text_only}")
+        if (self.items is None) != (self.embedder is None):
+            raise OptionError("task.items and task.embedder go together: texts of items, and a model of their vectors")
 
 
 class NextItem(Task):
@@ -95,7 +108,7 @@ class NextItem(Task):
     distillation_targets: ClassVar[tuple[DistillationTarget, ...]] = ()
     answer_view: ClassVar[AnswerView] = AnswerView(headline="basis", scores="items", score_name="id")
     request_parameters: ClassVar[Mapping[str, str]] = {COUNT: COUNT, "top_k": COUNT, "filter_seen": "filter_seen"}
-    training_options: ClassVar[frozenset[str]] = frozenset({"negatives", "mask_ratio", "dropout"})
+    training_options: ClassVar[frozenset[str]] = frozenset({"negatives", "mask_ratio", "dropout", "text_only"})
     not_in_rows: ClassVar[frozenset[str]] = training_options | {"max_length", COUNT}
 
     _vocabulary: Vocabulary
@@ -110,6 +123,12 @@ class NextItem(Task):
     # -- rows ----------------------------------------------------------------------------------------
 
     @override
+    def hash_files(self) -> Mapping[str, str]:
+        if self.options.items is None:
+            return {}
+        return {"items": hash_item_texts(self.options.items), "embedder": find_embedder(self.options.embedder).digest}
+
+    @override
     def split_record(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         return split_interactions(values)
 
@@ -122,6 +141,9 @@ class NextItem(Task):
         self, splits: Mapping[str, Sequence[Row]], report: Callable[[str], None]
     ) -> Mapping[str, Iterable[Row]]:
         rows = make_splits(splits, self.options.validation_users, report)
+        if self.options.items is not None:
+            texts = read_item_texts(self.options.items, self.options.item_columns, report)
+            report_coverage(texts, set(iterate_items(rows["train"])), report)
         baselines = Baselines(rows["train"], self.options.filter_seen)
         return {
             split: split_rows if split == "train" else baselines.add_ranks(split_rows)
@@ -165,14 +187,27 @@ class NextItem(Task):
     def init_from_scratch(self, spec: ModelSpec, rows: Sequence[Row], folder: Path) -> None:
         from fastserve_recommendation.model import write_untrained
 
-        items = (item for row in rows for item in (*row[ITEMS], row[NEXT]))
-        write_untrained(spec, Vocabulary.learn(items, spec.vocab_size), folder)
+        texts: dict[str, str] = {}
+        if self.options.items is not None:
+            texts = read_item_texts(self.options.items, self.options.item_columns, lambda _: None)
+        vocabulary = Vocabulary.learn(iterate_items(rows), spec.vocab_size, texts)
+        write_untrained(spec, vocabulary, folder)
+        if texts:
+            write_vectors(folder, vocabulary, texts, self.options.embedder)
 
     @override
     def build(self, folder: Path) -> nn.Module:
         from fastserve_recommendation.model import build_model
 
-        return build_model(folder, self.options.negatives, self.options.dropout)
+        options = self.options
+        return build_model(folder, options.negatives, options.dropout, options.text_only)
+
+    @override
+    def finish(self, model: nn.Module) -> nn.Module:
+        from fastserve_recommendation.text_table import fold_texts
+
+        fold_texts(model)
+        return model
 
     @override
     def check_model(self, folder: Path) -> None:

@@ -36,9 +36,17 @@ class Vocabulary:
         return len(self.ids)
 
     @classmethod
-    def learn(cls, items: Iterable[str], limit: int) -> Vocabulary:
-        """Count items and keep the most frequent ones; ties are in the order of the ids."""
-        found = sorted(Counter(items).items(), key=lambda pair: (-pair[1], pair[0]))[:limit]
+    def learn(cls, items: Iterable[str], limit: int, others: Iterable[str] = ()) -> Vocabulary:
+        """Count items and keep the most frequent ones; ties are in the order of the ids.
+
+        Args:
+            items: The items of the training data, as often as they occur.
+            limit: The number of items to keep at most.
+            others: Items that may not occur.
+        """
+        counts = Counter(items)
+        counts.update(dict.fromkeys(others, 0))
+        found = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:limit]
         return cls([item for item, _ in found], [count for _, count in found])
 
     @classmethod
