@@ -33,7 +33,8 @@ class AnswerColumns:
             values: The row.
             answer: The answer, or a reason as ``error``.
         """
-        columns = {**self._task.answer_columns(answer), ERROR: answer.get(ERROR)}
+        columns = {} if ERROR in answer else self._task.answer_columns(answer)
+        columns = {**columns, ERROR: answer.get(ERROR)}
         named = {self._choose(name): value for name, value in columns.items()}
         return {**{self._move(name, named): value for name, value in values.items()}, **named}
 
