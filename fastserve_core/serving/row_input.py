@@ -68,7 +68,7 @@ class RowRequest:
         found = found if found in STREAM_FORMATS else "jsonl"
         if not self.follow:
             return found, iterate_windows(match_rows(records, task, self.data, report))
-        return found, gather_windows(match_rows(records, task, self.data, report, look_ahead=1))
+        return found, gather_windows(match_rows(records, task, self.data, report, is_endless=True))
 
     def _open_records(self, report: Report, stop: Callable[[], bool]) -> tuple[str, Iterator[RawRecord]]:
         source = file_source()

@@ -65,6 +65,10 @@ class Task(AnsweringTask):
     not_in_rows: ClassVar[frozenset[str]] = frozenset()
     """The options that do not decide how rows are read; prepared rows are reused whatever their values are."""
 
+    joined_columns: ClassVar[tuple[str, ...]] = ()
+    """The columns of rows of which ``join_rows`` makes inputs of predictions; rows of one input are equal in the first
+    one. Empty for a task of which each row is an input."""
+
     readings: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """The options under which the rows of a file may be read differently; those that can use most rows are proposed."""
 
@@ -140,6 +144,15 @@ class Task(AnsweringTask):
             DataError: No rows can be made.
         """
         return None
+
+    def join_rows(self, rows: Iterable[Row], report: Callable[[str], None]) -> Iterator[Row]:
+        """Yield the inputs of a prediction that rows of the ``joined_columns`` make, such as one for each user.
+
+        Args:
+            rows: The rows that ``check`` accepts.
+            report: Called with a message for each guess and each omission.
+        """
+        yield from rows
 
     @abstractmethod
     def check(self, row: Row) -> str | None:

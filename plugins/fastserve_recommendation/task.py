@@ -34,6 +34,7 @@ from fastserve_recommendation.baselines import Baselines
 from fastserve_recommendation.encoding import HistoryEncoder, collate, mask_items
 from fastserve_recommendation.interactions import (
     COLUMNS,
+    ITEM,
     USER,
     holds_ids,
     normalize_history,
@@ -42,7 +43,7 @@ from fastserve_recommendation.interactions import (
 )
 from fastserve_recommendation.item_texts import hash_item_texts, read_item_texts, report_coverage
 from fastserve_recommendation.ranking import METRICS, RowRanks, best_items, probabilities, rank_target, score_ranks
-from fastserve_recommendation.sequences import ITEMS, iterate_items, make_splits
+from fastserve_recommendation.sequences import ITEMS, collect_histories, iterate_items, make_splits
 from fastserve_recommendation.text_vectors import find_embedder, write_vectors
 from fastserve_recommendation.vocabulary import FIRST_ITEM, Vocabulary, has_vocabulary
 
@@ -109,6 +110,7 @@ class NextItem(Task):
     answer_view: ClassVar[AnswerView] = AnswerView(headline="basis", scores="items", score_name="id")
     request_parameters: ClassVar[Mapping[str, str]] = {COUNT: COUNT, "top_k": COUNT, "filter_seen": "filter_seen"}
     training_options: ClassVar[frozenset[str]] = frozenset({"negatives", "mask_ratio", "dropout", "text_only"})
+    joined_columns: ClassVar[tuple[str, ...]] = (USER, ITEM)
     not_in_rows: ClassVar[frozenset[str]] = training_options | {"max_length", COUNT}
 
     _vocabulary: Vocabulary
@@ -149,6 +151,13 @@ class NextItem(Task):
             split: split_rows if split == "train" else baselines.add_ranks(split_rows)
             for split, split_rows in rows.items()
         }
+
+    @override
+    def join_rows(self, rows: Iterable[Row], report: Callable[[str], None]) -> Iterator[Row]:
+        found = collect_histories(rows)
+        for message in found.describe("input"):
+            report(message)
+        yield from ({USER: user, ITEMS: items} for user, items in found.items.items())
 
     @override
     def read_input(self, value: Any) -> Row:
@@ -315,12 +324,9 @@ class NextItem(Task):
     def answer_columns(self, answer: Mapping[str, Any]) -> Row:
         """Return the ids and their scores as two lists of a table."""
         recommended, scores = ([item[name] for item in answer["items"]] for name in ("id", "score"))
-        return {
-            "recommended": json.dumps(recommended, ensure_ascii=False),
-            "scores": json.dumps([round(score, 6) for score in scores]),
-            "unknown": json.dumps(answer["unknown"], ensure_ascii=False),
-            "basis": answer["basis"],
-        }
+        rest = {name: value for name, value in answer.items() if name != "items"}
+        rounded = [round(score, 6) for score in scores]
+        return super().answer_columns({"recommended": recommended, "scores": rounded, **rest})
 
     @override
     def agrees(self, answer: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

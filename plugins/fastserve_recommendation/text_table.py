@@ -78,6 +78,6 @@ def fold_texts(model: Any) -> None:
     """Replace a model's item table with text vectors by a plain one of the same rows."""
     table = model.get_submodule(TABLE)
     if isinstance(table, TextItemTable):
-        folded = nn.Embedding(*table.learned.weight.shape, padding_idx=table.padding_idx)
+        folded = nn.Embedding(table.num_embeddings, table.learned.embedding_dim, table.padding_idx)
         folded.weight.data = table.weight.detach().float()
         model.set_submodule(TABLE, folded)
