@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,6 +142,22 @@ def _continue(known: dict[str, list[str]], given: Mapping[str, list[str]]) -> li
         history.extend(items)
         rows.append(_row(user, history))
     return rows
+
+
+def report_reach(rows: Mapping[str, Sequence[Row]], known: Collection[str], report: Callable[[str], None]) -> None:
+    """Report data from which little can be learned: one user, and next items that a model cannot know.
+
+    Args:
+        rows: The rows by split.
+        known: The items that a model knows.
+        report: Called with each message.
+    """
+    if len(rows["train"]) == 1:
+        report("train: all interactions are of one user, so that the items that users share cannot be learned")
+    for split in ("validation", "test"):
+        missed = sum(row[NEXT] not in known for row in rows[split])
+        if missed:
+            report(f"{split}: {missed} of {len(rows[split])} next items do not occur in train, and count as misses")
 
 
 def iterate_items(rows: Iterable[Row]) -> Iterator[str]:

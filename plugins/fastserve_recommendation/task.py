@@ -43,7 +43,7 @@ from fastserve_recommendation.interactions import (
 )
 from fastserve_recommendation.item_texts import hash_item_texts, read_item_texts, report_coverage
 from fastserve_recommendation.ranking import METRICS, RowRanks, best_items, probabilities, rank_target, score_ranks
-from fastserve_recommendation.sequences import ITEMS, collect_histories, iterate_items, make_splits
+from fastserve_recommendation.sequences import ITEMS, collect_histories, iterate_items, make_splits, report_reach
 from fastserve_recommendation.text_vectors import find_embedder, write_vectors
 from fastserve_recommendation.vocabulary import FIRST_ITEM, Vocabulary, has_vocabulary
 
@@ -143,9 +143,12 @@ class NextItem(Task):
         self, splits: Mapping[str, Sequence[Row]], report: Callable[[str], None]
     ) -> Mapping[str, Iterable[Row]]:
         rows = make_splits(splits, self.options.validation_users, report)
+        known = set(iterate_items(rows["train"]))
         if self.options.items is not None:
             texts = read_item_texts(self.options.items, self.options.item_columns, report)
-            report_coverage(texts, set(iterate_items(rows["train"])), report)
+            report_coverage(texts, known, report)
+            known.update(texts)
+        report_reach(rows, known, report)
         baselines = Baselines(rows["train"], self.options.filter_seen)
         return {
             split: split_rows if split == "train" else baselines.add_ranks(split_rows)

@@ -197,6 +197,15 @@ def test_equal_and_missing_times_are_reported(task: Task, tmp_path: Path) -> Non
     assert "train: 1 repeated interactions are left out (equal user, item and time)" in notes
 
 
+def test_one_user_and_items_that_train_lacks_are_reported(task: Task, tmp_path: Path) -> None:
+    reason = "train: all interactions are of one user, so that the items that users share cannot be learned"
+    _, notes = prepare(task, as_rows([(0, number, number) for number in range(5)]), tmp_path)
+    misses = "1 of 1 next items do not occur in train, and count as misses"
+    assert {reason, f"test: {misses}", f"validation: {misses}"} <= set(notes)
+    _, notes = prepare(task, as_rows([(user, item % 4, item) for user in range(2) for item in range(6)]), tmp_path)
+    assert not any("one user" in note or "misses" in note for note in notes)
+
+
 def test_given_splits_continue_the_histories(task: Task, tmp_path: Path) -> None:
     splits = {"train": as_rows([(0, 1, 1), (0, 2, 2), (1, 1, 1), (1, 3, 2)]), "test": as_rows([(0, 3, 3), (9, 1, 3)])}
     data = prepare_rows(splits, DataOptions(), task, Store(tmp_path))
