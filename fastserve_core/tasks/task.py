@@ -52,6 +52,9 @@ class Task(AnsweringTask):
     """The outputs that a student is compared with its teacher on; empty for a task that cannot be distilled."""
     uncompressed_modules: ClassVar[tuple[str, ...]] = ()
     """Patterns of names of the model's modules that compressors neither cut nor round, nor the modules inside them."""
+    compared_tables: ClassVar[tuple[str, ...]] = ()
+    """Paths of the model's embedding tables whose rows its outputs are compared with, so that an error in any row
+    changes ranks; compressors code them finer."""
     completes_rows: bool = False
     """``complete_rows`` adds something to training rows, for which it reads the weights of the model."""
     score_batch_size: ClassVar[int] = 64

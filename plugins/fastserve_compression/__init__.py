@@ -83,14 +83,16 @@ class VectorQuantizeOptions:
     """Options of ``compress.vector_quantize``.
 
     Attributes:
-        width: Number of values of a row that share one code.
+        width: Number of values of a row that share one code; by default 4, or 2 in tables that outputs are compared
+            with.
         centroids: Number of codes per subspace, at most 256.
         min_rows: Tables with fewer rows are left unchanged.
-        weighted: Weight rows by how often the training split uses them.
+        weighted: Weight rows by how often the training split uses them, except in tables that outputs are compared
+            with.
         codebooks: Dtype of the codebooks in the file, ``fp32`` or ``fp16``.
     """
 
-    width: int = 4
+    width: int | None = None
     centroids: int = 256
     min_rows: int = 1024
     weighted: bool = True
@@ -99,7 +101,7 @@ class VectorQuantizeOptions:
     def __post_init__(self) -> None:
         faults, path = ErrorCollector(), "compress.vector_quantize"
         with faults.collect():
-            if self.width < 1:
+            if self.width is not None and self.width < 1:
                 raise OptionError(f"{path}.width must be at least 1, not {self.width}")
         with faults.collect():
             if not 2 <= self.centroids <= MAX_CENTROIDS:

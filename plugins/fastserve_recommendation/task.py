@@ -45,7 +45,7 @@ from fastserve_recommendation.item_texts import hash_item_texts, read_item_texts
 from fastserve_recommendation.ranking import METRICS, RowRanks, best_items, probabilities, rank_target, score_ranks
 from fastserve_recommendation.sequences import ITEMS, collect_histories, iterate_items, make_splits, report_reach
 from fastserve_recommendation.text_vectors import find_embedder, write_vectors
-from fastserve_recommendation.vocabulary import FIRST_ITEM, Vocabulary, has_vocabulary
+from fastserve_recommendation.vocabulary import FIRST_ITEM, TABLE, Vocabulary, has_vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -110,6 +110,7 @@ class NextItem(Task):
     answer_view: ClassVar[AnswerView] = AnswerView(headline="basis", scores="items", score_name="id")
     request_parameters: ClassVar[Mapping[str, str]] = {COUNT: COUNT, "top_k": COUNT, "filter_seen": "filter_seen"}
     training_options: ClassVar[frozenset[str]] = frozenset({"negatives", "mask_ratio", "dropout", "text_only"})
+    compared_tables: ClassVar[tuple[str, ...]] = (TABLE,)
     joined_columns: ClassVar[tuple[str, ...]] = (USER, ITEM)
     not_in_rows: ClassVar[frozenset[str]] = training_options | {"max_length", COUNT}
 

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastserve_recommendation.vocabulary import FIRST_ITEM
-
-TABLE = "embeddings.word_embeddings"
+from fastserve_recommendation.vocabulary import FIRST_ITEM, TABLE
 
 
 class TextItemTable(nn.Module):

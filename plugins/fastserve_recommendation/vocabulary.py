@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ITEMS_FILE, COUNTS_FILE = "vocab.json", "vocab_counts.json"
 """The numbers of the items by id, and the list of their counts in the training data, the most frequent item first."""
+TABLE = "embeddings.word_embeddings"
+"""The path of the item table in a model."""
 PADDING, MASK, FIRST_ITEM = 0, 1, 2
 """The rows of the item table before the first item."""
 

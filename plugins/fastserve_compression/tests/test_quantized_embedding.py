@@ -123,6 +123,20 @@ def test_tables_of_positions_stay(tiny: Tiny) -> None:
     assert find_large_tables(tiny("GPT2"), SMALL) == ["transformer.wte"]
 
 
+def test_tables_that_outputs_are_compared_with_are_coded_finer_with_equal_weights(tiny: Tiny) -> None:
+    options, counts = VectorQuantizeOptions(centroids=16, min_rows=50), np.ones(60)
+    counts[:10] = 1e6
+    books = []
+    for compared, weights in (((), None), ((), counts), ((WORDS,), None), ((WORDS,), counts)):
+        torch.manual_seed(0)
+        model = tiny("Bert").bert
+        names = find_large_tables(model, options, compared=compared)
+        quantize(model, names, options, weights, 1, 0, compared=compared)
+        books.append(model.get_input_embeddings().codebooks)
+    assert [tuple(book.shape) for book in books] == [(8, 16, 4)] * 2 + [(16, 16, 2)] * 2
+    assert not torch.equal(books[0], books[1]) and torch.equal(books[2], books[3])
+
+
 def test_tables_that_cannot_be_coded_are_refused(tiny: Tiny) -> None:
     with pytest.raises(ModelError, match="no embedding table of 1024 rows or more"):
         find_large_tables(tiny("Bert"), VectorQuantizeOptions())
