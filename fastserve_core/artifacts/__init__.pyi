@@ -1,4 +1,10 @@
 # The public names of this room, and the modules that define them; imported when they are first used.
+from .adapters import ADAPTER_CONFIG as ADAPTER_CONFIG
+from .adapters import ADAPTER_FOLDER as ADAPTER_FOLDER
+from .adapters import ADAPTER_WEIGHTS as ADAPTER_WEIGHTS
+from .adapters import BASE_DIGEST as BASE_DIGEST
+from .adapters import find_adapter as find_adapter
+from .adapters import weights_digest as weights_digest
 from .artifact import COMPILED as COMPILED
 from .artifact import MANIFEST as MANIFEST
 from .artifact import TRAINABLE as TRAINABLE

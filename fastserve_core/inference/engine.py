@@ -23,6 +23,7 @@ class Engine(ABC):
         takes_weights: Whether it runs folders of Hugging Face weights, besides files compiled for it.
         generates: Whether ``generate`` is implemented.
         decodes: Whether ``make_decoder`` is implemented.
+        takes_adapters: Whether ``make_decoder`` takes adapters.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
@@ -31,6 +32,7 @@ class Engine(ABC):
     takes_weights: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     decodes: ClassVar[bool] = False
+    takes_adapters: ClassVar[bool] = False
 
     @abstractmethod
     def __init__(self, folder: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> None:
@@ -83,13 +85,16 @@ class Engine(ABC):
         raise PlanError(f"{type(self).__name__} does not generate text")
 
     @staticmethod
-    def make_decoder(folder: Path, threads: int, memory: int) -> DecodeEngine:
+    def make_decoder(
+        folder: Path, threads: int, memory: int, adapters: Mapping[str, Path] | None = None
+    ) -> DecodeEngine:
         """Load the model for decoding many texts token by token.
 
         Args:
             folder: The model folder.
             threads: The number of threads of one pass.
             memory: Bytes for keys and values.
+            adapters: Folders with PEFT's files by the names that chunks select them by; only if ``takes_adapters``.
 
         Raises:
             PlanError: The engine does not support it.

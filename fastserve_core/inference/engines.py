@@ -14,6 +14,8 @@ from fastserve_core.inference.engine import Engine
 from fastserve_core.tasks.load import load_task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fastserve_core.tasks.generation import DecodeEngine
     from fastserve_core.tasks.task import Task
 
@@ -136,22 +138,35 @@ def supports_token_streaming(artifact: Artifact) -> bool:
     return _resolve_class(artifact, artifact.engine).decodes
 
 
-def load_decoder(artifact: Artifact, threads: int, memory: int) -> DecodeEngine:
+def load_decoder(
+    artifact: Artifact, threads: int, memory: int, adapters: Mapping[str, Path] | None = None
+) -> DecodeEngine:
     """Load an artifact for decoding many texts token by token.
 
     Args:
         artifact: The artifact.
         threads: The number of threads of one pass.
         memory: Bytes for keys and values.
+        adapters: Folders of adapters by name.
 
     Raises:
         PlanError: The artifact's engine does not support it.
+        ArtifactError: An adapter is damaged or belongs to another base.
         MissingPackageError: The engine is not installed, and no other one reads the files.
     """
     engine = _resolve_class(artifact, artifact.engine)
     if not engine.decodes:
         raise PlanError(f"the engine '{artifact.engine}' cannot decode token by token")
-    return engine.make_decoder(artifact.folder, threads, memory)
+    if not adapters:
+        return engine.make_decoder(artifact.folder, threads, memory)
+    if not engine.takes_adapters:
+        raise PlanError(f"the engine '{artifact.engine}' cannot switch adapters; these can: {_adapter_engines()}")
+    return engine.make_decoder(artifact.folder, threads, memory, adapters)
+
+
+def _adapter_engines() -> str:
+    names = sorted(entry_point.name for entry_point in all_entry_points().select(group=GROUP))
+    return ", ".join(name for name in names if _load_class(name).takes_adapters)
 
 
 def _load_class(name: str) -> type[Engine]:

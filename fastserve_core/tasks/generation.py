@@ -60,6 +60,7 @@ class GenerationRequest:
         num_logprobs: Number of most likely tokens whose log-probabilities are returned beside that of each chosen one;
             ``None`` for no log-probabilities.
         json_schema: JSON Schema of the text; ``None`` for any text.
+        adapter: Name of the adapter that changes the model; ``None`` for the base model.
     """
 
     prompt: Sequence[int]
@@ -70,6 +71,7 @@ class GenerationRequest:
     ignore_eos: bool = False
     num_logprobs: int | None = None
     json_schema: Mapping[str, Any] | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,13 +123,14 @@ class SequenceChunk:
 
     ``past`` tokens of the text went before. ``blocks`` are numbers of blocks, in the order of the text, with room for
     all tokens up to the last of these; each text has its own. The first ``prompt_length`` tokens of the text are its
-    prompt, which a model with an encoder reads as a whole.
+    prompt, which a model with an encoder reads as a whole. ``adapter`` is the name of the one that changes the model.
     """
 
     tokens: Sequence[int]
     num_cached_tokens: int
     blocks: Sequence[int]
     prompt_length: int = 0
+    adapter: str | None = None
 
 
 class DecodeEngine(Protocol):

@@ -16,6 +16,7 @@ from fastserve_core.inference import Engine
 from fastserve_core.processes import hide_package, read_processor
 from fastserve_core.tasks import DEFAULT_OUTPUTS, Arrays, DecodeEngine
 from fastserve_engines.causal_engine import FP32_CONFIG, INPUT_NAMES, CausalRunner, is_causal
+from fastserve_engines.lora import ENCODER_DECODER, refuse_adapters
 from fastserve_engines.seq2seq_engine import ENCODER_FILE, Seq2SeqRunner
 
 MODEL_FILE = "openvino_model.xml"
@@ -42,6 +43,7 @@ class OpenVINOEngine(Engine):
     takes_weights: ClassVar[bool] = True
     generates: ClassVar[bool] = True
     decodes: ClassVar[bool] = True
+    takes_adapters: ClassVar[bool] = True
 
     def __init__(
         self, folder: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS, in_fp32: bool = False
@@ -173,25 +175,34 @@ class OpenVINOEngine(Engine):
         return self._causal.generate(inputs, options)
 
     @staticmethod
-    def make_decoder(folder: Path, threads: int, memory: int) -> DecodeEngine:
+    def make_decoder(
+        folder: Path, threads: int, memory: int, adapters: Mapping[str, Path] | None = None
+    ) -> DecodeEngine:
         """Create a decode engine with paged attention.
 
         Args:
             folder: Folder of the model.
             threads: Number of threads.
             memory: Bytes for keys and values.
+            adapters: Folders of adapters by name, for a decoder with its weights.
+
+        Raises:
+            PlanError: There are adapters, and the model does not take them.
         """
         files = _find_files(folder, threads, DEFAULT_OUTPUTS)
+        if files == folder:
+            refuse_adapters(folder, adapters, "is compressed for OpenVINO; serve the model before its compression")
         if (files / ENCODER_FILE).is_file():
             with hide_package("openvino_telemetry"):
                 import openvino
             from fastserve_engines.seq2seq_decode import OpenVINOAnswerEngine
 
+            refuse_adapters(folder, adapters, ENCODER_DECODER)
             precision = _choose_precision(openvino.Core().read_model(files / MODEL_FILE), has_encoder=True)
             return OpenVINOAnswerEngine(files, folder, {**precision, "INFERENCE_NUM_THREADS": threads}, memory)
         from fastserve_engines.paged_attention import PagedDecodeEngine
 
-        return PagedDecodeEngine(files / MODEL_FILE, folder, threads, memory)
+        return PagedDecodeEngine(files / MODEL_FILE, folder, threads, memory, adapters)
 
     def close(self) -> None:
         """Release the model."""

@@ -6,7 +6,7 @@ padding, and block indices locate each text's keys and values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from fastserve_core.errors import ExportError
 from fastserve_core.processes import hide_package
 from fastserve_core.tasks import KV_BLOCK_SIZE, SequenceChunk
 from fastserve_engines.causal_engine import FP32_CONFIG, read_special_tokens
+from fastserve_engines.lora import load_adapters
+from fastserve_engines.lora_openvino import ADAPTER_NUMBERS, add_adapters
 
 LAST_TOKENS = "last_tokens"
 """Added input: indices of the tokens whose logits are computed. Logits of a whole prompt have the shape (length,
@@ -28,7 +30,9 @@ class PagedDecodeEngine:
 
     shares_prefixes = True
 
-    def __init__(self, graph: Path, settings: Path, threads: int, memory: int) -> None:
+    def __init__(
+        self, graph: Path, settings: Path, threads: int, memory: int, adapters: Mapping[str, Path] | None = None
+    ) -> None:
         """Compile the graph and allocate the blocks.
 
         Args:
@@ -36,15 +40,21 @@ class PagedDecodeEngine:
             settings: Folder of the model's config.
             threads: Number of threads.
             memory: Bytes for keys and values.
+            adapters: Folders of adapters by name, for the weights in ``settings``.
 
         Raises:
             ExportError: The graph is not one of a causal language model.
+            ArtifactError: An adapter is damaged or belongs to another base.
         """
         with hide_package("openvino_telemetry"):
             import openvino
 
         core = openvino.Core()
-        compiled = core.compile_model(_page_attention(core.read_model(graph)), "CPU", _make_config(threads))
+        paged = _page_attention(core.read_model(graph))
+        self._adapters = load_adapters(adapters, settings) if adapters else None
+        if self._adapters is not None:
+            add_adapters(paged, self._adapters, settings)
+        compiled = core.compile_model(paged, "CPU", _make_config(threads))
         self.eos_token_ids = frozenset(read_special_tokens(settings)[0])
         self._request = compiled.create_infer_request()
         caches = [port for port in compiled.inputs if port.get_any_name().startswith(CACHE_PREFIXES)]
@@ -63,7 +73,11 @@ class PagedDecodeEngine:
         Returns:
             fp32 logits (chunks, vocabulary) of the token after the last of each chunk.
         """
-        logits: np.ndarray[Any, Any] = self._request.infer(_make_inputs(pieces))["logits"]
+        inputs = _make_inputs(pieces)
+        if self._adapters is not None:
+            numbers = [self._adapters.numbers[piece.adapter] for piece in pieces]
+            inputs[ADAPTER_NUMBERS] = np.repeat(numbers, [len(piece.tokens) for piece in pieces])
+        logits: np.ndarray[Any, Any] = self._request.infer(inputs)["logits"]
         return logits.reshape(len(pieces), -1).copy()  # the next pass reuses the memory
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from fastserve_core.tasks import KV_BLOCK_SIZE, SequenceChunk
 from fastserve_engines.causal_engine import read_special_tokens
 from fastserve_engines.decode_step import DecodeStep, check_family, get_kv_cache_shape
 from fastserve_engines.hugging_face import load_model, to_inference_dtype
+from fastserve_engines.lora import load_adapters
+from fastserve_engines.lora_torch import TorchAdapters
 
 
 class TorchDecodeEngine:
@@ -25,20 +27,23 @@ class TorchDecodeEngine:
 
     shares_prefixes = True
 
-    def __init__(self, folder: Path, threads: int, memory: int) -> None:
+    def __init__(self, folder: Path, threads: int, memory: int, adapters: Mapping[str, Path] | None = None) -> None:
         """Load the model and allocate the blocks.
 
         Args:
             folder: Folder of the model.
             threads: Number of threads.
             memory: Bytes for keys and values.
+            adapters: Folders of adapters by name.
 
         Raises:
             ExportError: The model is not a causal language model with a plain KV cache.
+            ArtifactError: An adapter is damaged or belongs to another base.
         """
         torch.set_num_threads(threads)
         model = to_inference_dtype(load_model(folder))
         check_family(model)
+        self._adapters = TorchAdapters(model, load_adapters(adapters, folder)) if adapters else None
         self.eos_token_ids = frozenset(read_special_tokens(folder)[0])
         layers, heads, width = get_kv_cache_shape(model)
         self._step = DecodeStep(model)
@@ -68,6 +73,8 @@ class TorchDecodeEngine:
         before = torch.arange(longest)[None, :] < past[:, None]
         mask = torch.cat([before, torch.ones(len(pieces), width, dtype=torch.bool)], dim=1)
         block_table = _make_block_table(pieces, -(-longest // KV_BLOCK_SIZE))
+        if self._adapters is not None:
+            self._adapters.select([piece.adapter for piece in pieces])
         with torch.inference_mode():
             past_states = [self._gather_blocks(cache, block_table, longest) for cache in self._caches]
             ids = torch.tensor([list(piece.tokens) for piece in pieces])

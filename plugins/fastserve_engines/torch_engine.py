@@ -11,6 +11,7 @@ from fastserve_core.artifacts import read_config
 from fastserve_core.inference import Engine
 from fastserve_core.processes import PRELOAD_MODULES
 from fastserve_core.tasks import DEFAULT_OUTPUTS, Arrays, DecodeEngine
+from fastserve_engines.lora import ENCODER_DECODER, refuse_adapters
 from fastserve_engines.model_outputs import compute_outputs
 
 GENERATION_OPTIONS = ("min_new_tokens", "num_beams", "length_penalty", "no_repeat_ngram_size")
@@ -25,6 +26,7 @@ class TorchEngine(Engine):
     takes_weights: ClassVar[bool] = True
     generates: ClassVar[bool] = True
     decodes: ClassVar[bool] = True
+    takes_adapters: ClassVar[bool] = True
 
     def __init__(
         self, folder: Path, threads: int, outputs: Sequence[str] = DEFAULT_OUTPUTS, exact: bool = False
@@ -80,21 +82,28 @@ class TorchEngine(Engine):
         return {"ids": ids[:, start:].numpy()}
 
     @staticmethod
-    def make_decoder(folder: Path, threads: int, memory: int) -> DecodeEngine:
+    def make_decoder(
+        folder: Path, threads: int, memory: int, adapters: Mapping[str, Path] | None = None
+    ) -> DecodeEngine:
         """Create a decode engine.
 
         Args:
             folder: Folder of the model.
             threads: Number of threads of torch.
             memory: Bytes for keys and values.
+            adapters: Folders of adapters by name, for a decoder.
+
+        Raises:
+            PlanError: There are adapters, and the model is an encoder with a decoder.
         """
         if read_config(folder).get("is_encoder_decoder"):
             from fastserve_engines.seq2seq_torch import TorchAnswerEngine
 
+            refuse_adapters(folder, adapters, ENCODER_DECODER)
             return TorchAnswerEngine(folder, threads, memory)
         from fastserve_engines.torch_decode import TorchDecodeEngine
 
-        return TorchDecodeEngine(folder, threads, memory)
+        return TorchDecodeEngine(folder, threads, memory, adapters)
 
     def close(self) -> None:
         """Release the model."""

@@ -21,7 +21,7 @@ from fastserve_core.errors import OptionError
 from fastserve_core.processes import thread_environment
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_server.auth import key_hashes
-from fastserve_server.model_registry import resolve_first, resolve_models
+from fastserve_server.model_registry import resolve_adapters, resolve_first, resolve_models
 
 
 class Replica:
@@ -137,6 +137,7 @@ def build_app(args: Mapping[str, Any]) -> Application:
     keys = key_hashes(options.api_keys_file, f"{options.where}.api_keys_file")
     threads = options.threads or 1
     threads_per_worker = max(1, threads // (options.workers or threads))
-    artifact, options = resolve_first(Path(folder), replace(options, models=resolve_models(options.models)))
+    models, adapters = resolve_models(options.models), resolve_adapters(options.adapters)
+    artifact, options = resolve_first(Path(folder), replace(options, models=models, adapters=adapters))
     load_artifact(artifact, verify=True)
     return bind_application(artifact, options, threads, keys, thread_environment(threads_per_worker))

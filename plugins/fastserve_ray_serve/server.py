@@ -18,7 +18,7 @@ from fastserve_ray_serve.haproxy import environment, find_haproxy
 from fastserve_ray_serve.options import RayServeOptions
 from fastserve_server.addresses import BindError, bind, local_url, warn_if_open
 from fastserve_server.auth import key_hashes
-from fastserve_server.model_registry import resolve_first, resolve_models
+from fastserve_server.model_registry import resolve_adapters, resolve_first, resolve_models
 from fastserve_server.server import END_S, ServerProcess, launch
 
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -56,7 +56,11 @@ def start(artifact: Path, options: RayServeOptions, cores: int) -> ServerProcess
         if not keys:
             warn_if_open(bound, options.where)
     threads_per_worker = max(1, threads // (options.workers or threads))
-    replica_options = asdict(options) | {"port": port, "models": resolve_models(options.models)}
+    replica_options = asdict(options) | {
+        "port": port,
+        "models": resolve_models(options.models),
+        "adapters": resolve_adapters(options.adapters),
+    }
     if options.access_log is not None:  # replicas have another working directory
         replica_options["access_log"] = str(expand_user(options.access_log).absolute())
     folder = Path(tempfile.gettempdir(), f"fastserve-ray-{secrets.token_hex(4)}")

@@ -52,8 +52,8 @@ async def predict(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    """List the models."""
-    return reply(schemas.ModelList([_model_card(service) for service in models_of(request)]))
+    """List the models, and those with an adapter."""
+    return reply(schemas.ModelList([_model_card(service) for service in models_of(request).all]))
 
 
 async def model(request: Request) -> Response:
@@ -115,7 +115,8 @@ def _description(request: Request) -> dict[str, Any]:
 async def home(request: Request) -> Response:
     """Return the page to try a model."""
     service = service_of(request, request.query_params.get(MODEL_PARAMETER))
-    return pages.home(service, models_of(request).names, request.app.state.requires_key)
+    names = [one.name for one in models_of(request).all]
+    return pages.home(service, names, request.app.state.requires_key)
 
 
 async def dashboard(request: Request) -> Response:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
 
-from fastserve_core.artifacts import Artifact, find_artifact, load_artifact, parse_named_path
+from fastserve_core.artifacts import Artifact, find_adapter, find_artifact, load_artifact, parse_named_path
 from fastserve_core.errors import OptionError, did_you_mean
 from fastserve_server.deployments import Candidate
 from fastserve_server.metrics import Metrics
@@ -37,7 +37,8 @@ class ModelRegistry:
 
     def __init__(self, artifact: Artifact, options: ServingOptions, threads: int) -> None:
         self.metrics, self.options, self.threads = Metrics(), options, threads
-        first = self.service(artifact, options.name or artifact.folder.name)
+        self._first_name = options.name or artifact.folder.name
+        first = self.service(artifact, self._first_name)
         self._services = {first.name: first}
         for name, folder in map(parse_named_path, options.models):
             if name in self._services:
@@ -49,7 +50,8 @@ class ModelRegistry:
 
     def service(self, artifact: Artifact, name: str) -> Service:
         """Create a service with the registry's options; it receives no requests yet."""
-        return Service(artifact, replace(self.options, name=name), self.threads, self.metrics)
+        adapters = self.options.adapters if name == self._first_name else []
+        return Service(artifact, replace(self.options, name=name, adapters=adapters), self.threads, self.metrics)
 
     def __iter__(self) -> Iterator[Service]:
         return iter(self._services.values())
@@ -60,6 +62,11 @@ class ModelRegistry:
         return list(self._services)
 
     @property
+    def all(self) -> list[Service]:
+        """The models, each followed by itself with each of its adapters."""
+        return [one for service in self for one in (service, *map(service.with_adapter, service.adapters))]
+
+    @property
     def first(self) -> Service:
         """Service of the default model."""
         return next(iter(self))
@@ -68,15 +75,17 @@ class ModelRegistry:
         """Return the service of a model.
 
         Args:
-            name: Name of the model; ``None`` for the first one.
+            name: Name of the model, or ``MODEL:ADAPTER``; ``None`` for the first one.
 
         Raises:
-            HTTPException: 404, if there is no model of this name.
+            HTTPException: 404, if there is no model or adapter of this name.
         """
-        service = self.first if name is None else self._services.get(name)
-        if service is None:
-            raise HTTPException(404, f"the server has no model '{name}'{did_you_mean(str(name), self.names)}")
-        return service
+        base, colon, adapter = ("", "", "") if name is None else name.partition(":")
+        service = self.first if name is None else self._services.get(base)
+        if service is not None and (not colon or adapter in service.adapters):
+            return service.with_adapter(adapter) if colon else service
+        hint = did_you_mean(str(name), [service.name for service in self.all])
+        raise HTTPException(404, f"the server has no model '{name}'{hint}")
 
     def swap(self, service: Service) -> Service:
         """Replace the service of the same name, which is returned."""
@@ -156,6 +165,21 @@ def resolve_first(artifact: Path, options: ServerOptionsT) -> tuple[Path, Server
     if options.name is None and artifact.is_symlink():
         options = replace(options, name=artifact.name)
     return artifact.resolve(), options
+
+
+def resolve_adapters(adapters: Sequence[str]) -> list[str]:
+    """Find the adapters of ``options.adapters``.
+
+    Args:
+        adapters: Folders of adapters, of artifacts or of runs, or ``NAME:FOLDER``.
+
+    Returns:
+        ``NAME:FOLDER`` of each, with the absolute folder of PEFT's files.
+
+    Raises:
+        ArtifactError: A folder has no adapter.
+    """
+    return [f"{name}:{find_adapter(folder)}" for name, folder in map(parse_named_path, adapters)]
 
 
 def resolve_models(models: Sequence[str]) -> list[str]:

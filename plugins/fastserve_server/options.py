@@ -31,7 +31,9 @@ class ServingOptions:
     """Options that all servers have.
 
     Each entry of ``models`` is the folder of an artifact or of a run, or ``NAME:FOLDER``; requests select a model by
-    its name. With ``api_keys_file``, or keys in ``FASTSERVE_API_KEYS``, requests without a valid key are rejected.
+    its name. Each entry of ``adapters`` is the folder of a LoRA adapter, or of an artifact or a run that was trained
+    with LoRA, or ``NAME:FOLDER``; a request for ``MODEL:NAME`` is answered by the first model with this adapter. With
+    ``api_keys_file``, or keys in ``FASTSERVE_API_KEYS``, requests without a valid key are rejected.
     If ``truncation`` is true, an input longer than the model reads is cut and its answer has ``"truncated": true``;
     if it is false, the request is rejected. Some tasks read long inputs in windows and cut nothing; ``max_windows``
     limits the windows of one request. A language model generates up to ``max_batch`` texts at a time, in the order of
@@ -42,6 +44,7 @@ class ServingOptions:
 
     name: str | None = None
     models: list[str] = field(default_factory=list)
+    adapters: list[str] = field(default_factory=list)
     workers: int | None = None
     max_batch: int = 32
     max_delay_ms: float = 0.0
@@ -87,13 +90,19 @@ class ServingOptions:
                 )
 
     def _check_names(self, faults: ErrorCollector) -> None:
+        adapters = [parse_named_path(adapter)[0] for adapter in self.adapters]
         names = [("name", self.name), *(("models", parse_named_path(model)[0]) for model in self.models)]
+        names += [("adapters", name) for name in adapters]
         for option, name in names:
             with faults.collect():
                 if name is not None and not NAME.fullmatch(name):
                     raise OptionError(
                         f"{self.where}.{option}={name!r}: use letters, digits, '.', '_' and '-', as in a URL"
                     )
+
+        for name in sorted({name for name in adapters if adapters.count(name) > 1}):
+            with faults.collect():
+                raise OptionError(f"{self.where}.adapters: two adapters have the name '{name}': use NAME:FOLDER")
 
     def check_choice(self, faults: ErrorCollector, name: str, choices: tuple[str, ...]) -> None:
         """Collect an ``OptionError`` if the option ``name`` is not one of ``choices``."""

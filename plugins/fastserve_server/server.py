@@ -22,7 +22,7 @@ from fastserve_core.errors import StageError, UserError
 from fastserve_core.processes import thread_environment, write_line
 from fastserve_server.addresses import bind, local_url, warn_if_open
 from fastserve_server.auth import key_hashes
-from fastserve_server.model_registry import resolve_first, resolve_models
+from fastserve_server.model_registry import resolve_adapters, resolve_first, resolve_models
 from fastserve_server.options import ServerOptions
 
 BACKLOG = 2048
@@ -188,7 +188,8 @@ def start(artifact: Path, options: ServerOptions, threads: int) -> EmbeddedProce
         UserError: The API keys or an artifact cannot be used.
     """
     keys = key_hashes(options.api_keys_file, f"{options.where}.api_keys_file")
-    artifact, options = resolve_first(artifact, replace(options, models=resolve_models(options.models)))
+    models, adapters = resolve_models(options.models), resolve_adapters(options.adapters)
+    artifact, options = resolve_first(artifact, replace(options, models=models, adapters=adapters))
     if options.candidate is not None:
         options.candidate = str(find_artifact(expand_user(options.candidate)).folder.absolute())
     with bind(options.host, options.port, options.where) as listening:

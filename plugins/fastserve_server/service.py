@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from fastserve_core.artifacts import Artifact
+from fastserve_core.artifacts import Artifact, parse_named_path
 from fastserve_core.errors import (
     DataError,
     ExportError,
@@ -68,6 +70,13 @@ class Service:
             options, num_workers, self._make_worker, self._check_length, self.metrics.record_batch
         )
         self._generator: GenerationEngine | None = None
+        self.adapters = dict(map(parse_named_path, options.adapters))
+        self._adapter: str | None = None
+        if self.adapters and not self.task.is_generative:
+            raise OptionError(
+                f"{options.where}.adapters: adapters are served for models that generate texts, and '{self.name}' is "
+                f"for {manifest.task}: serve the merged model"
+            )
         self._not_streaming = f"the engine {artifact.engine} cannot"
         columns = (*self.task.columns, *self.task.request_columns)
         self._input_fields = frozenset(column.name for column in columns)
@@ -75,6 +84,12 @@ class Service:
         self._load_error: FastServeError | None = None
         self._load_task: asyncio.Task[None] | None = None
         self.draining = False
+
+    def with_adapter(self, name: str) -> Service:
+        """Return this service as the model ``MODEL:ADAPTER``, for one request: its state is that of now."""
+        adapted = copy.copy(self)
+        adapted.name, adapted._adapter = f"{self.name}:{name}", name
+        return adapted
 
     @property
     def ready(self) -> bool:
@@ -118,13 +133,18 @@ class Service:
             self._loaded.set()
 
     async def _start_generator(self) -> bool:
-        """Generate texts with continuous batching if the model's engine and kind support it."""
-        if not self.task.is_generative or not supports_token_streaming(self.artifact):
+        """Generate texts with continuous batching if the model's engine and kind support it.
+
+        Raises:
+            PlanError: There are adapters, and the engine cannot switch them.
+            ArtifactError: An adapter is damaged or belongs to another base.
+        """
+        if not self.task.is_generative or not (self.adapters or supports_token_streaming(self.artifact)):
             return False
         generator = GenerationEngine(
             self.options,
             self.task.writer(self.artifact.folder),
-            partial(load_decoder, self.artifact, self._threads, self.options.kv_cache_mb * 1_000_000),
+            partial(load_decoder, self.artifact, self._threads, self.options.kv_cache_mb * 1_000_000, self.adapters),
             self._positions,
             self.metrics.record_batch,
             self.metrics.record_tokens,
@@ -133,6 +153,8 @@ class Service:
         try:
             await generator.start()
         except ExportError as error:
+            if self.adapters:
+                raise
             self._not_streaming = str(error)
             return False
         self._generator = generator
@@ -187,11 +209,14 @@ class Service:
         if not inputs:
             raise DataError("no inputs were given")
         options = self._read_parameters(parameters) if parameters else {}
-        return self.engine.predict([self.task.read_input(self._check_fields(value)) for value in inputs], options)
+        rows = [self.task.read_input(self._check_fields(value)) for value in inputs]
+        if self._adapter is not None:
+            return self.generator().predict(rows, options, self._adapter)
+        return self.engine.predict(rows, options)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[TokenStream]:
         """Accept requests for texts; see ``GenerationEngine.submit`` and ``generator`` for the errors."""
-        return self.generator().submit(requests)
+        return self.generator().submit([replace(request, adapter=self._adapter) for request in requests])
 
     def generator(self) -> GenerationEngine:
         """Return the engine that streams texts.

@@ -84,17 +84,19 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
         """Number of texts beyond the ``max_batch`` that run at a time."""
         return max(0, self.in_flight - self._options.max_batch)
 
-    def predict(self, rows: Sequence[Row], options: Mapping[str, Any]) -> asyncio.Future[Answers]:
-        """Accept a request for complete texts; see ``EngineLoop.predict``.
+    def predict(
+        self, rows: Sequence[Row], options: Mapping[str, Any], adapter: str | None = None
+    ) -> asyncio.Future[Answers]:
+        """Accept a request for complete texts, by a model with an adapter or without; see ``EngineLoop.predict``.
 
         The future may fail with ``QueueFullError``, ``UnavailableError`` or ``DataError``.
         """
-        return asyncio.ensure_future(self._predict(rows, {**self._defaults, **options}))
+        return asyncio.ensure_future(self._predict(rows, {**self._defaults, **options}, adapter))
 
-    async def _predict(self, rows: Sequence[Row], options: Mapping[str, Any]) -> Answers:
+    async def _predict(self, rows: Sequence[Row], options: Mapping[str, Any], adapter: str | None) -> Answers:
         prompts = await asyncio.to_thread(self._encode_rows, rows)
-        sampling = Sampling(temperature=options["temperature"])
-        requests = [GenerationRequest(prompt, options["max_new_tokens"], sampling) for prompt in prompts]
+        sampling, limit = Sampling(temperature=options["temperature"]), options["max_new_tokens"]
+        requests = [GenerationRequest(prompt, limit, sampling, adapter=adapter) for prompt in prompts]
         return [{"text": text.text, "tokens": text.tokens} for text in await collect(self.submit(requests))]
 
     def _encode_rows(self, rows: Sequence[Row]) -> list[list[int]]:

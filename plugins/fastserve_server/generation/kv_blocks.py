@@ -21,9 +21,9 @@ def blocks_needed(tokens: int) -> int:
 class KVBlockPool:
     """Allocates the ``count`` blocks of a decode engine.
 
-    A block that is full is found by its tokens and all before them, as in vLLM's prefix cache (Kwon et al. 2023). So a
-    sequence that begins as an earlier one, with the same system message or the turns so far, reuses its keys and
-    values. Blocks that no sequence uses keep their contents until others need them, the longest unused first.
+    A block that is full is found by its adapter, its tokens and all before them, as in vLLM's prefix cache (Kwon et al.
+    2023). So a sequence that begins as an earlier one, with the same system message or the turns so far, reuses its
+    keys and values. Blocks that no sequence uses keep their contents until others need them, the longest unused first.
     """
 
     def __init__(self, count: int, shares_prefixes: bool = True) -> None:
@@ -100,10 +100,10 @@ class KVBlockPool:
 
 
 def _key(sequence: TextSequence, index: int) -> bytes:
-    """Return the key of a full block, which depends on all tokens up to its end."""
-    keys = sequence.block_keys
+    """Return the key of a full block, which depends on the adapter and all tokens up to its end."""
+    keys, first = sequence.block_keys, (sequence.request.adapter or "").encode()
     while len(keys) <= index:
         begin = len(keys) * KV_BLOCK_SIZE
         tokens = np.asarray(sequence.tokens[begin : begin + KV_BLOCK_SIZE], dtype=np.int64)
-        keys.append(blake2b((keys[-1] if keys else b"") + tokens.tobytes(), digest_size=KEY_BYTES).digest())
+        keys.append(blake2b((keys[-1] if keys else first) + tokens.tobytes(), digest_size=KEY_BYTES).digest())
     return keys[index]

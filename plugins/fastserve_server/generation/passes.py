@@ -44,7 +44,7 @@ def schedule_batch(
         if pending > 1:
             budget -= count
         tokens, prompt = sequence.tokens[cached : cached + count], len(sequence.request.prompt)
-        chunk = SequenceChunk(tokens, cached, tuple(sequence.blocks), prompt)
+        chunk = SequenceChunk(tokens, cached, tuple(sequence.blocks), prompt, sequence.request.adapter)
         batch.append((sequence, chunk))
     return batch
 

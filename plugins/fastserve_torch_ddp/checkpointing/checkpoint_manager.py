@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastserve_core.artifacts import copy_tokenizer
+from fastserve_core.artifacts import ADAPTER_FOLDER, copy_tokenizer
 from fastserve_core.tasks import Task
 from fastserve_torch_ddp.build import build_method, read_stored_dtypes
 from fastserve_torch_ddp.checkpointing import checkpoint
@@ -126,6 +126,8 @@ class CheckpointManager:
     def write_draft(self, task: Task, total: int) -> None:
         """Write the best weights as a Hugging Face folder, with the tokenizer of the original model.
 
+        Low-rank adapters are merged into the weights, and written beside them.
+
         Call it after the process group is destroyed: inside one, transformers saves on rank 0 only.
 
         Args:
@@ -144,6 +146,8 @@ class CheckpointManager:
         checkpoint.copy_weights(method.model, tensors)
         draft = self.folder / "draft"
         shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        method.write_adapter(draft / ADAPTER_FOLDER, Path(self.job.model))
         merged, dtypes = task.finish(method.merge()), read_stored_dtypes(self.job, task)
         for name, parameter in merged.named_parameters():
             parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fastserve_core.errors import MissingPackageError, OptionError
 from fastserve_torch_ddp.peft_methods import bottleneck
+from fastserve_torch_ddp.peft_methods.adapter_files import extract_matrices, write_adapter
 from fastserve_torch_ddp.peft_methods.module_selection import freeze, head_parameters, select_modules
 
 TARGETS_OPTION = "train.torch_ddp.adapter_targets"
@@ -55,6 +57,9 @@ class FinetuningMethod:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore the state that ``state_dict`` returned."""
 
+    def write_adapter(self, folder: Path, base: Path) -> None:
+        """Write what was trained as an adapter of the base model, if it is one, before ``merge``."""
+
     def merge(self) -> nn.Module:
         """Return the model in the form to save; training cannot continue after that."""
         return self.model
@@ -72,11 +77,12 @@ class Lora(FinetuningMethod):
     def __init__(self, model: nn.Module, options: Mapping[str, Any], total: int) -> None:
         super().__init__(model)
         names = select_modules(model, options["adapter_targets"], TARGETS_OPTION)
+        self.fan_in_fan_out = any(isinstance(model.get_submodule(name), Conv1D) for name in names)
         settings: dict[str, Any] = {
             "target_modules": names,
             "lora_alpha": options["adapter_alpha"],
             "lora_dropout": options["adapter_dropout"],
-            "fan_in_fan_out": any(isinstance(model.get_submodule(name), Conv1D) for name in names),
+            "fan_in_fan_out": self.fan_in_fan_out,
         }
         self.tuner: Any = self._create_tuner(int(options["adapter_rank"]), settings, total)
         modules: Iterator[Any] = model.modules()
@@ -89,6 +95,12 @@ class Lora(FinetuningMethod):
         from peft import LoraConfig, LoraModel
 
         return LoraModel(self.model, LoraConfig(r=rank, **settings), ADAPTER_NAME)
+
+    def write_adapter(self, folder: Path, base: Path) -> None:
+        """Write the low-rank matrices in PEFT's files, unless other parameters were trained too."""
+        matrices = extract_matrices(self.model, ADAPTER_NAME)
+        if matrices is not None:
+            write_adapter(folder, matrices, base, {"fan_in_fan_out": self.fan_in_fan_out})
 
     def merge(self) -> nn.Module:
         """Add the low-rank products to the weights and remove the adapters."""
