@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -20,6 +21,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from fastserve_core.artifacts import ADAPTER_WEIGHTS, BASE_DIGEST, weights_digest
 from fastserve_core.errors import OptionError, ValidationError
 from fastserve_core.models import list_components
 from fastserve_torch_ddp.peft_methods import bottleneck
@@ -99,6 +101,34 @@ def test_a_merged_model_is_an_ordinary_one_with_the_same_answers(kind: str, meth
     loaded, about = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not about["missing_keys"] and not about["unexpected_keys"]
     torch.testing.assert_close(logits(loaded.eval()), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_an_adapter_that_is_written_beside_is_the_merged_model_for_peft(kind: str, method: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    base: Any = AutoModelForCausalLM.from_config(CONFIGS[kind]).eval()
+    base.save_pretrained(tmp_path / "base")
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    attached = attach_method(model, options(method=method), 10)
+    disturb(model)
+    if method == "adalora":  # a layer whose ranks were pruned
+        layer = next(module for module in model.modules() if hasattr(module, "lora_E"))
+        layer.ranknum["default"].fill_(2.0)
+    attached.write_adapter(tmp_path / "adapter", tmp_path / "base")
+    expected = logits(attached.merge())
+    loaded: Any = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    torch.testing.assert_close(logits(loaded), expected, atol=1e-6, rtol=1e-5)
+    assert (expected - logits(AutoModelForCausalLM.from_pretrained(tmp_path / "base"))).abs().max() > 1e-3
+    with safe_open(tmp_path / "adapter" / ADAPTER_WEIGHTS, "pt") as file:
+        assert file.metadata()[BASE_DIGEST] == weights_digest(tmp_path / "base")
+
+
+def test_a_model_whose_head_was_trained_too_has_no_adapter_file(tmp_path: Path) -> None:
+    attached = attach_method(classifier(), options(method="lora"), 10)
+    attached.write_adapter(tmp_path / "adapter", tmp_path)
+    assert not (tmp_path / "adapter").exists()
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
