@@ -120,16 +120,10 @@ def _prepare_stages(settings: Settings, record: RunRecord) -> ExecutedStages:
 
 def _check_model(settings: Settings, model: Artifact) -> None:
     """Check that the chosen stages can start from the model."""
-    registry = settings.registry
     if settings.needs_data and model.form != TRAINABLE:
         raise ModelError(
             f"{model.folder} holds files for the engine {model.engine}, which cannot be trained or compressed further: "
             "start from the model that it was made from (see its lineage)"
-        )
-    if registry.plugins_for("serve") and not settings.needs_data and not model.manifest.files:
-        raise ModelError(
-            f"{model.folder} is a checkpoint, but a server needs an artifact: train or compress it first, "
-            "or serve a run's folder with 'fastserve serve'"
         )
 
 

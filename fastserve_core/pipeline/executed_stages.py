@@ -34,6 +34,12 @@ class ExecutedStages(Stages):
             raise PlanError("there is no model: an earlier stage made none")
         return self.model
 
+    def run(self) -> None:
+        """Execute the stages; a checkpoint without any stage becomes an artifact as it is, to be served."""
+        super().run()
+        if not self.artifact.manifest.files:
+            self.model = import_checkpoint(self.session, self.artifact)
+
     def _search(self, tuner: ActivePlugin[Any], model: Artifact | None) -> Mapping[str, Any]:
         session, model = self.session, self.artifact
         session.emit(StageStarted("tune", tuner.name))

@@ -12,6 +12,7 @@ from fastserve_core.artifacts.hashing import stable_hash
 from fastserve_core.artifacts.store import result_id
 from fastserve_core.errors import ModelError
 from fastserve_core.events import StageStarted
+from fastserve_core.inference.engines import AUTO
 from fastserve_core.pipeline.produce import seal
 from fastserve_core.pipeline.record import StageRecord
 from fastserve_core.pipeline.session import Session
@@ -25,7 +26,7 @@ def has_measurements_for(session: Session, model: Artifact) -> bool:
 
 
 def import_checkpoint(session: Session, model: Artifact) -> Artifact:
-    """Publish a checkpoint as an artifact with measurements.
+    """Publish a checkpoint as an artifact, with measurements if the run has data.
 
     Raises:
         ModelError: The checkpoint was not trained for the task, or lacks labels of the data.
@@ -39,7 +40,7 @@ def import_checkpoint(session: Session, model: Artifact) -> Artifact:
             folder = claim.partial / "draft"
             copy_tree(model.folder, folder, list(model.manifest.files) or list_model_files(model.folder))
             session.settings.task.complete_checkpoint(folder)
-            draft = StagedArtifact(folder, model.engine, model.form, tuple(model.manifest.labels))
+            draft = StagedArtifact(folder, _choose_engine(session, model), model.form, tuple(model.manifest.labels))
             data = session.fingerprint
             entry = {"stage": "model", "plugin": "checkpoint", "data": data, "parent": model.digest}
             seal(session, draft, model, entry)
@@ -49,6 +50,12 @@ def import_checkpoint(session: Session, model: Artifact) -> Artifact:
     stage = StageRecord("model", "checkpoint", "", status, seconds, str(claim.final), artifact.digest)
     session.record_stage(replace(stage, measures=artifact.measures))
     return artifact
+
+
+def _choose_engine(session: Session, model: Artifact) -> str:
+    """Return the engine to start from: without data none is measured, and the option decides."""
+    option = session.settings.general.engine
+    return model.engine if session.data is not None or option == AUTO else option
 
 
 def imported_artifact_id(session: Session, model: Artifact) -> str:

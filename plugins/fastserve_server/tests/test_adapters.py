@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from conftest import Cli
-from fastserve_core.artifacts import ADAPTER_CONFIG, ADAPTER_FOLDER, ADAPTER_WEIGHTS, Artifact, find_adapter
+from fastserve_core.artifacts import (
+    ADAPTER_CONFIG,
+    ADAPTER_FOLDER,
+    ADAPTER_WEIGHTS,
+    Artifact,
+    find_adapter,
+    find_artifact,
+    weights_digest,
+)
 from fastserve_core.errors import ArtifactError, OptionError, PlanError
 from fastserve_core.inference import Predictor
 from fastserve_server.application import build_application
@@ -46,8 +55,6 @@ def write_adapter(folder: Path, seed: int) -> Path:
 
 def merge(writer: Artifact, adapter: Path, folder: Path) -> Predictor:
     """The model with an adapter added to its weights."""
-    import shutil
-
     shutil.copytree(writer.folder, folder)
     weights, tensors = load_file(folder / "model.safetensors"), load_file(adapter / ADAPTER_WEIGHTS)
     for name in LAYERS:
@@ -153,6 +160,22 @@ def test_an_adapter_is_found_where_it_was_trained(tmp_path: Path, writer: Artifa
         find_adapter(tmp_path / "nowhere")
     write_adapter(tmp_path / ADAPTER_FOLDER, 0)
     assert find_adapter(tmp_path) == find_adapter(tmp_path / ADAPTER_FOLDER) == (tmp_path / ADAPTER_FOLDER)
+
+
+def test_a_checkpoint_is_a_base_without_a_training(
+    writer: Artifact, classifier: Artifact, cli: Cli, tmp_path: Path
+) -> None:
+    found = {}
+    for artifact in (writer, classifier):
+        folder = tmp_path / artifact.folder.name
+        shutil.copytree(artifact.folder, folder, ignore=shutil.ignore_patterns("fastserve.json"))
+        given = (f"model={folder}", "task=causal_lm", "engine=openvino", f"hydra.run.dir=run-{folder.name}")
+        found[folder.name] = cli("+plugin=server", *given, "serve.server.api_keys_file=absent.txt")
+    assert {done.returncode for done in found.values()} == {2}
+    assert "without a trained head for causal_lm" in found["tiny-classifier"].stderr
+    assert "absent.txt" in found["tiny-writer"].stderr  # the server's fault, after the model was made
+    made = find_artifact(tmp_path / "run-tiny-writer")
+    assert (made.engine, weights_digest(made.folder)) == ("openvino", weights_digest(writer.folder))
 
 
 @pytest.mark.slow(25)

@@ -243,6 +243,10 @@ class CausalLM(TextTask):
         return Completions(), ChatCompletions()
 
     @override
+    def accepts_model(self, architecture: str) -> bool:
+        return architecture.endswith((self.head, "LMHeadModel"))  # as in GPT2LMHeadModel
+
+    @override
     def check_model(self, folder: Path) -> None:
         config = read_config(folder)
         if config.get("is_encoder_decoder"):
