@@ -124,6 +124,7 @@ class SequenceChunk:
     ``past`` tokens of the text went before. ``blocks`` are numbers of blocks, in the order of the text, with room for
     all tokens up to the last of these; each text has its own. The first ``prompt_length`` tokens of the text are its
     prompt, which a model with an encoder reads as a whole. ``adapter`` is the name of the one that changes the model.
+    The last ``num_guessed`` tokens are guesses, to be checked by the logits before them.
     """
 
     tokens: Sequence[int]
@@ -131,6 +132,7 @@ class SequenceChunk:
     blocks: Sequence[int]
     prompt_length: int = 0
     adapter: str | None = None
+    num_guessed: int = 0
 
 
 class DecodeEngine(Protocol):
@@ -142,9 +144,14 @@ class DecodeEngine(Protocol):
     """Tokens that end a text."""
     shares_prefixes: bool
     """Whether texts that begin alike may have the same blocks for their beginning."""
+    checks_guesses: bool
+    """Whether pieces may have guesses."""
 
     def step(self, pieces: Sequence[SequenceChunk]) -> np.ndarray[Any, Any]:
-        """One pass over all pieces: fp32 logits (pieces, vocabulary) of the token after the last of each."""
+        """One pass over all pieces: fp32 logits (rows, vocabulary) of the token after the last of each.
+
+        A piece with guesses has a row more for each of them: those after its last ``num_guessed + 1`` tokens.
+        """
 
     def close(self) -> None:
         """Free the model and its cache."""

@@ -29,6 +29,7 @@ class PagedDecodeEngine:
     """``DecodeEngine`` of an OpenVINO graph."""
 
     shares_prefixes = True
+    checks_guesses = True
 
     def __init__(
         self, graph: Path, settings: Path, threads: int, memory: int, adapters: Mapping[str, Path] | None = None
@@ -71,14 +72,14 @@ class PagedDecodeEngine:
         """Run one pass over all chunks.
 
         Returns:
-            fp32 logits (chunks, vocabulary) of the token after the last of each chunk.
+            fp32 logits (rows, vocabulary) of the token after the last of each chunk, and after those before guesses.
         """
         inputs = _make_inputs(pieces)
         if self._adapters is not None:
             numbers = [self._adapters.numbers[piece.adapter] for piece in pieces]
             inputs[ADAPTER_NUMBERS] = np.repeat(numbers, [len(piece.tokens) for piece in pieces])
         logits: np.ndarray[Any, Any] = self._request.infer(inputs)["logits"]
-        return logits.reshape(len(pieces), -1).copy()  # the next pass reuses the memory
+        return logits.reshape(len(inputs[LAST_TOKENS]), -1).copy()  # the next pass reuses the memory
 
     def close(self) -> None:
         """Release the model and its blocks."""
@@ -104,7 +105,9 @@ def _make_inputs(pieces: Sequence[SequenceChunk]) -> dict[str, Any]:
         "position_ids": np.concatenate(
             [np.arange(piece.num_cached_tokens, piece.num_cached_tokens + len(piece.tokens)) for piece in pieces]
         ),
-        LAST_TOKENS: ends[1:] - 1,
+        LAST_TOKENS: np.concatenate(
+            [np.arange(end - 1 - piece.num_guessed, end) for end, piece in zip(ends[1:], pieces, strict=True)]
+        ),
         **{name: np.asarray(value, dtype=np.int32) for name, value in indices.items()},
     }
 

@@ -49,6 +49,7 @@ class AnswerEngine(ABC):
     """
 
     shares_prefixes = False
+    checks_guesses = False
 
     def __init__(self, folder: Path, memory: int, bytes_per_token: int) -> None:
         self.eos_token_ids = frozenset(read_special_tokens(folder)[0])

@@ -26,6 +26,7 @@ class TorchDecodeEngine:
     """
 
     shares_prefixes = True
+    checks_guesses = True
 
     def __init__(self, folder: Path, threads: int, memory: int, adapters: Mapping[str, Path] | None = None) -> None:
         """Load the model and allocate the blocks.
@@ -57,17 +58,17 @@ class TorchDecodeEngine:
         """Run all chunks, in one pass per chunk length.
 
         Returns:
-            fp32 logits (chunks, vocabulary) of the token after the last of each chunk.
+            fp32 logits (rows, vocabulary) of the token after the last of each chunk, and after those before guesses.
         """
         found: dict[int, Tensor] = {}
         # the rows of a pass have equal widths, so prompts are computed separately
         for width in {len(piece.tokens) for piece in pieces}:
             indices = [index for index, piece in enumerate(pieces) if len(piece.tokens) == width]
             found |= zip(indices, self._batch_step([pieces[index] for index in indices], width), strict=True)
-        return torch.stack([found[index] for index in range(len(pieces))]).float().numpy()
+        return torch.cat([found[index] for index in range(len(pieces))]).float().numpy()
 
-    def _batch_step(self, pieces: Sequence[SequenceChunk], width: int) -> Tensor:
-        """Return the logits after the last token of chunks of one width."""
+    def _batch_step(self, pieces: Sequence[SequenceChunk], width: int) -> list[Tensor]:
+        """Return the logits of the last tokens of each chunk; all have one width."""
         past = torch.tensor([piece.num_cached_tokens for piece in pieces])
         longest = int(past.max())
         before = torch.arange(longest)[None, :] < past[:, None]
@@ -81,8 +82,7 @@ class TorchDecodeEngine:
             logits, *states = self._step(ids, mask.long(), past[:, None] + torch.arange(width), past_states)
             for cache, state in zip(self._caches, states, strict=True):
                 self._store_blocks(cache, state[:, :, longest:], pieces)
-        last: Tensor = logits[:, -1]
-        return last
+        return [rows[-1 - piece.num_guessed :] for rows, piece in zip(logits, pieces, strict=True)]
 
     def _gather_blocks(self, cache: Tensor, block_table: Tensor, longest: int) -> Tensor:
         """Return the cached states as a tensor (batch, heads, longest, width)."""

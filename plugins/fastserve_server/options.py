@@ -37,7 +37,8 @@ class ServingOptions:
     If ``truncation`` is true, an input longer than the model reads is cut and its answer has ``"truncated": true``;
     if it is false, the request is rejected. Some tasks read long inputs in windows and cut nothing; ``max_windows``
     limits the windows of one request. A language model generates up to ``max_batch`` texts at a time, in the order of
-    ``scheduler``: ``fcfs`` is first come, first served; ``mlfq`` prefers texts with few tokens so far.
+    ``scheduler``: ``fcfs`` is first come, first served; ``mlfq`` prefers texts with few tokens so far. With
+    ``guessed_tokens``, up to so many of a text's next tokens are guessed from what it repeats, and checked in one pass.
     """
 
     where: ClassVar[str] = "serve"
@@ -60,6 +61,7 @@ class ServingOptions:
     truncation: bool = True
     scheduler: str = "mlfq"
     kv_cache_mb: int = 512
+    guessed_tokens: int = 0
 
     def __post_init__(self) -> None:
         faults = ErrorCollector()
@@ -75,6 +77,7 @@ class ServingOptions:
         for name in POSITIVE_OPTIONS:
             self.check_range(faults, name, 1)
         self.check_range(faults, "max_delay_ms", 0)
+        self.check_range(faults, "guessed_tokens", 0)
         with faults.collect():
             if self.request_timeout_s <= 0:
                 raise OptionError(

@@ -64,6 +64,23 @@ def test_prompts_in_parts_beside_texts_that_continue(engine: str, family: str, t
     stepper.close()
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_guesses_are_checked_in_the_pass_that_reads_them(engine: str, tmp_path: Path, home: Path) -> None:
+    model("Llama", **FAMILIES["Llama"]).save_pretrained(tmp_path)
+    stepper = ENGINES[engine].make_decoder(tmp_path, 1, MEMORY)
+    first, second, third = texts(3)
+    stepper.step([SequenceChunk(first[:-5], 0, blocks(0)), SequenceChunk(second[:-1], 0, blocks(1))])
+    found = stepper.step(
+        [SequenceChunk(first[-5:], len(first) - 5, blocks(0), num_guessed=4), SequenceChunk(third[:5], 0, blocks(2)),
+         SequenceChunk([second[-1], 7], len(second) - 1, blocks(1), num_guessed=1)]
+    )  # fmt: skip
+    ends = [*(first[: len(first) - count] for count in (4, 3, 2, 1, 0)), third[:5], second, [*second, 7]]
+    assert np.allclose(found, expected(tmp_path, ends), atol=1e-3)
+    # wrong guesses are overwritten by the tokens that come in their place
+    again = stepper.step([SequenceChunk([9, 10], len(first) - 4, blocks(0))])
+    assert np.allclose(again, expected(tmp_path, [[*first[:-4], 9, 10]]), atol=1e-3)
+
+
 @pytest.fixture(scope="module", params=ENGINES)
 def llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DecodeEngine]:
     folder = tmp_path_factory.mktemp("llama")

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import Any
 
@@ -29,6 +29,7 @@ from fastserve_server.engine_loop import EngineLoop
 from fastserve_server.generation.jobs import LENGTH, STOP, TextSequence, TokenStream, collect
 from fastserve_server.generation.kv_blocks import KVBlockPool, blocks_needed
 from fastserve_server.generation.passes import schedule_batch
+from fastserve_server.generation.prompt_lookup import PromptLookup
 from fastserve_server.generation.sampling import sample, top_indices
 from fastserve_server.generation.scheduling import SCHEDULERS
 from fastserve_server.generation.stop_strings import StopStringFilter
@@ -181,7 +182,11 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
     def _sequence(self, request: GenerationRequest) -> TextSequence:
         text_filter = StopStringFilter(self.codec.speller(), request.stops)
         constraint = None if request.json_schema is None else self.codec.constrain(request.json_schema)
-        return TextSequence(request, TokenStream(), text_filter, np.random.default_rng(request.seed), constraint)
+        guesses = self._options.guessed_tokens if self._engine.checks_guesses else 0
+        lookup = PromptLookup(guesses) if guesses else None
+        return TextSequence(
+            request, TokenStream(), text_filter, np.random.default_rng(request.seed), constraint, lookup
+        )
 
     def _reject_all(self, error: Exception) -> None:
         with self._lock:
@@ -237,32 +242,46 @@ class GenerationEngine(EngineLoop[DecodeEngine]):
             for sequence, _ in chunks:
                 self._fail(sequence, public)
             return
-        results = [self._advance(sequence, chunk, row) for (sequence, chunk), row in zip(chunks, logits, strict=True)]
-        deltas = [result for result in results if result is not None]
+        rows = iter(logits)
+        results = [
+            self._advance(sequence, chunk, list(islice(rows, 1 + chunk.num_guessed))) for sequence, chunk in chunks
+        ]
+        deltas = list(chain.from_iterable(results))
         self._call_on_loop(_deliver, deltas)
         self._record_pass(len(chunks), time.perf_counter() - begin)
         self._on_tokens(sum(_num_prompt_tokens(sequence, chunk) for sequence, chunk in chunks), len(deltas))
 
-    def _advance(self, sequence: TextSequence, chunk: SequenceChunk, logits: Any) -> Delivery | None:
+    def _advance(self, sequence: TextSequence, chunk: SequenceChunk, rows: Sequence[Any]) -> list[Delivery]:
         """Apply a pass to a sequence; an error fails this sequence alone."""
         try:
-            return self._append_token(sequence, chunk, logits)
+            return self._append_tokens(sequence, chunk, rows)
         except Exception as error:
             self._fail(sequence, public_error(error, PASS_FAILED))
-            return None
+            return []
 
     def _fail(self, sequence: TextSequence, error: Exception) -> None:
         self._remove(sequence)
         self._call_on_loop(sequence.stream.push, error)
 
-    def _append_token(self, sequence: TextSequence, chunk: SequenceChunk, logits: Any) -> Delivery | None:
-        """Sample the next token if the model has processed all tokens of the sequence."""
-        sequence.num_cached_tokens += len(chunk.tokens)
+    def _append_tokens(self, sequence: TextSequence, chunk: SequenceChunk, rows: Sequence[Any]) -> list[Delivery]:
+        """Sample the next token if the model has processed all tokens, and one more for each guess that was right."""
+        known = len(chunk.tokens) - chunk.num_guessed
+        sequence.num_cached_tokens += known
         self._pool.publish(sequence)
         complete = not sequence.num_pending_tokens
-        self._scheduler.on_step(sequence, len(chunk.tokens) - complete, int(complete), time.monotonic())
-        if not complete:
-            return None
+        self._scheduler.on_step(sequence, known - complete, int(complete), time.monotonic())
+        deliveries: list[Delivery] = []
+        for guess, logits in zip([*chunk.tokens[known:], None], rows, strict=True) if complete else ():
+            deliveries.append(self._append_token(sequence, logits))
+            if deliveries[-1][1].finish or sequence.tokens[-1] != guess:
+                break
+            sequence.num_cached_tokens += 1  # the pass has computed its keys and values
+        if sequence.lookup is not None and chunk.num_guessed:
+            sequence.lookup.record(len(deliveries) - 1)
+        return deliveries
+
+    def _append_token(self, sequence: TextSequence, logits: Any) -> Delivery:
+        """Sample a token, and remove the sequence if it ends."""
         request, text_filter = sequence.request, sequence.text_filter
         token = sample(sequence.constrain(logits), request.sampling, sequence.counts, sequence.random)
         sequence.append(token)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastserve_core.tasks import GeneratedText, GenerationRequest, TextDelta, TokenConstraint
+from fastserve_server.generation.prompt_lookup import PromptLookup
 from fastserve_server.generation.stop_strings import StopStringFilter
 
 STOP, LENGTH = "stop", "length"
@@ -52,6 +53,7 @@ class TextSequence:
         text_filter: Decodes tokens and finds stop strings.
         random: Generator of the random draws.
         constraint: Which tokens may come next; ``None`` for all.
+        lookup: Guesses the next tokens; ``None`` for no guesses.
         tokens: Token ids of the prompt and of the text so far.
         num_cached_tokens: Number of tokens with keys and values in ``blocks``.
         blocks: Indices of the blocks in the KV cache.
@@ -69,6 +71,7 @@ class TextSequence:
     text_filter: StopStringFilter
     random: np.random.Generator
     constraint: TokenConstraint | None = None
+    lookup: PromptLookup | None = None
     tokens: list[int] = field(init=False)
     num_cached_tokens: int = 0
     blocks: list[int] = field(default_factory=list)
@@ -92,6 +95,11 @@ class TextSequence:
     def num_pending_tokens(self) -> int:
         """Number of tokens that the model has not processed."""
         return len(self.tokens) - self.num_cached_tokens
+
+    def guess(self, limit: int) -> list[int]:
+        """Return guesses of the tokens after the last one, at most those that the text may still have."""
+        most = min(limit, self.request.max_tokens - self.num_generated - 1)
+        return [] if self.lookup is None or most < 1 else self.lookup.guess(self.tokens, most)
 
     def constrain(self, logits: Any) -> Any:
         """Return logits of shape (vocabulary,), with minus infinity for tokens that may not come next."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fastserve_core.tasks import SequenceChunk
 from fastserve_server.generation.jobs import TextSequence
 from fastserve_server.generation.kv_blocks import KVBlockPool
+from fastserve_server.generation.prompt_lookup import MAX_GUESSES_PER_PASS
 
 MAX_PROMPT_TOKENS = 256
 """Maximum number of prompt tokens in a pass: more would delay the texts that are being generated."""
@@ -43,8 +44,12 @@ def schedule_batch(
             break
         if pending > 1:
             budget -= count
-        tokens, prompt = sequence.tokens[cached : cached + count], len(sequence.request.prompt)
-        chunk = SequenceChunk(tokens, cached, tuple(sequence.blocks), prompt, sequence.request.adapter)
+        guesses = sequence.guess(MAX_GUESSES_PER_PASS // len(order)) if pending == 1 else []
+        if guesses and not pool.grow(sequence, cached + 1 + len(guesses)):
+            guesses = []
+        tokens, prompt = sequence.tokens[cached : cached + count] + guesses, len(sequence.request.prompt)
+        blocks, adapter = tuple(sequence.blocks), sequence.request.adapter
+        chunk = SequenceChunk(tokens, cached, blocks, prompt, adapter, len(guesses))
         batch.append((sequence, chunk))
     return batch
 

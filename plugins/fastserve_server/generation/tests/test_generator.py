@@ -42,7 +42,7 @@ class Watched:
     def __init__(self, stepper: DecodeEngine) -> None:
         self._stepper = stepper
         self.blocks, self.eos_token_ids = stepper.blocks, frozenset[int]()
-        self.shares_prefixes = stepper.shares_prefixes
+        self.shares_prefixes, self.checks_guesses = stepper.shares_prefixes, stepper.checks_guesses
         self.sizes: list[int] = []
         self.before: Callable[[Sequence[SequenceChunk]], None] = lambda pieces: None
 
@@ -92,14 +92,15 @@ def alone(folder: Path, prompt: tuple[int, ...], most: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
+@pytest.mark.parametrize("guessed", [0, 5])
 @pytest.mark.parametrize("scheduler", ["fcfs", "mlfq"])
 @pytest.mark.parametrize("blocks", [100, 4], ids=["room for all", "room for one"])
-def test_each_text_is_the_same_as_alone(model: Artifact, scheduler: str, blocks: int) -> None:
+def test_each_text_is_the_same_as_alone(model: Artifact, scheduler: str, blocks: int, guessed: int) -> None:
     async def scene() -> None:
         asked = [GenerationRequest(prompt, 20 + 3 * place, GREEDY) for place, prompt in enumerate(prompts(6))]
         spell = load_tokenizer(model.folder, 1).decode
         expected = [spell(alone(model.folder, tuple(one.prompt), one.max_tokens)) for one in asked]
-        async with running(model.folder, blocks, scheduler=scheduler) as (generator, watched):
+        async with running(model.folder, blocks, scheduler=scheduler, guessed_tokens=guessed) as (generator, watched):
             first = generator.submit(asked[:2])
             await anext(aiter(first[0]))  # the others come while it is being written
             rest = generator.submit(asked[2:])
@@ -109,6 +110,50 @@ def test_each_text_is_the_same_as_alone(model: Artifact, scheduler: str, blocks:
             assert (await collect(first[1:]))[0].text == expected[1]
             assert generator.in_flight == generator.queue_depth == 0
         assert max(watched.sizes) > (1 if blocks == 100 else 0)
+
+    play(scene)
+
+
+REPEATED = [11, 12, 13, 14, 15, 16] * 4
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GenerationRequest(REPEATED, 60, GREEDY),
+        GenerationRequest(REPEATED, 60, GREEDY, num_logprobs=2),
+        GenerationRequest(REPEATED, 7, GREEDY, stops=["zzz"]),
+        GenerationRequest(REPEATED, 60, Sampling(temperature=0.7, top_k=3), seed=5),
+        GenerationRequest(REPEATED, 60, Sampling(temperature=0, frequency_penalty=0.1, logit_bias={11: 2.0}), seed=5),
+    ],
+    ids=["greedy", "logprobs", "few tokens", "sampled", "penalties"],
+)
+def test_guesses_save_passes_and_change_no_text(model: Artifact, request_: GenerationRequest) -> None:
+    async def write(guessed: int) -> tuple[list[GeneratedText], int]:
+        async with running(model.folder, guessed_tokens=guessed) as (generator, watched):
+            return await collect(generator.submit([request_])), len(watched.sizes)
+
+    async def scene() -> None:
+        (plain,), passes = await write(0)
+        (guessed,), fewer = await write(6)
+        assert (guessed.text, guessed.tokens, guessed.finish) == (plain.text, plain.tokens, plain.finish)
+        chosen, expected = ([one.logprob for one in text.logprobs] for text in (guessed, plain))
+        assert np.allclose(chosen, expected, atol=1e-4)
+        if plain.tokens == 60 and request_.sampling == GREEDY:
+            assert fewer < 0.6 * passes
+
+    play(scene)
+
+
+def test_an_end_token_among_right_guesses_ends_the_text(model: Artifact) -> None:
+    async def scene() -> None:
+        text = alone(model.folder, tuple(REPEATED), 40)
+        ends = frozenset(text[25:26])
+        for guessed in (0, 6):
+            async with running(model.folder, guessed_tokens=guessed) as (generator, watched):
+                watched.eos_token_ids = ends
+                (found,) = await collect(generator.submit([GenerationRequest(REPEATED, 40, GREEDY)]))
+                assert (found.tokens, found.finish) == (text.index(text[25]) + 1, "stop")
 
     play(scene)
 
