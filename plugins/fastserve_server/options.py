@@ -38,7 +38,7 @@ class ServingOptions:
     if it is false, the request is rejected. Some tasks read long inputs in windows and cut nothing; ``max_windows``
     limits the windows of one request. A language model generates up to ``max_batch`` texts at a time, in the order of
     ``scheduler``: ``fcfs`` is first come, first served; ``mlfq`` prefers texts with few tokens so far. With
-    ``guessed_tokens``, up to so many of a text's next tokens are guessed from what it repeats, and checked in one pass.
+    ``guessed_tokens``, up to so many of a text's next tokens are guessed from its repetitions, and checked in one pass.
     """
 
     where: ClassVar[str] = "serve"

@@ -15,7 +15,7 @@ MAX_GUESSES_PER_PASS = 16
 
 
 class PromptLookup:
-    """Finds the last tokens of one text in what precedes them, and guesses that the same tokens follow.
+    """Finds an earlier place of the last tokens of one text, and guesses that the same tokens follow.
 
     After a wrong guess the next one is shorter, so that texts that repeat nothing lose little.
 

@@ -58,7 +58,7 @@ class FinetuningMethod:
         """Restore the state that ``state_dict`` returned."""
 
     def write_adapter(self, folder: Path, base: Path) -> None:
-        """Write what was trained as an adapter of the base model, if it is one, before ``merge``."""
+        """Write the trained weights as an adapter of the base model, if they are one, before ``merge``."""
 
     def merge(self) -> nn.Module:
         """Return the model in the form to save; training cannot continue after that."""

@@ -1,4 +1,4 @@
-"""Guesses of the next tokens: what followed the last ones before."""
+"""Guesses of the next tokens: those that followed the last ones before."""
 
 from __future__ import annotations
 
