@@ -254,6 +254,7 @@ def test_plugins_are_listed_as_json(cli: Cli) -> None:
     assert next(one for one in blocked if one["name"] == "torch_ddp")["state"].startswith("blocked")
 
 
+@pytest.mark.slow(1)
 def test_doctor_reports_packages_and_faults(command: Cli) -> None:
     done = command("doctor")
     for wanted in ("Python", "cores", "memory", "store", "torch", "neural-compressor"):

@@ -136,6 +136,7 @@ def test_a_damaged_manifest_is_refused_by_name(run: Path, begin: int, length: in
         path.write_bytes(whole)
 
 
+@pytest.mark.slow(1)
 @given(name=st.sampled_from(["run.json", "config.yaml"]), **DAMAGE)
 @example(name="run.json", begin=0, length=10**9, by=b"[]")
 @example(name="run.json", begin=0, length=10**9, by=b'{"stages": [{}]}')

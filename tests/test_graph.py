@@ -45,6 +45,7 @@ def read_rows(path: Path) -> list[list[str]]:
         return [[*row[:3], row[4]] for row in csv.reader(file)]
 
 
+@pytest.mark.slow(1)
 def test_the_graph_of_a_folder(cli: Cli, matchmaker: Path, texts: Path, tmp_path: Path) -> None:
     (tmp_path / "aliases.csv").write_text("alias,name\nRob,Robert\nBob,Robert\n")
     done = cli("graph", matchmaker, texts, "--output", "graph.csv", "--aliases", "aliases.csv")

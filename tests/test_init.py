@@ -133,6 +133,7 @@ def test_questions_without_answers_are_read_with_the_option_for_them(cli: Cli, t
     assert "option    task.no_answer=true" in cli("init", "a.json").stdout
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("content", "arguments", "said"),
     [
@@ -178,6 +179,7 @@ def test_a_folder_that_cannot_be_written_is_reported(cli: Cli, tmp_path: Path) -
     assert "could not write a.yaml" in done.stderr
 
 
+@pytest.mark.slow(1)
 def test_a_terminal_is_asked(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", [{"text": row["text"]} for row in POSTS])
     master, slave = pty.openpty()
@@ -217,6 +219,7 @@ def number_labels(label: Callable[[int], float]) -> list[dict[str, Any]]:
     return [{**row, "label": label(number)} for number, row in enumerate(POSTS)]
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("rows", "tasks"),
     [

@@ -27,6 +27,7 @@ def tagger(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return make_artifact(tmp_path_factory.mktemp("model") / "tagger", "token_classification")
 
 
+@pytest.mark.slow(1)
 def test_files_are_read_as_training_data_is(
     cli: Cli, tmp_path: Path, classifier: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:

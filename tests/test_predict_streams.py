@@ -56,6 +56,7 @@ def test_a_table_is_read_from_standard_input_and_written_to_standard_output(
     assert "3 rows, 1 without an answer" in err
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("arguments", "given_input", "said"),
     [

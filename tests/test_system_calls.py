@@ -105,6 +105,7 @@ def test_a_whole_run_reaches_no_other_machine_and_leaves_nothing(
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["exported", "run"]
 
 
+@pytest.mark.slow(1)
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
 def test_the_doctor_needs_neither_a_network_nor_a_home_to_write_to(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()

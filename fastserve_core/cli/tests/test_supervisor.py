@@ -69,6 +69,7 @@ def test_output_is_written_once_and_an_error_is_the_childs() -> None:
 WAITING = "supervise(lambda: print(os.getpid(), flush=True) or time.sleep(60) or 0)"
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_are_passed_on(number: signal.Signals) -> None:
     process = start(f"signal.signal({int(number)}, lambda *_: sys.exit(9))\nsys.exit({WAITING})")

@@ -66,6 +66,7 @@ class FakeSession(Session):
         return FakeSession(settings, self.messages)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("step", "overrides", "trials", "epochs"),
     [

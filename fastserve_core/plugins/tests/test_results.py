@@ -135,6 +135,7 @@ FILES: list[tuple[Act, str]] = [
 ]
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("verb", "change", "message"), [("compress", *one) for one in FILES] + [("train", *one) for one in FILES[:1]]
 )

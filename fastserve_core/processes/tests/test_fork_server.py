@@ -134,6 +134,7 @@ def test_a_child_has_the_folder_and_the_variables_of_the_one_who_asks(
     assert second["parent"] == first["parent"]
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("ignored", [[], ["SIGHUP"], ["SIGINT"], ["SIGHUP", "SIGINT", "SIGQUIT"]])
 def test_a_child_ignores_the_signals_that_the_command_does(ask: Callable[..., Any], ignored: list[str]) -> None:
     before = {name: signal.signal(signal.Signals[name], signal.SIG_IGN) for name in ignored}
@@ -168,6 +169,7 @@ def test_faults_come_back_as_from_any_child(ask: Callable[..., Any]) -> None:
     assert ask("tell")["slow"]
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 def test_a_killed_child_is_not_a_fault_of_its_work(ask: Callable[..., Any], number: signal.Signals) -> None:
     with pytest.raises(TransientError, match=rf"some_work ended with exit code -{number:d} \({number.name}\)"):

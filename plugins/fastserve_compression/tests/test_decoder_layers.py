@@ -25,6 +25,7 @@ def test_layers_are_evenly_spaced_from_the_first() -> None:
     assert select_decoder_layers(4, 4) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("family", ["t5", "bart", "bert"])
 def test_a_student_has_a_shallower_decoder_and_the_same_encoder(family: str, tmp_path: Path) -> None:
     head = "ForMaskedLM" if family == "bert" else "ForSeq2SeqLM"

@@ -97,6 +97,7 @@ def test_pictures_are_svg_that_loads_nothing(tmp_path: Path) -> None:
         assert 0 < float(circle.attrib["cy"]) < height
 
 
+@pytest.mark.slow(1)
 def test_a_picture_shows_the_largest_parts_of_a_graph(tmp_path: Path) -> None:
     events: list[Event] = []
     chain = [Triple(f"link {number}", "of", f"link {number + 1}") for number in range(30)]
@@ -111,6 +112,7 @@ def test_a_picture_shows_the_largest_parts_of_a_graph(tmp_path: Path) -> None:
     assert events == [Notice(f"{path} shows 59 of 75 entities, those of the largest parts of the graph")]
 
 
+@pytest.mark.slow(1)
 def test_a_picture_of_one_large_part_shows_the_entities_with_most_relations(tmp_path: Path) -> None:
     facts = [Triple("hub", "of", f"leaf {number:02}") for number in range(90)]
     facts += [Triple("leaf 88", "of", "leaf 89"), Triple("leaf 89", "of", f"{'long ' * 9}tail")]

@@ -62,6 +62,7 @@ class TorchSession:
         return logits[:, -1].numpy()
 
 
+@pytest.mark.slow(5)
 @pytest.mark.parametrize(
     "options",
     [

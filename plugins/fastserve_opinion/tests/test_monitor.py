@@ -68,6 +68,7 @@ POSTS = [{"created_at": f"2026-03-{day:02}", "text": f"film {number} of Acme", "
          for day in (1, 2, 4) for number in range(4)]  # fmt: skip
 
 
+@pytest.mark.slow(1)
 def test_shares_and_the_page_are_written(
     classifier: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +169,7 @@ def split_classifier(classifier: Artifact, tmp_path_factory: pytest.TempPathFact
     return artifact, list(by_label.values())
 
 
+@pytest.mark.slow(1)
 def test_alarms_are_raised_while_posts_come(split_classifier: tuple[Artifact, list[str]], tmp_path: Path) -> None:
     artifact, (first, second) = split_classifier
     (tmp_path / "targets.txt").write_text("Acme\n")

@@ -167,6 +167,7 @@ def test_the_ranks_of_the_baselines_are_those_of_dense_matrices(users: list[list
 # -- answers -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(8)
 @pytest.mark.parametrize("name", ["sasrec", "bert4rec"])
 def test_both_models_learn_the_next_item(tmp_path: Path, folder: Path, name: str) -> None:
     if name == "bert4rec":

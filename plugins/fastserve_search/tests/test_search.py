@@ -103,6 +103,7 @@ def search(index: Path, query: str, capsys: pytest.CaptureFixture[str], *options
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+@pytest.mark.slow(1)
 def test_documents_of_a_folder_are_found_with_their_offsets(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = find_artifact(made).manifest
     assert manifest.task == "search" and manifest.lineage[-1]["passages"] >= 6
@@ -207,6 +208,7 @@ def test_a_second_stage_orders_the_hits_and_a_reader_answers(
     assert text[source["start"] : source["end"]] == source["answer"] and source["answer"] in source["passage"]
 
 
+@pytest.mark.slow(1)
 def test_an_index_is_changed_and_copied(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = tmp_path / "more.csv"
     more.write_text("doc_id,content\noslo,Oslo is cold.\nbergen,Bergen is wet.\n")

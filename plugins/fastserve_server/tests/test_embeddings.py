@@ -71,6 +71,7 @@ def test_vectors_are_the_same_on_every_route(embedder: Artifact) -> None:
     play(embedder, scene)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [

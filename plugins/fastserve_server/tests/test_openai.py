@@ -332,6 +332,7 @@ def test_who_leaves_in_the_middle_makes_room(talking: ServerProcess) -> None:
     assert httpx.post(talking.url + "/v1/completions", json={**asked, "stream": False}).status_code == 200
 
 
+@pytest.mark.slow(1)
 def test_a_stream_that_takes_too_long_reports_it(chatty: Artifact) -> None:
     options = ServerOptions(port=0, name="w", request_timeout_s=0.2, max_new_tokens=100)
     with start(chatty.folder, options, threads=1) as server:

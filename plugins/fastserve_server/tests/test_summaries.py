@@ -27,6 +27,7 @@ def summarizer(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return load_artifact(train_tiny(task, rows, tmp_path_factory.mktemp("summaries") / "m", epochs=8))
 
 
+@pytest.mark.slow(1)
 def test_answers_are_those_of_the_predictor_and_parameters_change_them(summarizer: Artifact) -> None:
     predictor = Predictor(summarizer, 1)
     expected = predictor.predict(TEXTS)
@@ -54,6 +55,7 @@ def test_answers_are_those_of_the_predictor_and_parameters_change_them(summarize
     play(summarizer, scene)
 
 
+@pytest.mark.slow(1)
 def test_a_stream_has_the_text_of_the_complete_answer(summarizer: Artifact) -> None:
     expected = Predictor(summarizer, 1).predict([*TEXTS, *LONG, LONG[0]])
 

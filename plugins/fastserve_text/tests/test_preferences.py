@@ -54,6 +54,7 @@ def test_rows_that_prefer_nothing_are_bad(row: dict[str, Any], said: str) -> Non
     assert said in (load_task("causal_lm", {}).check(row) or "")
 
 
+@pytest.mark.slow(1)
 def test_the_loss_is_that_of_the_paper(folder: Path) -> None:
     import torch
     from torch.nn.functional import logsigmoid

@@ -54,6 +54,7 @@ def test_weights_that_do_not_fit_the_config_are_named(checkpoint: Path, change: 
         build(checkpoint)
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.module.", "net.encoder."])
 def test_a_prefix_of_all_weights_is_understood(checkpoint: Path, prefix: str) -> None:
     before = build(checkpoint).state_dict()

@@ -155,6 +155,7 @@ def test_shards_of_two_ranks_train_as_one_rank_does(on_ranks: OnRanks, lazy: boo
     assert far(first, wanted) < 1e-3
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize(("kind", "sent"), [("none", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_ddp_sends_gradients_in_the_format_that_is_asked_for(on_ranks: OnRanks, kind: str, sent: torch.dtype) -> None:
     given = 1 + 2.0**-12  # neither of the shorter formats holds it

@@ -119,6 +119,7 @@ def test_pooling_reads_the_tokens_and_not_the_padding(lengths: list[int], more: 
         torch.testing.assert_close(pool(hidden, mask, name), torch.stack(vectors))
 
 
+@pytest.mark.slow(3)
 def test_a_large_batch_is_computed_in_chunks_with_the_same_vectors_and_gradients(task: Task, tiny_bert: Path) -> None:
     model: Any = task.build(tiny_bert).eval()
     rows = [{"text": f"film {'x ' * (number % 9)}{number}", "positive": f"story {number}"} for number in range(40)]
@@ -253,6 +254,7 @@ def test_scored_pairs_are_brought_into_the_order_of_their_scores() -> None:
     assert cosent_loss(similarities, torch.ones(3)).item() == 0
 
 
+@pytest.mark.slow(2)
 @pytest.mark.parametrize("options", [{}, {"pair_loss": "triplet", "score_loss": "cosine", "widths": [16, 8]}])
 @pytest.mark.parametrize(
     "rows",

@@ -69,6 +69,7 @@ def test_contexts_longer_than_the_model_reads_are_answered(artifact: Path) -> No
     assert 0 <= scores["no_answer_accuracy"] <= 1
 
 
+@pytest.mark.slow(1)
 def test_inputs_of_a_batch_are_answered_as_alone(artifact: Path) -> None:
     predictor = Predictor(artifact, threads=1)
     pairs = [

@@ -63,6 +63,7 @@ def test_relations_are_learnt_and_scored(predictor: Predictor) -> None:
     assert set(scores) == set(predictor.task.metrics)
 
 
+@pytest.mark.slow(1)
 def test_wrong_labels_are_doubted(predictor: Predictor) -> None:
     rows, wrong = relations(40, seed=2), {3, 17}
     for number in wrong:

@@ -86,6 +86,7 @@ def test_entities_and_relations_are_learnt(predictor: Predictor) -> None:
     assert predictor.task.objective(scores) == scores["triple_f1"] > 0.9
 
 
+@pytest.mark.slow(1)
 def test_long_texts_are_read_in_windows_and_scored_as_one(predictor: Predictor) -> None:
     rows = facts(6, seed=2, parts=12, gap=34)
     answers = predictor.predict([row["text"] for row in rows])

@@ -125,6 +125,7 @@ def test_only_a_new_classifier_gets_the_layer_and_only_in_training(tiny_bert: Pa
     assert load_task("text_classification", {"few_shot": True}, LABELS).build(bare).config.num_hidden_layers == 2
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("targets", [[0, 2] * 6, [0, 1, 2] * 4])
 def test_a_new_head_is_the_logistic_regression_of_its_rows(targets: list[int]) -> None:
     vectors = np.random.default_rng(0).normal(size=(12, 5)) + np.array(targets)[:, None]
@@ -138,6 +139,7 @@ def test_a_new_head_is_the_logistic_regression_of_its_rows(targets: list[int]) -
     assert all(not weight[label].any() and bias[label] == bias.min() for label in absent)
 
 
+@pytest.mark.slow(1)
 def test_first_weights_separate_the_rows_and_those_of_a_classifier_are_kept(tiny_bert: Path, tmp_path: Path) -> None:
     task, encoded = few_shot_task(), rows([0, 1, 2, 2, 1, 0, 0, 1])
     model: Any = task.build(bare_checkpoint(tiny_bert, tmp_path / "bare")).eval()

@@ -83,6 +83,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
 # -- the head ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(1)
 @pytest.mark.parametrize("mean", [0.0, -3.0, 250_000.0])
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_a_folded_head_answers_as_the_scaled_one(mean: float, has_bias: bool, task: Task, tiny_bert: Path) -> None:
