@@ -273,6 +273,12 @@ def test_another_model_is_refused(tmp_path: Path, folder: Path) -> None:
         Vocabulary.load(tmp_path)
 
 
+def test_the_item_table_is_one_that_compressors_code_finer(folder: Path) -> None:
+    task = load_task("next_item", OPTIONS)
+    model: Any = task.build(folder)
+    assert [model.get_submodule(name) for name in task.compared_tables] == [model.get_input_embeddings()]
+
+
 def test_the_vocabulary_keeps_the_most_frequent_items(tmp_path: Path) -> None:
     Vocabulary.learn(["b", "ü", "ü", "a", "b", "c"], 3).save(tmp_path)
     loaded = Vocabulary.load(tmp_path)
