@@ -18,7 +18,7 @@ import torch
 from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
+from torch.distributed.elastic.rendezvous import dynamic_rendezvous, rendezvous_handler_registry
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from fastserve_core.artifacts import read_json
@@ -85,10 +85,7 @@ def time_training(**request: Any) -> dict[str, Any]:
 
 def _prepare(request: dict[str, Any]) -> tuple[LaunchConfig, TrainingJob]:
     """Tokenize the training split, and return the launch configuration and the job of each rank."""
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    # otherwise restarted ranks share the agent's store with the dead ones, and may read their old addresses
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    socket.getfqdn = _host_name
+    configure_torch()
     options = request["options"]
     nproc = options["nproc"] or torch.cuda.device_count() or _local_world_size(request)
     tokens = tokenize(
@@ -111,9 +108,26 @@ def _prepare(request: dict[str, Any]) -> tuple[LaunchConfig, TrainingJob]:
     return config, job
 
 
+def configure_torch() -> None:
+    """Keep torch's agent quiet, off DNS, and from what takes long and is not needed."""
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    # otherwise restarted ranks share the agent's store with the dead ones, and may read their old addresses
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    socket.getfqdn = _host_name
+    dynamic_rendezvous.get_method_name = _method_name
+
+
 def _host_name(name: str = "") -> str:
     """Replace ``socket.getfqdn``, with which the agent's log names this machine: it asks DNS."""
     return name or socket.gethostname()
+
+
+def _method_name(depth: int = 2) -> str:
+    """Replace torch's name of the caller in the events of a rendezvous, which nothing records here.
+
+    torch looks up the source of every frame of the stack for it, in all modules, over a second for each start.
+    """
+    return f"caller {depth}"
 
 
 def _launch(

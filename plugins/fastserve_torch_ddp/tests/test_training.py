@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,30 @@ def test_parameters_are_counted_without_torch(tiny_bert: Path, tmp_path: Path) -
     (tmp_path / "config.json").write_text((tiny_bert / "config.json").read_text())
     guessed, _ = count_parameters(tmp_path)
     assert guessed == pytest.approx(total, rel=0.4)
+
+
+def test_a_machine_meets_itself_without_a_walk_through_the_sources(
+    on_ranks: Callable[..., list[Any]], tmp_path: Path
+) -> None:
+    """torch names the caller in each event of a rendezvous with ``inspect.stack``: over a second of each start."""
+
+    def meet() -> tuple[int, int]:
+        import inspect
+        import tempfile
+
+        from torch.distributed.elastic.rendezvous import RendezvousParameters
+        from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+
+        from fastserve_torch_ddp.agent import configure_single_node, configure_torch
+
+        del inspect.stack
+        tempfile.tempdir = str(tmp_path)
+        configure_torch()
+        config = configure_single_node()
+        parameters = RendezvousParameters(
+            *(config.rdzv_backend, config.rdzv_endpoint, config.run_id, 1, 1), **config.rdzv_configs
+        )
+        found = get_rendezvous_handler(parameters).next_rendezvous()
+        return found.rank, found.world_size
+
+    assert on_ranks(1, meet) == [(0, 1)]
