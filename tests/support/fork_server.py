@@ -43,6 +43,7 @@ MODULES = (
     *("fastserve_engines.torch_engine", "fastserve_engines.hugging_face", "fastserve_server.process"),
     *("nevergrad", "scipy.stats", "sklearn.metrics", "openai", "hypothesis", "xdist.remote"),
     *("torch.export", "torch._functorch.aot_autograd", "openvino.frontend.pytorch.fx_decoder"),
+    *("torch.onnx._internal.exporter._compat", "neural_compressor.torch.algorithms.pt2e_quant"),
     *("hydra", "jinja2", "rich.progress", "tokenizers.implementations"),
 )
 """What most commands import sooner or later. Its only threads are of OpenBLAS and jemalloc, which provide for forks."""
@@ -171,8 +172,12 @@ def main(address: str) -> None:
     del sys.path[0]  # this folder is for the server alone
     gc.disable()  # it would look through a million objects, again and again, of which all stay
     with suppress_library_output():
+        torch: Any = importlib.import_module("torch")
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # some modules compute when they are imported, and OpenMP's threads survive no fork
         for name in MODULES:
             importlib.import_module(name)
+        torch.set_num_threads(threads)
         importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("bert")
     gc.freeze()
     gc.enable()
