@@ -164,7 +164,7 @@ def measure_throughput(predictor: Predictor, encoded: Sequence[Encoded]) -> floa
         Inputs per second.
     """
     best, options = 0.0, timing_options(predictor.task)
-    for size in THROUGHPUT_BATCHES:
+    for size in dict.fromkeys(min(size, len(encoded)) for size in THROUGHPUT_BATCHES):
         batches = [[encoded[index] for index in indices] for indices in length_batches(encoded, size)]
         middle = len(batches[len(batches) // 2][0])
         # middle batches first, so that the lengths are typical if the time runs out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from fastserve_core.data import Dataset
 from fastserve_core.errors import StageError, StoreError, TransientError
 from fastserve_core.evaluation import measure
 from fastserve_core.events import Event, WarningRaised
-from fastserve_core.tasks import load_task
+from fastserve_core.tasks import Encoded, load_task
 
 MEASURES = {"quality_validation": {"accuracy": 0.5}, "throughput_per_s": 1.0, "latency_ms_p50": 1.0}
 
@@ -55,3 +55,24 @@ def test_an_engine_that_does_not_run_is_left_out(monkeypatch: pytest.MonkeyPatch
 def test_a_full_disk_leaves_out_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StoreError, match="No space"):
         measure_with(monkeypatch, {"openvino": [StoreError("No space left on device")]}, [])
+
+
+class RecordingPredictor:
+    """Answers nothing, and keeps the sizes of the batches."""
+
+    def __init__(self) -> None:
+        self.task = load_task("text_classification", {}, ["a", "b"])
+        self.sizes: list[list[int]] = []
+
+    def answer_all(self, batches: list[list[Encoded]], options: Mapping[str, Any]) -> Iterator[list[None]]:
+        self.sizes.append([len(batch) for batch in batches])
+        yield from ([None] * len(batch) for batch in batches)
+
+
+@pytest.mark.parametrize(
+    ("rows", "timed"), [(5, [[5]]), (30, [[8, 8, 8, 6], [30]]), (70, [[8] * 8 + [6], [32, 32, 6], [64, 6]])]
+)
+def test_batches_that_are_the_same_are_timed_once(rows: int, timed: list[list[int]]) -> None:
+    predictor: Any = RecordingPredictor()
+    assert measure.measure_throughput(predictor, [Encoded({"input_ids": [1, 2]}) for _ in range(rows)]) > 0
+    assert predictor.sizes[1::2] == timed  # the others are warm-ups
