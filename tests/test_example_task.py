@@ -76,7 +76,7 @@ def test_it_is_tuned_trained_distilled_quantized_exported_served_and_reported(
         f"model={tiny_bert}", f"data.train={messages}", "+data.columns.labels=topics", "gate.enabled=false",
         "train.torch_ddp.epochs=2", "train.torch_ddp.lr=0.003", "train.torch_ddp.label_smoothing=0.05",
         "tune.nevergrad.trials=2", "tune.nevergrad.trial_steps=4", f"compress.distill.unlabelled={more}",
-        "compress.distill.augment=1", "engine=torch",
+        "compress.distill.augment=1", "compress.neural_compressor.method=static", "engine=torch",
     ]  # fmt: skip
     example.run("fastserve_core", *options, cwd=tmp_path)
     (path,) = tmp_path.glob("outputs/*/*/run.json")
@@ -134,6 +134,7 @@ def test_a_model_without_a_head_is_trained_distilled_quantized_exported_and_serv
         "+plugin=[torch_ddp,distill,neural_compressor]", "task=toy_embedder", f"model={tiny_bert}",
         f"data.train={messages}", "+data.columns.topic=topic", "gate.enabled=false", "engine=torch",
         "train.torch_ddp.epochs=20", "train.torch_ddp.lr=0.005", "compress.distill.epochs=4",
+        "compress.neural_compressor.method=static",
     ]  # fmt: skip
     stranger.run("fastserve_core", *options, cwd=tmp_path)
     (path,) = tmp_path.glob("outputs/*/*/run.json")

@@ -71,7 +71,7 @@ def test_each_verb_returns_its_result_and_the_others_continue_from_it(
     assert (trained.status, trained.options["epochs"]) == ("done", 8)
     assert trained.measures["quality"]["accuracy"] > 0.8
     assert fs.train(texts, labels, epochs=8, lr=3e-3, batch_size=16).status == "reused"
-    compressed = fs.compress(filename="small", calibration_rows=16)
+    compressed = fs.compress(filename="small", calibration_rows=16, method="static")
     assert compressed.artifact == tmp_path / "small"
     assert capsys.readouterr().out == ""
     loaded = FastServe.load("small", show=False)
@@ -82,7 +82,7 @@ def test_each_verb_returns_its_result_and_the_others_continue_from_it(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious.txt").touch()
     with pytest.raises(ArtifactError, match="is not an artifact: it is not replaced"):
-        fs.compress(filename="full", calibration_rows=16)
+        fs.compress(filename="full", calibration_rows=16, method="static")
     assert (tmp_path / "full" / "precious.txt").is_file()
 
 

@@ -38,6 +38,7 @@ def test_a_slim_model_is_trained_further_and_quantized(
     assert sizes[0] > sizes[1] > sizes[2]
     slim = first["vector_quantize"]["artifact"]
     further = cli("+plugin=[torch_ddp,neural_compressor]", *SLIM[1:], f"model={slim}", f"data={reviews}", *TRAIN,
+                  "compress.neural_compressor.method=static",
                   "compress.neural_compressor.calibration_rows=16")  # fmt: skip
     assert further.returncode == 0, further.stderr + further.stdout
     second = stages(tmp_path)

@@ -96,6 +96,7 @@ def test_a_halved_model_trains_on_and_its_files_stay_half(
     halved = first["mixed_precision"]["artifact"]
     assert weights(halved) < 0.65 * weights(first["vector_quantize"]["artifact"])
     further = cli("+plugin=[torch_ddp,neural_compressor]", f"model={halved}", *common, *train, "engine=openvino",
+                  "compress.neural_compressor.method=static",
                   "compress.neural_compressor.calibration_rows=16")  # fmt: skip
     assert further.returncode == 0, further.stderr + further.stdout
     second = stages(tmp_path)
