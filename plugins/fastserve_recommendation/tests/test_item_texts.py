@@ -106,6 +106,28 @@ def test_an_item_that_nobody_bought_is_recommended_by_its_text(
     assert read["basis"] == "model" and read["unknown"] == [] and read["items"][0]["id"][0] == "m"
 
 
+@pytest.mark.slow(40)
+def test_a_run_embeds_texts_once_and_makes_a_plain_model(tmp_path: Path, items: Path, embedder: Path, cli: Any) -> None:
+    rows = [f"{row['user_id']},{row['item_id']},{row['timestamp']}" for row in purchases()]
+    (tmp_path / "bought.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    sizes = [f"model.{name}={size}" for name, size in SIZES.items()]
+    texts = [f"task.items={items}", f"task.embedder={embedder}", "task.max_length=6"]
+    chosen = ["+plugin=torch_ddp", "task=next_item", "model=sasrec", "data.train=bought.csv", *sizes, *texts]
+    options = ["train.torch_ddp.epochs=30", "train.torch_ddp.lr=0.01", "hydra.run.dir=run"]
+    done = cli(*chosen, *options)
+    assert done.returncode == 0, done.stderr
+    assert "4 items without an interaction in train are known by their texts alone" in done.stdout + done.stderr
+    vectors = list((Path(json.loads((tmp_path / "run" / "run.json").read_text())["best"]).parent).glob("*/*.npy"))
+    assert [path.name for path in vectors] == [VECTORS_FILE]  # of the untrained model only
+    answer = json.loads(cli("predict", "run", '{"items": ["k0", "k1"], "k": 9}', "--json").stdout)
+    new = [item["id"] for item in answer["items"] if item["id"].startswith("new-")]
+    assert new[0] == "new-grinder"
+    before = vectors[0].stat().st_mtime_ns
+    again = cli(*chosen, *options[1:], "train.torch_ddp.epochs=1")
+    assert again.returncode == 0, again.stderr
+    assert vectors[0].stat().st_mtime_ns == before
+
+
 def test_a_row_is_the_sum_of_its_parts() -> None:
     learned, vectors = torch.nn.Embedding(5, 4, padding_idx=0), torch.randn(5, 3)
     vectors[[0, 1, 3]] = 0
