@@ -33,7 +33,7 @@ def stages(folder: Path) -> list[dict[str, Any]]:
     ],
 )
 def test_a_classifier_is_quantized(
-    options: list[str], said: str, cli: Cli, tiny_bert: Path, reviews: Path, tmp_path: Path
+    options: list[str], said: str, cli: Cli, tiny_bert: Path, reviews: Path, tmp_path: Path, shared_home: Path
 ) -> None:
     given = [f"{OPTION}.{one}" for one in options]
     # every line is shown, however quick the machine is
@@ -45,6 +45,7 @@ def test_a_classifier_is_quantized(
         *train,
         *CHEAP,
         *given,
+        FASTSERVE_HOME=str(shared_home),  # both are of one trained model
     )
     assert done.returncode == 0, done.stderr
     assert said in done.stdout + done.stderr
@@ -88,12 +89,15 @@ def assert_written_side_by_side(model: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
-def test_a_language_model_is_quantized_and_writes(method: str, cli: Cli, reviews: Path, tmp_path: Path) -> None:
+def test_a_language_model_is_quantized_and_writes(
+    method: str, cli: Cli, reviews: Path, tmp_path: Path, shared_home: Path
+) -> None:
     sizes = ("dim=64", "num_heads=2", "num_layers=2", "hidden_size=128", "vocab_size=400", "max_positions=64")
     done = cli(
         *("+plugin=[torch_ddp,neural_compressor]", "task=causal_lm", "task.max_length=32", f"data.train={reviews}"),
         *("model=gpt2", *(f"model.{one}" for one in sizes), "train.torch_ddp.epochs=1", "train.torch_ddp.lr=3e-3"),
         *(*CHEAP, f"{OPTION}.method={method}", f"{OPTION}.bits=4", f"{OPTION}.group_size=32"),
+        FASTSERVE_HOME=str(shared_home),  # the methods start from one trained model
     )
     assert done.returncode == 0, done.stderr
     trained, made = stages(tmp_path)
