@@ -15,6 +15,8 @@ INPUT_NAMES = ("input_ids", "attention_mask")
 """Inputs that callers pass; the engine computes the others."""
 FP32_CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
 """One different token changes the whole continuation, so unquantized operators compute in fp32, as in torch."""
+MAX_TOKENS_PER_PASS = 4096
+"""Of all prompts of a batch: a pass computes the logits of every token, which may take more memory than the model."""
 
 
 def is_causal(graph: Any) -> bool:
@@ -61,6 +63,7 @@ class CausalRunner:
         temperature, rng = float(options.get("temperature", 0.0)), np.random.default_rng()
         is_running, new_tokens = np.ones(len(ids), dtype=bool), []
         self._request.reset_state()
+        ids, mask = self._read_prompts(ids, mask)
         for _ in range(int(options["max_new_tokens"])):
             logits = self._step(ids, mask)[:, -1]
             tokens = np.where(is_running, _sample(logits, temperature, rng), self._pad_token_id)
@@ -71,6 +74,15 @@ class CausalRunner:
             ids = tokens[:, None]
             mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
         return {"ids": np.stack(new_tokens, axis=1)}
+
+    def _read_prompts(self, ids: Any, mask: Any) -> tuple[Any, Any]:
+        """Run passes over the beginnings of long prompts; return the rest of the tokens, and the mask of all."""
+        width = max(1, MAX_TOKENS_PER_PASS // len(ids))
+        begin = 0
+        while ids.shape[1] - begin > width:
+            self._step(ids[:, begin : begin + width], mask[:, : begin + width])
+            begin += width
+        return ids[:, begin:], mask
 
     def close(self) -> None:
         """Release the inference request."""
