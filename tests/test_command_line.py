@@ -135,7 +135,10 @@ def test_wrong_input_is_reported_to_a_shell(command: Cli) -> None:
         ([DDP, "train.torch_ddp.epochs=0", "seed=x"], ["2 errors", "epochs must be at least 1", "seed='x'"]),
         ([DDP, "gate.enabled=maybe"], ["gate.enabled='maybe'"]),
         (["-m", DDP, "model=./a,./b"], ["a sweep over paths is written model=checkpoint model.path=A,B"]),
-        (["+plugin=server", "model=REVIEWS_MODEL"], ["a server needs an artifact"]),
+        (
+            ["+plugin=server", "task=token_classification", "model=REVIEWS_MODEL"],
+            ["is a BertForSequenceClassification, without a trained head for token_classification"],
+        ),
         ([DDP, "data.max_bad_rows=many"], ["data.max_bad_rows='many'"]),
         (["+plugin=[torch_ddp,nevergrad]", "tune.nevergrad.trials=0"], ["tune.nevergrad.trials must be at least 1"]),
         ([DDP, "+train.other={}"], ["no plugin named 'other'"]),
