@@ -19,6 +19,8 @@ REPEAT_SECONDS = 0.5
 """A signal to a process group reaches a command twice, the second time by its parent: it is one interruption."""
 CALLING_VERBS = frozenset({"serve"})
 """Commands that call verbs of plugins, besides runs."""
+SCREENS = frozenset({"--cfg", "-c", "--help", "-h", "--hydra-help", "--info", "-i", "--version"})
+"""Flags of Hydra and of the command line that show something, and start no run."""
 COMMANDS = {
     "plugins": "list the installed plugins",
     "doctor": "check this machine and this installation",
@@ -45,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is not None:
         return exit_on_error(lambda: _dispatch(list(arguments)))
     command_line = sys.argv[1:]
-    if not command_line or command_line[0] in ("--version", *(COMMANDS.keys() - CALLING_VERBS)):
+    is_run = not command_line or command_line[0] not in COMMANDS
+    shows = not command_line or (is_run and any(argument.partition("=")[0] in SCREENS for argument in command_line))
+    if shows or command_line[0] in COMMANDS.keys() - CALLING_VERBS:
         return main(command_line)
     from fastserve_core.cli.supervisor import supervise
 
