@@ -19,7 +19,7 @@ QUICK := -m "not slow and not network"
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(WORKERS)
 
-# The tests that take no more than a few seconds each, with a quarter of the examples of property tests: a minute.
+# The tests that take no more than a few seconds each, with a quarter of the examples of property tests.
 quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(WORKERS) $(QUICK)
 

@@ -16,8 +16,9 @@ from fastserve_core.config import DataOptions, ModelSpec
 from fastserve_core.data import prepare_rows
 from fastserve_core.errors import ArtifactError, DataError, OptionError
 from fastserve_core.inference import Predictor
-from fastserve_core.tasks import LossOptions, Task, load_task
+from fastserve_core.tasks import Task, load_task
 from fastserve_recommendation.item_texts import make_text, read_item_texts
+from fastserve_recommendation.tests.test_next_item import fit
 from fastserve_recommendation.text_table import TextItemTable
 from fastserve_recommendation.text_vectors import VECTORS_FILE, load_vectors, spread
 from fastserve_recommendation.vocabulary import FIRST_ITEM, Vocabulary
@@ -63,17 +64,8 @@ def train(task: Task, rows: Any, folder: Path, name: str, steps: int) -> None:
     for path in (untrained, folder):
         path.mkdir()
     task.init_from_scratch(ModelSpec("scratch", name, vocab_size=1000, **SIZES), rows, untrained)
-    torch.manual_seed(0)
-    model: Any = task.build(untrained).train()
+    model = fit(task, untrained, rows, steps)
     assert isinstance(model.get_input_embeddings(), TextItemTable)
-    optimizer, encoded = torch.optim.Adam(model.parameters(), lr=0.01), task.encoder(untrained)(rows)
-    for step in range(steps):
-        arrays = task.collate(task.examples(encoded, str(step)), targets=True)
-        batch = {key: torch.from_numpy(value) for key, value in arrays.items()}
-        total, count = task.loss(model(**batch), batch, LossOptions())
-        optimizer.zero_grad()
-        (total / count).backward()
-        optimizer.step()
     expected = model.eval().get_input_embeddings().weight.detach().clone()
     task.finish(model).save_pretrained(folder)  # type: ignore[operator]
     assert torch.equal(model.get_input_embeddings().weight, expected)

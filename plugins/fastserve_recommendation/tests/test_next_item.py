@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,12 @@ def ring_rows() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def train(folder: Path, name: str, steps: int, **options: Any) -> Task:
-    """Write a tiny trained model as an artifact."""
-    task = load_task("next_item", {**OPTIONS, **options})
-    folder.mkdir(parents=True)
-    task.init_from_scratch(ModelSpec("scratch", name, vocab_size=1000, **SIZES), ring_rows(), folder)
-    task.check_model(folder)
+def fit(task: Task, folder: Path, rows: Sequence[dict[str, Any]], steps: int) -> Any:
+    """Return the model of a folder after some steps on all rows."""
     torch.manual_seed(0)
     model: Any = task.build(folder).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    encoded = task.encoder(folder)(ring_rows())
+    encoded = task.encoder(folder)(rows)
     for step in range(steps):
         arrays = task.collate(task.examples(encoded, str(step)), targets=True)
         batch = {key: torch.from_numpy(value) for key, value in arrays.items()}
@@ -56,7 +53,16 @@ def train(folder: Path, name: str, steps: int, **options: Any) -> Task:
         optimizer.zero_grad()
         (total / count).backward()
         optimizer.step()
-    model.save_pretrained(folder)
+    return model
+
+
+def train(folder: Path, name: str, steps: int, **options: Any) -> Task:
+    """Write a tiny trained model as an artifact."""
+    task = load_task("next_item", {**OPTIONS, **options})
+    folder.mkdir(parents=True)
+    task.init_from_scratch(ModelSpec("scratch", name, vocab_size=1000, **SIZES), ring_rows(), folder)
+    task.check_model(folder)
+    fit(task, folder, ring_rows(), steps).save_pretrained(folder)
     runtime = {"engine": "torch", "form": TRAINABLE}
     lineage = ({"stage": "train", "plugin": "torch_ddp", "data": "abc"},)
     files = hash_files(folder, exclude=[MANIFEST])
