@@ -262,6 +262,7 @@ def test_wrong_options_of_the_server_are_reported(done: tuple[Path, list[str]]) 
         (["serve.server.prot=1"], "no option 'prot'; did you mean 'port'"),
         (["server.port=1"], "no option 'server.port'"),
         (["port=[1"], "port=[1 has a value that cannot be read"),
+        (["port=${"], "port=${ has a value that cannot be read"),
         (["port=${oops}"], "serve.server.port: Interpolation key 'oops' not found"),
         (["port=???"], "serve.server.port is missing"),
     ):

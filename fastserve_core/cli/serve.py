@@ -53,16 +53,17 @@ def _parse_option(argument: str, prefix: str) -> tuple[str, Any]:
     """Parse ``name=value``; the value is YAML, and the name may begin as it does in a run.
 
     Raises:
-        OptionError: The value is not YAML.
+        OptionError: The value is not YAML, or a reference (``${…}``) that has no end.
     """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError  # type: ignore[import-untyped]
 
     name, _, text = argument.partition("=")
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload, index]
-    except YAMLError as error:
-        reason = str(getattr(error, "problem", None) or error)
+    except (YAMLError, OmegaConfBaseException) as error:
+        reason = str(getattr(error, "problem", None) or error).partition("\n")[0]
         raise OptionError(f"{argument} has a value that cannot be read ({reason}): quote it, {name}='\"…\"'") from error
     # "-" is a list in YAML, but a name here
     return name.removeprefix(prefix), text if value == [None] or isinstance(value, dict) else value

@@ -29,8 +29,8 @@ REPEATS = {"latency": 6, "throughput": 2}
 before it, which does not happen when it is served."""
 BATCH, BATCHES = 32, 4
 MEASUREMENTS = 3
-"""The maximum number of measurements, each in a process of its own: between processes the ratio of equally fast models
-differs more than between the rounds of one."""
+"""The maximum number of measurements, each in a process of its own: the layout of the memory and other load on the
+machine are the same in all rounds of one."""
 
 
 def cached_speedups(
