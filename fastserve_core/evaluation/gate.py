@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TIMING_TOLERANCE = 0.05
 """The measured difference between equally fast models, timed interleaved on a busy machine, may be as large."""
 UNCERTAINTY = 0.15
-"""The limit of what is measured again. Measurements of equally fast models, minutes apart, were 0.94 and 1.01."""
+"""Narrower refusals are measured again. Measurements of equally fast models, minutes apart, were 0.94 and 1.01."""
 
 
 @dataclass(frozen=True)
