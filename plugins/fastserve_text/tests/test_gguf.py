@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import Cli
-from fastserve_core.artifacts import Store, read_json
-from fastserve_core.config import ModelSpec, parse_options
+from fastserve_core.artifacts import Store
 from fastserve_core.errors import MissingPackageError, ModelError, UserError
-from fastserve_core.models import convert_checkpoint, needs_conversion, resolve_model
-from fastserve_core.tasks import load_task
+from fastserve_core.models import convert_checkpoint, needs_conversion
 
 WORDS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "ab"]
 
@@ -100,32 +97,27 @@ def test_unreadable_files_are_reported(store: Store, tmp_path: Path, monkeypatch
     assert not needs_conversion(tmp_path / "folder.gguf")
 
 
-@pytest.mark.slow(60)
+@pytest.mark.slow(90)
 @pytest.mark.network
 @pytest.mark.timeout(1200)
-def test_smollm2_is_fetched_and_its_first_layers_are_quantized_to_four_bits(
-    cli: Cli, online: None, store: Store, tmp_path: Path
-) -> None:
-    """All 30 layers say that the conversion is right; 8 are as good for the quantization, and lowered sooner."""
-    import yaml
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    config = yaml.safe_load(cli("model=smollm2", "--cfg", "job", "-p", "model").stdout)
-    spec = parse_options(ModelSpec, config, "model")
-    fetched = resolve_model(spec, load_task("causal_lm", {}), None, store, seed=0).folder
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(fetched), AutoTokenizer.from_pretrained(fetched)
-    question = tokenizer("The capital of France is", return_tensors="pt")
-    assert tokenizer.decode(model(**question).logits[0, -1].argmax()) == " Paris"
-    shutil.copytree(fetched, tmp_path / "cut")
-    AutoModelForCausalLM.from_pretrained(fetched, num_hidden_layers=8).save_pretrained(tmp_path / "cut")
+def test_smollm2_is_fetched_and_quantized_to_four_bits(command: Cli, online: None, tmp_path: Path) -> None:
+    from fastserve_core.artifacts import read_json
 
     texts = tmp_path / "texts.txt"
     texts.write_text("".join(f"The film number {number} is a quiet story about a family.\n" for number in range(40)))
-    done = cli(
-        *("+plugin=neural_compressor", "model=./cut", "task=causal_lm", "task.max_length=16", "task.max_new_tokens=4"),
-        *(f"data.train={texts}", "compress.neural_compressor.bits=4", "gate.enabled=false"),
+    done = command(
+        *(
+            "+plugin=neural_compressor",
+            "model=smollm2",
+            "task=causal_lm",
+            "task.max_length=16",
+            "task.max_new_tokens=4",
+            f"data.train={texts}",
+        ),
+        *("compress.neural_compressor.bits=4", "gate.enabled=false"),
+        timeout=1000,
     )
     assert done.returncode == 0, done.stderr
     original, made = read_json(next(tmp_path.glob("outputs/*/*/run.json")))["stages"]
-    assert original["measures"]["size_bytes"] > 4 * made["measures"]["size_bytes"]  # its word table has 8 bits
+    assert original["measures"]["size_bytes"] > 5 * made["measures"]["size_bytes"]
     assert made["measures"]["quality"]["perplexity"] < 1.5 * original["measures"]["quality"]["perplexity"]
